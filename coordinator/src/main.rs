@@ -1,0 +1,2 @@
+//! The `octrain-coordinator` binary.
+fn main() {}

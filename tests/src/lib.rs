@@ -1,0 +1,1 @@
+//! Shared means for the end-to-end tests.
