@@ -1,1 +1,21 @@
-//! Octrain.
+//! Octrain: distributed training of convolutional networks with quantization-aware training in the optimizer.
+
+pub mod checkpoint;
+pub mod cli;
+pub mod collective;
+pub mod config;
+pub mod data;
+pub mod engine;
+pub mod exec;
+pub mod export;
+pub mod graph;
+pub mod import;
+pub mod launcher;
+pub mod metrics;
+pub mod models;
+pub mod optim;
+pub mod passes;
+pub mod quant;
+pub mod session;
+pub mod trainer;
+pub mod verify;

@@ -1,0 +1,1 @@
+//! One file per subcommand; everything else is in the library.

@@ -1,0 +1,1 @@
+//! Collectives over ranks behind one trait: Gloo, NCCL, local, faulty.

@@ -1,0 +1,1 @@
+//! Arguments and TOML to one validated, serialisable `RunConfig`.

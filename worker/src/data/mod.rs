@@ -1,0 +1,1 @@
+//! Sources, sampler, decode, augment, loader.

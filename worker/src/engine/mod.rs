@@ -1,0 +1,1 @@
+//! INT8 inference in deployed engines: OpenVINO and ONNX Runtime.

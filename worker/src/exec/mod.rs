@@ -1,0 +1,1 @@
+//! Graph to libtorch: forward with autograd.

@@ -1,0 +1,1 @@
+//! Graph and checkpoint to ONNX files, one profile per runtime.

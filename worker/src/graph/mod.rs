@@ -1,0 +1,1 @@
+//! The intermediate representation: nodes, typed values, named parameters. No libtorch.

@@ -1,0 +1,1 @@
+//! Worker processes of one host: spawn, logs, signals, exit codes.

@@ -1,0 +1,1 @@
+//! JSON lines, progress bars, plain lines.

@@ -1,0 +1,1 @@
+//! Pure graph constructors.

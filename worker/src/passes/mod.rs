@@ -1,0 +1,1 @@
+//! One ordered, named list of graph passes.

@@ -1,0 +1,1 @@
+//! Quantization: the single source of numerics, observers, placement.

@@ -1,0 +1,1 @@
+//! The coordinator client: register, heartbeat, plan, abort.

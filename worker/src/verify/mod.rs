@@ -1,0 +1,1 @@
+//! Training graph against deployed engine on the same images.
