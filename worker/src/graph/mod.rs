@@ -1,1 +1,100 @@
-//! The intermediate representation: nodes, typed values, named parameters. No libtorch.
+//! The intermediate representation: nodes with one output each, typed values, named parameters. No libtorch.
+//!
+//! A [`Graph`] is a list of [`Node`]s in topological order; a node's index names the value it makes. Types leave
+//! out the batch dimension: an image is `[C, H, W]`, logits are `[classes]`.
+
+mod build;
+mod dot;
+mod error;
+mod infer;
+mod node;
+mod text;
+mod verify;
+
+pub use build::Builder;
+pub use error::GraphError;
+pub use infer::infer_type;
+pub use node::*;
+
+use serde::{Deserialize, Serialize};
+
+/// A network: nodes in topological order, parameters, one input and one output.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Graph {
+    /// Name of the network, e.g. `ResNet50`.
+    pub name: String,
+    /// Nodes; every node's inputs come before it.
+    pub nodes: Vec<Node>,
+    /// Parameters and buffers, in order of first use.
+    pub params: Vec<Param>,
+    /// The node whose value is the result.
+    pub output: NodeId,
+    /// Memory order of four-dimensional values.
+    pub layout: Layout,
+}
+
+impl Graph {
+    /// The node that makes value `id`.
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.0]
+    }
+
+    /// Every node with its id, in topological order.
+    pub fn iter(&self) -> impl Iterator<Item = (NodeId, &Node)> {
+        self.nodes.iter().enumerate().map(|(i, n)| (NodeId(i), n))
+    }
+
+    /// The input node: always the first.
+    pub fn input(&self) -> NodeId {
+        NodeId(0)
+    }
+
+    /// For every value, the nodes that read it with the position at which they do.
+    pub fn consumers(&self) -> Vec<Vec<(NodeId, usize)>> {
+        let mut out = vec![Vec::new(); self.nodes.len()];
+        for (id, node) in self.iter() {
+            for (slot, input) in node.inputs.iter().enumerate() {
+                out[input.0].push((id, slot));
+            }
+        }
+        out
+    }
+
+    /// The parameter of this name.
+    pub fn param(&self, name: &str) -> Option<&Param> {
+        self.params.iter().find(|p| p.name == name)
+    }
+
+    /// The node of this name.
+    pub fn find(&self, name: &str) -> Option<NodeId> {
+        self.nodes.iter().position(|n| n.name == name).map(NodeId)
+    }
+
+    /// Trainable parameters, in order.
+    pub fn trainable(&self) -> impl Iterator<Item = &Param> {
+        self.params.iter().filter(|p| p.kind.trainable())
+    }
+
+    /// Number of trainable scalars.
+    pub fn parameter_count(&self) -> usize {
+        self.trainable().map(Param::len).sum()
+    }
+
+    /// Names of all activation quantizers, in topological order.
+    pub fn quantizers(&self) -> impl Iterator<Item = (NodeId, &Quantizer)> {
+        self.iter().filter_map(|(id, n)| match &n.op {
+            Op::Quantize(q) => Some((id, q)),
+            _ => None,
+        })
+    }
+
+    /// Types all values anew and checks the whole graph; passes end with it.
+    pub fn retype(mut self) -> Result<Graph, GraphError> {
+        for i in 0..self.nodes.len() {
+            let ty = infer_type(&self, NodeId(i))?;
+            self.nodes[i].ty = ty;
+        }
+        self.verify()?;
+        Ok(self)
+    }
+}

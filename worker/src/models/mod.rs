@@ -1,1 +1,87 @@
-//! Pure graph constructors.
+//! Pure graph constructors, by name. No ranks, no libtorch.
+
+mod resnet;
+
+use crate::graph::{Graph, GraphError};
+
+/// Why a network cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// No such network.
+    #[error("unknown model `{name}`; --model-arch-name is one of {}", NAMES.join(", "))]
+    Unknown {
+        /// The name asked for.
+        name: String,
+    },
+    /// The input does not fit the network.
+    #[error("model `{name}` cannot take images of shape {shape:?}: {source}")]
+    Shape {
+        /// The network.
+        name: String,
+        /// `[C, H, W]`.
+        shape: [usize; 3],
+        /// The node that does not fit.
+        source: GraphError,
+    },
+    /// Not 3 or 4 channels.
+    #[error("--image-shape has {0} channels; 3, or 4 with an empty fourth, are supported")]
+    Channels(usize),
+}
+
+/// Names of all networks: the bottleneck and basic ResNets in their v1.5 form (stride in the 3x3 convolution),
+/// and the small ones for 32x32 images (with 1x1 convolution shortcuts, so that every edge can be quantized).
+pub const NAMES: [&str; 8] =
+    ["ResNet18", "ResNet34", "ResNet50", "ResNet101", "ResNet152", "ResNet20", "ResNet32", "ResNet56"];
+
+/// Builds network `name` (letter case is ignored) for images `[C, H, W]` and a number of classes.
+pub fn build(name: &str, image_shape: [usize; 3], classes: usize) -> Result<Graph, ModelError> {
+    let known = NAMES.iter().find(|n| n.eq_ignore_ascii_case(name));
+    let name = *known.ok_or_else(|| ModelError::Unknown { name: name.into() })?;
+    if !matches!(image_shape[0], 3 | 4) {
+        return Err(ModelError::Channels(image_shape[0]));
+    }
+    let built = match name {
+        "ResNet18" => resnet::imagenet(name, resnet::Block::Basic, [2, 2, 2, 2], image_shape, classes),
+        "ResNet34" => resnet::imagenet(name, resnet::Block::Basic, [3, 4, 6, 3], image_shape, classes),
+        "ResNet50" => resnet::imagenet(name, resnet::Block::Bottleneck, [3, 4, 6, 3], image_shape, classes),
+        "ResNet101" => resnet::imagenet(name, resnet::Block::Bottleneck, [3, 4, 23, 3], image_shape, classes),
+        "ResNet152" => resnet::imagenet(name, resnet::Block::Bottleneck, [3, 8, 36, 3], image_shape, classes),
+        "ResNet20" => resnet::small(name, 3, image_shape, classes),
+        "ResNet32" => resnet::small(name, 5, image_shape, classes),
+        _ => resnet::small(name, 9, image_shape, classes),
+    };
+    built.map_err(|source| ModelError::Shape { name: name.into(), shape: image_shape, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameter_counts_are_the_published_ones() {
+        // torchvision's documentation gives these for 3 channels and 1000 classes.
+        for (name, count) in [
+            ("resnet18", 11_689_512),
+            ("resnet34", 21_797_672),
+            ("resnet50", 25_557_032),
+            ("resnet101", 44_549_160),
+            ("resnet152", 60_192_808),
+        ] {
+            assert_eq!(build(name, [3, 224, 224], 1000).unwrap().parameter_count(), count, "{name}");
+        }
+        // 4 input channels: 64 more 7x7 filters.
+        assert_eq!(build("ResNet50", [4, 224, 224], 1000).unwrap().parameter_count(), 25_557_032 + 64 * 49);
+        // 0.27 M, 0.46 M, 0.85 M in the paper (arXiv 1512.03385), plus the 1x1 shortcuts with their BatchNorm.
+        for (name, paper) in [("ResNet20", 269_722), ("ResNet32", 464_154), ("ResNet56", 853_018)] {
+            let shortcuts = 16 * 32 + 64 + 32 * 64 + 128;
+            assert_eq!(build(name, [3, 32, 32], 10).unwrap().parameter_count(), paper + shortcuts, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_built_says_why() {
+        let e = build("VGG16", [3, 224, 224], 10).unwrap_err().to_string();
+        assert!(e.contains("VGG16") && e.contains("ResNet50"), "{e}");
+        assert!(build("ResNet20", [1, 32, 32], 10).unwrap_err().to_string().contains("1 channels"));
+    }
+}

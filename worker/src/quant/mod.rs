@@ -1,1 +1,3 @@
-//! Quantization: the single source of numerics, observers, placement.
+//! Quantization: the single source of numerics, observers and placement rules.
+
+pub mod scheme;

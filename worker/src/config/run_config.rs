@@ -1,0 +1,312 @@
+//! The resolved configuration of one run: every setting by the name of its flag.
+
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Which parts of a run are done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, Default)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum RunScope {
+    /// Train and evaluate every `eval-interval` epochs.
+    #[default]
+    TrainEval,
+    /// Train only.
+    TrainOnly,
+    /// Evaluate a checkpoint only.
+    EvalOnly,
+}
+
+/// Automatic mixed precision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, Default)]
+#[serde(rename_all = "lowercase")]
+#[value(rename_all = "lowercase")]
+pub enum Amp {
+    /// FP32 throughout (TF32 matrix products on GPUs that have them).
+    #[default]
+    Off,
+    /// BF16 compute, FP32 master weights.
+    Bf16,
+    /// FP16 compute, FP32 master weights, loss scaling.
+    Fp16,
+}
+
+/// Where tensors live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, Default)]
+#[serde(rename_all = "lowercase")]
+#[value(rename_all = "lowercase")]
+pub enum DeviceKind {
+    /// CUDA when the machine has a usable GPU, CPU otherwise; the choice is logged with its reason.
+    #[default]
+    Auto,
+    /// CPU, collectives over Gloo.
+    Cpu,
+    /// One GPU per worker, collectives over NCCL.
+    Cuda,
+}
+
+/// Memory order of activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, Default)]
+#[serde(rename_all = "UPPERCASE")]
+#[value(rename_all = "UPPER")]
+pub enum DataLayout {
+    /// Channels last.
+    #[default]
+    Nhwc,
+    /// Channels first.
+    Nchw,
+}
+
+/// The runtime a quantized network is trained for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum, Default)]
+#[serde(rename_all = "lowercase")]
+#[value(rename_all = "lowercase")]
+pub enum Target {
+    /// OpenVINO on CPUs.
+    #[default]
+    Openvino,
+    /// ONNX Runtime's CPU provider.
+    Onnxruntime,
+    /// NVIDIA TensorRT.
+    Tensorrt,
+}
+
+/// Learning-rate schedule after warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, Default)]
+#[serde(rename_all = "lowercase")]
+#[value(rename_all = "lowercase")]
+pub enum LrScheduler {
+    /// Half a cosine from `lr` to 0 at the last step.
+    #[default]
+    Cosine,
+    /// `lr` throughout.
+    Constant,
+}
+
+/// Training augmentation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, Default)]
+#[serde(rename_all = "kebab-case")]
+#[value(rename_all = "kebab-case")]
+pub enum Augmentation {
+    /// `pad-crop` for crops of at most 64 pixels, `random-resized-crop` above; `none` flip for digits.
+    #[default]
+    Auto,
+    /// Random-resized-crop and horizontal flip; resize and centre-crop for evaluation.
+    RandomResizedCrop,
+    /// Pad by 4, random crop and horizontal flip.
+    PadCrop,
+    /// Pad by 2 and random crop, no flip (characters).
+    PadCropNoFlip,
+    /// No augmentation.
+    None,
+}
+
+/// Everything that decides a run. One flat table; a TOML file has the same keys, flags win over the file.
+///
+/// Units: sizes in pixels, times in epochs or steps as named, `weight-decay` as an L2 factor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RunConfig {
+    // ---- run
+    /// Where checkpoints go: `OUTPUT_DIR/<epoch>/`.
+    pub output_dir: PathBuf,
+    /// JSON lines of metrics; none when absent.
+    pub report_file: Option<PathBuf>,
+    /// What is done.
+    pub run_scope: RunScope,
+    /// Epochs in all.
+    pub epochs: u32,
+    /// Checkpoint every so many epochs.
+    pub save_interval: u32,
+    /// Checkpoint also every so many steps (0: only at epochs).
+    pub save_interval_steps: u64,
+    /// Evaluate every so many epochs.
+    pub eval_interval: u32,
+    /// Log every so many steps.
+    pub print_interval: u64,
+    /// Stop after so many optimizer steps in all (0: no limit).
+    pub max_steps: u64,
+    /// Time steps only: no evaluation, no checkpoint.
+    pub benchmark: bool,
+    /// Steps timed by `benchmark`.
+    pub benchmark_steps: u64,
+    /// Steps before timing starts.
+    pub benchmark_warmup_steps: u64,
+    /// Seed of initialisation, order and augmentation.
+    pub seed: u64,
+
+    // ---- model
+    /// Name of the network, e.g. `ResNet50`.
+    pub model_arch_name: String,
+    /// Number of classes.
+    pub num_of_class: usize,
+    /// Channels, height, width of an input image.
+    pub image_shape: [usize; 3],
+    /// Start the last BatchNorm of every residual branch at gamma = 0.
+    pub zero_gamma: bool,
+
+    // ---- data
+    /// `digits`, `synthetic`, or a folder with `train/<class>/` and `val/<class>/`.
+    pub image_root: String,
+    /// Images per microbatch.
+    pub batch_size: usize,
+    /// Images per optimizer step over all workers (none: `batch-size` times the number of workers).
+    pub global_batch_size: Option<usize>,
+    /// Side of the training and evaluation crop.
+    pub crop_size: usize,
+    /// Short side before the centre crop in evaluation.
+    pub resize_short: usize,
+    /// Training augmentation.
+    pub augmentation: Augmentation,
+    /// Smallest and largest area of the random-resized-crop.
+    pub rand_crop_scale: [f32; 2],
+    /// Smallest and largest aspect ratio of the random-resized-crop.
+    pub rand_crop_ratio: [f32; 2],
+    /// Factor on pixels before mean and deviation.
+    pub normalize_scale: f32,
+    /// Mean per channel, after scaling.
+    pub normalize_mean: [f32; 3],
+    /// Standard deviation per channel, after scaling.
+    pub normalize_std: [f32; 3],
+    /// Decode threads per worker (0: chosen from the cores).
+    pub data_threads: usize,
+    /// Corrupt images tolerated (none: 0.1 % of the set, at least 1).
+    pub max_corrupt_images: Option<usize>,
+    /// Images of the `synthetic` source.
+    pub synthetic_images: usize,
+
+    // ---- optimizer
+    /// Momentum of SGD.
+    pub momentum: f64,
+    /// Nesterov's form.
+    pub nesterov: bool,
+    /// L2 factor.
+    pub weight_decay: f64,
+    /// Decay BatchNorm's parameters and biases too.
+    pub bn_weight_decay: bool,
+    /// Label smoothing.
+    pub label_smoothing: f64,
+    /// Schedule.
+    pub lr_scheduler: LrScheduler,
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Linear warm-up, in epochs (fractions allowed).
+    pub warmup_epochs: f64,
+    /// Learning rate at the start of warm-up.
+    pub warmup_start_lr: f64,
+
+    // ---- precision
+    /// Mixed precision.
+    pub amp: Amp,
+    /// Loss scale (start of the dynamic one).
+    pub scale_loss: f64,
+    /// Adjust the loss scale.
+    pub use_dynamic_loss_scaling: bool,
+    /// Memory order.
+    pub data_layout: DataLayout,
+
+    // ---- quantization
+    /// Quantization-aware training.
+    pub qat: bool,
+    /// Runtime whose placement rules are trained.
+    pub target: Target,
+    /// Images for calibration before the first QAT step.
+    pub qat_calibration_images: usize,
+    /// Part of the steps after which observers freeze (1: never).
+    pub qat_freeze_observers: f64,
+    /// Part of the steps after which BatchNorm statistics freeze (1: never).
+    pub qat_freeze_bn: f64,
+    /// Moving-average momentum of activation ranges: `range = m * range + (1 - m) * new`.
+    pub qat_observer_momentum: f64,
+    /// Let gradients through where values were clipped.
+    pub qat_pass_through: bool,
+    /// Nodes left in floating point (names, `*` as wildcard).
+    pub qat_skip: Vec<String>,
+
+    // ---- checkpoints
+    /// Checkpoint folder to resume from (weights, optimizer, position).
+    pub from_checkpoint: Option<PathBuf>,
+    /// `auto` (newest) or an epoch, within `from-checkpoint` or `output-dir`.
+    pub last_epoch_of_checkpoint: Option<String>,
+    /// Checkpoint folder or weights file to start from (weights only).
+    pub from_pretrained_params: Option<PathBuf>,
+    /// Parameters allowed to be missing, left over or of another shape when loading pretrained weights.
+    pub allow_mismatch: bool,
+
+    // ---- machine
+    /// Device.
+    pub device: DeviceKind,
+    /// Workers on this host.
+    pub nproc: usize,
+    /// Compute threads per worker (0: cores / workers).
+    pub threads: usize,
+    /// Gradient bucket size in MiB.
+    pub bucket_mib: f64,
+}
+
+impl Default for RunConfig {
+    fn default() -> Self {
+        Self {
+            output_dir: "output".into(),
+            report_file: None,
+            run_scope: RunScope::TrainEval,
+            epochs: 90,
+            save_interval: 1,
+            save_interval_steps: 0,
+            eval_interval: 1,
+            print_interval: 10,
+            max_steps: 0,
+            benchmark: false,
+            benchmark_steps: 100,
+            benchmark_warmup_steps: 100,
+            seed: 42,
+            model_arch_name: "ResNet50".into(),
+            num_of_class: 1000,
+            image_shape: [4, 224, 224],
+            zero_gamma: false,
+            image_root: "digits".into(),
+            batch_size: 256,
+            global_batch_size: None,
+            crop_size: 224,
+            resize_short: 256,
+            augmentation: Augmentation::Auto,
+            rand_crop_scale: [0.08, 1.0],
+            rand_crop_ratio: [0.75, 4.0 / 3.0],
+            normalize_scale: 1.0 / 255.0,
+            normalize_mean: [0.485, 0.456, 0.406],
+            normalize_std: [0.229, 0.224, 0.225],
+            data_threads: 0,
+            max_corrupt_images: None,
+            synthetic_images: 1024,
+            momentum: 0.875,
+            nesterov: false,
+            weight_decay: 3.0517578125e-05,
+            bn_weight_decay: false,
+            label_smoothing: 0.1,
+            lr_scheduler: LrScheduler::Cosine,
+            lr: 0.256,
+            warmup_epochs: 5.0,
+            warmup_start_lr: 0.0,
+            amp: Amp::Off,
+            scale_loss: 1.0,
+            use_dynamic_loss_scaling: false,
+            data_layout: DataLayout::Nhwc,
+            qat: false,
+            target: Target::Openvino,
+            qat_calibration_images: 512,
+            qat_freeze_observers: 0.8,
+            qat_freeze_bn: 0.9,
+            qat_observer_momentum: 0.9,
+            qat_pass_through: false,
+            qat_skip: Vec::new(),
+            from_checkpoint: None,
+            last_epoch_of_checkpoint: None,
+            from_pretrained_params: None,
+            allow_mismatch: false,
+            device: DeviceKind::Auto,
+            nproc: 1,
+            threads: 0,
+            bucket_mib: 25.0,
+        }
+    }
+}

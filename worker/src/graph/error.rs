@@ -1,0 +1,49 @@
+//! What can be wrong with a graph.
+
+/// A graph that cannot be built, typed or run; names the node.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GraphError {
+    /// A node's inputs do not fit its operator.
+    #[error("node `{node}` ({op}): {what}")]
+    Node {
+        /// Name of the node.
+        node: String,
+        /// Its operator.
+        op: &'static str,
+        /// What does not fit.
+        what: String,
+    },
+    /// The graph as a whole is malformed.
+    #[error("graph `{graph}`: {what}")]
+    Malformed {
+        /// Name of the graph.
+        graph: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// An operator without a placement rule for quantization.
+    #[error(
+        "node `{node}` ({op}) has no quantization placement rule for target {target}; keep it in floating point with --qat-skip '{node}'"
+    )]
+    NoPlacementRule {
+        /// Name of the node.
+        node: String,
+        /// Its operator.
+        op: &'static str,
+        /// The target asked for.
+        target: String,
+    },
+    /// A `--qat-skip` pattern that matches nothing.
+    #[error("--qat-skip '{pattern}' matches no node; names look like `{example}` (see `octrain graph`)")]
+    SkipMatchesNothing {
+        /// The pattern.
+        pattern: String,
+        /// The name of some node.
+        example: String,
+    },
+    /// An unknown pass.
+    #[error(
+        "the plan names a pass `{0}` that this worker does not have: coordinator and worker are of different versions"
+    )]
+    UnknownPass(String),
+}
