@@ -21,18 +21,6 @@ pub enum GraphError {
         /// What is wrong.
         what: String,
     },
-    /// An operator without a placement rule for quantization.
-    #[error(
-        "node `{node}` ({op}) has no quantization placement rule for target {target}; keep it in floating point with --qat-skip '{node}'"
-    )]
-    NoPlacementRule {
-        /// Name of the node.
-        node: String,
-        /// Its operator.
-        op: &'static str,
-        /// The target asked for.
-        target: String,
-    },
     /// A `--qat-skip` pattern that matches nothing.
     #[error("--qat-skip '{pattern}' matches no node; names look like `{example}` (see `octrain graph`)")]
     SkipMatchesNothing {

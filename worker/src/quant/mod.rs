@@ -1,3 +1,5 @@
 //! Quantization: the single source of numerics, observers and placement rules.
 
+pub mod observer;
+pub mod placement;
 pub mod scheme;

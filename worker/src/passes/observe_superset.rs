@@ -1,0 +1,30 @@
+//! `observe-superset`: observes what other targets would quantize, so that every profile can be written from
+//! every checkpoint.
+
+use super::quantize_activations::quantizer;
+use super::{Settings, edit};
+use crate::graph::{Graph, GraphError};
+use crate::quant::placement;
+
+pub(super) fn apply(graph: Graph, settings: &Settings) -> Result<Graph, GraphError> {
+    // The rules look at the graph without quantizers; names of values are the same in both.
+    let plain = super::strip_quantizers(&graph);
+    let skip = placement::skipped(&plain, &settings.skip)?;
+    let consumers = graph.consumers();
+    let mut insertions = Vec::new();
+    for value in placement::superset(&plain, &skip) {
+        let name = &plain.node(value).name;
+        if graph.quantizers().any(|(_, q)| &q.name == name) {
+            continue;
+        }
+        let here = graph.find(name).expect("stripping quantizers keeps all other nodes");
+        let edges = consumers[here.0].clone();
+        insertions.push(edit::Insertion {
+            after: here,
+            node: quantizer(&graph, here, false),
+            edges,
+            output: false,
+        });
+    }
+    Ok(edit::insert(graph, insertions))
+}
