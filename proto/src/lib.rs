@@ -1,1 +1,22 @@
-//! Octrain protocol.
+//! Octrain's protocol: generated types only.
+//!
+//! ```no_run
+//! # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+//! use octrain_proto::v1::{StatusRequest, coordinator_client::CoordinatorClient};
+//! let mut client = CoordinatorClient::connect("http://127.0.0.1:29400").await?;
+//! println!("{:?}", client.status(StatusRequest {}).await?.into_inner().phase());
+//! # Ok(()) }
+//! ```
+
+/// Version of the protocol between coordinator and workers. Grows with every change that an older peer would
+/// misunderstand; peers of different versions refuse each other.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Metadata key of a refused call: the kind of the refusal, in kebab case.
+pub const REFUSAL_KEY: &str = "octrain-refusal";
+
+/// The coordinator's service and its messages (`proto/coordinator.proto`).
+#[allow(missing_docs, clippy::all)]
+pub mod v1 {
+    tonic::include_proto!("octrain.v1");
+}
