@@ -1,1 +1,28 @@
-//! Octrain's coordinator.
+//! Octrain's coordinator: membership, ranks, build strategy, liveness, and the store the collectives meet in.
+
+pub mod config;
+mod driver;
+mod grpc_status;
+pub mod job;
+pub mod liveness;
+pub mod membership;
+pub mod plan;
+pub mod ranks;
+pub mod refusal;
+pub mod server;
+mod service;
+pub mod spec;
+pub mod store;
+pub mod strategy;
+
+pub use config::CoordinatorConfig;
+pub use job::Outcome;
+pub use server::serve;
+
+use octrain_proto::v1::WorkerFacts;
+use ranks::Place;
+
+/// Where a worker is.
+pub fn place_of(worker: &WorkerFacts) -> Place {
+    Place { host: worker.host.clone(), local_index: worker.local_index }
+}

@@ -1,0 +1,144 @@
+//! The coordinator's configuration, checked before anything binds.
+
+use crate::ranks::Place;
+use std::time::Duration;
+
+/// Settings of one coordinator.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CoordinatorConfig {
+    /// `HOST:PORT` to listen on; port 0 lets the system choose.
+    pub listen: String,
+    /// Name of the job; workers that name another one are refused.
+    pub job_id: String,
+    /// Workers the job consists of.
+    pub world_size: u32,
+    /// Generation of the first membership.
+    pub generation: u64,
+    /// Workers by place, where they are known beforehand (one host); names missing ones.
+    pub expected: Vec<Place>,
+    /// How often workers report that they live.
+    pub heartbeat_interval: Duration,
+    /// Silence after which a worker is taken for dead.
+    pub heartbeat_timeout: Duration,
+    /// Silence after a broken connection after which a worker is taken for dead.
+    pub disconnect_grace: Duration,
+    /// Time from the start until every worker must have registered.
+    pub register_timeout: Duration,
+    /// Time the coordinator stays after a failure, so that every worker hears of it.
+    pub linger: Duration,
+}
+
+/// Name of a job that nobody named.
+pub const DEFAULT_JOB: &str = "octrain";
+
+impl CoordinatorConfig {
+    /// The defaults for `world_size` workers.
+    pub fn new(listen: impl Into<String>, world_size: u32) -> Self {
+        Self {
+            listen: listen.into(),
+            job_id: DEFAULT_JOB.into(),
+            world_size,
+            generation: 1,
+            expected: Vec::new(),
+            heartbeat_interval: Duration::from_secs(1),
+            heartbeat_timeout: Duration::from_secs(5),
+            disconnect_grace: Duration::from_millis(1500),
+            register_timeout: Duration::from_secs(300),
+            linger: Duration::from_secs(5),
+        }
+    }
+
+    /// Sets the heartbeat timeout; interval and grace follow, at a fifth and at 0.3 of it.
+    pub fn with_heartbeat_timeout(mut self, timeout: Duration) -> Self {
+        self.heartbeat_timeout = timeout;
+        self.heartbeat_interval = timeout / 5;
+        self.disconnect_grace = timeout * 3 / 10;
+        self
+    }
+
+    /// Checks what can be checked before binding.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let floor = Duration::from_millis(50);
+        if self.world_size == 0 {
+            return Err(ConfigError::NoWorkers);
+        }
+        if !self.expected.is_empty() && self.expected.len() != self.world_size as usize {
+            return Err(ConfigError::Expected { named: self.expected.len(), world_size: self.world_size });
+        }
+        if self.job_id.trim().is_empty() {
+            return Err(ConfigError::NoJobId);
+        }
+        if self.generation == 0 {
+            return Err(ConfigError::Generation);
+        }
+        if self.heartbeat_interval < floor || self.heartbeat_timeout < self.heartbeat_interval * 2 {
+            return Err(ConfigError::Heartbeat {
+                interval: self.heartbeat_interval,
+                timeout: self.heartbeat_timeout,
+            });
+        }
+        if self.register_timeout.is_zero() {
+            return Err(ConfigError::RegisterTimeout);
+        }
+        Ok(())
+    }
+}
+
+/// A configuration that cannot work.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ConfigError {
+    /// World of nobody.
+    #[error("--world-size is 0: a job needs at least one worker")]
+    NoWorkers,
+    /// Named workers do not add up.
+    #[error("{named} workers are named, but --world-size is {world_size}: name all or none")]
+    Expected {
+        /// Workers named.
+        named: usize,
+        /// Workers wanted.
+        world_size: u32,
+    },
+    /// Empty job id.
+    #[error("--job-id is empty: give the job a name, the same to coordinator and workers")]
+    NoJobId,
+    /// Generation 0.
+    #[error("--generation is 0: generations count from 1")]
+    Generation,
+    /// Heartbeat times.
+    #[error(
+        "heartbeat interval {interval:?} with timeout {timeout:?}: the interval must be at least 50 ms and the timeout at least twice the interval"
+    )]
+    Heartbeat {
+        /// Between heartbeats.
+        interval: Duration,
+        /// Until death.
+        timeout: Duration,
+    },
+    /// No time to register.
+    #[error("--register-timeout is 0: workers need time to come up, e.g. 300")]
+    RegisterTimeout,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nonsense_is_refused() {
+        let good = CoordinatorConfig::new("127.0.0.1:0", 2);
+        assert_eq!(good.validate(), Ok(()));
+        let place = Place { host: "a".into(), local_index: 0 };
+        let cases = [
+            CoordinatorConfig { world_size: 0, ..good.clone() },
+            CoordinatorConfig { expected: vec![place], ..good.clone() },
+            CoordinatorConfig { job_id: " ".into(), ..good.clone() },
+            CoordinatorConfig { generation: 0, ..good.clone() },
+            CoordinatorConfig { heartbeat_timeout: Duration::from_secs(1), ..good.clone() },
+            CoordinatorConfig { register_timeout: Duration::ZERO, ..good.clone() },
+        ];
+        for case in cases {
+            assert!(case.validate().is_err(), "{case:?}");
+        }
+        assert!(good.with_heartbeat_timeout(Duration::from_millis(100)).validate().is_err());
+    }
+}

@@ -1,0 +1,28 @@
+//! Refusals as gRPC statuses: the only place that knows both.
+
+use crate::refusal::Refusal;
+use octrain_proto::REFUSAL_KEY;
+use tonic::metadata::MetadataValue;
+use tonic::{Code, Status};
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Status {
+        let code = match &refusal {
+            Refusal::Protocol { .. } | Refusal::Job { .. } | Refusal::Stale { .. } | Refusal::NotRunning => {
+                Code::FailedPrecondition
+            }
+            Refusal::Unknown { .. } | Refusal::Left { .. } => Code::NotFound,
+            Refusal::Duplicate { .. } => Code::AlreadyExists,
+            Refusal::Full { .. } => Code::ResourceExhausted,
+            Refusal::Unexpected { .. } | Refusal::Mismatch { .. } | Refusal::Invalid(_) => {
+                Code::InvalidArgument
+            }
+            Refusal::Store(_) => Code::OutOfRange,
+            Refusal::Ended(_) | Refusal::Finished => Code::Aborted,
+            Refusal::Gone => Code::Unavailable,
+        };
+        let mut status = Status::new(code, refusal.to_string());
+        status.metadata_mut().insert(REFUSAL_KEY, MetadataValue::from_static(refusal.kind()));
+        status
+    }
+}

@@ -1,0 +1,149 @@
+//! How a job fails: who is to blame, and what is only an echo.
+
+use super::{Job, Phase, Suspicion};
+use crate::config::CoordinatorConfig;
+use crate::liveness::{self, Lost};
+use crate::membership::{Member, Now, missing};
+use octrain_proto::v1::{Abort, AbortKind, FailureKind};
+
+/// Echoes kept.
+const MAX_ECHOES: usize = 64;
+
+/// Ends the job, unless it has ended.
+pub(super) fn fail(now: Now, job: &mut Job, kind: AbortKind, message: String) -> Option<String> {
+    if job.outcome().is_some() {
+        return None;
+    }
+    job.phase = Phase::Failed { at: now, abort: Abort { kind: kind.into(), message: message.clone() } };
+    Some(message)
+}
+
+/// A worker says that it failed.
+pub(super) fn reported(
+    now: Now,
+    job: &mut Job,
+    config: &CoordinatorConfig,
+    name: &str,
+    message: String,
+    kind: FailureKind,
+) -> Option<String> {
+    let member = job.members.get_mut(name)?;
+    member.failed = true;
+    let said = format!("{} failed: {message}", member.describe());
+    if job.outcome().is_some() {
+        if let Some(m) = job.members.get_mut(name) {
+            m.told = true;
+        }
+        if job.echoes.len() < MAX_ECHOES {
+            job.echoes.push(said);
+        }
+        return None;
+    }
+    if kind == FailureKind::Configuration {
+        return fail(now, job, AbortKind::Configuration, said);
+    }
+    // A worker whose connection broke before this report came is the likelier cause of a failed collective.
+    let first = job.members.iter().filter(|(_, m)| m.counted() && m.disconnected.is_some());
+    if let Some((gone, m)) = first.min_by_key(|(_, m)| m.disconnected)
+        && kind == FailureKind::Communication
+    {
+        let lost = Lost { member: gone.clone(), cause: liveness::cause(now, m) };
+        return lose(now, job, &lost, Some(&said));
+    }
+    match (&mut job.phase, kind) {
+        (Phase::Running { suspicion, .. }, FailureKind::Communication) => {
+            if suspicion.is_none() {
+                let until = now + config.heartbeat_timeout;
+                *suspicion = Some(Suspicion { until, member: name.into(), message: said.clone() });
+            }
+            Some(format!("{said}; waiting for the root cause"))
+        }
+        (Phase::Running { suspicion: Some(s), .. }, _) => {
+            let text = format!("{said} (noticed first by: {})", s.message);
+            fail(now, job, AbortKind::WorkerFailed, text)
+        }
+        _ => fail(now, job, AbortKind::WorkerFailed, said),
+    }
+}
+
+/// Time has passed.
+pub(super) fn tick(now: Now, job: &mut Job, config: &CoordinatorConfig, late: Now) -> Option<String> {
+    if job.outcome().is_some() {
+        return None;
+    }
+    if late > config.heartbeat_interval {
+        liveness::forgive(&mut job.members, late);
+        return Some(format!(
+            "the coordinator was held up for {:.1} s; the workers' silence in that time does not count",
+            late.as_secs_f64()
+        ));
+    }
+    let lost = liveness::lost(now, &job.members, config);
+    if let Some(first) = lost.first() {
+        return match job.phase {
+            Phase::Gathering => {
+                let text: Vec<String> = lost.iter().filter_map(|l| forget(job, l)).collect();
+                Some(text.join("; "))
+            }
+            _ => {
+                let others =
+                    lost[1..].iter().filter_map(|l| job.members.get(&l.member).map(Member::describe));
+                let others: Vec<String> = others.collect();
+                let also = (!others.is_empty()).then(|| format!("also silent: {}", others.join(", ")));
+                lose(now, job, first, also.as_deref())
+            }
+        };
+    }
+    match &job.phase {
+        Phase::Running { suspicion: Some(s), .. } if s.until <= now => {
+            let text = format!("{} (no other worker has failed)", s.message);
+            fail(now, job, AbortKind::WorkerFailed, text)
+        }
+        Phase::Gathering if now >= config.register_timeout => {
+            let who = missing(config, &job.members).unwrap_or_default();
+            let mut text = format!(
+                "not all workers registered within {:.0} s: {who}",
+                config.register_timeout.as_secs_f64()
+            );
+            if let Some(last) = job.refusals.back() {
+                text.push_str(&format!("; last refused: {last}"));
+            }
+            fail(now, job, AbortKind::RegisterTimeout, text)
+        }
+        _ => None,
+    }
+}
+
+/// A running job loses a worker.
+fn lose(now: Now, job: &mut Job, lost: &Lost, noticed: Option<&str>) -> Option<String> {
+    let member = job.members.get_mut(&lost.member)?;
+    member.failed = true;
+    member.told = true;
+    let mut text = format!("{} is lost: {}", member.describe(), lost.cause);
+    let suspected = match &job.phase {
+        Phase::Running { suspicion: Some(s), .. } => Some(s.message.clone()),
+        _ => None,
+    };
+    if let Some(by) = noticed.map(str::to_string).or(suspected) {
+        text.push_str(&format!(" [{by}]"));
+    }
+    fail(now, job, AbortKind::WorkerLost, text)
+}
+
+/// A job that has not started forgets a lost worker; another may take its place.
+fn forget(job: &mut Job, lost: &Lost) -> Option<String> {
+    let member = job.members.remove(&lost.member)?;
+    let text = format!("{} is lost before the start: {}", member.describe(), lost.cause);
+    job.remember(text.clone());
+    Some(text)
+}
+
+impl Job {
+    /// Keeps a refused registration, or a lost one, for messages.
+    pub(super) fn remember(&mut self, text: String) {
+        if self.refusals.len() == 16 {
+            self.refusals.pop_front();
+        }
+        self.refusals.push_back(text);
+    }
+}

@@ -1,0 +1,454 @@
+//! The job as a state machine, pure: `step(now, state, config, event) -> (state', answer, effects, reason)`.
+//!
+//! ```text
+//!              last worker registers                      all have left
+//! Gathering ------------------------------> Running ----------------------> Finished
+//!     |  a lost worker is forgotten            |
+//!     |                                        | a worker is lost, or says that it failed
+//!     | register timeout, a worker fails,      | (a failed collective waits a moment for its root cause),
+//!     | strategy cannot be met, shutdown       | shutdown
+//!     '----------------> Failed <--------------'
+//! ```
+//! The first cause ends the job; what is heard later is kept beside it and never replaces it.
+
+mod failure;
+mod register;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use crate::config::CoordinatorConfig;
+use crate::liveness;
+use crate::membership::{Member, Members, Now, missing};
+use crate::plan;
+use crate::refusal::Refusal;
+use crate::store::Store;
+use octrain_proto::v1::{
+    Abort, AbortKind, BuildPlan, FailureKind, GetPlanReply, Header, RegisterReply, RegisterRequest,
+    StatusReply, StepReport,
+};
+use std::collections::VecDeque;
+
+/// Where the job is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Phase {
+    /// Workers register.
+    Gathering,
+    /// Everyone has the plan.
+    Running {
+        /// As rank 0 gets it.
+        plan: Box<BuildPlan>,
+        /// A collective failed and its root cause is awaited.
+        suspicion: Option<Suspicion>,
+    },
+    /// All left.
+    Finished {
+        /// At least one left because it was interrupted.
+        interrupted: bool,
+    },
+    /// Ended by a cause.
+    Failed {
+        /// When.
+        at: Now,
+        /// Why.
+        abort: Abort,
+    },
+}
+
+/// A failed collective, perhaps the echo of another worker's end.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Suspicion {
+    /// Until when the root cause is awaited.
+    pub until: Now,
+    /// Who reported it.
+    pub member: String,
+    /// What it said.
+    pub message: String,
+}
+
+/// The state.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Job {
+    /// Where the job is.
+    pub phase: Phase,
+    /// Current generation.
+    pub generation: u64,
+    /// Who is in it.
+    pub members: Members,
+    /// Rendezvous data of the generation.
+    pub store: Store,
+    /// Refused registrations, newest last.
+    pub refusals: VecDeque<String>,
+    /// What was said after the job had failed.
+    pub echoes: Vec<String>,
+    /// Distinguishes this coordinator process from earlier ones at the same address.
+    incarnation: u64,
+    registered: u64,
+    interrupted: bool,
+}
+
+/// How often a call that may wait was asked. Only the first time is a sign of life of the caller; later ones are
+/// the coordinator's own asking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// By the caller.
+    First,
+    /// After a change.
+    Again,
+    /// The caller's time is up.
+    Expired,
+}
+
+/// What happens.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs)]
+pub enum Event {
+    Register(Box<RegisterRequest>),
+    GetPlan {
+        header: Header,
+        wait: Wait,
+    },
+    Heartbeat {
+        header: Header,
+        step: u64,
+    },
+    Watch {
+        header: Header,
+    },
+    /// A watch broke.
+    Disconnected {
+        member: String,
+    },
+    ReportStep {
+        header: Header,
+        report: StepReport,
+    },
+    ReportFailure {
+        header: Header,
+        message: String,
+        kind: FailureKind,
+    },
+    Leave {
+        header: Header,
+        interrupted: bool,
+    },
+    StoreSet {
+        header: Header,
+        key: String,
+        value: Vec<u8>,
+    },
+    StoreGet {
+        header: Header,
+        key: String,
+        wait: Wait,
+    },
+    StoreAdd {
+        header: Header,
+        key: String,
+        amount: i64,
+    },
+    StoreCheck {
+        header: Header,
+        keys: Vec<String>,
+    },
+    StoreDelete {
+        header: Header,
+        key: String,
+    },
+    Status,
+    /// Time has passed; `late` is by how much this comes after the moment it was due.
+    Tick {
+        late: Now,
+    },
+    /// The coordinator is told to stop.
+    Shutdown {
+        why: String,
+    },
+}
+
+/// What a caller gets.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs)]
+pub enum Reply {
+    Registered(RegisterReply),
+    Plan(Box<GetPlanReply>),
+    Heartbeat(Option<Abort>),
+    Watching { member: String },
+    Done,
+    Found(Option<Vec<u8>>),
+    Sum(i64),
+    Yes(bool),
+    Status(Box<StatusReply>),
+}
+
+/// What becomes of a call.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// Answered.
+    Reply(Reply),
+    /// Refused.
+    Refuse(Refusal),
+    /// Not yet: ask again after the next change, or with `expired` when the caller's time is up.
+    Park,
+    /// Nobody asked.
+    None,
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// All workers left.
+    Finished {
+        /// At least one because it was interrupted.
+        interrupted: bool,
+    },
+    /// By the first cause.
+    Failed {
+        /// The cause, naming the culprit.
+        abort: Abort,
+    },
+}
+
+/// One transition.
+#[derive(Debug)]
+pub struct Step {
+    /// The next state.
+    pub job: Job,
+    /// What the caller gets.
+    pub answer: Answer,
+    /// The job has just ended so; everyone who watches is to be told.
+    pub ended: Option<Outcome>,
+    /// Why the state changed, for logs; none when nothing of note happened.
+    pub reason: Option<String>,
+}
+
+impl Job {
+    /// A job nobody has joined.
+    pub fn new(config: &CoordinatorConfig, incarnation: u64) -> Self {
+        Self {
+            phase: Phase::Gathering,
+            generation: config.generation,
+            members: Members::new(),
+            store: Store::default(),
+            refusals: VecDeque::new(),
+            echoes: Vec::new(),
+            incarnation,
+            registered: 0,
+            interrupted: false,
+        }
+    }
+
+    /// How it ended, if it has.
+    pub fn outcome(&self) -> Option<Outcome> {
+        match &self.phase {
+            Phase::Finished { interrupted } => Some(Outcome::Finished { interrupted: *interrupted }),
+            Phase::Failed { abort, .. } => Some(Outcome::Failed { abort: abort.clone() }),
+            _ => None,
+        }
+    }
+
+    /// Whether the coordinator may go: the job has ended, and everyone knows or has had time to.
+    pub fn drained(&self, now: Now, config: &CoordinatorConfig) -> bool {
+        match &self.phase {
+            Phase::Finished { .. } => true,
+            Phase::Failed { at, .. } => {
+                now >= *at + config.linger || self.members.values().all(|m| m.left || m.told)
+            }
+            _ => false,
+        }
+    }
+
+    /// When [`Event::Tick`] is due next.
+    pub fn next_tick(&self, config: &CoordinatorConfig) -> Option<Now> {
+        let liveness = liveness::next_deadline(&self.members, config);
+        let other = match &self.phase {
+            Phase::Gathering => Some(config.register_timeout),
+            Phase::Running { suspicion, .. } => suspicion.as_ref().map(|s| s.until),
+            Phase::Finished { .. } => return None,
+            Phase::Failed { at, .. } => return Some(*at + config.linger),
+        };
+        [liveness, other].into_iter().flatten().min()
+    }
+
+    /// Checks who is calling.
+    fn caller(&mut self, header: &Header, config: &CoordinatorConfig) -> Result<&mut Member, Refusal> {
+        if header.job_id != config.job_id {
+            return Err(Refusal::Job { theirs: header.job_id.clone(), ours: config.job_id.clone() });
+        }
+        if header.generation != self.generation {
+            return Err(Refusal::Stale {
+                theirs: header.generation,
+                ours: self.generation,
+                job: config.job_id.clone(),
+            });
+        }
+        match self.members.get_mut(&header.member) {
+            Some(m) if m.left => Err(Refusal::Left { member: header.member.clone() }),
+            Some(m) => Ok(m),
+            None => Err(Refusal::Unknown { member: header.member.clone() }),
+        }
+    }
+
+    /// Checks who is calling, that it lives, and that the job runs.
+    fn running(
+        &mut self,
+        now: Now,
+        header: &Header,
+        config: &CoordinatorConfig,
+        wait: Wait,
+    ) -> Result<&mut Store, Refusal> {
+        let member = self.caller(header, config)?;
+        if wait == Wait::First {
+            member.heard(now);
+        }
+        match &self.phase {
+            Phase::Running { .. } => Ok(&mut self.store),
+            Phase::Gathering => Err(Refusal::NotRunning),
+            Phase::Finished { .. } => Err(Refusal::Finished),
+            Phase::Failed { abort, .. } => Err(Refusal::Ended(abort.clone())),
+        }
+    }
+}
+
+impl Member {
+    fn heard(&mut self, now: Now) {
+        self.last_seen = now;
+        self.disconnected = None;
+    }
+}
+
+/// The transition. See the module's diagram.
+pub fn step(now: Now, mut job: Job, config: &CoordinatorConfig, event: Event) -> Step {
+    let had_ended = job.outcome().is_some();
+    let (answer, reason) = match apply(now, &mut job, config, event) {
+        Ok((answer, reason)) => (answer, reason),
+        Err(refusal) => (Answer::Refuse(refusal), None),
+    };
+    let ended = if had_ended { None } else { job.outcome() };
+    Step { job, answer, ended, reason }
+}
+
+type Applied = Result<(Answer, Option<String>), Refusal>;
+
+fn done(reason: Option<String>) -> Applied {
+    Ok((Answer::Reply(Reply::Done), reason))
+}
+
+fn apply(now: Now, job: &mut Job, config: &CoordinatorConfig, event: Event) -> Applied {
+    match event {
+        Event::Register(request) => register::register(now, job, config, *request),
+        Event::GetPlan { header, wait } => get_plan(now, job, config, &header, wait),
+        Event::Heartbeat { header, step } => {
+            let abort = match &job.phase {
+                Phase::Failed { abort, .. } => Some(abort.clone()),
+                _ => None,
+            };
+            let member = job.caller(&header, config)?;
+            member.heard(now);
+            member.step = member.step.max(step);
+            member.told |= abort.is_some();
+            Ok((Answer::Reply(Reply::Heartbeat(abort)), None))
+        }
+        Event::Watch { header } => {
+            job.caller(&header, config)?.heard(now);
+            Ok((Answer::Reply(Reply::Watching { member: header.member }), None))
+        }
+        Event::Disconnected { member } => Ok((Answer::None, disconnected(now, job, &member))),
+        Event::ReportStep { header, report } => {
+            let member = job.caller(&header, config)?;
+            member.heard(now);
+            member.step = member.step.max(report.step);
+            member.report = Some(report);
+            done(None)
+        }
+        Event::ReportFailure { header, message, kind } => {
+            job.caller(&header, config)?.heard(now);
+            done(failure::reported(now, job, config, &header.member, message, kind))
+        }
+        Event::Leave { header, interrupted } => leave(now, job, config, &header, interrupted),
+        Event::StoreSet { header, key, value } => {
+            job.running(now, &header, config, Wait::First)?.set(&key, value)?;
+            done(None)
+        }
+        Event::StoreGet { header, key, wait } => {
+            let value = job.running(now, &header, config, wait)?.get(&key).map(<[u8]>::to_vec);
+            match (value, wait) {
+                (None, Wait::First | Wait::Again) => Ok((Answer::Park, None)),
+                (value, _) => Ok((Answer::Reply(Reply::Found(value)), None)),
+            }
+        }
+        Event::StoreAdd { header, key, amount } => {
+            let sum = job.running(now, &header, config, Wait::First)?.add(&key, amount)?;
+            Ok((Answer::Reply(Reply::Sum(sum)), None))
+        }
+        Event::StoreCheck { header, keys } => {
+            let all = job.running(now, &header, config, Wait::First)?.check(&keys);
+            Ok((Answer::Reply(Reply::Yes(all)), None))
+        }
+        Event::StoreDelete { header, key } => {
+            let existed = job.running(now, &header, config, Wait::First)?.delete(&key);
+            Ok((Answer::Reply(Reply::Yes(existed)), None))
+        }
+        Event::Status => Ok((Answer::Reply(Reply::Status(Box::new(status::status(now, job, config)))), None)),
+        Event::Tick { late } => Ok((Answer::None, failure::tick(now, job, config, late))),
+        Event::Shutdown { why } => {
+            let reason =
+                failure::fail(now, job, AbortKind::Shutdown, format!("the coordinator was stopped: {why}"));
+            Ok((Answer::None, reason))
+        }
+    }
+}
+
+fn get_plan(now: Now, job: &mut Job, config: &CoordinatorConfig, header: &Header, wait: Wait) -> Applied {
+    let member = job.caller(header, config)?;
+    let rank = member.rank;
+    if wait == Wait::First {
+        member.heard(now);
+    }
+    let reply = match (&job.phase, rank) {
+        (Phase::Running { plan, .. }, Some(rank)) => {
+            GetPlanReply { plan: Some(plan::for_rank(plan, rank)), waiting_for: String::new() }
+        }
+        (Phase::Failed { abort, .. }, _) => return Err(Refusal::Ended(abort.clone())),
+        (Phase::Finished { .. }, _) => return Err(Refusal::Finished),
+        _ if wait == Wait::Expired => {
+            GetPlanReply { plan: None, waiting_for: missing(config, &job.members).unwrap_or_default() }
+        }
+        _ => return Ok((Answer::Park, None)),
+    };
+    Ok((Answer::Reply(Reply::Plan(Box::new(reply))), None))
+}
+
+fn disconnected(now: Now, job: &mut Job, name: &str) -> Option<String> {
+    let ended = job.outcome().is_some();
+    let member = job.members.get_mut(name)?;
+    member.told |= ended;
+    if !member.counted() || ended {
+        return None;
+    }
+    member.disconnected.get_or_insert(now);
+    Some(format!("{}: connection broke, waiting for a sign of life", member.describe()))
+}
+
+fn leave(now: Now, job: &mut Job, config: &CoordinatorConfig, header: &Header, interrupted: bool) -> Applied {
+    let member = job.caller(header, config)?;
+    member.heard(now);
+    member.left = true;
+    let who = member.describe();
+    let how = if interrupted { "left, interrupted" } else { "left" };
+    match &job.phase {
+        Phase::Gathering => {
+            job.members.remove(&header.member);
+            done(Some(format!("{who} {how} before the start")))
+        }
+        Phase::Running { .. } => {
+            job.interrupted |= interrupted;
+            if job.members.values().all(|m| m.left) {
+                job.phase = Phase::Finished { interrupted: job.interrupted };
+                return done(Some(format!("{who} {how}; all have left, the job is finished")));
+            }
+            done(Some(format!("{who} {how}")))
+        }
+        _ => done(None),
+    }
+}

@@ -1,0 +1,157 @@
+//! Registration.
+
+use super::{Answer, Applied, Job, Phase, Reply, failure};
+use crate::config::CoordinatorConfig;
+use crate::membership::{Member, Now};
+use crate::plan;
+use crate::ranks::Place;
+use crate::refusal::Refusal;
+use crate::spec;
+use crate::strategy::{JobFacts, JobSettings};
+use octrain_proto::PROTOCOL_VERSION;
+use octrain_proto::v1::{AbortKind, JobSpec, Purpose, RegisterReply, RegisterRequest, WorkerFacts};
+
+/// A worker registers. The last one starts the job.
+pub(super) fn register(
+    now: Now,
+    job: &mut Job,
+    config: &CoordinatorConfig,
+    request: RegisterRequest,
+) -> Applied {
+    let place = request.worker.as_ref().map(crate::place_of);
+    let admitted = admit(now, job, config, request);
+    if let (Err(refusal), Some(place)) = (&admitted, place) {
+        job.remember(format!("{place}: {refusal}"));
+    }
+    admitted
+}
+
+fn admit(now: Now, job: &mut Job, config: &CoordinatorConfig, request: RegisterRequest) -> Applied {
+    if request.protocol_version != PROTOCOL_VERSION {
+        return Err(Refusal::Protocol { theirs: request.protocol_version, ours: PROTOCOL_VERSION });
+    }
+    if request.job_id != config.job_id {
+        return Err(Refusal::Job { theirs: request.job_id, ours: config.job_id.clone() });
+    }
+    if request.generation != 0 && request.generation != job.generation {
+        let (theirs, ours) = (request.generation, job.generation);
+        return Err(Refusal::Stale { theirs, ours, job: config.job_id.clone() });
+    }
+    let incomplete = |what: &str| Refusal::Invalid(format!("the registration lacks {what}"));
+    let worker = request.worker.ok_or_else(|| incomplete("the worker's facts"))?;
+    let spec = request.job.ok_or_else(|| incomplete("the job's specification"))?;
+    if worker.host.is_empty() {
+        return Err(incomplete("the worker's host name"));
+    }
+    if request.nonce.is_empty() {
+        return Err(incomplete("a nonce"));
+    }
+    let place = crate::place_of(&worker);
+    // The same process again: its first reply got lost.
+    let again = |m: &Member| !m.left && m.nonce == request.nonce && m.place() == place;
+    if let Some((name, member)) = job.members.iter_mut().find(|(_, m)| again(m)) {
+        member.heard(now);
+        let name = name.clone();
+        return Ok((reply(job, config, name), None));
+    }
+    match &job.phase {
+        Phase::Gathering => {}
+        Phase::Running { .. } => {
+            return Err(Refusal::Full { job: config.job_id.clone(), world: config.world_size });
+        }
+        Phase::Finished { .. } => return Err(Refusal::Finished),
+        Phase::Failed { abort, .. } => return Err(Refusal::Ended(abort.clone())),
+    }
+    fits(now, job, config, &place)?;
+    agrees(job, &place, &spec)?;
+
+    job.registered += 1;
+    let name = format!("{:016x}-{:06}", job.incarnation, job.registered);
+    let member = Member {
+        nonce: request.nonce,
+        facts: worker,
+        spec,
+        last_seen: now,
+        disconnected: None,
+        step: 0,
+        report: None,
+        rank: None,
+        left: false,
+        failed: false,
+        told: false,
+    };
+    let pid = member.facts.pid;
+    job.members.insert(name.clone(), member);
+    let mut reason =
+        format!("{place} (pid {pid}) registered, {} of {}", job.members.len(), config.world_size);
+    if job.members.len() == config.world_size as usize {
+        reason = format!("{reason}; {}", start(now, job, config));
+    }
+    Ok((reply(job, config, name), Some(reason)))
+}
+
+fn reply(job: &Job, config: &CoordinatorConfig, member: String) -> Answer {
+    Answer::Reply(Reply::Registered(RegisterReply {
+        job_id: config.job_id.clone(),
+        generation: job.generation,
+        member,
+        heartbeat_interval_ms: config.heartbeat_interval.as_millis() as u64,
+        heartbeat_timeout_ms: config.heartbeat_timeout.as_millis() as u64,
+        expected_workers: config.world_size,
+    }))
+}
+
+/// Whether there is room for a worker at this place.
+fn fits(now: Now, job: &Job, config: &CoordinatorConfig, place: &Place) -> Result<(), Refusal> {
+    if let Some(other) = job.members.values().find(|m| m.place() == *place) {
+        return Err(Refusal::Duplicate {
+            place: place.clone(),
+            pid: other.facts.pid,
+            silent_ms: now.saturating_sub(other.last_seen).as_millis() as u64,
+        });
+    }
+    if !config.expected.is_empty() && !config.expected.contains(place) {
+        let expected = config.expected.iter().map(Place::to_string).collect::<Vec<_>>().join(", ");
+        return Err(Refusal::Unexpected { place: place.clone(), expected });
+    }
+    Ok(())
+}
+
+/// Whether a worker is told to do what the others are.
+fn agrees(job: &Job, place: &Place, spec: &JobSpec) -> Result<(), Refusal> {
+    spec::check(spec).map_err(|e| Refusal::Invalid(format!("{place}: {e}")))?;
+    JobSettings::parse(&spec.config_json).map_err(|e| Refusal::Invalid(e.to_string()))?;
+    if spec.purpose() == Purpose::Train && spec.train_images == 0 {
+        return Err(Refusal::Invalid(format!("{place} has no training images: check --image-root")));
+    }
+    if let Some(first) = job.members.values().next() {
+        let differences = spec::differences(spec, &first.spec);
+        if !differences.is_empty() {
+            return Err(Refusal::Mismatch { place: place.clone(), other: first.place(), differences });
+        }
+    }
+    Ok(())
+}
+
+/// Everyone is here: decide, and start or fail.
+fn start(now: Now, job: &mut Job, config: &CoordinatorConfig) -> String {
+    let workers: Vec<WorkerFacts> = job.members.values().map(|m| m.facts.clone()).collect();
+    let spec = job.members.values().next().map(|m| m.spec.clone()).unwrap_or_default();
+    match plan::build(&config.job_id, job.generation, &JobFacts { job: spec, workers }) {
+        Ok(plan) => {
+            for placement in &plan.roster {
+                let place = Place { host: placement.host.clone(), local_index: placement.local_index };
+                for m in job.members.values_mut().filter(|m| m.place() == place) {
+                    m.rank = Some(placement.rank);
+                }
+            }
+            let reason = format!("all here: {}", plan::summary(&plan));
+            job.phase = Phase::Running { plan: Box::new(plan), suspicion: None };
+            reason
+        }
+        Err(e) => {
+            let text = format!("the job cannot be run as configured: {e}");
+            failure::fail(now, job, AbortKind::Configuration, text).unwrap_or_default()
+        }
+    }
+}

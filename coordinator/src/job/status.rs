@@ -1,0 +1,54 @@
+//! What the job is doing, for people and probes.
+
+use super::{Job, Phase};
+use crate::config::CoordinatorConfig;
+use crate::membership::{Now, missing};
+use octrain_proto::PROTOCOL_VERSION;
+use octrain_proto::v1::{JobPhase, MemberStatus, StatusReply};
+
+/// The status; members in the order of ranks, then of registration.
+pub(super) fn status(now: Now, job: &Job, config: &CoordinatorConfig) -> StatusReply {
+    let (phase, message, plan) = match &job.phase {
+        Phase::Gathering => (JobPhase::Gathering, missing(config, &job.members).unwrap_or_default(), None),
+        Phase::Running { plan, suspicion } => {
+            let text = suspicion
+                .as_ref()
+                .map_or(String::new(), |s| format!("waiting for the cause of: {}", s.message));
+            (JobPhase::Running, text, Some((**plan).clone()))
+        }
+        Phase::Finished { interrupted: false } => (JobPhase::Finished, "all workers have left".into(), None),
+        Phase::Finished { interrupted: true } => {
+            (JobPhase::Finished, "all workers have left, interrupted".into(), None)
+        }
+        Phase::Failed { abort, .. } => {
+            let echoes = job.echoes.iter().map(|e| format!("\n  later: {e}")).collect::<String>();
+            (JobPhase::Failed, format!("{}{echoes}", abort.message), None)
+        }
+    };
+    let mut members: Vec<MemberStatus> = job
+        .members
+        .values()
+        .map(|m| MemberStatus {
+            host: m.facts.host.clone(),
+            local_index: m.facts.local_index,
+            pid: m.facts.pid,
+            rank: m.rank,
+            step: m.step,
+            silent_ms: now.saturating_sub(m.last_seen).as_millis() as u64,
+            left: m.left,
+            report: m.report,
+        })
+        .collect();
+    members.sort_by_key(|m| m.rank.unwrap_or(u32::MAX));
+    StatusReply {
+        protocol_version: PROTOCOL_VERSION,
+        job_id: config.job_id.clone(),
+        generation: job.generation,
+        phase: phase.into(),
+        expected_workers: config.world_size,
+        members,
+        message,
+        plan,
+        refusals: job.refusals.iter().cloned().collect(),
+    }
+}

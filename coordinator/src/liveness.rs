@@ -1,0 +1,100 @@
+//! Who is taken for dead, and when to look again. A broken connection alone proves nothing (networks blink): it
+//! only shortens the time a worker has to be heard.
+
+use crate::config::CoordinatorConfig;
+use crate::membership::{Member, Members, Now};
+
+/// When a member, not heard again, is taken for dead.
+pub fn deadline(member: &Member, config: &CoordinatorConfig) -> Now {
+    let silent = member.last_seen + config.heartbeat_timeout;
+    match member.disconnected {
+        Some(at) => silent.min(at + config.disconnect_grace),
+        None => silent,
+    }
+}
+
+/// A member taken for dead.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lost {
+    /// Its name.
+    pub member: String,
+    /// What makes it dead.
+    pub cause: String,
+}
+
+/// Members past their deadline; the one that fell silent first comes first.
+pub fn lost(now: Now, members: &Members, config: &CoordinatorConfig) -> Vec<Lost> {
+    let mut late: Vec<(&String, &Member)> =
+        members.iter().filter(|(_, m)| m.counted() && deadline(m, config) <= now).collect();
+    late.sort_by_key(|(_, m)| m.disconnected.unwrap_or(m.last_seen));
+    late.into_iter().map(|(name, m)| Lost { member: name.clone(), cause: cause(now, m) }).collect()
+}
+
+/// What speaks for a member's death.
+pub fn cause(now: Now, member: &Member) -> String {
+    let silent = now.saturating_sub(member.last_seen).as_secs_f64();
+    match member.disconnected {
+        Some(_) => format!(
+            "its connection broke without leaving and it has not been heard for {silent:.1} s (killed, crashed, out of memory, or its host is gone)"
+        ),
+        None => format!("no heartbeat for {silent:.1} s (stopped, its host is overloaded or unreachable)"),
+    }
+}
+
+/// The next moment at which a member may be taken for dead.
+pub fn next_deadline(members: &Members, config: &CoordinatorConfig) -> Option<Now> {
+    members.values().filter(|m| m.counted()).map(|m| deadline(m, config)).min()
+}
+
+/// The coordinator itself was held up (stopped, starved) for `by`: nobody's silence in that time counts.
+pub fn forgive(members: &mut Members, by: Now) {
+    for m in members.values_mut() {
+        m.last_seen += by;
+        m.disconnected = m.disconnected.map(|at| at + by);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::membership::member;
+    use std::time::Duration;
+
+    const fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    fn with(last_seen: u64, disconnected: Option<u64>) -> Member {
+        Member { last_seen: ms(last_seen), disconnected: disconnected.map(ms), ..member("a", 0, 1) }
+    }
+
+    #[test]
+    fn deadlines() {
+        let config = CoordinatorConfig::new("x", 1);
+        for (m, want) in [
+            (with(0, None), 5000),
+            (with(700, None), 5700),
+            (with(700, Some(1000)), 2500),
+            (with(0, Some(4900)), 5000),
+        ] {
+            assert_eq!(deadline(&m, &config), ms(want), "{m:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_to_fall_silent_comes_first_and_those_who_left_do_not_count() {
+        let config = CoordinatorConfig::new("x", 4);
+        let mut members = Members::new();
+        members.insert("0".into(), with(2000, None));
+        members.insert("1".into(), with(1000, None));
+        members.insert("2".into(), Member { left: true, ..with(0, None) });
+        members.insert("3".into(), Member { failed: true, ..with(0, None) });
+        assert_eq!(next_deadline(&members, &config), Some(ms(6000)));
+        assert!(lost(ms(5999), &members, &config).is_empty());
+        let names = |at| lost(ms(at), &members, &config).into_iter().map(|l| l.member).collect::<Vec<_>>();
+        assert_eq!(names(6000), ["1"]);
+        assert_eq!(names(7000), ["1", "0"]);
+        forgive(&mut members, ms(3000));
+        assert_eq!(next_deadline(&members, &config), Some(ms(9000)));
+    }
+}

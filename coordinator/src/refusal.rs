@@ -1,0 +1,140 @@
+//! Why a call is refused.
+
+use crate::ranks::Place;
+use crate::store::StoreRefusal;
+use octrain_proto::v1::{Abort, AbortKind};
+
+/// A refused call. The job goes on.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Refusal {
+    /// Versions differ.
+    #[error(
+        "protocol version {theirs} of this worker is not the coordinator's version {ours}: install the same octrain version on every machine"
+    )]
+    Protocol {
+        /// The worker's.
+        theirs: u32,
+        /// The coordinator's.
+        ours: u32,
+    },
+    /// Another job.
+    #[error("this coordinator serves job `{ours}`, not `{theirs}`: check --coordinator and --job-id")]
+    Job {
+        /// Asked for.
+        theirs: String,
+        /// Served.
+        ours: String,
+    },
+    /// A generation that is over, or never was.
+    #[error(
+        "generation {theirs} is stale: job `{job}` is in generation {ours}; this worker belongs to an earlier start and must stop"
+    )]
+    Stale {
+        /// The caller's.
+        theirs: u64,
+        /// The current one.
+        ours: u64,
+        /// The job.
+        job: String,
+    },
+    /// Not registered here.
+    #[error(
+        "worker `{member}` is not registered with this coordinator (was it restarted?); the worker must stop and register anew"
+    )]
+    Unknown {
+        /// What the caller calls itself.
+        member: String,
+    },
+    /// Registered, but no longer counted.
+    #[error("worker `{member}` has left the job already")]
+    Left {
+        /// The caller.
+        member: String,
+    },
+    /// Place taken.
+    #[error(
+        "{place} is taken by pid {pid}, alive {silent_ms} ms ago: two workers share a host name and a local index; give each its own --local-index (or OCTRAIN_HOST), or wait until the old one is gone"
+    )]
+    Duplicate {
+        /// The place.
+        place: Place,
+        /// Process that has it.
+        pid: u32,
+        /// Since it was last heard.
+        silent_ms: u64,
+    },
+    /// Not one of those expected.
+    #[error("{place} is not one of the workers this job expects: {expected}")]
+    Unexpected {
+        /// The place.
+        place: Place,
+        /// The expected ones.
+        expected: String,
+    },
+    /// Complete already.
+    #[error(
+        "job `{job}` has all its {world} workers and is running: no other can join this generation; check --world-size and --nproc-per-node"
+    )]
+    Full {
+        /// The job.
+        job: String,
+        /// Its size.
+        world: u32,
+    },
+    /// Another configuration than the first worker's.
+    #[error(
+        "{place} is configured differently from {other}, which came first: {}; start every worker with the same flags", differences.join("; ")
+    )]
+    Mismatch {
+        /// The worker.
+        place: Place,
+        /// The first one.
+        other: Place,
+        /// `key: this against that`.
+        differences: Vec<String>,
+    },
+    /// A request that makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// The store was asked before there is a plan.
+    #[error("the store opens once all workers are registered; ask for the plan first")]
+    NotRunning,
+    /// The store refuses.
+    #[error(transparent)]
+    Store(#[from] StoreRefusal),
+    /// The job is over.
+    #[error("the job has ended: {}", .0.message)]
+    Ended(Abort),
+    /// The job is over, and went well.
+    #[error("the job has finished; start a new one")]
+    Finished,
+    /// The coordinator goes away.
+    #[error("the coordinator is shutting down")]
+    Gone,
+}
+
+impl Refusal {
+    /// Kind, in kebab case, for programs.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Refusal::Protocol { .. } => "protocol",
+            Refusal::Job { .. } => "job",
+            Refusal::Stale { .. } => "stale-generation",
+            Refusal::Unknown { .. } => "unknown-member",
+            Refusal::Left { .. } => "left",
+            Refusal::Duplicate { .. } => "duplicate",
+            Refusal::Unexpected { .. } => "unexpected",
+            Refusal::Full { .. } => "full",
+            Refusal::Mismatch { .. } => "config-mismatch",
+            Refusal::Invalid(_) => "invalid",
+            Refusal::NotRunning => "not-running",
+            Refusal::Store(_) => "store",
+            Refusal::Ended(abort) => match abort.kind() {
+                AbortKind::Configuration => "ended-configuration",
+                _ => "ended",
+            },
+            Refusal::Finished => "finished",
+            Refusal::Gone => "gone",
+        }
+    }
+}

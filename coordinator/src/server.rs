@@ -1,0 +1,180 @@
+//! Binding, serving, ending.
+
+use crate::config::{ConfigError, CoordinatorConfig};
+use crate::driver::{self, Mailbox};
+use crate::job::{Event, Outcome};
+use crate::service::Service;
+use octrain_proto::v1::coordinator_server::CoordinatorServer;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::net::TcpListener;
+use tokio::sync::{oneshot, watch};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+
+/// Why a coordinator cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Port taken.
+    #[error(
+        "cannot listen on {listen}: the port is in use; stop what uses it, or choose another port (0: any free one)"
+    )]
+    PortInUse {
+        /// The address.
+        listen: String,
+    },
+    /// Any other refusal to bind.
+    #[error(
+        "cannot listen on {listen}: {source}; --listen takes HOST:PORT of this machine, e.g. 0.0.0.0:29400"
+    )]
+    Bind {
+        /// The address.
+        listen: String,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// No threads.
+    #[error("cannot start the coordinator's threads: {0}")]
+    Runtime(io::Error),
+}
+
+/// A coordinator that serves, within a tokio runtime.
+pub struct Serving {
+    address: SocketAddr,
+    mailbox: Mailbox,
+    ended: watch::Receiver<Option<Outcome>>,
+    over: watch::Receiver<Option<Outcome>>,
+}
+
+/// Binds and serves on the current tokio runtime. Returns once the address is bound.
+pub async fn start(config: CoordinatorConfig) -> Result<Serving, ServeError> {
+    config.validate()?;
+    let listen = config.listen.clone();
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::AddrInUse => ServeError::PortInUse { listen: listen.clone() },
+        _ => ServeError::Bind { listen: listen.clone(), source },
+    };
+    let listener = TcpListener::bind(&config.listen).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    tracing::info!(%address, job = %config.job_id, world_size = config.world_size, "coordinator listens");
+    // Names this process among coordinators that held the same address before.
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let incarnation = since.as_nanos() as u64 ^ u64::from(std::process::id()).rotate_left(48);
+
+    let (mailbox, driver) = driver::start(Arc::new(config), incarnation);
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = tokio::spawn(
+        Server::builder()
+            .tcp_nodelay(true)
+            .http2_keepalive_interval(Some(Duration::from_secs(10)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+            .add_service(CoordinatorServer::new(Service { mailbox: mailbox.clone() }))
+            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async {
+                let _ = stopped.await;
+            }),
+    );
+    let (tell_over, over) = watch::channel(None);
+    tokio::spawn(async move {
+        let outcome = driver.await.expect("the driver does not panic");
+        // Calls in flight get their replies; connections that idle are not waited for.
+        let _ = stop.send(());
+        let abort = server.abort_handle();
+        if tokio::time::timeout(Duration::from_millis(500), server).await.is_err() {
+            abort.abort();
+        }
+        tell_over.send_replace(Some(outcome));
+    });
+    Ok(Serving { address, ended: mailbox.ended(), mailbox, over })
+}
+
+impl Serving {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How the job ended, as soon as that is known.
+    pub async fn ended(&self) -> Outcome {
+        wait(self.ended.clone()).await
+    }
+
+    /// How the job ended, once every worker has heard of it (or has had time to) and the port is free.
+    pub async fn over(&self) -> Outcome {
+        wait(self.over.clone()).await
+    }
+
+    /// Ends the job; `why` is told to the workers.
+    pub fn stop(&self, why: &str) {
+        self.mailbox.tell(Event::Shutdown { why: why.into() });
+    }
+}
+
+async fn wait(mut outcome: watch::Receiver<Option<Outcome>>) -> Outcome {
+    let gone = || Outcome::Failed {
+        abort: octrain_proto::v1::Abort {
+            kind: octrain_proto::v1::AbortKind::Shutdown.into(),
+            message: "the coordinator ended without an outcome".into(),
+        },
+    };
+    let value = outcome.wait_for(Option::is_some).await;
+    value.ok().and_then(|o| o.clone()).unwrap_or_else(gone)
+}
+
+/// A coordinator inside another program, on threads of its own. Dropping it stops it.
+pub struct Embedded {
+    serving: Arc<Serving>,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+/// Binds and serves on threads of its own. Must not be called within a tokio runtime; there, use [`start`].
+pub fn serve(config: CoordinatorConfig) -> Result<Embedded, ServeError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("coordinator")
+        .enable_all()
+        .build()
+        .map_err(ServeError::Runtime)?;
+    let serving = Arc::new(runtime.block_on(start(config))?);
+    Ok(Embedded { serving, runtime: Some(runtime) })
+}
+
+impl Embedded {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.serving.address()
+    }
+
+    /// How the job ended, if it has; does not wait.
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.serving.ended.borrow().clone()
+    }
+
+    /// Waits until the job has ended, at most `timeout`.
+    pub fn wait(&self, timeout: Duration) -> Option<Outcome> {
+        let runtime = self.runtime.as_ref()?;
+        runtime.block_on(async { tokio::time::timeout(timeout, self.serving.ended()).await.ok() })
+    }
+
+    /// Ends the job if it has not ended, tells the workers why, frees the port, and returns how it ended. Takes
+    /// at most the configured linger and a second.
+    pub fn shutdown(mut self, why: &str) -> Outcome {
+        self.serving.stop(why);
+        let runtime = self.runtime.take().expect("only taken here and in drop");
+        let outcome = runtime.block_on(self.serving.over());
+        runtime.shutdown_timeout(Duration::from_millis(500));
+        outcome
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The tonic handlers: convert, send an event to the driver, reply.
+
+use crate::driver::Mailbox;
+use crate::job::{Event, Outcome, Reply, Wait};
+use crate::refusal::Refusal;
+use octrain_proto::v1::coordinator_server::Coordinator;
+use octrain_proto::v1::*;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+/// Longest a call is kept waiting; clients ask again.
+const MAX_WAIT: Duration = Duration::from_secs(30);
+
+/// The service.
+pub(crate) struct Service {
+    pub(crate) mailbox: Mailbox,
+}
+
+/// A driver's answer to the wrong question: a defect of this program.
+fn unexpected(reply: Reply) -> Status {
+    Status::internal(format!("the coordinator answered another question: {reply:?}"))
+}
+
+fn header(header: Option<Header>) -> Result<Header, Status> {
+    header.ok_or_else(|| Refusal::Invalid("the request lacks its header".into()).into())
+}
+
+fn wait(ms: u64) -> Duration {
+    Duration::from_millis(ms).min(MAX_WAIT)
+}
+
+impl Service {
+    async fn ask(&self, event: Event) -> Result<Reply, Status> {
+        Ok(self.mailbox.ask(event, Duration::ZERO).await?)
+    }
+
+    async fn done(&self, event: Event) -> Result<(), Status> {
+        match self.ask(event).await? {
+            Reply::Done => Ok(()),
+            other => Err(unexpected(other)),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Coordinator for Service {
+    async fn register(&self, r: Request<RegisterRequest>) -> Result<Response<RegisterReply>, Status> {
+        match self.ask(Event::Register(Box::new(r.into_inner()))).await? {
+            Reply::Registered(reply) => Ok(Response::new(reply)),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    async fn get_plan(&self, r: Request<GetPlanRequest>) -> Result<Response<GetPlanReply>, Status> {
+        let r = r.into_inner();
+        let event = Event::GetPlan { header: header(r.header)?, wait: Wait::First };
+        match self.mailbox.ask(event, wait(r.wait_ms)).await? {
+            Reply::Plan(reply) => Ok(Response::new(*reply)),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    async fn heartbeat(&self, r: Request<HeartbeatRequest>) -> Result<Response<HeartbeatReply>, Status> {
+        let r = r.into_inner();
+        match self.ask(Event::Heartbeat { header: header(r.header)?, step: r.step }).await? {
+            Reply::Heartbeat(abort) => Ok(Response::new(HeartbeatReply { abort })),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    type WatchStream = ReceiverStream<Result<WatchEvent, Status>>;
+
+    async fn watch(&self, r: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let event = Event::Watch { header: header(r.into_inner().header)? };
+        let member = match self.ask(event).await? {
+            Reply::Watching { member } => member,
+            other => return Err(unexpected(other)),
+        };
+        let (events, stream) = mpsc::channel(1);
+        let (mailbox, mut ended) = (self.mailbox.clone(), self.mailbox.ended());
+        tokio::spawn(async move {
+            let outcome = tokio::select! {
+                // The stream is dropped when the connection breaks or the worker lets go of it.
+                () = events.closed() => return mailbox.tell(Event::Disconnected { member }),
+                outcome = ended.wait_for(Option::is_some) => outcome.ok().and_then(|o| o.clone()),
+            };
+            if let Some(Outcome::Failed { abort }) = outcome {
+                // The worker may be gone already; its silence is noticed elsewhere.
+                let _ = events.send(Ok(WatchEvent { abort: Some(abort) })).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn report_step(&self, r: Request<ReportStepRequest>) -> Result<Response<ReportStepReply>, Status> {
+        let r = r.into_inner();
+        let report = r.report.ok_or_else(|| Refusal::Invalid("the step report lacks its content".into()))?;
+        self.done(Event::ReportStep { header: header(r.header)?, report }).await?;
+        Ok(Response::new(ReportStepReply {}))
+    }
+
+    async fn report_failure(
+        &self,
+        r: Request<ReportFailureRequest>,
+    ) -> Result<Response<ReportFailureReply>, Status> {
+        let r = r.into_inner();
+        let kind = r.kind();
+        self.done(Event::ReportFailure { header: header(r.header)?, message: r.message, kind }).await?;
+        Ok(Response::new(ReportFailureReply {}))
+    }
+
+    async fn leave(&self, r: Request<LeaveRequest>) -> Result<Response<LeaveReply>, Status> {
+        let r = r.into_inner();
+        self.done(Event::Leave { header: header(r.header)?, interrupted: r.interrupted }).await?;
+        Ok(Response::new(LeaveReply {}))
+    }
+
+    async fn store_set(&self, r: Request<StoreSetRequest>) -> Result<Response<StoreSetReply>, Status> {
+        let r = r.into_inner();
+        self.done(Event::StoreSet { header: header(r.header)?, key: r.key, value: r.value }).await?;
+        Ok(Response::new(StoreSetReply {}))
+    }
+
+    async fn store_get(&self, r: Request<StoreGetRequest>) -> Result<Response<StoreGetReply>, Status> {
+        let r = r.into_inner();
+        let event = Event::StoreGet { header: header(r.header)?, key: r.key, wait: Wait::First };
+        match self.mailbox.ask(event, wait(r.wait_ms)).await? {
+            Reply::Found(value) => {
+                Ok(Response::new(StoreGetReply { found: value.is_some(), value: value.unwrap_or_default() }))
+            }
+            other => Err(unexpected(other)),
+        }
+    }
+
+    async fn store_add(&self, r: Request<StoreAddRequest>) -> Result<Response<StoreAddReply>, Status> {
+        let r = r.into_inner();
+        let event = Event::StoreAdd { header: header(r.header)?, key: r.key, amount: r.amount };
+        match self.ask(event).await? {
+            Reply::Sum(value) => Ok(Response::new(StoreAddReply { value })),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    async fn store_check(&self, r: Request<StoreCheckRequest>) -> Result<Response<StoreCheckReply>, Status> {
+        let r = r.into_inner();
+        match self.ask(Event::StoreCheck { header: header(r.header)?, keys: r.keys }).await? {
+            Reply::Yes(all) => Ok(Response::new(StoreCheckReply { all })),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    async fn store_delete(
+        &self,
+        r: Request<StoreDeleteRequest>,
+    ) -> Result<Response<StoreDeleteReply>, Status> {
+        let r = r.into_inner();
+        match self.ask(Event::StoreDelete { header: header(r.header)?, key: r.key }).await? {
+            Reply::Yes(existed) => Ok(Response::new(StoreDeleteReply { existed })),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
+        match self.ask(Event::Status).await? {
+            Reply::Status(reply) => Ok(Response::new(*reply)),
+            other => Err(unexpected(other)),
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Microbatches and steps.
+
+use super::{JobSettings, StrategyError, setting};
+use octrain_proto::v1::{Purpose, Setting};
+use std::ops::Range;
+
+/// Microbatches that rank `rank` of `world` owns: `[rank * M / world, (rank + 1) * M / world)`.
+pub fn share(rank: u64, world: u64, microbatches: u64) -> Range<u64> {
+    rank * microbatches / world..(rank + 1) * microbatches / world
+}
+
+/// What was decided on batches.
+pub(super) struct Batch {
+    pub microbatches: u64,
+    pub microbatch_size: u64,
+    /// 0: unknown.
+    pub total_steps: u64,
+    pub settings: Vec<Setting>,
+}
+
+/// Divides the global batch. Evaluation and export need no division: they take one microbatch per worker.
+pub(super) fn decide(
+    s: &JobSettings,
+    purpose: Purpose,
+    world: u64,
+    train_images: u64,
+) -> Result<Batch, StrategyError> {
+    let batch = s.batch_size;
+    if batch == 0 {
+        return Err(StrategyError::EmptyBatch);
+    }
+    if purpose != Purpose::Train {
+        let settings = vec![
+            setting("microbatch-size", batch, "--batch-size"),
+            setting("images", "every one once", "image i belongs to rank i % world size"),
+        ];
+        return Ok(Batch { microbatches: world, microbatch_size: batch, total_steps: 0, settings });
+    }
+    let (global, reason) = match s.global_batch_size {
+        Some(g) => (g, format!("--global-batch-size {g} / --batch-size {batch}")),
+        None => (batch * world, "one per worker (no --global-batch-size)".to_string()),
+    };
+    let microbatches = global / batch;
+    if global % batch != 0 {
+        return Err(StrategyError::Divide { global, batch, world });
+    }
+    if microbatches < world {
+        return Err(StrategyError::TooFewMicrobatches { global, batch, microbatches, world });
+    }
+    let (low, high) = (microbatches / world, microbatches.div_ceil(world));
+    let (value, share_reason) = match low == high {
+        true => (low.to_string(), "microbatches shared out evenly".to_string()),
+        false => (
+            format!("{low} or {high}"),
+            format!(
+                "{microbatches} microbatches do not divide by {world} workers; those with {low} wait for the others"
+            ),
+        ),
+    };
+    let (total_steps, steps_value, steps_reason) = steps(s, global, train_images)?;
+    Ok(Batch {
+        microbatches,
+        microbatch_size: batch,
+        total_steps,
+        settings: vec![
+            setting("microbatches", microbatches, reason),
+            setting("microbatch-size", batch, "--batch-size"),
+            setting("global-batch", global, "microbatches x microbatch-size"),
+            setting("microbatches-per-rank", value, share_reason),
+            setting("steps", steps_value, steps_reason),
+        ],
+    })
+}
+
+fn steps(s: &JobSettings, global: u64, images: u64) -> Result<(u64, String, String), StrategyError> {
+    if images == 0 {
+        return Ok((0, "unknown".into(), "training images are not counted yet".into()));
+    }
+    let per_epoch = images / global;
+    if per_epoch == 0 {
+        return Err(StrategyError::NoStep { global, images });
+    }
+    let all = per_epoch * s.epochs;
+    let of_epochs = format!(
+        "{} epochs of {per_epoch} steps; {} of {images} images drop out of every epoch",
+        s.epochs,
+        images % global
+    );
+    Ok(match s.max_steps {
+        0 => (all, all.to_string(), of_epochs),
+        max if max >= all => (all, all.to_string(), of_epochs),
+        max => (max, max.to_string(), format!("--max-steps, before the {all} steps of {} epochs", s.epochs)),
+    })
+}

@@ -1,0 +1,116 @@
+//! Strategies that cannot be met. None is downgraded; each says what to change.
+
+use crate::ranks::Place;
+
+/// Why a job cannot be run as configured.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum StrategyError {
+    /// The configuration cannot be read.
+    #[error(
+        "the configuration the workers sent cannot be read: {0}; use the same octrain version everywhere"
+    )]
+    Config(String),
+    /// Nobody.
+    #[error("there are no workers to plan for")]
+    NoWorkers,
+    /// CUDA asked for and absent.
+    #[error(
+        "--device cuda, but {place} is worker {} of its host and sees {devices} CUDA devices: start at most as many workers per host as it has GPUs, check CUDA_VISIBLE_DEVICES and the driver, or say --device cpu", local_rank + 1
+    )]
+    Cuda {
+        /// The worker.
+        place: Place,
+        /// Its rank within the host.
+        local_rank: u32,
+        /// Devices it sees.
+        devices: usize,
+    },
+    /// Some workers have CUDA, some not.
+    #[error(
+        "--device auto, but the workers differ: {with} can use a CUDA device, {without} cannot (it is worker {} of its host, which shows {devices}): say --device cpu, or start as many workers per host as it has GPUs", local_rank + 1
+    )]
+    MixedDevices {
+        /// A worker with CUDA.
+        with: Place,
+        /// One without.
+        without: Place,
+        /// Rank of the latter within its host.
+        local_rank: u32,
+        /// Devices it sees.
+        devices: usize,
+    },
+    /// GPU too old for BF16.
+    #[error(
+        "--amp bf16, but {device} of {place} has compute capability {major}.{minor} and BF16 needs 8.0: say --amp fp16 --use-dynamic-loss-scaling, or --amp off"
+    )]
+    Bf16 {
+        /// The worker.
+        place: Place,
+        /// Name of its GPU.
+        device: String,
+        /// Compute capability.
+        major: u32,
+        /// Compute capability.
+        minor: u32,
+    },
+    /// A batch of nothing.
+    #[error("--batch-size is 0: every microbatch needs at least one image")]
+    EmptyBatch,
+    /// Global batch is not a whole number of microbatches.
+    #[error(
+        "--global-batch-size {global} is not a whole multiple of --batch-size {batch} (remainder {}), for {world} workers: choose for example --global-batch-size {}", global % batch, suggestion(*global, *batch, *world)
+    )]
+    Divide {
+        /// Global batch.
+        global: u64,
+        /// Microbatch.
+        batch: u64,
+        /// Workers.
+        world: u64,
+    },
+    /// Fewer microbatches than workers.
+    #[error(
+        "--global-batch-size {global} with --batch-size {batch} makes {microbatches} microbatches, fewer than the {world} workers: lower --batch-size to at most {}, raise --global-batch-size to at least {}, or use fewer workers", (global / world).max(1), batch * world
+    )]
+    TooFewMicrobatches {
+        /// Global batch.
+        global: u64,
+        /// Microbatch.
+        batch: u64,
+        /// M.
+        microbatches: u64,
+        /// Workers.
+        world: u64,
+    },
+    /// Not one step fits.
+    #[error(
+        "a global batch is {global} images but there are only {images} training images, so not one step fits: lower --batch-size or --global-batch-size"
+    )]
+    NoStep {
+        /// Global batch.
+        global: u64,
+        /// Training images.
+        images: u64,
+    },
+    /// Number out of range.
+    #[error("--{flag} is {value}: {want}")]
+    Range {
+        /// Name of the flag.
+        flag: &'static str,
+        /// What it was.
+        value: f64,
+        /// What it must be.
+        want: &'static str,
+    },
+    /// QAT of a network without anything to quantize.
+    #[error("--qat, but {model} has no convolution to quantize: train it without --qat")]
+    NothingToQuantize {
+        /// Name of the network.
+        model: String,
+    },
+}
+
+/// The nearest global batch that works.
+fn suggestion(global: u64, batch: u64, world: u64) -> u64 {
+    ((global + batch / 2) / batch).max(world) * batch
+}

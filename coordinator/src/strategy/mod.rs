@@ -1,0 +1,197 @@
+//! Build strategy: a pure function of what the job is and what the workers can do. Every decision carries its
+//! reason; what cannot be met is an error that says what to change.
+
+mod batch;
+mod device;
+mod error;
+pub mod passes;
+mod precision;
+mod qat;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+pub use batch::share;
+pub(crate) use device::{backend_name, name as device_name};
+pub use error::StrategyError;
+pub(crate) use precision::{name as precision_name, scaling_text};
+pub use qat::freeze_step;
+pub use settings::{Amp, DataLayout, DeviceChoice, JobSettings, Target};
+
+use octrain_proto::v1::{
+    Backend, CommDtype, Determinism, Device, JobSpec, LossScaling, MemoryLayout, ModelFacts, PassDecision,
+    Precision, Purpose, QatRecipe, Setting, WorkerFacts,
+};
+
+/// What strategy is decided from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobFacts {
+    /// What is to be done.
+    pub job: JobSpec,
+    /// Who is there; any order.
+    pub workers: Vec<WorkerFacts>,
+}
+
+/// What was decided.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Strategy {
+    /// What the graph is wanted for.
+    pub purpose: Purpose,
+    /// How ranks communicate.
+    pub backend: Backend,
+    /// Where tensors live.
+    pub device: Device,
+    /// Compute precision.
+    pub precision: Precision,
+    /// Loss scaling.
+    pub loss_scaling: LossScaling,
+    /// Memory order.
+    pub memory_layout: MemoryLayout,
+    /// Passes in order, on or off.
+    pub passes: Vec<PassDecision>,
+    /// Every setting with its value and reason, for people.
+    pub settings: Vec<Setting>,
+    /// Gradient bucket in bytes.
+    pub bucket_bytes: u64,
+    /// What gradients travel in.
+    pub communication_dtype: CommDtype,
+    /// Communication starts before backward has ended.
+    pub overlap: bool,
+    /// M.
+    pub microbatches: u64,
+    /// b.
+    pub microbatch_size: u64,
+    /// Steps in all; 0: unknown.
+    pub total_steps: u64,
+    /// Quantization.
+    pub qat: Option<QatRecipe>,
+    /// Determinism.
+    pub determinism: Determinism,
+    /// Compute threads per worker.
+    pub threads: u32,
+}
+
+/// Name of a target in messages and flags.
+pub(crate) fn target_name(target: Target) -> &'static str {
+    match target {
+        Target::Openvino => "openvino",
+        Target::Onnxruntime => "onnxruntime",
+        Target::Tensorrt => "tensorrt",
+    }
+}
+
+fn setting(name: &str, value: impl ToString, reason: impl Into<String>) -> Setting {
+    Setting { name: name.into(), value: value.to_string(), reason: reason.into() }
+}
+
+/// Decides everything.
+pub fn decide(facts: &JobFacts) -> Result<Strategy, StrategyError> {
+    let s = JobSettings::parse(&facts.job.config_json)?;
+    let purpose = facts.job.purpose();
+    let model = facts.job.model.clone().unwrap_or_default();
+    let world = facts.workers.len() as u64;
+    if world == 0 {
+        return Err(StrategyError::NoWorkers);
+    }
+    let mut settings = Vec::new();
+
+    let (device, reason) = device::choose(&s, &facts.workers)?;
+    settings.push(setting("device", device::name(device), reason));
+    let (backend, reason) = device::backend(device, world);
+    settings.push(setting("backend", device::backend_name(backend), reason));
+
+    let (precision, reason) = precision::choose(&s, device, &facts.workers)?;
+    settings.push(setting("precision", precision::name(precision), reason));
+    let (loss_scaling, reason) = precision::loss_scaling(&s)?;
+    settings.push(setting("loss-scale", precision::scaling_text(&loss_scaling), reason));
+
+    let (memory_layout, value) = match s.data_layout {
+        DataLayout::Nhwc => (MemoryLayout::Nhwc, "NHWC"),
+        DataLayout::Nchw => (MemoryLayout::Nchw, "NCHW"),
+    };
+    settings.push(setting("data-layout", value, "--data-layout"));
+
+    let batch = batch::decide(&s, purpose, world, facts.job.train_images)?;
+    settings.extend(batch.settings);
+    let (bucket_bytes, reason) = buckets(&s, &model, backend)?;
+    settings.push(setting("bucket-bytes", bucket_bytes, reason));
+    settings.push(setting(
+        "communication-dtype",
+        "fp32",
+        "gradients are summed in FP32, whatever they were computed in",
+    ));
+    let reason = match backend {
+        Backend::Local => "one worker: nothing to overlap with",
+        _ => "gradients are reduced after backward, bucket by bucket",
+    };
+    settings.push(setting("overlap", "off", reason));
+
+    let (qat, qat_settings) =
+        qat::decide(&s, &model, batch.microbatches * batch.microbatch_size, batch.total_steps)?;
+    settings.extend(qat_settings);
+
+    let (threads, reason) = threads(&s, &facts.workers);
+    settings.push(setting("threads", threads, reason));
+    let (value, reason) = match s.deterministic {
+        true => ("kernels", "--deterministic: only deterministic kernels; one without is an error"),
+        false => {
+            ("sampling", "order and augmentation depend on seed, epoch and sample only, not on the workers")
+        }
+    };
+    settings.push(setting("determinism", format!("{value}, seed {}", s.seed), reason));
+
+    Ok(Strategy {
+        purpose,
+        backend,
+        device,
+        precision,
+        loss_scaling,
+        memory_layout,
+        passes: passes::decide(&s, &model, purpose),
+        settings,
+        bucket_bytes,
+        communication_dtype: CommDtype::Fp32,
+        overlap: false,
+        microbatches: batch.microbatches,
+        microbatch_size: batch.microbatch_size,
+        total_steps: batch.total_steps,
+        qat,
+        determinism: Determinism { seed: s.seed, deterministic_kernels: s.deterministic },
+        threads,
+    })
+}
+
+fn buckets(s: &JobSettings, model: &ModelFacts, backend: Backend) -> Result<(u64, String), StrategyError> {
+    const MIB: f64 = (1u64 << 20) as f64;
+    let want = "a size in MiB above 0 and at most 16384, e.g. 25";
+    if !(s.bucket_mib > 0.0 && s.bucket_mib <= 16384.0) {
+        return Err(StrategyError::Range { flag: "bucket-mib", value: s.bucket_mib, want });
+    }
+    let bytes = ((s.bucket_mib * MIB) as u64).max(4);
+    let gradients = model.parameters * 4;
+    let reason = match backend {
+        Backend::Local => "one worker: gradients stay where they are".into(),
+        _ => format!(
+            "--bucket-mib {}: {:.1} MiB of gradients in {} buckets",
+            s.bucket_mib,
+            gradients as f64 / MIB,
+            gradients.div_ceil(bytes)
+        ),
+    };
+    Ok((bytes, reason))
+}
+
+/// Cores of the host with the fewest per worker, shared out.
+fn threads(s: &JobSettings, workers: &[WorkerFacts]) -> (u32, String) {
+    if s.threads > 0 {
+        return (s.threads, "--threads".into());
+    }
+    let share = |w: &WorkerFacts| {
+        let here = workers.iter().filter(|o| o.host == w.host).count() as u32;
+        let cores = w.capabilities.as_ref().map_or(1, |c| c.cpu_cores.max(1));
+        ((cores / here).max(1), cores, here)
+    };
+    let tightest = workers.iter().min_by_key(|w| share(w).0).expect("decide checked that there are workers");
+    let (threads, cores, here) = share(tightest);
+    (threads, format!("{cores} cores shared by {here} workers on {}", tightest.host))
+}

@@ -1,0 +1,95 @@
+//! Compute precision and loss scaling.
+
+use super::{Amp, JobSettings, StrategyError};
+use octrain_proto::v1::{Device, LossScaling, LossScalingMode, Precision, WorkerFacts};
+
+/// Compute precision, checked against what the devices can do.
+pub(super) fn choose(
+    s: &JobSettings,
+    device: Device,
+    workers: &[WorkerFacts],
+) -> Result<(Precision, String), StrategyError> {
+    match (s.amp, device) {
+        (Amp::Off, _) => Ok((Precision::Fp32, "--amp is off".into())),
+        (Amp::Fp16, Device::Cuda) => Ok((Precision::Fp16, "--amp fp16".into())),
+        (Amp::Fp16, Device::Cpu) => Ok((
+            Precision::Fp16,
+            "--amp fp16; CPUs emulate most of it, so it is slow: --amp bf16 suits them better".into(),
+        )),
+        (Amp::Bf16, Device::Cuda) => {
+            for w in workers {
+                for d in w.capabilities.iter().flat_map(|c| &c.cuda_devices).filter(|d| d.major < 8) {
+                    return Err(StrategyError::Bf16 {
+                        place: crate::place_of(w),
+                        device: d.name.clone(),
+                        major: d.major,
+                        minor: d.minor,
+                    });
+                }
+            }
+            Ok((Precision::Bf16, "--amp bf16; all GPUs compute it in hardware".into()))
+        }
+        (Amp::Bf16, Device::Cpu) => {
+            let slow = workers.iter().find(|w| !w.capabilities.as_ref().is_some_and(|c| c.cpu_bf16));
+            Ok((
+                Precision::Bf16,
+                match slow {
+                    None => "--amp bf16; all CPUs compute it in hardware".into(),
+                    Some(w) => format!(
+                        "--amp bf16; the CPU of {} has no BF16 instructions and emulates it, correct but not faster than FP32",
+                        w.host
+                    ),
+                },
+            ))
+        }
+    }
+}
+
+/// Loss scaling as asked for, in any precision.
+pub(super) fn loss_scaling(s: &JobSettings) -> Result<(LossScaling, String), StrategyError> {
+    if !(s.scale_loss.is_finite() && s.scale_loss > 0.0) {
+        let want = "a finite factor above 0, e.g. 128";
+        return Err(StrategyError::Range { flag: "scale-loss", value: s.scale_loss, want });
+    }
+    let needless = match s.amp {
+        Amp::Fp16 => "",
+        Amp::Bf16 => " (needless: BF16 has the range of FP32)",
+        Amp::Off => " (needless in FP32)",
+    };
+    let (mode, reason) = if s.use_dynamic_loss_scaling {
+        (
+            LossScalingMode::Dynamic,
+            format!("--use-dynamic-loss-scaling, from --scale-loss {}{needless}", s.scale_loss),
+        )
+    } else if s.scale_loss != 1.0 {
+        (LossScalingMode::Static, format!("--scale-loss {}{needless}", s.scale_loss))
+    } else {
+        let reason = match s.amp {
+            Amp::Fp16 => {
+                "no scaling asked for; small FP16 gradients may underflow: --use-dynamic-loss-scaling avoids it"
+            }
+            Amp::Bf16 => "BF16 has the range of FP32",
+            Amp::Off => "FP32 gradients do not underflow",
+        };
+        (LossScalingMode::Off, reason.into())
+    };
+    Ok((LossScaling { mode: mode.into(), scale: s.scale_loss }, reason))
+}
+
+/// Name in texts.
+pub(crate) fn name(precision: Precision) -> &'static str {
+    match precision {
+        Precision::Fp32 => "fp32",
+        Precision::Bf16 => "bf16",
+        Precision::Fp16 => "fp16",
+    }
+}
+
+/// Mode and factor in texts.
+pub(crate) fn scaling_text(scaling: &LossScaling) -> String {
+    match scaling.mode() {
+        LossScalingMode::Off => "off".into(),
+        LossScalingMode::Static => format!("static {}", scaling.scale),
+        LossScalingMode::Dynamic => format!("dynamic from {}", scaling.scale),
+    }
+}
