@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# The one local check, and what .ci/run runs: sets itself up, then formatting, lints, scripts and every test.
+# One cargo profile (dev) throughout, so nothing is compiled twice. Ends with a line for each step.
+#
+#   scripts/test.sh            all of it
+#   scripts/test.sh NAME ...   set-up, then only the tests whose name contains NAME (as `cargo test` takes it)
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto}
+
+passed=0 failed=0 summary=''
+step() {
+  local name=$1 start=$SECONDS outcome=ok; shift
+  echo; echo "==> $name: $*"
+  if "$@"; then passed=$((passed + 1)); else outcome=FAILED; failed=$((failed + 1)); fi
+  summary+=$(printf '%-7s%5ds  %s' $outcome $((SECONDS - start)) "$name")$'\n'
+}
+
+step set-up scripts/setup.sh --test
+[ $failed -eq 0 ] || { echo "test: set-up failed, so nothing else can run" >&2; exit 1; }
+
+if [ $# -gt 0 ]; then
+  exec cargo test --locked --workspace -- "$@"
+fi
+
+shellcheck=$(echo .deps/python/lib/python3.*/site-packages/bin/shellcheck)
+mapfile -t shell_files < <(find scripts .ci deploy -type f \( -name '*.sh' -o -path .ci/run \) | sort)
+
+step formatting cargo fmt --all --check
+step shellcheck "$shellcheck" "${shell_files[@]}"
+step lints cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
+step build cargo test --locked --workspace --no-run --quiet
+step tests cargo test --locked --workspace --no-fail-fast
+
+echo; echo "steps:"; printf '%s' "$summary"
+echo "$passed passed, $failed failed"
+[ $failed -eq 0 ]
