@@ -1,1 +1,4 @@
-//! Shared means for the end-to-end tests.
+//! Shared means for the tests that look at Octrain from outside.
+
+pub mod manifest;
+pub mod policy;

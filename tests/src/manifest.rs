@@ -1,0 +1,62 @@
+//! Kubernetes manifests held against the API's types, strictly: what a type does not know is an error.
+
+use serde_json::Value;
+
+/// The documents of a YAML stream.
+///
+/// # Errors
+/// The parser's message.
+pub fn documents(yaml: &str) -> Result<Vec<Value>, String> {
+    use serde::Deserialize;
+    serde_yaml::Deserializer::from_str(yaml)
+        .map(|document| Value::deserialize(document).map_err(|e| e.to_string()))
+        .filter(|value| !matches!(value, Ok(Value::Null)))
+        .collect()
+}
+
+/// Where `given` says something that `understood`, the same object after a round trip through its API type, does
+/// not: a misspelt or misplaced field, or a value that was read as another. Paths look like `spec.template`.
+///
+/// Quantities and ports may be written as a number or a string, so those two forms are equal here.
+pub fn lost(given: &Value, understood: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    compare("", given, understood, &mut found);
+    found
+}
+
+fn compare(at: &str, given: &Value, understood: &Value, found: &mut Vec<String>) {
+    match (given, understood) {
+        (Value::Object(given), Value::Object(understood)) => {
+            for (key, value) in given {
+                let at = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
+                match understood.get(key) {
+                    Some(other) => compare(&at, value, other, found),
+                    // An empty map or list is dropped by the round trip and means the same.
+                    None if is_empty(value) => {}
+                    None => found.push(format!("{at}: the API's type has no such field")),
+                }
+            }
+        }
+        (Value::Array(given), Value::Array(understood)) if given.len() == understood.len() => {
+            for (index, (value, other)) in given.iter().zip(understood).enumerate() {
+                compare(&format!("{at}[{index}]"), value, other, found);
+            }
+        }
+        _ if given == understood || scalar(given).is_some_and(|g| Some(g) == scalar(understood)) => {}
+        _ => found.push(format!("{at}: {given} was understood as {understood}")),
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    value.as_object().is_some_and(|o| o.is_empty())
+        || value.as_array().is_some_and(|a| a.is_empty())
+        || value.is_null()
+}
+
+fn scalar(value: &Value) -> Option<String> {
+    match value {
+        Value::Number(n) => Some(n.to_string()),
+        Value::String(s) => Some(s.clone()),
+        _ => None,
+    }
+}
