@@ -87,7 +87,7 @@ impl Walk {
             match tokens.get(at) {
                 Some(TokenTree::Ident(word)) => {
                     let word = word.to_string();
-                    if !(word == "self" && !segments.is_empty()) {
+                    if word != "self" || segments.is_empty() {
                         segments.push(word.trim_start_matches("r#").to_string());
                     }
                     at += 1;
