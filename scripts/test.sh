@@ -24,7 +24,7 @@ if [ $# -gt 0 ]; then
 fi
 
 shellcheck=$(echo .deps/python/lib/python3.*/site-packages/bin/shellcheck)
-mapfile -t shell_files < <(find scripts .ci deploy -type f \( -name '*.sh' -o -path .ci/run \) | sort)
+mapfile -t shell_files < <(find scripts .ci deploy tests/fixtures -type f \( -name '*.sh' -o -path .ci/run \) | sort)
 
 step formatting cargo fmt --all --check
 step shellcheck "$shellcheck" "${shell_files[@]}"

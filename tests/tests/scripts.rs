@@ -1,0 +1,236 @@
+//! The scripts as a user meets them: what they run, what they refuse, and the set-up against wheels made here, so
+//! that nothing is downloaded.
+
+use octrain_tests::policy::repository;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use tempfile::TempDir;
+
+/// Runs a script of the repository with a stand-in for the binary that prints its arguments, one a line.
+fn dry_run(script: &str, args: &[&str], gpus: &str) -> Output {
+    let stand_in = repository().join("tests/fixtures/print_arguments.sh");
+    Command::new(repository().join("scripts").join(script))
+        .args(args)
+        .env("OCTRAIN_BIN", stand_in)
+        .env("CUDA_VISIBLE_DEVICES", gpus)
+        .output()
+        .unwrap_or_else(|e| panic!("{script}: {e}"))
+}
+
+fn arguments(output: &Output) -> Vec<String> {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap().lines().map(str::to_string).collect()
+}
+
+fn refused(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(2), "usage errors end with 2");
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[test]
+fn launch_starts_one_worker_per_gpu() {
+    let alone = arguments(&dry_run("launch.sh", &["--epochs", "1"], "0,3,5"));
+    assert_eq!(alone, ["train", "--nproc", "3", "--device", "cuda", "--epochs", "1"]);
+    let joining = arguments(&dry_run("launch.sh", &["--coordinator", "a:1", "--nproc=2", "--qat"], "0,1,2"));
+    assert_eq!(
+        joining,
+        ["launch", "--coordinator", "a:1", "--nproc-per-node", "2", "--", "--device", "cuda", "--qat"]
+    );
+}
+
+#[test]
+fn launch_uses_the_cpu_only_when_told() {
+    let message = refused(&dry_run("launch.sh", &[], ""));
+    assert!(message.contains("no GPU") && message.contains("--device cpu --nproc N"), "{message}");
+    assert!(refused(&dry_run("launch.sh", &["--device", "cpu"], "")).contains("--nproc"));
+    let told =
+        arguments(&dry_run("launch.sh", &["--device", "cpu", "--nproc", "4", "--output-dir", "a b"], "0"));
+    assert_eq!(told, ["train", "--nproc", "4", "--device", "cpu", "--output-dir", "a b"]);
+}
+
+#[test]
+fn launch_refuses_what_it_cannot_do() {
+    assert!(
+        refused(&dry_run("launch.sh", &["--nproc", "3"], "0,1"))
+            .contains("3 asks for more workers than the 2")
+    );
+    assert!(refused(&dry_run("launch.sh", &["--device", "tpu"], "0")).contains("'tpu'"));
+    assert!(refused(&dry_run("launch.sh", &["--nproc"], "0")).contains("--nproc needs a value"));
+}
+
+/// The value of the last `flag` in `args`, as the binary reads it.
+fn last<'a>(args: &'a [String], flag: &str) -> Option<&'a str> {
+    args.iter().rposition(|a| a == flag).map(|at| args[at + 1].as_str())
+}
+
+#[test]
+fn recipes_are_the_reference_s_and_flags_win_over_them() {
+    for (script, epochs, lr, amp) in [
+        ("train_resnet50_TF32_90E.sh", "90", "2.048", "off"),
+        ("train_resnet50_AMP_90E.sh", "90", "2.048", "fp16"),
+        ("train_resnet50_AMP_QAT_10E.sh", "10", "0.0004", "fp16"),
+    ] {
+        let run =
+            |extra: &[&str]| arguments(&dry_run(&format!("training/{script}"), extra, "0,1,2,3,4,5,6,7"));
+        let args = run(&[]);
+        assert_eq!(args[..5], ["train", "--nproc", "8", "--device", "cuda"], "{script}");
+        let flags = ["--epochs", "--lr", "--amp", "--global-batch-size", "--momentum", "--label-smoothing"];
+        let found = flags.map(|flag| last(&args, flag).unwrap_or("none"));
+        assert_eq!(found, [epochs, lr, amp, "2048", "0.875", "0.1"], "{script}");
+        assert_eq!(args.contains(&"--qat".to_string()), script.contains("QAT"), "{script}");
+        assert_eq!(last(&run(&["--epochs", "1"]), "--epochs"), Some("1"), "{script}");
+    }
+    let from = |args: &[&str]| {
+        let args = arguments(&dry_run("training/train_resnet50_AMP_QAT_10E.sh", args, "0"));
+        last(&args, "--from-pretrained-params").map(str::to_string)
+    };
+    assert_eq!(from(&["runs/x/7", "--epochs", "1"]).as_deref(), Some("runs/x/7"));
+    assert_eq!(from(&["--epochs", "1"]).as_deref(), Some("output/resnet50_amp/89"));
+}
+
+// ---- set-up
+
+/// A copy of the set-up with requirements that name wheels made by `fixtures/make_wheels.py`.
+struct SetUp {
+    root: TempDir,
+}
+
+impl SetUp {
+    fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let copy = |from: &str| {
+            let to = root.path().join("clone").join(from);
+            fs::create_dir_all(to.parent().unwrap()).unwrap();
+            fs::copy(repository().join(from), to).unwrap();
+        };
+        copy("scripts/setup.sh");
+        copy("scripts/setup/unpack.py");
+        let made = Command::new("python3")
+            .arg(repository().join("tests/fixtures/make_wheels.py"))
+            .arg(root.path().join("index"))
+            .arg(root.path().join("clone/scripts/requirements"))
+            .output()
+            .expect("python3 runs");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        Self { root }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(self.clone().join("scripts/setup.sh"));
+        command.args(args);
+        command.env("OCTRAIN_CACHE", self.root.path().join("cache"));
+        command.env("PIP_NO_INDEX", "1").env("PIP_FIND_LINKS", self.root.path().join("index"));
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    fn clone(&self) -> PathBuf {
+        self.root.path().join("clone")
+    }
+
+    fn deps(&self, file: &str) -> PathBuf {
+        self.clone().join(".deps").join(file)
+    }
+
+    /// What is left in the cache besides the finished folder and the lock.
+    fn leavings(&self) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(self.root.path().join("cache")) else { return Vec::new() };
+        let names = entries.map(|e| e.unwrap().file_name().into_string().unwrap());
+        names.filter(|n| n.starts_with("partial")).collect()
+    }
+}
+
+fn said(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn failed(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stdout));
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn text(path: impl AsRef<Path>) -> String {
+    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.as_ref().display()))
+}
+
+#[test]
+fn setup_lays_the_libraries_out_and_is_idempotent() {
+    let setup = SetUp::new();
+    assert!(said(&setup.run(&["--no-cuda"])).contains("fetching libtorch"));
+    assert_eq!(text(setup.deps("libtorch/lib/libtorch.so")), "INPUT(libtorch_cpu.so)\n");
+    assert_eq!(text(setup.deps("libtorch/lib/libtorch_cpu.so")), "torch/lib/libtorch_cpu.so");
+    assert_eq!(text(setup.deps("libtorch/include/ATen/ATen.h")), "torch/include/ATen/ATen.h");
+    assert_eq!(text(setup.deps("libtorch/lib/libcudart.so.13")), "nvidia/cu13/lib/libcudart.so.13");
+    assert_eq!(text(setup.deps("openvino/lib/libopenvino_c.so")), "openvino/libs/libopenvino_c.so.2641");
+    assert_eq!(
+        text(setup.deps("onnxruntime/lib/libonnxruntime.so")),
+        "onnxruntime/capi/libonnxruntime.so.1.32.0"
+    );
+    assert_eq!(text(setup.deps("digits/digits.csv.gz")), "sklearn/datasets/data/digits.csv.gz");
+    assert!(!setup.deps("libtorch/lib/libtorch_cuda.so").exists() && !setup.deps("libtorch-cuda").exists());
+
+    let marker = setup.deps("digits/marker");
+    fs::write(&marker, "").unwrap();
+    assert!(said(&setup.run(&["--no-cuda"])).contains("in place"));
+    assert!(marker.exists(), "a second run must leave what is there alone");
+
+    said(&setup.run(&["--cuda"]));
+    assert_eq!(text(setup.deps("libtorch-cuda/lib/libnccl.so")), "nvidia/nccl/lib/libnccl.so.2");
+    assert_eq!(text(setup.deps("libtorch-cuda/lib/libc10.so")), "torch/lib/libc10.so");
+    assert_eq!(setup.leavings(), [""; 0]);
+}
+
+#[test]
+fn setup_refuses_a_file_with_another_hash_and_leaves_nothing_half_done() {
+    let setup = SetUp::new();
+    let list = setup.clone().join("scripts/requirements/native.txt");
+    let pinned = text(&list);
+    let at = pinned.find("sha256:").unwrap() + 7;
+    fs::write(&list, format!("{}{}{}", &pinned[..at], "0".repeat(64), &pinned[at + 64..])).unwrap();
+    let message = failed(&setup.run(&["--no-cuda"]));
+    assert!(message.contains("DO NOT MATCH THE HASHES") && message.contains("native.txt"), "{message}");
+    assert!(!setup.clone().join(".deps").exists());
+    assert_eq!(setup.leavings(), [""; 0]);
+    fs::write(&list, pinned).unwrap();
+    said(&setup.run(&["--no-cuda"]));
+}
+
+#[test]
+fn setup_says_so_when_nothing_can_be_fetched_or_a_wheel_has_changed() {
+    let setup = SetUp::new();
+    let none = setup.command(&["--no-cuda"]).env("PIP_FIND_LINKS", setup.root.path()).output().unwrap();
+    assert!(failed(&none).contains("could not fetch the wheels in scripts/requirements/native.txt"));
+
+    let unpack = setup.clone().join("scripts/setup/unpack.py");
+    fs::write(&unpack, text(&unpack).replace("libcudart", "libcudart_of_another_name")).unwrap();
+    let message = failed(&setup.run(&["--no-cuda"]));
+    assert!(message.contains("nvidia_cuda_runtime") && message.contains("no file like"), "{message}");
+    assert_eq!(setup.leavings(), [""; 0]);
+}
+
+#[test]
+fn setup_does_not_touch_a_deps_folder_of_the_user() {
+    let setup = SetUp::new();
+    fs::create_dir(setup.clone().join(".deps")).unwrap();
+    fs::write(setup.deps("mine"), "mine").unwrap();
+    assert!(failed(&setup.run(&["--no-cuda"])).contains("move it away"));
+    assert_eq!(text(setup.deps("mine")), "mine");
+    assert!(refused(&setup.run(&["--gpu"])).contains("'--gpu'"));
+}
+
+#[test]
+fn two_setups_at_once_wait_for_each_other() {
+    let setup = SetUp::new();
+    let runs: Vec<_> = (0..3)
+        .map(|_| setup.command(&["--no-cuda"]).stdout(std::process::Stdio::piped()).spawn().unwrap())
+        .collect();
+    let outputs: Vec<String> = runs.into_iter().map(|run| said(&run.wait_with_output().unwrap())).collect();
+    let fetched = outputs.iter().filter(|o| o.contains("fetching libtorch")).count();
+    assert_eq!(fetched, 1, "one fills the cache, the others find it filled: {outputs:?}");
+    assert!(setup.deps("digits/digits.csv.gz").exists());
+}
