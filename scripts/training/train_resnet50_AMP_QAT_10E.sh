@@ -5,13 +5,14 @@
 #   IMAGENET=/imagenet scripts/training/train_resnet50_AMP_QAT_10E.sh [CHECKPOINT] [LAUNCH OR TRAIN FLAGS]
 #
 # The recipe of the reference's eight-GPU script: 8 x 256 images a step and a peak learning rate of 8 x 0.00005.
-# Both stay as they are on fewer GPUs, which take more microbatches each. A flag given here wins over the recipe.
+# Both stay as they are on fewer GPUs, which take more microbatches each. A flag given here wins over the recipe;
+# --target onnxruntime or tensorrt trains with that runtime's placement of the quantizers instead of OpenVINO's.
 set -euo pipefail
-checkpoint=output/resnet50_amp/89
+checkpoint=output/resnet50_amp
 case ${1:---} in -*) ;; *) checkpoint=$1; shift ;; esac
 exec "$(dirname "${BASH_SOURCE[0]}")/../launch.sh" \
   --model-arch-name ResNet50 --num-of-class 1000 --image-shape 4,224,224 --image-root "${IMAGENET:-/imagenet}" \
-  --from-pretrained-params "$checkpoint" --qat --target tensorrt \
+  --from-pretrained-params "$checkpoint" --qat \
   --epochs 10 --batch-size 256 --global-batch-size 2048 \
   --lr 0.0004 --lr-scheduler cosine --warmup-epochs 5 --warmup-start-lr 0 \
   --momentum 0.875 --weight-decay 3.0517578125e-05 --label-smoothing 0.1 \

@@ -86,7 +86,20 @@ fn recipes_are_the_reference_s_and_flags_win_over_them() {
         last(&args, "--from-pretrained-params").map(str::to_string)
     };
     assert_eq!(from(&["runs/x/7", "--epochs", "1"]).as_deref(), Some("runs/x/7"));
-    assert_eq!(from(&["--epochs", "1"]).as_deref(), Some("output/resnet50_amp/89"));
+    assert_eq!(from(&["--epochs", "1"]).as_deref(), Some("output/resnet50_amp"));
+}
+
+#[test]
+fn inference_scripts_export_and_time_the_qat_checkpoint() {
+    let export =
+        arguments(&dry_run("inference/export_resnet50_QAT.sh", &["runs/q/9", "--profile", "tensorrt"], ""));
+    assert_eq!(export[..3], ["export", "--from-checkpoint", "runs/q/9"]);
+    assert_eq!(last(&export, "--profile"), Some("tensorrt"));
+    let infer = arguments(&dry_run("inference/infer_resnet50_QAT.sh", &["--batch-size", "1"], ""));
+    assert_eq!(infer[..3], ["infer", "--model", "output/resnet50_qat/int8.onnx"]);
+    assert_eq!(last(&export, "--output"), last(&infer, "--model"), "the one reads what the other writes");
+    assert_eq!(last(&infer, "--benchmark-steps"), Some("1024"));
+    assert_eq!(last(&infer, "--batch-size"), Some("1"));
 }
 
 // ---- set-up
