@@ -42,17 +42,17 @@ impl CoordinatorConfig {
             expected: Vec::new(),
             heartbeat_interval: Duration::from_secs(1),
             heartbeat_timeout: Duration::from_secs(5),
-            disconnect_grace: Duration::from_millis(1500),
+            disconnect_grace: Duration::from_secs(2),
             register_timeout: Duration::from_secs(300),
             linger: Duration::from_secs(5),
         }
     }
 
-    /// Sets the heartbeat timeout; interval and grace follow, at a fifth and at 0.3 of it.
+    /// Sets the heartbeat timeout; interval and grace follow, at a fifth and two fifths of it.
     pub fn with_heartbeat_timeout(mut self, timeout: Duration) -> Self {
         self.heartbeat_timeout = timeout;
         self.heartbeat_interval = timeout / 5;
-        self.disconnect_grace = timeout * 3 / 10;
+        self.disconnect_grace = timeout * 2 / 5;
         self
     }
 

@@ -74,7 +74,7 @@ mod tests {
         for (m, want) in [
             (with(0, None), 5000),
             (with(700, None), 5700),
-            (with(700, Some(1000)), 2500),
+            (with(700, Some(1000)), 3000),
             (with(0, Some(4900)), 5000),
         ] {
             assert_eq!(deadline(&m, &config), ms(want), "{m:?}");

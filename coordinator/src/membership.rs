@@ -22,6 +22,8 @@ pub struct Member {
     pub last_seen: Now,
     /// When its watch broke, if it has not been heard since.
     pub disconnected: Option<Now>,
+    /// Watches it has opened; only the newest one's breaking means anything.
+    pub watches: u64,
     /// Optimizer steps it has finished.
     pub step: u64,
     /// Its last report.
@@ -116,6 +118,7 @@ pub(crate) fn member(host: &str, local_index: u32, local_world: u32) -> Member {
         spec: JobSpec::default(),
         last_seen: Now::ZERO,
         disconnected: None,
+        watches: 0,
         step: 0,
         report: None,
         rank: None,

@@ -74,8 +74,8 @@ impl Coordinator for Service {
 
     async fn watch(&self, r: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let event = Event::Watch { header: header(r.into_inner().header)? };
-        let member = match self.ask(event).await? {
-            Reply::Watching { member } => member,
+        let (member, watch) = match self.ask(event).await? {
+            Reply::Watching { member, watch } => (member, watch),
             other => return Err(unexpected(other)),
         };
         let (events, stream) = mpsc::channel(1);
@@ -83,7 +83,7 @@ impl Coordinator for Service {
         tokio::spawn(async move {
             let outcome = tokio::select! {
                 // The stream is dropped when the connection breaks or the worker lets go of it.
-                () = events.closed() => return mailbox.tell(Event::Disconnected { member }),
+                () = events.closed() => return mailbox.tell(Event::Disconnected { member, watch }),
                 outcome = ended.wait_for(Option::is_some) => outcome.ok().and_then(|o| o.clone()),
             };
             if let Some(Outcome::Failed { abort }) = outcome {

@@ -118,6 +118,7 @@ pub enum Event {
     /// A watch broke.
     Disconnected {
         member: String,
+        watch: u64,
     },
     ReportStep {
         header: Header,
@@ -173,7 +174,7 @@ pub enum Reply {
     Registered(RegisterReply),
     Plan(Box<GetPlanReply>),
     Heartbeat(Option<Abort>),
-    Watching { member: String },
+    Watching { member: String, watch: u64 },
     Done,
     Found(Option<Vec<u8>>),
     Sum(i64),
@@ -350,10 +351,13 @@ fn apply(now: Now, job: &mut Job, config: &CoordinatorConfig, event: Event) -> A
             Ok((Answer::Reply(Reply::Heartbeat(abort)), None))
         }
         Event::Watch { header } => {
-            job.caller(&header, config)?.heard(now);
-            Ok((Answer::Reply(Reply::Watching { member: header.member }), None))
+            let member = job.caller(&header, config)?;
+            member.heard(now);
+            member.watches += 1;
+            let watch = member.watches;
+            Ok((Answer::Reply(Reply::Watching { member: header.member, watch }), None))
         }
-        Event::Disconnected { member } => Ok((Answer::None, disconnected(now, job, &member))),
+        Event::Disconnected { member, watch } => Ok((Answer::None, disconnected(now, job, &member, watch))),
         Event::ReportStep { header, report } => {
             let member = job.caller(&header, config)?;
             member.heard(now);
@@ -419,9 +423,9 @@ fn get_plan(now: Now, job: &mut Job, config: &CoordinatorConfig, header: &Header
     Ok((Answer::Reply(Reply::Plan(Box::new(reply))), None))
 }
 
-fn disconnected(now: Now, job: &mut Job, name: &str) -> Option<String> {
+fn disconnected(now: Now, job: &mut Job, name: &str, watch: u64) -> Option<String> {
     let ended = job.outcome().is_some();
-    let member = job.members.get_mut(name)?;
+    let member = job.members.get_mut(name).filter(|m| m.watches == watch)?;
     member.told |= ended;
     if !member.counted() || ended {
         return None;

@@ -73,6 +73,7 @@ fn admit(now: Now, job: &mut Job, config: &CoordinatorConfig, request: RegisterR
         spec,
         last_seen: now,
         disconnected: None,
+        watches: 0,
         step: 0,
         report: None,
         rank: None,

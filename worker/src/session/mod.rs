@@ -1,1 +1,156 @@
 //! The coordinator client: register, heartbeat, plan, abort.
+//!
+//! A [`Session`] owns a small background runtime that sends heartbeats and listens for the end of the job, however
+//! busy the training thread is. Its methods block, each with a deadline.
+
+mod background;
+mod connect;
+mod error;
+pub mod machine;
+mod options;
+mod store;
+#[cfg(test)]
+mod tests;
+
+pub use error::SessionError;
+pub use octrain_coordinator::spec::spec as job_spec;
+pub use octrain_proto::v1::{
+    AbortKind, Backend, BuildPlan, Capabilities, CommDtype, CudaDevice, Determinism, Device, JobSpec,
+    LossScaling, LossScalingMode, MemoryLayout, ModelFacts, PassDecision, Placement, Precision, Purpose,
+    QatRecipe, QuantTarget, Setting, StepReport,
+};
+pub use options::SessionOptions;
+pub use store::CoordinatorStore;
+
+use background::Shared;
+use connect::Connection;
+use octrain_proto::v1::{FailureKind, LeaveRequest, ReportFailureRequest};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// Longest wait for an answer to a report or a farewell.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// This worker's membership in a job.
+pub struct Session {
+    connection: Arc<Connection>,
+    shared: Arc<Shared>,
+    plan: BuildPlan,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let BuildPlan { job_id, generation, rank, world_size, .. } = &self.plan;
+        write!(f, "Session(job {job_id}, generation {generation}, rank {rank} of {world_size})")
+    }
+}
+
+impl Session {
+    /// Finds the coordinator, registers, waits for all workers and returns with the plan; heartbeats have begun.
+    /// Protocol version, configuration and plan hash are checked.
+    pub fn connect(options: SessionOptions) -> Result<Session, SessionError> {
+        connect::connect(options)
+    }
+
+    /// The plan: rank, world size, local rank, generation, passes and settings with their reasons.
+    pub fn plan(&self) -> &BuildPlan {
+        &self.plan
+    }
+
+    /// The store in which collectives meet.
+    pub fn store(&self) -> Arc<CoordinatorStore> {
+        Arc::new(CoordinatorStore::new(self.connection.clone(), self.shared.clone()))
+    }
+
+    /// Tells the coordinator of a finished step. Never blocks; when steps are faster than the connection, the
+    /// newest one is told.
+    pub fn report_step(&self, step: u64, metrics: StepReport) {
+        self.shared.step.fetch_max(step, Ordering::Relaxed);
+        self.shared.report.send_replace(Some(StepReport { step, ..metrics }));
+    }
+
+    /// Why the coordinator ended the job, naming the culprit; none while it goes on.
+    pub fn abort_reason(&self) -> Option<String> {
+        self.shared.abort().map(|a| a.message)
+    }
+
+    /// The kind of the end: [`AbortKind::Configuration`] means that trying again will not help.
+    pub fn abort_kind(&self) -> Option<AbortKind> {
+        self.shared.abort().map(|a| a.kind)
+    }
+
+    /// Waits for the coordinator to end the job, at most `timeout`. After a failed collective, this is how to
+    /// learn the root cause.
+    pub fn wait_abort(&self, timeout: Duration) -> Option<String> {
+        self.shared.wait_abort(timeout).map(|a| a.message)
+    }
+
+    /// Calls `f` with the reason once the coordinator ends the job (at once if it has); on a thread of its own, at
+    /// most once.
+    pub fn on_abort(&self, f: Box<dyn Fn(&str) + Send + Sync>) {
+        self.shared.on_abort(f);
+    }
+
+    /// Tells the coordinator that this worker cannot go on, for a reason of its own; this ends the job.
+    pub fn report_failure(&self, message: &str) {
+        self.failure(message, FailureKind::Own);
+    }
+
+    /// Tells the coordinator that a collective failed. That is mostly the echo of another worker's end, so the
+    /// coordinator waits up to its heartbeat timeout for the root cause before it blames this worker.
+    pub fn report_communication_failure(&self, message: &str) {
+        self.failure(message, FailureKind::Communication);
+    }
+
+    /// Tells the coordinator that the job cannot be run as configured; trying again will not help.
+    pub fn report_configuration_failure(&self, message: &str) {
+        self.failure(message, FailureKind::Configuration);
+    }
+
+    fn failure(&self, message: &str, kind: FailureKind) {
+        self.connection.report_failure(message, kind);
+    }
+
+    /// Leaves: this worker is done.
+    pub fn leave(self) -> Result<(), SessionError> {
+        self.goodbye(false)
+    }
+
+    /// Leaves because it was asked to (a signal), after saving.
+    pub fn leave_interrupted(self) -> Result<(), SessionError> {
+        self.goodbye(true)
+    }
+
+    fn goodbye(self, interrupted: bool) -> Result<(), SessionError> {
+        self.shared.leaving.store(true, Ordering::SeqCst);
+        let c = &self.connection;
+        let request = LeaveRequest { header: Some(c.header.clone()), interrupted };
+        c.call("leave", Instant::now() + ANSWER, async |mut client| client.leave(request.clone()).await)?;
+        Ok(())
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.shared.leaving.store(true, Ordering::SeqCst);
+        self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+}
+
+impl Connection {
+    fn report_failure(&self, message: &str, kind: FailureKind) {
+        let request = ReportFailureRequest {
+            header: Some(self.header.clone()),
+            message: message.into(),
+            kind: kind.into(),
+        };
+        let told = self.call("report_failure", Instant::now() + ANSWER, async |mut client| {
+            client.report_failure(request.clone()).await
+        });
+        if let Err(e) = told {
+            tracing::warn!("the coordinator could not be told of the failure: {e}");
+        }
+    }
+}

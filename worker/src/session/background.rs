@@ -1,0 +1,203 @@
+//! What goes on while the worker trains: heartbeats, step reports, and listening for the end of the job.
+
+use super::connect::{Client, Connection};
+use super::error::{AbortReason, is_transient, words};
+use octrain_proto::v1::{Abort, AbortKind, HeartbeatRequest, ReportStepRequest, StepReport, WatchRequest};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tonic::Status;
+
+type Callback = Box<dyn Fn(&str) + Send + Sync>;
+
+/// What the background tasks and the session share.
+pub(super) struct Shared {
+    /// Optimizer steps finished.
+    pub step: AtomicU64,
+    /// The newest step report.
+    pub report: watch::Sender<Option<StepReport>>,
+    /// The session is on its way out; the end of the connection is no surprise.
+    pub leaving: AtomicBool,
+    end: Mutex<End>,
+    ended: Condvar,
+}
+
+#[derive(Default)]
+struct End {
+    reason: Option<AbortReason>,
+    callbacks: Vec<Callback>,
+}
+
+impl Shared {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            step: AtomicU64::new(0),
+            report: watch::Sender::new(None),
+            leaving: AtomicBool::new(false),
+            end: Mutex::new(End::default()),
+            ended: Condvar::new(),
+        })
+    }
+
+    fn end(&self) -> MutexGuard<'_, End> {
+        // A callback that panicked does not make the reason untrue.
+        self.end.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn abort(&self) -> Option<AbortReason> {
+        self.end().reason.clone()
+    }
+
+    pub(super) fn wait_abort(&self, timeout: Duration) -> Option<AbortReason> {
+        let waited = self.ended.wait_timeout_while(self.end(), timeout, |end| end.reason.is_none());
+        waited.unwrap_or_else(PoisonError::into_inner).0.reason.clone()
+    }
+
+    pub(super) fn on_abort(&self, f: Callback) {
+        let mut end = self.end();
+        match &end.reason {
+            None => end.callbacks.push(f),
+            Some(reason) => {
+                let message = reason.message.clone();
+                drop(end);
+                std::thread::spawn(move || f(&message));
+            }
+        }
+    }
+
+    /// The first reason counts.
+    pub(super) fn set_abort(&self, reason: AbortReason) {
+        if self.leaving.load(Ordering::SeqCst) {
+            return;
+        }
+        let mut end = self.end();
+        if end.reason.is_some() {
+            return;
+        }
+        tracing::error!("the job was ended: {}", reason.message);
+        let callbacks = std::mem::take(&mut end.callbacks);
+        let message = reason.message.clone();
+        end.reason = Some(reason);
+        self.ended.notify_all();
+        drop(end);
+        if !callbacks.is_empty() {
+            // Aborting a collective may take a while; heartbeats must not wait for it.
+            std::thread::spawn(move || callbacks.iter().for_each(|f| f(&message)));
+        }
+    }
+
+    fn aborted(&self, abort: Abort) {
+        self.set_abort(AbortReason { kind: abort.kind(), message: abort.message });
+    }
+}
+
+/// Intervals the coordinator asks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rhythm {
+    /// Between heartbeats.
+    pub interval: Duration,
+    /// Silence after which the coordinator gives a worker up; after twice that, the worker gives up as well.
+    pub timeout: Duration,
+}
+
+/// Starts all of it.
+pub(super) fn start(
+    c: &Connection,
+    shared: &Arc<Shared>,
+    rhythm: Rhythm,
+) -> Vec<tokio::task::JoinHandle<()>> {
+    let runtime = c.runtime();
+    let parts = || (c.client.clone(), Arc::clone(shared));
+    let ((a, b), (d, e), (f, g)) = (parts(), parts(), parts());
+    let header = &c.header;
+    vec![
+        runtime.spawn(heartbeats(a, b, header.clone(), rhythm, c.address.clone())),
+        runtime.spawn(listen(d, e, header.clone(), rhythm)),
+        runtime.spawn(reports(f, g, header.clone(), rhythm)),
+    ]
+}
+
+type Header = octrain_proto::v1::Header;
+
+/// A refusal ends this worker's membership, whatever else goes on.
+fn refused(shared: &Shared, status: &Status) {
+    let kind = AbortKind::WorkerFailed;
+    shared.set_abort(AbortReason {
+        kind,
+        message: format!("the coordinator refuses this worker: {}", words(status)),
+    });
+}
+
+async fn heartbeats(
+    mut client: Client,
+    shared: Arc<Shared>,
+    header: Header,
+    rhythm: Rhythm,
+    address: String,
+) {
+    let mut clock = tokio::time::interval(rhythm.interval);
+    clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut answered = Instant::now();
+    let mut looked = answered;
+    loop {
+        clock.tick().await;
+        let step = shared.step.load(Ordering::Relaxed);
+        let request = HeartbeatRequest { header: Some(header.clone()), step };
+        // Time in which this process did not run at all (stopped, swapped out) is not the coordinator's silence.
+        let held_up = looked.elapsed().saturating_sub(rhythm.timeout + rhythm.interval);
+        answered += held_up;
+        looked = Instant::now();
+        let why = match tokio::time::timeout(rhythm.timeout, client.heartbeat(request)).await {
+            Ok(Ok(reply)) => {
+                answered = Instant::now();
+                if let Some(abort) = reply.into_inner().abort {
+                    return shared.aborted(abort);
+                }
+                continue;
+            }
+            Ok(Err(status)) if is_transient(&status) => words(&status),
+            Ok(Err(status)) => return refused(&shared, &status),
+            Err(_) => "no answer".to_string(),
+        };
+        if answered.elapsed() > rhythm.timeout * 2 {
+            let message = format!(
+                "the coordinator at {address} has not answered for {:.0} s ({why}): stopped, crashed or cut off; start the job anew from the last checkpoint",
+                answered.elapsed().as_secs_f32()
+            );
+            return shared.set_abort(AbortReason { kind: AbortKind::Shutdown, message });
+        }
+        tracing::warn!("heartbeat not answered: {why}");
+    }
+}
+
+/// Holds the watch open; reopens it when it breaks.
+async fn listen(mut client: Client, shared: Arc<Shared>, header: Header, rhythm: Rhythm) {
+    loop {
+        let request = WatchRequest { header: Some(header.clone()) };
+        match client.watch(request).await {
+            Ok(stream) => {
+                let mut stream = stream.into_inner();
+                // Ends without an event when the connection breaks, and when the job finishes well.
+                while let Ok(Some(event)) = stream.message().await {
+                    if let Some(abort) = event.abort {
+                        return shared.aborted(abort);
+                    }
+                }
+            }
+            Err(status) if is_transient(&status) => {}
+            Err(status) => return refused(&shared, &status),
+        }
+        tokio::time::sleep(rhythm.interval / 5).await;
+    }
+}
+
+async fn reports(mut client: Client, shared: Arc<Shared>, header: Header, rhythm: Rhythm) {
+    let mut newest = shared.report.subscribe();
+    while newest.changed().await.is_ok() {
+        let report = *newest.borrow_and_update();
+        let request = ReportStepRequest { header: Some(header.clone()), report };
+        // A report lost does no harm: the next one says more, and heartbeats carry the step as well.
+        let _ = tokio::time::timeout(rhythm.timeout, client.report_step(request)).await;
+    }
+}

@@ -1,0 +1,249 @@
+//! Finding the coordinator, registering, getting the plan.
+
+use super::background::{self, Rhythm, Shared};
+use super::error::{innermost, is_transient, words};
+use super::{Session, SessionError, SessionOptions};
+use octrain_coordinator::plan;
+use octrain_proto::PROTOCOL_VERSION;
+use octrain_proto::v1::coordinator_client::CoordinatorClient;
+use octrain_proto::v1::{
+    BuildPlan, FailureKind, GetPlanRequest, Header, RegisterReply, RegisterRequest, WorkerFacts,
+};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::runtime::{Handle, Runtime};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Response, Status};
+
+pub(super) type Client = CoordinatorClient<Channel>;
+
+/// Between attempts.
+const RETRY: Duration = Duration::from_millis(300);
+/// Between messages on what is being waited for.
+const SAY: Duration = Duration::from_secs(5);
+/// How long one call for the plan waits.
+const PLAN_SLICE: Duration = Duration::from_secs(2);
+
+/// The channel to the coordinator, this worker's identity, and the runtime both live on.
+pub(super) struct Connection {
+    pub client: Client,
+    pub header: Header,
+    pub address: String,
+    runtime: Option<Runtime>,
+}
+
+impl Connection {
+    pub(super) fn runtime(&self) -> &Handle {
+        self.runtime.as_ref().expect("only taken in drop").handle()
+    }
+
+    /// One call, with a deadline; tried again while the coordinator is not reached.
+    pub(super) fn call<T>(
+        &self,
+        name: &'static str,
+        deadline: Instant,
+        f: impl AsyncFn(Client) -> Result<Response<T>, Status>,
+    ) -> Result<T, SessionError> {
+        self.runtime().block_on(async {
+            loop {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let failed = match tokio::time::timeout(left, f(self.client.clone())).await {
+                    Ok(Ok(reply)) => return Ok(reply.into_inner()),
+                    Ok(Err(status)) => status,
+                    Err(_) => Status::deadline_exceeded("no answer in time"),
+                };
+                if !is_transient(&failed) || Instant::now() + RETRY >= deadline {
+                    return Err(SessionError::of_status(&self.address, name, &failed));
+                }
+                tokio::time::sleep(RETRY).await;
+            }
+        })
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+pub(super) fn connect(options: SessionOptions) -> Result<Session, SessionError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("session")
+        .enable_all()
+        .build()
+        .map_err(SessionError::Runtime)?;
+    let (client, registered) = runtime.block_on(register(&options))?;
+    let header = Header {
+        job_id: registered.job_id.clone(),
+        generation: registered.generation,
+        member: registered.member.clone(),
+    };
+    let connection =
+        Arc::new(Connection { client, header, address: options.coordinator.clone(), runtime: Some(runtime) });
+    let shared = Shared::new();
+    let rhythm = Rhythm {
+        interval: Duration::from_millis(registered.heartbeat_interval_ms.max(10)),
+        timeout: Duration::from_millis(registered.heartbeat_timeout_ms.max(20)),
+    };
+    let tasks = background::start(&connection, &shared, rhythm);
+    // From here on, dropping the session ends its tasks.
+    let mut session = Session { connection, shared, plan: BuildPlan::default(), tasks };
+    let plan = match wait_for_plan(&session, &options) {
+        Ok(plan) => plan,
+        Err(e) => {
+            // Another worker may take this place; a farewell that fails changes nothing about the error.
+            if !e.is_ended() {
+                let _ = session.leave();
+            }
+            return Err(e);
+        }
+    };
+    if let Err(why) = trust(&plan, &registered, &options) {
+        session.connection.report_failure(&format!("refuses its plan: {why}"), FailureKind::Configuration);
+        return Err(SessionError::Plan(why));
+    }
+    tracing::info!(rank = plan.rank, generation = plan.generation, "{}", plan::summary(&plan));
+    session.plan = plan;
+    Ok(session)
+}
+
+/// Whether a plan is whole and meant for this worker.
+pub(super) fn trust(
+    plan: &BuildPlan,
+    registered: &RegisterReply,
+    options: &SessionOptions,
+) -> Result<(), String> {
+    if plan.protocol_version != PROTOCOL_VERSION {
+        return Err(format!("it is of protocol version {}, not {PROTOCOL_VERSION}", plan.protocol_version));
+    }
+    if plan::digest(plan).as_slice() != plan.sha256 {
+        return Err("its content does not have the hash it claims".into());
+    }
+    if plan.generation != registered.generation {
+        return Err(format!("it is of generation {}, not {}", plan.generation, registered.generation));
+    }
+    if plan.config_sha256 != options.job.config_sha256 {
+        return Err("it was made for another configuration".into());
+    }
+    let mine = plan.roster.get(plan.rank as usize);
+    if plan.roster.len() != plan.world_size as usize
+        || !mine.is_some_and(|p| {
+            p.host == options.host && p.local_index == options.local_index && p.local_rank == plan.local_rank
+        })
+    {
+        return Err(format!("rank {} of its roster is not this worker", plan.rank));
+    }
+    Ok(())
+}
+
+fn wait_for_plan(session: &Session, options: &SessionOptions) -> Result<BuildPlan, SessionError> {
+    let start = Instant::now();
+    let mut said = start;
+    let c = &session.connection;
+    loop {
+        let request =
+            GetPlanRequest { header: Some(c.header.clone()), wait_ms: PLAN_SLICE.as_millis() as u64 };
+        let deadline = Instant::now() + PLAN_SLICE + Duration::from_secs(10);
+        let reply =
+            c.call("get_plan", deadline, async |mut client| client.get_plan(request.clone()).await)?;
+        if let Some(plan) = reply.plan {
+            return Ok(plan);
+        }
+        if (options.interrupted)() {
+            return Err(SessionError::Interrupted("the other workers"));
+        }
+        if start.elapsed() >= options.plan_timeout {
+            return Err(SessionError::NoPlan { waited: start.elapsed(), waiting_for: reply.waiting_for });
+        }
+        if said.elapsed() >= SAY {
+            said = Instant::now();
+            tracing::info!("waiting for the plan: {}", reply.waiting_for);
+        }
+    }
+}
+
+/// Resolves, connects and registers, again and again until the deadline; a refusal ends it at once.
+async fn register(options: &SessionOptions) -> Result<(Client, RegisterReply), SessionError> {
+    let address = options.coordinator.trim_start_matches("http://").to_string();
+    let bad = || SessionError::Address { address: address.clone() };
+    let (host, port) = address.rsplit_once(':').ok_or_else(bad)?;
+    if host.is_empty() || port.parse::<u16>().map_or(true, |p| p == 0) {
+        return Err(bad());
+    }
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|_| bad())?
+        .connect_timeout(Duration::from_secs(5))
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(Duration::from_secs(10))
+        .keep_alive_timeout(Duration::from_secs(10));
+    let request = RegisterRequest {
+        protocol_version: PROTOCOL_VERSION,
+        job_id: options.job_id.clone(),
+        generation: options.generation,
+        nonce: nonce(),
+        worker: Some(WorkerFacts {
+            host: options.host.clone(),
+            local_index: options.local_index,
+            local_world: options.local_world,
+            pid: std::process::id(),
+            capabilities: Some(options.capabilities.clone()),
+        }),
+        job: Some(options.job.clone()),
+    };
+    let start = Instant::now();
+    let mut said: Option<Instant> = None;
+    loop {
+        let left = options.connect_timeout.saturating_sub(start.elapsed());
+        let last = match tokio::time::timeout(left, attempt(&address, &endpoint, &request)).await {
+            Ok(Ok(Ok(done))) => return Ok(done),
+            Ok(Ok(Err(status))) if is_transient(&status) => words(&status),
+            Ok(Ok(Err(status))) => return Err(SessionError::of_status(&address, "register", &status)),
+            Ok(Err(why)) => why,
+            Err(_) => "no answer".to_string(),
+        };
+        if (options.interrupted)() {
+            return Err(SessionError::Interrupted("the coordinator"));
+        }
+        if start.elapsed() + RETRY >= options.connect_timeout {
+            return Err(SessionError::Unreachable { address, waited: options.connect_timeout, last });
+        }
+        if said.is_none_or(|s| s.elapsed() >= SAY) {
+            said = Some(Instant::now());
+            let left = options.connect_timeout.saturating_sub(start.elapsed()).as_secs();
+            tracing::info!("waiting for the coordinator at {address}, {left} s more: {last}");
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// One attempt; the outer error is of the network, the inner one the coordinator's.
+async fn attempt(
+    address: &str,
+    endpoint: &Endpoint,
+    request: &RegisterRequest,
+) -> Result<Result<(Client, RegisterReply), Status>, String> {
+    // Looked up here only for the message: the channel looks up again whenever it connects.
+    let found = tokio::net::lookup_host(address).await.map(|mut a| a.next().is_some());
+    match found {
+        Ok(true) => {}
+        Ok(false) => return Err("its name resolves to no address".into()),
+        Err(e) => return Err(format!("its name does not resolve ({e})")),
+    }
+    let channel = endpoint.connect().await.map_err(|e| innermost(&e))?;
+    let mut client = CoordinatorClient::new(channel);
+    match client.register(request.clone()).await {
+        Ok(reply) => Ok(Ok((client, reply.into_inner()))),
+        Err(status) => Ok(Err(status)),
+    }
+}
+
+/// Tells this process and this session from all others, so that a repeated registration is recognised.
+fn nonce() -> String {
+    use std::hash::{BuildHasher, RandomState};
+    let random = RandomState::new().hash_one(std::process::id());
+    format!("{}-{random:016x}", std::process::id())
+}

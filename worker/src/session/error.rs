@@ -1,0 +1,156 @@
+//! What can go wrong between a worker and its coordinator.
+
+use octrain_proto::REFUSAL_KEY;
+use octrain_proto::v1::AbortKind;
+use std::time::Duration;
+use tonic::{Code, Status};
+
+/// An error of the session; the message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// Not an address.
+    #[error("--coordinator `{address}` is not HOST:PORT, e.g. node-0:29400")]
+    Address {
+        /// What was given.
+        address: String,
+    },
+    /// Never reached.
+    #[error(
+        "no coordinator reached at {address} within {} s: {last}; check that octrain-coordinator runs there, that the address is right and that no firewall is between (a longer wait: --connect-timeout)", waited.as_secs()
+    )]
+    Unreachable {
+        /// Its address.
+        address: String,
+        /// How long it was tried.
+        waited: Duration,
+        /// Why the last attempt failed.
+        last: String,
+    },
+    /// Reached, then lost.
+    #[error(
+        "the coordinator at {address} does not answer `{call}`: {why}; if it has been stopped, start the job anew from the last checkpoint"
+    )]
+    Lost {
+        /// Its address.
+        address: String,
+        /// What was asked.
+        call: &'static str,
+        /// What happened.
+        why: String,
+    },
+    /// Refused.
+    #[error("the coordinator at {address} refuses: {message}")]
+    Refused {
+        /// Its address.
+        address: String,
+        /// Kind of the refusal, e.g. `duplicate`.
+        kind: String,
+        /// Its words.
+        message: String,
+    },
+    /// Workers did not come.
+    #[error("no plan within {} s: {waiting_for}", waited.as_secs())]
+    NoPlan {
+        /// How long it was waited for.
+        waited: Duration,
+        /// Who is missing.
+        waiting_for: String,
+    },
+    /// The job has ended.
+    #[error("the job was ended: {message}")]
+    Ended {
+        /// Names the culprit.
+        message: String,
+        /// Trying again will not help.
+        configuration: bool,
+    },
+    /// The plan is not what its hash says, or not for this worker.
+    #[error(
+        "the plan cannot be trusted: {0}; use the same octrain version on every machine and start the job anew"
+    )]
+    Plan(String),
+    /// Asked to stop while waiting.
+    #[error("interrupted while waiting for {0}")]
+    Interrupted(&'static str),
+    /// Store key did not come.
+    #[error("key `{key}` did not appear in the coordinator's store within {} s: a worker has not come that far", waited.as_secs_f32())]
+    StoreTimeout {
+        /// The key.
+        key: String,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// No background threads.
+    #[error("cannot start the session's threads: {0}")]
+    Runtime(std::io::Error),
+}
+
+impl SessionError {
+    /// Whether trying the same again cannot help: a scheduler should not.
+    pub fn is_configuration(&self) -> bool {
+        match self {
+            SessionError::Address { .. } | SessionError::Plan(_) => true,
+            SessionError::Refused { kind, .. } => {
+                matches!(
+                    kind.as_str(),
+                    "protocol" | "job" | "duplicate" | "unexpected" | "config-mismatch" | "invalid" | "full"
+                )
+            }
+            SessionError::Ended { configuration, .. } => *configuration,
+            _ => false,
+        }
+    }
+
+    /// Whether another worker, or somebody from outside, ended the job.
+    pub fn is_ended(&self) -> bool {
+        matches!(self, SessionError::Ended { .. })
+    }
+
+    /// A failed call as an error.
+    pub(super) fn of_status(address: &str, call: &'static str, status: &Status) -> Self {
+        let kind = status.metadata().get(REFUSAL_KEY).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let message = status.message().to_string();
+        match kind {
+            "ended" | "ended-configuration" => {
+                let message = message.trim_start_matches("the job has ended: ").to_string();
+                SessionError::Ended { message, configuration: kind == "ended-configuration" }
+            }
+            "" | "gone" => SessionError::Lost { address: address.into(), call, why: words(status) },
+            kind => SessionError::Refused { address: address.into(), kind: kind.into(), message },
+        }
+    }
+}
+
+/// Whether a failed call may be tried again: the coordinator was not reached, and said nothing.
+pub(super) fn is_transient(status: &Status) -> bool {
+    status.metadata().get(REFUSAL_KEY).is_none()
+        && matches!(
+            status.code(),
+            Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded
+        )
+}
+
+/// A status with its innermost cause, which is where the system's words are.
+pub(super) fn words(status: &Status) -> String {
+    let cause = std::error::Error::source(status).map(innermost);
+    match cause {
+        Some(cause) if !status.message().contains(&cause) => format!("{} ({cause})", status.message()),
+        _ => status.message().to_string(),
+    }
+}
+
+/// Text of the innermost cause.
+pub(super) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+/// How the end of a job is known here.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct AbortReason {
+    pub kind: AbortKind,
+    pub message: String,
+}

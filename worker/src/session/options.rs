@@ -1,0 +1,53 @@
+//! What a session is opened with.
+
+use super::machine;
+use octrain_coordinator::config::DEFAULT_JOB;
+use octrain_proto::v1::{Capabilities, JobSpec};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Options of [`super::Session::connect`].
+#[derive(Clone)]
+pub struct SessionOptions {
+    /// `HOST:PORT` of the coordinator.
+    pub coordinator: String,
+    /// Name of the job.
+    pub job_id: String,
+    /// Generation this worker was started for; 0: whichever is current.
+    pub generation: u64,
+    /// Name of this host; ranks are ordered by it.
+    pub host: String,
+    /// Index among the workers of this host, from 0.
+    pub local_index: u32,
+    /// Workers started on this host; 0: unknown.
+    pub local_world: u32,
+    /// What is to be done; see [`super::job_spec`].
+    pub job: JobSpec,
+    /// What this machine can do; see [`machine::capabilities`].
+    pub capabilities: Capabilities,
+    /// How long the coordinator is looked for (name resolution included).
+    pub connect_timeout: Duration,
+    /// How long the plan is waited for; the coordinator's own register timeout is usually shorter.
+    pub plan_timeout: Duration,
+    /// Asked while waiting: true gives up with [`super::SessionError::Interrupted`].
+    pub interrupted: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl SessionOptions {
+    /// The defaults: this host's name, worker 0, a minute to find the coordinator, an hour for the plan.
+    pub fn new(coordinator: impl Into<String>, job: JobSpec, capabilities: Capabilities) -> Self {
+        Self {
+            coordinator: coordinator.into(),
+            job_id: DEFAULT_JOB.into(),
+            generation: 0,
+            host: machine::host_name(),
+            local_index: 0,
+            local_world: 0,
+            job,
+            capabilities,
+            connect_timeout: Duration::from_secs(60),
+            plan_timeout: Duration::from_secs(3600),
+            interrupted: Arc::new(|| false),
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The coordinator's key-value store, as the collectives see it.
+
+use super::background::Shared;
+use super::connect::Connection;
+use super::{ANSWER, SessionError};
+use octrain_proto::v1::{
+    StoreAddRequest, StoreCheckRequest, StoreDeleteRequest, StoreGetRequest, StoreSetRequest,
+};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long one call for a key waits; between calls, the end of the job is noticed.
+const SLICE: Duration = Duration::from_millis(1000);
+
+/// Client of the store. Keys belong to the job's current generation. All calls block, with a deadline.
+pub struct CoordinatorStore {
+    connection: Arc<Connection>,
+    shared: Arc<Shared>,
+}
+
+impl CoordinatorStore {
+    pub(super) fn new(connection: Arc<Connection>, shared: Arc<Shared>) -> Self {
+        Self { connection, shared }
+    }
+
+    fn header(&self) -> Option<octrain_proto::v1::Header> {
+        Some(self.connection.header.clone())
+    }
+
+    /// An ended job is answered with its reason, not with the store's refusal.
+    fn alive(&self) -> Result<(), SessionError> {
+        match self.shared.abort() {
+            None => Ok(()),
+            Some(end) => Err(SessionError::Ended {
+                configuration: end.kind == super::AbortKind::Configuration,
+                message: end.message,
+            }),
+        }
+    }
+
+    /// Sets a key, replacing what it held.
+    pub fn set_key(&self, key: &str, value: &[u8]) -> Result<(), SessionError> {
+        self.alive()?;
+        let r = StoreSetRequest { header: self.header(), key: key.into(), value: value.into() };
+        self.connection
+            .call("store_set", Instant::now() + ANSWER, async |mut c| c.store_set(r.clone()).await)
+            .map(drop)
+    }
+
+    /// Waits until the key exists, at most `timeout`, and returns its value.
+    pub fn get_key(&self, key: &str, timeout: Duration) -> Result<Vec<u8>, SessionError> {
+        let start = Instant::now();
+        loop {
+            self.alive()?;
+            let left = timeout.saturating_sub(start.elapsed()).min(SLICE);
+            let wait_ms = left.as_millis() as u64;
+            let r = StoreGetRequest { header: self.header(), key: key.into(), wait_ms };
+            let deadline = Instant::now() + left + ANSWER;
+            let reply =
+                self.connection.call("store_get", deadline, async |mut c| c.store_get(r.clone()).await)?;
+            if reply.found {
+                return Ok(reply.value);
+            }
+            if start.elapsed() >= timeout {
+                return Err(SessionError::StoreTimeout { key: key.into(), waited: timeout });
+            }
+        }
+    }
+
+    /// Adds to a decimal counter (absent: 0) and returns the sum. Not tried twice: an addition whose answer was
+    /// lost may have happened.
+    pub fn add_key(&self, key: &str, amount: i64) -> Result<i64, SessionError> {
+        self.alive()?;
+        let r = StoreAddRequest { header: self.header(), key: key.into(), amount };
+        let c = &self.connection;
+        c.runtime().block_on(async {
+            let mut client = c.client.clone();
+            let answer = tokio::time::timeout(ANSWER, client.store_add(r)).await;
+            let answer =
+                answer.unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("no answer in time")));
+            answer
+                .map(|r| r.into_inner().value)
+                .map_err(|s| SessionError::of_status(&c.address, "store_add", &s))
+        })
+    }
+
+    /// Whether all keys exist.
+    pub fn check_keys(&self, keys: &[String]) -> Result<bool, SessionError> {
+        self.alive()?;
+        let r = StoreCheckRequest { header: self.header(), keys: keys.into() };
+        self.connection
+            .call("store_check", Instant::now() + ANSWER, async |mut c| c.store_check(r.clone()).await)
+            .map(|r| r.all)
+    }
+
+    /// Removes a key; whether it was there.
+    pub fn delete_key(&self, key: &str) -> Result<bool, SessionError> {
+        self.alive()?;
+        let r = StoreDeleteRequest { header: self.header(), key: key.into() };
+        self.connection
+            .call("store_delete", Instant::now() + ANSWER, async |mut c| c.store_delete(r.clone()).await)
+            .map(|r| r.existed)
+    }
+}

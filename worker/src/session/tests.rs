@@ -1,0 +1,194 @@
+//! The session against a real coordinator on a port of the system's choice.
+
+use super::*;
+use crate::config::RunConfig;
+use octrain_coordinator::config::CoordinatorConfig;
+use octrain_coordinator::server::{Embedded, serve};
+use octrain_coordinator::{Outcome, plan};
+use octrain_proto::v1::RegisterReply;
+use std::sync::mpsc;
+
+const LONG: Duration = Duration::from_secs(20);
+
+fn coordinator(world: u32) -> Embedded {
+    let config = CoordinatorConfig {
+        linger: Duration::from_millis(300),
+        ..CoordinatorConfig::new("127.0.0.1:0", world)
+    }
+    .with_heartbeat_timeout(Duration::from_secs(2));
+    serve(config).unwrap()
+}
+
+fn spec(config: &RunConfig) -> JobSpec {
+    let model =
+        ModelFacts { name: "ResNet20".into(), parameters: 272_474, convolutions: 21, batch_norms: 21 };
+    job_spec(&serde_json::to_value(config).unwrap(), Purpose::Train, model, 50_000)
+}
+
+fn options(address: impl ToString, local_index: u32) -> SessionOptions {
+    SessionOptions {
+        host: "here".into(),
+        local_index,
+        local_world: 2,
+        ..SessionOptions::new(address.to_string(), spec(&RunConfig::default()), machine::capabilities(vec![]))
+    }
+}
+
+/// Two sessions, in the order of their ranks.
+fn pair(c: &Embedded) -> (Session, Session) {
+    let address = c.address();
+    let other = std::thread::spawn(move || Session::connect(options(address, 1)).unwrap());
+    let first = Session::connect(options(address, 0)).unwrap();
+    (first, other.join().unwrap())
+}
+
+/// Waits until so many workers have registered.
+fn await_members(c: &Embedded, count: usize) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let address = format!("http://{}", c.address());
+        let mut client = connect::Client::connect(address).await.unwrap();
+        let request = octrain_proto::v1::StatusRequest {};
+        while client.status(request).await.unwrap().into_inner().members.len() < count {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+}
+
+#[test]
+fn two_workers_meet_in_the_store_report_and_leave() {
+    let c = coordinator(2);
+    let (a, b) = pair(&c);
+    assert_eq!((a.plan().rank, b.plan().rank, a.plan().world_size), (0, 1, 2));
+    assert_eq!(plan::digest(a.plan()), plan::digest(b.plan()));
+    let (sa, sb) = (a.store(), b.store());
+    let waiting = std::thread::spawn(move || sb.get_key("k", LONG));
+    sa.set_key("k", b"v").unwrap();
+    assert_eq!(waiting.join().unwrap().unwrap(), b"v");
+    assert_eq!(sa.add_key("n", 3).unwrap(), 3);
+    assert!(sa.check_keys(&["k".into(), "n".into()]).unwrap());
+    assert!(sa.delete_key("k").unwrap() && !sa.delete_key("k").unwrap());
+    let late = sa.get_key("never", Duration::from_millis(50)).unwrap_err();
+    assert!(matches!(&late, SessionError::StoreTimeout { key, .. } if key == "never"), "{late}");
+    a.report_step(1, StepReport { loss: 0.5, ..StepReport::default() });
+    a.leave().unwrap();
+    b.leave_interrupted().unwrap();
+    assert_eq!(c.wait(LONG), Some(Outcome::Finished { interrupted: true }));
+}
+
+#[test]
+fn a_failure_reaches_the_others_and_names_the_culprit() {
+    let c = coordinator(2);
+    let (a, b) = pair(&c);
+    let (tell, told) = mpsc::channel();
+    a.on_abort(Box::new(move |why| tell.send(why.to_string()).unwrap()));
+    // The echo comes first; the root cause still wins.
+    a.report_communication_failure("all-reduce: connection closed by peer");
+    b.report_step(7, StepReport::default());
+    b.report_failure("loss is NaN");
+    let why = told.recv_timeout(LONG).unwrap();
+    for part in ["rank 1", "host here", "local index 1", "loss is NaN", "last step 7"] {
+        assert!(why.contains(part), "{part} in: {why}");
+    }
+    assert_eq!(a.abort_reason().as_deref(), Some(why.as_str()));
+    assert_eq!(a.abort_kind(), Some(AbortKind::WorkerFailed));
+    let store = a.store().get_key("k", LONG).unwrap_err();
+    assert!(store.is_ended(), "{store}");
+    let (tell, told) = mpsc::channel();
+    a.on_abort(Box::new(move |why| tell.send(why.to_string()).unwrap()));
+    assert_eq!(told.recv_timeout(LONG).unwrap(), why);
+}
+
+#[test]
+fn a_session_dropped_without_leaving_is_a_lost_worker() {
+    let c = coordinator(2);
+    let (a, b) = pair(&c);
+    drop(b);
+    let why = a.wait_abort(LONG).unwrap();
+    assert!(why.contains("rank 1") && why.contains("connection broke"), "{why}");
+    assert_eq!(a.abort_kind(), Some(AbortKind::WorkerLost));
+}
+
+#[test]
+fn a_coordinator_that_goes_away_ends_the_job_here() {
+    let c = coordinator(1);
+    let a = Session::connect(options(c.address(), 0)).unwrap();
+    drop(c);
+    let why = a.wait_abort(LONG).unwrap();
+    assert!(why.contains("has not answered"), "{why}");
+}
+
+#[test]
+fn an_unreachable_coordinator_is_named_and_a_stop_is_heeded() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let short = SessionOptions { connect_timeout: Duration::from_millis(700), ..options(free, 0) };
+    let e = Session::connect(short.clone()).unwrap_err();
+    assert!(
+        matches!(&e, SessionError::Unreachable { .. }) && e.to_string().contains(&free.to_string()),
+        "{e}"
+    );
+    let unknown = SessionOptions { coordinator: "no-such-host.invalid:29400".into(), ..short };
+    let e = Session::connect(unknown).unwrap_err();
+    assert!(e.to_string().contains("does not resolve"), "{e}");
+    for bad in ["nonsense", "host:", ":1", "host:99999", "host:0"] {
+        let e = Session::connect(options(bad, 0)).unwrap_err();
+        assert!(matches!(e, SessionError::Address { .. }) && e.is_configuration(), "{bad}: {e}");
+    }
+    let stop = SessionOptions { interrupted: Arc::new(|| true), ..options(free, 0) };
+    assert!(matches!(Session::connect(stop), Err(SessionError::Interrupted(_))));
+}
+
+#[test]
+fn refusals_are_configuration_errors_in_the_coordinators_words() {
+    let c = coordinator(2);
+    let (_a, _b) = pair(&c);
+    let e = Session::connect(options(c.address(), 2)).unwrap_err();
+    assert!(e.is_configuration() && e.to_string().contains("has all its 2 workers"), "{e}");
+
+    let c = coordinator(2);
+    let address = c.address();
+    let first = std::thread::spawn(move || Session::connect(options(address, 0)));
+    let other = RunConfig { lr: 0.5, ..RunConfig::default() };
+    await_members(&c, 1);
+    let e = Session::connect(SessionOptions { job: spec(&other), ..options(address, 1) }).unwrap_err();
+    assert!(e.is_configuration() && e.to_string().contains("lr: 0.5 against 0.256"), "{e}");
+    drop(c.shutdown("test"));
+    assert!(first.join().unwrap().unwrap_err().is_ended());
+}
+
+#[test]
+fn a_plan_that_was_tampered_with_or_meant_for_others_is_refused() {
+    let options = options("x:1", 0);
+    let worker = |local_index| octrain_proto::v1::WorkerFacts {
+        host: "here".into(),
+        local_index,
+        local_world: 2,
+        pid: 1,
+        capabilities: Some(options.capabilities.clone()),
+    };
+    let facts = octrain_coordinator::strategy::JobFacts {
+        job: options.job.clone(),
+        workers: vec![worker(0), worker(1)],
+    };
+    let good = plan::build("octrain", 3, &facts).unwrap();
+    let registered = RegisterReply { generation: 3, ..RegisterReply::default() };
+    let check = |plan: &BuildPlan| connect::trust(plan, &registered, &options);
+    assert_eq!(check(&good), Ok(()));
+    let reseal = |mut plan: BuildPlan| {
+        plan.sha256 = plan::digest(&plan).to_vec();
+        plan
+    };
+    let cases = [
+        (BuildPlan { microbatches: 4, ..good.clone() }, "hash"),
+        (BuildPlan { sha256: vec![], ..good.clone() }, "hash"),
+        (BuildPlan { protocol_version: 9, ..good.clone() }, "protocol"),
+        (reseal(BuildPlan { generation: 4, ..good.clone() }), "generation"),
+        (reseal(BuildPlan { config_sha256: "00".into(), ..good.clone() }), "another configuration"),
+        (plan::for_rank(&good, 1), "not this worker"),
+        (reseal(BuildPlan { world_size: 3, ..good.clone() }), "not this worker"),
+    ];
+    for (plan, want) in cases {
+        let why = check(&plan).unwrap_err();
+        assert!(why.contains(want), "{want} in: {why}");
+    }
+}
