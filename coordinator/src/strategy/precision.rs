@@ -18,7 +18,7 @@ pub(super) fn choose(
         )),
         (Amp::Bf16, Device::Cuda) => {
             for w in workers {
-                for d in w.capabilities.iter().flat_map(|c| &c.cuda_devices).filter(|d| d.major < 8) {
+                if let Some(d) = w.capabilities.iter().flat_map(|c| &c.cuda_devices).find(|d| d.major < 8) {
                     return Err(StrategyError::Bf16 {
                         place: crate::place_of(w),
                         device: d.name.clone(),
