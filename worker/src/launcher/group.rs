@@ -1,0 +1,244 @@
+//! The processes: started together, ended together.
+
+use super::exit::{End, Report, WorkerExit, verdict};
+use super::follow::LAUNCHER_PID;
+use super::relay::{self, Tail};
+use super::signals::Received;
+use rustix::process::{Pid, Signal, kill_process_group};
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Between looks at the processes.
+const LOOK: Duration = Duration::from_millis(50);
+/// From SIGTERM to SIGKILL.
+const TERM_TO_KILL: Duration = Duration::from_secs(3);
+
+/// One worker to start.
+#[derive(Debug, Clone, Default)]
+pub struct WorkerCommand {
+    /// Its name in messages and prefixes, e.g. `rank 1`.
+    pub label: String,
+    /// Arguments, beginning with the subcommand.
+    pub args: Vec<OsString>,
+    /// Environment variables besides those of this process.
+    pub env: Vec<(OsString, OsString)>,
+    /// Its output goes to the terminal as it is (progress bars); else line by line with the label in front.
+    pub passthrough: bool,
+}
+
+/// What to start, and how patient to be.
+#[derive(Debug, Clone)]
+pub struct LaunchOptions {
+    /// The binary; mostly this one.
+    pub program: PathBuf,
+    /// The workers.
+    pub workers: Vec<WorkerCommand>,
+    /// From the first worker's failure until the others, who learn of it from the coordinator, are ended.
+    pub failure_grace: Duration,
+    /// From the user's signal until workers that are still saving are killed.
+    pub stop_grace: Duration,
+}
+
+impl LaunchOptions {
+    /// Workers of this very binary, 15 s to end after a failure, 60 s to save after a signal.
+    pub fn new(workers: Vec<WorkerCommand>) -> io::Result<Self> {
+        Ok(Self {
+            program: std::env::current_exe()?,
+            workers,
+            failure_grace: Duration::from_secs(15),
+            stop_grace: Duration::from_secs(60),
+        })
+    }
+}
+
+/// Why workers cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// One did not start; those before it were killed.
+    #[error("cannot start {label} ({}): {source}", program.display())]
+    Spawn {
+        /// The worker.
+        label: String,
+        /// The binary.
+        program: PathBuf,
+        /// The system's words.
+        source: io::Error,
+    },
+}
+
+struct Worker {
+    label: String,
+    child: Child,
+    tail: Tail,
+    relays: Vec<JoinHandle<()>>,
+    exit: Option<WorkerExit>,
+    asked: bool,
+}
+
+/// Running workers. Dropping the group kills them.
+pub struct Group {
+    workers: Vec<Worker>,
+    failure_grace: Duration,
+    stop_grace: Duration,
+    round: u64,
+}
+
+/// Starts all workers. Must be called on a thread that lives as long as they do (best the main thread): the
+/// kernel kills them when it ends.
+pub fn spawn(options: LaunchOptions) -> Result<Group, LaunchError> {
+    let LaunchOptions { program, workers, failure_grace, stop_grace } = options;
+    let mut group = Group { workers: Vec::new(), failure_grace, stop_grace, round: 0 };
+    for w in workers {
+        let output = || if w.passthrough { Stdio::inherit() } else { Stdio::piped() };
+        let mut child = Command::new(&program)
+            .args(&w.args)
+            .envs(w.env.iter().map(|(k, v)| (k, v)))
+            .env(LAUNCHER_PID, std::process::id().to_string())
+            .stdin(Stdio::null())
+            .stdout(output())
+            .stderr(output())
+            // A group of its own: the terminal's Ctrl-C reaches the launcher only, which passes it on.
+            .process_group(0)
+            .spawn()
+            .map_err(|source| LaunchError::Spawn {
+                label: w.label.clone(),
+                program: program.clone(),
+                source,
+            })?;
+        let tail = Tail::default();
+        let prefix = format!("[{}] ", w.label);
+        let mut relays = Vec::new();
+        if let Some(out) = child.stdout.take() {
+            relays.push(relay::relay(out, prefix.clone(), None, io::stdout));
+        }
+        if let Some(err) = child.stderr.take() {
+            relays.push(relay::relay(err, prefix, Some(tail.clone()), io::stderr));
+        }
+        group.workers.push(Worker { label: w.label, child, tail, relays, exit: None, asked: false });
+    }
+    Ok(group)
+}
+
+impl Group {
+    /// Process ids, in the order of the workers.
+    pub fn pids(&self) -> Vec<u32> {
+        self.workers.iter().map(|w| w.child.id()).collect()
+    }
+
+    /// Waits until all have ended. The first signal is passed on to all, the second kills all; after a failure
+    /// the others get `failure_grace` to end by themselves, and after a signal `stop_grace`.
+    pub fn wait(mut self, received: &Received) -> Report {
+        let mut passed = 0;
+        let mut deadline: Option<Instant> = None;
+        let mut terminated: Option<Instant> = None;
+        loop {
+            self.look();
+            if self.workers.iter().all(|w| w.exit.is_some()) {
+                break;
+            }
+            let now = Instant::now();
+            let count = received.count();
+            if count > passed {
+                let signal = Signal::from_named_raw(received.last()).unwrap_or(Signal::TERM);
+                match count {
+                    1 => {
+                        self.asked();
+                        self.signal(signal);
+                        deadline = Some(now + self.stop_grace);
+                    }
+                    _ => self.kill(),
+                }
+                passed = count;
+            }
+            if deadline.is_none() && self.failed() {
+                deadline = Some(now + self.failure_grace);
+            }
+            match terminated {
+                None if deadline.is_some_and(|d| now >= d) => {
+                    self.asked();
+                    self.signal(Signal::TERM);
+                    terminated = Some(now);
+                }
+                Some(at) if now >= at + TERM_TO_KILL => self.kill(),
+                _ => {}
+            }
+            std::thread::sleep(LOOK);
+        }
+        let mut exits: Vec<WorkerExit> = self.workers.iter_mut().filter_map(|w| w.exit.take()).collect();
+        exits.sort_by_key(|e| (e.round, e.index));
+        verdict(exits)
+    }
+
+    fn failed(&self) -> bool {
+        self.workers.iter().filter_map(|w| w.exit.as_ref()).any(|e| e.end != End::Code(0))
+    }
+
+    /// Takes note of those that have ended.
+    fn look(&mut self) {
+        self.round += 1;
+        for (index, w) in self.workers.iter_mut().enumerate().filter(|(_, w)| w.exit.is_none()) {
+            let end = match w.child.try_wait() {
+                Ok(None) => continue,
+                Ok(Some(status)) => end(status, w.asked),
+                // Not our child any more: nothing more will be known about it.
+                Err(_) => End::Code(i32::from(super::EXIT_ERROR)),
+            };
+            // Its last words; a grandchild that holds the pipe open must not hold up the launcher.
+            let patience = Instant::now() + Duration::from_millis(500);
+            while w.relays.iter().any(|r| !r.is_finished()) && Instant::now() < patience {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            w.exit = Some(WorkerExit {
+                index,
+                label: w.label.clone(),
+                pid: w.child.id(),
+                end,
+                round: self.round,
+                last_lines: relay::lines(&w.tail),
+            });
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        for w in self.workers.iter().filter(|w| w.exit.is_none()) {
+            if let Some(pid) = i32::try_from(w.child.id()).ok().and_then(Pid::from_raw) {
+                // It may have ended in between, which is what the signal wants.
+                let _ = kill_process_group(pid, signal);
+            }
+        }
+    }
+
+    /// From here on, dying of a signal to end is no failure of their own.
+    fn asked(&mut self) {
+        self.workers.iter_mut().filter(|w| w.exit.is_none()).for_each(|w| w.asked = true);
+    }
+
+    fn kill(&mut self) {
+        self.asked();
+        self.signal(Signal::KILL);
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.kill();
+        for w in self.workers.iter_mut().filter(|w| w.exit.is_none()) {
+            let _ = w.child.wait();
+        }
+    }
+}
+
+/// How a process ended; a code is its own, even after the launcher had asked it to end.
+fn end(status: ExitStatus, asked: bool) -> End {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => End::Code(code),
+        (None, Some(libc::SIGINT | libc::SIGTERM | libc::SIGKILL)) if asked => End::Killed,
+        (None, Some(signal)) => End::Signal(signal),
+        (None, None) => End::Code(i32::from(super::EXIT_ERROR)),
+    }
+}

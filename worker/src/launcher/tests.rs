@@ -1,0 +1,195 @@
+//! Real processes (a shell in place of the worker), and the verdict on their ends.
+
+use super::*;
+use signals::Received;
+use std::time::{Duration, Instant};
+
+fn sh(label: &str, script: &str) -> WorkerCommand {
+    WorkerCommand { label: label.into(), args: vec!["-c".into(), script.into()], ..WorkerCommand::default() }
+}
+
+fn options(workers: Vec<WorkerCommand>) -> LaunchOptions {
+    LaunchOptions {
+        program: "/bin/sh".into(),
+        workers,
+        failure_grace: Duration::from_millis(200),
+        stop_grace: Duration::from_millis(300),
+    }
+}
+
+fn run(workers: Vec<WorkerCommand>) -> Report {
+    spawn(options(workers)).unwrap().wait(&Received::default())
+}
+
+#[test]
+fn all_well() {
+    let report = run(vec![sh("rank 0", "exit 0"), sh("rank 1", "true")]);
+    assert_eq!((report.code, report.root.is_none(), report.message()), (EXIT_OK, true, None));
+}
+
+#[test]
+fn the_first_failure_is_the_root_cause_and_its_last_words_are_kept() {
+    let report = run(vec![
+        sh("rank 0", "sleep 0.4; echo 'all-reduce failed' >&2; exit 1"),
+        sh("rank 1", "echo 'loss is NaN' >&2; exit 1"),
+        sh("rank 2", "sleep 0.3; exit 3"),
+    ]);
+    let message = report.message().unwrap();
+    assert_eq!(report.code, EXIT_ERROR);
+    assert!(message.starts_with("rank 1 (pid ") && message.contains("rank 1: loss is NaN"), "{message}");
+    assert!(message.contains("2 other workers"), "{message}");
+}
+
+#[test]
+fn a_worker_killed_by_a_signal_is_named_with_it() {
+    let report = run(vec![sh("rank 0", "kill -9 $$"), sh("rank 1", "exec sleep 60")]);
+    assert_eq!(report.root.as_ref().unwrap().end, End::Signal(9));
+    assert_eq!(report.code, EXIT_ERROR);
+    // The survivor, which did not end by itself, was ended.
+    assert_eq!(report.exits.iter().find(|e| e.label == "rank 1").unwrap().end, End::Killed);
+}
+
+#[test]
+fn the_first_signal_is_passed_on_and_the_second_kills() {
+    let received = Received::default();
+    let polite = "trap 'exit 130' TERM INT; while :; do sleep 0.05; done";
+    let group = spawn(options(vec![sh("rank 0", polite), sh("rank 1", polite)])).unwrap();
+    let raise = received.clone();
+    let user = std::thread::spawn(move || {
+        // Long enough for the shells to have set their traps.
+        std::thread::sleep(Duration::from_millis(500));
+        raise.raise(15);
+    });
+    let report = group.wait(&received);
+    user.join().unwrap();
+    assert_eq!(report.code, EXIT_INTERRUPTED, "{report:?}");
+
+    let received = Received::default();
+    let stubborn = "trap '' TERM INT; exec sleep 60";
+    let patient =
+        LaunchOptions { stop_grace: Duration::from_secs(60), ..options(vec![sh("rank 0", stubborn)]) };
+    let group = spawn(patient).unwrap();
+    received.raise(2);
+    received.raise(2);
+    let start = Instant::now();
+    let report = group.wait(&received);
+    assert_eq!(report.exits[0].end, End::Killed);
+    assert_eq!(report.code, EXIT_INTERRUPTED);
+    assert!(start.elapsed() < Duration::from_secs(30));
+}
+
+#[test]
+fn workers_know_their_launcher_and_their_environment() {
+    let mut worker = sh("rank 0", "test \"$OCTRAIN_LAUNCHER_PID\" = \"$PPID\" && test \"$MINE\" = yes");
+    worker.env.push(("MINE".into(), "yes".into()));
+    assert_eq!(run(vec![worker]).code, EXIT_OK);
+}
+
+#[test]
+fn a_program_that_is_not_there_is_named() {
+    let options = LaunchOptions { program: "/no/such/octrain".into(), ..options(vec![sh("rank 0", "")]) };
+    let e = spawn(options).err().unwrap().to_string();
+    assert!(e.contains("rank 0") && e.contains("/no/such/octrain"), "{e}");
+}
+
+#[test]
+fn a_dropped_group_leaves_no_process() {
+    let group = spawn(options(vec![sh("rank 0", "exec sleep 60")])).unwrap();
+    let pid = group.pids()[0];
+    drop(group);
+    assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+}
+
+#[test]
+fn verdicts() {
+    let exit = |index: usize, end, round| WorkerExit {
+        index,
+        label: format!("rank {index}"),
+        pid: 1,
+        end,
+        round,
+        last_lines: vec![],
+    };
+    use End::{Code, Killed, Signal};
+    // (ends with the round they were seen in, root, code)
+    let cases: [(&[(End, u64)], Option<usize>, u8); 10] = [
+        (&[(Code(0), 1), (Code(0), 2)], None, 0),
+        (&[(Code(1), 2), (Code(1), 1)], Some(1), 1),
+        (&[(Code(3), 1), (Code(1), 2)], Some(1), 1),
+        (&[(Code(1), 1), (Signal(9), 1)], Some(1), 1),
+        (&[(Code(1), 1), (Signal(9), 2)], Some(0), 1),
+        (&[(Code(1), 1), (Code(2), 1)], Some(1), 2),
+        (&[(Code(3), 1), (Code(3), 1)], Some(0), 3),
+        (&[(Code(130), 1), (Code(130), 1)], Some(0), 130),
+        (&[(Code(130), 1), (Code(1), 2)], Some(1), 1),
+        (&[(Code(0), 1), (Killed, 2)], Some(1), 130),
+    ];
+    for (ends, root, code) in cases {
+        let exits = ends.iter().enumerate().map(|(i, (e, r))| exit(i, *e, *r)).collect();
+        let report = verdict(exits);
+        assert_eq!((report.root.map(|r| r.index), report.code), (root, code), "{ends:?}");
+    }
+}
+
+/// Role this test binary plays when it is started by the test below.
+const ROLE: &str = "OCTRAIN_TEST_ROLE";
+
+/// Not a test of its own: the processes of the test below.
+#[test]
+#[ignore = "started by a_worker_does_not_outlive_its_launcher"]
+fn launcher_and_worker() {
+    match std::env::var(ROLE).as_deref() {
+        Ok("launcher") => {
+            let me = std::env::current_exe().unwrap();
+            let worker = WorkerCommand {
+                label: "rank 0".into(),
+                args: ["--exact", "launcher::tests::launcher_and_worker", "--ignored", "--nocapture"]
+                    .map(Into::into)
+                    .into(),
+                env: vec![(ROLE.into(), "worker".into())],
+                passthrough: true,
+            };
+            let group = spawn(LaunchOptions { program: me, ..options(vec![worker]) }).unwrap();
+            group.wait(&Received::default());
+        }
+        Ok("worker") => {
+            follow_launcher().unwrap();
+            println!("pid {}", std::process::id());
+            std::thread::sleep(Duration::from_secs(60));
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn a_worker_does_not_outlive_its_launcher() {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+    let mut launcher = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "launcher::tests::launcher_and_worker", "--ignored", "--nocapture"])
+        .env(ROLE, "launcher")
+        .env_remove("OCTRAIN_LAUNCHER_PID")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(launcher.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let pid = lines.find_map(|l| l.split_once("pid ").map(|(_, pid)| pid.to_string())).unwrap();
+    let alive = || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // A zombie nobody has waited for is dead as well.
+        stat.rsplit(") ").next().is_some_and(|s| !s.is_empty() && !s.starts_with('Z'))
+    };
+    assert!(alive());
+    launcher.kill().unwrap();
+    launcher.wait().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while alive() {
+        assert!(Instant::now() < deadline, "worker {pid} outlives its launcher");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_process_no_launcher_started_follows_nobody() {
+    assert!(std::env::var_os("OCTRAIN_LAUNCHER_PID").is_some() || follow_launcher().is_ok());
+}
