@@ -1,1 +1,5 @@
 //! Collectives over ranks behind one trait: Gloo, NCCL, local, faulty.
+
+mod rendezvous;
+
+pub use rendezvous::{RendezvousStore, StoreError};

@@ -22,6 +22,7 @@ pub use octrain_proto::v1::{
 pub use options::SessionOptions;
 pub use store::CoordinatorStore;
 
+use crate::collective::RendezvousStore;
 use background::Shared;
 use connect::Connection;
 use octrain_proto::v1::{FailureKind, LeaveRequest, ReportFailureRequest};
@@ -60,7 +61,7 @@ impl Session {
     }
 
     /// The store in which collectives meet.
-    pub fn store(&self) -> Arc<CoordinatorStore> {
+    pub fn store(&self) -> Arc<dyn RendezvousStore> {
         Arc::new(CoordinatorStore::new(self.connection.clone(), self.shared.clone()))
     }
 

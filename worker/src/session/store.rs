@@ -3,6 +3,7 @@
 use super::background::Shared;
 use super::connect::Connection;
 use super::{ANSWER, SessionError};
+use crate::collective::{RendezvousStore, StoreError};
 use octrain_proto::v1::{
     StoreAddRequest, StoreCheckRequest, StoreDeleteRequest, StoreGetRequest, StoreSetRequest,
 };
@@ -39,7 +40,7 @@ impl CoordinatorStore {
     }
 
     /// Sets a key, replacing what it held.
-    pub fn set_key(&self, key: &str, value: &[u8]) -> Result<(), SessionError> {
+    fn set_key(&self, key: &str, value: &[u8]) -> Result<(), SessionError> {
         self.alive()?;
         let r = StoreSetRequest { header: self.header(), key: key.into(), value: value.into() };
         self.connection
@@ -48,7 +49,7 @@ impl CoordinatorStore {
     }
 
     /// Waits until the key exists, at most `timeout`, and returns its value.
-    pub fn get_key(&self, key: &str, timeout: Duration) -> Result<Vec<u8>, SessionError> {
+    fn get_key(&self, key: &str, timeout: Duration) -> Result<Vec<u8>, SessionError> {
         let start = Instant::now();
         loop {
             self.alive()?;
@@ -69,7 +70,7 @@ impl CoordinatorStore {
 
     /// Adds to a decimal counter (absent: 0) and returns the sum. Not tried twice: an addition whose answer was
     /// lost may have happened.
-    pub fn add_key(&self, key: &str, amount: i64) -> Result<i64, SessionError> {
+    fn add_key(&self, key: &str, amount: i64) -> Result<i64, SessionError> {
         self.alive()?;
         let r = StoreAddRequest { header: self.header(), key: key.into(), amount };
         let c = &self.connection;
@@ -85,7 +86,7 @@ impl CoordinatorStore {
     }
 
     /// Whether all keys exist.
-    pub fn check_keys(&self, keys: &[String]) -> Result<bool, SessionError> {
+    fn check_keys(&self, keys: &[String]) -> Result<bool, SessionError> {
         self.alive()?;
         let r = StoreCheckRequest { header: self.header(), keys: keys.into() };
         self.connection
@@ -94,11 +95,43 @@ impl CoordinatorStore {
     }
 
     /// Removes a key; whether it was there.
-    pub fn delete_key(&self, key: &str) -> Result<bool, SessionError> {
+    fn delete_key(&self, key: &str) -> Result<bool, SessionError> {
         self.alive()?;
         let r = StoreDeleteRequest { header: self.header(), key: key.into() };
         self.connection
             .call("store_delete", Instant::now() + ANSWER, async |mut c| c.store_delete(r.clone()).await)
             .map(|r| r.existed)
+    }
+}
+
+impl From<SessionError> for StoreError {
+    fn from(e: SessionError) -> Self {
+        match e {
+            SessionError::StoreTimeout { key, waited } => StoreError::Timeout { key, waited },
+            SessionError::Ended { message, .. } => StoreError::Ended(message),
+            other => StoreError::Failed(other.to_string()),
+        }
+    }
+}
+
+impl RendezvousStore for CoordinatorStore {
+    fn set(&self, key: &str, value: &[u8]) -> Result<(), StoreError> {
+        Ok(self.set_key(key, value)?)
+    }
+
+    fn get(&self, key: &str, timeout: Duration) -> Result<Vec<u8>, StoreError> {
+        Ok(self.get_key(key, timeout)?)
+    }
+
+    fn add(&self, key: &str, amount: i64) -> Result<i64, StoreError> {
+        Ok(self.add_key(key, amount)?)
+    }
+
+    fn check(&self, keys: &[String]) -> Result<bool, StoreError> {
+        Ok(self.check_keys(keys)?)
+    }
+
+    fn delete(&self, key: &str) -> Result<bool, StoreError> {
+        Ok(self.delete_key(key)?)
     }
 }

@@ -1,6 +1,7 @@
 //! The session against a real coordinator on a port of the system's choice.
 
 use super::*;
+use crate::collective::StoreError;
 use crate::config::RunConfig;
 use octrain_coordinator::config::CoordinatorConfig;
 use octrain_coordinator::server::{Embedded, serve};
@@ -62,14 +63,14 @@ fn two_workers_meet_in_the_store_report_and_leave() {
     assert_eq!((a.plan().rank, b.plan().rank, a.plan().world_size), (0, 1, 2));
     assert_eq!(plan::digest(a.plan()), plan::digest(b.plan()));
     let (sa, sb) = (a.store(), b.store());
-    let waiting = std::thread::spawn(move || sb.get_key("k", LONG));
-    sa.set_key("k", b"v").unwrap();
+    let waiting = std::thread::spawn(move || sb.get("k", LONG));
+    sa.set("k", b"v").unwrap();
     assert_eq!(waiting.join().unwrap().unwrap(), b"v");
-    assert_eq!(sa.add_key("n", 3).unwrap(), 3);
-    assert!(sa.check_keys(&["k".into(), "n".into()]).unwrap());
-    assert!(sa.delete_key("k").unwrap() && !sa.delete_key("k").unwrap());
-    let late = sa.get_key("never", Duration::from_millis(50)).unwrap_err();
-    assert!(matches!(&late, SessionError::StoreTimeout { key, .. } if key == "never"), "{late}");
+    assert_eq!(sa.add("n", 3).unwrap(), 3);
+    assert!(sa.check(&["k".into(), "n".into()]).unwrap());
+    assert!(sa.delete("k").unwrap() && !sa.delete("k").unwrap());
+    let late = sa.get("never", Duration::from_millis(50)).unwrap_err();
+    assert!(matches!(&late, StoreError::Timeout { key, .. } if key == "never"), "{late}");
     a.report_step(1, StepReport { loss: 0.5, ..StepReport::default() });
     a.leave().unwrap();
     b.leave_interrupted().unwrap();
@@ -92,8 +93,8 @@ fn a_failure_reaches_the_others_and_names_the_culprit() {
     }
     assert_eq!(a.abort_reason().as_deref(), Some(why.as_str()));
     assert_eq!(a.abort_kind(), Some(AbortKind::WorkerFailed));
-    let store = a.store().get_key("k", LONG).unwrap_err();
-    assert!(store.is_ended(), "{store}");
+    let store = a.store().get("k", LONG).unwrap_err();
+    assert_eq!(store, StoreError::Ended(why.clone()));
     let (tell, told) = mpsc::channel();
     a.on_abort(Box::new(move |why| tell.send(why.to_string()).unwrap()));
     assert_eq!(told.recv_timeout(LONG).unwrap(), why);
