@@ -137,3 +137,66 @@ pub fn summary(plan: &BuildPlan) -> String {
         on.join(", ")
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::strategy::testing::{facts, two};
+    use serde_json::json;
+
+    fn plan() -> BuildPlan {
+        build("job", 3, &facts(json!({"qat": true, "amp": "bf16", "global-batch-size": 96}), two())).unwrap()
+    }
+
+    #[test]
+    fn the_hash_covers_all_but_what_differs_between_ranks() {
+        let plan = plan();
+        assert_eq!(plan.sha256, digest(&plan));
+        let other = for_rank(&plan, 1);
+        assert_eq!((other.rank, other.local_rank, other.host.as_str()), (1, 1, "a"));
+        assert_eq!(digest(&other), digest(&plan));
+        let changed: [fn(&mut BuildPlan); 9] = [
+            |p| p.generation += 1,
+            |p| p.job_id.push('x'),
+            |p| p.roster[1].host = "b".into(),
+            |p| p.passes[0].on = false,
+            |p| p.passes.swap(0, 1),
+            |p| p.settings[0].reason.push('!'),
+            |p| p.microbatches += 1,
+            |p| p.qat.as_mut().unwrap().observer_momentum = 0.91,
+            |p| p.determinism.as_mut().unwrap().seed += 1,
+        ];
+        for (i, change) in changed.iter().enumerate() {
+            let mut p = plan.clone();
+            change(&mut p);
+            assert_ne!(digest(&p), digest(&plan), "change {i} went unnoticed");
+        }
+    }
+
+    #[test]
+    fn the_encoding_survives_the_wire() {
+        let plan = for_rank(&plan(), 1);
+        let back = BuildPlan::decode(&plan.encode_to_vec()[..]).unwrap();
+        assert_eq!(back, plan);
+        assert_eq!(digest(&back).as_slice(), plan.sha256);
+    }
+
+    #[test]
+    fn the_text_shows_ranks_passes_and_settings_with_reasons() {
+        let plan = plan();
+        let text = render(&plan);
+        for line in [
+            "of job job, generation 3, 2 workers",
+            "  0  a local 0  cpu, microbatch 0",
+            "  1  a local 1  cpu, microbatches 1..3",
+            "  fold-batch-norm       off  trained unfolded; export folds exactly",
+            "--bucket-mib 25",
+        ] {
+            assert!(text.contains(line), "{line} in:\n{text}");
+        }
+        for name in plan.passes.iter().map(|p| &p.name).chain(plan.settings.iter().map(|s| &s.name)) {
+            assert!(text.contains(name.as_str()), "{name}");
+        }
+        assert!(summary(&plan).contains("gloo on cpu, bf16"), "{}", summary(&plan));
+    }
+}

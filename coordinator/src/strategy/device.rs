@@ -1,19 +1,18 @@
 //! Device and backend.
 
 use super::{DeviceChoice, JobSettings, StrategyError};
-use crate::ranks::{self, Place};
+use crate::ranks::Place;
 use octrain_proto::v1::{Backend, Device, WorkerFacts};
 
-/// CPU or CUDA: all workers alike.
+/// CPU or CUDA: all workers alike. `workers` in the order of ranks.
 pub(super) fn choose(s: &JobSettings, workers: &[WorkerFacts]) -> Result<(Device, String), StrategyError> {
-    let places: Vec<Place> = workers.iter().map(crate::place_of).collect();
-    // In the order of ranks, so that the worker an error names does not depend on arrival.
-    let able: Vec<(Place, u32, usize)> = ranks::assign(&places)
-        .into_iter()
-        .map(|p| {
-            let worker = workers.iter().find(|w| w.host == p.host && w.local_index == p.local_index);
-            let devices = worker.and_then(|w| w.capabilities.as_ref()).map_or(0, |c| c.cuda_devices.len());
-            (Place { host: p.host, local_index: p.local_index }, p.local_rank, devices)
+    let able: Vec<(Place, u32, usize)> = workers
+        .iter()
+        .enumerate()
+        .map(|(i, w)| {
+            let local_rank = workers[..i].iter().filter(|o| o.host == w.host).count() as u32;
+            let devices = w.capabilities.as_ref().map_or(0, |c| c.cuda_devices.len());
+            (crate::place_of(w), local_rank, devices)
         })
         .collect();
     let with = able.iter().find(|(_, local, devices)| *devices > *local as usize);

@@ -9,6 +9,8 @@ mod precision;
 mod qat;
 mod settings;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 pub use batch::share;
@@ -18,6 +20,7 @@ pub(crate) use precision::{name as precision_name, scaling_text};
 pub use qat::freeze_step;
 pub use settings::{Amp, DataLayout, DeviceChoice, JobSettings, Target};
 
+use crate::ranks::natural;
 use octrain_proto::v1::{
     Backend, CommDtype, Determinism, Device, JobSpec, LossScaling, MemoryLayout, ModelFacts, PassDecision,
     Precision, Purpose, QatRecipe, Setting, WorkerFacts,
@@ -93,14 +96,17 @@ pub fn decide(facts: &JobFacts) -> Result<Strategy, StrategyError> {
     if world == 0 {
         return Err(StrategyError::NoWorkers);
     }
+    // In the order of ranks, so that no decision, and no worker a reason names, depends on the order of arrival.
+    let mut workers = facts.workers.clone();
+    workers.sort_by(|a, b| natural(&a.host, &b.host).then(a.local_index.cmp(&b.local_index)));
     let mut settings = Vec::new();
 
-    let (device, reason) = device::choose(&s, &facts.workers)?;
+    let (device, reason) = device::choose(&s, &workers)?;
     settings.push(setting("device", device::name(device), reason));
     let (backend, reason) = device::backend(device, world);
     settings.push(setting("backend", device::backend_name(backend), reason));
 
-    let (precision, reason) = precision::choose(&s, device, &facts.workers)?;
+    let (precision, reason) = precision::choose(&s, device, &workers)?;
     settings.push(setting("precision", precision::name(precision), reason));
     let (loss_scaling, reason) = precision::loss_scaling(&s)?;
     settings.push(setting("loss-scale", precision::scaling_text(&loss_scaling), reason));
@@ -130,7 +136,7 @@ pub fn decide(facts: &JobFacts) -> Result<Strategy, StrategyError> {
         qat::decide(&s, &model, batch.microbatches * batch.microbatch_size, batch.total_steps)?;
     settings.extend(qat_settings);
 
-    let (threads, reason) = threads(&s, &facts.workers);
+    let (threads, reason) = threads(&s, &workers);
     settings.push(setting("threads", threads, reason));
     let (value, reason) = match s.deterministic {
         true => ("kernels", "--deterministic: only deterministic kernels; one without is an error"),

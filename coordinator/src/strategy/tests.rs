@@ -1,1 +1,247 @@
+//! Every decision, table by table.
 
+use super::testing::{facts, model, two, worker};
+use super::*;
+use serde_json::{Value, json};
+
+fn of(s: &Strategy, name: &str) -> (String, String) {
+    let s = s.settings.iter().find(|s| s.name == name).unwrap_or_else(|| panic!("no setting {name}"));
+    (s.value.clone(), s.reason.clone())
+}
+
+#[test]
+fn passes_follow_the_flags() {
+    let on = |changes: Value, purpose: Purpose| -> Vec<String> {
+        let mut f = facts(changes, two());
+        f.job.purpose = purpose.into();
+        let passes = decide(&f).unwrap().passes;
+        assert_eq!(passes.iter().map(|p| p.name.as_str()).collect::<Vec<_>>(), passes::ORDER);
+        assert!(passes.iter().all(|p| !p.reason.is_empty()));
+        passes.into_iter().filter(|p| p.on).map(|p| p.name).collect()
+    };
+    let quantize = ["quantize-weights", "quantize-activations", "observe-superset"];
+    assert_eq!(on(json!({}), Purpose::Train), ["drop-dead", "memory-layout"]);
+    assert_eq!(on(json!({"data-layout": "NCHW"}), Purpose::Train), ["drop-dead"]);
+    assert_eq!(on(json!({"amp": "bf16"}), Purpose::Train), ["drop-dead", "amp-cast", "memory-layout"]);
+    assert_eq!(on(json!({"amp": "fp16"}), Purpose::Eval), ["drop-dead", "amp-cast", "memory-layout"]);
+    let qat = on(json!({"qat": true, "amp": "bf16"}), Purpose::Train);
+    assert_eq!(qat, [&["drop-dead"][..], &quantize, &["amp-cast", "memory-layout"]].concat());
+    let export = on(json!({"qat": true, "amp": "bf16"}), Purpose::Export);
+    assert_eq!(export, [&["drop-dead"][..], &quantize, &["memory-layout", "fold-batch-norm"]].concat());
+}
+
+#[test]
+fn a_network_without_batch_norm_has_nothing_to_fold() {
+    let mut f = facts(json!({}), two());
+    f.job.purpose = Purpose::Export.into();
+    f.job.model = Some(ModelFacts { batch_norms: 0, ..model() });
+    let s = decide(&f).unwrap();
+    let fold = s.passes.last().unwrap();
+    assert!(!fold.on && fold.reason.contains("has no BatchNorm"), "{fold:?}");
+}
+
+#[test]
+fn device_and_backend() {
+    let w = worker;
+    use Backend::{Gloo, Local, Nccl};
+    let good: [(&str, Vec<WorkerFacts>, Device, Backend); 7] = [
+        ("auto", vec![w("a", 0, 0)], Device::Cpu, Local),
+        ("auto", two(), Device::Cpu, Gloo),
+        ("auto", vec![w("a", 0, 2), w("a", 1, 2)], Device::Cuda, Nccl),
+        ("auto", vec![w("a", 0, 1)], Device::Cuda, Local),
+        ("cpu", vec![w("a", 0, 2), w("a", 1, 2)], Device::Cpu, Gloo),
+        ("cuda", vec![w("a", 0, 1), w("b", 0, 1)], Device::Cuda, Nccl),
+        // Indices need not begin at 0; devices are counted by rank within the host.
+        ("cuda", vec![w("a", 4, 2), w("a", 6, 2)], Device::Cuda, Nccl),
+    ];
+    for (flag, workers, device, backend) in good {
+        let s = decide(&facts(json!({"device": flag}), workers.clone())).unwrap();
+        assert_eq!((s.device, s.backend), (device, backend), "{flag} {workers:?}");
+    }
+    let error =
+        |flag: &str, workers| decide(&facts(json!({"device": flag}), workers)).unwrap_err().to_string();
+    let e = error("cuda", vec![w("pod-10", 0, 1), w("pod-2", 1, 1), w("pod-2", 0, 1)]);
+    assert!(e.contains("host pod-2 local 1 is worker 2 of its host and sees 1 CUDA devices"), "{e}");
+    let e = error("auto", vec![w("a", 0, 1), w("b", 0, 0)]);
+    assert!(e.contains("host a local 0 can use") && e.contains("host b local 0 cannot"), "{e}");
+    let e = error("auto", vec![w("a", 0, 1), w("a", 1, 1)]);
+    assert!(e.contains("host a local 1 cannot"), "{e}");
+}
+
+#[test]
+fn precision_meets_the_hardware_or_says_what_to_change() {
+    let mut old = worker("b", 0, 1);
+    let d = &mut old.capabilities.as_mut().unwrap().cuda_devices[0];
+    (d.name, d.major, d.minor) = ("T4".into(), 7, 5);
+    let f = |amp: &str| facts(json!({"amp": amp}), vec![worker("a", 0, 1), old.clone()]);
+    let e = decide(&f("bf16")).unwrap_err().to_string();
+    assert!(e.contains("T4 of host b local 0 has compute capability 7.5"), "{e}");
+    assert_eq!(decide(&f("fp16")).unwrap().precision, Precision::Fp16);
+
+    let mut plain = worker("b", 0, 0);
+    plain.capabilities.as_mut().unwrap().cpu_bf16 = false;
+    let s = decide(&facts(json!({"amp": "bf16"}), vec![worker("a", 0, 0), plain])).unwrap();
+    assert_eq!(s.precision, Precision::Bf16);
+    assert!(of(&s, "precision").1.contains("CPU of b has no BF16"), "{:?}", of(&s, "precision"));
+    let s = decide(&facts(json!({"amp": "fp16"}), two())).unwrap();
+    assert!(of(&s, "precision").1.contains("slow"));
+}
+
+#[test]
+fn loss_scaling_is_what_was_asked_for() {
+    use octrain_proto::v1::LossScalingMode as M;
+    let cases = [
+        (json!({}), M::Off, 1.0, "do not underflow"),
+        (json!({"amp": "bf16"}), M::Off, 1.0, "range of FP32"),
+        (json!({"amp": "fp16"}), M::Off, 1.0, "may underflow"),
+        (json!({"amp": "fp16", "scale-loss": 128.0}), M::Static, 128.0, "--scale-loss 128"),
+        (
+            json!({"amp": "fp16", "scale-loss": 128.0, "use-dynamic-loss-scaling": true}),
+            M::Dynamic,
+            128.0,
+            "from --scale-loss 128",
+        ),
+        (json!({"amp": "bf16", "use-dynamic-loss-scaling": true}), M::Dynamic, 1.0, "needless"),
+    ];
+    for (changes, mode, scale, reason) in cases {
+        let s = decide(&facts(changes.clone(), two())).unwrap();
+        assert_eq!((s.loss_scaling.mode(), s.loss_scaling.scale), (mode, scale), "{changes}");
+        assert!(of(&s, "loss-scale").1.contains(reason), "{changes}: {:?}", of(&s, "loss-scale"));
+    }
+}
+
+#[test]
+fn batches() {
+    // (global, batch, workers) -> (M, per rank)
+    for (global, batch, world, m, per_rank) in [
+        (None, 32, 2, 2, "1"),
+        (Some(128), 32, 2, 4, "2"),
+        (Some(128), 32, 4, 4, "1"),
+        (Some(96), 32, 2, 3, "1 or 2"),
+        (Some(32), 32, 1, 1, "1"),
+    ] {
+        let workers = (0..world).map(|i| worker("a", i, 0)).collect();
+        let s = decide(&facts(json!({"global-batch-size": global, "batch-size": batch}), workers)).unwrap();
+        assert_eq!((s.microbatches, s.microbatch_size), (m, batch));
+        assert_eq!(of(&s, "microbatches-per-rank").0, per_rank);
+    }
+    let error = |changes: Value| decide(&facts(changes, two())).unwrap_err();
+    let e = error(json!({"global-batch-size": 100})).to_string();
+    assert!(["100", "32", "2 workers", "--global-batch-size 96"].iter().all(|n| e.contains(n)), "{e}");
+    let e = error(json!({"global-batch-size": 32})).to_string();
+    assert!(
+        e.contains("fewer than the 2 workers") && e.contains("at most 16") && e.contains("at least 64"),
+        "{e}"
+    );
+    assert_eq!(error(json!({"batch-size": 0})), StrategyError::EmptyBatch);
+    assert_eq!(
+        error(json!({"global-batch-size": 51_200})),
+        StrategyError::NoStep { global: 51_200, images: 50_000 }
+    );
+    assert!(matches!(error(json!({"global-batch-size": 0})), StrategyError::TooFewMicrobatches { .. }));
+}
+
+#[test]
+fn shares_cover_all_microbatches_once() {
+    for world in 1..9 {
+        for m in world..40 {
+            let ranges: Vec<u64> = (0..world).flat_map(|r| share(r, world, m)).collect();
+            assert_eq!(ranges, (0..m).collect::<Vec<_>>());
+            assert!((0..world).all(|r| !share(r, world, m).is_empty()));
+        }
+    }
+}
+
+#[test]
+fn steps_are_whole_global_batches_of_all_epochs() {
+    for (changes, steps) in [
+        (json!({}), 781 * 8),
+        (json!({"max-steps": 100}), 100),
+        (json!({"max-steps": 100_000}), 781 * 8),
+        (json!({"epochs": 0}), 0),
+    ] {
+        assert_eq!(decide(&facts(changes.clone(), two())).unwrap().total_steps, steps, "{changes}");
+    }
+    let mut f = facts(json!({"qat": true}), two());
+    f.job.train_images = 0;
+    let s = decide(&f).unwrap();
+    assert_eq!((s.total_steps, of(&s, "steps").0.as_str()), (0, "unknown"));
+    assert_eq!(of(&s, "observers-freeze-step").0, "at 0.8 of the steps");
+}
+
+#[test]
+fn the_qat_recipe() {
+    let s = decide(&facts(json!({"max-steps": 100, "qat": true, "target": "tensorrt"}), two())).unwrap();
+    let q = s.qat.clone().unwrap();
+    assert_eq!(q.target(), octrain_proto::v1::QuantTarget::Tensorrt);
+    assert_eq!((q.calibration_images, q.calibration_steps), (512, 8));
+    assert_eq!((q.freeze_observers_step, q.freeze_bn_step), (Some(80), Some(90)));
+    assert_eq!(of(&s, "quant-target").0, "tensorrt");
+    let s = decide(&facts(json!({"qat": true, "qat-freeze-observers": 1.0}), two())).unwrap();
+    assert_eq!(s.qat.as_ref().unwrap().freeze_observers_step, None);
+    assert_eq!(of(&s, "observers-freeze-step").0, "never");
+    assert_eq!(decide(&facts(json!({}), two())).unwrap().qat, None);
+    assert_eq!(
+        [(0.0, 100), (0.8, 100), (0.501, 100)].map(|(p, n)| freeze_step(p, n)),
+        [Some(0), Some(80), Some(51)]
+    );
+}
+
+#[test]
+fn numbers_out_of_range_are_refused_by_the_name_of_their_flag() {
+    for (changes, flag) in [
+        (json!({"scale-loss": 0.0}), "scale-loss"),
+        (json!({"bucket-mib": 0.0}), "bucket-mib"),
+        (json!({"bucket-mib": 1e9}), "bucket-mib"),
+        (json!({"qat": true, "qat-freeze-observers": 1.5}), "qat-freeze-observers"),
+        (json!({"qat": true, "qat-freeze-bn": -0.1}), "qat-freeze-bn"),
+        (json!({"qat": true, "qat-observer-momentum": 1.0}), "qat-observer-momentum"),
+    ] {
+        let e = decide(&facts(changes.clone(), two())).unwrap_err();
+        assert!(matches!(&e, StrategyError::Range { flag: f, .. } if *f == flag), "{changes}: {e}");
+        assert!(e.to_string().contains(&format!("--{flag}")));
+    }
+    let mut f = facts(json!({"qat": true}), two());
+    f.job.model = Some(ModelFacts { convolutions: 0, ..model() });
+    assert!(matches!(decide(&f), Err(StrategyError::NothingToQuantize { .. })));
+    assert_eq!(decide(&facts(json!({}), vec![])), Err(StrategyError::NoWorkers));
+    let mut f = facts(json!({}), two());
+    f.job.config_json = "{\"batch-size\": 1}".into();
+    assert!(matches!(decide(&f), Err(StrategyError::Config(text)) if text.contains("missing field")));
+}
+
+#[test]
+fn threads_are_those_of_the_most_crowded_host() {
+    let mut small = worker("b", 0, 0);
+    small.capabilities.as_mut().unwrap().cpu_cores = 2;
+    for (changes, workers, threads) in [
+        (json!({}), two(), 4),
+        (json!({}), vec![worker("a", 0, 0), small], 2),
+        (json!({"threads": 3}), two(), 3),
+        (json!({}), (0..16).map(|i| worker("a", i, 0)).collect(), 1),
+    ] {
+        assert_eq!(decide(&facts(changes, workers)).unwrap().threads, threads);
+    }
+}
+
+#[test]
+fn every_setting_has_a_value_and_a_reason_and_appears_once() {
+    let s = decide(&facts(json!({"qat": true, "amp": "bf16", "device": "auto"}), two())).unwrap();
+    let mut names: Vec<&str> = s.settings.iter().map(|s| s.name.as_str()).collect();
+    assert!(s.settings.iter().all(|s| !s.value.is_empty() && !s.reason.is_empty()));
+    let count = names.len();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), count);
+}
+
+#[test]
+fn the_order_of_arrival_changes_nothing() {
+    let workers =
+        vec![worker("pod-10", 1, 0), worker("pod-2", 0, 0), worker("pod-10", 0, 0), worker("pod-2", 1, 0)];
+    let mut other = workers.clone();
+    other.reverse();
+    let a = crate::plan::build("job", 1, &facts(json!({}), workers)).unwrap();
+    let b = crate::plan::build("job", 1, &facts(json!({}), other)).unwrap();
+    assert_eq!(a, b);
+}

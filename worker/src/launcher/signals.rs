@@ -2,8 +2,8 @@
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// Whether this process was asked to stop. Cheap to ask and to clone.
 #[derive(Debug, Clone, Default)]
@@ -33,6 +33,22 @@ pub fn graceful() -> io::Result<Interrupt> {
         signal_hook::flag::register(signal, interrupt.asked.clone())?;
     }
     Ok(interrupt)
+}
+
+static INSTALLED: OnceLock<Interrupt> = OnceLock::new();
+
+/// [`graceful`] for the whole process: afterwards [`requested`] tells. Doing it again changes nothing.
+pub fn install() -> io::Result<()> {
+    if INSTALLED.get().is_none() {
+        let interrupt = graceful()?;
+        let _ = INSTALLED.set(interrupt);
+    }
+    Ok(())
+}
+
+/// Whether this process was asked to stop; false where [`install`] was not called.
+pub fn requested() -> bool {
+    INSTALLED.get().is_some_and(Interrupt::requested)
 }
 
 /// Signals a launcher has got: how many, and which one came last.
@@ -71,4 +87,20 @@ pub fn counted() -> io::Result<Received> {
         }
     })?;
     Ok(received)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_are_counted_and_requests_seen_by_all_clones() {
+        let received = Received::default();
+        received.clone().raise(SIGTERM);
+        assert_eq!((received.count(), received.last()), (1, SIGTERM));
+        let interrupt = Interrupt::default();
+        assert!(!interrupt.requested());
+        interrupt.clone().raise();
+        assert!(interrupt.requested());
+    }
 }

@@ -1,0 +1,49 @@
+//! Facts for tests.
+
+use super::JobFacts;
+use crate::spec::spec;
+use octrain_proto::v1::{Capabilities, CudaDevice, ModelFacts, Purpose, WorkerFacts};
+use serde_json::{Value, json};
+
+pub(crate) fn config(changes: Value) -> Value {
+    let mut config = json!({
+        "batch-size": 32, "global-batch-size": null, "epochs": 8, "max-steps": 0, "seed": 42,
+        "amp": "off", "scale-loss": 1.0, "use-dynamic-loss-scaling": false, "data-layout": "NHWC",
+        "qat": false, "target": "openvino", "qat-calibration-images": 512, "qat-freeze-observers": 0.8,
+        "qat-freeze-bn": 0.9, "qat-observer-momentum": 0.9, "qat-pass-through": false, "qat-skip": [],
+        "device": "auto", "threads": 0, "bucket-mib": 25.0, "another-key": "ignored",
+    });
+    for (key, value) in changes.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    config
+}
+
+pub(crate) fn model() -> ModelFacts {
+    ModelFacts { name: "ResNet20".into(), parameters: 272_474, convolutions: 21, batch_norms: 21 }
+}
+
+pub(crate) fn worker(host: &str, local_index: u32, gpus: usize) -> WorkerFacts {
+    let gpu = CudaDevice { name: "H200".into(), major: 9, minor: 0, memory_bytes: 1 << 37 };
+    WorkerFacts {
+        host: host.into(),
+        local_index,
+        local_world: 0,
+        pid: 1,
+        capabilities: Some(Capabilities {
+            cuda_devices: vec![gpu; gpus],
+            cpu_bf16: true,
+            cpu_avx512: true,
+            cpu_cores: 8,
+            memory_bytes: 1 << 34,
+        }),
+    }
+}
+
+pub(crate) fn facts(changes: Value, workers: Vec<WorkerFacts>) -> JobFacts {
+    JobFacts { job: spec(&config(changes), Purpose::Train, model(), 50_000), workers }
+}
+
+pub(crate) fn two() -> Vec<WorkerFacts> {
+    vec![worker("a", 0, 0), worker("a", 1, 0)]
+}
