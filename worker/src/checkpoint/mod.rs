@@ -1,1 +1,5 @@
-//! Checkpoints: format, atomic store, resume.
+//! Checkpoints: the format, the atomic store, resuming.
+
+mod state;
+
+pub use state::{HostTensor, State};
