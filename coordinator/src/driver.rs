@@ -182,3 +182,84 @@ async fn sleep_until(due: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::Outcome;
+    use crate::spec::spec;
+    use crate::strategy::testing::{config as settings, model, worker};
+    use octrain_proto::PROTOCOL_VERSION;
+    use octrain_proto::v1::{Header, Purpose, RegisterRequest};
+    use serde_json::json;
+
+    async fn join(mailbox: &Mailbox, local_index: u32) -> Header {
+        let request = RegisterRequest {
+            protocol_version: PROTOCOL_VERSION,
+            job_id: "octrain".into(),
+            generation: 0,
+            nonce: local_index.to_string(),
+            worker: Some(worker("a", local_index, 0)),
+            job: Some(spec(&settings(json!({})), Purpose::Train, model(), 50_000)),
+        };
+        match mailbox.ask(Event::Register(Box::new(request)), Duration::ZERO).await.unwrap() {
+            Reply::Registered(r) => Header { job_id: r.job_id, generation: r.generation, member: r.member },
+            other => panic!("{other:?}"),
+        }
+    }
+
+    // The clock of these tests stands still but for the waits: they take no time and see exact moments.
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_ends_the_job_when_the_timeout_is_over_and_not_before() {
+        let config = Arc::new(CoordinatorConfig::new("x", 2));
+        let (mailbox, driver) = start(config, 1);
+        let (begin, h0, _h1) = (Instant::now(), join(&mailbox, 0).await, join(&mailbox, 1).await);
+        let mut ended = mailbox.ended();
+        let beating = mailbox.clone();
+        tokio::spawn(async move {
+            loop {
+                let beat = Event::Heartbeat { header: h0.clone(), step: 3 };
+                if beating.ask(beat, Duration::ZERO).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
+        let outcome = ended.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+        assert_eq!(begin.elapsed().as_secs(), 5);
+        let Outcome::Failed { abort } = &outcome else { panic!("{outcome:?}") };
+        assert!(abort.message.contains("rank 1"), "{}", abort.message);
+        // The survivor hears of it with its next heartbeat, and then the coordinator may go.
+        assert_eq!(driver.await.unwrap(), outcome);
+        assert!(begin.elapsed() <= Duration::from_secs(7), "{:?}", begin.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_waits_as_long_as_it_asked_to() {
+        let (mailbox, _driver) = start(Arc::new(CoordinatorConfig::new("x", 2)), 1);
+        let h0 = join(&mailbox, 0).await;
+        let begin = Instant::now();
+        let event = Event::GetPlan { header: h0.clone(), wait: Wait::First };
+        let reply = mailbox.ask(event.clone(), Duration::from_secs(3)).await.unwrap();
+        assert!(matches!(reply, Reply::Plan(p) if p.plan.is_none()));
+        assert_eq!(begin.elapsed().as_secs(), 3);
+        // And no longer than it has to.
+        let asking = mailbox.clone();
+        let asked = tokio::spawn(async move { asking.ask(event, Duration::from_secs(3)).await.unwrap() });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        join(&mailbox, 1).await;
+        assert!(matches!(asked.await.unwrap(), Reply::Plan(p) if p.plan.is_some()));
+        assert_eq!(begin.elapsed().as_secs(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_comes() {
+        let (mailbox, driver) = start(Arc::new(CoordinatorConfig::new("x", 2)), 1);
+        let begin = Instant::now();
+        let Outcome::Failed { abort } = driver.await.unwrap() else { panic!() };
+        assert_eq!(begin.elapsed().as_secs(), 300);
+        assert!(abort.message.contains("2 of 2 workers missing"), "{}", abort.message);
+        assert_eq!(mailbox.ask(Event::Status, Duration::ZERO).await, Err(Refusal::Gone));
+    }
+}

@@ -119,6 +119,7 @@ async fn wait(mut outcome: watch::Receiver<Option<Outcome>>) -> Outcome {
         abort: octrain_proto::v1::Abort {
             kind: octrain_proto::v1::AbortKind::Shutdown.into(),
             message: "the coordinator ended without an outcome".into(),
+            culprit: None,
         },
     };
     let value = outcome.wait_for(Option::is_some).await;

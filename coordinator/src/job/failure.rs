@@ -9,12 +9,20 @@ use octrain_proto::v1::{Abort, AbortKind, FailureKind};
 /// Echoes kept.
 const MAX_ECHOES: usize = 64;
 
-/// Ends the job, unless it has ended.
-pub(super) fn fail(now: Now, job: &mut Job, kind: AbortKind, message: String) -> Option<String> {
+/// Ends the job, unless it has ended. `culprit` is the name of the worker to blame, if one is.
+pub(super) fn fail(
+    now: Now,
+    job: &mut Job,
+    kind: AbortKind,
+    culprit: Option<&str>,
+    message: String,
+) -> Option<String> {
     if job.outcome().is_some() {
         return None;
     }
-    job.phase = Phase::Failed { at: now, abort: Abort { kind: kind.into(), message: message.clone() } };
+    let culprit = culprit.and_then(|name| job.members.get(name)).and_then(|m| m.rank);
+    job.phase =
+        Phase::Failed { at: now, abort: Abort { kind: kind.into(), message: message.clone(), culprit } };
     Some(message)
 }
 
@@ -40,7 +48,7 @@ pub(super) fn reported(
         return None;
     }
     if kind == FailureKind::Configuration {
-        return fail(now, job, AbortKind::Configuration, said);
+        return fail(now, job, AbortKind::Configuration, Some(name), said);
     }
     // A worker whose connection broke before this report came is the likelier cause of a failed collective.
     let first = job.members.iter().filter(|(_, m)| m.counted() && m.disconnected.is_some());
@@ -60,9 +68,9 @@ pub(super) fn reported(
         }
         (Phase::Running { suspicion: Some(s), .. }, _) => {
             let text = format!("{said} (noticed first by: {})", s.message);
-            fail(now, job, AbortKind::WorkerFailed, text)
+            fail(now, job, AbortKind::WorkerFailed, Some(name), text)
         }
-        _ => fail(now, job, AbortKind::WorkerFailed, said),
+        _ => fail(now, job, AbortKind::WorkerFailed, Some(name), said),
     }
 }
 
@@ -96,8 +104,8 @@ pub(super) fn tick(now: Now, job: &mut Job, config: &CoordinatorConfig, late: No
     }
     match &job.phase {
         Phase::Running { suspicion: Some(s), .. } if s.until <= now => {
-            let text = format!("{} (no other worker has failed)", s.message);
-            fail(now, job, AbortKind::WorkerFailed, text)
+            let (by, text) = (s.member.clone(), format!("{} (no other worker has failed)", s.message));
+            fail(now, job, AbortKind::WorkerFailed, Some(&by), text)
         }
         Phase::Gathering if now >= config.register_timeout => {
             let who = missing(config, &job.members).unwrap_or_default();
@@ -108,7 +116,7 @@ pub(super) fn tick(now: Now, job: &mut Job, config: &CoordinatorConfig, late: No
             if let Some(last) = job.refusals.back() {
                 text.push_str(&format!("; last refused: {last}"));
             }
-            fail(now, job, AbortKind::RegisterTimeout, text)
+            fail(now, job, AbortKind::RegisterTimeout, None, text)
         }
         _ => None,
     }
@@ -127,7 +135,7 @@ fn lose(now: Now, job: &mut Job, lost: &Lost, noticed: Option<&str>) -> Option<S
     if let Some(by) = noticed.map(str::to_string).or(suspected) {
         text.push_str(&format!(" [{by}]"));
     }
-    fail(now, job, AbortKind::WorkerLost, text)
+    fail(now, job, AbortKind::WorkerLost, Some(&lost.member), text)
 }
 
 /// A job that has not started forgets a lost worker; another may take its place.

@@ -396,8 +396,13 @@ fn apply(now: Now, job: &mut Job, config: &CoordinatorConfig, event: Event) -> A
         Event::Status => Ok((Answer::Reply(Reply::Status(Box::new(status::status(now, job, config)))), None)),
         Event::Tick { late } => Ok((Answer::None, failure::tick(now, job, config, late))),
         Event::Shutdown { why } => {
-            let reason =
-                failure::fail(now, job, AbortKind::Shutdown, format!("the coordinator was stopped: {why}"));
+            let reason = failure::fail(
+                now,
+                job,
+                AbortKind::Shutdown,
+                None,
+                format!("the coordinator was stopped: {why}"),
+            );
             Ok((Answer::None, reason))
         }
     }

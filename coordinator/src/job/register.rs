@@ -152,7 +152,7 @@ fn start(now: Now, job: &mut Job, config: &CoordinatorConfig) -> String {
         }
         Err(e) => {
             let text = format!("the job cannot be run as configured: {e}");
-            failure::fail(now, job, AbortKind::Configuration, text).unwrap_or_default()
+            failure::fail(now, job, AbortKind::Configuration, None, text).unwrap_or_default()
         }
     }
 }

@@ -314,6 +314,7 @@ fn a_failed_collective_waits_for_its_root_cause() {
     assert!(w.ended.is_empty());
     w.fail(&h[1], "disk full", FailureKind::Own);
     contains(&w.abort().message, &["rank 1", "disk full", "noticed first by: rank 0"]);
+    assert_eq!(w.abort().culprit, Some(1));
 
     // The culprit falls silent.
     let (mut w, h) = World::running(3);
@@ -321,7 +322,7 @@ fn a_failed_collective_waits_for_its_root_cause() {
     w.fail(&h[0], "all-reduce: peer closed", FailureKind::Communication);
     w.pass(ms(4500), &[&h[2]]);
     contains(&w.abort().message, &["rank 1", "is lost", "rank 0", "peer closed"]);
-    assert_eq!(w.abort().kind(), AbortKind::WorkerLost);
+    assert_eq!((w.abort().kind(), w.abort().culprit), (AbortKind::WorkerLost, Some(1)));
 
     // Its connection broke before the others noticed: no waiting.
     let (mut w, h) = World::running(3);

@@ -112,7 +112,8 @@ fn verdicts() {
     };
     use End::{Code, Killed, Signal};
     // (ends with the round they were seen in, root, code)
-    let cases: [(&[(End, u64)], Option<usize>, u8); 10] = [
+    type Case<'a> = (&'a [(End, u64)], Option<usize>, u8);
+    let cases: [Case; 10] = [
         (&[(Code(0), 1), (Code(0), 2)], None, 0),
         (&[(Code(1), 2), (Code(1), 1)], Some(1), 1),
         (&[(Code(3), 1), (Code(1), 2)], Some(1), 1),

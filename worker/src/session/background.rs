@@ -88,7 +88,7 @@ impl Shared {
     }
 
     fn aborted(&self, abort: Abort) {
-        self.set_abort(AbortReason { kind: abort.kind(), message: abort.message });
+        self.set_abort(AbortReason { kind: abort.kind(), message: abort.message, culprit: abort.culprit });
     }
 }
 
@@ -122,11 +122,8 @@ type Header = octrain_proto::v1::Header;
 
 /// A refusal ends this worker's membership, whatever else goes on.
 fn refused(shared: &Shared, status: &Status) {
-    let kind = AbortKind::WorkerFailed;
-    shared.set_abort(AbortReason {
-        kind,
-        message: format!("the coordinator refuses this worker: {}", words(status)),
-    });
+    let message = format!("the coordinator refuses this worker: {}", words(status));
+    shared.set_abort(AbortReason { kind: AbortKind::WorkerFailed, message, culprit: None });
 }
 
 async fn heartbeats(
@@ -165,7 +162,7 @@ async fn heartbeats(
                 "the coordinator at {address} has not answered for {:.0} s ({why}): stopped, crashed or cut off; start the job anew from the last checkpoint",
                 answered.elapsed().as_secs_f32()
             );
-            return shared.set_abort(AbortReason { kind: AbortKind::Shutdown, message });
+            return shared.set_abort(AbortReason { kind: AbortKind::Shutdown, message, culprit: None });
         }
         tracing::warn!("heartbeat not answered: {why}");
     }

@@ -91,7 +91,7 @@ pub(super) fn connect(options: SessionOptions) -> Result<Session, SessionError> 
     };
     let tasks = background::start(&connection, &shared, rhythm);
     // From here on, dropping the session ends its tasks.
-    let mut session = Session { connection, shared, plan: BuildPlan::default(), tasks };
+    let mut session = Session { connection, shared, plan: BuildPlan::default(), rhythm, tasks };
     let plan = match wait_for_plan(&session, &options) {
         Ok(plan) => plan,
         Err(e) => {

@@ -153,4 +153,6 @@ pub(super) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
 pub(super) struct AbortReason {
     pub kind: AbortKind,
     pub message: String,
+    /// Rank of the worker to blame.
+    pub culprit: Option<u32>,
 }

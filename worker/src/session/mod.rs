@@ -15,17 +15,19 @@ mod tests;
 pub use error::SessionError;
 pub use octrain_coordinator::spec::spec as job_spec;
 pub use octrain_proto::v1::{
-    AbortKind, Backend, BuildPlan, Capabilities, CommDtype, CudaDevice, Determinism, Device, JobSpec,
-    LossScaling, LossScalingMode, MemoryLayout, ModelFacts, PassDecision, Placement, Precision, Purpose,
-    QatRecipe, QuantTarget, Setting, StepReport,
+    AbortKind, Backend, BuildPlan, Capabilities, CommDtype, CudaDevice, Determinism, Device, FailureKind,
+    JobSpec, LossScaling, LossScalingMode, MemoryLayout, ModelFacts, PassDecision, Placement, Precision,
+    Purpose, QatRecipe, QuantTarget, Setting, StepReport,
 };
 pub use options::SessionOptions;
 pub use store::CoordinatorStore;
 
 use crate::collective::RendezvousStore;
+use crate::launcher::{EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_ERROR};
 use background::Shared;
 use connect::Connection;
-use octrain_proto::v1::{FailureKind, LeaveRequest, ReportFailureRequest};
+use error::AbortReason;
+use octrain_proto::v1::{LeaveRequest, ReportFailureRequest};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -38,6 +40,7 @@ pub struct Session {
     connection: Arc<Connection>,
     shared: Arc<Shared>,
     plan: BuildPlan,
+    rhythm: background::Rhythm,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
 
@@ -114,6 +117,17 @@ impl Session {
         self.connection.report_failure(message, kind);
     }
 
+    /// Ends this worker's part in the job after an error: reports it, waits for the coordinator's verdict (at most
+    /// three heartbeat timeouts), and tells what to print and to exit with. An error that another worker caused
+    /// becomes that worker's.
+    pub fn conclude(self, message: &str, kind: FailureKind) -> Conclusion {
+        if self.shared.abort().is_none() {
+            self.failure(message, kind);
+        }
+        let verdict = self.shared.wait_abort(self.rhythm.timeout * 3);
+        conclusion(message, kind, verdict, self.plan.rank)
+    }
+
     /// Leaves: this worker is done.
     pub fn leave(self) -> Result<(), SessionError> {
         self.goodbye(false)
@@ -130,6 +144,29 @@ impl Session {
         let request = LeaveRequest { header: Some(c.header.clone()), interrupted };
         c.call("leave", Instant::now() + ANSWER, async |mut client| client.leave(request.clone()).await)?;
         Ok(())
+    }
+}
+
+/// How a worker ends after an error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conclusion {
+    /// What to print.
+    pub message: String,
+    /// Exit code: 1 an error of this worker, 2 a configuration that cannot be run, 3 another worker's error.
+    pub code: u8,
+}
+
+fn conclusion(message: &str, kind: FailureKind, verdict: Option<AbortReason>, rank: u32) -> Conclusion {
+    let own = match kind {
+        FailureKind::Configuration => EXIT_CONFIGURATION,
+        _ => EXIT_ERROR,
+    };
+    match verdict {
+        Some(v) if v.culprit != Some(rank) => Conclusion {
+            code: if v.kind == AbortKind::Configuration { EXIT_CONFIGURATION } else { EXIT_ABORTED },
+            message: format!("the job was ended: {}", v.message),
+        },
+        _ => Conclusion { code: own, message: message.into() },
     }
 }
 

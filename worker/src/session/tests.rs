@@ -193,3 +193,35 @@ fn a_plan_that_was_tampered_with_or_meant_for_others_is_refused() {
         assert!(why.contains(want), "{want} in: {why}");
     }
 }
+
+#[test]
+fn an_error_another_worker_caused_becomes_that_workers() {
+    let verdict = |kind, culprit| Some(AbortReason { kind, message: "rank 1 is lost".into(), culprit });
+    use AbortKind::{Configuration, WorkerFailed, WorkerLost};
+    use FailureKind::{Communication, Own};
+    // (kind of this worker's error, verdict, exit code, whose message)
+    for (kind, verdict, code, mine) in [
+        (Own, verdict(WorkerFailed, Some(0)), 1, true),
+        (Own, None, 1, true),
+        (FailureKind::Configuration, verdict(Configuration, Some(0)), 2, true),
+        (Communication, verdict(WorkerLost, Some(1)), 3, false),
+        (Communication, verdict(WorkerFailed, Some(0)), 1, true),
+        (Communication, verdict(Configuration, Some(1)), 2, false),
+        (Communication, verdict(AbortKind::Shutdown, None), 3, false),
+    ] {
+        let c = conclusion("all-reduce failed", kind, verdict.clone(), 0);
+        assert_eq!((c.code, c.message == "all-reduce failed"), (code, mine), "{kind:?} {verdict:?}");
+    }
+}
+
+#[test]
+fn a_failed_collective_concludes_with_the_root_cause() {
+    let c = coordinator(2);
+    let (a, b) = pair(&c);
+    let other = std::thread::spawn(move || b.conclude("no space left on device", FailureKind::Own));
+    let mine = a.conclude("all-reduce: connection closed by peer", FailureKind::Communication);
+    let other = other.join().unwrap();
+    assert_eq!((other.code, other.message.as_str()), (1, "no space left on device"));
+    assert_eq!(mine.code, 3);
+    assert!(mine.message.contains("rank 1") && mine.message.contains("no space left"), "{}", mine.message);
+}
