@@ -13,6 +13,7 @@ pub mod import;
 pub mod launcher;
 pub mod metrics;
 pub mod models;
+pub mod native;
 pub mod optim;
 pub mod passes;
 pub mod quant;

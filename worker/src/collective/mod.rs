@@ -1,5 +1,56 @@
 //! Collectives over ranks behind one trait: Gloo, NCCL, local, faulty.
 
+mod error;
+mod faulty;
+mod gloo;
+mod local;
+mod memory;
+mod nccl;
 mod rendezvous;
+#[cfg(test)]
+mod tests;
 
+pub use error::CollectiveError;
+pub use faulty::{Fault, Faulty};
+pub use gloo::Gloo;
+pub use local::Local;
+pub use memory::MemoryStore;
+pub use nccl::Nccl;
 pub use rendezvous::{RendezvousStore, StoreError};
+
+use std::sync::Arc;
+use tch::Tensor;
+
+/// How values of ranks are combined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReduceOp {
+    /// Sum.
+    Sum,
+    /// Maximum.
+    Max,
+}
+
+/// Ends collectives from another thread.
+pub trait AbortHandle: Send + Sync {
+    /// Makes the pending call and all later ones fail promptly.
+    fn abort(&self);
+}
+
+/// Communication among the ranks of a job. Every rank calls the same functions in the same order with tensors of
+/// one shape and type. Tensors are contiguous. Every call has a deadline.
+pub trait Collective: Send {
+    /// This rank, from 0.
+    fn rank(&self) -> usize;
+    /// Number of ranks.
+    fn world_size(&self) -> usize;
+    /// Replaces `tensor` by the combination over all ranks, the same bits on each.
+    fn all_reduce(&self, tensor: &Tensor, op: ReduceOp) -> Result<(), CollectiveError>;
+    /// Replaces `tensor` by that of rank `root`.
+    fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<(), CollectiveError>;
+    /// The tensors of all ranks, in their order.
+    fn all_gather(&self, tensor: &Tensor) -> Result<Vec<Tensor>, CollectiveError>;
+    /// Returns once all ranks have called it.
+    fn barrier(&self) -> Result<(), CollectiveError>;
+    /// A handle for other threads.
+    fn abort_handle(&self) -> Arc<dyn AbortHandle>;
+}

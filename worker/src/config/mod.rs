@@ -1,5 +1,8 @@
-//! Arguments and TOML to one validated, serialisable [`RunConfig`], before anything binds or allocates.
+//! Flags and TOML to one validated [`RunConfig`], before anything binds or allocates.
 
+mod resolve;
 mod run_config;
+mod validate;
 
+pub use resolve::{ConfigError, Given, resolve};
 pub use run_config::*;

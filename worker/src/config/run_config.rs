@@ -104,143 +104,210 @@ pub enum Augmentation {
 /// Everything that decides a run. One flat table; a TOML file has the same keys, flags win over the file.
 ///
 /// Units: sizes in pixels, times in epochs or steps as named, `weight-decay` as an L2 factor.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct RunConfig {
     // ---- run
     /// Where checkpoints go: `OUTPUT_DIR/<epoch>/`.
+    #[arg(long, help_heading = "Run", default_value = "output", visible_alias = "checkpoint-dir")]
     pub output_dir: PathBuf,
     /// JSON lines of metrics; none when absent.
+    #[arg(long, help_heading = "Run")]
     pub report_file: Option<PathBuf>,
     /// What is done.
+    #[arg(long, help_heading = "Run", value_enum, default_value_t)]
     pub run_scope: RunScope,
     /// Epochs in all.
+    #[arg(long, help_heading = "Run", default_value_t = 90)]
     pub epochs: u32,
     /// Checkpoint every so many epochs.
+    #[arg(long, help_heading = "Run", default_value_t = 1)]
     pub save_interval: u32,
     /// Checkpoint also every so many steps (0: only at epochs).
+    #[arg(long, help_heading = "Run", default_value_t = 0)]
     pub save_interval_steps: u64,
     /// Evaluate every so many epochs.
+    #[arg(long, help_heading = "Run", default_value_t = 1)]
     pub eval_interval: u32,
     /// Log every so many steps.
+    #[arg(long, help_heading = "Run", default_value_t = 10)]
     pub print_interval: u64,
     /// Stop after so many optimizer steps in all (0: no limit).
+    #[arg(long, help_heading = "Run", default_value_t = 0)]
     pub max_steps: u64,
     /// Time steps only: no evaluation, no checkpoint.
+    #[arg(long, help_heading = "Run", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set)]
     pub benchmark: bool,
     /// Steps timed by `benchmark`.
+    #[arg(long, help_heading = "Run", default_value_t = 100)]
     pub benchmark_steps: u64,
     /// Steps before timing starts.
+    #[arg(long, help_heading = "Run", default_value_t = 100)]
     pub benchmark_warmup_steps: u64,
     /// Seed of initialisation, order and augmentation.
+    #[arg(long, help_heading = "Run", default_value_t = 42, visible_alias = "dali-random-seed")]
     pub seed: u64,
+    /// Use deterministic kernels only; an operation that has none is an error.
+    #[arg(long, help_heading = "Run", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set)]
+    pub deterministic: bool,
+    /// Run every check while training: equal ranks after each step, the first layer with NaN or infinity (set by
+    /// `octrain debug`).
+    #[arg(long, help_heading = "Run", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set, hide = true)]
+    pub checks: bool,
 
     // ---- model
     /// Name of the network, e.g. `ResNet50`.
+    #[arg(long, help_heading = "Model", default_value = "ResNet50")]
     pub model_arch_name: String,
     /// Number of classes.
+    #[arg(long, help_heading = "Model", default_value_t = 1000)]
     pub num_of_class: usize,
     /// Channels, height, width of an input image.
+    #[arg(long, help_heading = "Model", value_parser = parse_list::<usize, 3>, default_value = "4,224,224", value_name = "LIST")]
     pub image_shape: [usize; 3],
     /// Start the last BatchNorm of every residual branch at gamma = 0.
+    #[arg(long, help_heading = "Model", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set)]
     pub zero_gamma: bool,
 
     // ---- data
     /// `digits`, `synthetic`, or a folder with `train/<class>/` and `val/<class>/`.
+    #[arg(long, help_heading = "Data", default_value = "digits")]
     pub image_root: String,
     /// Images per microbatch.
+    #[arg(long, help_heading = "Data", default_value_t = 256)]
     pub batch_size: usize,
     /// Images per optimizer step over all workers (none: `batch-size` times the number of workers).
+    #[arg(long, help_heading = "Data")]
     pub global_batch_size: Option<usize>,
     /// Side of the training and evaluation crop.
+    #[arg(long, help_heading = "Data", default_value_t = 224)]
     pub crop_size: usize,
     /// Short side before the centre crop in evaluation.
+    #[arg(long, help_heading = "Data", default_value_t = 256)]
     pub resize_short: usize,
     /// Training augmentation.
+    #[arg(long, help_heading = "Data", value_enum, default_value_t)]
     pub augmentation: Augmentation,
     /// Smallest and largest area of the random-resized-crop.
+    #[arg(long, help_heading = "Data", value_parser = parse_list::<f32, 2>, default_value = "0.08,1", value_name = "LIST")]
     pub rand_crop_scale: [f32; 2],
     /// Smallest and largest aspect ratio of the random-resized-crop.
+    #[arg(long, help_heading = "Data", value_parser = parse_list::<f32, 2>, default_value = "0.75,1.3333333333333333", value_name = "LIST")]
     pub rand_crop_ratio: [f32; 2],
     /// Factor on pixels before mean and deviation.
+    #[arg(long, help_heading = "Data", default_value_t = 1.0 / 255.0)]
     pub normalize_scale: f32,
     /// Mean per channel, after scaling.
+    #[arg(long, help_heading = "Data", value_parser = parse_list::<f32, 3>, default_value = "0.485,0.456,0.406", value_name = "LIST")]
     pub normalize_mean: [f32; 3],
     /// Standard deviation per channel, after scaling.
+    #[arg(long, help_heading = "Data", value_parser = parse_list::<f32, 3>, default_value = "0.229,0.224,0.225", value_name = "LIST")]
     pub normalize_std: [f32; 3],
     /// Decode threads per worker (0: chosen from the cores).
+    #[arg(long, help_heading = "Data", default_value_t = 0, visible_alias = "dali-num-threads")]
     pub data_threads: usize,
     /// Corrupt images tolerated (none: 0.1 % of the set, at least 1).
+    #[arg(long, help_heading = "Data")]
     pub max_corrupt_images: Option<usize>,
     /// Images of the `synthetic` source.
+    #[arg(long, help_heading = "Data", default_value_t = 1024)]
     pub synthetic_images: usize,
 
     // ---- optimizer
     /// Momentum of SGD.
+    #[arg(long, help_heading = "Optimizer", default_value_t = 0.875)]
     pub momentum: f64,
     /// Nesterov's form.
+    #[arg(long, help_heading = "Optimizer", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set)]
     pub nesterov: bool,
     /// L2 factor.
+    #[arg(long, help_heading = "Optimizer", default_value_t = 3.0517578125e-05)]
     pub weight_decay: f64,
     /// Decay BatchNorm's parameters and biases too.
+    #[arg(long, help_heading = "Optimizer", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set)]
     pub bn_weight_decay: bool,
     /// Label smoothing.
+    #[arg(long, help_heading = "Optimizer", default_value_t = 0.1)]
     pub label_smoothing: f64,
     /// Schedule.
+    #[arg(long, help_heading = "Optimizer", value_enum, default_value_t, ignore_case = true)]
     pub lr_scheduler: LrScheduler,
     /// Peak learning rate.
+    #[arg(long, help_heading = "Optimizer", default_value_t = 0.256)]
     pub lr: f64,
     /// Linear warm-up, in epochs (fractions allowed).
+    #[arg(long, help_heading = "Optimizer", default_value_t = 5.0)]
     pub warmup_epochs: f64,
     /// Learning rate at the start of warm-up.
+    #[arg(long, help_heading = "Optimizer", default_value_t = 0.0)]
     pub warmup_start_lr: f64,
 
     // ---- precision
     /// Mixed precision.
+    #[arg(long, help_heading = "Precision", value_enum, default_value_t, num_args = 0..=1, default_missing_value = "fp16")]
     pub amp: Amp,
     /// Loss scale (start of the dynamic one).
+    #[arg(long, help_heading = "Precision", default_value_t = 1.0)]
     pub scale_loss: f64,
     /// Adjust the loss scale.
+    #[arg(long, help_heading = "Precision", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set)]
     pub use_dynamic_loss_scaling: bool,
     /// Memory order.
+    #[arg(long, help_heading = "Precision", value_enum, default_value_t, ignore_case = true)]
     pub data_layout: DataLayout,
 
     // ---- quantization
     /// Quantization-aware training.
+    #[arg(long, help_heading = "Quantization", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set)]
     pub qat: bool,
     /// Runtime whose placement rules are trained.
+    #[arg(long, help_heading = "Quantization", value_enum, default_value_t)]
     pub target: Target,
     /// Images for calibration before the first QAT step.
+    #[arg(long, help_heading = "Quantization", default_value_t = 512)]
     pub qat_calibration_images: usize,
     /// Part of the steps after which observers freeze (1: never).
+    #[arg(long, help_heading = "Quantization", default_value_t = 0.8)]
     pub qat_freeze_observers: f64,
     /// Part of the steps after which BatchNorm statistics freeze (1: never).
+    #[arg(long, help_heading = "Quantization", default_value_t = 0.9)]
     pub qat_freeze_bn: f64,
     /// Moving-average momentum of activation ranges: `range = m * range + (1 - m) * new`.
+    #[arg(long, help_heading = "Quantization", default_value_t = 0.9)]
     pub qat_observer_momentum: f64,
     /// Let gradients through where values were clipped.
+    #[arg(long, help_heading = "Quantization", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set)]
     pub qat_pass_through: bool,
     /// Nodes left in floating point (names, `*` as wildcard).
+    #[arg(long, help_heading = "Quantization", value_delimiter = ',', value_name = "PATTERNS")]
     pub qat_skip: Vec<String>,
 
     // ---- checkpoints
     /// Checkpoint folder to resume from (weights, optimizer, position).
+    #[arg(long, help_heading = "Checkpoints")]
     pub from_checkpoint: Option<PathBuf>,
     /// `auto` (newest) or an epoch, within `from-checkpoint` or `output-dir`.
+    #[arg(long, help_heading = "Checkpoints")]
     pub last_epoch_of_checkpoint: Option<String>,
     /// Checkpoint folder or weights file to start from (weights only).
+    #[arg(long, help_heading = "Checkpoints")]
     pub from_pretrained_params: Option<PathBuf>,
     /// Parameters allowed to be missing, left over or of another shape when loading pretrained weights.
+    #[arg(long, help_heading = "Checkpoints", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set)]
     pub allow_mismatch: bool,
 
     // ---- machine
     /// Device.
+    #[arg(long, help_heading = "Machine", value_enum, default_value_t)]
     pub device: DeviceKind,
     /// Workers on this host.
+    #[arg(long, help_heading = "Machine", default_value_t = 1)]
     pub nproc: usize,
     /// Compute threads per worker (0: cores / workers).
+    #[arg(long, help_heading = "Machine", default_value_t = 0)]
     pub threads: usize,
     /// Gradient bucket size in MiB.
+    #[arg(long, help_heading = "Machine", default_value_t = 25.0)]
     pub bucket_mib: f64,
 }
 
@@ -260,6 +327,8 @@ impl Default for RunConfig {
             benchmark_steps: 100,
             benchmark_warmup_steps: 100,
             seed: 42,
+            deterministic: false,
+            checks: false,
             model_arch_name: "ResNet50".into(),
             num_of_class: 1000,
             image_shape: [4, 224, 224],
@@ -308,5 +377,15 @@ impl Default for RunConfig {
             threads: 0,
             bucket_mib: 25.0,
         }
+    }
+}
+
+/// Parses `A,B,C`.
+fn parse_list<T: std::str::FromStr, const N: usize>(text: &str) -> Result<[T; N], String> {
+    let parts: Vec<T> = text.split(',').filter_map(|p| p.trim().parse().ok()).collect();
+    let count = text.split(',').count();
+    match <[T; N]>::try_from(parts) {
+        Ok(list) if count == N => Ok(list),
+        _ => Err(format!("{N} numbers separated by commas are wanted, without blanks")),
     }
 }

@@ -1,1 +1,20 @@
-//! JSON lines, progress bars, plain lines.
+//! What a run tells: log lines or progress bars for people, JSON lines for programs, tables at the end.
+
+mod report;
+mod reporter;
+mod table;
+
+pub use report::{ReportError, ReportFile};
+pub use reporter::{EvalMetrics, Reporter, StepMetrics};
+pub use table::table;
+
+/// Median of figures; 0 for none.
+pub fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => 0.0,
+        n if n % 2 == 1 => sorted[n / 2],
+        n => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
+    }
+}

@@ -1,1 +1,238 @@
-//! The training loop.
+//! The training loop: data, step, report, evaluate, save.
+
+mod error;
+mod eval;
+mod job;
+mod resume;
+mod setup;
+
+pub use error::TrainError;
+pub use eval::{EvalResult, evaluate};
+pub use job::{Job, model_facts, purpose};
+pub use setup::{Run, strategy};
+
+use crate::checkpoint::{self, Position};
+use crate::config::{RunConfig, RunScope};
+use crate::data::{Batch, EvalLoader};
+use crate::launcher::signals;
+use crate::metrics::{EvalMetrics, StepMetrics};
+use crate::native;
+use crate::optim::{Microbatch, OptimError, StepOutcome};
+use crate::session::{Session, StepReport};
+use serde_json::json;
+use std::time::{Duration, Instant};
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// Where it stands.
+    pub position: Position,
+    /// Last evaluation, if any.
+    pub eval: Option<EvalResult>,
+    /// Ended by a signal; the state was saved.
+    pub interrupted: bool,
+    /// Median images per second over all ranks, over the steps that were timed; 0 if there were none.
+    pub images_per_second: f64,
+}
+
+/// Trains (or evaluates) as configured, in the ranks and by the plan of `session`. `address` is this host's, as the
+/// other ranks reach it.
+pub fn run(config: &RunConfig, session: &Session, job: &Job, address: &str) -> Result<Outcome, TrainError> {
+    let mut run = Run::new(config, session, job, address)?;
+    if config.run_scope == RunScope::EvalOnly {
+        let eval = run.evaluate()?;
+        return Ok(run.outcome(Some(eval), false));
+    }
+    let mut eval = None;
+    while run.position.epoch < config.epochs {
+        let end = run.epoch()?;
+        if end == EpochEnd::Interrupted {
+            run.save(None)?;
+            return Ok(run.outcome(eval, true));
+        }
+        let (epoch, last) = (run.position.epoch, end == EpochEnd::StepLimit || run.position.epoch >= config.epochs);
+        if !config.benchmark {
+            if config.run_scope == RunScope::TrainEval && (last || epoch.is_multiple_of(config.eval_interval)) {
+                eval = Some(run.evaluate()?);
+            }
+            if last || epoch.is_multiple_of(config.save_interval) {
+                run.save(eval.as_ref())?;
+            }
+        }
+        if end == EpochEnd::StepLimit {
+            break;
+        }
+    }
+    let outcome = run.outcome(eval, false);
+    run.reporter.summary(json!({
+        "kind": "summary", "epochs": outcome.position.epoch, "global_step": outcome.position.global_step,
+        "train.ips": outcome.images_per_second, "val.top1": outcome.eval.map(|e| e.top1),
+    }))?;
+    if config.benchmark {
+        let (n, ips) = (run.timed_steps(), outcome.images_per_second);
+        run.reporter.say(&format!("train.ips {ips:.1} images/s over all workers (median of {n} steps)"));
+    }
+    Ok(outcome)
+}
+
+/// Why an epoch's loop ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum EpochEnd {
+    Complete,
+    StepLimit,
+    Interrupted,
+}
+
+impl Run<'_> {
+    /// Runs the epoch from the current position to its end.
+    fn epoch(&mut self) -> Result<EpochEnd, TrainError> {
+        let (epoch, steps) = (self.position.epoch, self.steps_per_epoch());
+        if let Some(loader) = &mut self.loader {
+            loader.start_epoch(epoch, self.position.step_in_epoch)?;
+        }
+        self.reporter.epoch_start(epoch, steps, self.position.step_in_epoch);
+        let mut end = EpochEnd::Complete;
+        while end == EpochEnd::Complete && self.position.step_in_epoch < steps {
+            if let Some(reason) = self.session.abort_reason() {
+                return Err(TrainError::Aborted(reason));
+            }
+            let begun = Instant::now();
+            let batches = self.share()?;
+            let data_time = begun.elapsed();
+            let outcome = self.step(&batches)?;
+            self.position.step_in_epoch += 1;
+            self.position.global_step += 1;
+            self.after_step(&outcome, data_time, begun.elapsed())?;
+            if outcome.stop {
+                end = EpochEnd::Interrupted;
+            } else if self.step_limit() {
+                end = EpochEnd::StepLimit;
+            }
+        }
+        self.reporter.epoch_end()?;
+        if self.position.step_in_epoch == steps {
+            self.position.epoch += 1;
+            self.position.step_in_epoch = 0;
+        }
+        Ok(end)
+    }
+
+    /// This rank's microbatches of the next step.
+    fn share(&mut self) -> Result<Vec<Batch>, TrainError> {
+        let ended = || TrainError::Config("the loader ended before the epoch did".into());
+        let device = self.program.strategy().device;
+        let loader = self.loader.as_mut().ok_or_else(ended)?;
+        (0..self.data.sharding.share().len())
+            .map(|_| Ok(loader.next()?.ok_or_else(ended)?.to_device(device)))
+            .collect()
+    }
+
+    /// One optimizer step. With checks on, the first layer with NaN or infinity is named and ranks are compared.
+    fn step(&mut self, batches: &[Batch]) -> Result<StepOutcome, TrainError> {
+        let microbatches: Vec<Microbatch> =
+            batches.iter().map(|b| Microbatch { images: &b.images, labels: &b.labels }).collect();
+        let stop = signals::requested();
+        if !self.config.checks {
+            return Ok(self.program.step(&microbatches, stop, None)?);
+        }
+        let mut first: Option<(String, u64)> = None;
+        let mut watch = |node: &crate::graph::Node, value: &tch::Tensor| {
+            if first.is_none()
+                && let Ok(seen) = native::abs_max(value)
+                && seen.double_value(&[1]) > 0.0
+            {
+                first = Some((node.name.clone(), seen.double_value(&[1]) as u64));
+            }
+        };
+        let outcome = self.program.step(&microbatches, stop, Some(&mut watch));
+        match (outcome, first) {
+            (Err(e @ (OptimError::Loss { .. } | OptimError::Gradients { .. } | OptimError::Exec(_))), Some((node, count))) => {
+                Err(TrainError::FirstNonFinite { node, count, source: e })
+            }
+            (outcome, _) => {
+                let outcome = outcome?;
+                self.program.ensure_equal_ranks()?;
+                Ok(outcome)
+            }
+        }
+    }
+
+    fn after_step(&mut self, outcome: &StepOutcome, data: Duration, all: Duration) -> Result<(), TrainError> {
+        self.timed(all);
+        let images = self.data.sharding.global_batch() as u64;
+        let metrics = StepMetrics {
+            epoch: self.position.epoch,
+            step: self.position.step_in_epoch,
+            global_step: self.position.global_step,
+            loss: outcome.loss,
+            top1: 100.0 * outcome.top1,
+            lr: outcome.lr,
+            grad_norm: outcome.grad_norm,
+            loss_scale: outcome.scale,
+            skipped: outcome.skipped,
+            images,
+            data_time: data.as_secs_f64(),
+            compute_time: outcome.compute.as_secs_f64(),
+            reduce_time: outcome.reduce.as_secs_f64(),
+            step_time: all.as_secs_f64(),
+        };
+        self.reporter.step(&metrics)?;
+        let report = step_report(&metrics);
+        self.session.report_step(self.position.global_step, report);
+        let every = self.config.save_interval_steps;
+        let boundary = self.position.step_in_epoch == self.steps_per_epoch();
+        if every > 0 && self.position.global_step.is_multiple_of(every) && !boundary {
+            self.save(None)?;
+        }
+        Ok(())
+    }
+
+    fn step_limit(&self) -> bool {
+        let c = self.config;
+        let benchmark = c.benchmark && self.timed_steps() >= c.benchmark_steps;
+        benchmark || (c.max_steps > 0 && self.position.global_step >= c.max_steps)
+    }
+
+    /// Evaluates the validation set on all ranks and reports it.
+    fn evaluate(&mut self) -> Result<EvalResult, TrainError> {
+        let begun = Instant::now();
+        let val = self.job.val.clone().ok_or(TrainError::NothingToEvaluate)?;
+        let loader = EvalLoader::new(val, self.data.clone(), None)?;
+        let program = &self.program;
+        let result =
+            evaluate(program.executor(), &program.weights, program.collective(), loader, self.config.qat)?;
+        self.reporter.eval(
+            self.position.epoch,
+            &EvalMetrics {
+                top1: result.top1,
+                top5: result.top5,
+                loss: result.loss,
+                images: result.images,
+                corrupt: result.corrupt,
+                seconds: begun.elapsed().as_secs_f64(),
+            },
+        )?;
+        Ok(result)
+    }
+
+    /// Rank 0 saves; all ranks hold the same state between steps.
+    fn save(&mut self, eval: Option<&EvalResult>) -> Result<(), TrainError> {
+        if self.data.sharding.rank == 0 {
+            let path = checkpoint::save(&self.config.output_dir, &self.snapshot(eval)?)?;
+            self.reporter.saved(&path)?;
+        }
+        Ok(())
+    }
+}
+
+fn step_report(m: &StepMetrics) -> StepReport {
+    StepReport {
+        step: m.global_step,
+        epoch: m.epoch,
+        loss: m.loss,
+        images_per_second: m.images as f64 / m.step_time,
+        data_seconds: m.data_time,
+        compute_seconds: m.compute_time,
+        reduce_seconds: m.reduce_time,
+    }
+}

@@ -1,0 +1,70 @@
+"""Forward, loss, gradients and SGD steps in PyTorch from given weights and batches.
+
+    train_steps.py IN.safetensors OUT.safetensors '{"model":..., "classes":..., "lr":[...], ...}'
+
+IN: the network's parameters and buffers, `images.<step>.<microbatch>`, `labels.<step>.<microbatch>`.
+OUT: `logits` and `grad.<param>` of the first step, `loss.<step>`, then `final.<name>` after all steps.
+"""
+
+import json
+import sys
+
+import torch
+
+import resnet
+import safetensors_io
+
+
+def main(source, target, settings):
+    torch.set_num_threads(2)
+    given = safetensors_io.load(source)
+    state = {k: torch.from_numpy(v) for k, v in given.items() if not k.startswith(("images.", "labels."))}
+    net = resnet.build(settings["model"], settings["channels"], settings["classes"])
+    missing, unexpected = net.load_state_dict(state, strict=False)
+    assert not unexpected and all(m.endswith("num_batches_tracked") for m in missing), (missing, unexpected)
+    net.train()
+    decay = [p for n, p in net.named_parameters() if p.ndim > 1]
+    rest = [p for n, p in net.named_parameters() if p.ndim == 1]
+    optimizer = torch.optim.SGD(
+        [{"params": decay, "weight_decay": settings["weight_decay"]}, {"params": rest, "weight_decay": 0.0}],
+        lr=1.0,
+        momentum=settings["momentum"],
+        nesterov=settings["nesterov"],
+    )
+    criterion = torch.nn.CrossEntropyLoss(label_smoothing=settings["label_smoothing"])
+    out, microbatches = {}, settings["microbatches"]
+    for step, lr in enumerate(settings["lr"]):
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.zero_grad()
+        total = 0.0
+        before = {n: b.clone() for n, b in net.named_buffers()}
+        sums = {n: torch.zeros_like(b) for n, b in net.named_buffers() if "running" in n}
+        for m in range(microbatches):
+            # Each microbatch moves the statistics from the same start; the step takes their mean.
+            with torch.no_grad():
+                for n, b in net.named_buffers():
+                    b.copy_(before[n])
+            logits = net(torch.from_numpy(given[f"images.{step}.{m}"]))
+            loss = criterion(logits, torch.from_numpy(given[f"labels.{step}.{m}"]))
+            (loss / microbatches).backward()
+            total += loss.item() / microbatches
+            for n, b in net.named_buffers():
+                if n in sums:
+                    sums[n] += b
+            if step == 0 and m == 0:
+                out["logits"] = logits.detach().numpy()
+        with torch.no_grad():
+            for n, b in net.named_buffers():
+                if n in sums:
+                    b.copy_(sums[n] / microbatches)
+        if step == 0:
+            out.update({f"grad.{n}": p.grad.numpy().copy() for n, p in net.named_parameters()})
+        out[f"loss.{step}"] = torch.tensor([total]).numpy()
+        optimizer.step()
+    out.update({f"final.{n}": v.numpy() for n, v in net.state_dict().items() if v.dtype == torch.float32})
+    safetensors_io.save(target, out)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]))

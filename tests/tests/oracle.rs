@@ -1,0 +1,211 @@
+//! Octrain against PyTorch: forward, loss, gradients, optimizer steps, fake quantization, schedules. The scripts
+//! in `tests/oracles` run in the Python environment that `scripts/setup.sh --test` makes.
+
+use octrain::checkpoint::State;
+use octrain::collective::Local;
+use octrain::config::{Amp, DataLayout, LrScheduler, Target};
+use octrain::exec;
+use octrain::graph::Graph;
+use octrain::native;
+use octrain::optim::loss_scale::LossScale;
+use octrain::optim::schedule::Schedule;
+use octrain::optim::{CrossEntropy, DistributedOptimizer, Microbatch, Program, Sgd, Strategy};
+use octrain::{models, passes};
+use octrain_tests::python;
+use std::path::Path;
+use tch::{Device, Kind, Tensor};
+
+const MICROBATCHES: usize = 2;
+const STEPS: usize = 3;
+
+fn program(graph: Graph, rule: Sgd, schedule: Schedule, layout: DataLayout) -> Program {
+    let settings = passes::Settings { target: Target::Openvino, skip: Vec::new(), amp: Amp::Off, layout };
+    let on = |name: &str| passes::Decision { name: name.into(), on: true, reason: "oracle".into() };
+    let strategy = Strategy {
+        passes: vec![on("drop-dead"), on("memory-layout")],
+        settings,
+        microbatches: MICROBATCHES,
+        bucket_bytes: 1 << 20,
+        loss_scale: LossScale::Off,
+        qat: None,
+        pass_through: false,
+        device: Device::Cpu,
+    };
+    let loss = CrossEntropy { label_smoothing: 0.1 };
+    let collective = Box::new(Local::new());
+    DistributedOptimizer::new(rule, schedule, strategy, collective).minimize(graph, loss, |_, _| {}).unwrap()
+}
+
+fn write(path: &Path, tensors: &[(String, Tensor)]) {
+    Tensor::write_safetensors(tensors, path).unwrap();
+}
+
+fn read(path: &Path) -> std::collections::HashMap<String, Tensor> {
+    Tensor::read_safetensors(path).unwrap().into_iter().collect()
+}
+
+/// Largest difference relative to the largest reference value.
+fn difference(got: &Tensor, want: &Tensor) -> f64 {
+    assert_eq!(got.size(), want.size());
+    let scale = want.abs().max().double_value(&[]).max(1e-12);
+    (got.to_kind(Kind::Double) - want.to_kind(Kind::Double)).abs().max().double_value(&[]) / scale
+}
+
+fn steps_agree(model: &str, channels: usize, side: usize, nesterov: bool, layout: DataLayout) {
+    let Some(python) = python() else { return };
+    let classes = 10;
+    let graph = models::build(model, [channels, side, side], classes).unwrap();
+    let rates = [0.05, 0.02, 0.01];
+    let schedule = Schedule {
+        kind: LrScheduler::Constant,
+        lr: rates[0],
+        warmup_start_lr: 0.0,
+        warmup_steps: 0,
+        total_steps: 3,
+    };
+    let rule = Sgd { momentum: 0.875, nesterov, weight_decay: 1e-3, decay_all: false };
+    let mut program = program(graph, rule, schedule, layout);
+    exec::initialise(&mut program.weights, 7, false);
+    tch::manual_seed(3);
+    let mut given: Vec<(String, Tensor)> = Vec::new();
+    let mut batches = Vec::new();
+    for step in 0..STEPS {
+        let mut share = Vec::new();
+        for m in 0..MICROBATCHES {
+            let images = Tensor::randn([8, channels as i64, side as i64, side as i64], (Kind::Float, Device::Cpu));
+            let labels = Tensor::randint(classes as i64, [8], (Kind::Int64, Device::Cpu));
+            given.push((format!("images.{step}.{m}"), images.shallow_clone()));
+            given.push((format!("labels.{step}.{m}"), labels.shallow_clone()));
+            share.push((images, labels));
+        }
+        batches.push(share);
+    }
+    let state: State = program.weights.to_state().unwrap();
+    for (name, t) in &state {
+        let shape: Vec<i64> = t.shape.iter().map(|&d| d as i64).collect();
+        given.push((name.clone(), Tensor::from_slice(&t.data).view(shape.as_slice())));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (input, output) = (dir.path().join("in.safetensors"), dir.path().join("out.safetensors"));
+    write(&input, &given);
+    let settings = serde_json::json!({
+        "model": model, "channels": channels, "classes": classes, "lr": [rates[0], rates[0], rates[0]],
+        "momentum": rule.momentum, "nesterov": nesterov, "weight_decay": rule.weight_decay,
+        "label_smoothing": 0.1, "microbatches": MICROBATCHES,
+    });
+    python.run("train_steps.py", &[input.as_os_str(), output.as_os_str(), settings.to_string().as_ref()]);
+    let want = read(&output);
+
+    let mut logits = None;
+    for (step, share) in batches.iter().enumerate() {
+        let microbatches: Vec<Microbatch> =
+            share.iter().map(|(images, labels)| Microbatch { images, labels }).collect();
+        let outcome = {
+            let mut watch = |node: &octrain::graph::Node, value: &Tensor| {
+                if node.name == "fc" && logits.is_none() {
+                    logits = Some(value.detach());
+                }
+            };
+            program.step(&microbatches, false, Some(&mut watch)).unwrap()
+        };
+        let loss = want[&format!("loss.{step}")].double_value(&[0]);
+        assert!((outcome.loss - loss).abs() < 2e-4 * loss, "step {step}: loss {} against {loss}", outcome.loss);
+        if step == 0 {
+            // The gradient is still in the buffer but for weight decay, which the update has added.
+            let names: Vec<String> = program.weights.layout.trainable.iter().map(|s| s.name.clone()).collect();
+            for (name, got) in names.iter().zip(program.gradients()) {
+                let decayed = want.get(&format!("grad.{name}")).unwrap();
+                let start = &given.iter().find(|(n, _)| n == name).unwrap().1;
+                let expect = if start.dim() > 1 { decayed + start * rule.weight_decay } else { decayed.shallow_clone() };
+                let d = difference(got, &expect);
+                assert!(d < 2e-3, "{model}: gradient of {name} differs by {d:.1e}");
+            }
+        }
+    }
+    let d = difference(&logits.unwrap(), &want["logits"]);
+    assert!(d < 1e-4, "{model}: logits differ by {d:.1e}");
+    for (name, _) in state {
+        let d = difference(&program.weights.get(&name).unwrap(), &want[&format!("final.{name}")]);
+        assert!(d < 5e-3, "{model}: {name} differs by {d:.1e} after {STEPS} steps");
+    }
+}
+
+#[test]
+fn resnet20_trains_as_in_pytorch() {
+    steps_agree("ResNet20", 3, 32, false, DataLayout::Nhwc);
+}
+
+#[test]
+fn resnet20_with_nesterov_and_channels_first_trains_as_in_pytorch() {
+    steps_agree("ResNet20", 3, 32, true, DataLayout::Nchw);
+}
+
+#[test]
+fn resnet18_with_four_channels_trains_as_in_pytorch() {
+    steps_agree("ResNet18", 4, 64, false, DataLayout::Nhwc);
+}
+
+#[test]
+fn resnet50_trains_as_in_pytorch() {
+    steps_agree("ResNet50", 3, 64, false, DataLayout::Nhwc);
+}
+
+#[test]
+fn fake_quantization_is_pytorchs() {
+    let Some(python) = python() else { return };
+    tch::manual_seed(5);
+    let float = (Kind::Float, Device::Cpu);
+    let mut given: Vec<(String, Tensor)> = Vec::new();
+    let cases = [
+        ("signed", [4i64, 3, 5, 7], vec![0.03f32], -127i64),
+        ("unsigned", [2, 8, 4, 4], vec![0.01], 0),
+        ("tiny", [2, 3, 3, 3], vec![1e-6], -127),
+        ("channels", [5, 2, 3, 3], vec![0.01, 0.02, 0.3, 1e-5, 0.04], -127),
+    ];
+    for (name, shape, step, qmin) in &cases {
+        given.push((format!("{name}.x"), Tensor::randn(shape, float)));
+        given.push((format!("{name}.gradient"), Tensor::randn(shape, float)));
+        given.push((format!("{name}.step"), Tensor::from_slice(step)));
+        given.push((format!("{name}.qmin"), Tensor::from_slice(&[*qmin])));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (input, output) = (dir.path().join("in.safetensors"), dir.path().join("out.safetensors"));
+    write(&input, &given);
+    python.run("fake_quant.py", &[input.as_os_str(), output.as_os_str()]);
+    let (given, want) = (read(&input), read(&output));
+    for (name, _, step, qmin) in &cases {
+        let x = given[&format!("{name}.x")].set_requires_grad(true);
+        let steps = &given[&format!("{name}.step")];
+        let y = match step.len() {
+            1 => native::fake_quant(&x, steps, *qmin, 127, false),
+            _ => native::fake_quant_per_channel(&x, steps, *qmin, 127, false),
+        }
+        .unwrap();
+        let gradient = &given[&format!("{name}.gradient")];
+        let dx = Tensor::run_backward(&[(&y * gradient).sum(Kind::Float)], &[&x], false, false).remove(0);
+        // PyTorch multiplies by 1 / step where ONNX and Octrain divide: at a tie codes may differ by one.
+        let steps_apart = ((&y - &want[&format!("{name}.y")]) / steps.view([-1, 1, 1, 1])).abs();
+        assert!(steps_apart.max().double_value(&[]) < 1.01, "{name}");
+        assert!(steps_apart.gt(0.5).to_kind(Kind::Double).mean(Kind::Double).double_value(&[]) < 1e-3, "{name}");
+        let moved = (&dx - &want[&format!("{name}.dx")]).abs().gt(1e-6).to_kind(Kind::Double);
+        assert!(moved.mean(Kind::Double).double_value(&[]) < 1e-3, "{name}: gradient masks differ");
+    }
+}
+
+#[test]
+fn schedules_are_pytorchs() {
+    let Some(python) = python() else { return };
+    let schedule = Schedule {
+        kind: LrScheduler::Cosine,
+        lr: 0.4,
+        warmup_start_lr: 0.1,
+        warmup_steps: 5,
+        total_steps: 40,
+    };
+    let settings = serde_json::json!({"lr": 0.4, "start": 0.1, "warmup": 5, "total": 40}).to_string();
+    let rates: Vec<f64> = serde_json::from_str(&python.run("schedules.py", &[settings.as_ref()])).unwrap();
+    assert_eq!(rates.len(), 40);
+    for (step, want) in rates.iter().enumerate() {
+        assert!((schedule.at(step as u64) - want).abs() < 1e-9, "step {step}");
+    }
+}

@@ -1,0 +1,165 @@
+// libtorch's Gloo process group with a rendezvous store in Rust.
+#define USE_C10D_GLOO
+#include "octrain.h"
+
+#include <atomic>
+#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
+
+extern "C" {
+// What the Rust side gives: every function returns 0, or 1 after having put a message into `error`.
+struct OctrainStore {
+  void* context;
+  int (*set)(void* context, const char* key, size_t key_len, const uint8_t* value, size_t len, void* error);
+  int (*get)(void* context, const char* key, size_t key_len, int64_t timeout_ms, void* value, void* error);
+  int (*add)(void* context, const char* key, size_t key_len, int64_t amount, int64_t* sum, void* error);
+  int (*check)(void* context, const char* key, size_t key_len, bool* there, void* error);
+  int (*remove)(void* context, const char* key, size_t key_len, bool* was, void* error);
+};
+
+// Fills the `value` or `error` of a callback.
+void octrain_string_assign(void* string, const uint8_t* bytes, size_t len) {
+  static_cast<std::string*>(string)->assign(reinterpret_cast<const char*>(bytes), len);
+}
+}
+
+namespace {
+
+class RustStore : public c10d::Store {
+ public:
+  RustStore(OctrainStore f, std::chrono::milliseconds timeout) : c10d::Store(timeout), f_(f) {}
+
+  c10::intrusive_ptr<c10d::Store> clone() override { return c10::make_intrusive<RustStore>(f_, timeout_); }
+
+  void set(const std::string& key, const std::vector<uint8_t>& value) override {
+    call([&](void* e) { return f_.set(f_.context, key.data(), key.size(), value.data(), value.size(), e); });
+  }
+
+  std::vector<uint8_t> get(const std::string& key) override { return get_within(key, timeout_); }
+
+  int64_t add(const std::string& key, int64_t amount) override {
+    int64_t sum = 0;
+    call([&](void* e) { return f_.add(f_.context, key.data(), key.size(), amount, &sum, e); });
+    return sum;
+  }
+
+  bool deleteKey(const std::string& key) override {
+    bool was = false;
+    call([&](void* e) { return f_.remove(f_.context, key.data(), key.size(), &was, e); });
+    return was;
+  }
+
+  bool check(const std::vector<std::string>& keys) override {
+    for (const auto& key : keys) {
+      bool there = false;
+      call([&](void* e) { return f_.check(f_.context, key.data(), key.size(), &there, e); });
+      if (!there) return false;
+    }
+    return true;
+  }
+
+  int64_t getNumKeys() override { throw std::runtime_error("the coordinator's store does not count its keys"); }
+
+  void wait(const std::vector<std::string>& keys) override { wait(keys, timeout_); }
+
+  void wait(const std::vector<std::string>& keys, const std::chrono::milliseconds& timeout) override {
+    // The group's timeout bounds Gloo's own, longer default.
+    for (const auto& key : keys) get_within(key, std::min(timeout, timeout_));
+  }
+
+ private:
+  template <typename F>
+  void call(F&& f) {
+    std::string error;
+    if (f(&error) != 0) throw std::runtime_error(error);
+  }
+
+  std::vector<uint8_t> get_within(const std::string& key, std::chrono::milliseconds timeout) {
+    std::string value;
+    call([&](void* e) { return f_.get(f_.context, key.data(), key.size(), timeout.count(), &value, e); });
+    return {value.begin(), value.end()};
+  }
+
+  OctrainStore f_;
+};
+
+struct Group {
+  c10::intrusive_ptr<c10d::ProcessGroupGloo> gloo;
+  std::atomic<bool> aborted{false};
+  std::chrono::milliseconds timeout;
+
+  void finish(const c10::intrusive_ptr<c10d::Work>& work) {
+    auto deadline = std::chrono::steady_clock::now() + timeout;
+    while (true) {
+      try {
+        work->wait(std::chrono::milliseconds(20));
+        return;
+      } catch (...) {
+        // Either it failed, or it is not done yet.
+        if (work->isCompleted()) {
+          if (work->exception()) std::rethrow_exception(work->exception());
+          return;
+        }
+      }
+      TORCH_CHECK(!aborted.load(), "aborted");
+      TORCH_CHECK(std::chrono::steady_clock::now() < deadline, "no answer from the other ranks within ",
+                  timeout.count() / 1000, " s");
+    }
+  }
+
+  void start() { TORCH_CHECK(!aborted.load(), "aborted"); }
+};
+
+}  // namespace
+
+extern "C" {
+
+// `address` is a host name or IP address of this machine that the other ranks can reach.
+char* octrain_gloo_new(Group** out, OctrainStore store, int rank, int size, const char* address, int64_t timeout_ms) {
+  return octrain_guard([&] {
+    auto group = std::make_unique<Group>();
+    group->timeout = std::chrono::milliseconds(timeout_ms);
+    auto options = c10d::ProcessGroupGloo::Options::create(group->timeout);
+    options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(address));
+    options->threads = 1;
+    auto s = c10::make_intrusive<RustStore>(store, group->timeout);
+    group->gloo = c10::make_intrusive<c10d::ProcessGroupGloo>(s, rank, size, options);
+    *out = group.release();
+  });
+}
+
+void octrain_gloo_abort(Group* group) { group->aborted.store(true); }
+
+// Drops the group; its threads are joined.
+void octrain_gloo_free(Group* group) { delete group; }
+
+// `op`: 0 sum, 1 maximum.
+char* octrain_gloo_all_reduce(Group* group, const at::Tensor* tensor, int op) {
+  return octrain_guard([&] {
+    group->start();
+    std::vector<at::Tensor> list{*tensor};
+    c10d::AllreduceOptions options;
+    options.reduceOp = op == 0 ? c10d::ReduceOp::SUM : c10d::ReduceOp::MAX;
+    group->finish(group->gloo->allreduce(list, options));
+  });
+}
+
+char* octrain_gloo_broadcast(Group* group, const at::Tensor* tensor, int root) {
+  return octrain_guard([&] {
+    group->start();
+    std::vector<at::Tensor> list{*tensor};
+    c10d::BroadcastOptions options;
+    options.rootRank = root;
+    group->finish(group->gloo->broadcast(list, options));
+  });
+}
+
+// `out` has one more dimension in front, of the world's size.
+char* octrain_gloo_all_gather(Group* group, const at::Tensor* tensor, const at::Tensor* out) {
+  return octrain_guard([&] {
+    group->start();
+    std::vector<std::vector<at::Tensor>> outputs{out->unbind(0)};
+    std::vector<at::Tensor> inputs{*tensor};
+    group->finish(group->gloo->allgather(outputs, inputs));
+  });
+}
+}

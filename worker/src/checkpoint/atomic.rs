@@ -1,0 +1,69 @@
+//! Files that are there whole or not at all: written under a temporary name, synced, renamed, the folder synced.
+
+use super::CheckpointError;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Syncs a folder, so that renames in it survive a power cut.
+pub(super) fn sync_folder(path: &Path) -> Result<(), CheckpointError> {
+    File::open(path).and_then(|f| f.sync_all()).map_err(CheckpointError::io("sync", path))
+}
+
+/// Writes a new file and syncs it.
+pub(super) fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
+    let mut file = File::create(path).map_err(CheckpointError::io("make", path))?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(CheckpointError::io("write", path))
+}
+
+/// The folder a path lies in; `.` for a bare name.
+fn folder(path: &Path) -> PathBuf {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf()
+}
+
+/// Writes `path` atomically: a reader sees the old content or the new one. Missing folders are made. On error the
+/// old content stays.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
+    let dir = folder(path);
+    fs::create_dir_all(&dir).map_err(CheckpointError::io("make the folder", &dir))?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let partial = dir.join(format!(".{name}.{}", std::process::id()));
+    let written = write_synced(&partial, bytes)
+        .and_then(|()| fs::rename(&partial, path).map_err(CheckpointError::io("rename", path)));
+    if written.is_err() {
+        let _ = fs::remove_file(&partial);
+    }
+    written?;
+    sync_folder(&dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole_and_nothing_else_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deep/er/x.json");
+        write_atomic(&path, b"one").unwrap();
+        write_atomic(&path, b"two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_cannot_be_written_leaves_the_old_content() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        fs::create_dir(&path).unwrap();
+        let e = write_atomic(&path, b"x").unwrap_err().to_string();
+        assert!(e.contains("cannot rename"), "{e}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_full_disk_is_said_to_be_full() {
+        let e = write_synced(Path::new("/dev/full"), b"x").unwrap_err();
+        assert!(matches!(e, CheckpointError::NoSpace { .. }), "{e}");
+    }
+}

@@ -1,0 +1,276 @@
+//! Saving, finding and loading checkpoint folders.
+//!
+//! `ROOT/<epochs completed>/` at the end of an epoch, `ROOT/<epochs completed>-<steps>/` within one. A folder is
+//! written under a hidden name, its manifest last, and renamed when everything in it is synced.
+
+use super::atomic::{sync_folder, write_synced};
+use super::manifest::{FORMAT, FileEntry, Manifest, Position};
+use super::{CheckpointError, State, tensors};
+use sha2::{Digest, Sha256};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Parameters, statistics and ranges.
+const MODEL: &str = "model.safetensors";
+/// Momentum.
+const OPTIMIZER: &str = "optimizer.safetensors";
+/// Everything else; written last.
+const MANIFEST: &str = "manifest.json";
+
+/// A checkpoint in memory.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Snapshot {
+    /// Everything but tensors; `files` is filled in by [`save`].
+    pub manifest: Manifest,
+    /// Parameters, running statistics, ranges.
+    pub model: State,
+    /// `momentum.<parameter>`.
+    pub optimizer: State,
+}
+
+/// Which checkpoint of a folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// The one that is furthest.
+    Auto,
+    /// The one at the end of this many epochs.
+    Epoch(u32),
+}
+
+fn folder_name(p: Position) -> String {
+    match p.step_in_epoch {
+        0 => p.epoch.to_string(),
+        step => format!("{}-{step}", p.epoch),
+    }
+}
+
+/// Epochs and steps of a folder's name; none for other folders.
+fn parse_name(name: &str) -> Option<(u32, u64)> {
+    match name.split_once('-') {
+        None => Some((name.parse().ok()?, 0)),
+        Some((epoch, step)) => Some((epoch.parse().ok()?, step.parse().ok()?)),
+    }
+}
+
+/// Complete checkpoints below a folder, with their positions.
+fn list(root: &Path) -> Result<Vec<((u32, u64), PathBuf)>, CheckpointError> {
+    let entries = fs::read_dir(root).map_err(CheckpointError::io("list", root))?;
+    Ok(entries
+        .filter_map(Result::ok)
+        .filter_map(|e| Some((parse_name(e.file_name().to_str()?)?, e.path())))
+        .filter(|(_, path)| path.join(MANIFEST).is_file())
+        .collect())
+}
+
+fn hex_digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Saves atomically below `root` and returns the folder. Earlier checkpoints within an epoch are removed once this
+/// one is in place. On error nothing that was there is lost.
+pub fn save(root: &Path, snapshot: &Snapshot) -> Result<PathBuf, CheckpointError> {
+    fs::create_dir_all(root).map_err(CheckpointError::io("make the folder", root))?;
+    let name = folder_name(snapshot.manifest.position);
+    let partial = root.join(format!(".{name}.{}", std::process::id()));
+    let target = root.join(&name);
+    let written = fill(&partial, snapshot).and_then(|()| put(root, &partial, &target));
+    if let Err(e) = written {
+        let _ = fs::remove_dir_all(&partial);
+        return Err(e);
+    }
+    for ((_, step), path) in list(root)? {
+        if step > 0 && path != target {
+            fs::remove_dir_all(&path).map_err(CheckpointError::io("remove the superseded", &path))?;
+        }
+    }
+    Ok(target)
+}
+
+fn fill(partial: &Path, snapshot: &Snapshot) -> Result<(), CheckpointError> {
+    fs::create_dir_all(partial).map_err(CheckpointError::io("make the folder", partial))?;
+    let mut manifest = snapshot.manifest.clone();
+    manifest.files.clear();
+    for (name, state) in [(MODEL, &snapshot.model), (OPTIMIZER, &snapshot.optimizer)] {
+        let path = partial.join(name);
+        let bytes = tensors::encode(state, &path)?;
+        write_synced(&path, &bytes)?;
+        manifest.files.push(FileEntry {
+            name: name.into(),
+            bytes: bytes.len() as u64,
+            sha256: hex_digest(&bytes),
+        });
+    }
+    let path = partial.join(MANIFEST);
+    let text = serde_json::to_vec_pretty(&manifest).map_err(|e| CheckpointError::damaged(&path, e))?;
+    write_synced(&path, &text)?;
+    sync_folder(partial)
+}
+
+/// Renames the finished folder into place; one of the same name is replaced.
+fn put(root: &Path, partial: &Path, target: &Path) -> Result<(), CheckpointError> {
+    let old = target.exists().then(|| partial.with_extension("old"));
+    if let Some(old) = &old {
+        fs::rename(target, old).map_err(CheckpointError::io("move away", target))?;
+    }
+    fs::rename(partial, target).map_err(CheckpointError::io("rename", target))?;
+    sync_folder(root)?;
+    if let Some(old) = &old {
+        fs::remove_dir_all(old).map_err(CheckpointError::io("remove the replaced", old))?;
+    }
+    Ok(())
+}
+
+/// The checkpoint folder meant by `path`: itself, or one below it.
+pub fn find(path: &Path, which: Which) -> Result<PathBuf, CheckpointError> {
+    let missing = |why: String| CheckpointError::NotFound { path: path.into(), why };
+    if path.join(MANIFEST).is_file() {
+        return Ok(path.into());
+    }
+    if !path.is_dir() {
+        return Err(missing("there is no such folder".into()));
+    }
+    let mut all = list(path)?;
+    all.sort();
+    let found = match which {
+        Which::Auto => all.last(),
+        Which::Epoch(epoch) => all.iter().find(|(p, _)| *p == (epoch, 0)),
+    };
+    found.map(|(_, path)| path.clone()).ok_or_else(|| {
+        let have: Vec<String> = all.iter().filter_map(|(_, p)| Some(p.file_name()?.to_str()?.into())).collect();
+        missing(match have.is_empty() {
+            true => "it holds no complete checkpoint (a folder with manifest.json)".into(),
+            false => format!("it holds no such epoch, only {}", have.join(", ")),
+        })
+    })
+}
+
+/// Reads the manifest of a checkpoint folder.
+pub fn load_manifest(folder: &Path) -> Result<Manifest, CheckpointError> {
+    let path = folder.join(MANIFEST);
+    let text = fs::read(&path).map_err(CheckpointError::io("read", &path))?;
+    let value: serde_json::Value = serde_json::from_slice(&text).map_err(|e| CheckpointError::damaged(&path, e))?;
+    let found = value.get("format").and_then(serde_json::Value::as_u64).unwrap_or(0) as u32;
+    if found > FORMAT {
+        return Err(CheckpointError::Format { path, found, known: FORMAT });
+    }
+    serde_json::from_value(value).map_err(|e| CheckpointError::damaged(&path, e))
+}
+
+/// One tensor file of a checkpoint, its size and hash checked.
+fn load_file(folder: &Path, manifest: &Manifest, name: &str) -> Result<State, CheckpointError> {
+    let path = folder.join(name);
+    let entry = manifest.files.iter().find(|f| f.name == name);
+    let entry = entry.ok_or_else(|| CheckpointError::damaged(&path, "the manifest does not list it"))?;
+    let bytes = fs::read(&path).map_err(CheckpointError::io("read", &path))?;
+    if bytes.len() as u64 != entry.bytes {
+        let why = format!("it has {} bytes, {} were written", bytes.len(), entry.bytes);
+        return Err(CheckpointError::damaged(&path, why));
+    }
+    if hex_digest(&bytes) != entry.sha256 {
+        return Err(CheckpointError::damaged(&path, "its SHA-256 is not the one written"));
+    }
+    tensors::decode(&bytes, &path)
+}
+
+/// Loads a checkpoint folder; sizes and hashes are checked.
+pub fn load(folder: &Path) -> Result<Snapshot, CheckpointError> {
+    let manifest = load_manifest(folder)?;
+    let model = load_file(folder, &manifest, MODEL)?;
+    let optimizer = load_file(folder, &manifest, OPTIMIZER)?;
+    Ok(Snapshot { manifest, model, optimizer })
+}
+
+/// Weights of a checkpoint folder, of the furthest one below a folder, or of a `.safetensors` file.
+pub fn load_weights(path: &Path) -> Result<State, CheckpointError> {
+    if path.is_file() {
+        let bytes = fs::read(path).map_err(CheckpointError::io("read", path))?;
+        return tensors::decode(&bytes, path);
+    }
+    let folder = find(path, Which::Auto)?;
+    load_file(&folder, &load_manifest(&folder)?, MODEL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{HostTensor, LossScaleState};
+    use super::*;
+    use crate::config::RunConfig;
+
+    fn snapshot(epoch: u32, step: u64) -> Snapshot {
+        let tensor = HostTensor { shape: vec![3], data: vec![epoch as f32, step as f32, 0.1] };
+        let manifest = Manifest {
+            format: FORMAT,
+            octrain_version: "0".into(),
+            created_unix: 1,
+            model: "ResNet20".into(),
+            image_shape: [3, 32, 32],
+            class_names: vec!["a".into()],
+            position: Position { epoch, step_in_epoch: step, global_step: 9 },
+            steps_per_epoch: 5,
+            global_batch: 8,
+            world_size: 2,
+            loss_scale: LossScaleState { scale: 128.0, good_steps: 3 },
+            qat: None,
+            metrics: [("val.top1".to_string(), 0.1 + 0.2)].into(),
+            config: RunConfig::default(),
+            files: Vec::new(),
+        };
+        let state = |name: &str| State::from([(name.to_string(), tensor.clone())]);
+        Snapshot { manifest, model: state("w"), optimizer: state("momentum.w") }
+    }
+
+    #[test]
+    fn what_was_saved_is_found_and_loaded() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        for (epoch, step) in [(1, 0), (2, 0), (10, 0), (10, 3), (10, 4)] {
+            let path = save(root, &snapshot(epoch, step)).unwrap();
+            let mut back = load(&path).unwrap();
+            assert_eq!(back.manifest.files.len(), 2);
+            back.manifest.files.clear();
+            assert_eq!(back, snapshot(epoch, step));
+        }
+        // 10-3 is superseded by 10-4, and that by the end of the epoch.
+        assert_eq!(find(root, Which::Auto).unwrap(), root.join("10-4"));
+        assert!(!root.join("10-3").exists());
+        save(root, &snapshot(11, 0)).unwrap();
+        assert!(!root.join("10-4").exists());
+        assert_eq!(find(root, Which::Epoch(2)).unwrap(), root.join("2"));
+        assert_eq!(find(&root.join("2"), Which::Auto).unwrap(), root.join("2"));
+        let e = find(root, Which::Epoch(7)).unwrap_err().to_string();
+        assert!(e.contains("only 1, 2, 10, 11"), "{e}");
+        assert_eq!(load_weights(root).unwrap(), snapshot(11, 0).model);
+        assert_eq!(fs::read_dir(root).unwrap().count(), 4, "nothing temporary is left");
+    }
+
+    #[test]
+    fn saving_again_replaces() {
+        let dir = tempfile::tempdir().unwrap();
+        save(dir.path(), &snapshot(1, 0)).unwrap();
+        let mut other = snapshot(1, 0);
+        other.manifest.world_size = 4;
+        let path = save(dir.path(), &other).unwrap();
+        assert_eq!(load_manifest(&path).unwrap().world_size, 4);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn damage_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = save(dir.path(), &snapshot(1, 0)).unwrap();
+        let model = path.join(MODEL);
+        let good = fs::read(&model).unwrap();
+        fs::write(&model, &good[..good.len() - 1]).unwrap();
+        assert!(load(&path).unwrap_err().to_string().contains("bytes"));
+        let mut flipped = good.clone();
+        *flipped.last_mut().unwrap() ^= 1;
+        fs::write(&model, &flipped).unwrap();
+        assert!(load(&path).unwrap_err().to_string().contains("SHA-256"));
+        fs::write(&model, &good).unwrap();
+        fs::write(path.join(MANIFEST), "{\"format\": 99}").unwrap();
+        assert!(matches!(load(&path), Err(CheckpointError::Format { found: 99, .. })));
+        fs::write(path.join(MANIFEST), "{\"form").unwrap();
+        assert!(matches!(load(&path), Err(CheckpointError::Damaged { .. })));
+        assert!(find(&dir.path().join("nothing"), Which::Auto).unwrap_err().to_string().contains("no such folder"));
+    }
+}

@@ -1,0 +1,243 @@
+//! Gloo over TCP: libtorch's process group, which meets through our rendezvous store.
+
+use super::{AbortHandle, Collective, CollectiveError, ReduceOp, RendezvousStore, StoreError};
+use crate::native;
+use std::ffi::{CString, c_char, c_int, c_void};
+use std::sync::Arc;
+use std::time::Duration;
+use tch::{Kind, Tensor};
+
+#[repr(C)]
+struct RawStore {
+    context: *mut c_void,
+    set: extern "C" fn(*mut c_void, *const u8, usize, *const u8, usize, *mut c_void) -> c_int,
+    get: extern "C" fn(*mut c_void, *const u8, usize, i64, *mut c_void, *mut c_void) -> c_int,
+    add: extern "C" fn(*mut c_void, *const u8, usize, i64, *mut i64, *mut c_void) -> c_int,
+    check: extern "C" fn(*mut c_void, *const u8, usize, *mut bool, *mut c_void) -> c_int,
+    remove: extern "C" fn(*mut c_void, *const u8, usize, *mut bool, *mut c_void) -> c_int,
+}
+
+#[repr(C)]
+struct RawGroup {
+    _opaque: [u8; 0],
+}
+
+unsafe extern "C" {
+    fn octrain_string_assign(string: *mut c_void, bytes: *const u8, len: usize);
+    fn octrain_gloo_new(
+        out: *mut *mut RawGroup,
+        store: RawStore,
+        rank: c_int,
+        size: c_int,
+        address: *const c_char,
+        timeout_ms: i64,
+    ) -> *mut c_char;
+    fn octrain_gloo_abort(group: *mut RawGroup);
+    fn octrain_gloo_free(group: *mut RawGroup);
+    fn octrain_gloo_all_reduce(group: *mut RawGroup, tensor: *const c_void, op: c_int) -> *mut c_char;
+    fn octrain_gloo_broadcast(group: *mut RawGroup, tensor: *const c_void, root: c_int) -> *mut c_char;
+    fn octrain_gloo_all_gather(group: *mut RawGroup, tensor: *const c_void, out: *const c_void) -> *mut c_char;
+}
+
+/// What the C++ store calls back with.
+struct Context {
+    store: Arc<dyn RendezvousStore>,
+}
+
+/// Runs a callback: the store and the key in, 0 out, or 1 with the message in `error`.
+fn answer<T>(
+    context: *mut c_void,
+    (key, len): (*const u8, usize),
+    error: *mut c_void,
+    call: impl FnOnce(&dyn RendezvousStore, &str) -> Result<T, StoreError>,
+    done: impl FnOnce(T),
+) -> c_int {
+    // SAFETY: the context given to `octrain_gloo_new`, alive as long as the group.
+    let context = unsafe { &*context.cast::<Context>() };
+    // SAFETY: the C++ side gives a string's bytes, valid during the call.
+    let key = String::from_utf8_lossy(unsafe { std::slice::from_raw_parts(key, len) }).into_owned();
+    match call(&*context.store, &key) {
+        Ok(value) => {
+            done(value);
+            0
+        }
+        Err(e) => {
+            let text = e.to_string();
+            // SAFETY: `error` is the C++ side's string for it.
+            unsafe { octrain_string_assign(error, text.as_ptr(), text.len()) };
+            1
+        }
+    }
+}
+
+extern "C" fn store_set(c: *mut c_void, k: *const u8, kl: usize, v: *const u8, vl: usize, e: *mut c_void) -> c_int {
+    let value = match vl {
+        0 => &[],
+        // SAFETY: `vl` bytes, valid during the call.
+        _ => unsafe { std::slice::from_raw_parts(v, vl) },
+    };
+    answer(c, (k, kl), e, |store, key| store.set(key, value), |()| ())
+}
+
+extern "C" fn store_get(c: *mut c_void, k: *const u8, kl: usize, ms: i64, out: *mut c_void, e: *mut c_void) -> c_int {
+    let timeout = Duration::from_millis(ms.max(0) as u64);
+    answer(c, (k, kl), e, |store, key| store.get(key, timeout), |value| {
+        // SAFETY: `out` is the C++ side's string for the value.
+        unsafe { octrain_string_assign(out, value.as_ptr(), value.len()) };
+    })
+}
+
+extern "C" fn store_add(c: *mut c_void, k: *const u8, kl: usize, n: i64, sum: *mut i64, e: *mut c_void) -> c_int {
+    // SAFETY: `sum` is the C++ side's variable for it.
+    answer(c, (k, kl), e, |store, key| store.add(key, n), |value| unsafe { *sum = value })
+}
+
+extern "C" fn store_check(c: *mut c_void, k: *const u8, kl: usize, there: *mut bool, e: *mut c_void) -> c_int {
+    // SAFETY: `there` is the C++ side's variable for it.
+    answer(c, (k, kl), e, |store, key| store.check(&[key.to_string()]), |value| unsafe { *there = value })
+}
+
+extern "C" fn store_remove(c: *mut c_void, k: *const u8, kl: usize, was: *mut bool, e: *mut c_void) -> c_int {
+    // SAFETY: `was` is the C++ side's variable for it.
+    answer(c, (k, kl), e, |store, key| store.delete(key), |value| unsafe { *was = value })
+}
+
+/// The C++ group and what it refers to.
+struct Group {
+    raw: *mut RawGroup,
+    context: *mut Context,
+}
+
+// SAFETY: the process group and the abort flag may be used from any thread.
+unsafe impl Send for Group {}
+// SAFETY: as above.
+unsafe impl Sync for Group {}
+
+impl AbortHandle for Group {
+    fn abort(&self) {
+        // SAFETY: `raw` lives as long as `self`.
+        unsafe { octrain_gloo_abort(self.raw) };
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // SAFETY: both were made by `Gloo::connect` and are freed once; the group, which calls back, goes first.
+        unsafe {
+            octrain_gloo_free(self.raw);
+            drop(Box::from_raw(self.context));
+        }
+    }
+}
+
+/// A Gloo group.
+pub struct Gloo {
+    group: Arc<Group>,
+    rank: usize,
+    world_size: usize,
+}
+
+impl Gloo {
+    /// Connects all ranks, which meet in `store`. `address` is a host name or IP address of this machine that the
+    /// others can reach; `timeout` bounds every call.
+    pub fn connect(
+        store: Arc<dyn RendezvousStore>,
+        rank: usize,
+        world_size: usize,
+        address: &str,
+        timeout: Duration,
+    ) -> Result<Self, CollectiveError> {
+        let failed = |why: String| CollectiveError::Connect { backend: "gloo", why };
+        let host = CString::new(address).map_err(|_| failed(format!("{address:?} is not an address")))?;
+        let context = Box::into_raw(Box::new(Context { store }));
+        let raw_store = RawStore {
+            context: context.cast(),
+            set: store_set,
+            get: store_get,
+            add: store_add,
+            check: store_check,
+            remove: store_remove,
+        };
+        let mut raw = std::ptr::null_mut();
+        let milliseconds = timeout.as_millis() as i64;
+        // SAFETY: the callbacks and their context outlive the group (see `Group`); the address is copied.
+        let made = unsafe {
+            let message = octrain_gloo_new(
+                &mut raw,
+                raw_store,
+                rank as c_int,
+                world_size as c_int,
+                host.as_ptr(),
+                milliseconds,
+            );
+            native::check(message)
+        };
+        if let Err(e) = made {
+            // SAFETY: made above; no group refers to it.
+            drop(unsafe { Box::from_raw(context) });
+            return Err(failed(format!("at {address}: {e}")));
+        }
+        Ok(Self { group: Arc::new(Group { raw, context }), rank, world_size })
+    }
+
+    fn run(
+        &self,
+        call: &'static str,
+        tensor: &Tensor,
+        f: impl FnOnce(*mut RawGroup, *const c_void) -> *mut c_char,
+    ) -> Result<(), CollectiveError> {
+        if !tensor.is_contiguous() || tensor.device().is_cuda() {
+            let (kind, strides) = (format!("{:?} on {:?}", tensor.kind(), tensor.device()), tensor.stride());
+            return Err(CollectiveError::Tensor { call, kind, strides });
+        }
+        // SAFETY: the C++ function answers null or a message from malloc.
+        let done = unsafe { native::check(f(self.group.raw, tensor.as_ptr().cast())) };
+        done.map_err(|e| match e.0.starts_with("aborted") {
+            true => CollectiveError::Aborted { call, rank: self.rank },
+            false => CollectiveError::Failed { backend: "gloo", call, rank: self.rank, why: e.0 },
+        })
+    }
+}
+
+impl Collective for Gloo {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn world_size(&self) -> usize {
+        self.world_size
+    }
+
+    fn all_reduce(&self, tensor: &Tensor, op: ReduceOp) -> Result<(), CollectiveError> {
+        let op = match op {
+            ReduceOp::Sum => 0,
+            ReduceOp::Max => 1,
+        };
+        // SAFETY: group and tensor are alive during the call.
+        self.run("all_reduce", tensor, |group, t| unsafe { octrain_gloo_all_reduce(group, t, op) })
+    }
+
+    fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<(), CollectiveError> {
+        // SAFETY: group and tensor are alive during the call.
+        self.run("broadcast", tensor, |group, t| unsafe { octrain_gloo_broadcast(group, t, root as c_int) })
+    }
+
+    fn all_gather(&self, tensor: &Tensor) -> Result<Vec<Tensor>, CollectiveError> {
+        let mut shape = tensor.size();
+        shape.insert(0, self.world_size as i64);
+        let out = Tensor::zeros(shape.as_slice(), (tensor.kind(), tensor.device()));
+        // SAFETY: group and tensors are alive during the call.
+        self.run("all_gather", tensor, |group, t| unsafe {
+            octrain_gloo_all_gather(group, t, out.as_ptr().cast())
+        })?;
+        Ok(out.unbind(0))
+    }
+
+    fn barrier(&self) -> Result<(), CollectiveError> {
+        self.all_reduce(&Tensor::zeros([1], (Kind::Float, tch::Device::Cpu)), ReduceOp::Sum)
+    }
+
+    fn abort_handle(&self) -> Arc<dyn AbortHandle> {
+        self.group.clone()
+    }
+}

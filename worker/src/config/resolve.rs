@@ -1,0 +1,159 @@
+//! Defaults, then the file, then the flags: the later wins.
+
+use super::RunConfig;
+use clap::ArgMatches;
+use clap::parser::ValueSource;
+use serde_json::{Map, Value};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// A configuration that cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read --config `{path}`: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's words.
+        source: std::io::Error,
+    },
+    /// The file is not TOML, or has a key or value that no flag has.
+    #[error("--config `{path}`: {why}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// A value out of its range, or a combination that makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+/// The settings that were given, by the keys of the file.
+pub type Given = BTreeSet<String>;
+
+fn table(config: &RunConfig) -> Map<String, Value> {
+    match serde_json::to_value(config) {
+        Ok(Value::Object(map)) => map,
+        other => unreachable!("a RunConfig is a table: {other:?}"),
+    }
+}
+
+/// Keys and values of a TOML file, checked against the settings there are.
+fn read_file(path: &Path) -> Result<Map<String, Value>, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
+    let wrong = |why: String| ConfigError::File { path: path.into(), why };
+    // Read twice: once for the checks and their messages, once for the keys that are there.
+    toml::from_str::<RunConfig>(&text).map_err(|e| wrong(e.to_string()))?;
+    let keys: toml::Table = text.parse().map_err(|e: toml::de::Error| wrong(e.to_string()))?;
+    match serde_json::to_value(keys) {
+        Ok(Value::Object(map)) => Ok(map),
+        Ok(_) => Err(wrong("it is not a table".into())),
+        Err(e) => Err(wrong(e.to_string())),
+    }
+}
+
+/// Resolves one configuration: `base` (defaults, or a checkpoint's configuration), then the TOML file, then the
+/// flags given on the command line. Returns it, validated, with the keys that were given.
+///
+/// `parsed` and `matches` are clap's two views of the same command line.
+pub fn resolve(
+    base: &RunConfig,
+    file: Option<&Path>,
+    parsed: &RunConfig,
+    matches: &ArgMatches,
+) -> Result<(RunConfig, Given), ConfigError> {
+    let mut merged = table(base);
+    let mut given = Given::new();
+    if let Some(path) = file {
+        for (key, value) in read_file(path)? {
+            given.insert(key.clone());
+            merged.insert(key, value);
+        }
+    }
+    for (key, value) in table(parsed) {
+        let id = key.replace('-', "_");
+        if matches.value_source(&id) == Some(ValueSource::CommandLine) {
+            given.insert(key.clone());
+            merged.insert(key, value);
+        }
+    }
+    let mut config: RunConfig =
+        serde_json::from_value(Value::Object(merged)).map_err(|e| ConfigError::Invalid(e.to_string()))?;
+    follow(&mut config, &given);
+    super::validate::validate(&config)?;
+    Ok((config, given))
+}
+
+/// Settings that follow others where nobody said otherwise: the crop is the image, and evaluation resizes to
+/// 8/7 of it (none for small images), as 256 is to 224.
+fn follow(config: &mut RunConfig, given: &Given) {
+    let changed = |key: &str| given.contains(key);
+    if changed("image-shape") && !changed("crop-size") {
+        config.crop_size = config.image_shape[1];
+    }
+    if changed("crop-size") && !changed("image-shape") {
+        config.image_shape = [config.image_shape[0], config.crop_size, config.crop_size];
+    }
+    if (changed("image-shape") || changed("crop-size")) && !changed("resize-short") {
+        config.resize_short = if config.crop_size <= 64 { config.crop_size } else { config.crop_size * 8 / 7 };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{Args, Command, FromArgMatches};
+
+    fn run(args: &[&str], file: Option<&str>) -> Result<(RunConfig, Given), ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run.toml");
+        if let Some(text) = file {
+            std::fs::write(&path, text).unwrap();
+        }
+        let matches = RunConfig::augment_args(Command::new("x").args_override_self(true))
+            .no_binary_name(true)
+            .try_get_matches_from(args)
+            .unwrap();
+        let parsed = RunConfig::from_arg_matches(&matches).unwrap();
+        resolve(&RunConfig::default(), file.map(|_| path.as_path()), &parsed, &matches)
+    }
+
+    #[test]
+    fn the_flags_defaults_are_the_configurations() {
+        let (config, given) = run(&[], None).unwrap();
+        assert_eq!(config, RunConfig::default());
+        assert!(given.is_empty());
+        let matches = RunConfig::augment_args(Command::new("x")).no_binary_name(true).get_matches_from([""; 0]);
+        assert_eq!(RunConfig::from_arg_matches(&matches).unwrap(), RunConfig::default());
+    }
+
+    #[test]
+    fn every_key_is_a_flag_of_the_same_name() {
+        let command = RunConfig::augment_args(Command::new("x"));
+        for key in table(&RunConfig::default()).keys() {
+            assert!(command.get_arguments().any(|a| a.get_long() == Some(key)), "--{key}");
+        }
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_last_flag_over_the_first() {
+        let file = "lr = 0.5\nqat = true\nimage-shape = [3, 32, 32]\nqat-skip = [\"conv1\"]\n";
+        let (config, given) = run(&["--lr", "0.1", "--lr", "0.2", "--amp"], Some(file)).unwrap();
+        assert_eq!((config.lr, config.qat, config.amp), (0.2, true, super::super::Amp::Fp16));
+        assert_eq!((config.crop_size, config.resize_short), (32, 32));
+        assert_eq!(config.qat_skip, ["conv1"]);
+        assert!(given.contains("lr") && given.contains("qat") && !given.contains("momentum"));
+        assert!(!run(&["--qat", "no"], Some(file)).unwrap().0.qat);
+    }
+
+    #[test]
+    fn a_file_with_a_misspelt_key_or_a_wrong_value_is_refused_by_name() {
+        for (file, want) in [("learning-rate = 1", "learning-rate"), ("lr = \"fast\"", "lr"), ("lr = ", "lr")] {
+            let e = run(&[], Some(file)).unwrap_err().to_string();
+            assert!(e.contains("run.toml") && e.contains(want), "{e}");
+        }
+    }
+}

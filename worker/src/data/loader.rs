@@ -1,0 +1,254 @@
+//! Loaders: this rank's microbatches of an epoch, and its shard of an evaluation.
+
+use super::pipeline::{Corrupt, Pipeline, Request, Use, pool};
+use super::{Batch, DataConfig, DataError, Dataset, permutation};
+use std::sync::Arc;
+
+/// Microbatches for training.
+pub struct TrainLoader {
+    dataset: Arc<Dataset>,
+    config: DataConfig,
+    corrupt: Corrupt,
+    pool: Arc<rayon::ThreadPool>,
+    epoch: Option<Pipeline>,
+}
+
+impl TrainLoader {
+    /// A loader of `dataset`; it must hold at least one global batch.
+    pub fn new(dataset: Arc<Dataset>, config: DataConfig) -> Result<Self, DataError> {
+        let (images, global) = (dataset.len(), config.sharding.global_batch());
+        if images < global {
+            return Err(DataError::TooFew { images, global });
+        }
+        let pool = pool(config.threads)?;
+        Ok(Self { dataset, config, corrupt: Corrupt::default(), pool, epoch: None })
+    }
+
+    /// Global batches of an epoch.
+    pub fn steps(&self) -> u64 {
+        self.config.sharding.steps(self.dataset.len())
+    }
+
+    /// Begins an epoch at a step of it.
+    pub fn start_epoch(&mut self, epoch: u32, from_step: u64) -> Result<(), DataError> {
+        let order = permutation(self.config.seed, epoch, self.dataset.len());
+        let sharding = self.config.sharding;
+        let requests = (from_step..self.steps()).flat_map(move |step| sharding.step(step)).map(move |range| {
+            let position = range.start / sharding.batch % sharding.microbatches;
+            Request { position, samples: order[range].to_vec() }
+        });
+        let (dataset, config) = (self.dataset.clone(), self.config.clone());
+        let (corrupt, pool) = (self.corrupt.clone(), self.pool.clone());
+        self.epoch = Some(Pipeline::start(dataset, config, Use::Train { epoch }, corrupt, pool, requests)?);
+        Ok(())
+    }
+
+    /// The next microbatch of this rank; none at the end of the epoch.
+    #[allow(clippy::should_implement_trait)] // it can fail
+    pub fn next(&mut self) -> Result<Option<Batch>, DataError> {
+        self.epoch.as_mut().map_or(Ok(None), Pipeline::next)
+    }
+}
+
+/// Batches for evaluation: sample i belongs to rank `i % world`.
+pub struct EvalLoader {
+    batches: Pipeline,
+}
+
+impl EvalLoader {
+    /// This rank's shard of `dataset`, or of its first `limit` images.
+    pub fn new(dataset: Arc<Dataset>, config: DataConfig, limit: Option<usize>) -> Result<Self, DataError> {
+        let s = config.sharding;
+        let count = limit.unwrap_or(usize::MAX).min(dataset.len());
+        let mine: Vec<u32> = (0..count as u32).filter(|&i| i as usize % s.world == s.rank).collect();
+        let chunks: Vec<Vec<u32>> = mine.chunks(s.batch).map(<[u32]>::to_vec).collect();
+        let requests = chunks.into_iter().enumerate().map(|(position, samples)| Request { position, samples });
+        Self::start(dataset, config, requests)
+    }
+
+    /// This rank's part of the calibration: the first `images` of epoch 0's order, unaugmented, in whole
+    /// microbatches; microbatch p belongs to rank `p % world`. Returns how many there are over all ranks.
+    pub fn calibration(
+        dataset: Arc<Dataset>,
+        config: DataConfig,
+        images: usize,
+    ) -> Result<(Self, usize), DataError> {
+        let s = config.sharding;
+        let total = images.div_ceil(s.batch).min(dataset.len() / s.batch).max(1);
+        let order = permutation(config.seed, 0, dataset.len());
+        let requests = (s.rank..total).step_by(s.world).map(move |position| {
+            let samples = order.iter().skip(position * s.batch).take(s.batch).copied().collect();
+            Request { position, samples }
+        });
+        Ok((Self::start(dataset, config, requests)?, total))
+    }
+
+    fn start(
+        dataset: Arc<Dataset>,
+        config: DataConfig,
+        requests: impl Iterator<Item = Request> + Send + 'static,
+    ) -> Result<Self, DataError> {
+        let pool = pool(config.threads)?;
+        let batches = Pipeline::start(dataset, config, Use::Eval, Corrupt::default(), pool, requests)?;
+        Ok(Self { batches })
+    }
+
+    /// The next batch; none after the last. A batch whose images are all corrupt is empty.
+    #[allow(clippy::should_implement_trait)] // it can fail
+    pub fn next(&mut self) -> Result<Option<Batch>, DataError> {
+        self.batches.next()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Augmentation, RunConfig};
+    use crate::data::{Geometry, Sharding, Split};
+    use tch::Tensor;
+
+    fn config(rank: usize, world: usize, threads: usize) -> DataConfig {
+        let run = RunConfig {
+            image_shape: [3, 16, 16],
+            crop_size: 16,
+            resize_short: 16,
+            augmentation: Augmentation::PadCrop,
+            ..RunConfig::default()
+        };
+        DataConfig {
+            geometry: Geometry::new(&run),
+            sharding: Sharding { rank, world, microbatches: 4, batch: 5 },
+            seed: 11,
+            threads,
+            max_corrupt: None,
+        }
+    }
+
+    fn dataset(root: &str, split: Split) -> Arc<Dataset> {
+        Arc::new(Dataset::open(root, split, if root == "synthetic" { 4 } else { 2 }, [3, 16, 16], 107).unwrap())
+    }
+
+    fn epoch(rank: usize, world: usize, threads: usize, from: u64) -> Vec<(Tensor, Tensor)> {
+        let mut loader = TrainLoader::new(dataset("synthetic", Split::Train), config(rank, world, threads)).unwrap();
+        loader.start_epoch(3, from).unwrap();
+        let mut out = Vec::new();
+        while let Some(b) = loader.next().unwrap() {
+            assert_eq!(b.images.size(), [5, 3, 16, 16]);
+            assert_eq!(b.images.stride(), [768, 1, 48, 3]);
+            out.push((b.images, b.labels));
+        }
+        out
+    }
+
+    fn equal(a: &(Tensor, Tensor), b: &(Tensor, Tensor)) -> bool {
+        a.0.equal(&b.0) && a.1.equal(&b.1)
+    }
+
+    #[test]
+    fn batches_do_not_depend_on_ranks_threads_or_the_point_of_resumption() {
+        let whole = epoch(0, 1, 1, 0);
+        assert_eq!(whole.len(), 5 * 4);
+        let resumed = epoch(0, 1, 3, 2);
+        assert!(whole[8..].iter().zip(&resumed).all(|(a, b)| equal(a, b)) && resumed.len() == 12);
+        for rank in 0..2 {
+            let half = epoch(rank, 2, 2, 0);
+            assert_eq!(half.len(), 10);
+            for (i, b) in half.iter().enumerate() {
+                assert!(equal(b, &whole[i / 2 * 4 + rank * 2 + i % 2]), "rank {rank} batch {i}");
+            }
+        }
+        let mut loader = TrainLoader::new(dataset("synthetic", Split::Train), config(0, 1, 1)).unwrap();
+        loader.start_epoch(4, 0).unwrap();
+        let other = loader.next().unwrap().unwrap();
+        assert!(!other.images.equal(&whole[0].0));
+    }
+
+    #[test]
+    fn an_evaluation_counts_every_image_once() {
+        for world in [1, 3] {
+            let mut count = 0;
+            for rank in 0..world {
+                let set = dataset("synthetic", Split::Val);
+                let mut loader = EvalLoader::new(set, config(rank, world, 1), None).unwrap();
+                while let Some(b) = loader.next().unwrap() {
+                    count += b.labels.size()[0];
+                }
+            }
+            assert_eq!(count, 107);
+        }
+        let mut loader = EvalLoader::new(dataset("synthetic", Split::Val), config(0, 1, 1), Some(7)).unwrap();
+        assert_eq!(loader.next().unwrap().unwrap().labels.size(), [5]);
+        assert_eq!(loader.next().unwrap().unwrap().labels.size(), [2]);
+        assert!(loader.next().unwrap().is_none());
+    }
+
+    #[test]
+    fn calibration_batches_are_shared_out_by_position() {
+        let mut seen = Vec::new();
+        for rank in 0..3 {
+            let set = dataset("synthetic", Split::Train);
+            let (mut loader, total) = EvalLoader::calibration(set, config(rank, 3, 1), 31).unwrap();
+            assert_eq!(total, 7);
+            while let Some(b) = loader.next().unwrap() {
+                seen.push(b.position);
+            }
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, [0, 1, 2, 3, 4, 5, 6]);
+    }
+
+    fn folder(corrupt: usize) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for i in 0..40 {
+            let path = dir.path().join(format!("train/{}/{i:02}.png", if i % 2 == 0 { "a" } else { "b" }));
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            if i < corrupt {
+                std::fs::write(path, "not a picture").unwrap();
+            } else {
+                image::RgbImage::new(16, 16).save(path).unwrap();
+            }
+        }
+        dir
+    }
+
+    #[test]
+    fn a_corrupt_image_is_counted_and_replaced_or_left_out_up_to_the_limit() {
+        let dir = folder(1);
+        let set = dataset(dir.path().to_str().unwrap(), Split::Train);
+        let mut loader = TrainLoader::new(set.clone(), config(0, 1, 2)).unwrap();
+        let mut corrupt = 0;
+        for epoch in 0..2 {
+            loader.start_epoch(epoch, 0).unwrap();
+            while let Some(b) = loader.next().unwrap() {
+                assert_eq!(b.labels.size(), [5]);
+                corrupt += b.corrupt;
+            }
+        }
+        assert_eq!(corrupt, 1, "counted once");
+        let mut eval = EvalLoader::new(set, config(0, 1, 1), None).unwrap();
+        let (mut images, mut corrupt) = (0, 0);
+        while let Some(b) = eval.next().unwrap() {
+            images += b.labels.size()[0];
+            corrupt += b.corrupt;
+        }
+        assert_eq!((images, corrupt), (39, 1));
+
+        let dir = folder(3);
+        let set = dataset(dir.path().to_str().unwrap(), Split::Train);
+        let mut eval = EvalLoader::new(set, config(0, 1, 1), None).unwrap();
+        let error = loop {
+            match eval.next() {
+                Ok(b) => assert!(b.is_some(), "the limit was not kept"),
+                Err(e) => break e.to_string(),
+            }
+        };
+        assert!(error.contains("more than the 1") && error.contains(".png"), "{error}");
+    }
+
+    #[test]
+    fn a_set_smaller_than_a_global_batch_is_refused() {
+        let c = DataConfig { sharding: Sharding { microbatches: 30, ..config(0, 1, 1).sharding }, ..config(0, 1, 1) };
+        let e = TrainLoader::new(dataset("synthetic", Split::Train), c).err().unwrap().to_string();
+        assert!(e.contains("107") && e.contains("150"), "{e}");
+    }
+}

@@ -1,0 +1,191 @@
+//! The reading thread: takes microbatches one after another, decodes on a pool, keeps a few ready.
+
+use super::rng::CounterRng;
+use super::{DataConfig, DataError, Dataset};
+use crate::data::dataset::Images;
+use image::RgbImage;
+use rayon::prelude::*;
+use std::collections::BTreeSet;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tch::{Device, Tensor};
+
+/// Microbatches kept ready.
+const AHEAD: usize = 3;
+/// Longest wait for one microbatch.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Images and labels of a microbatch.
+#[derive(Debug)]
+pub struct Batch {
+    /// `[b, C, H, W]`, FP32, normalised, channels-last in memory.
+    pub images: Tensor,
+    /// `[b]`, 64-bit integers.
+    pub labels: Tensor,
+    /// Place of the microbatch among those of all ranks.
+    pub position: usize,
+    /// Images found corrupt on the way that had not been known before.
+    pub corrupt: u64,
+}
+
+impl Batch {
+    /// The batch on another device.
+    pub fn to_device(self, device: Device) -> Batch {
+        Batch { images: self.images.to_device(device), labels: self.labels.to_device(device), ..self }
+    }
+}
+
+/// One microbatch to read.
+pub(super) struct Request {
+    pub position: usize,
+    /// Indices of samples.
+    pub samples: Vec<u32>,
+}
+
+/// What is done with samples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Use {
+    /// Augmented, keyed by epoch and sample; a corrupt image is replaced by the next sound one.
+    Train { epoch: u32 },
+    /// Centre crop; a corrupt image is left out.
+    Eval,
+}
+
+/// Corrupt images found so far, by index.
+pub(super) type Corrupt = Arc<Mutex<BTreeSet<u32>>>;
+
+struct Reader {
+    dataset: Arc<Dataset>,
+    config: DataConfig,
+    how: Use,
+    corrupt: Corrupt,
+}
+
+impl Reader {
+    fn known(&self) -> std::sync::MutexGuard<'_, BTreeSet<u32>> {
+        self.corrupt.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a corrupt image; an error once there are too many.
+    fn note(&self, index: u32, why: &str, images: &dyn Images) -> Result<u64, DataError> {
+        let mut known = self.known();
+        if !known.insert(index) {
+            return Ok(0);
+        }
+        let last = format!("{}: {why}", images.name(index as usize));
+        let (count, limit) = (known.len(), self.config.corrupt_limit(images.len()));
+        if count > limit {
+            return Err(DataError::Corrupt { count, limit, last });
+        }
+        tracing::warn!("corrupt image left out ({count} of at most {limit}): {last}");
+        Ok(1)
+    }
+
+    fn transform(&self, image: &RgbImage, sample: u32, out: &mut [f32]) -> Result<(), String> {
+        match self.how {
+            Use::Eval => self.config.geometry.eval(image, out),
+            Use::Train { epoch } => {
+                let mut rng = CounterRng::new(self.config.seed, [epoch.into(), sample.into()]);
+                self.config.geometry.train(image, &mut rng, out)
+            }
+        }
+    }
+
+    /// Reads a sample into `out`; returns its label (none if it is left out) and how many new corrupt ones were met.
+    fn sample(&self, sample: u32, out: &mut [f32]) -> Result<(Option<i64>, u64), DataError> {
+        let images = &*self.dataset.images;
+        let (mut index, mut found) = (sample, 0);
+        loop {
+            let read = images.image(index as usize).and_then(|image| self.transform(&image, sample, out));
+            match (read, self.how) {
+                (Ok(()), _) => return Ok((Some(images.label(index as usize) as i64), found)),
+                (Err(why), how) => {
+                    found += self.note(index, &why, images)?;
+                    if how == Use::Eval {
+                        return Ok((None, found));
+                    }
+                }
+            }
+            // The limit ends this loop at the latest; within it the next sound image is the same on every rank.
+            index = (index + 1) % images.len() as u32;
+            if index == sample {
+                return Err(DataError::Loader("found no readable image".into()));
+            }
+        }
+    }
+
+    fn read(&self, request: &Request) -> Result<Batch, DataError> {
+        let g = &self.config.geometry;
+        let mut pixels = vec![0.0f32; request.samples.len() * g.len()];
+        let read: Vec<(Option<i64>, u64)> = pixels
+            .par_chunks_mut(g.len())
+            .zip(&request.samples)
+            .map(|(out, &sample)| self.sample(sample, out))
+            .collect::<Result<_, _>>()?;
+        let corrupt = read.iter().map(|r| r.1).sum();
+        let labels: Vec<i64> = read.iter().filter_map(|r| r.0).collect();
+        if labels.len() < read.len() {
+            let kept: Vec<&[f32]> =
+                pixels.chunks(g.len()).zip(&read).filter(|(_, r)| r.0.is_some()).map(|(p, _)| p).collect();
+            pixels = kept.concat();
+        }
+        let (n, side) = (labels.len() as i64, g.crop as i64);
+        let images = Tensor::f_from_slice(&pixels)?.f_view([n, side, side, g.channels as i64])?;
+        Ok(Batch {
+            images: images.f_permute([0, 3, 1, 2])?,
+            labels: Tensor::f_from_slice(&labels)?,
+            position: request.position,
+            corrupt,
+        })
+    }
+}
+
+/// Microbatches in order, read ahead by a thread of its own. Dropping it ends the thread.
+pub(super) struct Pipeline {
+    batches: Receiver<Result<Batch, DataError>>,
+}
+
+impl Pipeline {
+    pub fn start(
+        dataset: Arc<Dataset>,
+        config: DataConfig,
+        how: Use,
+        corrupt: Corrupt,
+        pool: Arc<rayon::ThreadPool>,
+        requests: impl Iterator<Item = Request> + Send + 'static,
+    ) -> Result<Self, DataError> {
+        let (send, batches) = sync_channel(AHEAD);
+        let reader = Reader { dataset, config, how, corrupt };
+        let work = move || {
+            for request in requests {
+                let batch = pool.install(|| reader.read(&request));
+                let failed = batch.is_err();
+                if send.send(batch).is_err() || failed {
+                    return;
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("loader".into()).spawn(work);
+        thread.map_err(|e| DataError::Loader(format!("cannot start a thread: {e}")))?;
+        Ok(Self { batches })
+    }
+
+    /// The next microbatch; none after the last.
+    pub fn next(&mut self) -> Result<Option<Batch>, DataError> {
+        match self.batches.recv_timeout(PATIENCE) {
+            Ok(batch) => batch.map(Some),
+            Err(RecvTimeoutError::Disconnected) => Ok(None),
+            Err(RecvTimeoutError::Timeout) => Err(DataError::Loader(format!(
+                "has waited {} s for one batch: does the file system of --image-root answer?",
+                PATIENCE.as_secs()
+            ))),
+        }
+    }
+}
+
+/// A pool of decode threads.
+pub(super) fn pool(threads: usize) -> Result<Arc<rayon::ThreadPool>, DataError> {
+    let built = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).thread_name(|i| format!("decode{i}"));
+    built.build().map(Arc::new).map_err(|e| DataError::Loader(format!("cannot start decode threads: {e}")))
+}

@@ -1,0 +1,83 @@
+//! Which samples a step takes: pure functions of seed, epoch and position, so that runs resume anywhere and do not
+//! depend on the number of ranks.
+
+use super::rng::CounterRng;
+use std::ops::Range;
+
+/// Stream of permutations; sample streams have the sample's index here, which is smaller.
+const ORDER: u64 = u64::MAX;
+
+/// The order of `n` samples in an epoch.
+pub fn permutation(seed: u64, epoch: u32, n: usize) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..n as u32).collect();
+    let mut rng = CounterRng::new(seed, [u64::from(epoch), ORDER]);
+    for i in (1..n).rev() {
+        order.swap(i, rng.below(i as u64 + 1) as usize);
+    }
+    order
+}
+
+/// How a global batch is cut: M microbatches of b images, shared out to ranks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sharding {
+    /// This rank.
+    pub rank: usize,
+    /// Ranks.
+    pub world: usize,
+    /// Microbatches in a global batch.
+    pub microbatches: usize,
+    /// Images in a microbatch.
+    pub batch: usize,
+}
+
+impl Sharding {
+    /// Images of a global batch.
+    pub fn global_batch(&self) -> usize {
+        self.microbatches * self.batch
+    }
+
+    /// Full global batches among `n` images; the rest drops out of the epoch.
+    pub fn steps(&self, n: usize) -> u64 {
+        (n / self.global_batch()) as u64
+    }
+
+    /// This rank's microbatches: `[rank * M / world, (rank + 1) * M / world)`.
+    pub fn share(&self) -> Range<usize> {
+        self.rank * self.microbatches / self.world..(self.rank + 1) * self.microbatches / self.world
+    }
+
+    /// Positions in the permutation of this rank's microbatches of one step.
+    pub fn step(&self, step: u64) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (start, b) = (step as usize * self.global_batch(), self.batch);
+        self.share().map(move |m| start + m * b..start + (m + 1) * b)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn permutations_hold_everything_once_and_differ_by_epoch_and_seed() {
+        let p = permutation(1, 0, 1000);
+        assert_eq!(p.iter().collect::<BTreeSet<_>>().len(), 1000);
+        assert_eq!(p, permutation(1, 0, 1000));
+        assert!(p != permutation(1, 1, 1000) && p != permutation(2, 0, 1000));
+        assert!(p.iter().enumerate().filter(|&(i, &x)| i as u32 == x).count() < 20);
+    }
+
+    #[test]
+    fn every_world_size_takes_the_same_microbatches() {
+        let all = |world: usize| -> Vec<Range<usize>> {
+            (0..world)
+                .flat_map(|rank| Sharding { rank, world, microbatches: 5, batch: 3 }.step(2).collect::<Vec<_>>())
+                .collect()
+        };
+        assert_eq!(all(1), [30..33, 33..36, 36..39, 39..42, 42..45]);
+        for world in 2..=5 {
+            assert_eq!(all(world), all(1));
+        }
+        assert_eq!(Sharding { rank: 0, world: 1, microbatches: 5, batch: 3 }.steps(44), 2);
+    }
+}

@@ -1,0 +1,41 @@
+//! What can go wrong while a graph runs.
+
+use crate::quant::observer::NonFinite;
+
+/// An error of execution; names the node.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// libtorch refused an operation.
+    #[error("node `{node}`: {source}")]
+    Node {
+        /// Name of the node.
+        node: String,
+        /// libtorch's words.
+        source: tch::TchError,
+    },
+    /// libtorch refused an operation outside any node.
+    #[error("libtorch: {0}")]
+    Torch(#[from] tch::TchError),
+    /// The native fake-quant operator refused.
+    #[error("node `{node}`: {source}")]
+    Native {
+        /// Name of the node.
+        node: String,
+        /// Its words.
+        source: crate::native::NativeError,
+    },
+    /// Weights do not fit the graph.
+    #[error("parameter `{name}` {what}")]
+    State {
+        /// Name of the parameter.
+        name: String,
+        /// What does not fit.
+        what: String,
+    },
+    /// A quantizer without a range.
+    #[error("quantizer `{0}` has no range yet: calibrate first (train with --qat), or start from a checkpoint trained with --qat")]
+    NoRange(String),
+    /// NaN or infinity in an activation.
+    #[error(transparent)]
+    NonFinite(#[from] NonFinite),
+}

@@ -1,0 +1,42 @@
+//! Initialisation: He's normal by fan-in for convolutions, uniform by fan-in for the classifier, as in the
+//! reference. Each parameter draws from a stream of its own, keyed by its name.
+
+use super::Weights;
+use crate::data::rng::CounterRng;
+use crate::graph::ParamKind;
+use tch::Tensor;
+
+/// 64-bit FNV-1a: a stable key of a name.
+fn key(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+/// Fills all trainable parameters and running statistics from `seed`. With `zero_gamma` the last BatchNorm of
+/// every residual branch starts at 0, so that blocks start as the identity.
+pub fn initialise(weights: &mut Weights, seed: u64, zero_gamma: bool) {
+    for (slot, view) in weights.layout.trainable.iter().zip(weights.trainable()) {
+        let mut view = view;
+        let fan_in: i64 = slot.shape.iter().skip(1).product();
+        match slot.kind {
+            ParamKind::ConvWeight | ParamKind::LinearWeight => {
+                let mut rng = CounterRng::new(seed, [key(&slot.name), 0]);
+                let values: Vec<f32> = if slot.kind == ParamKind::ConvWeight {
+                    let deviation = (2.0 / fan_in as f64).sqrt() as f32;
+                    (0..slot.len).map(|_| rng.normal() * deviation).collect()
+                } else {
+                    let bound = (1.0 / fan_in as f64).sqrt() as f32;
+                    (0..slot.len).map(|_| (2.0 * rng.uniform() - 1.0) * bound).collect()
+                };
+                view.copy_(&Tensor::from_slice(&values).view(slot.shape.as_slice()));
+            }
+            ParamKind::ResidualGamma if zero_gamma => drop(view.fill_(0.0)),
+            ParamKind::Gamma | ParamKind::ResidualGamma => drop(view.fill_(1.0)),
+            ParamKind::Bias | ParamKind::Beta => drop(view.fill_(0.0)),
+            ParamKind::RunningMean | ParamKind::RunningVar => unreachable!("buffers are not trainable"),
+        }
+    }
+    for slot in &weights.layout.buffers {
+        let value = if slot.kind == ParamKind::RunningVar { 1.0 } else { 0.0 };
+        let _ = weights.buffers.narrow(0, slot.offset, slot.len).fill_(value);
+    }
+}

@@ -1,0 +1,56 @@
+//! Weights as a step uses them, made once a step: fake-quantized per channel, cast, laid out. They are leaves of
+//! autograd; their gradients are added to the FP32 buckets microbatch by microbatch, so nothing is summed in a
+//! narrow type. A per-channel abs-max range clips nothing, so the straight-through gradient is the identity.
+
+use super::{ExecError, Weights, kind, with_layout};
+use crate::graph::{Conv, Graph, Linear, Op};
+use crate::native;
+use crate::quant::scheme::{MIN_STEP, QMAX};
+use tch::{Kind, Tensor};
+
+/// Leaves in the order of the trainable parameters.
+pub struct Prepared {
+    /// One leaf a trainable parameter.
+    pub leaves: Vec<Tensor>,
+}
+
+/// FP32 step per output channel of a weight `[out, ...]`: `max(absmax / 127, MIN_STEP)`.
+pub fn weight_steps(weight: &Tensor) -> Result<Tensor, tch::TchError> {
+    let absmax = weight.f_flatten(1, -1)?.f_abs()?.f_amax([1], false)?;
+    absmax.f_div_scalar(QMAX as f64)?.f_clamp_min(f64::from(MIN_STEP))
+}
+
+impl Prepared {
+    /// Prepares all weights of `graph`. `quantize` off leaves weights in floating point (calibration of the FP
+    /// network); `grad` makes the leaves require gradients.
+    pub fn new(graph: &Graph, weights: &Weights, quantize: bool, grad: bool) -> Result<Self, ExecError> {
+        let mut uses: Vec<Option<(bool, Kind)>> = vec![None; weights.layout.trainable.len()];
+        for node in &graph.nodes {
+            if let Op::Conv(Conv { weight, bias, quantized, compute, .. })
+            | Op::Linear(Linear { weight, bias, quantized, compute }) = &node.op
+            {
+                for (name, quantized) in [(Some(weight), *quantized), (bias.as_ref(), false)] {
+                    let index = name.and_then(|n| weights.layout.trainable_index(n));
+                    if let Some(i) = index {
+                        uses[i] = Some((quantized, kind(*compute)));
+                    }
+                }
+            }
+        }
+        let _guard = tch::no_grad_guard();
+        let mut leaves = Vec::with_capacity(uses.len());
+        for ((slot, master), used) in weights.layout.trainable.iter().zip(weights.trainable()).zip(uses) {
+            let mut leaf = master;
+            if let Some((quantized, kind)) = used {
+                if quantized && quantize {
+                    let steps = weight_steps(&leaf)?;
+                    leaf = native::fake_quant_per_channel(&leaf, &steps, -QMAX, QMAX, false)
+                        .map_err(|source| ExecError::Native { node: slot.name.clone(), source })?;
+                }
+                leaf = with_layout(&leaf.f_to_kind(kind)?, graph.layout)?;
+            }
+            leaves.push(leaf.f_detach()?.f_set_requires_grad(grad)?);
+        }
+        Ok(Self { leaves })
+    }
+}

@@ -1,0 +1,177 @@
+//! All numbers of a network in three flat FP32 tensors: trainable parameters, BatchNorm's running statistics,
+//! quantizers' ranges. Parameters are views, so updates and communication work on whole ranges.
+
+use super::ExecError;
+use crate::checkpoint::{HostTensor, State};
+use crate::graph::{Graph, ParamKind};
+use tch::{Device, Kind, Tensor};
+
+/// Where a parameter lies.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Slot {
+    /// Name of the parameter.
+    pub name: String,
+    /// Shape.
+    pub shape: Vec<i64>,
+    /// What it is.
+    pub kind: ParamKind,
+    /// First element in the flat tensor it belongs to.
+    pub offset: i64,
+    /// Number of elements.
+    pub len: i64,
+}
+
+/// The order of parameters in the flat tensors; a pure function of the graph.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WeightsLayout {
+    /// Trainable parameters: first those that decay, then the others, each group from the last layer to the
+    /// first (the order in which gradients arrive).
+    pub trainable: Vec<Slot>,
+    /// Elements of the decaying group.
+    pub decayed: i64,
+    /// Elements of all trainable parameters.
+    pub trainable_len: i64,
+    /// Running statistics: mean and variance of each BatchNorm in graph order.
+    pub buffers: Vec<Slot>,
+    /// Elements of all running statistics.
+    pub buffers_len: i64,
+    /// Names of the quantizers, in graph order.
+    pub quantizers: Vec<String>,
+}
+
+fn slots<'a>(params: impl Iterator<Item = &'a crate::graph::Param>, start: i64) -> (Vec<Slot>, i64) {
+    let mut offset = start;
+    let slots = params
+        .map(|p| {
+            let len = p.len() as i64;
+            offset += len;
+            let shape = p.shape.iter().map(|&d| d as i64).collect();
+            Slot { name: p.name.clone(), shape, kind: p.kind, offset: offset - len, len }
+        })
+        .collect();
+    (slots, offset)
+}
+
+impl WeightsLayout {
+    /// The layout of a graph. `decay_all` puts BatchNorm's parameters and biases into the decaying group.
+    pub fn new(graph: &Graph, decay_all: bool) -> Self {
+        let decays = |k: ParamKind| decay_all || k.decays();
+        let (mut trainable, decayed) = slots(graph.params.iter().rev().filter(|p| p.kind.trainable() && decays(p.kind)), 0);
+        let (rest, trainable_len) =
+            slots(graph.params.iter().rev().filter(|p| p.kind.trainable() && !decays(p.kind)), decayed);
+        trainable.extend(rest);
+        let (buffers, buffers_len) = slots(graph.params.iter().filter(|p| !p.kind.trainable()), 0);
+        let quantizers = graph.quantizers().map(|(_, q)| q.name.clone()).collect();
+        Self { trainable, decayed, trainable_len, buffers, buffers_len, quantizers }
+    }
+
+    /// Views of a flat tensor, one a slot.
+    pub fn views(flat: &Tensor, slots: &[Slot]) -> Vec<Tensor> {
+        slots.iter().map(|s| flat.narrow(0, s.offset, s.len).view(s.shape.as_slice())).collect()
+    }
+
+    /// Position among the trainable parameters.
+    pub fn trainable_index(&self, name: &str) -> Option<usize> {
+        self.trainable.iter().position(|s| s.name == name)
+    }
+}
+
+/// A network's numbers.
+pub struct Weights {
+    /// Where everything lies.
+    pub layout: WeightsLayout,
+    /// Trainable parameters, `[trainable_len]`, FP32 masters.
+    pub flat: Tensor,
+    /// Running statistics, `[buffers_len]`.
+    pub buffers: Tensor,
+    /// Ranges (absolute maxima) of the quantizers, `[quantizers]`; negative: not known yet.
+    pub ranges: Tensor,
+}
+
+impl Weights {
+    /// Zeros, with running variances of 1 and unknown ranges.
+    pub fn zeros(graph: &Graph, decay_all: bool, device: Device) -> Self {
+        let layout = WeightsLayout::new(graph, decay_all);
+        let f32s = (Kind::Float, device);
+        let flat = Tensor::zeros([layout.trainable_len], f32s);
+        let buffers = Tensor::zeros([layout.buffers_len], f32s);
+        for s in layout.buffers.iter().filter(|s| s.kind == ParamKind::RunningVar) {
+            let _ = buffers.narrow(0, s.offset, s.len).fill_(1.0);
+        }
+        let ranges = Tensor::full([layout.quantizers.len() as i64], -1.0, f32s);
+        Self { layout, flat, buffers, ranges }
+    }
+
+    /// Device of the numbers.
+    pub fn device(&self) -> Device {
+        self.flat.device()
+    }
+
+    /// Views of the trainable parameters, in the layout's order.
+    pub fn trainable(&self) -> Vec<Tensor> {
+        WeightsLayout::views(&self.flat, &self.layout.trainable)
+    }
+
+    /// The view of one parameter or running statistic.
+    pub fn get(&self, name: &str) -> Option<Tensor> {
+        let find = |slots: &[Slot], flat: &Tensor| {
+            slots.iter().find(|s| s.name == name).map(|s| flat.narrow(0, s.offset, s.len).view(s.shape.as_slice()))
+        };
+        find(&self.layout.trainable, &self.flat).or_else(|| find(&self.layout.buffers, &self.buffers))
+    }
+
+    /// Ranges by quantizer on the host; `None` for those not known.
+    pub fn ranges_host(&self) -> Result<Vec<Option<f32>>, ExecError> {
+        let host = Vec::<f32>::try_from(&self.ranges.to_device(Device::Cpu))?;
+        Ok(host.into_iter().map(|r| (r >= 0.0).then_some(r)).collect())
+    }
+
+    /// Everything as named host tensors; unknown ranges are left out.
+    pub fn to_state(&self) -> Result<State, ExecError> {
+        let mut state = State::new();
+        for (slots, flat) in [(&self.layout.trainable, &self.flat), (&self.layout.buffers, &self.buffers)] {
+            let host = Vec::<f32>::try_from(&flat.to_device(Device::Cpu))?;
+            for s in slots {
+                let data = host[s.offset as usize..(s.offset + s.len) as usize].to_vec();
+                let shape = s.shape.iter().map(|&d| d as usize).collect();
+                state.insert(s.name.clone(), HostTensor { shape, data });
+            }
+        }
+        for (name, range) in self.layout.quantizers.iter().zip(self.ranges_host()?) {
+            if let Some(range) = range {
+                state.insert(range_key(name), HostTensor { shape: vec![1], data: vec![range] });
+            }
+        }
+        Ok(state)
+    }
+
+    /// Takes every parameter, statistic and range that `state` has by name and shape; returns the names of those
+    /// it does not have. Ranges may be missing (they are then calibrated).
+    pub fn load(&mut self, state: &State) -> Result<Vec<String>, ExecError> {
+        let mut missing = Vec::new();
+        for (slots, flat) in [(&self.layout.trainable, &self.flat), (&self.layout.buffers, &self.buffers)] {
+            for s in slots {
+                match state.get(&s.name) {
+                    Some(t) if t.shape.iter().map(|&d| d as i64).eq(s.shape.iter().copied()) => {
+                        flat.narrow(0, s.offset, s.len).copy_(&Tensor::from_slice(&t.data));
+                    }
+                    Some(_) | None => missing.push(s.name.clone()),
+                }
+            }
+        }
+        for (i, name) in self.layout.quantizers.iter().enumerate() {
+            if let Some(t) = state.get(&range_key(name)) {
+                let [range] = t.data[..] else {
+                    return Err(ExecError::State { name: range_key(name), what: "is not one number".into() });
+                };
+                let _ = self.ranges.get(i as i64).fill_(f64::from(range));
+            }
+        }
+        Ok(missing)
+    }
+}
+
+/// Name of a quantizer's range in a checkpoint.
+pub fn range_key(quantizer: &str) -> String {
+    format!("quant.{quantizer}.absmax")
+}

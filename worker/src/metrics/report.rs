@@ -1,0 +1,66 @@
+//! `--report-file`: one JSON object a line, appended and flushed, so that a run that is killed leaves all lines
+//! but perhaps the last whole.
+
+use serde_json::Value;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// The report cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write --report-file `{path}`: {source}")]
+pub struct ReportError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// A file of JSON lines.
+#[derive(Debug)]
+pub struct ReportFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl ReportFile {
+    /// Opens the file, folders included: emptied for a new run, as it is for one that resumes.
+    pub fn open(path: &Path, resume: bool) -> Result<Self, ReportError> {
+        let failed = |source| ReportError { path: path.into(), source };
+        if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+            std::fs::create_dir_all(folder).map_err(failed)?;
+        }
+        let file = OpenOptions::new()
+            .create(true)
+            .append(resume)
+            .write(true)
+            .truncate(!resume)
+            .open(path)
+            .map_err(failed)?;
+        Ok(Self { path: path.into(), file })
+    }
+
+    /// Appends one line.
+    pub fn write(&mut self, line: &Value) -> Result<(), ReportError> {
+        let failed = |source| ReportError { path: self.path.clone(), source };
+        self.file.write_all(format!("{line}\n").as_bytes()).map_err(failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_new_run_empties_it_and_a_resumed_one_appends() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/report.json");
+        ReportFile::open(&path, false).unwrap().write(&json!({"old": 1})).unwrap();
+        let mut f = ReportFile::open(&path, false).unwrap();
+        f.write(&json!({"train.loss": 0.5})).unwrap();
+        drop(f);
+        ReportFile::open(&path, true).unwrap().write(&json!({"val.top1": 9.0})).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text, "{\"train.loss\":0.5}\n{\"val.top1\":9.0}\n");
+        assert!(ReportFile::open(dir.path(), false).unwrap_err().to_string().contains("--report-file"));
+    }
+}

@@ -1,0 +1,189 @@
+//! Rank 0 speaks for the run: a progress bar on a terminal, plain lines elsewhere, JSON lines in the report file.
+
+use super::{ReportError, ReportFile, median};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+use std::io::IsTerminal;
+use std::path::Path;
+
+/// One optimizer step, over all ranks but for the times, which are this rank's.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepMetrics {
+    /// Epoch, from 0.
+    pub epoch: u32,
+    /// Steps done in the epoch.
+    pub step: u64,
+    /// Steps done in all.
+    pub global_step: u64,
+    /// Mean loss over the global batch.
+    pub loss: f64,
+    /// Percent of the global batch predicted right.
+    pub top1: f64,
+    /// Learning rate.
+    pub lr: f64,
+    /// Euclidean norm of the gradient.
+    pub grad_norm: f64,
+    /// Loss scale.
+    pub loss_scale: f64,
+    /// The update was skipped (gradients overflowed FP16).
+    pub skipped: bool,
+    /// Images of the step, over all ranks.
+    pub images: u64,
+    /// Seconds waiting for data.
+    pub data_time: f64,
+    /// Seconds in forward and backward.
+    pub compute_time: f64,
+    /// Seconds in reduction, waiting for other ranks included.
+    pub reduce_time: f64,
+    /// Seconds in all.
+    pub step_time: f64,
+}
+
+/// An evaluation over all ranks.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EvalMetrics {
+    /// Percent.
+    pub top1: f64,
+    /// Percent.
+    pub top5: f64,
+    /// Mean cross-entropy.
+    pub loss: f64,
+    /// Images counted.
+    pub images: u64,
+    /// Corrupt images left out.
+    pub corrupt: u64,
+    /// Seconds it took.
+    pub seconds: f64,
+}
+
+/// Tells what happens; silent on ranks other than 0.
+pub struct Reporter {
+    speaks: bool,
+    file: Option<ReportFile>,
+    bar: Option<ProgressBar>,
+    terminal: bool,
+    print_interval: u64,
+    steps_per_epoch: u64,
+    epoch: Vec<StepMetrics>,
+}
+
+impl Reporter {
+    /// For one rank; `report` is written by rank 0 only, `resume` appends to it.
+    pub fn new(rank: u32, report: Option<&Path>, resume: bool, print_interval: u64) -> Result<Self, ReportError> {
+        let speaks = rank == 0;
+        let file = report.filter(|_| speaks).map(|p| ReportFile::open(p, resume)).transpose()?;
+        let terminal = speaks && std::io::stderr().is_terminal();
+        Ok(Self { speaks, file, bar: None, terminal, print_interval, steps_per_epoch: 0, epoch: Vec::new() })
+    }
+
+    fn line(&mut self, text: &str) {
+        if !self.speaks {
+            return;
+        }
+        match &self.bar {
+            Some(bar) => bar.suspend(|| println!("{text}")),
+            None => println!("{text}"),
+        }
+    }
+
+    fn json(&mut self, value: &Value) -> Result<(), ReportError> {
+        self.file.as_mut().map_or(Ok(()), |f| f.write(value))
+    }
+
+    /// A line for people.
+    pub fn say(&mut self, text: &str) {
+        self.line(text);
+    }
+
+    /// An epoch begins (or goes on) at step `done`.
+    pub fn epoch_start(&mut self, epoch: u32, steps: u64, done: u64) {
+        self.epoch.clear();
+        self.steps_per_epoch = steps;
+        if self.terminal {
+            let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr_with_hz(5));
+            let style = ProgressStyle::with_template("{prefix} [{bar:32}] {pos}/{len} {msg} eta {eta}");
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.set_prefix(format!("epoch {epoch}"));
+            bar.set_position(done);
+            self.bar = Some(bar);
+        }
+    }
+
+    /// A step is done.
+    pub fn step(&mut self, m: &StepMetrics) -> Result<(), ReportError> {
+        if !self.speaks {
+            return Ok(());
+        }
+        self.epoch.push(*m);
+        let ips = m.images as f64 / m.step_time;
+        let skipped = if m.skipped { ", skipped: gradients overflowed" } else { "" };
+        if let Some(bar) = &self.bar {
+            bar.set_position(m.step);
+            bar.set_message(format!("loss {:.4} top1 {:.2} lr {:.2e} {ips:.0} images/s{skipped}", m.loss, m.top1, m.lr));
+        }
+        let last = m.step == self.steps_per_epoch;
+        if !last && !m.step.is_multiple_of(self.print_interval) && !m.skipped {
+            return Ok(());
+        }
+        if self.bar.is_none() {
+            println!(
+                "epoch {} step {}/{} train.loss {:.4} train.top1 {:.2} train.lr {:.3e} train.ips {ips:.1} data {:.3} s compute {:.3} s reduce {:.3} s{skipped}",
+                m.epoch, m.step, self.steps_per_epoch, m.loss, m.top1, m.lr, m.data_time, m.compute_time, m.reduce_time
+            );
+        }
+        self.json(&json!({
+            "kind": "step", "epoch": m.epoch, "step": m.step, "global_step": m.global_step,
+            "train.loss": m.loss, "train.top1": m.top1, "train.lr": m.lr, "train.ips": ips,
+            "train.data_time": m.data_time, "train.compute_time": m.compute_time,
+            "train.reduce_time": m.reduce_time, "train.batch_time": m.step_time,
+            "train.grad_norm": m.grad_norm, "train.loss_scale": m.loss_scale, "train.skipped": m.skipped,
+        }))
+    }
+
+    /// An epoch is done: averages over the steps this process has run of it.
+    pub fn epoch_end(&mut self) -> Result<(), ReportError> {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+        let Some(last) = self.epoch.last().copied() else { return Ok(()) };
+        let mean = |f: fn(&StepMetrics) -> f64| self.epoch.iter().map(f).sum::<f64>() / self.epoch.len() as f64;
+        let times: Vec<f64> = self.epoch.iter().map(|m| m.step_time).collect();
+        let (loss, top1, ips) = (mean(|m| m.loss), mean(|m| m.top1), last.images as f64 / median(&times));
+        let line = json!({
+            "kind": "epoch", "epoch": last.epoch, "global_step": last.global_step,
+            "train.loss": loss, "train.top1": top1, "train.ips": ips,
+            "train.data_time": mean(|m| m.data_time), "train.compute_time": mean(|m| m.compute_time),
+            "train.reduce_time": mean(|m| m.reduce_time), "train.batch_time": mean(|m| m.step_time),
+        });
+        self.line(&format!(
+            "epoch {} train.loss {loss:.4} train.top1 {top1:.2} train.ips {ips:.1} (median step)",
+            last.epoch
+        ));
+        self.json(&line)
+    }
+
+    /// An evaluation after `epoch` epochs.
+    pub fn eval(&mut self, epoch: u32, m: &EvalMetrics) -> Result<(), ReportError> {
+        let ips = m.images as f64 / m.seconds;
+        let corrupt = if m.corrupt > 0 { format!(", {} corrupt images left out", m.corrupt) } else { String::new() };
+        self.line(&format!(
+            "epoch {epoch} val.top1 {:.2} val.top5 {:.2} val.loss {:.4} ({} images, {ips:.0} images/s{corrupt})",
+            m.top1, m.top5, m.loss, m.images
+        ));
+        self.json(&json!({
+            "kind": "eval", "epoch": epoch, "val.top1": m.top1, "val.top5": m.top5, "val.loss": m.loss,
+            "val.images": m.images, "val.corrupt": m.corrupt, "val.ips": ips,
+        }))
+    }
+
+    /// A checkpoint is in place.
+    pub fn saved(&mut self, path: &Path) -> Result<(), ReportError> {
+        self.line(&format!("saved {}", path.display()));
+        self.json(&json!({"kind": "checkpoint", "path": path}))
+    }
+
+    /// How the run ended.
+    pub fn summary(&mut self, values: Value) -> Result<(), ReportError> {
+        self.json(&values)
+    }
+}

@@ -1,0 +1,74 @@
+//! What can go wrong in a training step.
+
+use crate::collective::CollectiveError;
+use crate::exec::ExecError;
+use crate::graph::GraphError;
+
+/// An error of the distributed optimizer.
+#[derive(Debug, thiserror::Error)]
+pub enum OptimError {
+    /// The passes failed.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    /// The graph failed to run.
+    #[error(transparent)]
+    Exec(#[from] ExecError),
+    /// Ranks could not exchange.
+    #[error(transparent)]
+    Collective(#[from] CollectiveError),
+    /// The loss is NaN or infinite.
+    #[error("the loss is {loss} at step {step} (lr {lr:.3e}): lower --lr or lengthen --warmup-epochs; `octrain debug` with the same flags names the first layer that makes NaN or infinity; the last checkpoint is untouched")]
+    Loss {
+        /// The value.
+        loss: f64,
+        /// Global step.
+        step: u64,
+        /// Learning rate.
+        lr: f64,
+    },
+    /// Gradients are NaN or infinite although the loss is not, and no loss scale can explain it.
+    #[error("gradients hold NaN or infinity at step {step} although the loss is {loss}: lower --lr, or find the layer with `octrain debug`; the last checkpoint is untouched")]
+    Gradients {
+        /// The loss.
+        loss: f64,
+        /// Global step.
+        step: u64,
+    },
+    /// A loss scale has fallen to its floor and gradients still overflow.
+    #[error("gradients overflow FP16 even at loss scale {scale}: train with --amp bf16, or lower --lr")]
+    ScaleFloor {
+        /// The scale.
+        scale: f64,
+    },
+    /// A rank got another number of microbatches than its share.
+    #[error("rank {rank} of {world} was given {got} microbatches, its share of {all} is {share}")]
+    Share {
+        /// The rank.
+        rank: usize,
+        /// Ranks.
+        world: usize,
+        /// Microbatches given.
+        got: usize,
+        /// Microbatches in a global batch.
+        all: usize,
+        /// Microbatches expected.
+        share: usize,
+    },
+    /// BatchNorm layers with different momenta.
+    #[error("BatchNorm layers have different momenta; one is supported")]
+    MixedMomentum,
+    /// Ranks hold different numbers.
+    #[error("{what} differ between ranks: ranks {ranks:?} do not hold what rank 0 holds; do all hosts read the same checkpoint and run the same version?")]
+    Diverged {
+        /// What differs.
+        what: String,
+        /// The ranks that do.
+        ranks: Vec<usize>,
+    },
+}
+
+impl From<tch::TchError> for OptimError {
+    fn from(e: tch::TchError) -> Self {
+        OptimError::Exec(e.into())
+    }
+}

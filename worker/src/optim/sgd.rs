@@ -1,0 +1,72 @@
+//! Stochastic gradient descent with momentum on flat tensors.
+
+use tch::{TchError, Tensor};
+
+/// The update rule, PyTorch's and Paddle's: `d = g + wd * w; v = m * v + d; w -= lr * (nesterov ? d + m * v : v)`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sgd {
+    /// Momentum.
+    pub momentum: f64,
+    /// Nesterov's form.
+    pub nesterov: bool,
+    /// L2 factor.
+    pub weight_decay: f64,
+    /// Decay BatchNorm's parameters and biases too.
+    pub decay_all: bool,
+}
+
+impl Default for Sgd {
+    /// The reference's: momentum 0.875, weight decay 2^-15.
+    fn default() -> Self {
+        Self { momentum: 0.875, nesterov: false, weight_decay: 3.0517578125e-05, decay_all: false }
+    }
+}
+
+impl Sgd {
+    /// Updates flat `weights` and `velocity` from flat `gradients`, which are overwritten. The first `decayed`
+    /// elements decay. All FP32, one length.
+    pub fn update(
+        &self,
+        weights: &Tensor,
+        velocity: &Tensor,
+        gradients: &Tensor,
+        decayed: i64,
+        lr: f64,
+    ) -> Result<(), TchError> {
+        let _guard = tch::no_grad_guard();
+        let (mut w, mut v, g) = (weights.shallow_clone(), velocity.shallow_clone(), gradients);
+        if self.weight_decay != 0.0 && decayed > 0 {
+            let decay = w.f_narrow(0, 0, decayed)?.f_mul_scalar(self.weight_decay)?;
+            let _ = g.f_narrow(0, 0, decayed)?.f_add_(&decay)?;
+        }
+        let _ = v.f_mul_scalar_(self.momentum)?.f_add_(g)?;
+        let step = if self.nesterov { v.f_mul_scalar(self.momentum)?.f_add(g)? } else { v.shallow_clone() };
+        let _ = w.f_sub_(&step.f_mul_scalar(lr)?)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_steps_by_hand() {
+        for nesterov in [false, true] {
+            let rule = Sgd { momentum: 0.5, nesterov, weight_decay: 0.1, decay_all: false };
+            let (w, v) = (Tensor::from_slice(&[1.0f32, 1.0]), Tensor::from_slice(&[0.0f32, 0.0]));
+            let mut expect = [[1.0f64, 0.0], [1.0, 0.0]];
+            for g in [0.3f64, -0.2, 0.1] {
+                rule.update(&w, &v, &Tensor::from_slice(&[g as f32; 2]), 1, 0.1).unwrap();
+                for (i, e) in expect.iter_mut().enumerate() {
+                    let d = g + if i == 0 { 0.1 * e[0] } else { 0.0 };
+                    e[1] = 0.5 * e[1] + d;
+                    e[0] -= 0.1 * if nesterov { d + 0.5 * e[1] } else { e[1] };
+                }
+            }
+            for (got, want) in Vec::<f32>::try_from(&w).unwrap().iter().zip(expect) {
+                assert!((f64::from(*got) - want[0]).abs() < 1e-6, "{got} {want:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! What a run is about, found out before any rank or device is involved: network, data, and the specification the
+//! coordinator decides from.
+
+use super::TrainError;
+use crate::config::{RunConfig, RunScope};
+use crate::data::{Dataset, Split};
+use crate::graph::{Graph, Op};
+use crate::models;
+use crate::session::{JobSpec, ModelFacts, Purpose, job_spec};
+use std::sync::Arc;
+
+/// A run's network and data.
+pub struct Job {
+    /// The network as built, before any pass.
+    pub graph: Graph,
+    /// Training images; none for `eval_only`.
+    pub train: Option<Arc<Dataset>>,
+    /// Validation images; none for `train_only` and `benchmark`.
+    pub val: Option<Arc<Dataset>>,
+}
+
+/// What the network is wanted for.
+pub fn purpose(config: &RunConfig) -> Purpose {
+    match config.run_scope {
+        RunScope::EvalOnly => Purpose::Eval,
+        RunScope::TrainEval | RunScope::TrainOnly => Purpose::Train,
+    }
+}
+
+/// Facts of a network that decisions depend on.
+pub fn model_facts(graph: &Graph) -> ModelFacts {
+    let count = |f: fn(&Op) -> bool| graph.nodes.iter().filter(|n| f(&n.op)).count() as u32;
+    ModelFacts {
+        name: graph.name.clone(),
+        parameters: graph.parameter_count() as u64,
+        convolutions: count(|op| matches!(op, Op::Conv(_))),
+        batch_norms: count(|op| matches!(op, Op::BatchNorm(_))),
+    }
+}
+
+impl Job {
+    /// Builds the network and opens the data; whatever is wrong with either is said here.
+    pub fn open(config: &RunConfig) -> Result<Job, TrainError> {
+        let graph = models::build(&config.model_arch_name, config.image_shape, config.num_of_class)?;
+        let open = |split| {
+            Dataset::open(
+                &config.image_root,
+                split,
+                config.num_of_class,
+                config.image_shape,
+                config.synthetic_images,
+            )
+            .map(Arc::new)
+        };
+        let trains = config.run_scope != RunScope::EvalOnly;
+        let evaluates = config.run_scope != RunScope::TrainOnly;
+        Ok(Job {
+            graph,
+            train: trains.then(|| open(Split::Train)).transpose()?,
+            val: evaluates.then(|| open(Split::Val)).transpose()?,
+        })
+    }
+
+    /// The specification every worker of the run sends. Settings that differ by host are left out of it.
+    pub fn spec(&self, config: &RunConfig) -> Result<JobSpec, TrainError> {
+        let shared = RunConfig { nproc: 1, data_threads: 0, ..config.clone() };
+        let value = serde_json::to_value(shared).map_err(|e| TrainError::Config(e.to_string()))?;
+        let images = self.train.as_ref().map_or(0, |d| d.len() as u64);
+        Ok(job_spec(&value, purpose(config), model_facts(&self.graph), images))
+    }
+
+    /// Names of the classes, in the order of the logits.
+    pub fn classes(&self) -> &[String] {
+        self.train.as_ref().or(self.val.as_ref()).map_or(&[], |d| &d.classes)
+    }
+}

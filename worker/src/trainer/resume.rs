@@ -1,0 +1,236 @@
+//! Where a run starts: from nothing, from weights, or where a checkpoint stopped; and what it saves.
+
+use super::job::Job;
+use super::{EvalResult, Run, TrainError};
+use crate::checkpoint::{self, CheckpointError, FORMAT, HostTensor, LossScaleState, Manifest, Position, QatState};
+use crate::checkpoint::{Snapshot, State, Which};
+use crate::config::{RunConfig, RunScope};
+use crate::exec::WeightsLayout;
+use crate::optim::Program;
+use crate::optim::loss_scale::LossScale;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+use tch::{Device, Tensor};
+
+/// Prefix of momentum tensors.
+const MOMENTUM: &str = "momentum.";
+
+/// Where a run starts.
+#[derive(Debug)]
+pub(super) struct Start {
+    pub position: Position,
+    pub resumed: bool,
+    /// For people.
+    pub message: String,
+}
+
+/// The checkpoint to resume from, if any.
+fn source(config: &RunConfig) -> Result<Option<PathBuf>, TrainError> {
+    let which = match config.last_epoch_of_checkpoint.as_deref() {
+        None | Some("auto" | "none") => Which::Auto,
+        Some(number) => Which::Epoch(number.parse().map_err(|_| {
+            TrainError::Config(format!("--last-epoch-of-checkpoint is `{number}`, not `auto`, `none` or a number"))
+        })?),
+    };
+    match (&config.from_checkpoint, config.last_epoch_of_checkpoint.as_deref()) {
+        (Some(path), _) => Ok(Some(checkpoint::find(path, which)?)),
+        // A job that is restarted by its scheduler with the same command goes on where it was.
+        (None, Some("auto")) => match checkpoint::find(&config.output_dir, which) {
+            Ok(path) => Ok(Some(path)),
+            Err(CheckpointError::NotFound { .. }) => Ok(None),
+            Err(e) => Err(e.into()),
+        },
+        (None, Some("none") | None) => Ok(None),
+        (None, Some(_)) => Ok(Some(checkpoint::find(&config.output_dir, which)?)),
+    }
+}
+
+/// Loads what the configuration says into `program`, which is initialised.
+pub(super) fn start(
+    config: &RunConfig,
+    job: &Job,
+    program: &mut Program,
+    steps_per_epoch: u64,
+    global_batch: usize,
+) -> Result<Start, TrainError> {
+    if let Some(path) = source(config)? {
+        let snapshot = checkpoint::load(&path)?;
+        let fits = Fits { path: &path, manifest: &snapshot.manifest };
+        fits.check(config, job)?;
+        let restart = config.last_epoch_of_checkpoint.as_deref() == Some("none");
+        let position = if restart { Position::default() } else { snapshot.manifest.position };
+        if config.run_scope != RunScope::EvalOnly {
+            fits.check_position(position, steps_per_epoch, global_batch)?;
+        }
+        load(program, &path, &snapshot.model, false)?;
+        load_momentum(program, &path, &snapshot.optimizer)?;
+        if let LossScale::Dynamic { .. } = program.loss_scale {
+            let s = snapshot.manifest.loss_scale;
+            program.loss_scale = LossScale::Dynamic { scale: s.scale, good: s.good_steps };
+        }
+        let Position { epoch, step_in_epoch, global_step } = position;
+        let message =
+            format!("resumed from {} at epoch {epoch}, step {step_in_epoch} ({global_step} in all)", path.display());
+        return Ok(Start { position, resumed: true, message });
+    }
+    if let Some(path) = &config.from_pretrained_params {
+        let state = checkpoint::load_weights(path)?;
+        let mismatch = load(program, path, &state, config.allow_mismatch)?;
+        let rest = mismatch.map_or_else(String::new, |m| format!("; initialised or left out: {m}"));
+        let message = format!("weights from {}{rest}", path.display());
+        return Ok(Start { position: Position::default(), resumed: false, message });
+    }
+    if config.run_scope == RunScope::EvalOnly {
+        return Err(TrainError::Config(
+            "nothing to evaluate: give --from-checkpoint, or --from-pretrained-params".into(),
+        ));
+    }
+    let auto = match config.last_epoch_of_checkpoint.as_deref() {
+        Some("auto") => format!(" (--last-epoch-of-checkpoint auto: {} holds none yet)", config.output_dir.display()),
+        _ => String::new(),
+    };
+    let message = format!("starting from initial weights, seed {}{auto}", config.seed);
+    Ok(Start { position: Position::default(), resumed: false, message })
+}
+
+/// Takes weights and ranges; what does not match is an error, or, if allowed, returned.
+fn load(
+    program: &mut Program,
+    path: &Path,
+    state: &State,
+    allow: bool,
+) -> Result<Option<checkpoint::Mismatch>, TrainError> {
+    let mismatch = checkpoint::match_weights(program.executor().graph(), state);
+    if !mismatch.is_empty() && !allow {
+        return Err(CheckpointError::Mismatch { path: path.into(), mismatch }.into());
+    }
+    program.weights.load(state)?;
+    Ok((!mismatch.is_empty()).then_some(mismatch))
+}
+
+fn load_momentum(program: &Program, path: &Path, state: &State) -> Result<(), TrainError> {
+    let layout = &program.weights.layout;
+    for (slot, mut view) in layout.trainable.iter().zip(WeightsLayout::views(program.velocity(), &layout.trainable)) {
+        let name = format!("{MOMENTUM}{}", slot.name);
+        let Some(t) = state.get(&name).filter(|t| t.data.len() as i64 == slot.len) else {
+            let mismatch = checkpoint::Mismatch { missing: vec![name], ..Default::default() };
+            return Err(CheckpointError::Mismatch { path: path.into(), mismatch }.into());
+        };
+        view.copy_(&Tensor::from_slice(&t.data).view(slot.shape.as_slice()));
+    }
+    Ok(())
+}
+
+/// A checkpoint against the run that wants to go on from it.
+struct Fits<'a> {
+    path: &'a Path,
+    manifest: &'a Manifest,
+}
+
+impl Fits<'_> {
+    fn other(&self, what: &'static str, found: String, wanted: String, hint: &'static str) -> TrainError {
+        CheckpointError::Other { path: self.path.into(), what, found, wanted, hint }.into()
+    }
+
+    fn check(&self, config: &RunConfig, job: &Job) -> Result<(), TrainError> {
+        let m = self.manifest;
+        if m.model != job.graph.name {
+            return Err(self.other("the model", m.model.clone(), job.graph.name.clone(), "; give its --model-arch-name"));
+        }
+        if m.class_names.len() != config.num_of_class {
+            let (found, wanted) = (m.class_names.len().to_string(), config.num_of_class.to_string());
+            return Err(self.other("the number of classes", found, wanted, "; to start from its weights alone: --from-pretrained-params with --allow-mismatch"));
+        }
+        if let Some((a, b)) = m.class_names.iter().zip(job.classes()).find(|(a, b)| a != b) {
+            return Err(self.other("a class", format!("`{a}`"), format!("`{b}`"), "; classes are the folders of --image-root, sorted"));
+        }
+        if m.image_shape != config.image_shape {
+            let text = |s: [usize; 3]| format!("{},{},{}", s[0], s[1], s[2]);
+            return Err(self.other("--image-shape", text(m.image_shape), text(config.image_shape), ""));
+        }
+        let on = |q: bool| if q { "on" } else { "off" }.to_string();
+        if m.qat.is_some() != config.qat {
+            let hint = if config.qat {
+                "; to begin quantization-aware training from it, give it as --from-pretrained-params"
+            } else {
+                "; say --qat, or take its weights alone with --from-pretrained-params"
+            };
+            return Err(self.other("--qat", on(m.qat.is_some()), on(config.qat), hint));
+        }
+        match &m.qat {
+            Some(q) if q.target != config.target => {
+                let text = |t| format!("{t:?}").to_lowercase();
+                Err(self.other("--target", text(q.target), text(config.target), "; every profile can be exported from it, whatever its target"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Within an epoch the sampler's position means something only for the same global batch.
+    fn check_position(&self, p: Position, steps_per_epoch: u64, global_batch: usize) -> Result<(), TrainError> {
+        let m = self.manifest;
+        if p.step_in_epoch == 0 {
+            return Ok(());
+        }
+        if m.global_batch != global_batch {
+            let hint = "; it was taken within an epoch, so the global batch must be the same (--global-batch-size)";
+            return Err(self.other("the global batch", m.global_batch.to_string(), global_batch.to_string(), hint));
+        }
+        if m.steps_per_epoch != steps_per_epoch {
+            let hint = "; it was taken within an epoch, so the training images must be the same";
+            let (found, wanted) = (m.steps_per_epoch.to_string(), steps_per_epoch.to_string());
+            return Err(self.other("the number of steps in an epoch", found, wanted, hint));
+        }
+        Ok(())
+    }
+}
+
+impl Run<'_> {
+    /// Everything a run needs to go on.
+    pub(super) fn snapshot(&self, eval: Option<&EvalResult>) -> Result<Snapshot, TrainError> {
+        let program = &self.program;
+        let layout = &program.weights.layout;
+        let host = Vec::<f32>::try_from(&program.velocity().to_device(Device::Cpu))?;
+        let optimizer: State = layout
+            .trainable
+            .iter()
+            .map(|s| {
+                let data = host[s.offset as usize..(s.offset + s.len) as usize].to_vec();
+                let shape = s.shape.iter().map(|&d| d as usize).collect();
+                (format!("{MOMENTUM}{}", s.name), HostTensor { shape, data })
+            })
+            .collect();
+        let (scale, good_steps) = match program.loss_scale {
+            LossScale::Dynamic { scale, good } => (scale, good),
+            other => (other.factor(), 0),
+        };
+        let calibrated = program.weights.ranges_host()?.iter().flatten().count();
+        let observers_frozen = !program.phase(program.global_step).observe;
+        let metrics = eval.map_or_else(BTreeMap::new, |e| {
+            BTreeMap::from([("val.top1".into(), e.top1), ("val.top5".into(), e.top5), ("val.loss".into(), e.loss)])
+        });
+        let created_unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        Ok(Snapshot {
+            manifest: Manifest {
+                format: FORMAT,
+                octrain_version: env!("CARGO_PKG_VERSION").into(),
+                created_unix,
+                model: self.job.graph.name.clone(),
+                image_shape: self.config.image_shape,
+                class_names: self.job.classes().to_vec(),
+                position: self.position,
+                steps_per_epoch: self.steps_per_epoch(),
+                global_batch: self.data.sharding.global_batch(),
+                world_size: self.data.sharding.world,
+                loss_scale: LossScaleState { scale, good_steps },
+                qat: self.config.qat.then(|| QatState { target: self.config.target, calibrated, observers_frozen }),
+                metrics,
+                config: self.config.clone(),
+                files: Vec::new(),
+            },
+            model: program.weights.to_state()?,
+            optimizer,
+        })
+    }
+}
