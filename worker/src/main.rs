@@ -1,4 +1,5 @@
 //! The `octrain` binary.
-fn main() {
-    println!("{}", tch::Tensor::ones([2], (tch::Kind::Float, tch::Device::Cpu)).sum(tch::Kind::Float));
+
+fn main() -> std::process::ExitCode {
+    octrain::cli::main()
 }

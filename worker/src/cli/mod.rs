@@ -1,1 +1,105 @@
-//! One file per subcommand; everything else is in the library.
+//! The command line, one file per subcommand.
+
+mod args;
+mod checkpoint_base;
+mod debug;
+mod eval;
+mod graph;
+mod launch;
+mod local;
+mod plan;
+mod quickstart;
+mod train;
+mod worker;
+
+use crate::launcher::{EXIT_CONFIGURATION, EXIT_ERROR, follow_launcher, logging};
+use anyhow::Result;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Distributed training of convolutional networks; quantization-aware with one flag, and the deployed INT8 engine
+/// does what training measured.
+#[derive(Parser)]
+#[command(name = "octrain", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train on this host: embeds the coordinator and starts one worker per `--nproc`.
+    Train(train::TrainArgs),
+    /// Evaluate a checkpoint, with its own configuration unless flags say otherwise.
+    Eval(eval::EvalArgs),
+    /// Join this host's workers to a coordinator: `octrain launch --coordinator HOST:PORT -- <train flags>`.
+    Launch(launch::LaunchArgs),
+    /// The whole path on one data set: AMP training, QAT and its control, export, INT8 inference, a table.
+    Quickstart(quickstart::QuickstartArgs),
+    /// Print ranks, strategy and pass list with reasons, without training.
+    Plan(plan::PlanArgs),
+    /// Print a network, before or after its passes, as text or as a picture for Graphviz.
+    Graph(graph::GraphArgs),
+    /// Single-node debug mode: deterministic, every check on, graphs and plan shown, a few steps.
+    Debug(debug::DebugArgs),
+    /// One worker; started by `train` and `launch`.
+    #[command(hide = true)]
+    Worker(worker::WorkerArgs),
+}
+
+/// An error with an exit code of its own.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+struct Exit {
+    code: u8,
+    message: String,
+}
+
+impl Exit {
+    fn configuration(e: impl std::fmt::Display) -> Self {
+        Self { code: EXIT_CONFIGURATION, message: e.to_string() }
+    }
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let done = follow_launcher().map_err(anyhow::Error::from).and_then(|()| run());
+    match done {
+        Ok(code) => ExitCode::from(code),
+        Err(e) => {
+            let exit = e.downcast_ref::<Exit>();
+            // A conclusion that was told already has no message.
+            if exit.is_none_or(|x| !x.message.is_empty()) {
+                eprintln!("octrain: {e:#}");
+            }
+            ExitCode::from(exit.map_or(EXIT_ERROR, |x| x.code))
+        }
+    }
+}
+
+fn run() -> Result<u8> {
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
+    let (_, sub) = matches.subcommand().expect("clap asks for one");
+    logging::init(if matches!(cli.command, Command::Debug(_)) { "octrain=debug,info" } else { "info" })?;
+    match &cli.command {
+        Command::Train(args) => train::main(args, sub),
+        Command::Eval(args) => eval::main(args, sub),
+        Command::Launch(args) => launch::main(args),
+        Command::Quickstart(args) => quickstart::main(args).map(|()| 0),
+        Command::Plan(args) => plan::main(args, sub),
+        Command::Graph(args) => graph::main(args, sub),
+        Command::Debug(args) => debug::main(args, sub),
+        Command::Worker(args) => worker::main(args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

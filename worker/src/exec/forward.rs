@@ -66,6 +66,10 @@ impl Executor {
                 op => op.params(),
             };
             let leaf = |name: &str| weights.layout.trainable_index(name).ok_or_else(|| unknown(name));
+            if matches!(&node.op, Op::Conv(c) if c.folded.is_some()) {
+                let what = "belongs to a convolution with a folded BatchNorm, which is for export only".into();
+                return Err(ExecError::State { name: node.name.clone(), what });
+            }
             steps.push(Step {
                 leaves: trainable.into_iter().map(leaf).collect::<Result<_, _>>()?,
                 buffers: match &node.op {

@@ -60,6 +60,7 @@ impl Builder {
             groups: 1,
             quantized: false,
             compute: DType::F32,
+            folded: None,
         };
         self.push(name, Op::Conv(conv), &[x])
     }

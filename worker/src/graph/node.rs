@@ -95,6 +95,8 @@ pub struct Conv {
     pub quantized: bool,
     /// Element type in which it computes.
     pub compute: DType,
+    /// The BatchNorm that was folded into it, by `fold-batch-norm`: weights and bias are made from its parameters.
+    pub folded: Option<BatchNorm>,
 }
 
 /// A fully connected layer's attributes.
@@ -206,6 +208,13 @@ impl Param {
     }
 }
 
+impl BatchNorm {
+    /// Names of its parameters: gamma, beta, running mean, running variance.
+    pub fn params(&self) -> [&str; 4] {
+        [&self.gamma, &self.beta, &self.mean, &self.var]
+    }
+}
+
 impl Op {
     /// Name of the operator.
     pub fn kind(&self) -> &'static str {
@@ -227,10 +236,14 @@ impl Op {
     /// Names of the parameters it reads.
     pub fn params(&self) -> Vec<&str> {
         match self {
-            Op::Conv(Conv { weight, bias, .. }) | Op::Linear(Linear { weight, bias, .. }) => {
+            Op::Conv(Conv { weight, bias, folded, .. }) => std::iter::once(weight.as_str())
+                .chain(bias.as_deref())
+                .chain(folded.iter().flat_map(BatchNorm::params))
+                .collect(),
+            Op::Linear(Linear { weight, bias, .. }) => {
                 std::iter::once(weight.as_str()).chain(bias.as_deref()).collect()
             }
-            Op::BatchNorm(b) => vec![&b.gamma, &b.beta, &b.mean, &b.var],
+            Op::BatchNorm(b) => b.params().to_vec(),
             _ => Vec::new(),
         }
     }

@@ -32,12 +32,13 @@ impl Graph {
         let bias = |b: &Option<String>| if b.is_some() { " bias" } else { "" };
         match &node.op {
             Op::Conv(c) => format!(
-                "Conv[{} s{} p{}{}{}{}]",
+                "Conv[{} s{} p{}{}{}{}{}]",
                 shape(&c.weight),
                 c.stride[0],
                 c.padding[0],
                 if c.groups > 1 { format!(" g{}", c.groups) } else { String::new() },
                 bias(&c.bias),
+                if c.folded.is_some() { " +bn" } else { "" },
                 int8(c.quantized)
             ),
             Op::Linear(l) => format!("Linear[{}{}{}]", shape(&l.weight), bias(&l.bias), int8(l.quantized)),

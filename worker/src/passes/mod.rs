@@ -4,6 +4,7 @@
 mod amp_cast;
 mod drop_dead;
 mod edit;
+mod fold_batch_norm;
 mod memory_layout;
 mod observe_superset;
 mod quantize_activations;
@@ -66,6 +67,11 @@ pub const PASSES: &[Pass] = &[
     },
     Pass { name: "amp-cast", what: "computes in BF16 or FP16; logits in FP32", apply: amp_cast::apply },
     Pass { name: "memory-layout", what: "keeps activations channels-last", apply: memory_layout::apply },
+    Pass {
+        name: "fold-batch-norm",
+        what: "folds every BatchNorm into its convolution (export only: exact, weight codes unchanged)",
+        apply: fold_batch_norm::apply,
+    },
 ];
 
 /// Runs the passes that are on, in the list's order, whatever the order of `decisions`; a pass without a
@@ -188,6 +194,37 @@ mod tests {
         let Op::Conv(conv) = &graph.node(graph.find("conv1").unwrap()).op else { panic!() };
         assert!(!conv.quantized);
         assert!(graph.quantizers().all(|(_, q)| q.name != "input" && q.name != "avgpool"));
+    }
+
+    #[test]
+    fn the_coordinator_decides_on_these_passes_in_this_order() {
+        let names: Vec<&str> = PASSES.iter().map(|p| p.name).collect();
+        assert_eq!(names, octrain_coordinator::strategy::passes::ORDER);
+    }
+
+    #[test]
+    fn folding_leaves_no_batch_norm_and_all_parameters() {
+        let settings =
+            Settings { target: Target::Openvino, skip: Vec::new(), amp: Amp::Off, layout: DataLayout::Nhwc };
+        let graph = models::build("ResNet50", [3, 64, 64], 10).unwrap();
+        let before = graph.params.clone();
+        let names = ["quantize-weights", "quantize-activations", "observe-superset", "fold-batch-norm"];
+        let graph = run(graph, &all(&names), &settings, |_, _| {}).unwrap();
+        assert!(graph.nodes.iter().all(|n| !matches!(n.op, Op::BatchNorm(_))));
+        assert!(graph.nodes.iter().all(|n| !matches!(&n.op, Op::Conv(c) if c.folded.is_none())));
+        assert_eq!(graph.params, before);
+    }
+
+    #[test]
+    fn a_batch_norm_that_cannot_be_folded_is_an_error_that_names_it() {
+        let settings =
+            Settings { target: Target::Openvino, skip: Vec::new(), amp: Amp::Off, layout: DataLayout::Nhwc };
+        let mut graph = models::build("ResNet20", [3, 32, 32], 10).unwrap();
+        let add = graph.find("layer1.0.add").unwrap();
+        // The convolution's own value is read besides its BatchNorm's.
+        graph.nodes[add.0].inputs[1] = graph.find("layer1.0.conv2").unwrap();
+        let e = run(graph, &all(&["fold-batch-norm"]), &settings, |_, _| {}).unwrap_err().to_string();
+        assert!(e.contains("layer1.0.bn2"), "{e}");
     }
 
     #[test]

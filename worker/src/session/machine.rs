@@ -1,12 +1,28 @@
 //! What this machine is and can do, for the coordinator's decisions.
 
 use octrain_proto::v1::{Capabilities, CudaDevice};
+use std::net::{ToSocketAddrs, UdpSocket};
 
 /// Name of this host: `OCTRAIN_HOST`, else the kernel's host name.
 pub fn host_name() -> String {
     let given = std::env::var("OCTRAIN_HOST").ok().filter(|h| !h.is_empty());
     let kernel = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|h| h.trim().to_string());
     given.or_else(kernel).filter(|h| !h.is_empty()).unwrap_or_else(|| "localhost".into())
+}
+
+/// The address other hosts reach this one at: `OCTRAIN_ADDRESS`, else that of the interface from which the
+/// coordinator (`HOST:PORT`) is reached. Nothing is sent.
+pub fn address_towards(coordinator: &str) -> std::io::Result<String> {
+    if let Some(given) = std::env::var("OCTRAIN_ADDRESS").ok().filter(|a| !a.is_empty()) {
+        return Ok(given);
+    }
+    let target = coordinator.trim_start_matches("http://");
+    let first = target.to_socket_addrs()?.next();
+    let first = first.ok_or_else(|| std::io::Error::other(format!("{target} has no address")))?;
+    let any = if first.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = UdpSocket::bind(any)?;
+    socket.connect(first)?;
+    Ok(socket.local_addr()?.ip().to_string())
 }
 
 /// Capabilities of this machine, with the CUDA devices this worker may use (see [`cuda_devices`]).
@@ -77,6 +93,12 @@ mod tests {
         assert!(cpu_flags("").is_empty());
         assert_eq!(memory_bytes("MemTotal:       24576 kB\nMemFree: 1 kB"), 24576 * 1024);
         assert_eq!(memory_bytes("nothing"), 0);
+    }
+
+    #[test]
+    fn the_loopback_is_reached_from_the_loopback() {
+        assert_eq!(address_towards("127.0.0.1:29400").unwrap(), "127.0.0.1");
+        assert!(address_towards("no-such-host.invalid:1").is_err());
     }
 
     #[test]

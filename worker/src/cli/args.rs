@@ -1,0 +1,36 @@
+//! What commands that run something have in common.
+
+use super::Exit;
+use crate::config::{Given, RunConfig, resolve};
+use clap::ArgMatches;
+use std::path::PathBuf;
+
+/// The settings of a run, and where they come from.
+#[derive(Debug, Clone, clap::Args)]
+#[command(args_override_self = true)]
+pub struct RunFlags {
+    /// TOML file with the same keys; flags win.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print the resolved configuration, as a file that `--config` takes.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "true", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set)]
+    pub show_config: bool,
+    /// The settings.
+    #[command(flatten)]
+    pub run: RunConfig,
+}
+
+impl RunFlags {
+    /// The configuration: `base`, then the file, then the flags.
+    pub fn resolve(&self, base: &RunConfig, matches: &ArgMatches) -> Result<(RunConfig, Given), Exit> {
+        resolve(base, self.config.as_deref(), &self.run, matches).map_err(Exit::configuration)
+    }
+
+    /// Prints a configuration if that is wanted.
+    pub fn show(&self, config: &RunConfig) -> anyhow::Result<()> {
+        if self.show_config {
+            println!("# configuration\n{}", toml::to_string(config)?);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,38 @@
+//! `octrain debug`: N ranks on this machine, deterministic, with every check on.
+
+use super::args::RunFlags;
+use super::local;
+use crate::config::{RunConfig, RunScope};
+use anyhow::Result;
+use clap::ArgMatches;
+
+/// Arguments of `octrain debug`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(args_override_self = true)]
+pub struct DebugArgs {
+    /// Settings of the run to look into. Not given, they are: 2 workers, 4 steps, no evaluation, checkpoints in
+    /// `runs/debug`.
+    #[command(flatten)]
+    pub flags: RunFlags,
+}
+
+/// The defaults of the debug mode.
+fn base() -> RunConfig {
+    RunConfig {
+        nproc: 2,
+        max_steps: 4,
+        print_interval: 1,
+        run_scope: RunScope::TrainOnly,
+        output_dir: "runs/debug".into(),
+        deterministic: true,
+        checks: true,
+        ..RunConfig::default()
+    }
+}
+
+/// Runs the command.
+pub fn main(args: &DebugArgs, matches: &ArgMatches) -> Result<u8> {
+    let (config, _) = args.flags.resolve(&base(), matches)?;
+    args.flags.show(&config)?;
+    local::run(&config, "127.0.0.1:0")
+}

@@ -1,0 +1,30 @@
+//! `octrain eval`: a checkpoint on a validation set, by the training graph.
+
+use super::args::RunFlags;
+use super::{Exit, checkpoint_base, local};
+use crate::config::RunScope;
+use anyhow::Result;
+use clap::ArgMatches;
+
+/// Arguments of `octrain eval`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(args_override_self = true)]
+pub struct EvalArgs {
+    /// Settings; those not given are the checkpoint's.
+    #[command(flatten)]
+    pub flags: RunFlags,
+}
+
+/// Runs the command.
+pub fn main(args: &EvalArgs, matches: &ArgMatches) -> Result<u8> {
+    let run = &args.flags.run;
+    let path = run.from_checkpoint.as_ref();
+    let path = path.ok_or_else(|| Exit::configuration("octrain eval needs --from-checkpoint FOLDER"))?;
+    let (folder, manifest) = checkpoint_base::find(path, run.last_epoch_of_checkpoint.as_deref())?;
+    let (mut config, _) = args.flags.resolve(&checkpoint_base::for_evaluation(&folder, &manifest), matches)?;
+    config.from_checkpoint = Some(folder);
+    config.last_epoch_of_checkpoint = None;
+    config.run_scope = RunScope::EvalOnly;
+    args.flags.show(&config)?;
+    local::run(&config, "127.0.0.1:0")
+}

@@ -1,0 +1,78 @@
+//! `octrain graph`: a network as it is built, and after every pass the plan has on.
+
+use super::Exit;
+use super::args::RunFlags;
+use super::plan::local_plan;
+use crate::config::RunConfig;
+use crate::session::{Purpose, job_spec};
+use crate::{models, passes, trainer};
+use anyhow::Result;
+use clap::{ArgMatches, ValueEnum};
+
+/// What is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// One line a node.
+    Text,
+    /// Graphviz.
+    Dot,
+}
+
+/// What the network is wanted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum For {
+    /// Training.
+    Train,
+    /// Evaluation.
+    Eval,
+    /// Export.
+    Export,
+}
+
+/// Arguments of `octrain graph`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(args_override_self = true)]
+pub struct GraphArgs {
+    /// Settings.
+    #[command(flatten)]
+    pub flags: RunFlags,
+    /// Text, or a picture for Graphviz (`| dot -Tsvg > graph.svg`).
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: Format,
+    /// What it is wanted for.
+    #[arg(long = "for", value_enum, default_value = "train")]
+    pub wanted: For,
+    /// Print every stage, not only the last (text only).
+    #[arg(long)]
+    pub every_pass: bool,
+}
+
+/// Runs the command.
+pub fn main(args: &GraphArgs, matches: &ArgMatches) -> Result<u8> {
+    let (config, _) = args.flags.resolve(&RunConfig::default(), matches)?;
+    let built = models::build(&config.model_arch_name, config.image_shape, config.num_of_class);
+    let graph = built.map_err(Exit::configuration)?;
+    let purpose = match args.wanted {
+        For::Train => Purpose::Train,
+        For::Eval => Purpose::Eval,
+        For::Export => Purpose::Export,
+    };
+    let spec = job_spec(&serde_json::to_value(&config)?, purpose, trainer::model_facts(&graph), 0);
+    let strategy = trainer::strategy(&local_plan(&RunConfig { nproc: 1, ..config }, spec)?);
+    let every = args.every_pass && args.format == Format::Text;
+    if every {
+        println!("as built:\n{graph}");
+    }
+    let graph = passes::run(graph, &strategy.passes, &strategy.settings, |pass, graph| {
+        if every {
+            println!("after {} ({}):\n{graph}", pass.name, pass.what);
+        }
+    })
+    .map_err(Exit::configuration)?;
+    match args.format {
+        Format::Dot => print!("{}", graph.to_dot()),
+        Format::Text if !every => print!("{graph}"),
+        Format::Text => {}
+    }
+    Ok(0)
+}

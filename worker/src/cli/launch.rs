@@ -1,0 +1,55 @@
+//! `octrain launch`: this host's workers of a job that a coordinator elsewhere holds together.
+
+use super::args::RunFlags;
+use super::worker::Place;
+use super::{Exit, local};
+use crate::config::RunConfig;
+use crate::trainer::Job;
+use anyhow::Result;
+use clap::{Args, Command, FromArgMatches};
+use octrain_coordinator::config::DEFAULT_JOB;
+
+/// Arguments of `octrain launch`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct LaunchArgs {
+    /// `HOST:PORT` of the coordinator.
+    #[arg(long, value_name = "HOST:PORT", env = "OCTRAIN_COORDINATOR")]
+    pub coordinator: String,
+    /// Workers to start on this host, one per GPU.
+    #[arg(long, value_name = "N")]
+    pub nproc_per_node: u32,
+    /// Name of the job.
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_JOB, env = "OCTRAIN_JOB_ID")]
+    pub job_id: String,
+    /// Generation of the job; 0: whichever is current.
+    #[arg(long, value_name = "N", default_value_t = 0, env = "OCTRAIN_GENERATION")]
+    pub generation: u64,
+    /// Flags of `octrain train`, the same on every host.
+    #[arg(last = true, value_name = "TRAIN FLAGS")]
+    pub flags: Vec<String>,
+}
+
+/// Runs the command.
+pub fn main(args: &LaunchArgs) -> Result<u8> {
+    let command = RunFlags::augment_args(Command::new("octrain launch --").no_binary_name(true));
+    let matches = command.args_override_self(true).try_get_matches_from(&args.flags).unwrap_or_else(|e| e.exit());
+    let flags = RunFlags::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
+    let (config, _) = flags.resolve(&RunConfig::default(), &matches)?;
+    if args.nproc_per_node == 0 {
+        return Err(Exit::configuration("--nproc-per-node is 0; at least one worker is needed").into());
+    }
+    // Whatever is wrong with network or data is said once, here, and not by every worker.
+    Job::open(&config).map_err(Exit::configuration)?;
+    flags.show(&config)?;
+    let commands = (0..args.nproc_per_node).map(|local_index| {
+        let place = Place {
+            coordinator: args.coordinator.clone(),
+            job_id: args.job_id.clone(),
+            generation: args.generation,
+            local_index,
+            local_world: args.nproc_per_node,
+        };
+        local::worker_command(&config, &place, false)
+    });
+    local::supervise(commands.collect::<Result<_>>()?)
+}

@@ -1,0 +1,81 @@
+//! A job on this host alone: the coordinator embedded, the workers as processes of this binary (or, for one, this
+//! very process).
+
+use super::Exit;
+use super::worker::{self, Place};
+use crate::config::RunConfig;
+use crate::launcher::{self, EXIT_CONFIGURATION, LaunchOptions, WorkerCommand, signals};
+use crate::trainer::Job;
+use anyhow::Result;
+use octrain_coordinator::config::CoordinatorConfig;
+use octrain_coordinator::ranks::Place as Expected;
+use octrain_coordinator::server::{self, ServeError};
+use std::ffi::OsString;
+use std::io::IsTerminal;
+
+/// The command of one worker.
+pub fn worker_command(config: &RunConfig, place: &Place, passthrough: bool) -> Result<WorkerCommand> {
+    let json = serde_json::to_string(config)?;
+    let flags = [
+        ("--coordinator", place.coordinator.clone()),
+        ("--job-id", place.job_id.clone()),
+        ("--generation", place.generation.to_string()),
+        ("--local-index", place.local_index.to_string()),
+        ("--local-world", place.local_world.to_string()),
+        ("--run-config", json),
+    ];
+    let mut args: Vec<OsString> = vec!["worker".into()];
+    args.extend(flags.into_iter().flat_map(|(flag, value)| [flag.into(), value.into()]));
+    // Thread pools of native libraries are made before the plan is known.
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = (cores / place.local_world.max(1) as usize).max(1).to_string();
+    Ok(WorkerCommand {
+        label: format!("rank {}", place.local_index),
+        args,
+        env: vec![("OMP_NUM_THREADS".into(), threads.into())],
+        passthrough,
+    })
+}
+
+/// Starts workers and waits for their end; returns the exit code, having told the root cause.
+pub fn supervise(workers: Vec<WorkerCommand>) -> Result<u8> {
+    let received = signals::counted()?;
+    let report = launcher::spawn(LaunchOptions::new(workers)?)?.wait(&received);
+    if let Some(message) = report.message() {
+        return Err(Exit { code: report.code, message }.into());
+    }
+    Ok(report.code)
+}
+
+/// Runs the job; `listen` is where the embedded coordinator listens.
+pub fn run(config: &RunConfig, listen: &str) -> Result<u8> {
+    // Whatever is wrong with network or data is said once, here, and not by every worker.
+    let job = Job::open(config).map_err(Exit::configuration)?;
+    let world = config.nproc as u32;
+    let host = crate::session::machine::host_name();
+    let serve = CoordinatorConfig {
+        expected: (0..world).map(|local_index| Expected { host: host.clone(), local_index }).collect(),
+        ..CoordinatorConfig::new(listen, world)
+    };
+    let coordinator = server::serve(serve).map_err(|e| match e {
+        ServeError::Runtime(_) => anyhow::Error::from(e),
+        _ => Exit { code: EXIT_CONFIGURATION, message: e.to_string() }.into(),
+    })?;
+    let place = |local_index| Place {
+        coordinator: coordinator.address().to_string(),
+        job_id: octrain_coordinator::config::DEFAULT_JOB.into(),
+        generation: 1,
+        local_index,
+        local_world: world,
+    };
+    let code = if world == 1 {
+        worker::run(config, &place(0), job)?
+    } else {
+        drop(job);
+        let terminal = std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
+        let commands = (0..world).map(|i| worker_command(config, &place(i), i == 0 && terminal && !config.checks));
+        supervise(commands.collect::<Result<_>>()?)?
+    };
+    coordinator.shutdown("the workers have ended");
+    Ok(code)
+}

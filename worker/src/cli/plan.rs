@@ -1,0 +1,51 @@
+//! `octrain plan`: what the coordinator would decide for this command on this machine, and why.
+
+use super::Exit;
+use super::args::RunFlags;
+use crate::config::{DeviceKind, RunConfig};
+use crate::native::libraries;
+use crate::session::{BuildPlan, JobSpec, machine};
+use crate::trainer::Job;
+use anyhow::{Context, Result};
+use clap::ArgMatches;
+use octrain_coordinator::config::DEFAULT_JOB;
+use octrain_coordinator::plan;
+use octrain_coordinator::strategy::JobFacts;
+use octrain_proto::v1::WorkerFacts;
+
+/// Arguments of `octrain plan`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(args_override_self = true)]
+pub struct PlanArgs {
+    /// Settings.
+    #[command(flatten)]
+    pub flags: RunFlags,
+}
+
+/// The plan for `nproc` workers on this machine.
+pub fn local_plan(config: &RunConfig, job: JobSpec) -> Result<BuildPlan> {
+    let mut devices = Vec::new();
+    if config.device != DeviceKind::Cpu {
+        libraries::load_cuda().context("libtorch's CUDA part cannot be loaded; run scripts/setup.sh again")?;
+        devices = machine::cuda_devices();
+    }
+    let capabilities = machine::capabilities(devices);
+    let workers = (0..config.nproc as u32).map(|local_index| WorkerFacts {
+        host: machine::host_name(),
+        local_index,
+        local_world: config.nproc as u32,
+        pid: std::process::id(),
+        capabilities: Some(capabilities.clone()),
+    });
+    let facts = JobFacts { job, workers: workers.collect() };
+    plan::build(DEFAULT_JOB, 1, &facts).map_err(|e| Exit::configuration(e).into())
+}
+
+/// Runs the command.
+pub fn main(args: &PlanArgs, matches: &ArgMatches) -> Result<u8> {
+    let (config, _) = args.flags.resolve(&RunConfig::default(), matches)?;
+    let job = Job::open(&config).map_err(Exit::configuration)?;
+    let spec = job.spec(&config).map_err(Exit::configuration)?;
+    print!("{}", plan::render(&local_plan(&config, spec)?));
+    Ok(0)
+}

@@ -1,0 +1,107 @@
+//! `octrain worker`: one rank.
+
+use super::Exit;
+use crate::config::{DeviceKind, RunConfig};
+use crate::launcher::{EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, logging, signals};
+use crate::native::libraries;
+use crate::session::{Session, SessionError, SessionOptions, machine};
+use crate::trainer::{self, Job};
+use anyhow::{Context, Result};
+use octrain_coordinator::plan;
+use std::sync::Arc;
+
+/// Which worker of which job this is.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Place {
+    /// `HOST:PORT` of the coordinator.
+    #[arg(long)]
+    pub coordinator: String,
+    /// Name of the job.
+    #[arg(long)]
+    pub job_id: String,
+    /// Generation this worker was started for; 0: whichever is current.
+    #[arg(long)]
+    pub generation: u64,
+    /// Index among the workers of this host.
+    #[arg(long)]
+    pub local_index: u32,
+    /// Workers of this host.
+    #[arg(long)]
+    pub local_world: u32,
+}
+
+/// Arguments of `octrain worker`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct WorkerArgs {
+    /// Which worker.
+    #[command(flatten)]
+    pub place: Place,
+    /// The resolved configuration as JSON.
+    #[arg(long)]
+    pub run_config: String,
+}
+
+/// Runs the command.
+pub fn main(args: &WorkerArgs) -> Result<u8> {
+    let config: RunConfig = serde_json::from_str(&args.run_config)
+        .map_err(|e| Exit::configuration(format!("--run-config is not a configuration of this version: {e}")))?;
+    let job = Job::open(&config).map_err(Exit::configuration)?;
+    run(&config, &args.place, job)
+}
+
+fn exit_code(e: &SessionError) -> u8 {
+    match e {
+        SessionError::Interrupted(_) => EXIT_INTERRUPTED,
+        e if e.is_configuration() => EXIT_CONFIGURATION,
+        e if e.is_ended() => EXIT_ABORTED,
+        _ => EXIT_ERROR,
+    }
+}
+
+/// Runs one worker to its end; returns its exit code.
+pub fn run(config: &RunConfig, place: &Place, job: Job) -> Result<u8> {
+    signals::install().context("cannot listen for signals")?;
+    let mut devices = Vec::new();
+    if config.device != DeviceKind::Cpu {
+        libraries::load_cuda().context("libtorch's CUDA part cannot be loaded; run scripts/setup.sh again")?;
+        devices = machine::cuda_devices();
+    }
+    let mut options = SessionOptions::new(
+        &place.coordinator,
+        job.spec(config).map_err(Exit::configuration)?,
+        machine::capabilities(devices),
+    );
+    options.job_id = place.job_id.clone();
+    options.generation = place.generation;
+    options.local_index = place.local_index;
+    options.local_world = place.local_world;
+    options.interrupted = Arc::new(signals::requested);
+    let session =
+        Session::connect(options).map_err(|e| Exit { code: exit_code(&e), message: e.to_string() })?;
+    let shared = session.plan();
+    logging::identify(shared.rank, shared.generation);
+    tracing::info!(
+        world_size = shared.world_size,
+        plan = %&plan::hash_text(shared)[..12],
+        "joined; the plan with its reasons: octrain plan"
+    );
+    if config.checks && shared.rank == 0 {
+        println!("{}", plan::render(shared));
+    }
+    let address = machine::address_towards(&place.coordinator)
+        .with_context(|| format!("cannot find this host's address towards {}", place.coordinator))?;
+    match trainer::run(config, &session, &job, &address) {
+        Ok(outcome) if outcome.interrupted => {
+            session.leave_interrupted()?;
+            Ok(EXIT_INTERRUPTED)
+        }
+        Ok(_) => {
+            session.leave()?;
+            Ok(EXIT_OK)
+        }
+        Err(e) => {
+            let conclusion = session.conclude(&e.to_string(), e.kind());
+            Err(Exit { code: conclusion.code, message: conclusion.message }.into())
+        }
+    }
+}
