@@ -4,7 +4,9 @@ mod args;
 mod checkpoint_base;
 mod debug;
 mod eval;
+mod export;
 mod graph;
+mod infer;
 mod launch;
 mod local;
 mod plan;
@@ -32,6 +34,10 @@ enum Command {
     Train(train::TrainArgs),
     /// Evaluate a checkpoint, with its own configuration unless flags say otherwise.
     Eval(eval::EvalArgs),
+    /// Write a checkpoint as an ONNX file: FP32, or INT8 for one runtime.
+    Export(export::ExportArgs),
+    /// Run an exported file in a runtime: accuracy on a data set, or throughput and latency.
+    Infer(infer::InferArgs),
     /// Join this host's workers to a coordinator: `octrain launch --coordinator HOST:PORT -- <train flags>`.
     Launch(launch::LaunchArgs),
     /// The whole path on one data set: AMP training, QAT and its control, export, INT8 inference, a table.
@@ -85,6 +91,8 @@ fn run() -> Result<u8> {
     match &cli.command {
         Command::Train(args) => train::main(args, sub),
         Command::Eval(args) => eval::main(args, sub),
+        Command::Export(args) => export::main(args),
+        Command::Infer(args) => infer::main(args),
         Command::Launch(args) => launch::main(args),
         Command::Quickstart(args) => quickstart::main(args).map(|()| 0),
         Command::Plan(args) => plan::main(args, sub),

@@ -1,1 +1,15 @@
-//! Graph and checkpoint to ONNX files, one profile per runtime.
+//! A trained network as an ONNX file: BatchNorm folded exactly, one INT8 Q/DQ profile per runtime. No libtorch: a
+//! pure function of the pass list's graph and the checkpoint's numbers.
+
+mod emit;
+mod error;
+mod fold;
+pub mod onnx;
+mod profile;
+mod table;
+
+pub use emit::{Exported, emit};
+pub use error::ExportError;
+pub use fold::{FoldedWeights, fold};
+pub use profile::Profile;
+pub use table::{ScaleEntry, scale_table};

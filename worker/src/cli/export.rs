@@ -1,0 +1,109 @@
+//! `octrain export`: a checkpoint as an ONNX file for one runtime.
+
+use super::{Exit, checkpoint_base};
+use crate::checkpoint::{self, Manifest, State};
+use crate::config::RunConfig;
+use crate::export::{Profile, emit, scale_table};
+use crate::graph::Graph;
+use crate::session::{Purpose, job_spec};
+use crate::{models, passes, trainer};
+use anyhow::{Context, Result};
+use prost::Message;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+/// Arguments of `octrain export`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(args_override_self = true)]
+pub struct ExportArgs {
+    /// Checkpoint folder, or a folder of checkpoints.
+    #[arg(long, value_name = "FOLDER")]
+    pub from_checkpoint: PathBuf,
+    /// `auto` (the furthest) or a number of epochs.
+    #[arg(long, value_name = "WHICH")]
+    pub last_epoch_of_checkpoint: Option<String>,
+    /// Runtime the file is for.
+    #[arg(long, value_enum)]
+    pub profile: Profile,
+    /// The file.
+    #[arg(long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// ONNX operator set.
+    #[arg(long, default_value_t = 13)]
+    pub opset: i64,
+    /// Also write the scales as a JSON table.
+    #[arg(long, value_name = "FILE")]
+    pub scale_table: Option<PathBuf>,
+}
+
+/// The network of a checkpoint as `profile` deploys it: the same pass list as in training, decided for export.
+pub fn deployed_graph(manifest: &Manifest, profile: Profile) -> Result<Graph> {
+    let trained = &manifest.config;
+    let graph = models::build(&manifest.model, manifest.image_shape, manifest.class_names.len());
+    let graph = graph.map_err(Exit::configuration)?;
+    let config = RunConfig {
+        qat: profile.target().is_some(),
+        target: profile.target().unwrap_or(trained.target),
+        nproc: 1,
+        device: crate::config::DeviceKind::Cpu,
+        ..trained.clone()
+    };
+    let spec = job_spec(&serde_json::to_value(&config)?, Purpose::Export, trainer::model_facts(&graph), 0);
+    let strategy = trainer::strategy(&super::plan::local_plan(&config, spec)?);
+    Ok(passes::run(graph, &strategy.passes, &strategy.settings, |_, _| {})?)
+}
+
+fn metadata(folder: &Path, manifest: &Manifest, profile: Profile, graph: &Graph, state: &State) -> Result<Vec<(String, String)>> {
+    let text = |v: serde_json::Value| v.to_string();
+    let c = &manifest.config;
+    let entries = [
+        ("octrain.version", env!("CARGO_PKG_VERSION").to_string()),
+        ("octrain.model", manifest.model.clone()),
+        ("octrain.profile", profile.name().into()),
+        ("octrain.image_shape", text(json!(manifest.image_shape))),
+        ("octrain.classes", text(json!(manifest.class_names))),
+        (
+            "octrain.preprocessing",
+            text(json!({
+                "crop-size": c.crop_size, "resize-short": c.resize_short, "normalize-scale": c.normalize_scale,
+                "normalize-mean": c.normalize_mean, "normalize-std": c.normalize_std,
+            })),
+        ),
+        ("octrain.recipe", serde_json::to_string(c)?),
+        ("octrain.position", serde_json::to_string(&manifest.position)?),
+        ("octrain.scales", serde_json::to_string(&scale_table(graph, state))?),
+        (
+            "octrain.checkpoint",
+            text(json!({"name": folder.file_name().map(|n| n.to_string_lossy()), "files": manifest.files})),
+        ),
+    ];
+    Ok(entries.into_iter().map(|(k, v)| (k.to_string(), v)).collect())
+}
+
+/// Runs the command.
+pub fn main(args: &ExportArgs) -> Result<u8> {
+    let (folder, manifest) =
+        checkpoint_base::find(&args.from_checkpoint, args.last_epoch_of_checkpoint.as_deref())?;
+    if args.profile.target().is_some() && manifest.qat.is_none() {
+        let message = format!(
+            "{} was trained without --qat, so it has no activation ranges: train with --qat from it (--from-pretrained-params), or export --profile fp32",
+            folder.display()
+        );
+        return Err(Exit::configuration(message).into());
+    }
+    let state = checkpoint::load(&folder).map_err(Exit::configuration)?.model;
+    let graph = deployed_graph(&manifest, args.profile)?;
+    let metadata = metadata(&folder, &manifest, args.profile, &graph, &state)?;
+    let exported = emit(&graph, &state, args.profile, args.opset, metadata).map_err(Exit::configuration)?;
+    let bytes = exported.model.encode_to_vec();
+    checkpoint::write_atomic(&args.output, &bytes)?;
+    if let Some(path) = &args.scale_table {
+        let table = serde_json::to_string_pretty(&scale_table(&graph, &state))?;
+        checkpoint::write_atomic(path, table.as_bytes()).context("cannot write --scale-table")?;
+    }
+    println!("{} ({} KiB, profile {})", args.output.display(), bytes.len() / 1024, args.profile.name());
+    for (node, why) in &exported.fp32_nodes {
+        println!("stays in FP32: {node} ({why})");
+    }
+    Ok(0)
+}

@@ -1,0 +1,179 @@
+//! `octrain infer`: an exported file in a runtime, on a validation set or on synthetic input.
+
+use super::Exit;
+use crate::config::{Augmentation, RunConfig};
+use crate::data::{DataConfig, Dataset, EvalLoader, Geometry, Sharding, Split};
+use crate::engine::{self, Engine, EngineKind, Latency, ModelInfo};
+use crate::metrics::ReportFile;
+use anyhow::Result;
+use serde_json::{Map, Value, json};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Arguments of `octrain infer`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(args_override_self = true)]
+pub struct InferArgs {
+    /// The ONNX file.
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// The runtime.
+    #[arg(long, value_enum, default_value = "openvino")]
+    pub engine: EngineKind,
+    /// Data to measure accuracy on: `digits`, or a folder with `val/<class>/`.
+    #[arg(long, value_name = "DATA")]
+    pub image_root: Option<String>,
+    /// Images of a batch.
+    #[arg(long, default_value_t = 32)]
+    pub batch_size: usize,
+    /// Time batches of synthetic input instead of measuring accuracy.
+    #[arg(long, visible_alias = "use-synthetic", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set)]
+    pub benchmark: bool,
+    /// Batches timed.
+    #[arg(long, default_value_t = 100)]
+    pub benchmark_steps: u64,
+    /// Batches before timing starts.
+    #[arg(long, default_value_t = 100)]
+    pub benchmark_warmup_steps: u64,
+    /// Threads of the runtime (0: it chooses).
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
+    /// JSON lines of results.
+    #[arg(long, value_name = "FILE")]
+    pub report_file: Option<PathBuf>,
+}
+
+/// Accuracy of an engine on a validation set.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Accuracy {
+    /// Percent.
+    pub top1: f64,
+    /// Percent.
+    pub top5: f64,
+    /// Images counted.
+    pub images: u64,
+    /// Corrupt images left out.
+    pub corrupt: u64,
+    /// Best class of every image, in order.
+    pub predictions: Vec<usize>,
+    /// Latency of batches, preprocessing excluded.
+    pub latency: Latency,
+}
+
+/// The validation set as the model wants its images.
+pub fn loader(info: &ModelInfo, root: &str, batch: usize, limit: Option<usize>) -> Result<EvalLoader> {
+    let p = info.preprocessing.as_ref().ok_or_else(|| {
+        Exit::configuration("the model does not say how its images are prepared; files of `octrain export` do")
+    })?;
+    let run = RunConfig {
+        image_root: root.into(),
+        image_shape: info.image_shape,
+        crop_size: p.crop_size,
+        resize_short: p.resize_short,
+        normalize_scale: p.normalize_scale,
+        normalize_mean: p.normalize_mean,
+        normalize_std: p.normalize_std,
+        augmentation: Augmentation::None,
+        ..RunConfig::default()
+    };
+    let config = DataConfig {
+        geometry: Geometry::new(&run),
+        sharding: Sharding { rank: 0, world: 1, microbatches: 1, batch },
+        seed: 0,
+        threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        max_corrupt: None,
+    };
+    let data = Dataset::open(root, Split::Val, info.classes, info.image_shape, run.synthetic_images);
+    let data = data.map_err(Exit::configuration)?;
+    Ok(EvalLoader::new(Arc::new(data), config, limit)?)
+}
+
+/// Runs an engine over a validation set; the last batch is filled up with zeros.
+pub fn accuracy(engine: &mut dyn Engine, info: &ModelInfo, mut loader: EvalLoader) -> Result<Accuracy> {
+    let (mut hits, mut hits5, mut corrupt) = (0u64, 0u64, 0u64);
+    let (mut predictions, mut times) = (Vec::new(), Vec::new());
+    while let Some(batch) = loader.next()? {
+        corrupt += batch.corrupt;
+        let labels = Vec::<i64>::try_from(&batch.labels)?;
+        let mut images = Vec::<f32>::try_from(&batch.images.contiguous().view([-1]))?;
+        images.resize(engine.batch_size() * info.image_len(), 0.0);
+        let begun = Instant::now();
+        let logits = engine.infer(&images)?;
+        times.push(begun.elapsed().as_secs_f64() * 1000.0);
+        for (&label, row) in labels.iter().zip(logits.chunks(info.classes)) {
+            // The place of the label among all classes; the first of equals wins, as in the training graph.
+            let (label, mine) = (label as usize, row[label as usize]);
+            let better = row.iter().enumerate().filter(|&(i, &x)| x > mine || (x == mine && i < label)).count();
+            hits += u64::from(better == 0);
+            hits5 += u64::from(better < 5);
+            let best = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)));
+            predictions.push(best.map_or(0, |(i, _)| i));
+        }
+    }
+    let images = predictions.len() as u64;
+    let latency = Latency::of(&times, engine.batch_size())
+        .filter(|_| images > 0)
+        .ok_or_else(|| Exit::configuration("the validation set has no readable image"))?;
+    let percent = |n: u64| 100.0 * n as f64 / images as f64;
+    Ok(Accuracy { top1: percent(hits), top5: percent(hits5), images, corrupt, predictions, latency })
+}
+
+/// Runs the command.
+pub fn main(args: &InferArgs) -> Result<u8> {
+    if args.batch_size == 0 {
+        return Err(Exit::configuration("--batch-size is 0; at least one image is needed").into());
+    }
+    let root = match (&args.image_root, args.benchmark) {
+        (Some(root), false) => Some(root),
+        (_, true) => None,
+        (None, false) => {
+            let message = "give --image-root for accuracy, or --benchmark for speed on synthetic input";
+            return Err(Exit::configuration(message).into());
+        }
+    };
+    let info = ModelInfo::read(&args.model).map_err(Exit::configuration)?;
+    let loader = root.map(|r| loader(&info, r, args.batch_size, None)).transpose()?;
+    let mut engine = engine::load(args.engine, &args.model, &info, args.batch_size, args.threads)?;
+    let precision = if info.profile.as_deref().is_none_or(|p| p == "fp32") { "FP32" } else { "INT8" };
+    let mut report = Map::new();
+    let mut put = |key: &str, value: Value| drop(report.insert(key.into(), value));
+    let (engine_name, model) = (args.engine.name(), args.model.display());
+    let latency = match loader {
+        Some(loader) => {
+            let a = accuracy(&mut *engine, &info, loader)?;
+            let corrupt = if a.corrupt > 0 { format!(", {} corrupt images left out", a.corrupt) } else { String::new() };
+            println!("{model} in {engine_name}: infer.top1 {:.2} infer.top5 {:.2} ({} images{corrupt})", a.top1, a.top5, a.images);
+            put("infer.top1", json!(a.top1));
+            put("infer.top5", json!(a.top5));
+            put("accuracy", json!(a.top1 / 100.0));
+            put("infer.images", json!(a.images));
+            put("infer.corrupt", json!(a.corrupt));
+            a.latency
+        }
+        None => {
+            // Any finite numbers do: time does not depend on them.
+            let images: Vec<f32> =
+                (0..args.batch_size * info.image_len()).map(|i| (i * 37 % 255) as f32 / 64.0 - 2.0).collect();
+            engine::measure(&mut *engine, &images, args.benchmark_warmup_steps, args.benchmark_steps)?
+        }
+    };
+    println!(
+        "{model} in {engine_name}: {:.1} images/s, batch {} in {:.3} ms on average (p90 {:.3}, p95 {:.3}, p99 {:.3})",
+        latency.images_per_second, args.batch_size, latency.mean, latency.p90, latency.p95, latency.p99
+    );
+    put("kind", json!("infer"));
+    put("engine", json!(engine_name));
+    put("precision", json!(precision));
+    put("batch_size", json!(args.batch_size));
+    put("throughput", json!(latency.images_per_second));
+    put("infer.images_per_second", json!(latency.images_per_second));
+    for (name, value) in [("avg", latency.mean), ("p90", latency.p90), ("p95", latency.p95), ("p99", latency.p99)] {
+        put(&format!("eval_latency_{name}"), json!(value));
+    }
+    put("infer.bytes", json!(info.bytes));
+    if let Some(path) = &args.report_file {
+        ReportFile::open(path, false)?.write(&Value::Object(report))?;
+    }
+    Ok(0)
+}

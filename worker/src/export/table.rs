@@ -1,0 +1,44 @@
+//! The scales of a network, for runtimes and people that want them as a table.
+
+use crate::checkpoint::State;
+use crate::graph::Graph;
+use crate::quant::scheme::{Sign, step_of};
+use serde::Serialize;
+
+/// Scale of one activation.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ScaleEntry {
+    /// Name of the value.
+    pub name: String,
+    /// Range: codes 127 stands for it.
+    pub absmax: f32,
+    /// `absmax / 127`.
+    pub step: f32,
+    /// Signed or unsigned codes.
+    pub sign: Sign,
+    /// Whether this file quantizes it (else its range is only known).
+    pub quantized: bool,
+}
+
+/// Name of a quantizer's range in a checkpoint.
+pub(super) fn range_key(quantizer: &str) -> String {
+    format!("quant.{quantizer}.absmax")
+}
+
+/// Scales of all quantizers whose range is known, in the order of the graph.
+pub fn scale_table(graph: &Graph, state: &State) -> Vec<ScaleEntry> {
+    graph
+        .quantizers()
+        .filter_map(|(_, q)| {
+            let absmax = *state.get(&range_key(&q.name))?.data.first()?;
+            Some(ScaleEntry {
+                name: q.name.clone(),
+                absmax,
+                step: step_of(absmax)?,
+                sign: q.sign,
+                quantized: q.active,
+            })
+        })
+        .collect()
+}
