@@ -2,7 +2,7 @@
 
 use super::{Exit, checkpoint_base};
 use crate::checkpoint::{self, Manifest, State};
-use crate::config::RunConfig;
+use crate::config::{Amp, DeviceKind, RunConfig};
 use crate::export::{Profile, emit, scale_table};
 use crate::graph::Graph;
 use crate::session::{Purpose, job_spec};
@@ -37,18 +37,28 @@ pub struct ExportArgs {
 }
 
 /// The network of a checkpoint as `profile` deploys it: the same pass list as in training, decided for export.
-pub fn deployed_graph(manifest: &Manifest, profile: Profile) -> Result<Graph> {
+fn deployed_graph(manifest: &Manifest, profile: Profile) -> Result<Graph> {
+    graph_for(manifest, profile, Purpose::Export)
+}
+
+/// The same network as it is trained and evaluated, in FP32 arithmetic, with the placement of `profile`.
+pub fn trained_graph(manifest: &Manifest, profile: Profile) -> Result<Graph> {
+    graph_for(manifest, profile, Purpose::Eval)
+}
+
+fn graph_for(manifest: &Manifest, profile: Profile, purpose: Purpose) -> Result<Graph> {
     let trained = &manifest.config;
     let graph = models::build(&manifest.model, manifest.image_shape, manifest.class_names.len());
     let graph = graph.map_err(Exit::configuration)?;
     let config = RunConfig {
         qat: profile.target().is_some(),
         target: profile.target().unwrap_or(trained.target),
+        amp: Amp::Off,
         nproc: 1,
-        device: crate::config::DeviceKind::Cpu,
+        device: DeviceKind::Cpu,
         ..trained.clone()
     };
-    let spec = job_spec(&serde_json::to_value(&config)?, Purpose::Export, trainer::model_facts(&graph), 0);
+    let spec = job_spec(&serde_json::to_value(&config)?, purpose, trainer::model_facts(&graph), 0);
     let strategy = trainer::strategy(&super::plan::local_plan(&config, spec)?);
     Ok(passes::run(graph, &strategy.passes, &strategy.settings, |_, _| {})?)
 }

@@ -12,6 +12,7 @@ mod local;
 mod plan;
 mod quickstart;
 mod train;
+mod verify;
 mod worker;
 
 use crate::launcher::{EXIT_CONFIGURATION, EXIT_ERROR, follow_launcher, logging};
@@ -38,6 +39,8 @@ enum Command {
     Export(export::ExportArgs),
     /// Run an exported file in a runtime: accuracy on a data set, or throughput and latency.
     Infer(infer::InferArgs),
+    /// Compare the training graph with an exported file in its runtime, on the same images.
+    Verify(verify::VerifyArgs),
     /// Join this host's workers to a coordinator: `octrain launch --coordinator HOST:PORT -- <train flags>`.
     Launch(launch::LaunchArgs),
     /// The whole path on one data set: AMP training, QAT and its control, export, INT8 inference, a table.
@@ -93,6 +96,7 @@ fn run() -> Result<u8> {
         Command::Eval(args) => eval::main(args, sub),
         Command::Export(args) => export::main(args),
         Command::Infer(args) => infer::main(args),
+        Command::Verify(args) => verify::main(args),
         Command::Launch(args) => launch::main(args),
         Command::Quickstart(args) => quickstart::main(args).map(|()| 0),
         Command::Plan(args) => plan::main(args, sub),

@@ -104,6 +104,8 @@ impl Recipe<'_> {
             &a.nproc.to_string(),
             "--device",
             "cpu",
+            "--show-config",
+            "false",
             "--eval-interval",
             &epochs.to_string(),
             "--save-interval",

@@ -1,1 +1,7 @@
-//! Training graph against deployed engine on the same images.
+//! The training graph against the deployed engine, on the same images.
+
+mod graph;
+mod tally;
+
+pub use graph::TrainedGraph;
+pub use tally::Tally;
