@@ -1,4 +1,9 @@
 //! Shared means for the tests that look at Octrain from outside.
 
+mod binary;
 pub mod manifest;
 pub mod policy;
+mod python;
+
+pub use binary::binary;
+pub use python::{Python, python};

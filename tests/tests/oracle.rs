@@ -72,7 +72,8 @@ fn steps_agree(model: &str, channels: usize, side: usize, nesterov: bool, layout
     for step in 0..STEPS {
         let mut share = Vec::new();
         for m in 0..MICROBATCHES {
-            let images = Tensor::randn([8, channels as i64, side as i64, side as i64], (Kind::Float, Device::Cpu));
+            let images =
+                Tensor::randn([8, channels as i64, side as i64, side as i64], (Kind::Float, Device::Cpu));
             let labels = Tensor::randint(classes as i64, [8], (Kind::Int64, Device::Cpu));
             given.push((format!("images.{step}.{m}"), images.shallow_clone()));
             given.push((format!("labels.{step}.{m}"), labels.shallow_clone()));
@@ -109,14 +110,23 @@ fn steps_agree(model: &str, channels: usize, side: usize, nesterov: bool, layout
             program.step(&microbatches, false, Some(&mut watch)).unwrap()
         };
         let loss = want[&format!("loss.{step}")].double_value(&[0]);
-        assert!((outcome.loss - loss).abs() < 2e-4 * loss, "step {step}: loss {} against {loss}", outcome.loss);
+        assert!(
+            (outcome.loss - loss).abs() < 2e-4 * loss,
+            "step {step}: loss {} against {loss}",
+            outcome.loss
+        );
         if step == 0 {
             // The gradient is still in the buffer but for weight decay, which the update has added.
-            let names: Vec<String> = program.weights.layout.trainable.iter().map(|s| s.name.clone()).collect();
+            let names: Vec<String> =
+                program.weights.layout.trainable.iter().map(|s| s.name.clone()).collect();
             for (name, got) in names.iter().zip(program.gradients()) {
                 let decayed = want.get(&format!("grad.{name}")).unwrap();
                 let start = &given.iter().find(|(n, _)| n == name).unwrap().1;
-                let expect = if start.dim() > 1 { decayed + start * rule.weight_decay } else { decayed.shallow_clone() };
+                let expect = if start.dim() > 1 {
+                    decayed + start * rule.weight_decay
+                } else {
+                    decayed.shallow_clone()
+                };
                 let d = difference(got, &expect);
                 assert!(d < 2e-3, "{model}: gradient of {name} differs by {d:.1e}");
             }
@@ -186,7 +196,10 @@ fn fake_quantization_is_pytorchs() {
         // PyTorch multiplies by 1 / step where ONNX and Octrain divide: at a tie codes may differ by one.
         let steps_apart = ((&y - &want[&format!("{name}.y")]) / steps.view([-1, 1, 1, 1])).abs();
         assert!(steps_apart.max().double_value(&[]) < 1.01, "{name}");
-        assert!(steps_apart.gt(0.5).to_kind(Kind::Double).mean(Kind::Double).double_value(&[]) < 1e-3, "{name}");
+        assert!(
+            steps_apart.gt(0.5).to_kind(Kind::Double).mean(Kind::Double).double_value(&[]) < 1e-3,
+            "{name}"
+        );
         let moved = (&dx - &want[&format!("{name}.dx")]).abs().gt(1e-6).to_kind(Kind::Double);
         assert!(moved.mean(Kind::Double).double_value(&[]) < 1e-3, "{name}: gradient masks differ");
     }

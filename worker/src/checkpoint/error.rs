@@ -15,7 +15,9 @@ pub enum CheckpointError {
         why: String,
     },
     /// The disk is full.
-    #[error("no space left on device while writing `{path}`; free some and start again with --from-checkpoint and --last-epoch-of-checkpoint auto: earlier checkpoints are untouched")]
+    #[error(
+        "no space left on device while writing `{path}`; free some and start again with --from-checkpoint and --last-epoch-of-checkpoint auto: earlier checkpoints are untouched"
+    )]
     NoSpace {
         /// The file.
         path: PathBuf,
@@ -31,7 +33,9 @@ pub enum CheckpointError {
         source: io::Error,
     },
     /// Truncated, altered or not a checkpoint.
-    #[error("checkpoint file `{path}` is damaged: {why}; take an earlier checkpoint (--last-epoch-of-checkpoint N)")]
+    #[error(
+        "checkpoint file `{path}` is damaged: {why}; take an earlier checkpoint (--last-epoch-of-checkpoint N)"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -63,7 +67,9 @@ pub enum CheckpointError {
         hint: &'static str,
     },
     /// Weights do not match the network.
-    #[error("the weights in `{path}` do not match the network: {mismatch}; --allow-mismatch takes what fits and initialises the rest")]
+    #[error(
+        "the weights in `{path}` do not match the network: {mismatch}; --allow-mismatch takes what fits and initialises the rest"
+    )]
     Mismatch {
         /// Where they come from.
         path: PathBuf,

@@ -27,7 +27,8 @@ impl fmt::Display for Mismatch {
         let shapes: Vec<String> =
             self.shapes.iter().map(|(n, want, got)| format!("{n} is {got:?}, not {want:?}")).collect();
         let mut parts = Vec::new();
-        for (what, names) in [("missing", &self.missing), ("left over", &self.unexpected), ("of another shape", &shapes)]
+        for (what, names) in
+            [("missing", &self.missing), ("left over", &self.unexpected), ("of another shape", &shapes)]
         {
             if names.is_empty() {
                 continue;
@@ -48,7 +49,9 @@ pub fn match_weights(graph: &Graph, state: &State) -> Mismatch {
     for p in &graph.params {
         match state.get(&p.name) {
             None => out.missing.push(p.name.clone()),
-            Some(t) if t.shape != p.shape => out.shapes.push((p.name.clone(), p.shape.clone(), t.shape.clone())),
+            Some(t) if t.shape != p.shape => {
+                out.shapes.push((p.name.clone(), p.shape.clone(), t.shape.clone()))
+            }
             Some(_) => {}
         }
     }

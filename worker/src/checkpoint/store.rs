@@ -136,7 +136,8 @@ pub fn find(path: &Path, which: Which) -> Result<PathBuf, CheckpointError> {
         Which::Epoch(epoch) => all.iter().find(|(p, _)| *p == (epoch, 0)),
     };
     found.map(|(_, path)| path.clone()).ok_or_else(|| {
-        let have: Vec<String> = all.iter().filter_map(|(_, p)| Some(p.file_name()?.to_str()?.into())).collect();
+        let have: Vec<String> =
+            all.iter().filter_map(|(_, p)| Some(p.file_name()?.to_str()?.into())).collect();
         missing(match have.is_empty() {
             true => "it holds no complete checkpoint (a folder with manifest.json)".into(),
             false => format!("it holds no such epoch, only {}", have.join(", ")),
@@ -148,7 +149,8 @@ pub fn find(path: &Path, which: Which) -> Result<PathBuf, CheckpointError> {
 pub fn load_manifest(folder: &Path) -> Result<Manifest, CheckpointError> {
     let path = folder.join(MANIFEST);
     let text = fs::read(&path).map_err(CheckpointError::io("read", &path))?;
-    let value: serde_json::Value = serde_json::from_slice(&text).map_err(|e| CheckpointError::damaged(&path, e))?;
+    let value: serde_json::Value =
+        serde_json::from_slice(&text).map_err(|e| CheckpointError::damaged(&path, e))?;
     let found = value.get("format").and_then(serde_json::Value::as_u64).unwrap_or(0) as u32;
     if found > FORMAT {
         return Err(CheckpointError::Format { path, found, known: FORMAT });
@@ -271,6 +273,11 @@ mod tests {
         assert!(matches!(load(&path), Err(CheckpointError::Format { found: 99, .. })));
         fs::write(path.join(MANIFEST), "{\"form").unwrap();
         assert!(matches!(load(&path), Err(CheckpointError::Damaged { .. })));
-        assert!(find(&dir.path().join("nothing"), Which::Auto).unwrap_err().to_string().contains("no such folder"));
+        assert!(
+            find(&dir.path().join("nothing"), Which::Auto)
+                .unwrap_err()
+                .to_string()
+                .contains("no such folder")
+        );
     }
 }

@@ -10,7 +10,9 @@ pub fn find(path: &Path, which: Option<&str>) -> Result<(PathBuf, Manifest), Exi
     let which = match which {
         None | Some("auto" | "none") => Which::Auto,
         Some(n) => Which::Epoch(n.parse().map_err(|_| {
-            Exit::configuration(format!("--last-epoch-of-checkpoint is `{n}`; it is `auto` or a number of epochs"))
+            Exit::configuration(format!(
+                "--last-epoch-of-checkpoint is `{n}`; it is `auto` or a number of epochs"
+            ))
         })?),
     };
     let read = || -> Result<_, CheckpointError> {

@@ -21,7 +21,8 @@ pub fn main(args: &EvalArgs, matches: &ArgMatches) -> Result<u8> {
     let path = run.from_checkpoint.as_ref();
     let path = path.ok_or_else(|| Exit::configuration("octrain eval needs --from-checkpoint FOLDER"))?;
     let (folder, manifest) = checkpoint_base::find(path, run.last_epoch_of_checkpoint.as_deref())?;
-    let (mut config, _) = args.flags.resolve(&checkpoint_base::for_evaluation(&folder, &manifest), matches)?;
+    let (mut config, _) =
+        args.flags.resolve(&checkpoint_base::for_evaluation(&folder, &manifest), matches)?;
     config.from_checkpoint = Some(folder);
     config.last_epoch_of_checkpoint = None;
     config.run_scope = RunScope::EvalOnly;

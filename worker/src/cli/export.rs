@@ -63,7 +63,13 @@ fn graph_for(manifest: &Manifest, profile: Profile, purpose: Purpose) -> Result<
     Ok(passes::run(graph, &strategy.passes, &strategy.settings, |_, _| {})?)
 }
 
-fn metadata(folder: &Path, manifest: &Manifest, profile: Profile, graph: &Graph, state: &State) -> Result<Vec<(String, String)>> {
+fn metadata(
+    folder: &Path,
+    manifest: &Manifest,
+    profile: Profile,
+    graph: &Graph,
+    state: &State,
+) -> Result<Vec<(String, String)>> {
     let text = |v: serde_json::Value| v.to_string();
     let c = &manifest.config;
     let entries = [

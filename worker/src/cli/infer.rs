@@ -64,7 +64,9 @@ pub struct Accuracy {
 /// The validation set as the model wants its images.
 pub fn loader(info: &ModelInfo, root: &str, batch: usize, limit: Option<usize>) -> Result<EvalLoader> {
     let p = info.preprocessing.as_ref().ok_or_else(|| {
-        Exit::configuration("the model does not say how its images are prepared; files of `octrain export` do")
+        Exit::configuration(
+            "the model does not say how its images are prepared; files of `octrain export` do",
+        )
     })?;
     let run = RunConfig {
         image_root: root.into(),
@@ -104,7 +106,8 @@ pub fn accuracy(engine: &mut dyn Engine, info: &ModelInfo, mut loader: EvalLoade
         for (&label, row) in labels.iter().zip(logits.chunks(info.classes)) {
             // The place of the label among all classes; the first of equals wins, as in the training graph.
             let (label, mine) = (label as usize, row[label as usize]);
-            let better = row.iter().enumerate().filter(|&(i, &x)| x > mine || (x == mine && i < label)).count();
+            let better =
+                row.iter().enumerate().filter(|&(i, &x)| x > mine || (x == mine && i < label)).count();
             hits += u64::from(better == 0);
             hits5 += u64::from(better < 5);
             let best = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)));
@@ -142,8 +145,15 @@ pub fn main(args: &InferArgs) -> Result<u8> {
     let latency = match loader {
         Some(loader) => {
             let a = accuracy(&mut *engine, &info, loader)?;
-            let corrupt = if a.corrupt > 0 { format!(", {} corrupt images left out", a.corrupt) } else { String::new() };
-            println!("{model} in {engine_name}: infer.top1 {:.2} infer.top5 {:.2} ({} images{corrupt})", a.top1, a.top5, a.images);
+            let corrupt = if a.corrupt > 0 {
+                format!(", {} corrupt images left out", a.corrupt)
+            } else {
+                String::new()
+            };
+            println!(
+                "{model} in {engine_name}: infer.top1 {:.2} infer.top5 {:.2} ({} images{corrupt})",
+                a.top1, a.top5, a.images
+            );
             put("infer.top1", json!(a.top1));
             put("infer.top5", json!(a.top5));
             put("accuracy", json!(a.top1 / 100.0));
@@ -168,7 +178,9 @@ pub fn main(args: &InferArgs) -> Result<u8> {
     put("batch_size", json!(args.batch_size));
     put("throughput", json!(latency.images_per_second));
     put("infer.images_per_second", json!(latency.images_per_second));
-    for (name, value) in [("avg", latency.mean), ("p90", latency.p90), ("p95", latency.p95), ("p99", latency.p99)] {
+    for (name, value) in
+        [("avg", latency.mean), ("p90", latency.p90), ("p95", latency.p95), ("p99", latency.p99)]
+    {
         put(&format!("eval_latency_{name}"), json!(value));
     }
     put("infer.bytes", json!(info.bytes));

@@ -32,7 +32,8 @@ pub struct LaunchArgs {
 /// Runs the command.
 pub fn main(args: &LaunchArgs) -> Result<u8> {
     let command = RunFlags::augment_args(Command::new("octrain launch --").no_binary_name(true));
-    let matches = command.args_override_self(true).try_get_matches_from(&args.flags).unwrap_or_else(|e| e.exit());
+    let matches =
+        command.args_override_self(true).try_get_matches_from(&args.flags).unwrap_or_else(|e| e.exit());
     let flags = RunFlags::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
     let (config, _) = flags.resolve(&RunConfig::default(), &matches)?;
     if args.nproc_per_node == 0 {

@@ -73,7 +73,8 @@ pub fn run(config: &RunConfig, listen: &str) -> Result<u8> {
     } else {
         drop(job);
         let terminal = std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
-        let commands = (0..world).map(|i| worker_command(config, &place(i), i == 0 && terminal && !config.checks));
+        let commands =
+            (0..world).map(|i| worker_command(config, &place(i), i == 0 && terminal && !config.checks));
         supervise(commands.collect::<Result<_>>()?)?
     };
     coordinator.shutdown("the workers have ended");

@@ -26,7 +26,8 @@ pub struct PlanArgs {
 pub fn local_plan(config: &RunConfig, job: JobSpec) -> Result<BuildPlan> {
     let mut devices = Vec::new();
     if config.device != DeviceKind::Cpu {
-        libraries::load_cuda().context("libtorch's CUDA part cannot be loaded; run scripts/setup.sh again")?;
+        libraries::load_cuda()
+            .context("libtorch's CUDA part cannot be loaded; run scripts/setup.sh again")?;
         devices = machine::cuda_devices();
     }
     let capabilities = machine::capabilities(devices);

@@ -120,7 +120,15 @@ impl Recipe<'_> {
     }
 
     fn export(&self, stage: &str, profile: &str, file: &str) -> Vec<OsString> {
-        words(["export", "--from-checkpoint", &self.text(stage), "--profile", profile, "--output", &self.text(file)])
+        words([
+            "export",
+            "--from-checkpoint",
+            &self.text(stage),
+            "--profile",
+            profile,
+            "--output",
+            &self.text(file),
+        ])
     }
 
     fn infer(&self, file: &str, engine: &str, report: &str, benchmark: bool) -> Vec<OsString> {
@@ -177,8 +185,9 @@ fn classes(data: &str) -> Result<usize> {
         return Ok(10);
     }
     let train = Path::new(data).join("train");
-    let entries = std::fs::read_dir(&train)
-        .with_context(|| format!("cannot read {}: --data wants a folder with train/<class>/ and val/<class>/", train.display()))?;
+    let entries = std::fs::read_dir(&train).with_context(|| {
+        format!("cannot read {}: --data wants a folder with train/<class>/ and val/<class>/", train.display())
+    })?;
     let count = entries.filter_map(Result::ok).filter(|e| e.path().is_dir()).count();
     if count < 2 {
         bail!("{} holds {count} class folders, at least 2 are needed", train.display());
@@ -197,7 +206,8 @@ pub fn main(args: &QuickstartArgs) -> Result<()> {
             .with_context(|| format!("cannot move {} to {}", args.output.display(), old.display()))?;
         println!("moved the previous run to {}", old.display());
     }
-    std::fs::create_dir_all(&args.output).with_context(|| format!("cannot make {}", args.output.display()))?;
+    std::fs::create_dir_all(&args.output)
+        .with_context(|| format!("cannot make {}", args.output.display()))?;
 
     let fp = recipe.text("fp");
     run(&recipe.train("fp", args.epochs, args.lr, &[]))?;
@@ -215,7 +225,8 @@ pub fn main(args: &QuickstartArgs) -> Result<()> {
     ];
     let mut report = Map::new();
     for stage in ["fp", "control", "qat"] {
-        report.insert(format!("{stage}.top1"), json!(last(&recipe.at(&format!("{stage}.jsonl")), "val.top1")?));
+        report
+            .insert(format!("{stage}.top1"), json!(last(&recipe.at(&format!("{stage}.jsonl")), "val.top1")?));
     }
     let mut rows = Vec::new();
     for (name, file, engine) in engines {
@@ -228,7 +239,13 @@ pub fn main(args: &QuickstartArgs) -> Result<()> {
         report.insert(format!("{name}.top1"), json!(top1));
         report.insert(format!("{name}.images_per_second"), json!(rate));
         report.insert(format!("{name}.bytes"), json!(bytes));
-        rows.push([file.to_owned(), engine.to_owned(), format!("{top1:.2}"), format!("{rate:.0}"), format!("{}", bytes / 1024)]);
+        rows.push([
+            file.to_owned(),
+            engine.to_owned(),
+            format!("{top1:.2}"),
+            format!("{rate:.0}"),
+            format!("{}", bytes / 1024),
+        ]);
     }
     let path = recipe.at("report.json");
     report.insert("seconds".into(), json!(started.elapsed().as_secs_f64()));
@@ -237,12 +254,23 @@ pub fn main(args: &QuickstartArgs) -> Result<()> {
 
     let training = ["fp", "control", "qat"].map(|stage| {
         let top1 = report[&format!("{stage}.top1")].as_f64().unwrap_or(f64::NAN);
-        [format!("{stage} (training graph)"), format!("octrain, {}", args.amp), format!("{top1:.2}"), "-".into(), "-".into()]
+        [
+            format!("{stage} (training graph)"),
+            format!("octrain, {}", args.amp),
+            format!("{top1:.2}"),
+            "-".into(),
+            "-".into(),
+        ]
     });
     println!();
     let rows: Vec<_> = training.into_iter().chain(rows).collect();
     print!("{}", table(&["network", "runs in", "top-1 %", "images/s", "KiB"], &rows));
-    println!("\n{} stages in {:.0} s; report in {}", 3 + 4 + 8, started.elapsed().as_secs_f64(), path.display());
+    println!(
+        "\n{} stages in {:.0} s; report in {}",
+        3 + 4 + 8,
+        started.elapsed().as_secs_f64(),
+        path.display()
+    );
     Ok(())
 }
 
@@ -260,7 +288,8 @@ mod tests {
         let args = <Cli as clap::Parser>::parse_from(["x"]).args;
         let recipe = Recipe { args: &args, classes: 10 };
         let control = recipe.train("s", args.qat_epochs, args.qat_lr, &["--from-pretrained-params", "p"]);
-        let qat = recipe.train("s", args.qat_epochs, args.qat_lr, &["--from-pretrained-params", "p", "--qat"]);
+        let qat =
+            recipe.train("s", args.qat_epochs, args.qat_lr, &["--from-pretrained-params", "p", "--qat"]);
         assert_eq!(qat[..control.len()], control[..]);
         assert_eq!(qat[control.len()..], [OsString::from("--qat")]);
     }

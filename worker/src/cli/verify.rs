@@ -53,7 +53,10 @@ pub fn main(args: &VerifyArgs) -> Result<u8> {
         checkpoint_base::find(&args.from_checkpoint, args.last_epoch_of_checkpoint.as_deref())?;
     let info = ModelInfo::read(&args.model).map_err(Exit::configuration)?;
     let profile = info.profile.as_deref().and_then(|p| Profile::from_str(p, true).ok()).ok_or_else(|| {
-        Exit::configuration(format!("{} does not say its profile; files of `octrain export` do", args.model.display()))
+        Exit::configuration(format!(
+            "{} does not say its profile; files of `octrain export` do",
+            args.model.display()
+        ))
     })?;
     if info.image_shape != manifest.image_shape || info.classes != manifest.class_names.len() {
         let message = format!("{} was not exported from {}", args.model.display(), folder.display());

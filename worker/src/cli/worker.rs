@@ -2,7 +2,9 @@
 
 use super::Exit;
 use crate::config::{DeviceKind, RunConfig};
-use crate::launcher::{EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, logging, signals};
+use crate::launcher::{
+    EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, logging, signals,
+};
 use crate::native::libraries;
 use crate::session::{Session, SessionError, SessionOptions, machine};
 use crate::trainer::{self, Job};
@@ -43,8 +45,9 @@ pub struct WorkerArgs {
 
 /// Runs the command.
 pub fn main(args: &WorkerArgs) -> Result<u8> {
-    let config: RunConfig = serde_json::from_str(&args.run_config)
-        .map_err(|e| Exit::configuration(format!("--run-config is not a configuration of this version: {e}")))?;
+    let config: RunConfig = serde_json::from_str(&args.run_config).map_err(|e| {
+        Exit::configuration(format!("--run-config is not a configuration of this version: {e}"))
+    })?;
     let job = Job::open(&config).map_err(Exit::configuration)?;
     run(&config, &args.place, job)
 }
@@ -63,7 +66,8 @@ pub fn run(config: &RunConfig, place: &Place, job: Job) -> Result<u8> {
     signals::install().context("cannot listen for signals")?;
     let mut devices = Vec::new();
     if config.device != DeviceKind::Cpu {
-        libraries::load_cuda().context("libtorch's CUDA part cannot be loaded; run scripts/setup.sh again")?;
+        libraries::load_cuda()
+            .context("libtorch's CUDA part cannot be loaded; run scripts/setup.sh again")?;
         devices = machine::cuda_devices();
     }
     let mut options = SessionOptions::new(

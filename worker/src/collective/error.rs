@@ -4,7 +4,9 @@
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CollectiveError {
     /// The group could not be formed.
-    #[error("{backend}: the ranks could not connect: {why}; check that every host can reach the others' addresses (OCTRAIN_ADDRESS names this host's)")]
+    #[error(
+        "{backend}: the ranks could not connect: {why}; check that every host can reach the others' addresses (OCTRAIN_ADDRESS names this host's)"
+    )]
     Connect {
         /// `gloo` or `nccl`.
         backend: &'static str,

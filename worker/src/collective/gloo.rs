@@ -36,7 +36,11 @@ unsafe extern "C" {
     fn octrain_gloo_free(group: *mut RawGroup);
     fn octrain_gloo_all_reduce(group: *mut RawGroup, tensor: *const c_void, op: c_int) -> *mut c_char;
     fn octrain_gloo_broadcast(group: *mut RawGroup, tensor: *const c_void, root: c_int) -> *mut c_char;
-    fn octrain_gloo_all_gather(group: *mut RawGroup, tensor: *const c_void, out: *const c_void) -> *mut c_char;
+    fn octrain_gloo_all_gather(
+        group: *mut RawGroup,
+        tensor: *const c_void,
+        out: *const c_void,
+    ) -> *mut c_char;
 }
 
 /// What the C++ store calls back with.
@@ -70,7 +74,14 @@ fn answer<T>(
     }
 }
 
-extern "C" fn store_set(c: *mut c_void, k: *const u8, kl: usize, v: *const u8, vl: usize, e: *mut c_void) -> c_int {
+extern "C" fn store_set(
+    c: *mut c_void,
+    k: *const u8,
+    kl: usize,
+    v: *const u8,
+    vl: usize,
+    e: *mut c_void,
+) -> c_int {
     let value = match vl {
         0 => &[],
         // SAFETY: `vl` bytes, valid during the call.
@@ -79,20 +90,46 @@ extern "C" fn store_set(c: *mut c_void, k: *const u8, kl: usize, v: *const u8, v
     answer(c, (k, kl), e, |store, key| store.set(key, value), |()| ())
 }
 
-extern "C" fn store_get(c: *mut c_void, k: *const u8, kl: usize, ms: i64, out: *mut c_void, e: *mut c_void) -> c_int {
+extern "C" fn store_get(
+    c: *mut c_void,
+    k: *const u8,
+    kl: usize,
+    ms: i64,
+    out: *mut c_void,
+    e: *mut c_void,
+) -> c_int {
     let timeout = Duration::from_millis(ms.max(0) as u64);
-    answer(c, (k, kl), e, |store, key| store.get(key, timeout), |value| {
-        // SAFETY: `out` is the C++ side's string for the value.
-        unsafe { octrain_string_assign(out, value.as_ptr(), value.len()) };
-    })
+    answer(
+        c,
+        (k, kl),
+        e,
+        |store, key| store.get(key, timeout),
+        |value| {
+            // SAFETY: `out` is the C++ side's string for the value.
+            unsafe { octrain_string_assign(out, value.as_ptr(), value.len()) };
+        },
+    )
 }
 
-extern "C" fn store_add(c: *mut c_void, k: *const u8, kl: usize, n: i64, sum: *mut i64, e: *mut c_void) -> c_int {
+extern "C" fn store_add(
+    c: *mut c_void,
+    k: *const u8,
+    kl: usize,
+    n: i64,
+    sum: *mut i64,
+    e: *mut c_void,
+) -> c_int {
     // SAFETY: `sum` is the C++ side's variable for it.
     answer(c, (k, kl), e, |store, key| store.add(key, n), |value| unsafe { *sum = value })
 }
 
-extern "C" fn store_check(c: *mut c_void, k: *const u8, kl: usize, there: *mut bool, e: *mut c_void) -> c_int {
+extern "C" fn store_check(
+    c: *mut c_void,
+    k: *const u8,
+    kl: usize,
+    there: *mut bool,
+    e: *mut c_void,
+) -> c_int {
     // SAFETY: `there` is the C++ side's variable for it.
     answer(c, (k, kl), e, |store, key| store.check(&[key.to_string()]), |value| unsafe { *there = value })
 }

@@ -45,7 +45,9 @@ impl RendezvousStore for MemoryStore {
         let old = match keys.get(key).map(|v| String::from_utf8_lossy(v).parse::<i64>()) {
             None => 0,
             Some(Ok(n)) => n,
-            Some(Err(_)) => return Err(StoreError::Failed(format!("rendezvous key `{key}` is not a counter"))),
+            Some(Err(_)) => {
+                return Err(StoreError::Failed(format!("rendezvous key `{key}` is not a counter")));
+            }
         };
         keys.insert(key.into(), (old + amount).to_string().into_bytes());
         self.changed.notify_all();

@@ -137,7 +137,8 @@ impl Nccl {
             return Err(CollectiveError::Aborted { call, rank: self.rank });
         }
         if since.elapsed() > self.timeout {
-            return Err(self.error(call, format!("no answer from the other ranks within {} s", self.timeout.as_secs())));
+            return Err(self
+                .error(call, format!("no answer from the other ranks within {} s", self.timeout.as_secs())));
         }
         Ok(())
     }

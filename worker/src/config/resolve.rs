@@ -43,7 +43,8 @@ fn table(config: &RunConfig) -> Map<String, Value> {
 
 /// Keys and values of a TOML file, checked against the settings there are.
 fn read_file(path: &Path) -> Result<Map<String, Value>, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
+    let text =
+        std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
     let wrong = |why: String| ConfigError::File { path: path.into(), why };
     // Read twice: once for the checks and their messages, once for the keys that are there.
     toml::from_str::<RunConfig>(&text).map_err(|e| wrong(e.to_string()))?;
@@ -98,7 +99,8 @@ fn follow(config: &mut RunConfig, given: &Given) {
         config.image_shape = [config.image_shape[0], config.crop_size, config.crop_size];
     }
     if (changed("image-shape") || changed("crop-size")) && !changed("resize-short") {
-        config.resize_short = if config.crop_size <= 64 { config.crop_size } else { config.crop_size * 8 / 7 };
+        config.resize_short =
+            if config.crop_size <= 64 { config.crop_size } else { config.crop_size * 8 / 7 };
     }
 }
 
@@ -126,7 +128,8 @@ mod tests {
         let (config, given) = run(&[], None).unwrap();
         assert_eq!(config, RunConfig::default());
         assert!(given.is_empty());
-        let matches = RunConfig::augment_args(Command::new("x")).no_binary_name(true).get_matches_from([""; 0]);
+        let matches =
+            RunConfig::augment_args(Command::new("x")).no_binary_name(true).get_matches_from([""; 0]);
         assert_eq!(RunConfig::from_arg_matches(&matches).unwrap(), RunConfig::default());
     }
 
@@ -151,7 +154,8 @@ mod tests {
 
     #[test]
     fn a_file_with_a_misspelt_key_or_a_wrong_value_is_refused_by_name() {
-        for (file, want) in [("learning-rate = 1", "learning-rate"), ("lr = \"fast\"", "lr"), ("lr = ", "lr")] {
+        for (file, want) in [("learning-rate = 1", "learning-rate"), ("lr = \"fast\"", "lr"), ("lr = ", "lr")]
+        {
             let e = run(&[], Some(file)).unwrap_err().to_string();
             assert!(e.contains("run.toml") && e.contains(want), "{e}");
         }

@@ -28,13 +28,13 @@ pub(super) fn validate(c: &RunConfig) -> Result<(), ConfigError> {
             (0.0..1.0).contains(&c.label_smoothing),
             format!("--label-smoothing {} is not from 0 to below 1", c.label_smoothing),
         ),
-        (
-            (0.0..1.0).contains(&c.momentum),
-            format!("--momentum {} is not from 0 to below 1", c.momentum),
-        ),
+        ((0.0..1.0).contains(&c.momentum), format!("--momentum {} is not from 0 to below 1", c.momentum)),
         (
             c.lr.is_finite() && c.lr >= 0.0 && c.warmup_start_lr.is_finite() && c.warmup_start_lr >= 0.0,
-            format!("--lr {} and --warmup-start-lr {} must be finite and not negative", c.lr, c.warmup_start_lr),
+            format!(
+                "--lr {} and --warmup-start-lr {} must be finite and not negative",
+                c.lr, c.warmup_start_lr
+            ),
         ),
         (
             c.warmup_epochs.is_finite() && c.warmup_epochs >= 0.0,
@@ -42,7 +42,8 @@ pub(super) fn validate(c: &RunConfig) -> Result<(), ConfigError> {
         ),
         (
             c.from_checkpoint.is_none() || c.from_pretrained_params.is_none(),
-            "--from-checkpoint (resume) and --from-pretrained-params (start from weights) exclude each other".into(),
+            "--from-checkpoint (resume) and --from-pretrained-params (start from weights) exclude each other"
+                .into(),
         ),
         (
             !(c.benchmark && c.run_scope == RunScope::TrainEval),
@@ -54,11 +55,15 @@ pub(super) fn validate(c: &RunConfig) -> Result<(), ConfigError> {
     }
     let [lo, hi] = c.rand_crop_scale;
     if !(lo > 0.0 && lo <= hi && hi <= 1.0) {
-        return Err(ConfigError::Invalid(format!("--rand-crop-scale {lo},{hi} is not 0 < smallest <= largest <= 1")));
+        return Err(ConfigError::Invalid(format!(
+            "--rand-crop-scale {lo},{hi} is not 0 < smallest <= largest <= 1"
+        )));
     }
     let [lo, hi] = c.rand_crop_ratio;
     if !(lo > 0.0 && lo <= hi && hi.is_finite()) {
-        return Err(ConfigError::Invalid(format!("--rand-crop-ratio {lo},{hi} is not 0 < smallest <= largest")));
+        return Err(ConfigError::Invalid(format!(
+            "--rand-crop-ratio {lo},{hi} is not 0 < smallest <= largest"
+        )));
     }
     if let Some(which) = &c.last_epoch_of_checkpoint
         && which != "auto"
@@ -88,7 +93,10 @@ mod tests {
             (|c| c.rand_crop_scale = [0.5, 0.1], "--rand-crop-scale"),
             (|c| c.lr = f64::NAN, "--lr"),
             (|c| c.num_of_class = 1, "--num-of-class"),
-            (|c| (c.from_checkpoint, c.from_pretrained_params) = (Some("a".into()), Some("b".into())), "exclude"),
+            (
+                |c| (c.from_checkpoint, c.from_pretrained_params) = (Some("a".into()), Some("b".into())),
+                "exclude",
+            ),
         ];
         for (change, want) in wrong {
             let mut c = RunConfig::default();

@@ -47,9 +47,12 @@ fn resize(image: &RgbImage, area: Area, [width, height]: [usize; 2]) -> Result<V
     let source = ImageRef::new(image.width(), image.height(), image.as_raw(), PixelType::U8x3);
     let source = source.map_err(|e| e.to_string())?;
     let mut target = Image::new(width as u32, height as u32, PixelType::U8x3);
-    let options = ResizeOptions::new()
-        .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
-        .crop(area.left, area.top, area.width, area.height);
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).crop(
+        area.left,
+        area.top,
+        area.width,
+        area.height,
+    );
     Resizer::new().resize(&source, &mut target, &options).map_err(|e| e.to_string())?;
     Ok(target.into_vec())
 }

@@ -23,7 +23,8 @@ fn parse(text: &str) -> Result<Vec<([u8; SIDE * SIDE], u8)>, String> {
     text.lines()
         .enumerate()
         .map(|(i, line)| {
-            let values: Result<Vec<u8>, _> = line.split(',').map(|v| v.trim().parse::<f32>().map(|x| x as u8)).collect();
+            let values: Result<Vec<u8>, _> =
+                line.split(',').map(|v| v.trim().parse::<f32>().map(|x| x as u8)).collect();
             let values = values.map_err(|e| format!("line {}: {e}", i + 1))?;
             let (Some((&label, _)), Some(pixels)) = (values.split_last(), values.first_chunk()) else {
                 return Err(format!("line {} is empty", i + 1));

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// No such folder, or not one.
-    #[error("--image-root: `{path}` is not there ({why}); give a folder that holds train/<class>/ and val/<class>/ with JPEG or PNG files, or `digits`, or `synthetic`")]
+    #[error(
+        "--image-root: `{path}` is not there ({why}); give a folder that holds train/<class>/ and val/<class>/ with JPEG or PNG files, or `digits`, or `synthetic`"
+    )]
     Missing {
         /// The folder.
         path: PathBuf,
@@ -14,7 +16,9 @@ pub enum DataError {
         why: String,
     },
     /// Nothing in it.
-    #[error("--image-root: `{path}` holds no {what}; it must have one folder per class with JPEG or PNG files")]
+    #[error(
+        "--image-root: `{path}` holds no {what}; it must have one folder per class with JPEG or PNG files"
+    )]
     Empty {
         /// The folder.
         path: PathBuf,
@@ -40,7 +44,9 @@ pub enum DataError {
         wanted: usize,
     },
     /// Less than a global batch.
-    #[error("{images} training images do not fill one global batch of {global}; lower --batch-size or --global-batch-size")]
+    #[error(
+        "{images} training images do not fill one global batch of {global}; lower --batch-size or --global-batch-size"
+    )]
     TooFew {
         /// Images.
         images: usize,
@@ -48,7 +54,9 @@ pub enum DataError {
         global: usize,
     },
     /// Too many images that cannot be read.
-    #[error("{count} images cannot be decoded, more than the {limit} that --max-corrupt-images allows; the last one: {last}")]
+    #[error(
+        "{count} images cannot be decoded, more than the {limit} that --max-corrupt-images allows; the last one: {last}"
+    )]
     Corrupt {
         /// How many.
         count: usize,

@@ -114,8 +114,11 @@ mod tests {
         fs::write(dir.path().join("train/a/notes.txt"), "x").unwrap();
         let (train, names) = Folder::open(dir.path(), Split::Train).unwrap();
         assert_eq!(names, ["a", "b"]);
-        let files: Vec<String> =
-            train.files.iter().map(|(p, l)| format!("{}:{l}", p.file_name().unwrap().to_str().unwrap())).collect();
+        let files: Vec<String> = train
+            .files
+            .iter()
+            .map(|(p, l)| format!("{}:{l}", p.file_name().unwrap().to_str().unwrap()))
+            .collect();
         assert_eq!(files, ["x.PNG:0", "1.jpg:1", "2.png:1"]);
         let (val, names) = Folder::open(dir.path(), Split::Val).unwrap();
         assert_eq!((val.label(0), names.len()), (1, 2));

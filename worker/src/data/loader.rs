@@ -33,10 +33,11 @@ impl TrainLoader {
     pub fn start_epoch(&mut self, epoch: u32, from_step: u64) -> Result<(), DataError> {
         let order = permutation(self.config.seed, epoch, self.dataset.len());
         let sharding = self.config.sharding;
-        let requests = (from_step..self.steps()).flat_map(move |step| sharding.step(step)).map(move |range| {
-            let position = range.start / sharding.batch % sharding.microbatches;
-            Request { position, samples: order[range].to_vec() }
-        });
+        let requests =
+            (from_step..self.steps()).flat_map(move |step| sharding.step(step)).map(move |range| {
+                let position = range.start / sharding.batch % sharding.microbatches;
+                Request { position, samples: order[range].to_vec() }
+            });
         let (dataset, config) = (self.dataset.clone(), self.config.clone());
         let (corrupt, pool) = (self.corrupt.clone(), self.pool.clone());
         self.epoch = Some(Pipeline::start(dataset, config, Use::Train { epoch }, corrupt, pool, requests)?);
@@ -62,7 +63,8 @@ impl EvalLoader {
         let count = limit.unwrap_or(usize::MAX).min(dataset.len());
         let mine: Vec<u32> = (0..count as u32).filter(|&i| i as usize % s.world == s.rank).collect();
         let chunks: Vec<Vec<u32>> = mine.chunks(s.batch).map(<[u32]>::to_vec).collect();
-        let requests = chunks.into_iter().enumerate().map(|(position, samples)| Request { position, samples });
+        let requests =
+            chunks.into_iter().enumerate().map(|(position, samples)| Request { position, samples });
         Self::start(dataset, config, requests)
     }
 
@@ -125,11 +127,14 @@ mod tests {
     }
 
     fn dataset(root: &str, split: Split) -> Arc<Dataset> {
-        Arc::new(Dataset::open(root, split, if root == "synthetic" { 4 } else { 2 }, [3, 16, 16], 107).unwrap())
+        Arc::new(
+            Dataset::open(root, split, if root == "synthetic" { 4 } else { 2 }, [3, 16, 16], 107).unwrap(),
+        )
     }
 
     fn epoch(rank: usize, world: usize, threads: usize, from: u64) -> Vec<(Tensor, Tensor)> {
-        let mut loader = TrainLoader::new(dataset("synthetic", Split::Train), config(rank, world, threads)).unwrap();
+        let mut loader =
+            TrainLoader::new(dataset("synthetic", Split::Train), config(rank, world, threads)).unwrap();
         loader.start_epoch(3, from).unwrap();
         let mut out = Vec::new();
         while let Some(b) = loader.next().unwrap() {
@@ -247,7 +252,10 @@ mod tests {
 
     #[test]
     fn a_set_smaller_than_a_global_batch_is_refused() {
-        let c = DataConfig { sharding: Sharding { microbatches: 30, ..config(0, 1, 1).sharding }, ..config(0, 1, 1) };
+        let c = DataConfig {
+            sharding: Sharding { microbatches: 30, ..config(0, 1, 1).sharding },
+            ..config(0, 1, 1)
+        };
         let e = TrainLoader::new(dataset("synthetic", Split::Train), c).err().unwrap().to_string();
         assert!(e.contains("107") && e.contains("150"), "{e}");
     }

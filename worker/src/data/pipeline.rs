@@ -186,6 +186,7 @@ impl Pipeline {
 
 /// A pool of decode threads.
 pub(super) fn pool(threads: usize) -> Result<Arc<rayon::ThreadPool>, DataError> {
-    let built = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).thread_name(|i| format!("decode{i}"));
+    let built =
+        rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).thread_name(|i| format!("decode{i}"));
     built.build().map(Arc::new).map_err(|e| DataError::Loader(format!("cannot start decode threads: {e}")))
 }

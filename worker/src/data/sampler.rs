@@ -71,7 +71,9 @@ mod tests {
     fn every_world_size_takes_the_same_microbatches() {
         let all = |world: usize| -> Vec<Range<usize>> {
             (0..world)
-                .flat_map(|rank| Sharding { rank, world, microbatches: 5, batch: 3 }.step(2).collect::<Vec<_>>())
+                .flat_map(|rank| {
+                    Sharding { rank, world, microbatches: 5, batch: 3 }.step(2).collect::<Vec<_>>()
+                })
                 .collect()
         };
         assert_eq!(all(1), [30..33, 33..36, 36..39, 39..42, 42..45]);

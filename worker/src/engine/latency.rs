@@ -43,7 +43,12 @@ impl Latency {
 }
 
 /// Runs one batch `warmup` times unmeasured, then `steps` times, at least once.
-pub fn measure(engine: &mut dyn Engine, images: &[f32], warmup: u64, steps: u64) -> Result<Latency, EngineError> {
+pub fn measure(
+    engine: &mut dyn Engine,
+    images: &[f32],
+    warmup: u64,
+    steps: u64,
+) -> Result<Latency, EngineError> {
     for _ in 0..warmup {
         engine.infer(images)?;
     }

@@ -56,13 +56,17 @@ impl ModelInfo {
     pub fn read(path: &Path) -> Result<ModelInfo, EngineError> {
         let failed = |why: String| EngineError::File { path: path.into(), why };
         let bytes = std::fs::read(path).map_err(|e| failed(e.to_string()))?;
-        let model = ModelProto::decode(&bytes[..]).map_err(|e| failed(format!("it is not an ONNX file ({e})")))?;
+        let model =
+            ModelProto::decode(&bytes[..]).map_err(|e| failed(format!("it is not an ONNX file ({e})")))?;
         let graph = model.graph.ok_or_else(|| failed("it is not an ONNX file (it has no graph)".into()))?;
         let ([input], [output]) = (&graph.input[..], &graph.output[..]) else {
             let (i, o) = (graph.input.len(), graph.output.len());
-            return Err(failed(format!("it has {i} inputs and {o} outputs; one image batch and one output are wanted")));
+            return Err(failed(format!(
+                "it has {i} inputs and {o} outputs; one image batch and one output are wanted"
+            )));
         };
-        let ([_, Some(c), Some(h), Some(w)], [_, Some(classes)]) = (&dims(input)[..], &dims(output)[..]) else {
+        let ([_, Some(c), Some(h), Some(w)], [_, Some(classes)]) = (&dims(input)[..], &dims(output)[..])
+        else {
             return Err(failed("its input is not [N,C,H,W] or its output not [N,classes]".into()));
         };
         let metadata: BTreeMap<String, String> =
@@ -74,7 +78,9 @@ impl ModelInfo {
             image_shape: [*c, *h, *w],
             classes: *classes,
             profile: metadata.get("octrain.profile").cloned(),
-            preprocessing: preprocessing.transpose().map_err(|e| failed(format!("its preprocessing: {e}")))?,
+            preprocessing: preprocessing
+                .transpose()
+                .map_err(|e| failed(format!("its preprocessing: {e}")))?,
             bytes: bytes.len() as u64,
         })
     }

@@ -54,7 +54,8 @@ impl Engine for OnnxRuntime {
             return Err(EngineError::Input { wanted, got: images.len() });
         }
         let [c, h, w] = self.info.image_shape;
-        let input = TensorRef::from_array_view(([self.batch, c, h, w], images)).map_err(failed("take its input"))?;
+        let input =
+            TensorRef::from_array_view(([self.batch, c, h, w], images)).map_err(failed("take its input"))?;
         let outputs =
             self.session.run(ort::inputs![self.info.input.as_str() => input]).map_err(failed("run"))?;
         let (_, logits) = outputs[0].try_extract_tensor::<f32>().map_err(failed("give its output"))?;

@@ -26,13 +26,21 @@ fn failed(what: &'static str) -> impl Fn(openvino::InferenceError) -> EngineErro
 impl OpenVino {
     pub fn load(path: &Path, info: &ModelInfo, batch: usize, threads: usize) -> Result<Self, EngineError> {
         let library = deps_dir().join("openvino/lib/libopenvino_c.so");
-        openvino_sys::library::load_from(library.clone())
-            .map_err(|why| EngineError::Library { engine: NAME, path: library.clone(), why })?;
-        let mut core = Core::new()
-            .map_err(|e| EngineError::Library { engine: NAME, path: library.clone(), why: e.to_string() })?;
+        openvino_sys::library::load_from(library.clone()).map_err(|why| EngineError::Library {
+            engine: NAME,
+            path: library.clone(),
+            why,
+        })?;
+        let mut core = Core::new().map_err(|e| EngineError::Library {
+            engine: NAME,
+            path: library.clone(),
+            why: e.to_string(),
+        })?;
         let threads = threads.to_string();
-        let mut properties =
-            vec![(RwPropertyKey::HintInferencePrecision, "f32"), (RwPropertyKey::HintPerformanceMode, "LATENCY")];
+        let mut properties = vec![
+            (RwPropertyKey::HintInferencePrecision, "f32"),
+            (RwPropertyKey::HintPerformanceMode, "LATENCY"),
+        ];
         if threads != "0" {
             properties.push((RwPropertyKey::InferenceNumThreads, &threads));
         }
@@ -45,7 +53,8 @@ impl OpenVino {
         let dims = [batch as i64, c, h, w];
         let shape = PartialShape::new_static(4, &dims).map_err(failed("make a shape"))?;
         model.reshape_single_input(&shape).map_err(failed("set the batch size"))?;
-        let mut compiled = core.compile_model(&model, DeviceType::CPU).map_err(failed("compile the network"))?;
+        let mut compiled =
+            core.compile_model(&model, DeviceType::CPU).map_err(failed("compile the network"))?;
         let mut request = compiled.create_infer_request().map_err(failed("make a request"))?;
         let shape = Shape::new(&dims).map_err(failed("make a shape"))?;
         let input = Tensor::new(ElementType::F32, &shape).map_err(failed("make a tensor"))?;

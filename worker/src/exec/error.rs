@@ -33,7 +33,9 @@ pub enum ExecError {
         what: String,
     },
     /// A quantizer without a range.
-    #[error("quantizer `{0}` has no range yet: calibrate first (train with --qat), or start from a checkpoint trained with --qat")]
+    #[error(
+        "quantizer `{0}` has no range yet: calibrate first (train with --qat), or start from a checkpoint trained with --qat"
+    )]
     NoRange(String),
     /// NaN or infinity in an activation.
     #[error(transparent)]

@@ -23,7 +23,8 @@ impl Mode {
     /// Evaluation: running statistics, frozen ranges.
     pub const EVAL: Mode = Mode { batch_stats: false, quantize: true, observe: false, pass_through: false };
     /// Calibration: the floating-point network in evaluation, observed.
-    pub const CALIBRATE: Mode = Mode { batch_stats: false, quantize: false, observe: true, pass_through: false };
+    pub const CALIBRATE: Mode =
+        Mode { batch_stats: false, quantize: false, observe: true, pass_through: false };
 }
 
 /// Sees every node's value as it is made.
@@ -53,7 +54,8 @@ struct Step {
 impl Executor {
     /// Resolves names to indices. The weights must have been made for the same parameters and quantizers.
     pub fn new(graph: Graph, weights: &Weights) -> Result<Self, ExecError> {
-        let unknown = |name: &str| ExecError::State { name: name.into(), what: "is not among the weights".into() };
+        let unknown =
+            |name: &str| ExecError::State { name: name.into(), what: "is not among the weights".into() };
         let buffer = |name: &str| {
             weights.layout.buffers.iter().position(|s| s.name == name).ok_or_else(|| unknown(name))
         };
@@ -67,7 +69,8 @@ impl Executor {
             };
             let leaf = |name: &str| weights.layout.trainable_index(name).ok_or_else(|| unknown(name));
             if matches!(&node.op, Op::Conv(c) if c.folded.is_some()) {
-                let what = "belongs to a convolution with a folded BatchNorm, which is for export only".into();
+                let what =
+                    "belongs to a convolution with a folded BatchNorm, which is for export only".into();
                 return Err(ExecError::State { name: node.name.clone(), what });
             }
             steps.push(Step {
@@ -125,8 +128,11 @@ impl Executor {
             let value = if matches!(node.op, Op::Input) {
                 with_layout(images, self.graph.layout)?
             } else {
-                let inputs: Vec<&Tensor> =
-                    node.inputs.iter().map(|i| values[i.0].as_ref().expect("still held: last use is later")).collect();
+                let inputs: Vec<&Tensor> = node
+                    .inputs
+                    .iter()
+                    .map(|i| values[i.0].as_ref().expect("still held: last use is later"))
+                    .collect();
                 // A value that only this node reads may be overwritten by ReLU.
                 let own = node.inputs.first().is_some_and(|i| self.single[i.0]) && watch.is_none();
                 self.node(id.0, &inputs, own, prepared, weights, &steps, mode, record)?
@@ -185,7 +191,13 @@ impl Executor {
                 // made once from the sum over all microbatches.
                 x.f_batch_norm(leaf(0), leaf(1), Some(&mean), Some(&var), mode.batch_stats, 1.0, b.eps, true)
             }
-            Op::Relu if own && !matches!(self.graph.node(node.inputs[0]).op, Op::Input | Op::Quantize(_) | Op::Cast(_)) => {
+            Op::Relu
+                if own
+                    && !matches!(
+                        self.graph.node(node.inputs[0]).op,
+                        Op::Input | Op::Quantize(_) | Op::Cast(_)
+                    ) =>
+            {
                 x.shallow_clone().f_relu_()
             }
             Op::Relu => x.f_relu(),
@@ -204,7 +216,8 @@ impl Executor {
                 }
                 if q.active && mode.quantize {
                     let s = steps.narrow(0, i as i64, 1);
-                    return native::fake_quant(x, &s, q.sign.qmin(), QMAX, mode.pass_through).map_err(native_at);
+                    return native::fake_quant(x, &s, q.sign.qmin(), QMAX, mode.pass_through)
+                        .map_err(native_at);
                 }
                 Ok(x.shallow_clone())
             }

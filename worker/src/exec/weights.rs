@@ -56,7 +56,8 @@ impl WeightsLayout {
     /// The layout of a graph. `decay_all` puts BatchNorm's parameters and biases into the decaying group.
     pub fn new(graph: &Graph, decay_all: bool) -> Self {
         let decays = |k: ParamKind| decay_all || k.decays();
-        let (mut trainable, decayed) = slots(graph.params.iter().rev().filter(|p| p.kind.trainable() && decays(p.kind)), 0);
+        let (mut trainable, decayed) =
+            slots(graph.params.iter().rev().filter(|p| p.kind.trainable() && decays(p.kind)), 0);
         let (rest, trainable_len) =
             slots(graph.params.iter().rev().filter(|p| p.kind.trainable() && !decays(p.kind)), decayed);
         trainable.extend(rest);
@@ -115,7 +116,10 @@ impl Weights {
     /// The view of one parameter or running statistic.
     pub fn get(&self, name: &str) -> Option<Tensor> {
         let find = |slots: &[Slot], flat: &Tensor| {
-            slots.iter().find(|s| s.name == name).map(|s| flat.narrow(0, s.offset, s.len).view(s.shape.as_slice()))
+            slots
+                .iter()
+                .find(|s| s.name == name)
+                .map(|s| flat.narrow(0, s.offset, s.len).view(s.shape.as_slice()))
         };
         find(&self.layout.trainable, &self.flat).or_else(|| find(&self.layout.buffers, &self.buffers))
     }

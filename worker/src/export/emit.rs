@@ -2,8 +2,8 @@
 
 use super::fold::{FoldedWeights, fold};
 use super::onnx::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
-    ValueInfoProto,
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
+    TensorProto, ValueInfoProto,
 };
 use super::table::range_key;
 use super::{ExportError, Profile};
@@ -94,7 +94,14 @@ pub fn emit(
 }
 
 impl Emitter<'_> {
-    fn op(&mut self, op_type: &str, name: &str, inputs: &[&str], output: &str, attribute: Vec<AttributeProto>) {
+    fn op(
+        &mut self,
+        op_type: &str,
+        name: &str,
+        inputs: &[&str],
+        output: &str,
+        attribute: Vec<AttributeProto>,
+    ) {
         self.nodes.push(NodeProto {
             input: inputs.iter().map(|&i| i.into()).collect(),
             output: vec![output.into()],
@@ -178,7 +185,8 @@ impl Emitter<'_> {
 
     fn quantize(&mut self, node: &Node, q: &Quantizer) -> Result<Value, ExportError> {
         let no_range = || ExportError::NoRange(q.name.clone());
-        let absmax = *self.state.get(&range_key(&q.name)).and_then(|t| t.data.first()).ok_or_else(no_range)?;
+        let absmax =
+            *self.state.get(&range_key(&q.name)).and_then(|t| t.data.first()).ok_or_else(no_range)?;
         let step = step_of(absmax)
             .ok_or_else(|| ExportError::NotFinite { name: range_key(&q.name), value: absmax })?;
         let (scale, zero_point) = (format!("{}.scale", q.name), format!("{}.zero_point", q.name));
@@ -256,11 +264,18 @@ impl Emitter<'_> {
                 self.tensors.push(TensorProto::integers(&zero, &[channels], &vec![0; channels]));
                 bias_tensor = format!("{bias}.dequantized");
                 let axis = vec![AttributeProto::int("axis", 0)];
-                self.op("DequantizeLinear", &format!("{bias}.dq"), &[&name, &scale, &zero], &bias_tensor, axis);
+                self.op(
+                    "DequantizeLinear",
+                    &format!("{bias}.dq"),
+                    &[&name, &scale, &zero],
+                    &bias_tensor,
+                    axis,
+                );
             }
             None => self.tensors.push(TensorProto::floats(&bias, &[channels], &folded.bias)),
         }
-        let names = ["codes", "scale", "zero_point", "dequantized", "dq"].map(|part| format!("{weight}.{part}"));
+        let names =
+            ["codes", "scale", "zero_point", "dequantized", "dq"].map(|part| format!("{weight}.{part}"));
         let [codes, scale, zero, back, dq] = &names;
         self.tensors.push(TensorProto::bytes(codes, shape, &folded.codes));
         self.tensors.push(TensorProto::floats(scale, &[channels], &folded.scales));

@@ -59,7 +59,8 @@ pub fn fold(
     for (c, row) in weights.chunks_exact(per_channel).enumerate() {
         let (f, shift) = (factors[c], shifts[c]);
         let absmax = row.iter().fold(0.0f32, |m, w| m.max(w.abs()));
-        let step = step_of(absmax).ok_or_else(|| ExportError::NotFinite { name: weight.into(), value: absmax })?;
+        let step =
+            step_of(absmax).ok_or_else(|| ExportError::NotFinite { name: weight.into(), value: absmax })?;
         let scale = (f64::from(step) * f.abs()) as f32;
         // A channel that BatchNorm silences, or one whose scale no runtime can divide by: exactly its bias.
         let silent = scale < MIN_STEP;

@@ -69,7 +69,12 @@ pub struct Reporter {
 
 impl Reporter {
     /// For one rank; `report` is written by rank 0 only, `resume` appends to it.
-    pub fn new(rank: u32, report: Option<&Path>, resume: bool, print_interval: u64) -> Result<Self, ReportError> {
+    pub fn new(
+        rank: u32,
+        report: Option<&Path>,
+        resume: bool,
+        print_interval: u64,
+    ) -> Result<Self, ReportError> {
         let speaks = rank == 0;
         let file = report.filter(|_| speaks).map(|p| ReportFile::open(p, resume)).transpose()?;
         let terminal = speaks && std::io::stderr().is_terminal();
@@ -119,7 +124,10 @@ impl Reporter {
         let skipped = if m.skipped { ", skipped: gradients overflowed" } else { "" };
         if let Some(bar) = &self.bar {
             bar.set_position(m.step);
-            bar.set_message(format!("loss {:.4} top1 {:.2} lr {:.2e} {ips:.0} images/s{skipped}", m.loss, m.top1, m.lr));
+            bar.set_message(format!(
+                "loss {:.4} top1 {:.2} lr {:.2e} {ips:.0} images/s{skipped}",
+                m.loss, m.top1, m.lr
+            ));
         }
         let last = m.step == self.steps_per_epoch;
         if !last && !m.step.is_multiple_of(self.print_interval) && !m.skipped {
@@ -128,7 +136,15 @@ impl Reporter {
         if self.bar.is_none() {
             println!(
                 "epoch {} step {}/{} train.loss {:.4} train.top1 {:.2} train.lr {:.3e} train.ips {ips:.1} data {:.3} s compute {:.3} s reduce {:.3} s{skipped}",
-                m.epoch, m.step, self.steps_per_epoch, m.loss, m.top1, m.lr, m.data_time, m.compute_time, m.reduce_time
+                m.epoch,
+                m.step,
+                self.steps_per_epoch,
+                m.loss,
+                m.top1,
+                m.lr,
+                m.data_time,
+                m.compute_time,
+                m.reduce_time
             );
         }
         self.json(&json!({
@@ -146,7 +162,8 @@ impl Reporter {
             bar.finish_and_clear();
         }
         let Some(last) = self.epoch.last().copied() else { return Ok(()) };
-        let mean = |f: fn(&StepMetrics) -> f64| self.epoch.iter().map(f).sum::<f64>() / self.epoch.len() as f64;
+        let mean =
+            |f: fn(&StepMetrics) -> f64| self.epoch.iter().map(f).sum::<f64>() / self.epoch.len() as f64;
         let times: Vec<f64> = self.epoch.iter().map(|m| m.step_time).collect();
         let (loss, top1, ips) = (mean(|m| m.loss), mean(|m| m.top1), last.images as f64 / median(&times));
         let line = json!({
@@ -165,7 +182,8 @@ impl Reporter {
     /// An evaluation after `epoch` epochs.
     pub fn eval(&mut self, epoch: u32, m: &EvalMetrics) -> Result<(), ReportError> {
         let ips = m.images as f64 / m.seconds;
-        let corrupt = if m.corrupt > 0 { format!(", {} corrupt images left out", m.corrupt) } else { String::new() };
+        let corrupt =
+            if m.corrupt > 0 { format!(", {} corrupt images left out", m.corrupt) } else { String::new() };
         self.line(&format!(
             "epoch {epoch} val.top1 {:.2} val.top5 {:.2} val.loss {:.4} ({} images, {ips:.0} images/s{corrupt})",
             m.top1, m.top5, m.loss, m.images

@@ -15,7 +15,8 @@ pub fn table<const N: usize>(headers: &[&str; N], rows: &[[String; N]]) -> Strin
         for (i, cell) in cells.iter().enumerate() {
             let gap = if i == 0 { "" } else { "  " };
             let w = widths[i];
-            let _ = if numbers[i] { write!(text, "{gap}{cell:>w$}") } else { write!(text, "{gap}{cell:<w$}") };
+            let _ =
+                if numbers[i] { write!(text, "{gap}{cell:>w$}") } else { write!(text, "{gap}{cell:<w$}") };
         }
         let _ = writeln!(out, "{}", text.trim_end());
     };

@@ -41,7 +41,15 @@ fn fake_quant_with(
 ) -> Result<Tensor, NativeError> {
     // SAFETY: both pointers are live tensors; the operator does not keep them.
     made(|out| unsafe {
-        octrain_fake_quant(out, x.as_ptr().cast(), steps.as_ptr().cast(), qmin, qmax, per_channel, pass_through)
+        octrain_fake_quant(
+            out,
+            x.as_ptr().cast(),
+            steps.as_ptr().cast(),
+            qmin,
+            qmax,
+            per_channel,
+            pass_through,
+        )
     })
 }
 

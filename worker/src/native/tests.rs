@@ -5,7 +5,21 @@ use crate::quant::scheme::code;
 use tch::{Device, Kind};
 
 fn nasty() -> Vec<f32> {
-    let mut x = vec![0.0, -0.0, f32::from_bits(1), 1e-38, -1e-7, 0.5, 1.5, 2.5, -0.5, 1e30, -1e30, f32::MAX, f32::MIN];
+    let mut x = vec![
+        0.0,
+        -0.0,
+        f32::from_bits(1),
+        1e-38,
+        -1e-7,
+        0.5,
+        1.5,
+        2.5,
+        -0.5,
+        1e30,
+        -1e30,
+        f32::MAX,
+        f32::MIN,
+    ];
     let mut state = 1u32;
     for _ in 0..70_001 {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -30,7 +44,11 @@ fn values_and_gradients_are_those_of_the_scheme_in_every_type() {
             let exact = |v: f32| values(&Tensor::from_slice(&[v]).to_kind(kind))[0];
             for ((x, y), dx) in values(&t.detach()).iter().zip(values(&y)).zip(values(&dx)) {
                 if x.is_finite() {
-                    assert_eq!(y, exact(code(*x, step, qmin) as f32 * step), "{kind:?} x {x:e} step {step:e}");
+                    assert_eq!(
+                        y,
+                        exact(code(*x, step, qmin) as f32 * step),
+                        "{kind:?} x {x:e} step {step:e}"
+                    );
                 }
                 let q = (x / step).round_ties_even();
                 assert_eq!(dx != 0.0, q >= qmin as f32 && q <= 127.0, "{kind:?} x {x:e} step {step:e}");
@@ -109,7 +127,8 @@ fn what_does_not_fit_is_refused() {
     let x = Tensor::zeros([2, 3], (Kind::Float, Device::Cpu));
     let e = fake_quant_per_channel(&x, &Tensor::from_slice(&[1.0f32; 3]), -127, 127, false).unwrap_err();
     assert!(e.to_string().starts_with("3 steps where 2 are wanted"), "{e}");
-    let e = fake_quant(&x.to_kind(Kind::Int64), &Tensor::from_slice(&[1.0f32]), -127, 127, false).unwrap_err();
+    let e =
+        fake_quant(&x.to_kind(Kind::Int64), &Tensor::from_slice(&[1.0f32]), -127, 127, false).unwrap_err();
     assert!(e.to_string().contains("cannot be fake-quantized"), "{e}");
     assert!(fake_quant(&x, &Tensor::from_slice(&[1.0f64]), -127, 127, false).is_err());
 }

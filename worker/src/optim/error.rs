@@ -17,7 +17,9 @@ pub enum OptimError {
     #[error(transparent)]
     Collective(#[from] CollectiveError),
     /// The loss is NaN or infinite.
-    #[error("the loss is {loss} at step {step} (lr {lr:.3e}): lower --lr or lengthen --warmup-epochs; `octrain debug` with the same flags names the first layer that makes NaN or infinity; the last checkpoint is untouched")]
+    #[error(
+        "the loss is {loss} at step {step} (lr {lr:.3e}): lower --lr or lengthen --warmup-epochs; `octrain debug` with the same flags names the first layer that makes NaN or infinity; the last checkpoint is untouched"
+    )]
     Loss {
         /// The value.
         loss: f64,
@@ -27,7 +29,9 @@ pub enum OptimError {
         lr: f64,
     },
     /// Gradients are NaN or infinite although the loss is not, and no loss scale can explain it.
-    #[error("gradients hold NaN or infinity at step {step} although the loss is {loss}: lower --lr, or find the layer with `octrain debug`; the last checkpoint is untouched")]
+    #[error(
+        "gradients hold NaN or infinity at step {step} although the loss is {loss}: lower --lr, or find the layer with `octrain debug`; the last checkpoint is untouched"
+    )]
     Gradients {
         /// The loss.
         loss: f64,
@@ -58,7 +62,9 @@ pub enum OptimError {
     #[error("BatchNorm layers have different momenta; one is supported")]
     MixedMomentum,
     /// Ranks hold different numbers.
-    #[error("{what} differ between ranks: ranks {ranks:?} do not hold what rank 0 holds; do all hosts read the same checkpoint and run the same version?")]
+    #[error(
+        "{what} differ between ranks: ranks {ranks:?} do not hold what rank 0 holds; do all hosts read the same checkpoint and run the same version?"
+    )]
     Diverged {
         /// What differs.
         what: String,

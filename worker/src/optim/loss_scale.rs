@@ -45,7 +45,9 @@ impl LossScale {
                 LossScale::Dynamic { scale: (scale * 2.0).min(MAX_SCALE), good: 0 }
             }
             (LossScale::Dynamic { scale, good }, true) => LossScale::Dynamic { scale, good: good + 1 },
-            (LossScale::Dynamic { scale, .. }, false) => LossScale::Dynamic { scale: (scale / 2.0).max(1.0), good: 0 },
+            (LossScale::Dynamic { scale, .. }, false) => {
+                LossScale::Dynamic { scale: (scale / 2.0).max(1.0), good: 0 }
+            }
             (other, _) => other,
         }
     }

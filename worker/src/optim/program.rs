@@ -171,7 +171,8 @@ impl Program {
         let _guard = tch::no_grad_guard();
         let layout = &self.weights.layout;
         let extra = self.comm.narrow(0, layout.trainable_len + layout.buffers_len, EXTRA);
-        let [loss_sum, correct, images, stop] = Vec::<f32>::try_from(&extra.to_device(Device::Cpu))?[..] else {
+        let [loss_sum, correct, images, stop] = Vec::<f32>::try_from(&extra.to_device(Device::Cpu))?[..]
+        else {
             unreachable!("EXTRA is 4")
         };
         let loss = f64::from(loss_sum) / self.strategy.microbatches as f64;
@@ -207,7 +208,8 @@ impl Program {
     }
 
     fn check_share(&self, got: usize) -> Result<(), OptimError> {
-        let (rank, world, all) = (self.collective.rank(), self.collective.world_size(), self.strategy.microbatches);
+        let (rank, world, all) =
+            (self.collective.rank(), self.collective.world_size(), self.strategy.microbatches);
         let share = (rank + 1) * all / world - rank * all / world;
         if got == share { Ok(()) } else { Err(OptimError::Share { rank, world, got, all, share }) }
     }
@@ -252,7 +254,8 @@ impl Program {
                 -100,
                 self.loss.label_smoothing,
             )?;
-            let grads = Tensor::f_run_backward(&[loss.f_mul_scalar(factor)?], &prepared.leaves, false, false)?;
+            let grads =
+                Tensor::f_run_backward(&[loss.f_mul_scalar(factor)?], &prepared.leaves, false, false)?;
             let _guard = tch::no_grad_guard();
             for (sum, grad) in self.gradients.iter_mut().zip(&grads) {
                 let _ = sum.f_add_(grad)?;
@@ -261,7 +264,9 @@ impl Program {
                 self.record.end_microbatch()?;
             }
             extra[0] += loss.f_double_value(&[])?;
-            extra[1] += logits.f_argmax(1, false)?.f_eq_tensor(m.labels)?.f_sum(Kind::Int64)?.f_int64_value(&[])? as f64;
+            extra[1] +=
+                logits.f_argmax(1, false)?.f_eq_tensor(m.labels)?.f_sum(Kind::Int64)?.f_int64_value(&[])?
+                    as f64;
             extra[2] += m.labels.size()[0] as f64;
         }
         let _guard = tch::no_grad_guard();
@@ -331,7 +336,14 @@ impl Program {
         let prepared = Prepared::new(self.executor.graph(), &self.weights, false, false)?;
         for (position, images) in microbatches {
             self.record.clear();
-            let _ = self.executor.forward(images, &prepared, &self.weights, Mode::CALIBRATE, &mut self.record, None)?;
+            let _ = self.executor.forward(
+                images,
+                &prepared,
+                &self.weights,
+                Mode::CALIBRATE,
+                &mut self.record,
+                None,
+            )?;
             all.get(*position as i64).f_copy_(&self.record.maxima)?;
         }
         self.collective.all_reduce(&all, ReduceOp::Max)?;
@@ -359,7 +371,10 @@ impl Program {
             }
             Ok(i64::from_le_bytes(h.finalize()[..8].try_into().expect("a SHA-256 has 32 bytes")))
         };
-        Ok([hash(&[&self.weights.flat, &self.velocity])?, hash(&[&self.weights.ranges, &self.weights.buffers])?])
+        Ok([
+            hash(&[&self.weights.flat, &self.velocity])?,
+            hash(&[&self.weights.ranges, &self.weights.buffers])?,
+        ])
     }
 
     /// Whether all ranks hold the same parameters, scales and statistics to the last bit.

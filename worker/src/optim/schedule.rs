@@ -43,7 +43,13 @@ mod tests {
 
     #[test]
     fn warm_up_meets_the_peak_and_cosine_meets_zero() {
-        let s = Schedule { kind: LrScheduler::Cosine, lr: 0.4, warmup_start_lr: 0.1, warmup_steps: 10, total_steps: 110 };
+        let s = Schedule {
+            kind: LrScheduler::Cosine,
+            lr: 0.4,
+            warmup_start_lr: 0.1,
+            warmup_steps: 10,
+            total_steps: 110,
+        };
         assert_eq!(s.at(0), 0.1);
         assert!((s.at(5) - 0.25).abs() < 1e-12);
         assert_eq!(s.at(10), 0.4);

@@ -25,7 +25,10 @@ pub(super) fn apply(graph: Graph, _: &Settings) -> Result<Graph, GraphError> {
                     return Err(GraphError::Node {
                         node: node.name,
                         op: "BatchNorm",
-                        what: format!("`{}` is not a convolution that only it reads; it cannot be folded", names[source.0]),
+                        what: format!(
+                            "`{}` is not a convolution that only it reads; it cannot be folded",
+                            names[source.0]
+                        ),
                     });
                 }
             }

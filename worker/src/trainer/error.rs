@@ -68,7 +68,9 @@ impl TrainError {
     /// cause.
     pub fn kind(&self) -> FailureKind {
         match self {
-            TrainError::Model(_) | TrainError::Config(_) | TrainError::NothingToEvaluate => FailureKind::Configuration,
+            TrainError::Model(_) | TrainError::Config(_) | TrainError::NothingToEvaluate => {
+                FailureKind::Configuration
+            }
             TrainError::Data(
                 DataError::Missing { .. }
                 | DataError::Empty { .. }
@@ -83,9 +85,9 @@ impl TrainError {
                 | CheckpointError::Format { .. },
             ) => FailureKind::Configuration,
             TrainError::Optim(OptimError::Graph(_)) => FailureKind::Configuration,
-            TrainError::Collective(_) | TrainError::Optim(OptimError::Collective(_)) | TrainError::Aborted(_) => {
-                FailureKind::Communication
-            }
+            TrainError::Collective(_)
+            | TrainError::Optim(OptimError::Collective(_))
+            | TrainError::Aborted(_) => FailureKind::Communication,
             _ => FailureKind::Own,
         }
     }

@@ -50,9 +50,11 @@ pub fn run(config: &RunConfig, session: &Session, job: &Job, address: &str) -> R
             run.save(None)?;
             return Ok(run.outcome(eval, true));
         }
-        let (epoch, last) = (run.position.epoch, end == EpochEnd::StepLimit || run.position.epoch >= config.epochs);
+        let (epoch, last) =
+            (run.position.epoch, end == EpochEnd::StepLimit || run.position.epoch >= config.epochs);
         if !config.benchmark {
-            if config.run_scope == RunScope::TrainEval && (last || epoch.is_multiple_of(config.eval_interval)) {
+            if config.run_scope == RunScope::TrainEval && (last || epoch.is_multiple_of(config.eval_interval))
+            {
                 eval = Some(run.evaluate()?);
             }
             if last || epoch.is_multiple_of(config.save_interval) {
@@ -146,9 +148,10 @@ impl Run<'_> {
         };
         let outcome = self.program.step(&microbatches, stop, Some(&mut watch));
         match (outcome, first) {
-            (Err(e @ (OptimError::Loss { .. } | OptimError::Gradients { .. } | OptimError::Exec(_))), Some((node, count))) => {
-                Err(TrainError::FirstNonFinite { node, count, source: e })
-            }
+            (
+                Err(e @ (OptimError::Loss { .. } | OptimError::Gradients { .. } | OptimError::Exec(_))),
+                Some((node, count)),
+            ) => Err(TrainError::FirstNonFinite { node, count, source: e }),
             (outcome, _) => {
                 let outcome = outcome?;
                 self.program.ensure_equal_ranks()?;

@@ -2,7 +2,9 @@
 
 use super::job::Job;
 use super::{EvalResult, Run, TrainError};
-use crate::checkpoint::{self, CheckpointError, FORMAT, HostTensor, LossScaleState, Manifest, Position, QatState};
+use crate::checkpoint::{
+    self, CheckpointError, FORMAT, HostTensor, LossScaleState, Manifest, Position, QatState,
+};
 use crate::checkpoint::{Snapshot, State, Which};
 use crate::config::{RunConfig, RunScope};
 use crate::exec::WeightsLayout;
@@ -30,7 +32,9 @@ fn source(config: &RunConfig) -> Result<Option<PathBuf>, TrainError> {
     let which = match config.last_epoch_of_checkpoint.as_deref() {
         None | Some("auto" | "none") => Which::Auto,
         Some(number) => Which::Epoch(number.parse().map_err(|_| {
-            TrainError::Config(format!("--last-epoch-of-checkpoint is `{number}`, not `auto`, `none` or a number"))
+            TrainError::Config(format!(
+                "--last-epoch-of-checkpoint is `{number}`, not `auto`, `none` or a number"
+            ))
         })?),
     };
     match (&config.from_checkpoint, config.last_epoch_of_checkpoint.as_deref()) {
@@ -70,8 +74,10 @@ pub(super) fn start(
             program.loss_scale = LossScale::Dynamic { scale: s.scale, good: s.good_steps };
         }
         let Position { epoch, step_in_epoch, global_step } = position;
-        let message =
-            format!("resumed from {} at epoch {epoch}, step {step_in_epoch} ({global_step} in all)", path.display());
+        let message = format!(
+            "resumed from {} at epoch {epoch}, step {step_in_epoch} ({global_step} in all)",
+            path.display()
+        );
         return Ok(Start { position, resumed: true, message });
     }
     if let Some(path) = &config.from_pretrained_params {
@@ -87,7 +93,9 @@ pub(super) fn start(
         ));
     }
     let auto = match config.last_epoch_of_checkpoint.as_deref() {
-        Some("auto") => format!(" (--last-epoch-of-checkpoint auto: {} holds none yet)", config.output_dir.display()),
+        Some("auto") => {
+            format!(" (--last-epoch-of-checkpoint auto: {} holds none yet)", config.output_dir.display())
+        }
         _ => String::new(),
     };
     let message = format!("starting from initial weights, seed {}{auto}", config.seed);
@@ -111,7 +119,9 @@ fn load(
 
 fn load_momentum(program: &Program, path: &Path, state: &State) -> Result<(), TrainError> {
     let layout = &program.weights.layout;
-    for (slot, mut view) in layout.trainable.iter().zip(WeightsLayout::views(program.velocity(), &layout.trainable)) {
+    for (slot, mut view) in
+        layout.trainable.iter().zip(WeightsLayout::views(program.velocity(), &layout.trainable))
+    {
         let name = format!("{MOMENTUM}{}", slot.name);
         let Some(t) = state.get(&name).filter(|t| t.data.len() as i64 == slot.len) else {
             let mismatch = checkpoint::Mismatch { missing: vec![name], ..Default::default() };
@@ -136,14 +146,29 @@ impl Fits<'_> {
     fn check(&self, config: &RunConfig, job: &Job) -> Result<(), TrainError> {
         let m = self.manifest;
         if m.model != job.graph.name {
-            return Err(self.other("the model", m.model.clone(), job.graph.name.clone(), "; give its --model-arch-name"));
+            return Err(self.other(
+                "the model",
+                m.model.clone(),
+                job.graph.name.clone(),
+                "; give its --model-arch-name",
+            ));
         }
         if m.class_names.len() != config.num_of_class {
             let (found, wanted) = (m.class_names.len().to_string(), config.num_of_class.to_string());
-            return Err(self.other("the number of classes", found, wanted, "; to start from its weights alone: --from-pretrained-params with --allow-mismatch"));
+            return Err(self.other(
+                "the number of classes",
+                found,
+                wanted,
+                "; to start from its weights alone: --from-pretrained-params with --allow-mismatch",
+            ));
         }
         if let Some((a, b)) = m.class_names.iter().zip(job.classes()).find(|(a, b)| a != b) {
-            return Err(self.other("a class", format!("`{a}`"), format!("`{b}`"), "; classes are the folders of --image-root, sorted"));
+            return Err(self.other(
+                "a class",
+                format!("`{a}`"),
+                format!("`{b}`"),
+                "; classes are the folders of --image-root, sorted",
+            ));
         }
         if m.image_shape != config.image_shape {
             let text = |s: [usize; 3]| format!("{},{},{}", s[0], s[1], s[2]);
@@ -161,21 +186,37 @@ impl Fits<'_> {
         match &m.qat {
             Some(q) if q.target != config.target => {
                 let text = |t| format!("{t:?}").to_lowercase();
-                Err(self.other("--target", text(q.target), text(config.target), "; every profile can be exported from it, whatever its target"))
+                Err(self.other(
+                    "--target",
+                    text(q.target),
+                    text(config.target),
+                    "; every profile can be exported from it, whatever its target",
+                ))
             }
             _ => Ok(()),
         }
     }
 
     /// Within an epoch the sampler's position means something only for the same global batch.
-    fn check_position(&self, p: Position, steps_per_epoch: u64, global_batch: usize) -> Result<(), TrainError> {
+    fn check_position(
+        &self,
+        p: Position,
+        steps_per_epoch: u64,
+        global_batch: usize,
+    ) -> Result<(), TrainError> {
         let m = self.manifest;
         if p.step_in_epoch == 0 {
             return Ok(());
         }
         if m.global_batch != global_batch {
-            let hint = "; it was taken within an epoch, so the global batch must be the same (--global-batch-size)";
-            return Err(self.other("the global batch", m.global_batch.to_string(), global_batch.to_string(), hint));
+            let hint =
+                "; it was taken within an epoch, so the global batch must be the same (--global-batch-size)";
+            return Err(self.other(
+                "the global batch",
+                m.global_batch.to_string(),
+                global_batch.to_string(),
+                hint,
+            ));
         }
         if m.steps_per_epoch != steps_per_epoch {
             let hint = "; it was taken within an epoch, so the training images must be the same";
@@ -208,7 +249,11 @@ impl Run<'_> {
         let calibrated = program.weights.ranges_host()?.iter().flatten().count();
         let observers_frozen = !program.phase(program.global_step).observe;
         let metrics = eval.map_or_else(BTreeMap::new, |e| {
-            BTreeMap::from([("val.top1".into(), e.top1), ("val.top5".into(), e.top5), ("val.loss".into(), e.loss)])
+            BTreeMap::from([
+                ("val.top1".into(), e.top1),
+                ("val.top5".into(), e.top5),
+                ("val.loss".into(), e.loss),
+            ])
         });
         let created_unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         Ok(Snapshot {
@@ -224,7 +269,11 @@ impl Run<'_> {
                 global_batch: self.data.sharding.global_batch(),
                 world_size: self.data.sharding.world,
                 loss_scale: LossScaleState { scale, good_steps },
-                qat: self.config.qat.then(|| QatState { target: self.config.target, calibrated, observers_frozen }),
+                qat: self.config.qat.then(|| QatState {
+                    target: self.config.target,
+                    calibrated,
+                    observers_frozen,
+                }),
                 metrics,
                 config: self.config.clone(),
                 files: Vec::new(),

@@ -138,7 +138,12 @@ fn data_config(config: &RunConfig, plan: &BuildPlan) -> DataConfig {
 
 impl<'a> Run<'a> {
     /// Sets everything up as the session's plan says; `address` is this host's, as the other ranks reach it.
-    pub fn new(config: &'a RunConfig, session: &'a Session, job: &'a Job, address: &str) -> Result<Self, TrainError> {
+    pub fn new(
+        config: &'a RunConfig,
+        session: &'a Session,
+        job: &'a Job,
+        address: &str,
+    ) -> Result<Self, TrainError> {
         let plan = session.plan();
         tch::set_num_threads(plan.threads.max(1) as i32);
         if plan.determinism.is_some_and(|d| d.deterministic_kernels) {
@@ -173,8 +178,18 @@ impl<'a> Run<'a> {
         let reporter =
             Reporter::new(plan.rank, config.report_file.as_deref(), start.resumed, config.print_interval)?;
         let begun = start.position.global_step;
-        let mut run =
-            Self { config, session, job, program, loader, reporter, position: start.position, data, times: vec![], begun };
+        let mut run = Self {
+            config,
+            session,
+            job,
+            program,
+            loader,
+            reporter,
+            position: start.position,
+            data,
+            times: vec![],
+            begun,
+        };
         run.reporter.say(&start.message);
         if config.qat && config.run_scope != RunScope::EvalOnly {
             run.calibrate()?;

@@ -19,7 +19,10 @@ impl TrainedGraph {
         let _guard = tch::no_grad_guard();
         let mut weights = Weights::zeros(&graph, false, Device::Cpu);
         if let Some(name) = weights.load(state)?.into_iter().next() {
-            return Err(ExecError::State { name, what: "is not in the checkpoint in the shape of this network".into() });
+            return Err(ExecError::State {
+                name,
+                what: "is not in the checkpoint in the shape of this network".into(),
+            });
         }
         let executor = Executor::new(graph, &weights)?;
         if quantize {
