@@ -16,10 +16,14 @@ step() {
   summary+=$(printf '%-7s%5ds  %s' $outcome $((SECONDS - start)) "$name")$'\n'
 }
 
+# The binaries that tests start, then the tests themselves.
+build() { cargo build --locked --workspace --quiet && cargo test --locked --workspace --no-run --quiet; }
+
 step set-up scripts/setup.sh --test
 [ $failed -eq 0 ] || { echo "test: set-up failed, so nothing else can run" >&2; exit 1; }
 
 if [ $# -gt 0 ]; then
+  cargo build --locked --workspace # the binaries that tests start
   exec cargo test --locked --workspace -- "$@"
 fi
 
@@ -29,7 +33,7 @@ mapfile -t shell_files < <(find scripts .ci deploy tests/fixtures -type f \( -na
 step formatting cargo fmt --all --check
 step shellcheck "$shellcheck" "${shell_files[@]}"
 step lints cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
-step build cargo test --locked --workspace --no-run --quiet
+step build build
 step tests cargo test --locked --workspace --no-fail-fast
 
 echo; echo "steps:"; printf '%s' "$summary"

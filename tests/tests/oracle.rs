@@ -19,7 +19,13 @@ const MICROBATCHES: usize = 2;
 const STEPS: usize = 3;
 
 fn program(graph: Graph, rule: Sgd, schedule: Schedule, layout: DataLayout) -> Program {
-    let settings = passes::Settings { target: Target::Openvino, skip: Vec::new(), amp: Amp::Off, layout };
+    let settings = passes::Settings {
+        target: Target::Openvino,
+        skip: Vec::new(),
+        weight_bits: 8,
+        amp: Amp::Off,
+        layout,
+    };
     let on = |name: &str| passes::Decision { name: name.into(), on: true, reason: "oracle".into() };
     let strategy = Strategy {
         passes: vec![on("drop-dead"), on("memory-layout")],
@@ -32,7 +38,7 @@ fn program(graph: Graph, rule: Sgd, schedule: Schedule, layout: DataLayout) -> P
         device: Device::Cpu,
     };
     let loss = CrossEntropy { label_smoothing: 0.1 };
-    let collective = Box::new(Local::new());
+    let collective = Box::new(Local);
     DistributedOptimizer::new(rule, schedule, strategy, collective).minimize(graph, loss, |_, _| {}).unwrap()
 }
 

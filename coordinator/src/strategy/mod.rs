@@ -18,7 +18,7 @@ pub(crate) use device::{backend_name, name as device_name};
 pub use error::StrategyError;
 pub(crate) use precision::{name as precision_name, scaling_text};
 pub use qat::freeze_step;
-pub use settings::{Amp, DataLayout, DeviceChoice, JobSettings, Target};
+pub use settings::{Amp, DataLayout, DeviceChoice, JobSettings, Observer, Target};
 
 use crate::ranks::natural;
 use octrain_proto::v1::{

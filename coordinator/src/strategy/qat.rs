@@ -1,7 +1,7 @@
 //! The QAT recipe.
 
-use super::{JobSettings, StrategyError, Target, setting, target_name};
-use octrain_proto::v1::{ModelFacts, QatRecipe, QuantTarget, Setting};
+use super::{JobSettings, Observer, StrategyError, Target, setting, target_name};
+use octrain_proto::v1::{Distillation, ModelFacts, QatRecipe, QuantObserver, QuantTarget, Setting};
 
 /// The step from which a part of the schedule is frozen: `ceil(part * total)`; never for a part of 1.
 pub fn freeze_step(part: f64, total_steps: u64) -> Option<u64> {
@@ -20,22 +20,8 @@ pub(super) fn decide(
     if model.convolutions == 0 {
         return Err(StrategyError::NothingToQuantize { model: model.name.clone() });
     }
-    for (flag, value) in
-        [("qat-freeze-observers", s.qat_freeze_observers), ("qat-freeze-bn", s.qat_freeze_bn)]
-    {
-        if !(0.0..=1.0).contains(&value) {
-            let want = "a part of the steps, from 0 to 1 (1: never)";
-            return Err(StrategyError::Range { flag, value, want });
-        }
-    }
-    if !(0.0..1.0).contains(&s.qat_observer_momentum) {
-        let want = "a momentum from 0 to below 1, e.g. 0.9";
-        return Err(StrategyError::Range {
-            flag: "qat-observer-momentum",
-            value: s.qat_observer_momentum,
-            want,
-        });
-    }
+    check(s)?;
+    let (observer, activations) = observer(s);
     let recipe = QatRecipe {
         target: match s.target {
             Target::Openvino => QuantTarget::Openvino,
@@ -50,8 +36,16 @@ pub(super) fn decide(
         observer_momentum: s.qat_observer_momentum,
         pass_through: s.qat_pass_through,
         skip: s.qat_skip.clone(),
-        weights: "int8 symmetric per output channel".into(),
-        activations: "int8 symmetric per tensor, moving average of absolute maxima".into(),
+        weights: format!("int{} symmetric per output channel", s.qat_weight_bits),
+        activations,
+        observer: observer.into(),
+        percentile: s.qat_percentile,
+        weight_bits: s.qat_weight_bits,
+        learn_scales: s.qat_learn_scales,
+        bn_images: s.qat_bn_images,
+        distillation: s
+            .qat_distill
+            .then_some(Distillation { weight: s.qat_distill_weight, temperature: s.qat_distill_temperature }),
     };
     let step = |at: Option<u64>, part: f64| match at {
         None => "never".to_string(),
@@ -69,8 +63,8 @@ pub(super) fn decide(
     let settings = vec![
         setting("qat", "on", "--qat"),
         setting("quant-target", target_name(s.target), format!("--target: {skipped}")),
-        setting("quant-weights", &recipe.weights, "what all targets share"),
-        setting("quant-activations", &recipe.activations, "what all targets share"),
+        setting("quant-weights", &recipe.weights, format!("--qat-weight-bits {}", s.qat_weight_bits)),
+        setting("quant-activations", &recipe.activations, "--qat-observer and --qat-learn-scales"),
         setting(
             "calibration-steps",
             recipe.calibration_steps,
@@ -90,6 +84,80 @@ pub(super) fn decide(
             of("qat-freeze-bn", s.qat_freeze_bn),
         ),
         setting("observer-momentum", s.qat_observer_momentum, "--qat-observer-momentum"),
+        setting(
+            "bn-images",
+            s.qat_bn_images,
+            "--qat-bn-images: BatchNorm's statistics anew when they freeze",
+        ),
+        match &recipe.distillation {
+            None => setting("distillation", "off", "--qat-distill is not set"),
+            Some(d) => setting(
+                "distillation",
+                format!("{} of the loss, temperature {}", d.weight, d.temperature),
+                "--qat-distill",
+            ),
+        },
     ];
     Ok((Some(recipe), settings))
+}
+
+/// An error on the first setting out of its range.
+fn check(s: &JobSettings) -> Result<(), StrategyError> {
+    let part = "a part of the steps, from 0 to 1 (1: never)";
+    let checks: [(&'static str, f64, bool, &'static str); 7] = [
+        ("qat-freeze-observers", s.qat_freeze_observers, (0.0..=1.0).contains(&s.qat_freeze_observers), part),
+        ("qat-freeze-bn", s.qat_freeze_bn, (0.0..=1.0).contains(&s.qat_freeze_bn), part),
+        (
+            "qat-observer-momentum",
+            s.qat_observer_momentum,
+            (0.0..1.0).contains(&s.qat_observer_momentum),
+            "a momentum from 0 to below 1, e.g. 0.9",
+        ),
+        (
+            "qat-percentile",
+            s.qat_percentile,
+            s.qat_percentile > 50.0 && s.qat_percentile <= 100.0,
+            "a percentage above 50 and at most 100, e.g. 99.99",
+        ),
+        (
+            "qat-weight-bits",
+            f64::from(s.qat_weight_bits),
+            (7..=8).contains(&s.qat_weight_bits),
+            "8, or 7 for CPUs without VNNI",
+        ),
+        (
+            "qat-distill-weight",
+            s.qat_distill_weight,
+            s.qat_distill_weight > 0.0 && s.qat_distill_weight <= 1.0,
+            "a part of the loss, above 0 and at most 1",
+        ),
+        (
+            "qat-distill-temperature",
+            s.qat_distill_temperature,
+            s.qat_distill_temperature >= 1.0 && s.qat_distill_temperature.is_finite(),
+            "a temperature of at least 1, e.g. 4",
+        ),
+    ];
+    match checks.into_iter().find(|(.., fine, _)| !fine) {
+        Some((flag, value, _, want)) => Err(StrategyError::Range { flag, value, want }),
+        None => Ok(()),
+    }
+}
+
+/// The observer, and how activations are quantized in words.
+fn observer(s: &JobSettings) -> (QuantObserver, String) {
+    let (observer, how) = match s.qat_observer {
+        Observer::MovingAverage => {
+            (QuantObserver::MovingAverage, "moving average of absolute maxima".to_string())
+        }
+        Observer::Max => (QuantObserver::Max, "largest absolute value".into()),
+        Observer::Percentile => (
+            QuantObserver::Percentile,
+            format!("percentile {} of absolute values, held from calibration", s.qat_percentile),
+        ),
+        Observer::Mse => (QuantObserver::Mse, "least squared error, held from calibration".into()),
+        Observer::Entropy => (QuantObserver::Entropy, "least relative entropy, held from calibration".into()),
+    };
+    let learned = if s.qat_learn_scales { ", then learned" } else { "" };
+    (observer, format!("int8 symmetric per tensor, {how}{learned}"))
 }

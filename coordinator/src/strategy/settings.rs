@@ -49,6 +49,22 @@ pub enum Target {
     Tensorrt,
 }
 
+/// How activation ranges are found and kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Observer {
+    /// Moving average of the microbatches' absolute maxima.
+    MovingAverage,
+    /// Largest absolute value ever seen.
+    Max,
+    /// Percentile of calibration.
+    Percentile,
+    /// Smallest squared error in calibration.
+    Mse,
+    /// Smallest relative entropy in calibration.
+    Entropy,
+}
+
 /// Settings by the names of their flags. Other keys of the configuration do not concern the coordinator; a key
 /// missing here is an error, so that no default can differ from the worker's.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -88,6 +104,22 @@ pub struct JobSettings {
     pub qat_pass_through: bool,
     /// Nodes left in floating point.
     pub qat_skip: Vec<String>,
+    /// How ranges are found.
+    pub qat_observer: Observer,
+    /// Percentile, for that observer.
+    pub qat_percentile: f64,
+    /// Bits of weight codes.
+    pub qat_weight_bits: u32,
+    /// Ranges are learned.
+    pub qat_learn_scales: bool,
+    /// Images for BatchNorm's statistics when they freeze.
+    pub qat_bn_images: u64,
+    /// Part of the loss follows a teacher.
+    pub qat_distill: bool,
+    /// That part.
+    pub qat_distill_weight: f64,
+    /// Temperature.
+    pub qat_distill_temperature: f64,
     /// Device.
     pub device: DeviceChoice,
     /// Compute threads per worker; 0: chosen.

@@ -44,8 +44,11 @@ fn folder_name(p: Position) -> String {
     }
 }
 
-/// Epochs and steps of a folder's name; none for other folders.
-fn parse_name(name: &str) -> Option<(u32, u64)> {
+/// How far a checkpoint is: epochs, and steps of the next one.
+type Progress = (u32, u64);
+
+/// Progress by a folder's name; none for other folders.
+fn parse_name(name: &str) -> Option<Progress> {
     match name.split_once('-') {
         None => Some((name.parse().ok()?, 0)),
         Some((epoch, step)) => Some((epoch.parse().ok()?, step.parse().ok()?)),
@@ -53,7 +56,7 @@ fn parse_name(name: &str) -> Option<(u32, u64)> {
 }
 
 /// Complete checkpoints below a folder, with their positions.
-fn list(root: &Path) -> Result<Vec<((u32, u64), PathBuf)>, CheckpointError> {
+fn list(root: &Path) -> Result<Vec<(Progress, PathBuf)>, CheckpointError> {
     let entries = fs::read_dir(root).map_err(CheckpointError::io("list", root))?;
     Ok(entries
         .filter_map(Result::ok)

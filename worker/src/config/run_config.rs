@@ -71,6 +71,24 @@ pub enum Target {
     Tensorrt,
 }
 
+/// How activation ranges are found and kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum, Default)]
+#[serde(rename_all = "kebab-case")]
+#[value(rename_all = "kebab-case")]
+pub enum Observer {
+    /// Calibrated by the mean of the microbatches' absolute maxima, then moved by them.
+    #[default]
+    MovingAverage,
+    /// The largest absolute value ever seen.
+    Max,
+    /// Calibrated by a percentile of the absolute values, then held.
+    Percentile,
+    /// Calibrated by the smallest squared quantization error, then held.
+    Mse,
+    /// Calibrated by the smallest relative entropy (Kullback-Leibler), then held.
+    Entropy,
+}
+
 /// Learning-rate schedule after warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, Default)]
 #[serde(rename_all = "lowercase")]
@@ -281,6 +299,34 @@ pub struct RunConfig {
     /// Nodes left in floating point (names, `*` as wildcard).
     #[arg(long, help_heading = "Quantization", value_delimiter = ',', value_name = "PATTERNS")]
     pub qat_skip: Vec<String>,
+    /// How activation ranges are found and kept.
+    #[arg(long, help_heading = "Quantization", value_enum, default_value_t)]
+    pub qat_observer: Observer,
+    /// Percent of the absolute values within the range, for `--qat-observer percentile`.
+    #[arg(long, help_heading = "Quantization", default_value_t = 99.99)]
+    pub qat_percentile: f64,
+    /// Bits of weight codes: 8, or 7 for CPUs without VNNI, whose 16-bit sums saturate otherwise.
+    #[arg(long, help_heading = "Quantization", default_value_t = 8)]
+    pub qat_weight_bits: u32,
+    /// Learn activation ranges by gradient (LSQ), from where calibration puts them; observers then rest.
+    #[arg(long, help_heading = "Quantization", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set)]
+    pub qat_learn_scales: bool,
+    /// Training images from which BatchNorm's statistics are estimated anew, under quantization, when they freeze
+    /// (0: they stay as trained).
+    #[arg(long, help_heading = "Quantization", default_value_t = 0)]
+    pub qat_bn_images: usize,
+    /// Train towards the logits of the floating-point network it starts from, besides the labels.
+    #[arg(long, help_heading = "Quantization", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set)]
+    pub qat_distill: bool,
+    /// The floating-point network to learn from (none: `from-pretrained-params`).
+    #[arg(long, help_heading = "Quantization")]
+    pub qat_teacher: Option<PathBuf>,
+    /// Part of the loss that follows the teacher, from 0 to 1.
+    #[arg(long, help_heading = "Quantization", default_value_t = 0.5)]
+    pub qat_distill_weight: f64,
+    /// Temperature of teacher and student.
+    #[arg(long, help_heading = "Quantization", default_value_t = 4.0)]
+    pub qat_distill_temperature: f64,
 
     // ---- checkpoints
     /// Checkpoint folder to resume from (weights, optimizer, position).
@@ -368,6 +414,15 @@ impl Default for RunConfig {
             qat_observer_momentum: 0.9,
             qat_pass_through: false,
             qat_skip: Vec::new(),
+            qat_observer: Observer::MovingAverage,
+            qat_percentile: 99.99,
+            qat_weight_bits: 8,
+            qat_learn_scales: false,
+            qat_bn_images: 0,
+            qat_distill: false,
+            qat_teacher: None,
+            qat_distill_weight: 0.5,
+            qat_distill_temperature: 4.0,
             from_checkpoint: None,
             last_epoch_of_checkpoint: None,
             from_pretrained_params: None,

@@ -84,7 +84,8 @@ mod tests {
     #[test]
     fn the_defaults_are_valid_and_each_nonsense_is_named() {
         validate(&RunConfig::default()).unwrap();
-        let wrong: [(fn(&mut RunConfig), &str); 9] = [
+        type Change = fn(&mut RunConfig);
+        let wrong: [(Change, &str); 9] = [
             (|c| c.batch_size = 0, "--batch-size"),
             (|c| c.crop_size = 32, "--crop-size 32"),
             (|c| c.normalize_std[1] = 0.0, "--normalize-std"),

@@ -48,7 +48,7 @@ impl Digits {
     pub fn open(split: Split) -> Result<Self, DataError> {
         let path = deps_dir().join("digits/digits.csv.gz");
         let rows = read(&path).map_err(|why| DataError::Digits { path: path.clone(), why })?;
-        let mine = |i: usize| (i % FOLD == 0) == (split == Split::Val);
+        let mine = |i: usize| i.is_multiple_of(FOLD) == (split == Split::Val);
         let rows: Vec<_> = rows.into_iter().enumerate().filter(|&(i, _)| mine(i)).map(|(_, r)| r).collect();
         if rows.is_empty() {
             return Err(DataError::Digits { path, why: "it is empty".into() });

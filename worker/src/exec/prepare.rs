@@ -5,7 +5,7 @@
 use super::{ExecError, Weights, kind, with_layout};
 use crate::graph::{Conv, Graph, Linear, Op};
 use crate::native;
-use crate::quant::scheme::{MIN_STEP, QMAX};
+use crate::quant::scheme::{MIN_STEP, weight_qmax};
 use tch::{Kind, Tensor};
 
 /// Leaves in the order of the trainable parameters.
@@ -14,10 +14,10 @@ pub struct Prepared {
     pub leaves: Vec<Tensor>,
 }
 
-/// FP32 step per output channel of a weight `[out, ...]`: `max(absmax / 127, MIN_STEP)`.
-pub fn weight_steps(weight: &Tensor) -> Result<Tensor, tch::TchError> {
+/// FP32 step per output channel of a weight `[out, ...]`: `max(absmax / qmax, MIN_STEP)`.
+pub fn weight_steps(weight: &Tensor, qmax: i64) -> Result<Tensor, tch::TchError> {
     let absmax = weight.f_flatten(1, -1)?.f_abs()?.f_amax([1], false)?;
-    absmax.f_div_scalar(QMAX as f64)?.f_clamp_min(f64::from(MIN_STEP))
+    absmax.f_div_scalar(qmax as f64)?.f_clamp_min(f64::from(MIN_STEP))
 }
 
 impl Prepared {
@@ -38,13 +38,14 @@ impl Prepared {
             }
         }
         let _guard = tch::no_grad_guard();
+        let qmax = weight_qmax(graph.weight_bits);
         let mut leaves = Vec::with_capacity(uses.len());
         for ((slot, master), used) in weights.layout.trainable.iter().zip(weights.trainable()).zip(uses) {
             let mut leaf = master;
             if let Some((quantized, kind)) = used {
                 if quantized && quantize {
-                    let steps = weight_steps(&leaf)?;
-                    leaf = native::fake_quant_per_channel(&leaf, &steps, -QMAX, QMAX, false)
+                    let steps = weight_steps(&leaf, qmax)?;
+                    leaf = native::fake_quant_per_channel(&leaf, &steps, -qmax, qmax, false)
                         .map_err(|source| ExecError::Native { node: slot.name.clone(), source })?;
                 }
                 leaf = with_layout(&leaf.f_to_kind(kind)?, graph.layout)?;

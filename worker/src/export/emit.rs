@@ -9,7 +9,7 @@ use super::table::range_key;
 use super::{ExportError, Profile};
 use crate::checkpoint::State;
 use crate::graph::{Conv, Graph, Linear, Node, NodeId, Op, Quantizer};
-use crate::quant::scheme::{Sign, step_of};
+use crate::quant::scheme::{Sign, step_of, weight_qmax};
 
 /// Name of the input.
 pub const INPUT: &str = "input";
@@ -204,7 +204,14 @@ impl Emitter<'_> {
 
     fn conv(&mut self, node: &Node, conv: &Conv) -> Result<(), ExportError> {
         let shape = self.shape(&conv.weight)?;
-        let folded = fold(self.state, &conv.weight, conv.bias.as_deref(), conv.folded.as_ref(), shape[0])?;
+        let folded = fold(
+            self.state,
+            &conv.weight,
+            conv.bias.as_deref(),
+            conv.folded.as_ref(),
+            shape[0],
+            self.qmax(),
+        )?;
         let [w, b] = self.weights(node, &conv.weight, &shape, conv.quantized, folded);
         let x = self.input(node, 0).tensor;
         let [ph, pw] = conv.padding;
@@ -221,11 +228,15 @@ impl Emitter<'_> {
 
     fn linear(&mut self, node: &Node, linear: &Linear) -> Result<(), ExportError> {
         let shape = self.shape(&linear.weight)?;
-        let folded = fold(self.state, &linear.weight, linear.bias.as_deref(), None, shape[0])?;
+        let folded = fold(self.state, &linear.weight, linear.bias.as_deref(), None, shape[0], self.qmax())?;
         let [w, b] = self.weights(node, &linear.weight, &shape, linear.quantized, folded);
         let x = self.input(node, 0).tensor;
         self.op("Gemm", &node.name, &[&x, &w, &b], &node.name, vec![AttributeProto::int("transB", 1)]);
         Ok(())
+    }
+
+    fn qmax(&self) -> i64 {
+        weight_qmax(self.graph.weight_bits)
     }
 
     fn shape(&self, weight: &str) -> Result<Vec<usize>, ExportError> {

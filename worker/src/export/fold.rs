@@ -7,7 +7,7 @@
 use super::ExportError;
 use crate::checkpoint::State;
 use crate::graph::BatchNorm;
-use crate::quant::scheme::{MIN_STEP, QMAX, code, step_of};
+use crate::quant::scheme::{MIN_STEP, code_within, step_for};
 
 /// Weights of one convolution or linear layer, per output channel.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,13 +30,14 @@ fn values<'a>(state: &'a State, name: &str) -> Result<&'a [f32], ExportError> {
     }
 }
 
-/// Folds `bn`, if any, into weight and bias with `channels` outputs.
+/// Folds `bn`, if any, into weight and bias with `channels` outputs; codes go up to `qmax`.
 pub fn fold(
     state: &State,
     weight: &str,
     bias: Option<&str>,
     bn: Option<&BatchNorm>,
     channels: usize,
+    qmax: i64,
 ) -> Result<FoldedWeights, ExportError> {
     let weights = values(state, weight)?;
     let start = bias.map(|b| values(state, b)).transpose()?;
@@ -59,13 +60,15 @@ pub fn fold(
     for (c, row) in weights.chunks_exact(per_channel).enumerate() {
         let (f, shift) = (factors[c], shifts[c]);
         let absmax = row.iter().fold(0.0f32, |m, w| m.max(w.abs()));
-        let step =
-            step_of(absmax).ok_or_else(|| ExportError::NotFinite { name: weight.into(), value: absmax })?;
+        let step = step_for(absmax, qmax)
+            .ok_or_else(|| ExportError::NotFinite { name: weight.into(), value: absmax })?;
         let scale = (f64::from(step) * f.abs()) as f32;
         // A channel that BatchNorm silences, or one whose scale no runtime can divide by: exactly its bias.
         let silent = scale < MIN_STEP;
         let sign = if f < 0.0 { -1 } else { 1 };
-        out.codes.extend(row.iter().map(|&w| if silent { 0 } else { (sign * code(w, step, -QMAX)) as i8 }));
+        out.codes.extend(
+            row.iter().map(|&w| if silent { 0 } else { (sign * code_within(w, step, [-qmax, qmax])) as i8 }),
+        );
         out.scales.push(if silent { 1.0 } else { scale });
         out.float.extend(row.iter().map(|&w| (f64::from(w) * f) as f32));
         let first = start.map_or(0.0, |b| f64::from(b[c]));
@@ -125,8 +128,8 @@ mod tests {
     #[test]
     fn no_code_changes_but_for_its_sign() {
         let (state, bn) = state(&[1.5, -0.7, 1e-3, -20.0]);
-        let folded = fold(&state, "w", None, Some(&bn), 4).unwrap();
-        let plain = fold(&state, "w", None, None, 4).unwrap();
+        let folded = fold(&state, "w", None, Some(&bn), 4, 127).unwrap();
+        let plain = fold(&state, "w", None, None, 4, 127).unwrap();
         for c in 0..4 {
             let sign = if [1, 3].contains(&c) { -1 } else { 1 };
             for i in c * 9..c * 9 + 9 {
@@ -144,7 +147,7 @@ mod tests {
     #[test]
     fn a_silent_channel_is_its_bias() {
         let (state, bn) = state(&[0.0, 1.0, f32::MIN_POSITIVE]);
-        let folded = fold(&state, "w", None, Some(&bn), 3).unwrap();
+        let folded = fold(&state, "w", None, Some(&bn), 3, 127).unwrap();
         for c in [0, 2] {
             assert!(folded.codes[c * 9..c * 9 + 9].iter().all(|&q| q == 0));
             assert_eq!((folded.scales[c], folded.bias[c]), (1.0, state["b"].data[c]));
@@ -155,7 +158,7 @@ mod tests {
     fn integer_biases_always_fit() {
         let (mut s, bn) = state(&[1.0, 1e-20, -3.0]);
         s.get_mut("b").unwrap().data = vec![0.5, 2.0, -7.0];
-        let mut folded = fold(&s, "w", None, Some(&bn), 3).unwrap();
+        let mut folded = fold(&s, "w", None, Some(&bn), 3, 127).unwrap();
         let before = folded.clone();
         let (biases, scales) = folded.integer_bias(0.02);
         for c in 0..3 {
@@ -171,7 +174,7 @@ mod tests {
     fn numbers_of_a_diverged_run_are_refused_by_name() {
         let (mut s, bn) = state(&[1.0]);
         s.get_mut("w").unwrap().data[3] = f32::NAN;
-        assert!(fold(&s, "w", None, Some(&bn), 1).unwrap_err().to_string().contains("`w`"));
-        assert!(fold(&s, "x", None, None, 1).unwrap_err().to_string().contains("`x`"));
+        assert!(fold(&s, "w", None, Some(&bn), 1, 127).unwrap_err().to_string().contains("`w`"));
+        assert!(fold(&s, "x", None, None, 1, 127).unwrap_err().to_string().contains("`x`"));
     }
 }

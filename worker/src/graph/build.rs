@@ -18,6 +18,7 @@ impl Builder {
             params: Vec::new(),
             output: NodeId(0),
             layout: Layout::Nchw,
+            weight_bits: 8,
         };
         (Self { graph }, NodeId(0))
     }

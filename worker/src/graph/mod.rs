@@ -31,6 +31,8 @@ pub struct Graph {
     pub output: NodeId,
     /// Memory order of four-dimensional values.
     pub layout: Layout,
+    /// Bits of the codes of quantized weights: 8 or 7.
+    pub weight_bits: u32,
 }
 
 impl Graph {

@@ -5,9 +5,11 @@ use std::fmt;
 
 impl fmt::Display for Graph {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bits =
+            if self.weight_bits == 8 { String::new() } else { format!(" weight-bits={}", self.weight_bits) };
         writeln!(
             f,
-            "graph {} layout={:?} parameters={} nodes={}",
+            "graph {} layout={:?} parameters={} nodes={}{bits}",
             self.name,
             self.layout,
             self.parameter_count(),

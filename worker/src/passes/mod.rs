@@ -20,6 +20,8 @@ pub struct Settings {
     pub target: Target,
     /// `--qat-skip` patterns.
     pub skip: Vec<String>,
+    /// Bits of weight codes.
+    pub weight_bits: u32,
     /// Compute precision.
     pub amp: Amp,
     /// Memory order.
@@ -140,8 +142,13 @@ mod tests {
             [("ResNet20", [3, 32, 32]), ("ResNet18", [3, 64, 64]), ("ResNet50", [4, 224, 224])]
         {
             for target in [Target::Openvino, Target::Onnxruntime, Target::Tensorrt] {
-                let settings =
-                    Settings { target, skip: Vec::new(), amp: Amp::Bf16, layout: DataLayout::Nhwc };
+                let settings = Settings {
+                    target,
+                    skip: Vec::new(),
+                    weight_bits: 8,
+                    amp: Amp::Bf16,
+                    layout: DataLayout::Nhwc,
+                };
                 let graph = models::build(model, shape, 10).unwrap();
                 let names: Vec<&str> =
                     PASSES.iter().map(|p| p.name).filter(|&n| n != "fold-batch-norm").collect();
@@ -161,7 +168,13 @@ mod tests {
     fn a_quantizer_is_shared_by_all_edges_of_its_value_and_every_target_observes_the_same_values() {
         let mut seen = Vec::new();
         for target in [Target::Openvino, Target::Onnxruntime, Target::Tensorrt] {
-            let settings = Settings { target, skip: Vec::new(), amp: Amp::Off, layout: DataLayout::Nhwc };
+            let settings = Settings {
+                target,
+                skip: Vec::new(),
+                weight_bits: 8,
+                amp: Amp::Off,
+                layout: DataLayout::Nhwc,
+            };
             let graph = models::build("ResNet18", [3, 64, 64], 10).unwrap();
             let graph = run(
                 graph,
@@ -185,6 +198,7 @@ mod tests {
         let settings = Settings {
             target: Target::Openvino,
             skip: vec!["conv1".into(), "fc".into()],
+            weight_bits: 8,
             amp: Amp::Off,
             layout: DataLayout::Nhwc,
         };
@@ -204,8 +218,13 @@ mod tests {
 
     #[test]
     fn folding_leaves_no_batch_norm_and_all_parameters() {
-        let settings =
-            Settings { target: Target::Openvino, skip: Vec::new(), amp: Amp::Off, layout: DataLayout::Nhwc };
+        let settings = Settings {
+            target: Target::Openvino,
+            skip: Vec::new(),
+            weight_bits: 8,
+            amp: Amp::Off,
+            layout: DataLayout::Nhwc,
+        };
         let graph = models::build("ResNet50", [3, 64, 64], 10).unwrap();
         let before = graph.params.clone();
         let names = ["quantize-weights", "quantize-activations", "observe-superset", "fold-batch-norm"];
@@ -217,8 +236,13 @@ mod tests {
 
     #[test]
     fn a_batch_norm_that_cannot_be_folded_is_an_error_that_names_it() {
-        let settings =
-            Settings { target: Target::Openvino, skip: Vec::new(), amp: Amp::Off, layout: DataLayout::Nhwc };
+        let settings = Settings {
+            target: Target::Openvino,
+            skip: Vec::new(),
+            weight_bits: 8,
+            amp: Amp::Off,
+            layout: DataLayout::Nhwc,
+        };
         let mut graph = models::build("ResNet20", [3, 32, 32], 10).unwrap();
         let add = graph.find("layer1.0.add").unwrap();
         // The convolution's own value is read besides its BatchNorm's.
@@ -229,8 +253,13 @@ mod tests {
 
     #[test]
     fn a_pass_the_worker_does_not_have_is_refused() {
-        let settings =
-            Settings { target: Target::Openvino, skip: Vec::new(), amp: Amp::Off, layout: DataLayout::Nhwc };
+        let settings = Settings {
+            target: Target::Openvino,
+            skip: Vec::new(),
+            weight_bits: 8,
+            amp: Amp::Off,
+            layout: DataLayout::Nhwc,
+        };
         let graph = models::build("ResNet20", [3, 32, 32], 10).unwrap();
         assert!(run(graph, &all(&["no-such-pass"]), &settings, |_, _| {}).is_err());
     }

@@ -5,6 +5,7 @@ use crate::graph::{Graph, GraphError, Op};
 use crate::quant::placement;
 
 pub(super) fn apply(mut graph: Graph, settings: &Settings) -> Result<Graph, GraphError> {
+    graph.weight_bits = settings.weight_bits;
     let skip = placement::skipped(&graph, &settings.skip)?;
     for (node, skip) in graph.nodes.iter_mut().zip(skip) {
         match &mut node.op {

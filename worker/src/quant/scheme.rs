@@ -9,6 +9,11 @@ use serde::{Deserialize, Serialize};
 /// Largest code of either kind.
 pub const QMAX: i64 = 127;
 
+/// Largest code of weights of `bits` bits: 127 or 63. Codes are symmetric, from minus it.
+pub fn weight_qmax(bits: u32) -> i64 {
+    (1 << (bits - 1)) - 1
+}
+
 /// Smallest step ever used: keeps `1 / step` and `127 * step` finite and normal in FP32, so an all-zero or
 /// denormal range still quantizes to finite values.
 pub const MIN_STEP: f32 = 1.0e-30;
@@ -36,13 +41,23 @@ impl Sign {
 /// The step of a range: `absmax / 127`, never below [`MIN_STEP`]. `absmax` must be finite and not negative;
 /// anything else is a caller's error and is answered with `None`.
 pub fn step_of(absmax: f32) -> Option<f32> {
-    (absmax.is_finite() && absmax >= 0.0).then(|| (absmax / QMAX as f32).max(MIN_STEP))
+    step_for(absmax, QMAX)
+}
+
+/// [`step_of`] for codes up to `qmax`.
+pub fn step_for(absmax: f32, qmax: i64) -> Option<f32> {
+    (absmax.is_finite() && absmax >= 0.0).then(|| (absmax / qmax as f32).max(MIN_STEP))
 }
 
 /// Code of one value: `clamp(round_half_even(x / step), qmin, 127)`.
 pub fn code(x: f32, step: f32, qmin: i64) -> i64 {
+    code_within(x, step, [qmin, QMAX])
+}
+
+/// [`code`] in the range `[qmin, qmax]`.
+pub fn code_within(x: f32, step: f32, [qmin, qmax]: [i64; 2]) -> i64 {
     let q = (x / step).round_ties_even();
-    q.clamp(qmin as f32, QMAX as f32) as i64
+    q.clamp(qmin as f32, qmax as f32) as i64
 }
 
 #[cfg(test)]

@@ -269,7 +269,7 @@ impl Run<'_> {
                 global_batch: self.data.sharding.global_batch(),
                 world_size: self.data.sharding.world,
                 loss_scale: LossScaleState { scale, good_steps },
-                qat: self.config.qat.then(|| QatState {
+                qat: self.config.qat.then_some(QatState {
                     target: self.config.target,
                     calibrated,
                     observers_frozen,

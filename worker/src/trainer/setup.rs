@@ -80,6 +80,7 @@ pub fn strategy(plan: &BuildPlan) -> Strategy {
                 Some(QuantTarget::Openvino) | None => Target::Openvino,
             },
             skip: recipe.map_or_else(Vec::new, |r| r.skip.clone()),
+            weight_bits: recipe.map_or(8, |r| r.weight_bits),
             amp: match plan.precision() {
                 Precision::Fp32 => Amp::Off,
                 Precision::Bf16 => Amp::Bf16,
