@@ -191,11 +191,12 @@ impl Executor {
                 // made once from the sum over all microbatches.
                 x.f_batch_norm(leaf(0), leaf(1), Some(&mean), Some(&var), mode.batch_stats, 1.0, b.eps, true)
             }
+            // Only where backward does not need the value that is overwritten, and nothing aliases it.
             Op::Relu
                 if own
-                    && !matches!(
+                    && matches!(
                         self.graph.node(node.inputs[0]).op,
-                        Op::Input | Op::Quantize(_) | Op::Cast(_)
+                        Op::Conv(_) | Op::Linear(_) | Op::BatchNorm(_) | Op::Add
                     ) =>
             {
                 x.shallow_clone().f_relu_()
@@ -208,6 +209,8 @@ impl Executor {
             Op::GlobalAvgPool => x.f_adaptive_avg_pool2d([1, 1]),
             Op::Flatten => x.f_flatten(1, -1),
             Op::Add => x.f_add(inputs[1]),
+            Op::Concat => Tensor::f_cat(inputs, 1),
+            Op::Sigmoid => x.f_sigmoid(),
             Op::Cast(dtype) => x.f_to_kind(kind(*dtype)),
             Op::Quantize(q) => {
                 let i = step.quantizer.expect("resolved for every quantizer");
