@@ -34,6 +34,7 @@ fn program(graph: Graph, rule: Sgd, schedule: Schedule, layout: DataLayout) -> P
         bucket_bytes: 1 << 20,
         loss_scale: LossScale::Off,
         qat: None,
+        distillation: None,
         pass_through: false,
         device: Device::Cpu,
     };
