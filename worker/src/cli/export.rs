@@ -2,8 +2,8 @@
 
 use super::{Exit, checkpoint_base};
 use crate::checkpoint::{self, Manifest, State};
-use crate::config::{Amp, DeviceKind, RunConfig};
-use crate::export::{Profile, emit, scale_table};
+use crate::config::{Amp, DeviceKind, Observer, RunConfig};
+use crate::export::{FloatType, Options, Profile, emit, scale_table};
 use crate::graph::Graph;
 use crate::session::{Purpose, job_spec};
 use crate::{models, passes, trainer};
@@ -31,6 +31,9 @@ pub struct ExportArgs {
     /// ONNX operator set.
     #[arg(long, default_value_t = 13)]
     pub opset: i64,
+    /// Type of the floating-point values of the file.
+    #[arg(long, value_enum, default_value = "fp32")]
+    pub float_type: FloatType,
     /// Also write the scales as a JSON table.
     #[arg(long, value_name = "FILE")]
     pub scale_table: Option<PathBuf>,
@@ -61,6 +64,12 @@ fn graph_for(manifest: &Manifest, profile: Profile, purpose: Purpose) -> Result<
     let spec = job_spec(&serde_json::to_value(&config)?, purpose, trainer::model_facts(&graph), 0);
     let strategy = trainer::strategy(&super::plan::local_plan(&config, spec)?);
     Ok(passes::run(graph, &strategy.passes, &strategy.settings, |_, _| {})?)
+}
+
+/// Whether ranges are narrower than what passes through: chosen so, or learned.
+fn cuts_values_off(config: &RunConfig) -> bool {
+    config.qat_learn_scales
+        || matches!(config.qat_observer, Observer::Percentile | Observer::Mse | Observer::Entropy)
 }
 
 fn metadata(
@@ -109,8 +118,14 @@ pub fn main(args: &ExportArgs) -> Result<u8> {
     }
     let state = checkpoint::load(&folder).map_err(Exit::configuration)?.model;
     let graph = deployed_graph(&manifest, args.profile)?;
+    let options = Options {
+        profile: args.profile,
+        opset: args.opset,
+        float_type: args.float_type,
+        clip_codes: cuts_values_off(&manifest.config),
+    };
     let metadata = metadata(&folder, &manifest, args.profile, &graph, &state)?;
-    let exported = emit(&graph, &state, args.profile, args.opset, metadata).map_err(Exit::configuration)?;
+    let exported = emit(&graph, &state, options, metadata).map_err(Exit::configuration)?;
     let bytes = exported.model.encode_to_vec();
     checkpoint::write_atomic(&args.output, &bytes)?;
     if let Some(path) = &args.scale_table {
