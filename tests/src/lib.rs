@@ -1,6 +1,7 @@
 //! Shared means for the tests that look at Octrain from outside.
 
 mod binary;
+pub mod images;
 pub mod manifest;
 pub mod policy;
 mod python;

@@ -25,7 +25,8 @@ fn worker_imports() -> ImportRules {
         only_used_by: vec![
             // `session` carries the rendezvous of the collectives; `trainer` and `optim` reduce.
             ("collective", &["optim", "trainer", "session"]),
-            ("cli", &[]),
+            // The binary's root, which is no room.
+            ("cli", &[""]),
         ],
         never: vec![
             ("export", "optim"),
