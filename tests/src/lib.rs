@@ -4,6 +4,7 @@ mod binary;
 pub mod manifest;
 pub mod policy;
 mod python;
+pub mod run;
 
 pub use binary::binary;
 pub use python::{Python, python};

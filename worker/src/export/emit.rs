@@ -239,6 +239,18 @@ impl Emitter<'_> {
                 self.op("Add", name, &[&a, &b], name, vec![]);
                 plain(name)
             }
+            Op::Concat => {
+                let inputs: Vec<String> =
+                    (0..node.inputs.len()).map(|slot| self.input(node, slot).tensor).collect();
+                let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+                self.op("Concat", name, &inputs, name, vec![AttributeProto::int("axis", 1)]);
+                plain(name)
+            }
+            Op::Sigmoid => {
+                let x = self.input(node, 0).tensor;
+                self.op("Sigmoid", name, &[&x], name, vec![]);
+                plain(name)
+            }
             Op::GlobalAvgPool => {
                 let x = self.input(node, 0).tensor;
                 self.op("GlobalAveragePool", name, &[&x], name, vec![]);
