@@ -10,8 +10,8 @@ use crate::export::Profile;
 use crate::export::onnx::ModelProto;
 use crate::launcher::EXIT_ERROR;
 use crate::metrics::ReportFile;
-use crate::verify::{Layers, Limits, Report, TrainedGraph, sort_kernels};
-use anyhow::Result;
+use crate::verify::{Layers, Limits, Report, TrainedGraph, html, sort_kernels};
+use anyhow::{Context, Result};
 use clap::ValueEnum;
 use prost::Message;
 use std::path::{Path, PathBuf};
@@ -52,6 +52,9 @@ pub struct VerifyArgs {
     /// Images on which layers are compared one by one (0: none).
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub layer_images: usize,
+    /// A page with the figures of every layer, as plots.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// JSON lines of results.
     #[arg(long, value_name = "FILE")]
     pub report_file: Option<PathBuf>,
@@ -172,6 +175,10 @@ pub fn main(args: &VerifyArgs) -> Result<u8> {
         ReportFile::open(path, false)?.write(&report.json())?;
     }
     let limits = Limits { max_disagreement: args.max_disagreement, min_lsb_within_1: args.min_lsb_within_1 };
+    if let Some(path) = &args.html {
+        let page = html(&report, &nodes, &limits);
+        checkpoint::write_atomic(path, page.as_bytes()).context("cannot write --html")?;
+    }
     let failures = report.failures(&limits);
     if failures.is_empty() {
         return Ok(0);

@@ -38,7 +38,7 @@ impl EngineKind {
 pub trait Engine {
     /// Images of a batch.
     fn batch_size(&self) -> usize;
-    /// Runs FP32 inputs, in the order in which the network was loaded, to its one FP32 output.
+    /// Runs FP32 inputs, in the order in which the network was loaded, to its first output, FP32.
     fn run(&mut self, inputs: &[&[f32]]) -> Result<Vec<f32>, EngineError>;
     /// Runs `batch_size` images `[b, C, H, W]` (FP32, normalised, channels first) to logits `[b, classes]`.
     fn infer(&mut self, images: &[f32]) -> Result<Vec<f32>, EngineError> {

@@ -101,7 +101,7 @@ impl Engine for OpenVino {
             tensor.get_data_mut::<f32>().map_err(failed("take its input"))?.copy_from_slice(input);
         }
         self.request.infer().map_err(failed("run"))?;
-        let output = self.request.get_output_tensor().map_err(failed("give its output"))?;
+        let output = self.request.get_output_tensor_by_index(0).map_err(failed("give its output"))?;
         Ok(output.get_data::<f32>().map_err(failed("give its output"))?.to_vec())
     }
 }

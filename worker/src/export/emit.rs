@@ -43,9 +43,6 @@ pub struct Options {
     pub opset: i64,
     /// Type of floating-point values.
     pub float_type: FloatType,
-    /// Whether codes are clipped at 127 where the type of the file reaches further (unsigned ones of `onnxruntime`):
-    /// for ranges that cut values off on purpose.
-    pub clip_codes: bool,
 }
 
 /// How a value is quantized.
@@ -54,7 +51,7 @@ struct Quantized {
     step: f32,
     /// Whether the step is FP16.
     half: bool,
-    /// Unsigned codes with zero point 0: 128 to 255 are not codes of training.
+    /// Unsigned codes with zero point 0: 128 to 255 are not codes of training, which ends at 127, and are clipped.
     wide: bool,
     /// Initializers that hold step and zero point.
     scale: String,
@@ -292,7 +289,7 @@ impl Emitter<'_> {
         let (mut codes, back) = (format!("{name}.codes"), format!("{name}.dequantized"));
         let x = self.cast(tensor, if q.half { FloatType::Fp16 } else { FloatType::Fp32 });
         self.op("QuantizeLinear", &format!("{name}.q"), &[&x, &q.scale, &q.zero_point], &codes, vec![]);
-        if q.wide && self.options.clip_codes {
+        if q.wide {
             let clipped = format!("{name}.clipped");
             self.op("Clip", &format!("{name}.clip"), &[&codes, "", MAX_CODE], &clipped, vec![]);
             codes = clipped;

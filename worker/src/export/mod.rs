@@ -9,7 +9,7 @@ pub mod onnx;
 mod profile;
 mod table;
 
-pub use emit::{Exported, Options, emit};
+pub use emit::{Exported, INPUT, OUTPUT, Options, emit};
 pub use error::ExportError;
 pub use float::FloatType;
 pub use fold::{FoldedWeights, fold};

@@ -3,7 +3,11 @@
 //! A layer ends in a QuantizeLinear of an activation and begins at the DequantizeLinear of the activations before it.
 //! Their Q/DQ pairs are part of the cut network, which therefore runs in INT8 as the whole does; its inputs are the
 //! FP32 tensors that those pairs quantize. The last layer ends in the logits.
+//!
+//! What a pair makes is an output of the cut network too: another layer reads it in the whole network. Without that
+//! reader OpenVINO moves the stride of a 1x1 convolution before the pair, and the layer then runs in FP32.
 
+use crate::export::OUTPUT;
 use crate::export::onnx::{
     AttributeProto, FLOAT, FLOAT16, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 };
@@ -11,7 +15,7 @@ use half::f16;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Name of the layer that ends in the file's output.
-pub const LOGITS: &str = "logits";
+pub const LOGITS: &str = OUTPUT;
 
 /// Name of a cut network's output.
 const OUT: &str = "out";
@@ -41,20 +45,23 @@ pub struct Cut {
     pub inputs: Vec<Fed>,
     nodes: Vec<NodeProto>,
     tensors: Vec<TensorProto>,
+    /// Outputs besides the first, each as large as the input at this position.
+    seen: Vec<(String, usize)>,
     frame: ModelProto,
 }
 
 impl Cut {
-    /// The layer as a network of fixed shapes, batch included.
+    /// The layer as a network of fixed shapes, batch included; its first output is the layer's.
     pub fn network(&self, inputs: &[Vec<usize>], output: &[usize]) -> ModelProto {
         let fed = self.inputs.iter().zip(inputs);
+        let seen = self.seen.iter().map(|(name, input)| ValueInfoProto::fixed(name, &inputs[*input]));
         ModelProto {
             graph: Some(GraphProto {
                 node: self.nodes.clone(),
                 name: self.name.clone(),
                 initializer: self.tensors.clone(),
                 input: fed.map(|(fed, shape)| ValueInfoProto::fixed(&fed.tensor, shape)).collect(),
-                output: vec![ValueInfoProto::fixed(OUT, output)],
+                output: std::iter::once(ValueInfoProto::fixed(OUT, output)).chain(seen).collect(),
             }),
             ..self.frame.clone()
         }
@@ -107,8 +114,8 @@ struct File<'a> {
 #[derive(Default)]
 struct Found {
     nodes: BTreeSet<usize>,
-    /// QuantizeLinear nodes at which it stopped.
-    edges: BTreeSet<usize>,
+    /// QuantizeLinear nodes at which it stopped, with the DequantizeLinear that reads each.
+    edges: BTreeMap<usize, usize>,
     tensors: BTreeSet<String>,
     /// Whether it came to the file's own input.
     input: bool,
@@ -170,7 +177,7 @@ impl File<'_> {
                 // All that lies between the two of the pair, but nothing before it.
                 let clip = self.maker(&node.input[0]).filter(|&c| c != q);
                 found.nodes.extend([q].into_iter().chain(clip));
-                found.edges.insert(q);
+                found.edges.insert(q, i);
                 for inside in [Some(q), clip].into_iter().flatten() {
                     left.extend(self.nodes[inside].input[1..].iter().cloned());
                 }
@@ -181,13 +188,13 @@ impl File<'_> {
 
     fn cut(&self, name: &str, tensor: &str, pair: Option<usize>) -> Result<Cut, CutError> {
         let found = self.walk(tensor, pair)?;
-        let (mut nodes, mut inputs) = (Vec::new(), Vec::new());
+        let (mut nodes, mut inputs, mut seen) = (Vec::new(), Vec::new(), Vec::new());
         if found.input {
             inputs.push(Fed { tensor: self.input.into(), value: self.input.into() });
         }
         for &i in &found.nodes {
             let mut node = self.nodes[i].clone();
-            if found.edges.contains(&i) {
+            if let Some(&dq) = found.edges.get(&i) {
                 let value = value_of(&node)?.to_string();
                 let fed = format!("{value}.fed");
                 node.input[0] = fed.clone();
@@ -195,15 +202,18 @@ impl File<'_> {
                     node.input[0] = format!("{fed}.fp16");
                     nodes.push(cast(&fed, &node.input[0], FLOAT16));
                 }
+                seen.push((dq, format!("{value}.seen"), inputs.len()));
                 inputs.push(Fed { tensor: fed, value });
             }
             nodes.push(node);
         }
         // FP32 whatever the type of the file; nothing where it is FP32.
+        nodes.extend(seen.iter().map(|(dq, name, _)| cast(&self.nodes[*dq].output[0], name, FLOAT)));
         nodes.push(cast(tensor, OUT, FLOAT));
         let step = pair.and_then(|dq| self.pair(dq)).map(|q| self.step(q)).transpose()?.map(|(step, _)| step);
         let tensors = found.tensors.iter().map(|t| self.tensors[t.as_str()].clone()).collect();
-        Ok(Cut { name: name.into(), step, inputs, nodes, tensors, frame: self.frame.clone() })
+        let seen = seen.into_iter().map(|(_, name, input)| (name, input)).collect();
+        Ok(Cut { name: name.into(), step, inputs, nodes, tensors, seen, frame: self.frame.clone() })
     }
 }
 

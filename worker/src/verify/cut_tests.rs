@@ -68,11 +68,11 @@ fn a_layer_reaches_from_pair_to_pair() {
     assert_eq!(cuts[0].inputs, [Fed { tensor: "input".into(), value: "input".into() }]);
     assert_eq!(
         names(&cuts[1]),
-        ["input.q", "input.dq", "w1.dq", "conv1", "relu", "relu.q", "relu.dq", "out"]
+        ["input.q", "input.dq", "w1.dq", "conv1", "relu", "relu.q", "relu.dq", "input.seen", "out"]
     );
     assert_eq!((fed(&cuts[1]), cuts[1].step), (vec!["input"], Some(0.25)));
     // The skip branch and the convolution read one pair: it is in the layer once.
-    assert_eq!(names(&cuts[2]), ["relu.q", "relu.dq", "w2.dq", "conv2", "add", "output", "out"]);
+    assert_eq!(names(&cuts[2]), ["relu.q", "relu.dq", "w2.dq", "conv2", "add", "output", "relu.seen", "out"]);
     assert_eq!((fed(&cuts[2]), cuts[2].step), (vec!["relu"], None));
     let tensors: Vec<&str> = cuts[2].tensors.iter().map(|t| t.name.as_str()).collect();
     assert_eq!(tensors, ["b2", "relu.scale", "w2.codes", "w2.scale", "zero"]);
@@ -89,7 +89,8 @@ fn a_cut_network_is_closed() {
             assert!(node.input.iter().all(|i| known.contains(i.as_str())), "{}: {:?}", cut.name, node);
             known.extend(node.output.iter().map(String::as_str));
         }
-        assert!(known.contains(graph.output[0].name.as_str()));
+        assert!(graph.output.iter().all(|o| known.contains(o.name.as_str())));
+        assert_eq!(graph.output[0], ValueInfoProto::fixed("out", &[2, 10]));
         assert_eq!(graph.input[0], ValueInfoProto::fixed(&cut.inputs[0].tensor, &[2, 3]));
     }
 }
@@ -101,7 +102,11 @@ fn clipped_codes_are_part_of_their_pair() {
     nodes.insert(6, ("Clip", "relu.clip", &["relu.codes", "", "max_code"], "relu.clipped"));
     let cuts = cuts(&file(&nodes, &[])).unwrap();
     assert_eq!(cuts[1].name, "relu");
-    assert!(names(&cuts[1]).ends_with(&["relu.q", "relu.clip", "relu.dq", "out"]), "{:?}", names(&cuts[1]));
+    assert!(
+        names(&cuts[1]).ends_with(&["relu.q", "relu.clip", "relu.dq", "input.seen", "out"]),
+        "{:?}",
+        names(&cuts[1])
+    );
     assert!(names(&cuts[2]).starts_with(&["relu.q", "relu.clip", "relu.dq"]), "{:?}", names(&cuts[2]));
     assert!(cuts[2].tensors.iter().any(|t| t.name == "max_code"));
     assert_eq!(fed(&cuts[2]), ["relu"]);

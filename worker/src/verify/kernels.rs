@@ -1,6 +1,7 @@
 //! The layers of the network among the kernels that an engine ran.
 
 use crate::engine::NodeProfile;
+use crate::export::OUTPUT;
 use crate::graph::{Graph, Op};
 
 /// Convolutions and linear layers by what the engine computes them in.
@@ -14,6 +15,12 @@ pub struct Kernels {
     pub int8: usize,
     /// Layers of the training graph of which the engine does not speak.
     pub unseen: Vec<String>,
+}
+
+/// The layer that makes the network's output; engines name its node after the file's output.
+fn last(graph: &Graph) -> Option<&str> {
+    let node = graph.node(graph.output);
+    matches!(node.op, Op::Conv(_) | Op::Linear(_)).then_some(node.name.as_str())
 }
 
 /// Sorts the engine's nodes by the layers of the training graph.
@@ -30,8 +37,10 @@ pub fn sort(nodes: &[NodeProfile], graph: &Graph) -> Kernels {
     let mut out = Kernels::default();
     let mut seen = vec![false; layers.len()];
     for node in nodes.iter().filter(|n| n.is_layer()) {
-        let layer =
-            (0..layers.len()).filter(|&i| is_of(&node.name, layers[i].0)).max_by_key(|&i| layers[i].0.len());
+        let names = |layer: &str| {
+            is_of(&node.name, layer) || (is_of(&node.name, OUTPUT) && last(graph) == Some(layer))
+        };
+        let layer = (0..layers.len()).filter(|&i| names(layers[i].0)).max_by_key(|&i| layers[i].0.len());
         if let Some(i) = layer {
             seen[i] = true;
         }
@@ -88,11 +97,13 @@ mod tests {
             node("layer1.0.conv2", "Conv", Precision::Float),
             node("another", "Gemm", Precision::Float),
             node("layer1.0.relu", "Relu", Precision::Float),
+            node("logits", "MatMul", Precision::Int8),
         ];
         let k = sort(&nodes, &graph);
         assert_eq!(k.skipped, ["conv1"]);
         assert_eq!(k.float, ["layer1.0.conv2 (Conv)", "another (Gemm)"]);
-        assert_eq!(k.int8, 1);
-        assert!(k.unseen.contains(&"fc".to_string()) && !k.unseen.contains(&"conv1".to_string()));
+        assert_eq!(k.int8, 2);
+        assert!(k.unseen.contains(&"layer3.0.conv1".to_string()) && !k.unseen.contains(&"fc".to_string()));
+        assert!(!k.unseen.contains(&"conv1".to_string()));
     }
 }

@@ -4,6 +4,9 @@ use super::{Codes, Kernels, Layers, Tally};
 use crate::metrics::table;
 use serde_json::{Value, json};
 
+/// The profile of which nothing is to run in INT8.
+const FLOAT: &str = "fp32";
+
 /// One layer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerReport {
@@ -109,7 +112,7 @@ impl Report {
 
     /// For the terminal: the whole network, then the `rows` worst layers.
     pub fn text(&self, rows: usize) -> String {
-        let (t, k) = (&self.tally, &self.kernels);
+        let t = &self.tally;
         let mut out = format!(
             "{} images: verify.top1_graph {:.2}, verify.top1_engine {:.2} ({}), verify.agreement {:.3} %, largest \
              difference of a logit {:.4}\nbatches of {}: training graph {:.2} ms, engine {:.2} ms (medians)\n",
@@ -123,15 +126,7 @@ impl Report {
             self.latency_graph,
             self.latency_engine,
         );
-        out += &format!("kernels: {} layers in INT8, verify.fp32_nodes {}", k.int8, k.float.len());
-        for (what, names) in
-            [("", &k.float), ("left by --qat-skip: ", &k.skipped), ("not spoken of: ", &k.unseen)]
-        {
-            if !names.is_empty() {
-                out += &format!("; {what}{}", names.join(", "));
-            }
-        }
-        out.push('\n');
+        out += &self.kernels_text();
         let Some(worst) = self.lsb_within_1() else { return out };
         out += &format!(
             "fed the same inputs ({} images): verify.lsb_within_1 {worst:.4} % in the worst layer, {:.4} % of all \
@@ -149,6 +144,22 @@ impl Report {
         let listed: Vec<_> = self.worst().iter().take(rows).map(row).collect();
         out += &table(&["worst layers", "codes", "% equal", "% within 1", "largest"], &listed);
         out
+    }
+
+    fn kernels_text(&self) -> String {
+        let k = &self.kernels;
+        if self.profile == FLOAT {
+            return format!("kernels: {} layers in floating point\n", k.float.len() + k.skipped.len());
+        }
+        let mut out = format!("kernels: {} layers in INT8, verify.fp32_nodes {}", k.int8, k.float.len());
+        for (what, names) in
+            [("", &k.float), ("left by --qat-skip: ", &k.skipped), ("not spoken of: ", &k.unseen)]
+        {
+            if !names.is_empty() {
+                out += &format!("; {what}{}", names.join(", "));
+            }
+        }
+        out + "\n"
     }
 
     /// What is beyond the limits, one sentence each.
@@ -170,7 +181,7 @@ impl Report {
                 limits.min_lsb_within_1
             ));
         }
-        if self.profile != "fp32" && !self.kernels.float.is_empty() {
+        if self.profile != FLOAT && !self.kernels.float.is_empty() {
             out.push(format!(
                 "{} runs {} layers of this {} file in floating point: {}; export the profile of this engine, or leave \
                  them out of quantization with --qat-skip",
@@ -185,14 +196,14 @@ impl Report {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     fn layer(name: &str, values: u64, by_one: u64, by_more: u64) -> LayerReport {
         LayerReport { name: name.into(), codes: Codes { values, by_one, by_more, largest: 2 } }
     }
 
-    fn report() -> Report {
+    pub fn report() -> Report {
         Report {
             engine: "openvino".into(),
             profile: "openvino".into(),
@@ -203,7 +214,7 @@ mod tests {
         }
     }
 
-    const LIMITS: Limits = Limits { max_disagreement: 0.5, min_lsb_within_1: 99.9 };
+    pub const LIMITS: Limits = Limits { max_disagreement: 0.5, min_lsb_within_1: 99.9 };
 
     #[test]
     fn every_limit_names_what_is_beyond_it() {
