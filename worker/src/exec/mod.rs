@@ -3,6 +3,7 @@
 mod error;
 mod forward;
 mod init;
+mod integer_bias;
 mod prepare;
 mod record;
 mod weights;

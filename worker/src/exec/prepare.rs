@@ -2,6 +2,7 @@
 //! autograd; their gradients are added to the FP32 buckets microbatch by microbatch, so nothing is summed in a
 //! narrow type. A per-channel abs-max range clips nothing, so the straight-through gradient is the identity.
 
+use super::integer_bias::round_biases;
 use super::{ExecError, Weights, kind, with_layout};
 use crate::graph::{Conv, Graph, Linear, Op};
 use crate::native;
@@ -27,7 +28,8 @@ pub fn weight_steps(weight: &Tensor, qmax: i64) -> Result<Tensor, tch::TchError>
 
 impl Prepared {
     /// Prepares all weights of `graph`. `quantize` off leaves weights in floating point (calibration of the FP
-    /// network); `grad` makes the leaves require gradients.
+    /// network); `grad` makes the leaves require gradients. Without it, as in evaluation, biases lie on the integer grid of
+    /// targets that have one.
     pub fn new(graph: &Graph, weights: &Weights, quantize: bool, grad: bool) -> Result<Self, ExecError> {
         let mut uses: Vec<Option<(bool, Kind)>> = vec![None; weights.layout.trainable.len()];
         for node in &graph.nodes {
@@ -58,6 +60,9 @@ impl Prepared {
             leaves.push(leaf.f_detach()?.f_set_requires_grad(grad)?);
         }
         let steps = weights.ranges.f_div_scalar(QMAX as f64)?.f_clamp_min(f64::from(MIN_STEP))?.f_detach()?;
+        if graph.integer_biases && quantize && !grad {
+            round_biases(graph, weights, qmax, &steps, &mut leaves)?;
+        }
         Ok(Self { leaves, steps, learns_scales: false })
     }
 

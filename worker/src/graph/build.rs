@@ -19,6 +19,7 @@ impl Builder {
             output: NodeId(0),
             layout: Layout::Nchw,
             weight_bits: 8,
+            integer_biases: false,
         };
         (Self { graph }, NodeId(0))
     }

@@ -60,6 +60,14 @@ pub fn code_within(x: f32, step: f32, [qmin, qmax]: [i64; 2]) -> i64 {
     q.clamp(qmin as f32, qmax as f32) as i64
 }
 
+/// Code and unit of a bias that is added to integer sums: `round_half_even(bias / unit)` with the unit of the sums,
+/// input step times weight scale, in FP32. None where the code is beyond 2^30 and the weights' scale must be raised.
+pub fn bias_code(bias: f32, input: f32, weight: f32) -> Option<(i32, f32)> {
+    let unit = (f64::from(input) * f64::from(weight)) as f32;
+    let code = (f64::from(bias) / f64::from(unit)).round_ties_even();
+    (code.abs() <= f64::from(1 << 30)).then_some((code as i32, unit))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,6 +81,14 @@ mod tests {
         assert_eq!(step_of(f32::NAN), None);
         assert_eq!(step_of(f32::INFINITY), None);
         assert_eq!(step_of(-1.0), None);
+    }
+
+    #[test]
+    fn biases_are_codes_of_the_sums() {
+        assert_eq!(bias_code(0.26, 0.5, 0.25), Some((2, 0.125)));
+        assert_eq!(bias_code(-0.3125, 0.5, 0.25), Some((-2, 0.125)));
+        assert_eq!(bias_code(1.0, 1e-20, 1e-20), None);
+        assert_eq!(bias_code(1.0, MIN_STEP, MIN_STEP), None);
     }
 
     #[test]
