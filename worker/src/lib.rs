@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod models;
 pub mod native;
 pub mod optim;
+pub mod page;
 pub mod passes;
 pub mod quant;
 pub mod session;
