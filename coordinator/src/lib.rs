@@ -3,6 +3,7 @@
 pub mod config;
 mod driver;
 mod grpc_status;
+mod hex;
 pub mod job;
 pub mod liveness;
 pub mod membership;

@@ -27,10 +27,10 @@ struct Args {
     #[arg(long, value_name = "N", default_value_t = 1, env = "OCTRAIN_GENERATION")]
     generation: u64,
     /// Seconds of silence after which a worker is taken for dead (heartbeats come five times as often).
-    #[arg(long, value_name = "SECONDS", default_value_t = 5.0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 5.0, allow_negative_numbers = true)]
     heartbeat_timeout: f64,
     /// Seconds within which every worker must register.
-    #[arg(long, value_name = "SECONDS", default_value_t = 300.0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 300.0, allow_negative_numbers = true)]
     register_timeout: f64,
 }
 

@@ -63,14 +63,7 @@ pub fn digest(plan: &BuildPlan) -> [u8; 32] {
 
 /// The hash in hexadecimal.
 pub fn hash_text(plan: &BuildPlan) -> String {
-    hex(&plan.sha256)
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut s, b| {
-        let _ = write!(s, "{b:02x}");
-        s
-    })
+    crate::hex::hex(&plan.sha256)
 }
 
 /// The plan with reasons, for people: ranks, passes, settings.

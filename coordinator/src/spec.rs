@@ -1,6 +1,6 @@
 //! The job's specification: the same from every worker, compared key by key.
 
-use crate::plan::hex;
+use crate::hex::hex;
 use octrain_proto::v1::{JobSpec, ModelFacts, Purpose};
 use serde_json::Value;
 use sha2::{Digest, Sha256};

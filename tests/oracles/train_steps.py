@@ -22,6 +22,10 @@ def main(source, target, settings):
     net = resnet.build(settings["model"], settings["channels"], settings["classes"])
     missing, unexpected = net.load_state_dict(state, strict=False)
     assert not unexpected and all(m.endswith("num_batches_tracked") for m in missing), (missing, unexpected)
+    # The same kernels on both sides: another memory order rounds otherwise, and where a value near zero then falls on
+    # the other side of a ReLU, a gradient differs by whole samples.
+    order = {"NHWC": torch.channels_last, "NCHW": torch.contiguous_format}[settings["layout"]]
+    net = net.to(memory_format=order)
     net.train()
     decay = [p for n, p in net.named_parameters() if p.ndim > 1]
     rest = [p for n, p in net.named_parameters() if p.ndim == 1]
@@ -45,7 +49,8 @@ def main(source, target, settings):
             with torch.no_grad():
                 for n, b in net.named_buffers():
                     b.copy_(before[n])
-            logits = net(torch.from_numpy(given[f"images.{step}.{m}"]))
+            images = torch.from_numpy(given[f"images.{step}.{m}"])
+            logits = net(images.contiguous(memory_format=order))
             loss = criterion(logits, torch.from_numpy(given[f"labels.{step}.{m}"]))
             (loss / microbatches).backward()
             total += loss.item() / microbatches

@@ -1,9 +1,11 @@
 //! Shared means for the tests that look at Octrain from outside.
 
 mod binary;
+pub mod images;
 pub mod manifest;
 pub mod policy;
 mod python;
+pub mod run;
 
 pub use binary::binary;
 pub use python::{Python, python};

@@ -25,7 +25,8 @@ fn worker_imports() -> ImportRules {
         only_used_by: vec![
             // `session` carries the rendezvous of the collectives; `trainer` and `optim` reduce.
             ("collective", &["optim", "trainer", "session"]),
-            ("cli", &[]),
+            // The binary's root, which is no room.
+            ("cli", &[""]),
         ],
         never: vec![
             ("export", "optim"),
@@ -44,11 +45,18 @@ fn decision_imports() -> ImportRules {
     ImportRules { without: vec![("*", PURE)], ..ImportRules::default() }
 }
 
-const UNSAFE: UnsafeRules = UnsafeRules { allowed: &["worker/src/collective/"] };
+const UNSAFE: UnsafeRules = UnsafeRules { allowed: &["worker/src/collective/", "worker/src/native/"] };
 
 const LENGTHS: Lengths = Lengths { limit: 500, reasons: &[] };
 
-const WRITES: WriteRules = WriteRules { allowed: &[] };
+const WRITES: WriteRules = WriteRules {
+    allowed: &[
+        ("worker/src/checkpoint/atomic.rs", "it is the atomic store: one file"),
+        ("worker/src/checkpoint/store.rs", "it is the atomic store: a folder of files"),
+        ("worker/src/metrics/report.rs", "lines appended as they come; a torn last line costs that line"),
+        ("worker/src/cli/recipe.rs", "moves the folder of an earlier experiment aside"),
+    ],
+};
 
 fn all_sources() -> Vec<Source> {
     ["proto/src", "coordinator/src", "worker/src", "tests/src", "tests/tests"]

@@ -34,6 +34,7 @@ fn program(graph: Graph, rule: Sgd, schedule: Schedule, layout: DataLayout) -> P
         bucket_bytes: 1 << 20,
         loss_scale: LossScale::Off,
         qat: None,
+        distillation: None,
         pass_through: false,
         device: Device::Cpu,
     };
@@ -98,7 +99,7 @@ fn steps_agree(model: &str, channels: usize, side: usize, nesterov: bool, layout
     let settings = serde_json::json!({
         "model": model, "channels": channels, "classes": classes, "lr": [rates[0], rates[0], rates[0]],
         "momentum": rule.momentum, "nesterov": nesterov, "weight_decay": rule.weight_decay,
-        "label_smoothing": 0.1, "microbatches": MICROBATCHES,
+        "label_smoothing": 0.1, "microbatches": MICROBATCHES, "layout": layout,
     });
     python.run("train_steps.py", &[input.as_os_str(), output.as_os_str(), settings.to_string().as_ref()]);
     let want = read(&output);

@@ -102,6 +102,50 @@ fn inference_scripts_export_and_time_the_qat_checkpoint() {
     assert_eq!(last(&infer, "--batch-size"), Some("1"));
 }
 
+/// Runs the build of a TensorRT engine with a stand-in for trtexec.
+fn build_engine(model: &Path, args: &[&str], trtexec: &Path) -> Output {
+    Command::new(repository().join("scripts/inference/build_tensorrt_engine.sh"))
+        .args([model, Path::new("out.engine")])
+        .args(args)
+        .env("TRTEXEC", trtexec)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn a_tensorrt_engine_is_built_without_calibration_from_files_that_hold_scales() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        path
+    };
+    // As protobuf writes a metadata entry: key, tag and length, value.
+    let model = file("a b.onnx", "..DequantizeLinear..\u{a}\u{f}octrain.profile\u{12}\u{8}tensorrt");
+    let stand_in = repository().join("tests/fixtures/print_arguments.sh");
+    let flags = ["--image-shape", "3,32,32", "--opt-batch", "16", "--", "--verbose"];
+    let onnx = format!("--onnx={}", model.display());
+    let shapes =
+        ["--minShapes=input:1x3x32x32", "--optShapes=input:16x3x32x32", "--maxShapes=input:32x3x32x32"];
+    let mut wanted = vec![onnx.as_str(), "--saveEngine=out.engine", "--int8", "--fp16"];
+    wanted.extend(shapes);
+    wanted.push("--verbose");
+    assert_eq!(arguments(&build_engine(&model, &flags, &stand_in)), wanted);
+    let typed = arguments(&build_engine(&model, &["--strongly-typed"], &stand_in));
+    assert!(typed.contains(&"--stronglyTyped".into()) && !typed.contains(&"--int8".into()), "{typed:?}");
+    assert!(!typed.iter().any(|a| a.contains("calib")));
+
+    let missing = refused(&build_engine(&model, &[], &folder.path().join("nowhere/trtexec")));
+    assert!(missing.contains("trtexec was not found") && missing.contains("TRTEXEC="), "{missing}");
+    let float = file("float.onnx", "Conv");
+    assert!(refused(&build_engine(&float, &[], &stand_in)).contains("no Q/DQ pairs"));
+    let other = file("other.onnx", "DequantizeLinear octrain.profile\u{12}\u{8}openvino");
+    assert!(refused(&build_engine(&other, &[], &stand_in)).contains("not of --profile tensorrt"));
+    assert!(refused(&build_engine(&model, &["--opt-batch", "64"], &stand_in)).contains("1, 64, 32"));
+    assert!(refused(&build_engine(&model, &["--calib"], &stand_in)).contains("behind --"));
+    assert!(refused(&build_engine(Path::new("none.onnx"), &[], &stand_in)).contains("none.onnx"));
+}
+
 // ---- set-up
 
 /// A copy of the set-up with requirements that name wheels made by `fixtures/make_wheels.py`.

@@ -22,6 +22,9 @@ pub(super) fn decide(
     }
     check(s)?;
     let (observer, activations) = observer(s);
+    // These ranges rest where calibration puts them, or are moved by their gradient.
+    let held = s.qat_learn_scales
+        || matches!(s.qat_observer, Observer::Percentile | Observer::Mse | Observer::Entropy);
     let recipe = QatRecipe {
         target: match s.target {
             Target::Openvino => QuantTarget::Openvino,
@@ -31,7 +34,7 @@ pub(super) fn decide(
         .into(),
         calibration_images: s.qat_calibration_images,
         calibration_steps: s.qat_calibration_images.div_ceil(global_batch),
-        freeze_observers_step: freeze_step(s.qat_freeze_observers, total_steps),
+        freeze_observers_step: if held { Some(0) } else { freeze_step(s.qat_freeze_observers, total_steps) },
         freeze_bn_step: freeze_step(s.qat_freeze_bn, total_steps),
         observer_momentum: s.qat_observer_momentum,
         pass_through: s.qat_pass_through,
@@ -76,7 +79,10 @@ pub(super) fn decide(
         setting(
             "observers-freeze-step",
             step(recipe.freeze_observers_step, s.qat_freeze_observers),
-            of("qat-freeze-observers", s.qat_freeze_observers),
+            match held {
+                true => "ranges are held, or learned, from calibration on".into(),
+                false => of("qat-freeze-observers", s.qat_freeze_observers),
+            },
         ),
         setting(
             "bn-freeze-step",

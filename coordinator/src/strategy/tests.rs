@@ -188,6 +188,33 @@ fn the_qat_recipe() {
 }
 
 #[test]
+fn ranges_that_calibration_or_gradients_own_are_not_observed() {
+    for changes in [
+        json!({"qat": true, "qat-observer": "percentile"}),
+        json!({"qat": true, "qat-observer": "mse"}),
+        json!({"qat": true, "qat-observer": "entropy"}),
+        json!({"qat": true, "qat-learn-scales": true}),
+    ] {
+        let s = decide(&facts(changes.clone(), two())).unwrap();
+        assert_eq!(s.qat.as_ref().unwrap().freeze_observers_step, Some(0), "{changes}");
+        assert!(of(&s, "observers-freeze-step").1.contains("calibration"), "{changes}");
+    }
+    let s = decide(&facts(json!({"qat": true, "qat-observer": "max", "max-steps": 10}), two())).unwrap();
+    assert_eq!(s.qat.as_ref().unwrap().freeze_observers_step, Some(8));
+}
+
+#[test]
+fn the_recipe_carries_weight_bits_and_distillation() {
+    let s = decide(&facts(json!({"qat": true, "qat-weight-bits": 7, "qat-distill": true}), two())).unwrap();
+    let q = s.qat.clone().unwrap();
+    assert_eq!(q.weight_bits, 7);
+    assert!(of(&s, "quant-weights").0.starts_with("int7"));
+    let d = q.distillation.unwrap();
+    assert_eq!((d.weight, d.temperature), (0.5, 4.0));
+    assert_eq!(decide(&facts(json!({"qat": true}), two())).unwrap().qat.unwrap().distillation, None);
+}
+
+#[test]
 fn numbers_out_of_range_are_refused_by_the_name_of_their_flag() {
     for (changes, flag) in [
         (json!({"scale-loss": 0.0}), "scale-loss"),
@@ -196,6 +223,10 @@ fn numbers_out_of_range_are_refused_by_the_name_of_their_flag() {
         (json!({"qat": true, "qat-freeze-observers": 1.5}), "qat-freeze-observers"),
         (json!({"qat": true, "qat-freeze-bn": -0.1}), "qat-freeze-bn"),
         (json!({"qat": true, "qat-observer-momentum": 1.0}), "qat-observer-momentum"),
+        (json!({"qat": true, "qat-percentile": 40.0}), "qat-percentile"),
+        (json!({"qat": true, "qat-weight-bits": 4}), "qat-weight-bits"),
+        (json!({"qat": true, "qat-distill-weight": 0.0}), "qat-distill-weight"),
+        (json!({"qat": true, "qat-distill-temperature": 0.5}), "qat-distill-temperature"),
     ] {
         let e = decide(&facts(changes.clone(), two())).unwrap_err();
         assert!(matches!(&e, StrategyError::Range { flag: f, .. } if *f == flag), "{changes}: {e}");

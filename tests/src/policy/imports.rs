@@ -80,7 +80,7 @@ impl ImportRules {
 
     fn broken_by(&self, room: &str, path: &PathUse) -> Option<String> {
         let name = path.segments.join("::");
-        let first = path.segments[0].as_str();
+        let first = path.segments.first()?.as_str();
         if let Some((_, crates)) = self.without.iter().find(|(r, _)| matches!(*r, "*") || *r == room)
             && crates.contains(&first)
         {

@@ -3,7 +3,7 @@
 use super::{Exit, checkpoint_base};
 use crate::checkpoint::{self, Manifest, State};
 use crate::config::{Amp, DeviceKind, RunConfig};
-use crate::export::{Profile, emit, scale_table};
+use crate::export::{FloatType, Options, Profile, emit, scale_table};
 use crate::graph::Graph;
 use crate::session::{Purpose, job_spec};
 use crate::{models, passes, trainer};
@@ -31,6 +31,9 @@ pub struct ExportArgs {
     /// ONNX operator set.
     #[arg(long, default_value_t = 13)]
     pub opset: i64,
+    /// Type of the floating-point values of the file.
+    #[arg(long, value_enum, default_value = "fp32")]
+    pub float_type: FloatType,
     /// Also write the scales as a JSON table.
     #[arg(long, value_name = "FILE")]
     pub scale_table: Option<PathBuf>,
@@ -109,8 +112,9 @@ pub fn main(args: &ExportArgs) -> Result<u8> {
     }
     let state = checkpoint::load(&folder).map_err(Exit::configuration)?.model;
     let graph = deployed_graph(&manifest, args.profile)?;
+    let options = Options { profile: args.profile, opset: args.opset, float_type: args.float_type };
     let metadata = metadata(&folder, &manifest, args.profile, &graph, &state)?;
-    let exported = emit(&graph, &state, args.profile, args.opset, metadata).map_err(Exit::configuration)?;
+    let exported = emit(&graph, &state, options, metadata).map_err(Exit::configuration)?;
     let bytes = exported.model.encode_to_vec();
     checkpoint::write_atomic(&args.output, &bytes)?;
     if let Some(path) = &args.scale_table {
@@ -122,4 +126,75 @@ pub fn main(args: &ExportArgs) -> Result<u8> {
         println!("stays in FP32: {node} ({why})");
     }
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::HostTensor;
+    use crate::export::onnx::TensorProto;
+    use crate::graph::Op;
+    use std::collections::BTreeMap;
+
+    fn manifest(config: RunConfig) -> Manifest {
+        Manifest {
+            format: checkpoint::FORMAT,
+            octrain_version: String::new(),
+            created_unix: 0,
+            model: "ResNet20".into(),
+            image_shape: [3, 32, 32],
+            class_names: (0..10).map(|i| i.to_string()).collect(),
+            position: checkpoint::Position::default(),
+            steps_per_epoch: 1,
+            global_batch: 1,
+            world_size: 1,
+            loss_scale: checkpoint::LossScaleState { scale: 1.0, good_steps: 0 },
+            qat: None,
+            metrics: BTreeMap::new(),
+            config,
+            files: Vec::new(),
+        }
+    }
+
+    /// Numbers for every parameter and range.
+    fn state(graph: &Graph) -> State {
+        let mut state = State::new();
+        for p in &graph.params {
+            let data = (0..p.len())
+                .map(|i| (i * 7919 % 1000) as f32 / 500.0 - 0.9)
+                .map(|x| if p.shape.len() > 1 { x } else { x.abs() + 0.1 });
+            state.insert(p.name.clone(), HostTensor { shape: p.shape.clone(), data: data.collect() });
+        }
+        for (_, q) in graph.quantizers() {
+            let range = HostTensor { shape: vec![1], data: vec![3.0] };
+            state.insert(format!("quant.{}.absmax", q.name), range);
+        }
+        state
+    }
+
+    #[test]
+    fn weights_of_seven_bits_stay_within_63_in_every_profile() {
+        for bits in [7, 8] {
+            let manifest = manifest(RunConfig { qat: true, qat_weight_bits: bits, ..RunConfig::default() });
+            for profile in [Profile::Openvino, Profile::Onnxruntime, Profile::Tensorrt] {
+                assert_eq!(trained_graph(&manifest, profile).unwrap().weight_bits, bits);
+                let graph = deployed_graph(&manifest, profile).unwrap();
+                let options = Options { profile, opset: 13, float_type: FloatType::Fp32 };
+                let model = emit(&graph, &state(&graph), options, vec![]).unwrap().model;
+                let tensors: BTreeMap<String, TensorProto> =
+                    model.graph.unwrap().initializer.into_iter().map(|t| (t.name.clone(), t)).collect();
+                let weights = graph.nodes.iter().filter_map(|n| match &n.op {
+                    Op::Conv(c) => Some(&c.weight),
+                    Op::Linear(l) => Some(&l.weight),
+                    _ => None,
+                });
+                for weight in weights {
+                    let codes = &tensors[&format!("{weight}.codes")].raw_data;
+                    let largest = codes.iter().map(|&q| (q as i8).unsigned_abs()).max();
+                    // Every channel's largest weight has the largest code.
+                    assert_eq!(largest, Some(if bits == 7 { 63 } else { 127 }), "{weight}");
+                }
+            }
+        }
+    }
 }

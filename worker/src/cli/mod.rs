@@ -2,6 +2,7 @@
 
 mod args;
 mod checkpoint_base;
+mod compare;
 mod debug;
 mod eval;
 mod export;
@@ -11,6 +12,7 @@ mod launch;
 mod local;
 mod plan;
 mod quickstart;
+mod recipe;
 mod train;
 mod verify;
 mod worker;
@@ -45,6 +47,9 @@ enum Command {
     Launch(launch::LaunchArgs),
     /// The whole path on one data set: AMP training, QAT and its control, export, INT8 inference, a table.
     Quickstart(quickstart::QuickstartArgs),
+    /// Post-training quantization, QAT and its floating-point control from one checkpoint, with the deployed accuracy
+    /// of each.
+    Compare(compare::CompareArgs),
     /// Print ranks, strategy and pass list with reasons, without training.
     Plan(plan::PlanArgs),
     /// Print a network, before or after its passes, as text or as a picture for Graphviz.
@@ -99,6 +104,7 @@ fn run() -> Result<u8> {
         Command::Verify(args) => verify::main(args),
         Command::Launch(args) => launch::main(args),
         Command::Quickstart(args) => quickstart::main(args).map(|()| 0),
+        Command::Compare(args) => compare::main(args),
         Command::Plan(args) => plan::main(args, sub),
         Command::Graph(args) => graph::main(args, sub),
         Command::Debug(args) => debug::main(args, sub),

@@ -2,12 +2,12 @@
 //! precision, an FP control and a QAT run of the same schedule from its checkpoint, export, INT8 inference, and a
 //! table that compares them.
 
+use super::recipe::{Recipe, last, run, words};
 use crate::metrics::table;
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Instant;
 
 /// Arguments of `octrain quickstart`.
@@ -51,132 +51,42 @@ pub struct QuickstartArgs {
     pub benchmark_steps: u64,
 }
 
-/// The command lines of one quickstart, a pure function of its arguments.
-struct Recipe<'a> {
-    args: &'a QuickstartArgs,
-    classes: usize,
+/// The training flags all stages share.
+fn flags(a: &QuickstartArgs, classes: usize) -> Vec<OsString> {
+    words([
+        "--model-arch-name",
+        &a.model_arch_name,
+        "--num-of-class",
+        &classes.to_string(),
+        "--image-shape",
+        &format!("3,{0},{0}", a.crop_size),
+        "--crop-size",
+        &a.crop_size.to_string(),
+        "--resize-short",
+        &(if a.crop_size <= 64 { a.crop_size } else { a.crop_size * 8 / 7 }).to_string(),
+        "--batch-size",
+        &a.batch_size.to_string(),
+        "--momentum",
+        "0.9",
+        "--weight-decay",
+        "0.0005",
+        "--amp",
+        &a.amp,
+        "--nproc",
+        &a.nproc.to_string(),
+        "--device",
+        "cpu",
+        "--show-config",
+        "false",
+    ])
 }
 
-fn words<const N: usize>(list: [&str; N]) -> Vec<OsString> {
-    list.iter().map(OsString::from).collect()
-}
-
-impl Recipe<'_> {
-    fn at(&self, name: &str) -> PathBuf {
-        self.args.output.join(name)
-    }
-
-    fn text(&self, name: &str) -> String {
-        self.at(name).to_string_lossy().into_owned()
-    }
-
-    fn train(&self, stage: &str, epochs: u32, lr: f64, extra: &[&str]) -> Vec<OsString> {
-        let a = self.args;
-        let mut line = words([
-            "train",
-            "--image-root",
-            &a.data,
-            "--model-arch-name",
-            &a.model_arch_name,
-            "--num-of-class",
-            &self.classes.to_string(),
-            "--image-shape",
-            &format!("3,{0},{0}", a.crop_size),
-            "--crop-size",
-            &a.crop_size.to_string(),
-            "--resize-short",
-            &(if a.crop_size <= 64 { a.crop_size } else { a.crop_size * 8 / 7 }).to_string(),
-            "--batch-size",
-            &a.batch_size.to_string(),
-            "--epochs",
-            &epochs.to_string(),
-            "--lr",
-            &lr.to_string(),
-            "--warmup-epochs",
-            &(f64::from(epochs) / 10.0).to_string(),
-            "--momentum",
-            "0.9",
-            "--weight-decay",
-            "0.0005",
-            "--amp",
-            &a.amp,
-            "--nproc",
-            &a.nproc.to_string(),
-            "--device",
-            "cpu",
-            "--show-config",
-            "false",
-            "--eval-interval",
-            &epochs.to_string(),
-            "--save-interval",
-            &epochs.to_string(),
-            "--output-dir",
-            &self.text(stage),
-            "--report-file",
-            &self.text(&format!("{stage}.jsonl")),
-        ]);
-        line.extend(extra.iter().map(OsString::from));
-        line
-    }
-
-    fn export(&self, stage: &str, profile: &str, file: &str) -> Vec<OsString> {
-        words([
-            "export",
-            "--from-checkpoint",
-            &self.text(stage),
-            "--profile",
-            profile,
-            "--output",
-            &self.text(file),
-        ])
-    }
-
-    fn infer(&self, file: &str, engine: &str, report: &str, benchmark: bool) -> Vec<OsString> {
-        let mut line = words([
-            "infer",
-            "--model",
-            &self.text(file),
-            "--engine",
-            engine,
-            "--batch-size",
-            "32",
-            "--report-file",
-            &self.text(report),
-        ]);
-        match benchmark {
-            true => line.extend(words([
-                "--benchmark",
-                "--benchmark-steps",
-                &self.args.benchmark_steps.to_string(),
-                "--benchmark-warmup-steps",
-                "10",
-            ])),
-            false => line.extend(words(["--image-root", &self.args.data])),
-        }
-        line
-    }
-}
-
-/// Runs this binary with `line`; its output goes where ours goes.
-fn run(line: &[OsString]) -> Result<()> {
-    let shown: Vec<_> = line.iter().map(|w| w.to_string_lossy()).collect();
-    println!("\n$ octrain {}", shown.join(" "));
-    let binary = std::env::current_exe().context("cannot find this program's own file")?;
-    let status = Command::new(binary).args(line).status().context("cannot start octrain")?;
-    if !status.success() {
-        bail!("`octrain {}` ended with {status}; its message is above", shown[0]);
-    }
-    Ok(())
-}
-
-/// Last value of `key` in a file of JSON lines.
-fn last(path: &Path, key: &str) -> Result<f64> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    text.lines()
-        .rev()
-        .filter_map(|l| serde_json::from_str::<Value>(l).ok()?.get(key)?.as_f64())
-        .next()
-        .with_context(|| format!("{} holds no `{key}`", path.display()))
+/// One training: its schedule and what else sets it apart.
+fn train(recipe: &Recipe, stage: &str, epochs: u32, lr: f64, extra: &[&str]) -> Vec<OsString> {
+    let (epochs, lr, warm) = (epochs.to_string(), lr.to_string(), (f64::from(epochs) / 10.0).to_string());
+    let schedule = ["--epochs", &epochs, "--lr", &lr, "--warmup-epochs", &warm];
+    let intervals = ["--eval-interval", &epochs, "--save-interval", &epochs];
+    recipe.train(stage, &[&schedule[..], &intervals[..], extra].concat())
 }
 
 /// Number of classes of the data: folders in `train/`, or the ten digits.
@@ -198,21 +108,14 @@ fn classes(data: &str) -> Result<usize> {
 /// Runs all stages and writes `report.json`.
 pub fn main(args: &QuickstartArgs) -> Result<()> {
     let started = Instant::now();
-    let recipe = Recipe { args, classes: classes(&args.data)? };
-    if args.output.exists() {
-        let old = args.output.with_extension("previous");
-        let _ = std::fs::remove_dir_all(&old);
-        std::fs::rename(&args.output, &old)
-            .with_context(|| format!("cannot move {} to {}", args.output.display(), old.display()))?;
-        println!("moved the previous run to {}", old.display());
-    }
-    std::fs::create_dir_all(&args.output)
-        .with_context(|| format!("cannot make {}", args.output.display()))?;
+    let train_flags = flags(args, classes(&args.data)?);
+    let recipe = Recipe { output: args.output.clone(), data: args.data.clone(), train: train_flags };
+    recipe.begin()?;
 
     let fp = recipe.text("fp");
-    run(&recipe.train("fp", args.epochs, args.lr, &[]))?;
-    run(&recipe.train("control", args.qat_epochs, args.qat_lr, &["--from-pretrained-params", &fp]))?;
-    run(&recipe.train("qat", args.qat_epochs, args.qat_lr, &["--from-pretrained-params", &fp, "--qat"]))?;
+    run(&train(&recipe, "fp", args.epochs, args.lr, &[]))?;
+    run(&train(&recipe, "control", args.qat_epochs, args.qat_lr, &["--from-pretrained-params", &fp]))?;
+    run(&train(&recipe, "qat", args.qat_epochs, args.qat_lr, &["--from-pretrained-params", &fp, "--qat"]))?;
     run(&recipe.export("control", "fp32", "fp32.onnx"))?;
     for profile in ["openvino", "onnxruntime", "tensorrt"] {
         run(&recipe.export("qat", profile, &format!("int8-{profile}.onnx")))?;
@@ -231,8 +134,8 @@ pub fn main(args: &QuickstartArgs) -> Result<()> {
     let mut rows = Vec::new();
     for (name, file, engine) in engines {
         let (accuracy, speed) = (format!("{name}.infer.jsonl"), format!("{name}.speed.jsonl"));
-        run(&recipe.infer(file, engine, &accuracy, false))?;
-        run(&recipe.infer(file, engine, &speed, true))?;
+        run(&recipe.infer(file, engine, &accuracy, None))?;
+        run(&recipe.infer(file, engine, &speed, Some(args.benchmark_steps)))?;
         let top1 = last(&recipe.at(&accuracy), "infer.top1")?;
         let rate = last(&recipe.at(&speed), "infer.images_per_second")?;
         let bytes = std::fs::metadata(recipe.at(file)).with_context(|| format!("cannot stat {file}"))?.len();
@@ -286,10 +189,10 @@ mod tests {
             args: QuickstartArgs,
         }
         let args = <Cli as clap::Parser>::parse_from(["x"]).args;
-        let recipe = Recipe { args: &args, classes: 10 };
-        let control = recipe.train("s", args.qat_epochs, args.qat_lr, &["--from-pretrained-params", "p"]);
-        let qat =
-            recipe.train("s", args.qat_epochs, args.qat_lr, &["--from-pretrained-params", "p", "--qat"]);
+        let recipe = Recipe { output: "o".into(), data: "digits".into(), train: flags(&args, 10) };
+        let stage = |extra: &[&str]| train(&recipe, "s", args.qat_epochs, args.qat_lr, extra);
+        let control = stage(&["--from-pretrained-params", "p"]);
+        let qat = stage(&["--from-pretrained-params", "p", "--qat"]);
         assert_eq!(qat[..control.len()], control[..]);
         assert_eq!(qat[control.len()..], [OsString::from("--qat")]);
     }

@@ -3,16 +3,20 @@
 use super::export::trained_graph;
 use super::infer::loader;
 use super::{Exit, checkpoint_base};
-use crate::checkpoint;
+use crate::checkpoint::{self, Manifest};
+use crate::data::EvalLoader;
 use crate::engine::{self, EngineKind, ModelInfo};
 use crate::export::Profile;
+use crate::export::onnx::ModelProto;
 use crate::launcher::EXIT_ERROR;
 use crate::metrics::ReportFile;
-use crate::verify::{Tally, TrainedGraph};
-use anyhow::Result;
+use crate::verify::{Layers, Limits, Report, TrainedGraph, html, sort_kernels};
+use anyhow::{Context, Result};
 use clap::ValueEnum;
-use serde_json::json;
-use std::path::PathBuf;
+use prost::Message;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+use tch::Tensor;
 
 /// Arguments of `octrain verify`.
 #[derive(Debug, Clone, clap::Args)]
@@ -42,16 +46,27 @@ pub struct VerifyArgs {
     /// Percent of images whose prediction may differ.
     #[arg(long, default_value_t = 0.5)]
     pub max_disagreement: f64,
+    /// Percent of the codes of every layer, fed the same inputs, that must differ by 1 at most.
+    #[arg(long, default_value_t = 99.9)]
+    pub min_lsb_within_1: f64,
+    /// Images on which layers are compared one by one (0: none).
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub layer_images: usize,
+    /// A page with the figures of every layer, as plots.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// JSON lines of results.
     #[arg(long, value_name = "FILE")]
     pub report_file: Option<PathBuf>,
 }
 
-/// Runs the command.
-pub fn main(args: &VerifyArgs) -> Result<u8> {
-    let (folder, manifest) =
-        checkpoint_base::find(&args.from_checkpoint, args.last_epoch_of_checkpoint.as_deref())?;
-    let info = ModelInfo::read(&args.model).map_err(Exit::configuration)?;
+/// Images that go through all layers at once: every value of the network is held.
+const LAYER_BATCH: i64 = 8;
+
+/// Layers listed on the terminal.
+const LISTED: usize = 8;
+
+fn profile_of(args: &VerifyArgs, info: &ModelInfo, folder: &Path, manifest: &Manifest) -> Result<Profile> {
     let profile = info.profile.as_deref().and_then(|p| Profile::from_str(p, true).ok()).ok_or_else(|| {
         Exit::configuration(format!(
             "{} does not say its profile; files of `octrain export` do",
@@ -62,46 +77,111 @@ pub fn main(args: &VerifyArgs) -> Result<u8> {
         let message = format!("{} was not exported from {}", args.model.display(), folder.display());
         return Err(Exit::configuration(message).into());
     }
+    Ok(profile)
+}
+
+/// Whole batches of both sides by turns; the last batch is filled up with zeros for the engine.
+fn compare_predictions(
+    args: &VerifyArgs,
+    graph: &TrainedGraph,
+    info: &ModelInfo,
+    mut loader: EvalLoader,
+    report: &mut Report,
+) -> Result<()> {
+    let mut engine = engine::load(args.engine, &args.model, info, args.batch_size, 0)?;
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    while let Some(batch) = loader.next()? {
+        let mut images = Vec::<f32>::try_from(&batch.images.contiguous().view([-1]))?;
+        images.resize(args.batch_size * info.image_len(), 0.0);
+        let (begun, full) = (Instant::now(), batch.labels.size()[0] as usize == args.batch_size);
+        let deployed = engine.infer(&images)?;
+        let between = Instant::now();
+        let trained = Vec::<f32>::try_from(&graph.logits(&batch.images)?.contiguous().view([-1]))?;
+        // Of a batch that is not full only the engine would have the time of a full one.
+        if full || ours.is_empty() {
+            theirs.push((between - begun).as_secs_f64() * 1000.0);
+            ours.push(between.elapsed().as_secs_f64() * 1000.0);
+        }
+        report.tally.add(&Vec::<i64>::try_from(&batch.labels)?, &trained, &deployed, info.classes);
+    }
+    let (Some(ours), Some(theirs)) = (engine::median(&ours), engine::median(&theirs)) else {
+        return Err(Exit::configuration("the validation set has no readable image").into());
+    };
+    (report.latency_graph, report.latency_engine) = (ours, theirs);
+    Ok(())
+}
+
+/// Every layer on the first images, fed what training feeds it.
+fn compare_layers(
+    args: &VerifyArgs,
+    graph: &TrainedGraph,
+    mut loader: EvalLoader,
+    report: &mut Report,
+) -> Result<()> {
+    let model = ModelProto::decode(&std::fs::read(&args.model)?[..])?;
+    let mut layers = Layers::new(&model, args.engine).map_err(Exit::configuration)?;
+    let mut held: Option<Tensor> = None;
+    while let Some(batch) = loader.next()? {
+        let images = match held.take() {
+            Some(rest) => Tensor::f_cat(&[rest, batch.images], 0)?,
+            None => batch.images,
+        };
+        let whole = images.size()[0] / LAYER_BATCH * LAYER_BATCH;
+        for start in (0..whole).step_by(LAYER_BATCH as usize) {
+            layers.compare(graph, &images.f_narrow(0, start, LAYER_BATCH)?)?;
+            report.layer_images += LAYER_BATCH as u64;
+        }
+        held = (whole < images.size()[0]).then(|| images.narrow(0, whole, images.size()[0] - whole));
+    }
+    if report.layer_images == 0 {
+        let message = format!(
+            "layers are compared in batches of {LAYER_BATCH}: give --layer-images {LAYER_BATCH} or more, or 0"
+        );
+        return Err(Exit::configuration(message).into());
+    }
+    report.take_layers(&layers);
+    Ok(())
+}
+
+/// Runs the command.
+pub fn main(args: &VerifyArgs) -> Result<u8> {
+    if args.batch_size == 0 {
+        return Err(Exit::configuration("--batch-size is 0; at least one image is needed").into());
+    }
+    let (folder, manifest) =
+        checkpoint_base::find(&args.from_checkpoint, args.last_epoch_of_checkpoint.as_deref())?;
+    let info = ModelInfo::read(&args.model).map_err(Exit::configuration)?;
+    let profile = profile_of(args, &info, &folder, &manifest)?;
     let state = checkpoint::load(&folder).map_err(Exit::configuration)?.model;
     let graph = trained_graph(&manifest, profile)?;
     let graph = TrainedGraph::new(graph, &state, profile.target().is_some())?;
     let root = args.image_root.as_deref().unwrap_or(&manifest.config.image_root);
-    let mut loader = loader(&info, root, args.batch_size, args.max_images)?;
-    let mut engine = engine::load(args.engine, &args.model, &info, args.batch_size, 0)?;
-    let mut tally = Tally::default();
-    while let Some(batch) = loader.next()? {
-        let mut images = Vec::<f32>::try_from(&batch.images.contiguous().view([-1]))?;
-        images.resize(args.batch_size * info.image_len(), 0.0);
-        let theirs = engine.infer(&images)?;
-        let ours = Vec::<f32>::try_from(&graph.logits(&batch.images)?.contiguous().view([-1]))?;
-        tally.add(&Vec::<i64>::try_from(&batch.labels)?, &ours, &theirs, info.classes);
+    let mut report = Report {
+        engine: args.engine.name().into(),
+        profile: profile.name().into(),
+        batch_size: args.batch_size,
+        ..Report::default()
+    };
+    let images = loader(&info, root, args.batch_size, args.max_images)?;
+    compare_predictions(args, &graph, &info, images, &mut report)?;
+    let nodes = engine::profile(args.engine, &args.model, &info, args.batch_size)?;
+    report.kernels = sort_kernels(&nodes, graph.graph());
+    if args.layer_images > 0 && profile.target().is_some() {
+        let images = loader(&info, root, args.batch_size, Some(args.layer_images))?;
+        compare_layers(args, &graph, images, &mut report)?;
     }
-    if tally.images == 0 {
-        return Err(Exit::configuration("the validation set has no readable image").into());
-    }
-    println!(
-        "{} images: verify.top1_graph {:.2}, verify.top1_engine {:.2} ({}), verify.agreement {:.3} %, largest difference of a logit {:.4}",
-        tally.images,
-        tally.top1_graph(),
-        tally.top1_engine(),
-        args.engine.name(),
-        tally.agreement(),
-        tally.largest
-    );
+    print!("{}", report.text(LISTED));
     if let Some(path) = &args.report_file {
-        ReportFile::open(path, false)?.write(&json!({
-            "kind": "verify", "engine": args.engine.name(), "profile": profile.name(), "verify.images": tally.images,
-            "verify.agreement": tally.agreement(), "verify.top1_graph": tally.top1_graph(),
-            "verify.top1_engine": tally.top1_engine(), "verify.largest_difference": tally.largest,
-        }))?;
+        ReportFile::open(path, false)?.write(&report.json())?;
     }
-    let disagreement = 100.0 - tally.agreement();
-    if disagreement > args.max_disagreement {
-        let message = format!(
-            "engine and training graph differ on {disagreement:.3} % of the images, more than --max-disagreement {}",
-            args.max_disagreement
-        );
-        return Err(Exit { code: EXIT_ERROR, message }.into());
+    let limits = Limits { max_disagreement: args.max_disagreement, min_lsb_within_1: args.min_lsb_within_1 };
+    if let Some(path) = &args.html {
+        let page = html(&report, &nodes, &limits);
+        checkpoint::write_atomic(path, page.as_bytes()).context("cannot write --html")?;
     }
-    Ok(0)
+    let failures = report.failures(&limits);
+    if failures.is_empty() {
+        return Ok(0);
+    }
+    Err(Exit { code: EXIT_ERROR, message: failures.join("\n  ") }.into())
 }

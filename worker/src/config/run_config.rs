@@ -71,6 +71,17 @@ pub enum Target {
     Tensorrt,
 }
 
+impl Target {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Target::Openvino => "openvino",
+            Target::Onnxruntime => "onnxruntime",
+            Target::Tensorrt => "tensorrt",
+        }
+    }
+}
+
 /// How activation ranges are found and kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum, Default)]
 #[serde(rename_all = "kebab-case")]

@@ -4,8 +4,14 @@ use super::{ConfigError, RunConfig, RunScope};
 
 /// An error on the first setting that cannot be run.
 pub(super) fn validate(c: &RunConfig) -> Result<(), ConfigError> {
-    let checks: [(bool, String); 16] = [
-        (c.epochs > 0, "--epochs is 0; at least 1 is needed".into()),
+    let checks: [(bool, String); 18] = [
+        (
+            c.epochs > 0 || c.qat || c.run_scope == RunScope::EvalOnly,
+            "--epochs is 0: that calibrates only (post-training quantization) and needs --qat and --from-pretrained-params"
+                .into(),
+        ),
+        (!c.qat_distill || c.qat, "--qat-distill is part of quantization-aware training: say --qat too".into()),
+        (!c.qat_learn_scales || c.qat, "--qat-learn-scales is part of quantization-aware training: say --qat too".into()),
         (c.batch_size > 0, "--batch-size is 0; at least one image is needed".into()),
         (c.save_interval > 0, "--save-interval is 0; it counts epochs, from 1".into()),
         (c.eval_interval > 0, "--eval-interval is 0; it counts epochs, from 1".into()),

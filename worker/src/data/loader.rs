@@ -57,11 +57,14 @@ pub struct EvalLoader {
 }
 
 impl EvalLoader {
-    /// This rank's shard of `dataset`, or of its first `limit` images.
+    /// This rank's shard of `dataset`, or of `limit` of its images, evenly spread: a folder's first are of one class.
     pub fn new(dataset: Arc<Dataset>, config: DataConfig, limit: Option<usize>) -> Result<Self, DataError> {
         let s = config.sharding;
         let count = limit.unwrap_or(usize::MAX).min(dataset.len());
-        let mine: Vec<u32> = (0..count as u32).filter(|&i| i as usize % s.world == s.rank).collect();
+        let mine: Vec<u32> = (0..count)
+            .filter(|i| i % s.world == s.rank)
+            .map(|i| (i as u64 * dataset.len() as u64 / count as u64) as u32)
+            .collect();
         let chunks: Vec<Vec<u32>> = mine.chunks(s.batch).map(<[u32]>::to_vec).collect();
         let requests =
             chunks.into_iter().enumerate().map(|(position, samples)| Request { position, samples });

@@ -24,6 +24,13 @@ fn percentile(sorted: &[f64], part: f64) -> f64 {
     sorted[rank.clamp(1, sorted.len()) - 1]
 }
 
+/// The median by nearest rank; none of nothing.
+pub fn median(times: &[f64]) -> Option<f64> {
+    let mut sorted = times.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    (!sorted.is_empty()).then(|| percentile(&sorted, 0.5))
+}
+
 impl Latency {
     /// From times of batches of `batch` images in milliseconds; none without any.
     pub fn of(times: &[f64], batch: usize) -> Option<Latency> {
@@ -73,5 +80,6 @@ mod tests {
         assert_eq!(l.images_per_second, 160.0);
         assert_eq!(Latency::of(&[3.0], 1).unwrap().p99, 3.0);
         assert!(Latency::of(&[], 1).is_none());
+        assert_eq!((median(&[3.0, 1.0, 2.0]), median(&[])), (Some(2.0), None));
     }
 }

@@ -5,10 +5,12 @@ mod latency;
 mod model;
 mod onnxruntime;
 mod openvino;
+mod profile;
 
 pub use error::EngineError;
-pub use latency::{Latency, measure};
+pub use latency::{Latency, measure, median};
 pub use model::{ModelInfo, Preprocessing};
+pub use profile::{NodeProfile, Precision, profile, profile_network};
 
 use std::path::Path;
 
@@ -36,8 +38,41 @@ impl EngineKind {
 pub trait Engine {
     /// Images of a batch.
     fn batch_size(&self) -> usize;
+    /// Runs FP32 inputs, in the order in which the network was loaded, to its first output, FP32.
+    fn run(&mut self, inputs: &[&[f32]]) -> Result<Vec<f32>, EngineError>;
     /// Runs `batch_size` images `[b, C, H, W]` (FP32, normalised, channels first) to logits `[b, classes]`.
-    fn infer(&mut self, images: &[f32]) -> Result<Vec<f32>, EngineError>;
+    fn infer(&mut self, images: &[f32]) -> Result<Vec<f32>, EngineError> {
+        self.run(&[images])
+    }
+}
+
+/// An FP32 input of a network: its name and its shape, batch included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Port {
+    /// Name in the file.
+    pub name: String,
+    /// Shape.
+    pub shape: Vec<usize>,
+}
+
+impl Port {
+    /// Its number of values.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether it holds no value.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Whether `inputs` are what the network was loaded for.
+fn check_inputs(ports: &[Port], inputs: &[&[f32]]) -> Result<(), EngineError> {
+    let wanted: usize = ports.iter().map(Port::len).sum();
+    let got = inputs.iter().map(|i| i.len()).sum();
+    let same = ports.len() == inputs.len() && ports.iter().zip(inputs).all(|(p, i)| p.len() == i.len());
+    if same { Ok(()) } else { Err(EngineError::Input { wanted, got }) }
 }
 
 /// Loads a file into a runtime for batches of `batch_size`, with `threads` threads (0: the runtime chooses).
@@ -48,8 +83,22 @@ pub fn load(
     batch_size: usize,
     threads: usize,
 ) -> Result<Box<dyn Engine>, EngineError> {
+    load_network(kind, &read(path)?, vec![info.port(batch_size)], threads)
+}
+
+/// Loads an ONNX network of several inputs from memory; the first dimension of the first input is the batch.
+pub fn load_network(
+    kind: EngineKind,
+    network: &[u8],
+    inputs: Vec<Port>,
+    threads: usize,
+) -> Result<Box<dyn Engine>, EngineError> {
     Ok(match kind {
-        EngineKind::Openvino => Box::new(openvino::OpenVino::load(path, info, batch_size, threads)?),
-        EngineKind::Onnxruntime => Box::new(onnxruntime::OnnxRuntime::load(path, info, batch_size, threads)?),
+        EngineKind::Openvino => Box::new(openvino::OpenVino::load(network, inputs, threads)?),
+        EngineKind::Onnxruntime => Box::new(onnxruntime::OnnxRuntime::load(network, inputs, threads)?),
     })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, EngineError> {
+    std::fs::read(path).map_err(|e| EngineError::File { path: path.into(), why: e.to_string() })
 }

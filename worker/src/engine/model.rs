@@ -1,6 +1,6 @@
 //! What a file says about itself.
 
-use super::EngineError;
+use super::{EngineError, Port};
 use crate::export::onnx::{DimensionValue, ModelProto, ValueInfoProto};
 use prost::Message;
 use serde::Deserialize;
@@ -55,7 +55,7 @@ impl ModelInfo {
     /// Reads a file's facts.
     pub fn read(path: &Path) -> Result<ModelInfo, EngineError> {
         let failed = |why: String| EngineError::File { path: path.into(), why };
-        let bytes = std::fs::read(path).map_err(|e| failed(e.to_string()))?;
+        let bytes = super::read(path)?;
         let model =
             ModelProto::decode(&bytes[..]).map_err(|e| failed(format!("it is not an ONNX file ({e})")))?;
         let graph = model.graph.ok_or_else(|| failed("it is not an ONNX file (it has no graph)".into()))?;
@@ -83,6 +83,12 @@ impl ModelInfo {
                 .map_err(|e| failed(format!("its preprocessing: {e}")))?,
             bytes: bytes.len() as u64,
         })
+    }
+
+    /// The input, for batches of `batch` images.
+    pub fn port(&self, batch: usize) -> Port {
+        let [c, h, w] = self.image_shape;
+        Port { name: self.input.clone(), shape: vec![batch, c, h, w] }
     }
 
     /// Numbers of one image.

@@ -1,19 +1,20 @@
 //! ONNX Runtime's CPU provider.
 
-use super::{Engine, EngineError, ModelInfo};
+use super::{Engine, EngineError, Port, check_inputs};
+use crate::export::onnx::{ModelProto, NodeProto};
 use crate::native::libraries::deps_dir;
 use ort::environment::Environment;
+use ort::logging::LogLevel;
 use ort::session::Session;
 use ort::value::TensorRef;
-use std::path::Path;
+use prost::Message;
 use std::sync::OnceLock;
 
 const NAME: &str = "onnxruntime";
 
 pub(super) struct OnnxRuntime {
     session: Session,
-    info: ModelInfo,
-    batch: usize,
+    ports: Vec<Port>,
 }
 
 fn failed(what: &'static str) -> impl Fn(ort::Error) -> EngineError {
@@ -32,33 +33,48 @@ fn environment() -> Result<&'static Environment, EngineError> {
 }
 
 impl OnnxRuntime {
-    pub fn load(path: &Path, info: &ModelInfo, batch: usize, threads: usize) -> Result<Self, EngineError> {
+    pub fn load(network: &[u8], ports: Vec<Port>, threads: usize) -> Result<Self, EngineError> {
         let environment = environment()?;
         let mut builder = Session::builder(environment).map_err(failed("make a session"))?;
         if threads > 0 {
             builder = builder.with_intra_threads(threads).map_err(|e| failed("set its threads")(e.into()))?;
         }
-        let session = builder.commit_from_file(path).map_err(failed("load the file"))?;
-        Ok(Self { session, info: info.clone(), batch })
+        let session = builder.commit_from_memory(network).map_err(failed("load the file"))?;
+        Ok(Self { session, ports })
     }
+}
+
+/// The nodes of the network after the runtime's own rewriting: what it runs.
+pub(super) fn optimized(network: &[u8]) -> Result<Vec<NodeProto>, EngineError> {
+    let unwritten =
+        |why: String| EngineError::Runtime { engine: NAME, what: "write its optimized network", why };
+    let folder = tempfile::tempdir().map_err(|e| unwritten(e.to_string()))?;
+    let path = folder.path().join("optimized.onnx");
+    let builder = Session::builder(environment()?).map_err(failed("make a session"))?;
+    // Its warning that such a file belongs to this machine is no news here: it is read and removed at once.
+    let builder = builder.with_log_level(LogLevel::Error).map_err(|e| failed("make a session")(e.into()))?;
+    let mut builder =
+        builder.with_optimized_model_path(&path).map_err(|e| failed("make a session")(e.into()))?;
+    builder.commit_from_memory(network).map_err(failed("load the file"))?;
+    let bytes = std::fs::read(&path).map_err(|e| unwritten(e.to_string()))?;
+    let model = ModelProto::decode(&bytes[..]).map_err(|e| unwritten(e.to_string()))?;
+    Ok(model.graph.map_or_else(Vec::new, |g| g.node))
 }
 
 impl Engine for OnnxRuntime {
     fn batch_size(&self) -> usize {
-        self.batch
+        self.ports[0].shape[0]
     }
 
-    fn infer(&mut self, images: &[f32]) -> Result<Vec<f32>, EngineError> {
-        let wanted = self.batch * self.info.image_len();
-        if images.len() != wanted {
-            return Err(EngineError::Input { wanted, got: images.len() });
+    fn run(&mut self, inputs: &[&[f32]]) -> Result<Vec<f32>, EngineError> {
+        check_inputs(&self.ports, inputs)?;
+        let mut named = Vec::with_capacity(inputs.len());
+        for (port, &input) in self.ports.iter().zip(inputs) {
+            let tensor = TensorRef::from_array_view((port.shape.clone(), input));
+            named.push((port.name.as_str(), tensor.map_err(failed("take its input"))?));
         }
-        let [c, h, w] = self.info.image_shape;
-        let input =
-            TensorRef::from_array_view(([self.batch, c, h, w], images)).map_err(failed("take its input"))?;
-        let outputs =
-            self.session.run(ort::inputs![self.info.input.as_str() => input]).map_err(failed("run"))?;
-        let (_, logits) = outputs[0].try_extract_tensor::<f32>().map_err(failed("give its output"))?;
-        Ok(logits.to_vec())
+        let outputs = self.session.run(named).map_err(failed("run"))?;
+        let (_, values) = outputs[0].try_extract_tensor::<f32>().map_err(failed("give its output"))?;
+        Ok(values.to_vec())
     }
 }

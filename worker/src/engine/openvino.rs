@@ -1,17 +1,20 @@
 //! OpenVINO. What is not quantized runs in FP32, whatever the CPU would rather do, so that figures are comparable.
 
-use super::{Engine, EngineError, ModelInfo};
+use super::{Engine, EngineError, Port, check_inputs};
 use crate::native::libraries::deps_dir;
+use crate::native::openvino_profile::{ExecutedNode, executed_nodes};
 use openvino::{Core, DeviceType, ElementType, InferRequest, PartialShape, RwPropertyKey, Shape, Tensor};
-use std::path::Path;
 
 const NAME: &str = "openvino";
 
+/// Precision of what is not quantized, and scheduling.
+const PROPERTIES: [(RwPropertyKey, &str); 2] =
+    [(RwPropertyKey::HintInferencePrecision, "f32"), (RwPropertyKey::HintPerformanceMode, "LATENCY")];
+
 pub(super) struct OpenVino {
     request: InferRequest,
-    input: Tensor,
-    batch: usize,
-    image: usize,
+    inputs: Vec<Tensor>,
+    ports: Vec<Port>,
     // Kept as long as the request that belongs to it.
     _core: Core,
 }
@@ -23,58 +26,82 @@ fn failed(what: &'static str) -> impl Fn(openvino::InferenceError) -> EngineErro
     }
 }
 
+fn load_library() -> Result<(), EngineError> {
+    let path = deps_dir().join("openvino/lib/libopenvino_c.so");
+    openvino_sys::library::load_from(path.clone()).map_err(|why| EngineError::Library {
+        engine: NAME,
+        path,
+        why,
+    })
+}
+
+fn dims(port: &Port) -> Vec<i64> {
+    port.shape.iter().map(|&d| d as i64).collect()
+}
+
 impl OpenVino {
-    pub fn load(path: &Path, info: &ModelInfo, batch: usize, threads: usize) -> Result<Self, EngineError> {
-        let library = deps_dir().join("openvino/lib/libopenvino_c.so");
-        openvino_sys::library::load_from(library.clone()).map_err(|why| EngineError::Library {
+    pub fn load(network: &[u8], ports: Vec<Port>, threads: usize) -> Result<Self, EngineError> {
+        load_library()?;
+        let mut core = Core::new().map_err(|e| EngineError::Runtime {
             engine: NAME,
-            path: library.clone(),
-            why,
-        })?;
-        let mut core = Core::new().map_err(|e| EngineError::Library {
-            engine: NAME,
-            path: library.clone(),
+            what: "start",
             why: e.to_string(),
         })?;
-        let threads = threads.to_string();
-        let mut properties = vec![
-            (RwPropertyKey::HintInferencePrecision, "f32"),
-            (RwPropertyKey::HintPerformanceMode, "LATENCY"),
-        ];
-        if threads != "0" {
-            properties.push((RwPropertyKey::InferenceNumThreads, &threads));
-        }
-        for (key, value) in properties {
+        for (key, value) in PROPERTIES {
             core.set_property(&DeviceType::CPU, &key, value).map_err(failed("set a property"))?;
         }
-        let file = path.to_string_lossy();
-        let mut model = core.read_model_from_file(&file, "").map_err(failed("read the file"))?;
-        let [c, h, w] = info.image_shape.map(|d| d as i64);
-        let dims = [batch as i64, c, h, w];
-        let shape = PartialShape::new_static(4, &dims).map_err(failed("make a shape"))?;
-        model.reshape_single_input(&shape).map_err(failed("set the batch size"))?;
+        if threads > 0 {
+            let key = RwPropertyKey::InferenceNumThreads;
+            core.set_property(&DeviceType::CPU, &key, &threads.to_string())
+                .map_err(failed("set its threads"))?;
+        }
+        let mut model = core.read_model_from_buffer(network, None).map_err(failed("read the file"))?;
+        let shapes = ports
+            .iter()
+            .map(|p| PartialShape::new_static(p.shape.len() as i64, &dims(p)))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(failed("make a shape"))?;
+        let named: Vec<_> = ports.iter().zip(&shapes).map(|(p, s)| (p.name.as_str(), s)).collect();
+        model.reshape(&named).map_err(failed("set the batch size"))?;
         let mut compiled =
             core.compile_model(&model, DeviceType::CPU).map_err(failed("compile the network"))?;
         let mut request = compiled.create_infer_request().map_err(failed("make a request"))?;
-        let shape = Shape::new(&dims).map_err(failed("make a shape"))?;
-        let input = Tensor::new(ElementType::F32, &shape).map_err(failed("make a tensor"))?;
-        request.set_input_tensor(&input).map_err(failed("set the input"))?;
-        Ok(Self { request, input, batch, image: info.image_len(), _core: core })
+        let mut inputs = Vec::with_capacity(ports.len());
+        for port in &ports {
+            let shape = Shape::new(&dims(port)).map_err(failed("make a shape"))?;
+            let input = Tensor::new(ElementType::F32, &shape).map_err(failed("make a tensor"))?;
+            request.set_tensor(&port.name, &input).map_err(failed("set the input"))?;
+            inputs.push(input);
+        }
+        Ok(Self { request, inputs, ports, _core: core })
     }
+}
+
+/// The nodes that run when the network does, once.
+pub(super) fn executed(network: &[u8], ports: &[Port]) -> Result<Vec<ExecutedNode>, EngineError> {
+    load_library()?;
+    let dims: Vec<Vec<i64>> = ports.iter().map(dims).collect();
+    let inputs: Vec<_> = ports.iter().zip(&dims).map(|(p, d)| (p.name.as_str(), d.as_slice())).collect();
+    let keys: Vec<_> = PROPERTIES.iter().map(|(key, value)| (key.as_ref(), *value)).collect();
+    executed_nodes(network, &inputs, &keys).map_err(|e| EngineError::Runtime {
+        engine: NAME,
+        what: "profile the network",
+        why: e.to_string(),
+    })
 }
 
 impl Engine for OpenVino {
     fn batch_size(&self) -> usize {
-        self.batch
+        self.ports[0].shape[0]
     }
 
-    fn infer(&mut self, images: &[f32]) -> Result<Vec<f32>, EngineError> {
-        if images.len() != self.batch * self.image {
-            return Err(EngineError::Input { wanted: self.batch * self.image, got: images.len() });
+    fn run(&mut self, inputs: &[&[f32]]) -> Result<Vec<f32>, EngineError> {
+        check_inputs(&self.ports, inputs)?;
+        for (tensor, input) in self.inputs.iter_mut().zip(inputs) {
+            tensor.get_data_mut::<f32>().map_err(failed("take its input"))?.copy_from_slice(input);
         }
-        self.input.get_data_mut::<f32>().map_err(failed("give its input"))?.copy_from_slice(images);
         self.request.infer().map_err(failed("run"))?;
-        let output = self.request.get_output_tensor().map_err(failed("give its output"))?;
+        let output = self.request.get_output_tensor_by_index(0).map_err(failed("give its output"))?;
         Ok(output.get_data::<f32>().map_err(failed("give its output"))?.to_vec())
     }
 }

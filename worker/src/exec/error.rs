@@ -6,7 +6,7 @@ use crate::quant::observer::NonFinite;
 #[derive(Debug, thiserror::Error)]
 pub enum ExecError {
     /// libtorch refused an operation.
-    #[error("node `{node}`: {source}")]
+    #[error("node `{node}`: {}", words(source))]
     Node {
         /// Name of the node.
         node: String,
@@ -14,7 +14,7 @@ pub enum ExecError {
         source: tch::TchError,
     },
     /// libtorch refused an operation outside any node.
-    #[error("libtorch: {0}")]
+    #[error("libtorch: {}", words(.0))]
     Torch(#[from] tch::TchError),
     /// The native fake-quant operator refused.
     #[error("node `{node}`: {source}")]
@@ -40,4 +40,10 @@ pub enum ExecError {
     /// NaN or infinity in an activation.
     #[error(transparent)]
     NonFinite(#[from] NonFinite),
+}
+
+/// libtorch's message without the addresses of its own stack, which help nobody here.
+fn words(e: &tch::TchError) -> String {
+    let text = e.to_string();
+    text.split("Exception raised from").next().unwrap_or_default().trim_end().to_string()
 }

@@ -3,7 +3,7 @@
 use super::{ExecError, Prepared, Record, Weights, kind, with_layout};
 use crate::graph::{Graph, Layout, Node, Op};
 use crate::native;
-use crate::quant::scheme::{MIN_STEP, QMAX};
+use crate::quant::scheme::QMAX;
 use tch::Tensor;
 
 /// How a graph runs.
@@ -121,7 +121,6 @@ impl Executor {
         record: &mut Record,
         mut watch: Option<&mut Watch>,
     ) -> Result<Tensor, ExecError> {
-        let steps = weights.ranges.f_div_scalar(QMAX as f64)?.f_clamp_min(f64::from(MIN_STEP))?;
         let mut values: Vec<Option<Tensor>> = vec![];
         values.resize_with(self.graph.nodes.len(), || None);
         for (id, node) in self.graph.iter() {
@@ -135,7 +134,7 @@ impl Executor {
                     .collect();
                 // A value that only this node reads may be overwritten by ReLU.
                 let own = node.inputs.first().is_some_and(|i| self.single[i.0]) && watch.is_none();
-                self.node(id.0, &inputs, own, prepared, weights, &steps, mode, record)?
+                self.node(id.0, &inputs, own, prepared, weights, mode, record)?
             };
             if let Some(watch) = watch.as_deref_mut() {
                 watch(node, &value);
@@ -158,7 +157,6 @@ impl Executor {
         own: bool,
         prepared: &Prepared,
         weights: &Weights,
-        steps: &Tensor,
         mode: Mode,
         record: &mut Record,
     ) -> Result<Tensor, ExecError> {
@@ -191,11 +189,12 @@ impl Executor {
                 // made once from the sum over all microbatches.
                 x.f_batch_norm(leaf(0), leaf(1), Some(&mean), Some(&var), mode.batch_stats, 1.0, b.eps, true)
             }
+            // Only where backward does not need the value that is overwritten, and nothing aliases it.
             Op::Relu
                 if own
-                    && !matches!(
+                    && matches!(
                         self.graph.node(node.inputs[0]).op,
-                        Op::Input | Op::Quantize(_) | Op::Cast(_)
+                        Op::Conv(_) | Op::Linear(_) | Op::BatchNorm(_) | Op::Add
                     ) =>
             {
                 x.shallow_clone().f_relu_()
@@ -208,6 +207,8 @@ impl Executor {
             Op::GlobalAvgPool => x.f_adaptive_avg_pool2d([1, 1]),
             Op::Flatten => x.f_flatten(1, -1),
             Op::Add => x.f_add(inputs[1]),
+            Op::Concat => Tensor::f_cat(inputs, 1),
+            Op::Sigmoid => x.f_sigmoid(),
             Op::Cast(dtype) => x.f_to_kind(kind(*dtype)),
             Op::Quantize(q) => {
                 let i = step.quantizer.expect("resolved for every quantizer");
@@ -215,7 +216,7 @@ impl Executor {
                     record.observe(i, &native::abs_max(x).map_err(native_at)?)?;
                 }
                 if q.active && mode.quantize {
-                    let s = steps.narrow(0, i as i64, 1);
+                    let s = prepared.steps.narrow(0, i as i64, 1);
                     return native::fake_quant(x, &s, q.sign.qmin(), QMAX, mode.pass_through)
                         .map_err(native_at);
                 }

@@ -5,13 +5,18 @@
 use super::{ExecError, Weights, kind, with_layout};
 use crate::graph::{Conv, Graph, Linear, Op};
 use crate::native;
-use crate::quant::scheme::{MIN_STEP, weight_qmax};
+use crate::quant::scheme::{MIN_STEP, QMAX, weight_qmax};
 use tch::{Kind, Tensor};
 
-/// Leaves in the order of the trainable parameters.
+/// Leaves in the order of the trainable parameters, and the quantizers' steps.
 pub struct Prepared {
     /// One leaf a trainable parameter.
     pub leaves: Vec<Tensor>,
+    /// FP32 steps of the quantizers, `[quantizers]`: `max(range / 127, MIN_STEP)`. They require gradients where scales
+    /// are learned.
+    pub steps: Tensor,
+    /// Whether they are.
+    pub learns_scales: bool,
 }
 
 /// FP32 step per output channel of a weight `[out, ...]`: `max(absmax / qmax, MIN_STEP)`.
@@ -52,6 +57,12 @@ impl Prepared {
             }
             leaves.push(leaf.f_detach()?.f_set_requires_grad(grad)?);
         }
-        Ok(Self { leaves })
+        let steps = weights.ranges.f_div_scalar(QMAX as f64)?.f_clamp_min(f64::from(MIN_STEP))?.f_detach()?;
+        Ok(Self { leaves, steps, learns_scales: false })
+    }
+
+    /// The same with steps that are leaves too.
+    pub fn learning_scales(self) -> Result<Self, ExecError> {
+        Ok(Self { steps: self.steps.f_set_requires_grad(true)?, learns_scales: true, ..self })
     }
 }

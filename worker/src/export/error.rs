@@ -33,4 +33,7 @@ pub enum ExportError {
     /// Opset out of range.
     #[error("--opset {0} is not supported; 13 to 21 are")]
     Opset(i64),
+    /// A floating-point type that the file cannot have.
+    #[error("--float-type {0}")]
+    FloatType(String),
 }

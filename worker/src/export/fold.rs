@@ -96,9 +96,10 @@ impl FoldedWeights {
                 }
                 self.scales[c] = raised;
             }
-            let scale = x * f64::from(self.scales[c]);
-            biases.push((b / scale).round_ties_even() as i32);
-            scales.push(scale as f32);
+            // Rounded against the scale as it is stored.
+            let scale = (x * f64::from(self.scales[c])) as f32;
+            biases.push((b / f64::from(scale)).round_ties_even() as i32);
+            scales.push(scale);
         }
         (biases, scales)
     }

@@ -3,13 +3,15 @@
 
 mod emit;
 mod error;
+mod float;
 mod fold;
 pub mod onnx;
 mod profile;
 mod table;
 
-pub use emit::{Exported, emit};
+pub use emit::{Exported, INPUT, OUTPUT, Options, emit};
 pub use error::ExportError;
+pub use float::FloatType;
 pub use fold::{FoldedWeights, fold};
 pub use profile::Profile;
 pub use table::{ScaleEntry, scale_table};

@@ -133,6 +133,7 @@ pub const FLOAT: i32 = 1;
 pub const UINT8: i32 = 2;
 pub const INT8: i32 = 3;
 pub const INT32: i32 = 6;
+pub const FLOAT16: i32 = 10;
 
 impl AttributeProto {
     /// An integer.
@@ -156,6 +157,11 @@ impl TensorProto {
         Self::new(name, dims, FLOAT, values.iter().flat_map(|v| v.to_le_bytes()).collect())
     }
 
+    /// FP16, as bytes.
+    pub fn halves(name: &str, dims: &[usize], values: Vec<u8>) -> Self {
+        Self::new(name, dims, FLOAT16, values)
+    }
+
     /// INT8.
     pub fn bytes(name: &str, dims: &[usize], values: &[i8]) -> Self {
         Self::new(name, dims, INT8, values.iter().map(|&v| v as u8).collect())
@@ -176,9 +182,25 @@ impl ValueInfoProto {
     /// A batch of FP32 values; the batch size is open.
     pub fn batch(name: &str, shape: &[usize]) -> Self {
         let batch = DimensionProto { value: Some(DimensionValue::DimParam("batch".into())) };
-        let dims = shape.iter().map(|&d| DimensionProto { value: Some(DimensionValue::DimValue(d as i64)) });
-        let shape = TensorShapeProto { dim: std::iter::once(batch).chain(dims).collect() };
-        let tensor_type = TensorTypeProto { elem_type: FLOAT, shape: Some(shape) };
+        Self::of(
+            name,
+            std::iter::once(batch).chain(shape.iter().map(|&d| DimensionProto::fixed(d))).collect(),
+        )
+    }
+
+    /// FP32 values of a fixed shape.
+    pub fn fixed(name: &str, shape: &[usize]) -> Self {
+        Self::of(name, shape.iter().map(|&d| DimensionProto::fixed(d)).collect())
+    }
+
+    fn of(name: &str, dim: Vec<DimensionProto>) -> Self {
+        let tensor_type = TensorTypeProto { elem_type: FLOAT, shape: Some(TensorShapeProto { dim }) };
         Self { name: name.into(), r#type: Some(TypeProto { tensor_type: Some(tensor_type) }) }
+    }
+}
+
+impl DimensionProto {
+    fn fixed(size: usize) -> Self {
+        Self { value: Some(DimensionValue::DimValue(size as i64)) }
     }
 }

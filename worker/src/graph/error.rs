@@ -29,6 +29,18 @@ pub enum GraphError {
         /// The name of some node.
         example: String,
     },
+    /// An operator that no placement rule of the target speaks of.
+    #[error(
+        "node `{node}` ({op}): there is no rule for how {target} computes it in INT8; leave it in floating point: --qat-skip {node}"
+    )]
+    NoPlacementRule {
+        /// Name of the node.
+        node: String,
+        /// Its operator.
+        op: &'static str,
+        /// The runtime.
+        target: &'static str,
+    },
     /// An unknown pass.
     #[error(
         "the plan names a pass `{0}` that this worker does not have: coordinator and worker are of different versions"

@@ -6,12 +6,13 @@ use super::{DType, Graph, GraphError, NodeId, Op, TensorType};
 pub fn infer_type(graph: &Graph, id: NodeId) -> Result<TensorType, GraphError> {
     let node = graph.node(id);
     let fail = |what: String| GraphError::Node { node: node.name.clone(), op: node.op.kind(), what };
-    let arity = match node.op {
-        Op::Input => 0,
-        Op::Add => 2,
-        _ => 1,
+    let (fits, arity) = match (&node.op, node.inputs.len()) {
+        (Op::Input, n) => (n == 0, "no"),
+        (Op::Add, n) => (n == 2, "2"),
+        (Op::Concat, n) => (n >= 2, "2 or more"),
+        (_, n) => (n == 1, "1"),
     };
-    if node.inputs.len() != arity {
+    if !fits {
         return Err(fail(format!("takes {arity} inputs, has {}", node.inputs.len())));
     }
     if let Some(late) = node.inputs.iter().find(|i| i.0 >= id.0) {
@@ -74,7 +75,17 @@ pub fn infer_type(graph: &Graph, id: NodeId) -> Result<TensorType, GraphError> {
             }
             Ok(input(0).clone())
         }
-        Op::Relu | Op::Quantize(_) => Ok(input(0).clone()),
+        Op::Concat => {
+            let [mut channels, h, w] = spatial(input(0))?;
+            for other in node.inputs[1..].iter().map(|i| &graph.node(*i).ty) {
+                match spatial(other)? {
+                    [c, oh, ow] if [oh, ow] == [h, w] && other.dtype == input(0).dtype => channels += c,
+                    _ => return Err(fail(format!("joins {} and {other}", input(0)))),
+                }
+            }
+            typed(vec![channels, h, w], input(0).dtype)
+        }
+        Op::Relu | Op::Sigmoid | Op::Quantize(_) => Ok(input(0).clone()),
         Op::MaxPool(w) => {
             let [c, h, wd] = spatial(input(0))?;
             if 2 * w.padding > w.kernel {

@@ -72,6 +72,10 @@ pub enum Op {
     Flatten,
     /// Sum of two values of one type.
     Add,
+    /// Two or more values joined along the channels: `[C1, H, W], [C2, H, W] -> [C1 + C2, H, W]`.
+    Concat,
+    /// `1 / (1 + exp(-x))`.
+    Sigmoid,
     /// Activation quantizer: observes, and fake-quantizes if active.
     Quantize(Quantizer),
     /// Change of element type.
@@ -228,6 +232,8 @@ impl Op {
             Op::GlobalAvgPool => "GlobalAvgPool",
             Op::Flatten => "Flatten",
             Op::Add => "Add",
+            Op::Concat => "Concat",
+            Op::Sigmoid => "Sigmoid",
             Op::Quantize(_) => "Quantize",
             Op::Cast(_) => "Cast",
         }

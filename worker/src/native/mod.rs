@@ -2,6 +2,7 @@
 
 mod error;
 pub mod libraries;
+pub mod openvino_profile;
 
 pub use error::NativeError;
 pub(crate) use error::check;

@@ -58,6 +58,24 @@ pub enum OptimError {
         /// Microbatches expected.
         share: usize,
     },
+    /// Distillation without a teacher.
+    #[error(
+        "--qat-distill needs the floating-point network it learns from: give --from-pretrained-params, or --qat-teacher"
+    )]
+    NoTeacher,
+    /// A teacher of another shape.
+    #[error(
+        "the teacher has no parameter `{name}` in the shape of this network; --qat-teacher must be a checkpoint of the same network"
+    )]
+    TeacherLacks {
+        /// The parameter.
+        name: String,
+    },
+    /// BatchNorm statistics that are not finite.
+    #[error(
+        "BatchNorm's statistics, estimated anew, hold NaN or infinity: lower --lr; the last checkpoint is untouched"
+    )]
+    Statistics,
     /// BatchNorm layers with different momenta.
     #[error("BatchNorm layers have different momenta; one is supported")]
     MixedMomentum,

@@ -1,18 +1,24 @@
 //! The distributed optimizer: it builds the program by the pass list, sums gradients over microbatches and
 //! ranks, and updates. Quantization is one field of its [`Strategy`].
 
+mod agreement;
 mod buckets;
+mod distill;
 mod error;
 pub mod loss_scale;
 mod program;
 pub mod qat;
+pub mod scales;
 pub mod schedule;
 mod sgd;
+mod statistics;
 
 pub use buckets::{Bucket, plan_buckets};
+pub use distill::{Distillation, Teacher};
 pub use error::OptimError;
 pub use program::{Microbatch, Program, StepOutcome};
 pub use sgd::Sgd;
+pub use statistics::Placed;
 
 use crate::collective::Collective;
 use crate::exec::{Executor, Weights};
@@ -39,6 +45,8 @@ pub struct Strategy {
     pub loss_scale: LossScale,
     /// Quantization-aware training, if any.
     pub qat: Option<QatSchedule>,
+    /// Follow a floating-point teacher besides the labels.
+    pub distillation: Option<Distillation>,
     /// Let gradients through where activations were clipped.
     pub pass_through: bool,
     /// Where tensors live.

@@ -1,15 +1,15 @@
 //! The program that trains: forward and backward over this rank's microbatches, one reduction, one update.
 
 use super::buckets::{Bucket, plan_buckets};
+use super::distill::Teacher;
 use super::loss_scale::LossScale;
 use super::qat::Phase;
 use super::schedule::Schedule;
-use super::{CrossEntropy, OptimError, Sgd, Strategy};
+use super::{CrossEntropy, OptimError, Sgd, Strategy, scales};
 use crate::collective::{Collective, ReduceOp};
-use crate::exec::{ExecError, Executor, Mode, Prepared, Record, Watch, Weights, WeightsLayout};
+use crate::exec::{Executor, Mode, Prepared, Record, Watch, Weights, WeightsLayout};
 use crate::graph::Op;
 use crate::quant::observer;
-use sha2::{Digest, Sha256};
 use std::time::{Duration, Instant};
 use tch::{Device, Kind, Reduction, Tensor};
 
@@ -48,24 +48,28 @@ pub struct StepOutcome {
 
 /// A network under training.
 pub struct Program {
-    executor: Executor,
+    pub(super) executor: Executor,
     /// Parameters, statistics, ranges.
     pub weights: Weights,
     velocity: Tensor,
+    /// Momentum of learned scales, `[quantizers]`, or empty.
+    scale_velocity: Tensor,
+    /// What ranks add up: gradients, BatchNorm's statistics, gradients of learned scales, [`EXTRA`].
     comm: Tensor,
     gradients: Vec<Tensor>,
     buckets: Vec<Bucket>,
-    record: Record,
+    pub(super) record: Record,
+    teacher: Option<Teacher>,
     bn_momentum: f64,
     rule: Sgd,
     schedule: Schedule,
-    strategy: Strategy,
+    pub(super) strategy: Strategy,
     loss: CrossEntropy,
     /// State of the loss scale.
     pub loss_scale: LossScale,
     /// Steps done.
     pub global_step: u64,
-    collective: Box<dyn Collective>,
+    pub(super) collective: Box<dyn Collective>,
 }
 
 /// Elements behind gradients and statistics in the communication buffer: loss, correct predictions, images, and
@@ -91,11 +95,17 @@ impl Program {
             return Err(OptimError::MixedMomentum);
         }
         let layout = &weights.layout;
-        let tail = layout.buffers_len + EXTRA;
+        let learned = match &strategy.qat {
+            Some(q) if q.learn_scales => layout.quantizers.len() as i64,
+            _ => 0,
+        };
+        let tail = layout.buffers_len + learned + EXTRA;
         let f32s = (Kind::Float, strategy.device);
         let comm = Tensor::zeros([layout.trainable_len + tail], f32s);
         Ok(Self {
             velocity: Tensor::zeros([layout.trainable_len], f32s),
+            scale_velocity: Tensor::zeros([learned], f32s),
+            teacher: None,
             gradients: WeightsLayout::views(&comm, &layout.trainable),
             buckets: plan_buckets(layout, tail, strategy.bucket_bytes),
             record: Record::new(layout, strategy.device),
@@ -138,6 +148,28 @@ impl Program {
         &self.velocity
     }
 
+    /// The momentum of learned scales, in the order of the quantizers; empty where none are learned.
+    pub fn scale_velocity(&self) -> &Tensor {
+        &self.scale_velocity
+    }
+
+    /// The network whose logits training follows besides the labels, loaded with its weights.
+    pub fn follow(&mut self, teacher: Teacher) {
+        self.teacher = Some(teacher);
+    }
+
+    /// Gradients of learned scales in the communication buffer.
+    fn scale_gradients(&self) -> Tensor {
+        let layout = &self.weights.layout;
+        let learned = self.scale_velocity.size()[0];
+        self.comm.narrow(0, layout.trainable_len + layout.buffers_len, learned)
+    }
+
+    /// What follows them.
+    fn extra(&self) -> Tensor {
+        self.comm.narrow(0, self.comm.size()[0] - EXTRA, EXTRA)
+    }
+
     /// The gradients of the last step, reduced and unscaled, as the update has left them (weight decay added), in
     /// the order of the trainable parameters.
     pub fn gradients(&self) -> &[Tensor] {
@@ -170,8 +202,8 @@ impl Program {
 
         let _guard = tch::no_grad_guard();
         let layout = &self.weights.layout;
-        let extra = self.comm.narrow(0, layout.trainable_len + layout.buffers_len, EXTRA);
-        let [loss_sum, correct, images, stop] = Vec::<f32>::try_from(&extra.to_device(Device::Cpu))?[..]
+        let [loss_sum, correct, images, stop] =
+            Vec::<f32>::try_from(&self.extra().to_device(Device::Cpu))?[..]
         else {
             unreachable!("EXTRA is 4")
         };
@@ -181,6 +213,7 @@ impl Program {
         }
         let gradients = self.comm.narrow(0, 0, layout.trainable_len);
         let norm = gradients.f_norm()?.double_value(&[]) / scale;
+        let scales_finite = self.scale_gradients().f_sum(Kind::Double)?.f_double_value(&[])?.is_finite();
         let mut outcome = StepOutcome {
             step: self.global_step,
             loss,
@@ -188,7 +221,7 @@ impl Program {
             lr,
             grad_norm: norm,
             scale,
-            skipped: !norm.is_finite(),
+            skipped: !(norm.is_finite() && scales_finite),
             stop: stop > 0.0,
             compute,
             reduce,
@@ -233,7 +266,13 @@ impl Program {
             observe: phase.observe,
             pass_through: self.strategy.pass_through,
         };
-        let prepared = Prepared::new(self.executor.graph(), &self.weights, quantize, true)?;
+        let mut prepared = Prepared::new(self.executor.graph(), &self.weights, quantize, true)?;
+        let mut wanted: Vec<Tensor> = prepared.leaves.iter().map(Tensor::shallow_clone).collect();
+        if self.learns_scales() {
+            prepared = prepared.learning_scales()?;
+            wanted.push(prepared.steps.shallow_clone());
+        }
+        let scale_gradients = self.scale_gradients();
         self.record.clear();
         let _ = self.comm.f_zero_()?;
         let mut extra = [0.0, 0.0, 0.0, f64::from(u8::from(stop))];
@@ -254,11 +293,18 @@ impl Program {
                 -100,
                 self.loss.label_smoothing,
             )?;
-            let grads =
-                Tensor::f_run_backward(&[loss.f_mul_scalar(factor)?], &prepared.leaves, false, false)?;
+            let loss = match (&self.strategy.distillation, &mut self.teacher) {
+                (None, _) => loss,
+                (Some(d), Some(teacher)) => d.loss(&loss, &logits, &teacher.logits(m.images)?)?,
+                (Some(_), None) => return Err(OptimError::NoTeacher),
+            };
+            let grads = Tensor::f_run_backward(&[loss.f_mul_scalar(factor)?], &wanted, false, false)?;
             let _guard = tch::no_grad_guard();
             for (sum, grad) in self.gradients.iter_mut().zip(&grads) {
                 let _ = sum.f_add_(grad)?;
+            }
+            if prepared.learns_scales {
+                let _ = scale_gradients.shallow_clone().f_add_(&grads[self.gradients.len()])?;
             }
             if phase.batch_stats {
                 self.record.end_microbatch()?;
@@ -272,10 +318,12 @@ impl Program {
         let _guard = tch::no_grad_guard();
         let layout = &self.weights.layout;
         self.comm.narrow(0, layout.trainable_len, layout.buffers_len).f_copy_(&self.record.stats)?;
-        self.comm
-            .narrow(0, layout.trainable_len + layout.buffers_len, EXTRA)
-            .f_copy_(&Tensor::from_slice(&extra))?;
+        self.extra().f_copy_(&Tensor::from_slice(&extra))?;
         Ok(())
+    }
+
+    fn learns_scales(&self) -> bool {
+        self.scale_velocity.size()[0] > 0
     }
 
     fn reduce(&mut self, phase: Phase) -> Result<(), OptimError> {
@@ -298,7 +346,7 @@ impl Program {
                 let seen = Record::host_maxima(&self.record.maxima, &self.weights.layout)?;
                 let old = self.weights.ranges_host()?;
                 let new = old.iter().zip(seen).map(|(old, seen)| {
-                    old.map_or(seen, |old| observer::moving_average(old, seen, q.observer_momentum))
+                    old.map_or(seen, |old| observer::moved(q.observer, old, seen, q.observer_momentum))
                 });
                 Some(Tensor::from_slice(&new.collect::<Vec<f32>>()))
             }
@@ -306,9 +354,19 @@ impl Program {
         };
         if scale != 1.0 {
             let _ = gradients.shallow_clone().f_mul_scalar_(1.0 / scale)?;
+            let _ = self.scale_gradients().f_mul_scalar_(1.0 / scale)?;
         }
         let layout = &self.weights.layout;
         self.rule.update(&self.weights.flat, &self.velocity, gradients, layout.decayed, lr)?;
+        if self.learns_scales() {
+            scales::update(
+                &self.rule,
+                &self.weights.ranges,
+                &self.scale_velocity,
+                &self.scale_gradients(),
+                lr,
+            )?;
+        }
         if phase.batch_stats {
             let mean = self
                 .comm
@@ -322,78 +380,6 @@ impl Program {
         }
         if let Some(ranges) = ranges {
             self.weights.ranges.f_copy_(&ranges)?;
-        }
-        Ok(())
-    }
-
-    /// Sets unknown ranges from maxima of calibration microbatches: the floating-point network in evaluation
-    /// mode. `microbatches` are this rank's, each with its position among `total` over all ranks; the result
-    /// does not depend on how they are shared out.
-    pub fn calibrate(&mut self, microbatches: &[(usize, Tensor)], total: usize) -> Result<(), OptimError> {
-        let _guard = tch::no_grad_guard();
-        let quantizers = self.weights.layout.quantizers.len() as i64;
-        let all = Tensor::zeros([total as i64, quantizers, 2], (Kind::Float, self.strategy.device));
-        let prepared = Prepared::new(self.executor.graph(), &self.weights, false, false)?;
-        for (position, images) in microbatches {
-            self.record.clear();
-            let _ = self.executor.forward(
-                images,
-                &prepared,
-                &self.weights,
-                Mode::CALIBRATE,
-                &mut self.record,
-                None,
-            )?;
-            all.get(*position as i64).f_copy_(&self.record.maxima)?;
-        }
-        self.collective.all_reduce(&all, ReduceOp::Max)?;
-        let mut seen: Vec<Vec<f32>> = vec![Vec::new(); quantizers as usize];
-        for position in 0..total {
-            let row = Record::host_maxima(&all.get(position as i64), &self.weights.layout)?;
-            row.into_iter().zip(&mut seen).for_each(|(x, s)| s.push(x));
-        }
-        for (i, (known, seen)) in self.weights.ranges_host()?.into_iter().zip(&seen).enumerate() {
-            if let (None, Some(range)) = (known, observer::calibrated(seen)) {
-                let _ = self.weights.ranges.get(i as i64).f_fill_(f64::from(range))?;
-            }
-        }
-        self.executor.ensure_ranges(&self.weights).map_err(OptimError::from)
-    }
-
-    /// SHA-256 of parameters and of ranges and statistics, shortened to 8 bytes each.
-    fn fingerprint(&self) -> Result<[i64; 2], ExecError> {
-        let hash = |tensors: &[&Tensor]| -> Result<i64, ExecError> {
-            let mut h = Sha256::new();
-            for t in tensors {
-                for x in Vec::<f32>::try_from(&t.to_device(Device::Cpu))? {
-                    h.update(x.to_bits().to_le_bytes());
-                }
-            }
-            Ok(i64::from_le_bytes(h.finalize()[..8].try_into().expect("a SHA-256 has 32 bytes")))
-        };
-        Ok([
-            hash(&[&self.weights.flat, &self.velocity])?,
-            hash(&[&self.weights.ranges, &self.weights.buffers])?,
-        ])
-    }
-
-    /// Whether all ranks hold the same parameters, scales and statistics to the last bit.
-    pub fn ensure_equal_ranks(&self) -> Result<(), OptimError> {
-        if self.collective.world_size() == 1 {
-            return Ok(());
-        }
-        let mine = Tensor::from_slice(&self.fingerprint()?).to_device(self.strategy.device);
-        let all: Vec<Vec<i64>> = self
-            .collective
-            .all_gather(&mine)?
-            .iter()
-            .map(|t| Vec::<i64>::try_from(&t.to_device(Device::Cpu)))
-            .collect::<Result<_, _>>()?;
-        for (i, what) in ["parameters", "scales or BatchNorm statistics"].into_iter().enumerate() {
-            let ranks: Vec<usize> = (0..all.len()).filter(|&r| all[r][i] != all[0][i]).collect();
-            if !ranks.is_empty() {
-                return Err(OptimError::Diverged { what: what.into(), ranks });
-            }
         }
         Ok(())
     }

@@ -1,6 +1,8 @@
 //! The schedule of quantization-aware training: calibrate, train with observers on, freeze observers, freeze
 //! BatchNorm's statistics. Pure functions of the step.
 
+use crate::config::Observer;
+
 /// What a step does besides its update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Phase {
@@ -15,8 +17,14 @@ pub struct Phase {
 pub struct QatSchedule {
     /// Images of the calibration before the first step.
     pub calibration_images: usize,
+    /// How ranges are found and kept.
+    pub observer: Observer,
+    /// Percent of absolute values within the range, for [`Observer::Percentile`].
+    pub percentile: f64,
     /// `range = m * range + (1 - m) * observed`.
     pub observer_momentum: f64,
+    /// Ranges are learned by gradient (LSQ), from where calibration puts them.
+    pub learn_scales: bool,
     /// First step with frozen observers.
     pub freeze_observers_step: u64,
     /// First step with frozen BatchNorm statistics.
@@ -43,7 +51,10 @@ mod tests {
     fn observers_freeze_before_batch_norm() {
         let s = QatSchedule {
             calibration_images: 512,
+            observer: Observer::MovingAverage,
+            percentile: 99.99,
             observer_momentum: 0.9,
+            learn_scales: false,
             freeze_observers_step: freeze_step(0.8, 100),
             freeze_bn_step: freeze_step(0.9, 100),
         };

@@ -115,19 +115,23 @@ fn strip_quantizers(graph: &Graph) -> Graph {
 }
 
 #[cfg(test)]
+mod rules;
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::models;
     use std::path::Path;
 
-    fn all(names: &[&str]) -> Vec<Decision> {
+    pub(super) fn all(names: &[&str]) -> Vec<Decision> {
         names.iter().map(|&n| Decision { name: n.into(), on: true, reason: String::new() }).collect()
     }
 
-    /// Compares with `tests/golden/passes/NAME.txt`; `OCTRAIN_UPDATE_GOLDEN=1` writes it anew.
-    fn golden(name: &str, text: &str) {
-        let path =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/passes").join(format!("{name}.txt"));
+    /// Compares with `tests/golden/FOLDER/NAME.txt`; `OCTRAIN_UPDATE_GOLDEN=1` writes it anew.
+    pub(super) fn golden(folder: &str, name: &str, text: &str) {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../tests/golden")
+            .join(folder)
+            .join(format!("{name}.txt"));
         if std::env::var_os("OCTRAIN_UPDATE_GOLDEN").is_some() {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(&path, text).unwrap();
@@ -159,7 +163,7 @@ mod tests {
                     }
                 })
                 .unwrap();
-                golden(&format!("{model}-{target:?}").to_lowercase(), &text);
+                golden("passes", &format!("{model}-{target:?}").to_lowercase(), &text);
             }
         }
     }

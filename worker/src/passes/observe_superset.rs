@@ -12,7 +12,7 @@ pub(super) fn apply(graph: Graph, settings: &Settings) -> Result<Graph, GraphErr
     let skip = placement::skipped(&plain, &settings.skip)?;
     let consumers = graph.consumers();
     let mut insertions = Vec::new();
-    for value in placement::superset(&plain, &skip) {
+    for value in placement::superset(&plain, &skip)? {
         let name = &plain.node(value).name;
         if graph.quantizers().any(|(_, q)| &q.name == name) {
             continue;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 pub(super) fn apply(graph: Graph, settings: &Settings) -> Result<Graph, GraphError> {
     let skip = placement::skipped(&graph, &settings.skip)?;
     let mut by_value: BTreeMap<NodeId, Vec<_>> = BTreeMap::new();
-    for (node, slot) in placement::edges(&graph, settings.target, &skip) {
+    for (node, slot) in placement::edges(&graph, settings.target, &skip)? {
         by_value.entry(graph.node(node).inputs[slot]).or_default().push((node, slot));
     }
     let insertions = by_value

@@ -5,10 +5,12 @@
 //! | --- | --- |
 //! | all | the inputs of Conv and Linear |
 //! | `tensorrt`, `openvino` | and the *skip* input of a residual Add (Q/DQ on the convolution branch splits its fusion) |
-//! | `onnxruntime` | and both inputs of Add, and the input of GlobalAvgPool (every node wants integer neighbours) |
+//! | `onnxruntime` | and all inputs of Add and Concat, and the input of GlobalAvgPool (every node wants integer neighbours) |
 //!
 //! A quantizer belongs to a value: all quantized edges from one value share its scale. MaxPool and Flatten hand
-//! values on unchanged, so the quantizer sits before them.
+//! values on unchanged, so the quantizer sits before them. Concat's result is quantized where it is read, with one
+//! scale. The first layer reads the quantized image; the result of the last is not quantized. An operator that no
+//! rule speaks of (Sigmoid) is an error unless `--qat-skip` names it: nothing is left in floating point unsaid.
 
 use crate::config::Target;
 use crate::graph::{Graph, GraphError, NodeId, Op};
@@ -35,7 +37,10 @@ pub fn skipped(graph: &Graph, patterns: &[String]) -> Result<Vec<bool>, GraphErr
         let mut hit = false;
         for (id, node) in graph.iter().filter(|(_, n)| matches(pattern, &n.name)) {
             skip[id.0] = true;
-            hit |= matches!(node.op, Op::Conv(_) | Op::Linear(_) | Op::Add | Op::GlobalAvgPool);
+            hit |= matches!(
+                node.op,
+                Op::Conv(_) | Op::Linear(_) | Op::Add | Op::Concat | Op::GlobalAvgPool | Op::Sigmoid
+            );
         }
         if !hit {
             let example = graph.nodes.iter().find(|n| matches!(n.op, Op::Conv(_))).map_or("", |n| &n.name);
@@ -45,12 +50,16 @@ pub fn skipped(graph: &Graph, patterns: &[String]) -> Result<Vec<bool>, GraphErr
     Ok(skip)
 }
 
-/// Edges quantized for `target`, with quantizers hoisted before operators that hand values on.
-pub fn edges(graph: &Graph, target: Target, skip: &[bool]) -> BTreeSet<Edge> {
+/// Edges quantized for `target`, with quantizers hoisted before operators that hand values on. An operator without a
+/// rule that is not skipped is an error.
+pub fn edges(graph: &Graph, target: Target, skip: &[bool]) -> Result<BTreeSet<Edge>, GraphError> {
     let mut out = BTreeSet::new();
     for (id, node) in graph.iter().filter(|(id, _)| !skip[id.0]) {
         match node.op {
             Op::Conv(_) | Op::Linear(_) => drop(out.insert((id, 0))),
+            Op::Concat if target == Target::Onnxruntime => {
+                out.extend((0..node.inputs.len()).map(|slot| (id, slot)));
+            }
             Op::Add if target == Target::Onnxruntime => out.extend([(id, 0), (id, 1)]),
             Op::Add => out.extend(skip_inputs(graph, id).into_iter().map(|slot| (id, slot))),
             Op::GlobalAvgPool if target == Target::Onnxruntime => drop(out.insert((id, 0))),
@@ -60,20 +69,25 @@ pub fn edges(graph: &Graph, target: Target, skip: &[bool]) -> BTreeSet<Edge> {
             | Op::MaxPool(_)
             | Op::GlobalAvgPool
             | Op::Flatten
+            | Op::Concat
             | Op::Quantize(_)
             | Op::Cast(_) => {}
+            Op::Sigmoid => {
+                let (node, op, target) = (node.name.clone(), node.op.kind(), target.name());
+                return Err(GraphError::NoPlacementRule { node, op, target });
+            }
         }
     }
-    out.into_iter().map(|edge| hoist(graph, edge)).collect()
+    Ok(out.into_iter().map(|edge| hoist(graph, edge)).collect())
 }
 
 /// Values observed so that every target's profile can be written: the values of all targets' quantized edges.
-pub fn superset(graph: &Graph, skip: &[bool]) -> BTreeSet<NodeId> {
-    [Target::Openvino, Target::Onnxruntime, Target::Tensorrt]
-        .into_iter()
-        .flat_map(|target| edges(graph, target, skip))
-        .map(|(node, slot)| graph.node(node).inputs[slot])
-        .collect()
+pub fn superset(graph: &Graph, skip: &[bool]) -> Result<BTreeSet<NodeId>, GraphError> {
+    let mut out = BTreeSet::new();
+    for target in [Target::Openvino, Target::Onnxruntime, Target::Tensorrt] {
+        out.extend(edges(graph, target, skip)?.into_iter().map(|(node, slot)| graph.node(node).inputs[slot]));
+    }
+    Ok(out)
 }
 
 fn hoist(graph: &Graph, (node, slot): Edge) -> Edge {
@@ -111,8 +125,14 @@ pub fn sign(graph: &Graph, value: NodeId) -> Sign {
     let node = graph.node(value);
     let all_unsigned = || node.inputs.iter().all(|&i| sign(graph, i) == Sign::Unsigned);
     match node.op {
-        Op::Relu => Sign::Unsigned,
-        Op::MaxPool(_) | Op::Flatten | Op::GlobalAvgPool | Op::Add | Op::Quantize(_) | Op::Cast(_)
+        Op::Relu | Op::Sigmoid => Sign::Unsigned,
+        Op::MaxPool(_)
+        | Op::Flatten
+        | Op::GlobalAvgPool
+        | Op::Add
+        | Op::Concat
+        | Op::Quantize(_)
+        | Op::Cast(_)
             if all_unsigned() =>
         {
             Sign::Unsigned
@@ -128,7 +148,7 @@ mod tests {
 
     fn names(graph: &Graph, target: Target) -> Vec<String> {
         let none = vec![false; graph.nodes.len()];
-        let edges = edges(graph, target, &none);
+        let edges = edges(graph, target, &none).unwrap();
         edges.iter().map(|&(n, s)| format!("{}:{s}", graph.node(n).name)).collect()
     }
 

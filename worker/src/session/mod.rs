@@ -17,7 +17,7 @@ pub use octrain_coordinator::spec::spec as job_spec;
 pub use octrain_proto::v1::{
     AbortKind, Backend, BuildPlan, Capabilities, CommDtype, CudaDevice, Determinism, Device, FailureKind,
     JobSpec, LossScaling, LossScalingMode, MemoryLayout, ModelFacts, PassDecision, Placement, Precision,
-    Purpose, QatRecipe, QuantTarget, Setting, StepReport,
+    Purpose, QatRecipe, QuantObserver, QuantTarget, Setting, StepReport,
 };
 pub use options::SessionOptions;
 pub use store::CoordinatorStore;

@@ -3,6 +3,7 @@
 mod error;
 mod eval;
 mod job;
+mod quantization;
 mod resume;
 mod setup;
 
@@ -44,6 +45,14 @@ pub fn run(config: &RunConfig, session: &Session, job: &Job, address: &str) -> R
         return Ok(run.outcome(Some(eval), false));
     }
     let mut eval = None;
+    if config.epochs == 0 {
+        // Post-training quantization: calibrated, not trained.
+        run.reestimate_batch_norm(true)?;
+        if config.run_scope == RunScope::TrainEval {
+            eval = Some(run.evaluate()?);
+        }
+        run.save(eval.as_ref())?;
+    }
     while run.position.epoch < config.epochs {
         let end = run.epoch()?;
         if end == EpochEnd::Interrupted {
@@ -53,6 +62,9 @@ pub fn run(config: &RunConfig, session: &Session, job: &Job, address: &str) -> R
         let (epoch, last) =
             (run.position.epoch, end == EpochEnd::StepLimit || run.position.epoch >= config.epochs);
         if !config.benchmark {
+            if last {
+                run.reestimate_batch_norm(true)?;
+            }
             if config.run_scope == RunScope::TrainEval && (last || epoch.is_multiple_of(config.eval_interval))
             {
                 eval = Some(run.evaluate()?);
@@ -98,6 +110,7 @@ impl Run<'_> {
             if let Some(reason) = self.session.abort_reason() {
                 return Err(TrainError::Aborted(reason));
             }
+            self.reestimate_batch_norm(false)?;
             let begun = Instant::now();
             let batches = self.share()?;
             let data_time = begun.elapsed();

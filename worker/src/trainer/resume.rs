@@ -18,6 +18,11 @@ use tch::{Device, Tensor};
 /// Prefix of momentum tensors.
 const MOMENTUM: &str = "momentum.";
 
+/// Name of a learned scale's momentum.
+fn scale_momentum(quantizer: &str) -> String {
+    format!("{MOMENTUM}quant.{quantizer}.step")
+}
+
 /// Where a run starts.
 #[derive(Debug)]
 pub(super) struct Start {
@@ -128,6 +133,15 @@ fn load_momentum(program: &Program, path: &Path, state: &State) -> Result<(), Tr
             return Err(CheckpointError::Mismatch { path: path.into(), mismatch }.into());
         };
         view.copy_(&Tensor::from_slice(&t.data).view(slot.shape.as_slice()));
+    }
+    let learned = program.scale_velocity();
+    for (i, name) in layout.quantizers.iter().enumerate().take(learned.size()[0] as usize) {
+        let name = scale_momentum(name);
+        let Some(&[velocity]) = state.get(&name).map(|t| t.data.as_slice()) else {
+            let mismatch = checkpoint::Mismatch { missing: vec![name], ..Default::default() };
+            return Err(CheckpointError::Mismatch { path: path.into(), mismatch }.into());
+        };
+        let _ = learned.get(i as i64).fill_(f64::from(velocity));
     }
     Ok(())
 }
@@ -242,6 +256,11 @@ impl Run<'_> {
                 (format!("{MOMENTUM}{}", s.name), HostTensor { shape, data })
             })
             .collect();
+        let learned = Vec::<f32>::try_from(&program.scale_velocity().to_device(Device::Cpu))?;
+        let learned = layout.quantizers.iter().zip(learned).map(|(name, velocity)| {
+            (scale_momentum(name), HostTensor { shape: vec![1], data: vec![velocity] })
+        });
+        let optimizer = optimizer.into_iter().chain(learned).collect();
         let (scale, good_steps) = match program.loss_scale {
             LossScale::Dynamic { scale, good } => (scale, good),
             other => (other.factor(), 0),

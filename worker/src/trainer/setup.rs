@@ -4,17 +4,17 @@ use super::job::Job;
 use super::{Outcome, TrainError, resume};
 use crate::checkpoint::Position;
 use crate::collective::{Collective, CollectiveError, Gloo, Local, Nccl};
-use crate::config::{Amp, DataLayout, RunConfig, RunScope, Target};
-use crate::data::{DataConfig, EvalLoader, Geometry, Sharding, TrainLoader};
+use crate::config::{Amp, DataLayout, Observer, RunConfig, RunScope, Target};
+use crate::data::{DataConfig, Geometry, Sharding, TrainLoader};
 use crate::exec::initialise;
 use crate::metrics::{Reporter, median};
 use crate::optim::loss_scale::LossScale;
 use crate::optim::qat::QatSchedule;
 use crate::optim::schedule::Schedule;
-use crate::optim::{CrossEntropy, DistributedOptimizer, Program, Sgd, Strategy};
+use crate::optim::{CrossEntropy, Distillation, DistributedOptimizer, Program, Sgd, Strategy};
 use crate::passes;
 use crate::session::{Backend, BuildPlan, Device as PlanDevice, LossScalingMode, MemoryLayout, Precision};
-use crate::session::{QuantTarget, Session};
+use crate::session::{QuantObserver, QuantTarget, Session};
 use crate::{native, session};
 use std::time::Duration;
 use tch::Device;
@@ -100,10 +100,22 @@ pub fn strategy(plan: &BuildPlan) -> Strategy {
         },
         qat: recipe.map(|r| QatSchedule {
             calibration_images: r.calibration_images as usize,
+            observer: match r.observer() {
+                QuantObserver::MovingAverage => Observer::MovingAverage,
+                QuantObserver::Max => Observer::Max,
+                QuantObserver::Percentile => Observer::Percentile,
+                QuantObserver::Mse => Observer::Mse,
+                QuantObserver::Entropy => Observer::Entropy,
+            },
+            percentile: r.percentile,
+            learn_scales: r.learn_scales,
             observer_momentum: r.observer_momentum,
             freeze_observers_step: r.freeze_observers_step.unwrap_or(u64::MAX),
             freeze_bn_step: r.freeze_bn_step.unwrap_or(u64::MAX),
         }),
+        distillation: recipe
+            .and_then(|r| r.distillation)
+            .map(|d| Distillation { weight: d.weight, temperature: d.temperature }),
         pass_through: recipe.is_some_and(|r| r.pass_through),
         device: device(plan),
     }
@@ -195,31 +207,11 @@ impl<'a> Run<'a> {
         if config.qat && config.run_scope != RunScope::EvalOnly {
             run.calibrate()?;
         }
+        if config.qat_distill && config.run_scope != RunScope::EvalOnly {
+            run.learn_from_teacher()?;
+        }
         run.program.ensure_equal_ranks()?;
         Ok(run)
-    }
-
-    /// Finds the ranges that are not known yet on training images.
-    fn calibrate(&mut self) -> Result<(), TrainError> {
-        let unknown = self.program.weights.ranges_host()?.iter().filter(|r| r.is_none()).count();
-        let (Some(train), true) = (&self.job.train, unknown > 0) else { return Ok(()) };
-        let wanted = self.config.qat_calibration_images;
-        if wanted == 0 {
-            return Err(TrainError::Config(format!(
-                "--qat-calibration-images is 0, but {unknown} activation ranges are not known: give at least one image"
-            )));
-        }
-        let (mut loader, total) = EvalLoader::calibration(train.clone(), self.data.clone(), wanted)?;
-        let mut microbatches = Vec::new();
-        while let Some(batch) = loader.next()? {
-            if batch.labels.size()[0] > 0 {
-                microbatches.push((batch.position, batch.images.to_device(self.program.strategy().device)));
-            }
-        }
-        self.program.calibrate(&microbatches, total)?;
-        let images = total * self.data.sharding.batch;
-        self.reporter.say(&format!("calibrated {unknown} activation ranges on {images} training images"));
-        Ok(())
     }
 
     /// Optimizer steps of an epoch.

@@ -2,7 +2,8 @@
 
 use crate::checkpoint::State;
 use crate::exec::{ExecError, Executor, Mode, Prepared, Record, Weights};
-use crate::graph::Graph;
+use crate::graph::{Graph, Op};
+use std::collections::{BTreeMap, BTreeSet};
 use tch::{Device, Tensor};
 
 /// A network ready to evaluate.
@@ -38,5 +39,42 @@ impl TrainedGraph {
         let mode = Mode { quantize: self.quantize, ..Mode::EVAL };
         let mut record = Record::new(&self.weights.layout, Device::Cpu);
         self.executor.forward(images, &self.prepared, &self.weights, mode, &mut record, None)
+    }
+
+    /// The graph it runs.
+    pub fn graph(&self) -> &Graph {
+        self.executor.graph()
+    }
+
+    /// Logits, and the values of these names `[b, ...]`, contiguous: what a quantizer of that name makes, else what
+    /// the node does.
+    pub fn values(
+        &self,
+        images: &Tensor,
+        names: &BTreeSet<String>,
+    ) -> Result<(Tensor, BTreeMap<String, Tensor>), ExecError> {
+        let _guard = tch::no_grad_guard();
+        let mode = Mode { quantize: self.quantize, ..Mode::EVAL };
+        let mut record = Record::new(&self.weights.layout, Device::Cpu);
+        let mut values = BTreeMap::new();
+        let mut watch = |node: &crate::graph::Node, value: &Tensor| {
+            let name = match &node.op {
+                Op::Quantize(q) if q.active => &q.name,
+                Op::Quantize(_) => return,
+                _ => &node.name,
+            };
+            if names.contains(name) {
+                values.insert(name.clone(), value.contiguous());
+            }
+        };
+        let logits = self.executor.forward(
+            images,
+            &self.prepared,
+            &self.weights,
+            mode,
+            &mut record,
+            Some(&mut watch),
+        )?;
+        Ok((logits, values))
     }
 }

@@ -1,0 +1,65 @@
+//! A step is the same on any number of workers, and a resumed run goes on bit for bit.
+
+use octrain_tests::run::{SMALL, newest, report, succeed, tensors};
+use std::path::Path;
+
+fn losses(file: &Path) -> Vec<f64> {
+    report(file, "step").iter().map(|l| l["train.loss"].as_f64().expect("a loss")).collect()
+}
+
+#[test]
+fn one_two_and_four_workers_follow_the_same_loss_curve() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = ["1", "2", "4"].map(|world| {
+        let (file, output) = (dir.path().join(format!("{world}.jsonl")), dir.path().join(world));
+        let flags = ["--nproc", world, "--batch-size", "16", "--global-batch-size", "64", "--max-steps", "8"];
+        let rest = ["--epochs", "1", "--lr", "0.05", "--print-interval", "1", "--run-scope", "train_only"];
+        let paths = ["--report-file", file.to_str().unwrap(), "--output-dir", output.to_str().unwrap()];
+        succeed(&[&["train"], SMALL, &flags, &rest, &paths].concat());
+        losses(&file)
+    });
+    assert_eq!(runs[0].len(), 8);
+    for other in &runs[1..] {
+        for (step, (a, b)) in runs[0].iter().zip(other).enumerate() {
+            assert!((a - b).abs() < 2e-3 * a, "step {step}: {a} on one worker, {b} on more");
+        }
+    }
+    // The curve does move, so that equal curves mean something.
+    assert!((runs[0][0] - runs[0][7]).abs() > 0.05, "{:?}", runs[0]);
+}
+
+/// Six steps at once against three, then three more from the checkpoint in the middle of the epoch.
+fn resumes(extra: &[&str]) {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
+    let flags =
+        ["--nproc", "2", "--batch-size", "16", "--epochs", "1", "--lr", "0.05", "--run-scope", "train_only"];
+    let line = |rest: &[&str]| succeed(&[&["train"], SMALL, &flags, extra, rest].concat());
+    line(&["--max-steps", "6", "--output-dir", &at("whole")]);
+    line(&["--max-steps", "6", "--save-interval-steps", "3", "--output-dir", &at("parts")]);
+    let half = format!("{}/0-3", at("parts"));
+    line(&["--max-steps", "6", "--from-checkpoint", &half, "--output-dir", &at("resumed")]);
+    for file in ["model.safetensors", "optimizer.safetensors"] {
+        let [a, b] = [at("whole"), at("resumed")].map(|f| tensors(&newest(Path::new(&f)).join(file)));
+        assert!(!a.is_empty());
+        assert!(a == b, "{file} differs after resuming");
+    }
+    let [start, end] = [half, newest(Path::new(&at("resumed"))).to_str().unwrap().into()]
+        .map(|f| tensors(&Path::new(&f).join("model.safetensors")));
+    assert!(start != end, "nothing was trained after resuming");
+}
+
+#[test]
+fn a_run_resumed_within_an_epoch_is_bit_identical() {
+    resumes(&[]);
+}
+
+#[test]
+fn so_is_one_in_bf16_with_qat() {
+    resumes(&["--amp", "bf16", "--qat", "--qat-calibration-images", "32", "--qat-bn-images", "32"]);
+}
+
+#[test]
+fn so_is_one_in_fp16_with_dynamic_loss_scaling() {
+    resumes(&["--amp", "fp16", "--scale-loss", "1024", "--use-dynamic-loss-scaling"]);
+}

@@ -1,0 +1,226 @@
+//! The whole path with real processes: AMP training on two workers, QAT from that checkpoint, export, INT8 inference,
+//! verification; and the commands around it.
+
+use octrain_tests::run::{SMALL, newest, octrain, report, said, succeed};
+use octrain_tests::{binary, images, python};
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+#[test]
+fn from_mixed_precision_to_int8_in_an_engine() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let (fp, qat) = (at("fp"), at("qat"));
+    let shared = ["--nproc", "2", "--amp", "bf16", "--batch-size", "32", "--print-interval", "5"];
+    let flags = ["--epochs", "3", "--lr", "0.1", "--output-dir", text(&fp)];
+    let file = at("fp.jsonl");
+    succeed(&[&["train"], SMALL, &shared, &flags, &["--report-file", text(&file)]].concat());
+    let evaluated = report(&file, "eval").pop().expect("an evaluation");
+    assert!(evaluated["val.top1"].as_f64().unwrap() > 60.0, "{evaluated}");
+    let steps = report(&file, "step");
+    assert!(steps.last().unwrap()["train.loss"].as_f64() < steps[0]["train.loss"].as_f64());
+
+    let flags = ["--epochs", "1", "--lr", "0.01", "--qat", "--from-pretrained-params", text(&fp)];
+    let file = at("qat.jsonl");
+    let rest = ["--output-dir", text(&qat), "--report-file", text(&file)];
+    succeed(&[&["train"], SMALL, &shared, &flags, &rest].concat());
+    let trained = report(&file, "eval").pop().unwrap()["val.top1"].as_f64().unwrap();
+
+    let again = succeed(&["eval", "--from-checkpoint", text(&qat), "--show-config", "false"]);
+    assert!(again.contains(&format!("val.top1 {trained:.2}")), "{trained} in {again}");
+
+    let mut files = Vec::new();
+    for (profile, stage) in [("fp32", &fp), ("openvino", &qat), ("onnxruntime", &qat), ("tensorrt", &qat)] {
+        let file = at(&format!("{profile}.onnx"));
+        let table = at(&format!("{profile}.json"));
+        let line =
+            ["export", "--from-checkpoint", text(stage), "--profile", profile, "--output", text(&file)];
+        succeed(&[&line[..], &["--scale-table", text(&table)]].concat());
+        files.push(file);
+    }
+    if let Some(python) = python() {
+        let args: Vec<&OsStr> = files.iter().map(|f| f.as_os_str()).collect();
+        let told = python.run("check_onnx.py", &args);
+        assert_eq!(told.lines().count(), 4, "{told}");
+        let of = |name: &str| told.lines().find(|l| l.starts_with(name)).unwrap().to_string();
+        assert!(!of("fp32.onnx").contains("QuantizeLinear"));
+        for name in ["openvino.onnx", "onnxruntime.onnx", "tensorrt.onnx"] {
+            assert!(of(name).contains("QuantizeLinear") && of(name).contains("Conv=21"), "{told}");
+            assert!(!of(name).contains("BatchNormalization"), "{told}");
+        }
+    }
+    for (profile, engine) in [
+        ("fp32", "openvino"),
+        ("openvino", "openvino"),
+        ("onnxruntime", "onnxruntime"),
+        ("tensorrt", "onnxruntime"),
+    ] {
+        let (model, file) = (at(&format!("{profile}.onnx")), at("infer.jsonl"));
+        let line = ["infer", "--model", text(&model), "--engine", engine, "--report-file", text(&file)];
+        succeed(&[&line[..], &["--image-root", "digits"]].concat());
+        let told = report(&file, "infer").pop().unwrap();
+        let top1 = told["infer.top1"].as_f64().unwrap();
+        assert!(top1 > 60.0, "{told}");
+        if engine == profile {
+            assert!((top1 - trained).abs() < 1.0, "{profile}: {top1} deployed, {trained} trained");
+        }
+        let timed = ["--benchmark", "--benchmark-steps", "3", "--benchmark-warmup-steps", "1"];
+        succeed(&[&line[..], &timed].concat());
+        let told = report(&file, "infer").pop().unwrap();
+        for key in ["infer.images_per_second", "eval_latency_avg", "eval_latency_p99", "throughput"] {
+            assert!(told[key].as_f64().unwrap() > 0.0, "{key} in {told}");
+        }
+        if engine == profile {
+            let file = at("verify.jsonl");
+            let line =
+                ["verify", "--from-checkpoint", text(&qat), "--model", text(&model), "--engine", engine];
+            // Barely trained logits lie close together, so here predictions may differ a little more.
+            let rest = ["--image-root", "digits", "--report-file", text(&file), "--max-disagreement", "3"];
+            succeed(&[&line[..], &rest].concat());
+            let told = report(&file, "verify").pop().unwrap();
+            assert_eq!(told["verify.fp32_nodes"].as_u64(), Some(0), "{told}");
+            assert!(told["verify.lsb_within_1"].as_f64().unwrap() >= 99.9, "{told}");
+            assert!(told["verify.agreement"].as_f64().unwrap() >= 97.0, "{told}");
+        }
+    }
+}
+
+#[test]
+fn a_class_per_folder_tree_and_a_file_of_settings() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = images::tree(&dir.path().join("data"), 3, 24, 40);
+    let settings = dir.path().join("settings.toml");
+    let toml = format!(
+        "image-root = {:?}\nmodel-arch-name = \"ResNet20\"\nnum-of-class = 3\nimage-shape = [3, 32, 32]\ncrop-size = 32\n\
+         resize-short = 36\nbatch-size = 8\nepochs = 9\nlr = 0.05\nwarmup-epochs = 0.0\ndevice = \"cpu\"\n",
+        text(&data)
+    );
+    std::fs::write(&settings, toml).unwrap();
+    let output = dir.path().join("out");
+    let told =
+        succeed(&["train", "--config", text(&settings), "--epochs", "1", "--output-dir", text(&output)]);
+    assert!(told.contains("epochs = 1") && told.contains("batch-size = 8"), "{told}");
+    let manifest = std::fs::read_to_string(newest(&output).join("manifest.json")).unwrap();
+    assert!(manifest.contains("\"epochs\": 1") && manifest.contains("\"a\""), "{manifest}");
+    std::fs::write(&settings, "batchsize = 8\n").unwrap();
+    let refused = octrain(&["train", "--config", text(&settings)]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(said(&refused).contains("batchsize"), "{}", said(&refused));
+}
+
+#[test]
+fn plan_and_graph_show_what_would_be_done_and_why() {
+    let flags = ["--nproc", "2", "--qat", "--amp", "bf16", "--batch-size", "32"];
+    let told = succeed(&[&["plan"], &SMALL[..SMALL.len() - 2], &flags].concat());
+    for line in ["quantize-activations", "rank", "--qat", "gloo", "observers-freeze-step"] {
+        assert!(told.contains(line), "{line} in {told}");
+    }
+    let network = ["--model-arch-name", "ResNet20", "--num-of-class", "10", "--image-shape", "3,32,32"];
+    let network =
+        [&network[..], &["--crop-size", "32", "--resize-short", "32", "--device", "cpu", "--qat"]].concat();
+    let told = succeed(&[&["graph"], &network[..]].concat());
+    assert!(told.contains("input.quantize = Quantize[Signed](input)") && told.contains("return"), "{told}");
+    let told = succeed(&[&["graph"], &network[..], &["--format", "dot", "--for", "export"]].concat());
+    assert!(told.starts_with("digraph") && told.contains("+bn int8"), "{told}");
+    let told = succeed(&[&["graph"], &network[..], &["--every-pass"]].concat());
+    assert!(told.contains("as built:") && told.contains("after memory-layout"), "{told}");
+}
+
+#[test]
+fn debug_shows_graphs_plan_and_steps_of_all_ranks() {
+    let dir = tempfile::tempdir().unwrap();
+    let flags = ["--qat", "--batch-size", "16", "--max-steps", "2", "--qat-calibration-images", "32"];
+    let told = succeed(&[&["debug"], SMALL, &flags, &["--output-dir", text(dir.path())]].concat());
+    for line in
+        ["graph as built", "graph after quantize-weights", "rank 0", "rank 1", "train.loss", "determinism"]
+    {
+        assert!(told.contains(line), "{line} in {told}");
+    }
+    // The first layer that makes NaN is named.
+    let flags = ["--batch-size", "16", "--max-steps", "4", "--lr", "1e30", "--output-dir", text(dir.path())];
+    let output = octrain(&[&["debug"], SMALL, &flags].concat());
+    assert!(!output.status.success());
+    let told = said(&output);
+    assert!(told.contains("the first layer with NaN or infinite values is `"), "{told}");
+}
+
+#[test]
+fn hosts_join_a_coordinator() {
+    let dir = tempfile::tempdir().unwrap();
+    let listen = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listen.local_addr().unwrap().to_string();
+    drop(listen);
+    let coordinator = Command::new(binary("octrain-coordinator"))
+        .args(["--listen", &address, "--world-size", "2"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let flags = ["--epochs", "1", "--max-steps", "2", "--batch-size", "16", "--run-scope", "train_only"];
+    let line = ["launch", "--coordinator", &address, "--nproc-per-node", "2", "--"];
+    let told = succeed(&[&line[..], SMALL, &flags, &["--output-dir", text(dir.path())]].concat());
+    assert!(told.contains("2 workers") || told.contains("world_size=2"), "{told}");
+    let output = coordinator.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(newest(dir.path()).join("manifest.json").exists());
+}
+
+#[test]
+fn quickstart_writes_what_it_promises() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = dir.path().join("quick");
+    let flags = ["--epochs", "1", "--qat-epochs", "1", "--benchmark-steps", "2", "--output", text(&output)];
+    let told = succeed(&[&["quickstart"], &flags[..]].concat());
+    assert!(told.contains("top-1 %"), "{told}");
+    let kept: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(output.join("report.json")).unwrap()).unwrap();
+    for key in ["fp.top1", "control.top1", "qat.top1", "int8.top1", "int8.images_per_second"] {
+        assert!(kept[key].as_f64().is_some(), "{key} in {kept}");
+    }
+    assert!(kept["int8.bytes"].as_u64().unwrap() * 2 < kept["fp32.bytes"].as_u64().unwrap(), "{kept}");
+    assert!(kept["fp32.images_per_second"].as_f64().unwrap() > 0.0);
+    for file in ["fp32", "int8-openvino", "int8-onnxruntime", "int8-tensorrt"] {
+        assert!(output.join(format!("{file}.onnx")).exists(), "{file}");
+    }
+    for stage in ["fp", "control", "qat"] {
+        assert!(newest(&output.join(stage)).join("manifest.json").exists(), "{stage}");
+    }
+}
+
+#[test]
+fn the_baselines_stand_side_by_side() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let (fp, output) = (at("fp"), at("compare"));
+    let flags = ["--epochs", "1", "--batch-size", "32", "--lr", "0.1", "--run-scope", "train_only"];
+    succeed(&[&["train"], SMALL, &flags, &["--output-dir", text(&fp)]].concat());
+    let line = [
+        "compare",
+        "--from-pretrained-params",
+        text(&fp),
+        "--image-root",
+        "digits",
+        "--output",
+        text(&output),
+    ];
+    let flags = ["--epochs", "1", "--batch-size", "32", "--lr", "0.01", "--qat-calibration-images", "64"];
+    let told = succeed(&[&line[..], &["--"], &SMALL[2..], &flags].concat());
+    assert!(told.contains("ptq") && told.contains("control"), "{told}");
+    let kept: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(output.join("report.json")).unwrap()).unwrap();
+    for key in [
+        "ptq.top1",
+        "qat.top1",
+        "control.top1",
+        "ptq.openvino.top1",
+        "qat.onnxruntime.top1",
+        "control.fp32.top1",
+    ] {
+        assert!(kept[key].as_f64().is_some(), "{key} in {kept}");
+    }
+}

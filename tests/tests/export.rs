@@ -1,0 +1,270 @@
+//! Exported files against ONNX's own checker and reference evaluator, and in the engines: what they run in INT8, and
+//! how far their codes are from those of training.
+
+use octrain::checkpoint::{HostTensor, State};
+use octrain::config::{Amp, DataLayout};
+use octrain::engine::{EngineKind, Port, load_network, profile_network};
+use octrain::exec::{self, Weights};
+use octrain::export::onnx::{FLOAT, FLOAT16, ModelProto};
+use octrain::export::{FloatType, Options, Profile, emit};
+use octrain::graph::Graph;
+use octrain::verify::{Codes, LOGITS, Layers, TrainedGraph, cuts, float_layers_of_cuts, sort_kernels};
+use octrain::{models, passes};
+use octrain_tests::python;
+use prost::Message;
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use tch::{Device, Kind, Tensor};
+
+const SIDE: i64 = 16;
+const INT8: [Profile; 3] = [Profile::Openvino, Profile::Onnxruntime, Profile::Tensorrt];
+/// Convolutions and linear layers of a ResNet20.
+const LAYERS: usize = 22;
+
+/// A network with numbers as training leaves them, for one profile.
+struct Network {
+    profile: Profile,
+    trained: Graph,
+    deployed: Graph,
+    state: State,
+}
+
+fn graph(profile: Profile, bits: u32, names: &[&str]) -> Graph {
+    let settings = passes::Settings {
+        target: profile.target().unwrap_or_default(),
+        skip: Vec::new(),
+        weight_bits: bits,
+        amp: Amp::Off,
+        layout: DataLayout::Nhwc,
+    };
+    let on = |name: &&str| passes::Decision { name: name.to_string(), on: true, reason: "test".into() };
+    let decisions: Vec<_> = names.iter().map(on).collect();
+    let graph = models::build("ResNet20", [3, SIDE as usize, SIDE as usize], 10).unwrap();
+    passes::run(graph, &decisions, &settings, |_, _| {}).unwrap()
+}
+
+fn images(n: i64) -> Tensor {
+    tch::manual_seed(5);
+    Tensor::randn([n, 3, SIDE, SIDE], (Kind::Float, Device::Cpu))
+}
+
+impl Network {
+    fn new(profile: Profile, bits: u32) -> Self {
+        let mut names = vec!["quantize-weights", "quantize-activations", "observe-superset"];
+        if profile == Profile::Fp32 {
+            names.clear();
+        }
+        let trained = graph(profile, bits, &names);
+        names.push("fold-batch-norm");
+        let deployed = graph(profile, bits, &names);
+        let mut weights = Weights::zeros(&trained, false, Device::Cpu);
+        exec::initialise(&mut weights, 11, false);
+        let mut state = weights.to_state().unwrap();
+        for (name, t) in state.iter_mut().filter(|(name, t)| name.contains("bn") && t.shape.len() == 1) {
+            let running = name.contains("running");
+            for (i, x) in t.data.iter_mut().enumerate() {
+                let wave = ((i * 37 + name.len()) % 17) as f32 / 17.0 - 0.5;
+                // One channel in 17 has a negative gamma.
+                *x = if running {
+                    *x + 0.4 * wave
+                } else if wave == -0.5 {
+                    -0.5
+                } else {
+                    *x + wave
+                };
+            }
+        }
+        let mut network = Self { profile, trained, deployed, state };
+        network.observe();
+        network
+    }
+
+    /// Takes the ranges of the floating-point network on the test's images.
+    fn observe(&mut self) {
+        let names: BTreeSet<String> = self.trained.quantizers().map(|(_, q)| q.name.clone()).collect();
+        let float = TrainedGraph::new(self.trained.clone(), &self.state, false).unwrap();
+        let (_, values) = float.values(&images(8), &names).unwrap();
+        assert_eq!(values.len(), names.len());
+        for (name, value) in values {
+            self.set_range(&name, value.abs().max().double_value(&[]) as f32);
+        }
+    }
+
+    fn set_range(&mut self, name: &str, range: f32) {
+        let range = HostTensor { shape: vec![1], data: vec![range] };
+        self.state.insert(format!("quant.{name}.absmax"), range);
+    }
+
+    fn trained(&self) -> TrainedGraph {
+        TrainedGraph::new(self.trained.clone(), &self.state, self.profile != Profile::Fp32).unwrap()
+    }
+
+    fn emit(&self, opset: i64, float_type: FloatType) -> Result<ModelProto, String> {
+        let options = Options { profile: self.profile, opset, float_type };
+        emit(&self.deployed, &self.state, options, vec![]).map(|e| e.model).map_err(|e| e.to_string())
+    }
+}
+
+/// The engine that runs a profile.
+fn engine(profile: Profile) -> EngineKind {
+    if profile == Profile::Onnxruntime { EngineKind::Onnxruntime } else { EngineKind::Openvino }
+}
+
+fn port(batch: usize) -> Port {
+    Port { name: "input".into(), shape: vec![batch, 3, SIDE as usize, SIDE as usize] }
+}
+
+/// Writes files and has ONNX's checker look at all of them.
+fn check(files: &[(String, ModelProto)]) {
+    let Some(python) = python() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let mut paths: Vec<PathBuf> = Vec::new();
+    for (name, model) in files {
+        paths.push(dir.path().join(format!("{name}.onnx")));
+        std::fs::write(paths.last().unwrap(), model.encode_to_vec()).unwrap();
+    }
+    let args: Vec<&OsStr> =
+        [OsStr::new("check")].into_iter().chain(paths.iter().map(|p| p.as_os_str())).collect();
+    assert_eq!(python.run("onnx_files.py", &args).trim(), files.len().to_string());
+}
+
+#[test]
+fn every_profile_opset_weight_width_and_float_type_is_valid_onnx_or_an_error_that_says_what_to_change() {
+    let (mut files, mut refused) = (Vec::new(), Vec::new());
+    for profile in [Profile::Fp32, Profile::Openvino, Profile::Onnxruntime, Profile::Tensorrt] {
+        for bits in [7, 8] {
+            let network = Network::new(profile, bits);
+            for opset in [13, 19, 21] {
+                for float_type in [FloatType::Fp32, FloatType::Fp16] {
+                    let name = format!("{}-{bits}-{opset}-{float_type:?}", profile.name());
+                    match network.emit(opset, float_type) {
+                        Ok(model) => files.push((name, model)),
+                        Err(e) => refused.push((name, e)),
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!((files.len(), refused.len()), (40, 8), "{refused:?}");
+    for (name, why) in refused {
+        let remedy = if name.starts_with("tensorrt") { "--opset 19" } else { "--float-type fp32" };
+        assert!(why.contains(remedy), "{name}: {why}");
+    }
+    check(&files);
+}
+
+#[test]
+fn the_reference_evaluator_computes_the_codes_of_training() {
+    let Some(python) = python() else { return };
+    for (profile, bits) in INT8.into_iter().flat_map(|p| [(p, 8), (p, 7)]) {
+        let network = Network::new(profile, bits);
+        // The evaluator has Q/DQ from opset 19 on.
+        let cuts = cuts(&network.emit(19, FloatType::Fp32).unwrap()).unwrap();
+        assert!(cuts.len() > LAYERS, "{} layers", cuts.len());
+        let names = cuts.iter().flat_map(|c| c.inputs.iter().map(|f| &f.value).chain([&c.name])).cloned();
+        let (logits, mut values) = network.trained().values(&images(2), &names.collect()).unwrap();
+        values.insert(LOGITS.into(), logits);
+        let shape = |t: &Tensor| t.size().into_iter().map(|d| d as usize).collect::<Vec<_>>();
+        let dir = tempfile::tempdir().unwrap();
+        for cut in &cuts {
+            let fed: Vec<_> = cut.inputs.iter().map(|f| (&f.tensor, &values[&f.value])).collect();
+            let shapes: Vec<_> = fed.iter().map(|(_, t)| shape(t)).collect();
+            let model = cut.network(&shapes, &shape(&values[&cut.name]));
+            let path = dir.path().join(format!("{}.onnx", cut.name));
+            std::fs::write(&path, model.encode_to_vec()).unwrap();
+            let inputs: Vec<_> = fed.iter().map(|(name, t)| (name.as_str(), t)).collect();
+            Tensor::write_safetensors(&inputs, dir.path().join(format!("{}.safetensors", cut.name))).unwrap();
+        }
+        python.run("onnx_files.py", &["run".as_ref(), dir.path().as_os_str()]);
+        let results = Tensor::read_safetensors(dir.path().join("results.safetensors")).unwrap();
+        assert_eq!(results.len(), cuts.len());
+        let host = |t: &Tensor| Vec::<f32>::try_from(t.contiguous().view([-1])).unwrap();
+        let mut all = Codes::default();
+        for (name, got) in &results {
+            let cut = cuts.iter().find(|c| &c.name == name).unwrap();
+            match cut.step {
+                Some(step) => all.add(&host(&values[name]), &host(got), step),
+                None => assert!(values[name].allclose(got, 1e-3, 1e-3, false), "{}: logits", profile.name()),
+            }
+        }
+        println!("{} at {bits} bits, fed the same inputs: {all:?}", profile.name());
+        assert_eq!(all.by_more, 0, "{} at {bits} bits: {all:?}", profile.name());
+        // INT32 biases are rounded to steps of input times weight; float ones are not.
+        let least = if profile == Profile::Onnxruntime { 99.0 } else { 99.99 };
+        assert!(all.equal() >= least, "{} at {bits} bits: {all:?}", profile.name());
+    }
+}
+
+#[test]
+fn both_engines_run_all_layers_of_their_profile_in_int8_whole_and_cut() {
+    let variants = [(13, 8, FloatType::Fp32), (21, 7, FloatType::Fp32), (19, 8, FloatType::Fp16)];
+    for profile in INT8 {
+        for (opset, bits, float_type) in variants {
+            let network = Network::new(profile, bits);
+            let Ok(model) = network.emit(opset, float_type) else {
+                assert_eq!((profile, float_type), (Profile::Onnxruntime, FloatType::Fp16));
+                continue;
+            };
+            let what = format!("{} opset {opset} bits {bits} {float_type:?}", profile.name());
+            let kind = engine(profile);
+            let nodes = profile_network(kind, &model.encode_to_vec(), &[port(4)]).unwrap();
+            let kernels = sort_kernels(&nodes, &network.trained);
+            assert_eq!(kernels.float, [""; 0], "{what}");
+            assert_eq!((kernels.int8, kernels.unseen.len()), (LAYERS, 0), "{what}: {:?}", kernels.unseen);
+            let trained = network.trained();
+            let float = float_layers_of_cuts(&model, &trained, &images(4), kind).unwrap();
+            assert!(float.is_empty(), "{what}: cut layers in floating point: {float:?}");
+            let mut layers = Layers::new(&model, kind).unwrap();
+            layers.compare(&trained, &images(8)).unwrap();
+            for layer in layers.layers().iter().filter(|l| l.quantized()) {
+                let (within, equal) = (layer.codes.within_one(), layer.codes.equal());
+                assert!(within >= 99.9 && equal > 97.0, "{what}, {}: {:?}", layer.name(), layer.codes);
+            }
+            assert!(layers.layers().last().unwrap().relative < 2e-3, "{what}");
+        }
+    }
+}
+
+#[test]
+fn an_engine_of_another_profile_is_found_out() {
+    let network = Network::new(Profile::Openvino, 8);
+    let model = network.emit(13, FloatType::Fp32).unwrap().encode_to_vec();
+    let nodes = profile_network(EngineKind::Onnxruntime, &model, &[port(4)]).unwrap();
+    assert_eq!(sort_kernels(&nodes, &network.trained).float.len(), LAYERS);
+}
+
+#[test]
+fn a_range_of_1e_7_is_exported_in_every_form_and_runs() {
+    let mut files = Vec::new();
+    for profile in INT8 {
+        let mut network = Network::new(profile, 8);
+        let tiny = "layer1.0.bn1.relu";
+        network.set_range(tiny, 1e-7);
+        for (opset, float_type) in [(13, FloatType::Fp32), (19, FloatType::Fp16)] {
+            let Ok(model) = network.emit(opset, float_type) else { continue };
+            let of = |name: &str| {
+                let tensors = &model.graph.as_ref().unwrap().initializer;
+                tensors.iter().find(|t| t.name == name).unwrap().data_type
+            };
+            assert_eq!(of(&format!("{tiny}.scale")), FLOAT);
+            let others = match (profile, float_type) {
+                (Profile::Tensorrt, FloatType::Fp16) => FLOAT16,
+                _ => FLOAT,
+            };
+            assert_eq!(of("layer1.0.relu.scale"), others);
+            let kind = engine(profile);
+            let mut engine = load_network(kind, &model.encode_to_vec(), vec![port(8)], 1).unwrap();
+            let input = Vec::<f32>::try_from(images(8).view([-1])).unwrap();
+            assert!(engine.infer(&input).unwrap().iter().all(|x| x.is_finite()));
+            let mut layers = Layers::new(&model, kind).unwrap();
+            layers.compare(&network.trained(), &images(8)).unwrap();
+            for layer in layers.layers().iter().filter(|l| l.quantized()) {
+                assert!(layer.codes.within_one() >= 99.9, "{profile:?} {}: {:?}", layer.name(), layer.codes);
+            }
+            files.push((format!("{}-{opset}", profile.name()), model));
+        }
+    }
+    assert_eq!(files.len(), 5);
+    check(&files);
+}

@@ -1,0 +1,193 @@
+//! Quantization-aware training by the command line: the same scales on any number of workers, every observer,
+//! learned scales, distillation, narrow ranges in FP16, and what is refused.
+
+use octrain_tests::run::{SMALL, newest, refuse, report, succeed, tensors};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::OnceLock;
+use tempfile::TempDir;
+
+/// A floating-point checkpoint all tests start from.
+fn trained() -> &'static Path {
+    static DIR: OnceLock<TempDir> = OnceLock::new();
+    let made = DIR.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let output = dir.path().to_str().unwrap();
+        let flags = [
+            "--epochs",
+            "1",
+            "--max-steps",
+            "12",
+            "--batch-size",
+            "32",
+            "--lr",
+            "0.05",
+            "--output-dir",
+            output,
+        ];
+        succeed(&[&["train"], SMALL, &flags].concat());
+        dir
+    });
+    made.path()
+}
+
+/// `octrain train --qat` from it, into `output`.
+fn qat(output: &Path, extra: &[&str]) -> String {
+    let start =
+        ["--from-pretrained-params", trained().to_str().unwrap(), "--output-dir", output.to_str().unwrap()];
+    let flags = [
+        "--qat",
+        "--epochs",
+        "1",
+        "--qat-calibration-images",
+        "64",
+        "--run-scope",
+        "train_only",
+        "--lr",
+        "0.01",
+    ];
+    succeed(&[&["train"], SMALL, &start, &flags, extra].concat())
+}
+
+/// The ranges of a run's checkpoint.
+fn ranges(output: &Path) -> BTreeMap<String, Vec<u32>> {
+    let mut all = tensors(&newest(output).join("model.safetensors"));
+    all.retain(|name, _| name.starts_with("quant."));
+    assert!(all.len() > 20, "only {} ranges", all.len());
+    all
+}
+
+const M4: [&str; 6] = ["--batch-size", "16", "--global-batch-size", "64", "--threads", "1"];
+
+#[test]
+fn calibration_gives_the_same_scales_on_any_number_of_workers_by_every_observer() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut seen = Vec::new();
+    for observer in ["moving-average", "max", "percentile", "mse", "entropy"] {
+        let worlds: &[&str] = if observer == "entropy" { &["1", "2", "4"] } else { &["1", "4"] };
+        let found: Vec<_> = worlds
+            .iter()
+            .map(|world| {
+                let output = dir.path().join(format!("{observer}-{world}"));
+                let flags =
+                    ["--epochs", "0", "--nproc", world, "--qat-observer", observer, "--qat-percentile", "99"];
+                qat(&output, &[&M4[..], &flags, &["--qat-bn-images", "64"]].concat());
+                let all = tensors(&newest(&output).join("model.safetensors"));
+                (ranges(&output), all)
+            })
+            .collect();
+        for other in &found[1..] {
+            assert!(other.0 == found[0].0, "{observer}: ranges differ between 1 and more workers");
+            assert!(
+                other.1 == found[0].1,
+                "{observer}: BatchNorm's statistics differ between 1 and more workers"
+            );
+        }
+        seen.push(found.into_iter().next().unwrap().0);
+    }
+    // Each observer has its own idea of a range, none beyond the largest value.
+    let max = &seen[1];
+    for (i, ranges) in seen.iter().enumerate().filter(|(i, _)| *i != 1) {
+        assert!(ranges != max, "observer {i} found the maximum everywhere");
+        let beyond = ranges.iter().filter(|(name, r)| f32::from_bits(r[0]) > f32::from_bits(max[*name][0]));
+        assert_eq!(beyond.count(), 0);
+    }
+}
+
+#[test]
+fn the_first_step_moves_scales_alike_on_any_number_of_workers() {
+    let dir = tempfile::tempdir().unwrap();
+    let found = ["1", "2", "4"].map(|world| {
+        let output = dir.path().join(world);
+        qat(
+            &output,
+            &[&M4[..], &["--nproc", world, "--max-steps", "1", "--qat-freeze-observers", "1"]].concat(),
+        );
+        ranges(&output)
+    });
+    assert!(found[0] == found[1] && found[0] == found[2]);
+    let output = dir.path().join("calibrated");
+    qat(&output, &[&M4[..], &["--nproc", "1", "--epochs", "0"]].concat());
+    assert!(ranges(&output) != found[0], "the step did not move any range");
+}
+
+#[test]
+fn learned_scales_move_and_resume_bit_for_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let flags = ["--batch-size", "32", "--nproc", "2", "--qat-learn-scales", "--save-interval-steps", "3"];
+    let flags = [&flags[..], &["--qat-distill", "--amp", "bf16"]].concat();
+    qat(&at("whole"), &[&flags[..], &["--max-steps", "6"]].concat());
+    qat(&at("calibrated"), &["--batch-size", "32", "--epochs", "0"]);
+    assert!(ranges(&at("whole")) != ranges(&at("calibrated")), "no scale was learned");
+    let half = at("whole").join("0-3");
+    let resumed = at("resumed");
+    let start = ["--from-checkpoint", half.to_str().unwrap(), "--output-dir", resumed.to_str().unwrap()];
+    let teacher = ["--qat-teacher", trained().to_str().unwrap()];
+    let rest = ["--qat", "--epochs", "1", "--run-scope", "train_only", "--lr", "0.01", "--max-steps", "6"];
+    let rest = [&rest[..], &["--qat-calibration-images", "64"]].concat();
+    succeed(&[&["train"], SMALL, &start, &teacher, &rest, &flags].concat());
+    for file in ["model.safetensors", "optimizer.safetensors"] {
+        let [a, b] = [at("whole"), resumed.clone()].map(|f| tensors(&newest(&f).join(file)));
+        assert!(a == b, "{file} differs after resuming");
+    }
+}
+
+#[test]
+fn distillation_changes_the_loss_and_needs_a_teacher() {
+    let dir = tempfile::tempdir().unwrap();
+    let losses = [&["--qat-distill"][..], &[]].map(|extra| {
+        let (output, file) = (dir.path().join(extra.len().to_string()), dir.path().join("report.jsonl"));
+        let flags = ["--batch-size", "32", "--max-steps", "2", "--print-interval", "1", "--report-file"];
+        qat(&output, &[&flags[..], &[file.to_str().unwrap()], extra].concat());
+        let steps = report(&file, "step");
+        assert_eq!(steps.len(), 2);
+        steps[0]["train.loss"].as_f64().unwrap()
+    });
+    assert!((losses[0] - losses[1]).abs() > 1e-4, "{losses:?}");
+    let flags = ["--qat", "--qat-distill", "--epochs", "1", "--batch-size", "32", "--output-dir"];
+    let message = refuse(2, &[&["train"], SMALL, &flags, &[dir.path().join("x").to_str().unwrap()]].concat());
+    assert!(message.contains("--qat-teacher"), "{message}");
+    let message = refuse(2, &[&["train"], SMALL, &["--qat-distill"]].concat());
+    assert!(message.contains("say --qat too"), "{message}");
+}
+
+#[test]
+fn a_range_of_a_ten_millionth_trains_in_fp16_exports_and_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = dir.path().join("qat");
+    // Pixels up to 255 become values up to 1e-7: below the smallest normal FP16 number.
+    let tiny = ["--normalize-scale", "4e-10", "--normalize-mean", "0,0,0", "--normalize-std", "1,1,1"];
+    let flags = ["--batch-size", "32", "--max-steps", "4", "--amp", "fp16", "--scale-loss", "128"];
+    qat(&output, &[&tiny[..], &flags, &["--use-dynamic-loss-scaling"]].concat());
+    let range = f32::from_bits(ranges(&output)["quant.input.absmax"][0]);
+    assert!(range > 0.5e-7 && range < 2e-7, "the image's range is {range:e}");
+    for (profile, engine) in
+        [("openvino", "openvino"), ("onnxruntime", "onnxruntime"), ("tensorrt", "openvino")]
+    {
+        let file = dir.path().join(format!("{profile}.onnx"));
+        let file = file.to_str().unwrap();
+        succeed(&[
+            "export",
+            "--from-checkpoint",
+            output.to_str().unwrap(),
+            "--profile",
+            profile,
+            "--output",
+            file,
+        ]);
+        let text = succeed(&["infer", "--model", file, "--engine", engine, "--image-root", "digits"]);
+        assert!(text.contains("infer.top1"), "{text}");
+    }
+}
+
+#[test]
+fn post_training_quantization_is_qat_of_no_epoch() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = dir.path().join("ptq");
+    let text = qat(&output, &["--batch-size", "32", "--epochs", "0", "--run-scope", "train_eval"]);
+    assert!(text.contains("calibrated") && text.contains("val.top1"), "{text}");
+    assert!(output.join("0/manifest.json").exists());
+    let message = refuse(2, &[&["train"], SMALL, &["--epochs", "0"]].concat());
+    assert!(message.contains("--qat"), "{message}");
+}

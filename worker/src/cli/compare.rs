@@ -1,0 +1,93 @@
+//! `octrain compare`: the baselines of quantization from one floating-point checkpoint, side by side with the accuracy
+//! of what is deployed: post-training quantization, quantization-aware training, and floating-point training of the
+//! same schedule (fine-tuning alone improves a network too).
+
+use super::recipe::{Recipe, last, run};
+use crate::checkpoint::write_atomic;
+use crate::metrics::table;
+use anyhow::Result;
+use serde_json::{Map, Value, json};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Arguments of `octrain compare`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct CompareArgs {
+    /// The floating-point checkpoint all start from.
+    #[arg(long, value_name = "FOLDER")]
+    pub from_pretrained_params: PathBuf,
+    /// `digits`, or a folder with `train/<class>/` and `val/<class>/`.
+    #[arg(long, value_name = "DATA")]
+    pub image_root: String,
+    /// Where checkpoints, models and `report.json` go.
+    #[arg(long, value_name = "FOLDER", default_value = "runs/compare")]
+    pub output: PathBuf,
+    /// Flags of `octrain train` for the fine-tuning, quantized or not.
+    #[arg(last = true, value_name = "TRAIN FLAGS")]
+    pub flags: Vec<OsString>,
+}
+
+/// How a file of each profile is deployed here. TensorRT needs its own GPU; its files run in OpenVINO as well.
+const DEPLOYED: [(&str, &str); 3] =
+    [("openvino", "openvino"), ("onnxruntime", "onnxruntime"), ("tensorrt", "openvino")];
+
+/// The trainings, with what sets them apart.
+const STAGES: [(&str, &[&str]); 3] =
+    [("ptq", &["--qat", "--epochs", "0"]), ("qat", &["--qat"]), ("control", &[])];
+
+fn recipe(args: &CompareArgs) -> Recipe {
+    Recipe { output: args.output.clone(), data: args.image_root.clone(), train: args.flags.clone() }
+}
+
+/// Runs all stages and writes `report.json`.
+pub fn main(args: &CompareArgs) -> Result<u8> {
+    let recipe = recipe(args);
+    recipe.begin()?;
+    let start = args.from_pretrained_params.to_string_lossy().into_owned();
+    let mut report = Map::new();
+    let mut rows = Vec::new();
+    for (stage, flags) in STAGES {
+        let extra = [&["--from-pretrained-params", &start, "--show-config", "false"], flags].concat();
+        run(&recipe.train(stage, &extra))?;
+        let graph = last(&recipe.at(&format!("{stage}.jsonl")), "val.top1")?;
+        report.insert(format!("{stage}.top1"), json!(graph));
+        let mut row = vec![stage.to_string(), format!("{graph:.2}")];
+        if stage == "control" {
+            run(&recipe.export(stage, "fp32", "control-fp32.onnx"))?;
+            let top1 = recipe.deployed_top1("control-fp32.onnx", "openvino")?;
+            report.insert("control.fp32.top1".into(), json!(top1));
+            row.extend([format!("{top1:.2} (fp32)"), "-".into(), "-".into()]);
+        } else {
+            for (profile, engine) in DEPLOYED {
+                let file = format!("{stage}-{profile}.onnx");
+                run(&recipe.export(stage, profile, &file))?;
+                let top1 = recipe.deployed_top1(&file, engine)?;
+                report.insert(format!("{stage}.{profile}.top1"), json!(top1));
+                row.push(format!("{top1:.2}"));
+            }
+        }
+        rows.push(row.try_into().expect("five columns"));
+    }
+    let path = recipe.at("report.json");
+    write_atomic(&path, serde_json::to_string_pretty(&Value::Object(report))?.as_bytes())?;
+    println!();
+    let head = ["from one checkpoint", "graph %", "openvino", "onnxruntime", "tensorrt (run in openvino)"];
+    print!("{}", table::<5>(&head, &rows));
+    println!(
+        "\ntop-1 in percent, in the training graph and in each profile's engine; report in {}",
+        path.display()
+    );
+    Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_and_qat_differ_by_one_flag() {
+        let [ptq, qat, control] = STAGES;
+        assert_eq!((qat.0, qat.1), ("qat", &["--qat"][..]));
+        assert!(control.1.is_empty() && ptq.1.starts_with(qat.1));
+    }
+}

@@ -1,0 +1,129 @@
+//! Command lines of several stages in a row, each run by this binary as a user would type it.
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The stages of one experiment: its folder, its data, and the training flags all stages share.
+pub struct Recipe {
+    /// Where checkpoints, models and reports go.
+    pub output: PathBuf,
+    /// `digits`, or a folder with `train/<class>/` and `val/<class>/`.
+    pub data: String,
+    /// Flags of `octrain train`.
+    pub train: Vec<OsString>,
+}
+
+/// A command line of plain words.
+pub fn words<const N: usize>(list: [&str; N]) -> Vec<OsString> {
+    list.iter().map(OsString::from).collect()
+}
+
+impl Recipe {
+    /// A path within the experiment's folder.
+    pub fn at(&self, name: &str) -> PathBuf {
+        self.output.join(name)
+    }
+
+    /// The same as text.
+    pub fn text(&self, name: &str) -> String {
+        self.at(name).to_string_lossy().into_owned()
+    }
+
+    /// Trains into the folder `stage`, with metrics in `<stage>.jsonl`.
+    pub fn train(&self, stage: &str, extra: &[&str]) -> Vec<OsString> {
+        let mut line = words(["train", "--image-root", &self.data]);
+        line.extend(self.train.iter().cloned());
+        line.extend(words([
+            "--output-dir",
+            &self.text(stage),
+            "--report-file",
+            &self.text(&format!("{stage}.jsonl")),
+        ]));
+        line.extend(extra.iter().map(OsString::from));
+        line
+    }
+
+    /// Exports the furthest checkpoint of a stage.
+    pub fn export(&self, stage: &str, profile: &str, file: &str) -> Vec<OsString> {
+        words([
+            "export",
+            "--from-checkpoint",
+            &self.text(stage),
+            "--profile",
+            profile,
+            "--output",
+            &self.text(file),
+        ])
+    }
+
+    /// Runs a model on the data, or, for `benchmark` steps, on synthetic input.
+    pub fn infer(&self, file: &str, engine: &str, report: &str, benchmark: Option<u64>) -> Vec<OsString> {
+        let mut line = words([
+            "infer",
+            "--model",
+            &self.text(file),
+            "--engine",
+            engine,
+            "--batch-size",
+            "32",
+            "--report-file",
+            &self.text(report),
+        ]);
+        match benchmark {
+            Some(steps) => line.extend(words([
+                "--benchmark",
+                "--benchmark-steps",
+                &steps.to_string(),
+                "--benchmark-warmup-steps",
+                "10",
+            ])),
+            None => line.extend(words(["--image-root", &self.data])),
+        }
+        line
+    }
+
+    /// Top-1 in percent of a model in an engine, on the data.
+    pub fn deployed_top1(&self, file: &str, engine: &str) -> Result<f64> {
+        let report = format!("{file}.{engine}.jsonl");
+        run(&self.infer(file, engine, &report, None))?;
+        last(&self.at(&report), "infer.top1")
+    }
+
+    /// Makes the folder, moving an earlier one aside.
+    pub fn begin(&self) -> Result<()> {
+        if self.output.exists() {
+            let old = self.output.with_extension("previous");
+            let _ = std::fs::remove_dir_all(&old);
+            std::fs::rename(&self.output, &old)
+                .with_context(|| format!("cannot move {} to {}", self.output.display(), old.display()))?;
+            println!("moved the previous run to {}", old.display());
+        }
+        std::fs::create_dir_all(&self.output)
+            .with_context(|| format!("cannot make {}", self.output.display()))
+    }
+}
+
+/// Runs this binary with `line`; its output goes where ours goes.
+pub fn run(line: &[OsString]) -> Result<()> {
+    let shown: Vec<_> = line.iter().map(|w| w.to_string_lossy()).collect();
+    println!("\n$ octrain {}", shown.join(" "));
+    let binary = std::env::current_exe().context("cannot find this program's own file")?;
+    let status = Command::new(binary).args(line).status().context("cannot start octrain")?;
+    if !status.success() {
+        bail!("`octrain {}` ended with {status}; its message is above", shown[0]);
+    }
+    Ok(())
+}
+
+/// Last value of `key` in a file of JSON lines.
+pub fn last(path: &Path, key: &str) -> Result<f64> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    text.lines()
+        .rev()
+        .filter_map(|l| serde_json::from_str::<Value>(l).ok()?.get(key)?.as_f64())
+        .next()
+        .with_context(|| format!("{} holds no `{key}`", path.display()))
+}

@@ -1,0 +1,46 @@
+//! Whether ranks hold the same numbers.
+
+use super::{OptimError, Program};
+use crate::exec::ExecError;
+use sha2::{Digest, Sha256};
+use tch::{Device, Tensor};
+
+impl Program {
+    /// SHA-256 of parameters and of ranges and statistics, shortened to 8 bytes each.
+    fn fingerprint(&self) -> Result<[i64; 2], ExecError> {
+        let hash = |tensors: &[&Tensor]| -> Result<i64, ExecError> {
+            let mut h = Sha256::new();
+            for t in tensors {
+                for x in Vec::<f32>::try_from(&t.to_device(Device::Cpu))? {
+                    h.update(x.to_bits().to_le_bytes());
+                }
+            }
+            Ok(i64::from_le_bytes(h.finalize()[..8].try_into().expect("a SHA-256 has 32 bytes")))
+        };
+        Ok([
+            hash(&[&self.weights.flat, self.velocity(), self.scale_velocity()])?,
+            hash(&[&self.weights.ranges, &self.weights.buffers])?,
+        ])
+    }
+
+    /// Whether all ranks hold the same parameters, scales and statistics to the last bit.
+    pub fn ensure_equal_ranks(&self) -> Result<(), OptimError> {
+        if self.collective.world_size() == 1 {
+            return Ok(());
+        }
+        let mine = Tensor::from_slice(&self.fingerprint()?).to_device(self.strategy.device);
+        let all: Vec<Vec<i64>> = self
+            .collective
+            .all_gather(&mine)?
+            .iter()
+            .map(|t| Vec::<i64>::try_from(&t.to_device(Device::Cpu)))
+            .collect::<Result<_, _>>()?;
+        for (i, what) in ["parameters", "scales or BatchNorm statistics"].into_iter().enumerate() {
+            let ranks: Vec<usize> = (0..all.len()).filter(|&r| all[r][i] != all[0][i]).collect();
+            if !ranks.is_empty() {
+                return Err(OptimError::Diverged { what: what.into(), ranks });
+            }
+        }
+        Ok(())
+    }
+}

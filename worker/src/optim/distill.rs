@@ -1,0 +1,94 @@
+//! Knowledge distillation from the floating-point network a run starts from (Hinton et al., arXiv 1503.02531).
+
+use super::OptimError;
+use crate::checkpoint::State;
+use crate::exec::{ExecError, Executor, Mode, Prepared, Record, Weights};
+use crate::graph::Graph;
+use tch::{Device, Kind, Tensor};
+
+/// How much of the loss follows the teacher: `(1 - weight) * CE + weight * T^2 * KL(teacher / T, student / T)`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Distillation {
+    /// That part, above 0 and at most 1.
+    pub weight: f64,
+    /// Temperature T, at least 1.
+    pub temperature: f64,
+}
+
+impl Distillation {
+    /// The loss of one microbatch: cross-entropy `labels_loss` and logits `[b, classes]` (FP32) of both.
+    pub fn loss(
+        &self,
+        labels_loss: &Tensor,
+        student: &Tensor,
+        teacher: &Tensor,
+    ) -> Result<Tensor, tch::TchError> {
+        let t = self.temperature;
+        let student = student.f_div_scalar(t)?.f_log_softmax(1, Kind::Float)?;
+        let teacher = teacher.f_div_scalar(t)?.f_log_softmax(1, Kind::Float)?;
+        let divergence = (teacher.f_exp()?.f_mul(&teacher.f_sub(&student)?)?)
+            .f_sum_dim_intlist([1i64].as_slice(), false, Kind::Float)?
+            .f_mean(Kind::Float)?;
+        labels_loss.f_mul_scalar(1.0 - self.weight)?.f_add(&divergence.f_mul_scalar(self.weight * t * t)?)
+    }
+}
+
+/// The floating-point network in evaluation mode, in the precision of the run.
+pub struct Teacher {
+    executor: Executor,
+    weights: Weights,
+    prepared: Option<Prepared>,
+    record: Record,
+}
+
+impl Teacher {
+    /// From a graph of the pass list without its quantization; weights are to be loaded.
+    pub fn new(graph: Graph, device: Device) -> Result<Self, ExecError> {
+        let weights = Weights::zeros(&graph, false, device);
+        let record = Record::new(&weights.layout, device);
+        Ok(Self { executor: Executor::new(graph, &weights)?, weights, prepared: None, record })
+    }
+
+    /// Takes its weights and statistics; all must be there.
+    pub fn load(&mut self, state: &State) -> Result<(), OptimError> {
+        if let Some(name) = self.weights.load(state)?.into_iter().next() {
+            return Err(OptimError::TeacherLacks { name });
+        }
+        let _guard = tch::no_grad_guard();
+        self.prepared = Some(Prepared::new(self.executor.graph(), &self.weights, false, false)?);
+        Ok(())
+    }
+
+    /// Logits `[b, classes]` of images `[b, C, H, W]`.
+    pub fn logits(&mut self, images: &Tensor) -> Result<Tensor, OptimError> {
+        let prepared = self.prepared.as_ref().ok_or(OptimError::NoTeacher)?;
+        let _guard = tch::no_grad_guard();
+        let mode = Mode { quantize: false, ..Mode::EVAL };
+        Ok(self.executor.forward(images, prepared, &self.weights, mode, &mut self.record, None)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_student_that_equals_its_teacher_has_only_the_labels_part() {
+        let d = Distillation { weight: 0.25, temperature: 4.0 };
+        let logits = Tensor::from_slice(&[1.0f32, -2.0, 0.5, 3.0, 0.0, -1.0]).view([2, 3]);
+        let ce = Tensor::from_slice(&[2.0f32]).squeeze();
+        let same = d.loss(&ce, &logits, &logits).unwrap().double_value(&[]);
+        assert!((same - 1.5).abs() < 1e-6, "{same}");
+    }
+
+    #[test]
+    fn the_divergence_is_that_of_the_formula() {
+        let d = Distillation { weight: 1.0, temperature: 2.0 };
+        let student = Tensor::from_slice(&[0.0f32, 0.0]).view([1, 2]);
+        let teacher = Tensor::from_slice(&[2.0f32, 0.0]).view([1, 2]);
+        let p = 1.0 / (1.0 + (-1.0f64).exp());
+        let kl = p * (p / 0.5).ln() + (1.0 - p) * ((1.0 - p) / 0.5).ln();
+        let got = d.loss(&Tensor::from(0.0f32), &student, &teacher).unwrap().double_value(&[]);
+        assert!((got - 4.0 * kl).abs() < 1e-6, "{got} against {}", 4.0 * kl);
+    }
+}

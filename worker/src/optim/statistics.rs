@@ -1,0 +1,170 @@
+//! Statistics of training images outside steps: the start of ranges, and BatchNorm's statistics anew. Both are exact
+//! functions of the microbatches in the sampler's order, hence the same for every world size.
+
+use super::{OptimError, Program};
+use crate::collective::ReduceOp;
+use crate::exec::{ExecError, Mode, Prepared, Record};
+use crate::graph::{Node, Op};
+use crate::quant::histogram::{BINS, Histogram};
+use crate::quant::observer::{calibrated, wants_histogram};
+use tch::{Device, Kind, Tensor};
+
+/// Values counted at a time, so that no copies of a whole activation are made.
+const PIECE: i64 = 1 << 23;
+
+/// A microbatch of this rank: its position among those of all ranks, and its images `[b, C, H, W]`.
+pub type Placed = (usize, Tensor);
+
+impl Program {
+    /// Sets unknown ranges as the observer says, from the floating-point network in evaluation mode. `microbatches`
+    /// are this rank's among `total` over all ranks; the result does not depend on how they are shared out.
+    pub fn calibrate(&mut self, microbatches: &[Placed], total: usize) -> Result<(), OptimError> {
+        let Some(qat) = self.strategy.qat else { return Ok(()) };
+        let _guard = tch::no_grad_guard();
+        let maxima = self.maxima(microbatches, total)?;
+        let known = self.weights.ranges_host()?;
+        let wanted = wants_histogram(qat.observer) && known.iter().any(Option::is_none);
+        let mut histograms = match wanted {
+            true => self.histograms(microbatches, &maxima)?.into_iter().map(Some).collect(),
+            false => Vec::new(),
+        };
+        for (i, maxima) in maxima.iter().enumerate().filter(|&(i, _)| known[i].is_none()) {
+            let histogram = || histograms[i].take().expect("made for every quantizer where it is wanted");
+            if let Some(range) = calibrated(qat.observer, qat.percentile, maxima, histogram) {
+                let _ = self.weights.ranges.get(i as i64).f_fill_(f64::from(range))?;
+            }
+        }
+        self.executor.ensure_ranges(&self.weights).map_err(OptimError::from)
+    }
+
+    /// For every quantizer the absolute maxima of all microbatches, in order.
+    fn maxima(&mut self, microbatches: &[Placed], total: usize) -> Result<Vec<Vec<f32>>, OptimError> {
+        let quantizers = self.weights.layout.quantizers.len();
+        let all = Tensor::zeros([total as i64, quantizers as i64, 2], (Kind::Float, self.strategy.device));
+        let prepared = Prepared::new(self.executor.graph(), &self.weights, false, false)?;
+        for (position, images) in microbatches {
+            self.record.clear();
+            let (weights, record) = (&self.weights, &mut self.record);
+            let _ = self.executor.forward(images, &prepared, weights, Mode::CALIBRATE, record, None)?;
+            all.get(*position as i64).f_copy_(&self.record.maxima)?;
+        }
+        // Each row is of one rank only.
+        self.collective.all_reduce(&all, ReduceOp::Max)?;
+        let mut seen: Vec<Vec<f32>> = vec![Vec::new(); quantizers];
+        for position in 0..total {
+            let row = Record::host_maxima(&all.get(position as i64), &self.weights.layout)?;
+            row.into_iter().zip(&mut seen).for_each(|(x, s)| s.push(x));
+        }
+        Ok(seen)
+    }
+
+    /// For every quantizer the histogram of its absolute values over all microbatches.
+    fn histograms(
+        &mut self,
+        microbatches: &[Placed],
+        maxima: &[Vec<f32>],
+    ) -> Result<Vec<Histogram>, OptimError> {
+        let tops: Vec<f32> = maxima.iter().map(|m| m.iter().copied().fold(0.0, f32::max)).collect();
+        let counts = Tensor::zeros([tops.len() as i64, BINS as i64 + 1], (Kind::Int64, Device::Cpu));
+        let prepared = Prepared::new(self.executor.graph(), &self.weights, false, false)?;
+        let index = |name: &str| self.weights.layout.quantizers.iter().position(|n| n == name);
+        for (_, images) in microbatches {
+            let mut failed = None;
+            let mut watch = |node: &Node, value: &Tensor| {
+                if let Op::Quantize(q) = &node.op
+                    && let Some(i) = index(&q.name)
+                    && let Err(e) = count(value, tops[i], &counts.get(i as i64))
+                {
+                    failed.get_or_insert((node.name.clone(), e));
+                }
+            };
+            let (weights, record) = (&self.weights, &mut self.record);
+            let _ = self.executor.forward(
+                images,
+                &prepared,
+                weights,
+                Mode::CALIBRATE,
+                record,
+                Some(&mut watch),
+            )?;
+            if let Some((node, source)) = failed {
+                return Err(ExecError::Node { node, source }.into());
+            }
+        }
+        let shared = counts.to_device(self.strategy.device);
+        self.collective.all_reduce(&shared, ReduceOp::Sum)?;
+        let host = Vec::<i64>::try_from(&shared.to_device(Device::Cpu).flatten(0, -1))?;
+        let rows = host.chunks_exact(BINS + 1).zip(tops);
+        Ok(rows
+            .map(|(row, absmax)| Histogram {
+                absmax,
+                zeros: row[BINS] as u64,
+                counts: row[..BINS].iter().map(|&c| c as u64).collect(),
+            })
+            .collect())
+    }
+
+    /// BatchNorm's running statistics anew: the mean over microbatches of the statistics of each, under quantization
+    /// as it is trained.
+    pub fn reestimate_batch_norm(&mut self, microbatches: &[Placed], total: usize) -> Result<(), OptimError> {
+        let _guard = tch::no_grad_guard();
+        let quantize = self.strategy.qat.is_some();
+        let len = self.weights.layout.buffers_len;
+        let all = Tensor::zeros([total as i64, len], (Kind::Float, self.strategy.device));
+        let prepared = Prepared::new(self.executor.graph(), &self.weights, quantize, false)?;
+        let mode = Mode { batch_stats: true, quantize, observe: false, pass_through: false };
+        for (position, images) in microbatches {
+            self.record.clear();
+            let _ = self.executor.forward(images, &prepared, &self.weights, mode, &mut self.record, None)?;
+            self.record.end_microbatch()?;
+            all.get(*position as i64).f_copy_(&self.record.stats)?;
+        }
+        self.collective.all_reduce(&all, ReduceOp::Sum)?;
+        let mean = all.f_mean_dim([0i64].as_slice(), false, Kind::Float)?;
+        if !mean.f_sum(Kind::Double)?.f_double_value(&[])?.is_finite() {
+            return Err(OptimError::Statistics);
+        }
+        self.weights.buffers.f_copy_(&mean)?;
+        Ok(())
+    }
+}
+
+/// Adds the absolute values of a tensor to `counts`: bins over `[0, top]`, then exact zeros.
+fn count(value: &Tensor, top: f32, counts: &Tensor) -> Result<(), tch::TchError> {
+    let flat = value.f_detach()?.f_contiguous()?.f_view([-1])?.f_to_kind(Kind::Float)?.f_abs()?;
+    let zeros = flat.f_eq(0.0)?.f_sum(Kind::Int64)?.f_to_device(Device::Cpu)?;
+    let _ = counts.f_narrow(0, BINS as i64, 1)?.f_add_(&zeros)?;
+    if top == 0.0 {
+        return Ok(());
+    }
+    for piece in flat.f_split(PIECE, 0)? {
+        let part = piece
+            .f_masked_select(&piece.f_gt(0.0)?)?
+            .f_to_kind(Kind::Double)?
+            .f_div_scalar(f64::from(top))?;
+        let bins = part.f_mul_scalar(BINS as f64)?.f_to_kind(Kind::Int64)?.f_clamp_max(BINS as i64 - 1)?;
+        let bins = bins.f_bincount::<Tensor>(None, BINS as i64)?.f_to_device(Device::Cpu)?;
+        let _ = counts.f_narrow(0, 0, BINS as i64)?.f_add_(&bins)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tensors_are_counted_as_plain_numbers_are() {
+        let x = Tensor::randn([3, 40, 50], (Kind::Float, Device::Cpu)).relu() - 0.25;
+        let values = Vec::<f32>::try_from(&x.view([-1])).unwrap();
+        let top = values.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+        let counts = Tensor::zeros([BINS as i64 + 1], (Kind::Int64, Device::Cpu));
+        count(&x.permute([1, 2, 0]), top, &counts).unwrap();
+        let host = Vec::<i64>::try_from(&counts).unwrap();
+        let want = Histogram::of(&values, top);
+        assert_eq!(host[BINS] as u64, want.zeros);
+        assert_eq!(host.iter().sum::<i64>(), 6000);
+        let got: Vec<u64> = host[..BINS].iter().map(|&c| c as u64).collect();
+        assert_eq!(got, want.counts);
+    }
+}

@@ -1,0 +1,152 @@
+//! A golden graph for each placement rule, on the smallest graph it speaks of, for every target.
+
+use super::tests::{all, golden};
+use super::{Settings, run};
+use crate::config::{Amp, DataLayout, Target};
+use crate::graph::{Builder, Graph, GraphError, NodeId, Op, ParamKind, Window};
+
+const TARGETS: [Target; 3] = [Target::Openvino, Target::Onnxruntime, Target::Tensorrt];
+
+fn settings(target: Target, skip: &[&str]) -> Settings {
+    let skip = skip.iter().map(|s| s.to_string()).collect();
+    Settings { target, skip, weight_bits: 8, amp: Amp::Off, layout: DataLayout::Nchw }
+}
+
+fn quantized(graph: Graph, target: Target, skip: &[&str]) -> Result<Graph, GraphError> {
+    let passes = all(&["quantize-weights", "quantize-activations", "observe-superset"]);
+    run(graph, &passes, &settings(target, skip), |_, _| {})
+}
+
+fn rule(name: &str, graph: &Graph, skip: &[&str]) {
+    let mut text = String::new();
+    for target in TARGETS {
+        let graph = quantized(graph.clone(), target, skip).unwrap();
+        text.push_str(&format!("{}\n{graph}\n", target.name()));
+    }
+    golden("placement", name, &text);
+}
+
+fn conv_bn(b: &mut Builder, name: &str, x: NodeId, out: usize) -> NodeId {
+    let y = b.conv(&format!("{name}.conv"), x, out, 3, 1).unwrap();
+    b.batch_norm(&format!("{name}.bn"), y, ParamKind::Gamma).unwrap()
+}
+
+fn conv_bn_relu(b: &mut Builder, name: &str, x: NodeId, out: usize) -> NodeId {
+    let y = conv_bn(b, name, x, out);
+    b.push(&format!("{name}.relu"), Op::Relu, &[y]).unwrap()
+}
+
+/// Pooling, flattening and a classifier behind `x`.
+fn head(mut b: Builder, x: NodeId) -> Graph {
+    let x = b.push("avgpool", Op::GlobalAvgPool, &[x]).unwrap();
+    let x = b.push("flatten", Op::Flatten, &[x]).unwrap();
+    let x = b.linear("fc", x, 3).unwrap();
+    b.finish(x).unwrap()
+}
+
+#[test]
+fn first_and_last_layer() {
+    let (mut b, x) = Builder::new("FirstAndLast", [3, 8, 8]);
+    let x = conv_bn_relu(&mut b, "first", x, 4);
+    rule("first-and-last-layer", &head(b, x), &[]);
+}
+
+/// A residual block whose Add reads its branches in either order.
+fn residual(reversed: bool) -> Graph {
+    let (mut b, x) = Builder::new("Residual", [3, 8, 8]);
+    let x = conv_bn_relu(&mut b, "stem", x, 4);
+    let y = conv_bn_relu(&mut b, "branch1", x, 4);
+    let y = conv_bn(&mut b, "branch2", y, 4);
+    let inputs = if reversed { [x, y] } else { [y, x] };
+    let sum = b.push("add", Op::Add, &inputs).unwrap();
+    let sum = b.push("relu", Op::Relu, &[sum]).unwrap();
+    head(b, sum)
+}
+
+#[test]
+fn residual_add_with_identity() {
+    rule("residual-add", &residual(false), &[]);
+}
+
+#[test]
+fn the_order_of_an_adds_inputs_does_not_matter() {
+    for target in TARGETS {
+        let [a, b] = [false, true].map(|r| quantized(residual(r), target, &[]).unwrap());
+        let names = |g: &Graph| {
+            let mut n: Vec<_> = g.quantizers().map(|(_, q)| (q.name.clone(), q.active)).collect();
+            n.sort();
+            n
+        };
+        assert_eq!(names(&a), names(&b));
+        // The branch itself is quantized only where every node wants integer neighbours.
+        let branch = a.quantizers().any(|(_, q)| q.name == "branch2.bn" && q.active);
+        assert_eq!(branch, target == Target::Onnxruntime);
+    }
+}
+
+#[test]
+fn an_input_that_several_layers_share_has_one_quantizer() {
+    let (mut b, x) = Builder::new("SharedInput", [3, 8, 8]);
+    let x = conv_bn_relu(&mut b, "stem", x, 4);
+    let left = conv_bn(&mut b, "left", x, 4);
+    let right = conv_bn(&mut b, "right", x, 4);
+    let sum = b.push("add", Op::Add, &[left, right]).unwrap();
+    rule("shared-input", &head(b, sum), &[]);
+}
+
+#[test]
+fn pooling_and_flatten_hand_codes_on() {
+    let (mut b, x) = Builder::new("Pooling", [3, 8, 8]);
+    let x = conv_bn_relu(&mut b, "stem", x, 4);
+    let x = b.push("maxpool", Op::MaxPool(Window { kernel: 2, stride: 2, padding: 0 }), &[x]).unwrap();
+    let x = conv_bn_relu(&mut b, "second", x, 4);
+    let x = b.push("flatten", Op::Flatten, &[x]).unwrap();
+    let x = b.linear("fc", x, 3).unwrap();
+    rule("pooling-and-flatten", &b.finish(x).unwrap(), &[]);
+}
+
+fn concat() -> Graph {
+    let (mut b, x) = Builder::new("Concat", [3, 8, 8]);
+    let x = conv_bn_relu(&mut b, "stem", x, 4);
+    let left = conv_bn_relu(&mut b, "left", x, 4);
+    let right = conv_bn_relu(&mut b, "right", x, 6);
+    let joined = b.push("concat", Op::Concat, &[left, right, x]).unwrap();
+    let x = conv_bn_relu(&mut b, "last", joined, 4);
+    head(b, x)
+}
+
+#[test]
+fn concat_is_quantized_where_it_is_read() {
+    let graph = concat();
+    assert_eq!(graph.node(graph.find("concat").unwrap()).ty.shape, [14, 8, 8]);
+    rule("concat", &graph, &[]);
+}
+
+#[test]
+fn skipped_layers_keep_floating_point_around_them() {
+    rule("qat-skip", &concat(), &["left.conv", "fc", "concat"]);
+}
+
+#[test]
+fn an_operator_without_a_rule_is_an_error_that_names_the_remedy() {
+    let (mut b, x) = Builder::new("Gated", [3, 8, 8]);
+    let x = conv_bn(&mut b, "stem", x, 4);
+    let x = b.push("gate", Op::Sigmoid, &[x]).unwrap();
+    let graph = head(b, x);
+    for target in TARGETS {
+        let e = quantized(graph.clone(), target, &[]).unwrap_err().to_string();
+        assert!(
+            e.contains("`gate` (Sigmoid)") && e.contains("--qat-skip gate") && e.contains(target.name()),
+            "{e}"
+        );
+    }
+    rule("operator-without-rule-skipped", &graph, &["gate"]);
+}
+
+#[test]
+fn values_that_cannot_be_joined_are_refused() {
+    let (mut b, x) = Builder::new("Concat", [3, 8, 8]);
+    let small = b.conv("small", x, 4, 3, 2).unwrap();
+    let e = b.push("concat", Op::Concat, &[x, small]).unwrap_err().to_string();
+    assert!(e.contains("`concat`") && e.contains("joins"), "{e}");
+}

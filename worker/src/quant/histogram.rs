@@ -1,0 +1,221 @@
+//! Ranges from histograms of absolute values, as pure functions on counts: every rank that holds the same counts
+//! finds the same range to the last bit.
+//!
+//! Sources: the percentile and the relative entropy (Kullback-Leibler divergence) are those of NVIDIA's TensorRT
+//! calibration (S. Migacz, "8-bit inference with TensorRT", GTC 2017); the squared error is minimised over ranges as
+//! in arXiv 1810.05723, section 3.
+
+use super::scheme::QMAX;
+
+/// Bins of a histogram.
+pub const BINS: usize = 2048;
+/// Ranges tried reach from this bin's end to the last one's: below, a code would be narrower than a bin.
+const FIRST: usize = QMAX as usize + 1;
+/// Points of a bin at which its error is taken.
+const POINTS: usize = 4;
+
+/// Absolute values of a tensor: `BINS` equal bins over `[0, absmax]`. Exact zeros are counted apart: they cost
+/// nothing, whatever the range, and after a ReLU they are many.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Histogram {
+    /// Largest absolute value.
+    pub absmax: f32,
+    /// Values that are exactly 0.
+    pub zeros: u64,
+    /// Values other than 0, by bin.
+    pub counts: Vec<u64>,
+}
+
+impl Histogram {
+    /// Of plain numbers; those above `absmax` are left out.
+    pub fn of(values: &[f32], absmax: f32) -> Self {
+        let mut h = Self { absmax, zeros: 0, counts: vec![0; BINS] };
+        for x in values.iter().map(|x| x.abs()).filter(|&x| x <= absmax) {
+            if x == 0.0 {
+                h.zeros += 1;
+            } else {
+                let bin = (f64::from(x) / f64::from(absmax) * BINS as f64) as usize;
+                h.counts[bin.min(BINS - 1)] += 1;
+            }
+        }
+        h
+    }
+
+    fn width(&self) -> f64 {
+        f64::from(self.absmax) / BINS as f64
+    }
+
+    fn range(&self, bins: usize) -> f32 {
+        if bins == BINS { self.absmax } else { (self.width() * bins as f64) as f32 }
+    }
+
+    fn is_flat(&self) -> bool {
+        self.absmax == 0.0 || self.counts.iter().all(|&c| c == 0)
+    }
+
+    /// The smallest range that holds `percent` of all values, zeros included.
+    pub fn percentile(&self, percent: f64) -> f32 {
+        if self.is_flat() {
+            return self.absmax;
+        }
+        let all = self.zeros + self.counts.iter().sum::<u64>();
+        let wanted = (percent * all as f64 / 100.0).ceil() as u64;
+        let mut seen = self.zeros;
+        for (bin, count) in self.counts.iter().enumerate() {
+            seen += count;
+            // A range of no bin at all would clip everything that is not zero.
+            if seen >= wanted && seen > self.zeros {
+                return self.range(bin + 1);
+            }
+        }
+        self.absmax
+    }
+
+    /// The range of the smallest sum of squared differences between values and what their codes stand for.
+    pub fn least_squares(&self) -> f32 {
+        self.best(|bins| {
+            let step = self.width() * bins as f64 / QMAX as f64;
+            let error = |bin: usize| {
+                let point = |p: usize| {
+                    let x = (bin as f64 + (p as f64 + 0.5) / POINTS as f64) * self.width();
+                    let code = (x / step).round_ties_even().min(QMAX as f64);
+                    (x - code * step).powi(2)
+                };
+                (0..POINTS).map(point).sum::<f64>() / POINTS as f64
+            };
+            let counted = self.counts.iter().enumerate().filter(|(_, c)| **c > 0);
+            Some(counted.map(|(bin, &count)| count as f64 * error(bin)).sum())
+        })
+    }
+
+    /// The range whose codes tell the distribution of the values with the least loss of information: the smallest
+    /// Kullback-Leibler divergence of the distribution over codes from that of the values clipped to the range.
+    pub fn least_entropy(&self) -> f32 {
+        self.best(|bins| self.divergence(bins))
+    }
+
+    /// Divergence for a range of `bins` bins; none where it is not defined.
+    fn divergence(&self, bins: usize) -> Option<f64> {
+        let levels = QMAX as usize + 1;
+        let kept = &self.counts[..bins];
+        let outliers: u64 = self.counts[bins..].iter().sum();
+        let total = (kept.iter().sum::<u64>() + outliers) as f64;
+        let mut sum = 0.0;
+        for level in 0..levels {
+            let [from, to] = [level, level + 1].map(|l| l * bins / levels);
+            let group = &kept[from..to];
+            let filled = group.iter().filter(|&&c| c > 0).count();
+            if filled == 0 {
+                continue;
+            }
+            // Each code's mass is spread evenly over the bins of it that hold anything.
+            let spread = group.iter().sum::<u64>() as f64 / filled as f64;
+            for (i, &count) in group.iter().enumerate().filter(|(_, c)| **c > 0) {
+                let clipped = if from + i == bins - 1 { outliers } else { 0 };
+                let p = (count + clipped) as f64 / total;
+                sum += p * (p / (spread / (total - outliers as f64))).ln();
+            }
+        }
+        // Outliers that fall into a bin no code tells of cannot be told at all.
+        (outliers == 0 || kept[bins - 1] > 0).then_some(sum)
+    }
+
+    /// The range with the smallest cost; the larger of equals.
+    fn best(&self, cost: impl Fn(usize) -> Option<f64>) -> f32 {
+        if self.is_flat() {
+            return self.absmax;
+        }
+        let mut best = (f64::INFINITY, BINS);
+        for bins in (FIRST..=BINS).rev().step_by(8) {
+            if let Some(cost) = cost(bins)
+                && cost < best.0
+            {
+                best = (cost, bins);
+            }
+        }
+        self.range(best.1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Absolute values of a normal distribution with deviation 1, by a sum of uniforms.
+    fn normal(n: usize) -> Vec<f32> {
+        let mut state = 1u64;
+        let mut uniform = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1u64 << 24) as f32
+        };
+        (0..n).map(|_| (0..12).map(|_| uniform()).sum::<f32>() - 6.0).collect()
+    }
+
+    fn absmax(x: &[f32]) -> f32 {
+        x.iter().fold(0.0, |m, v| m.max(v.abs()))
+    }
+
+    #[test]
+    fn percentiles_are_those_of_the_sorted_values() {
+        let x: Vec<f32> = (1..=10_000).map(|i| i as f32 / 100.0).collect();
+        let h = Histogram::of(&x, 100.0);
+        for percent in [50.0, 99.0, 99.9, 100.0] {
+            let got = h.percentile(percent);
+            assert!((f64::from(got) - percent).abs() <= 200.0 / BINS as f64, "{percent}: {got}");
+        }
+        // Half the values are zero: the 60th percentile is the 20th of the others.
+        let h = Histogram { zeros: 10_000, ..h };
+        assert!((h.percentile(60.0) - 20.0).abs() < 0.1);
+        // A percentile within the zeros still leaves one bin.
+        assert!(h.percentile(10.0) > 0.0);
+    }
+
+    /// Mean squared error of quantizing `x` with a range, plainly.
+    fn squared_error(x: &[f32], range: f32) -> f64 {
+        let step = range / 127.0;
+        let error = |v: f32| f64::from(v - (v / step).round_ties_even().clamp(-127.0, 127.0) * step).powi(2);
+        x.iter().map(|&v| error(v)).sum::<f64>() / x.len() as f64
+    }
+
+    #[test]
+    fn least_squares_is_no_worse_than_any_range_tried_plainly() {
+        let mut x = normal(20_000);
+        x.push(40.0);
+        let top = absmax(&x);
+        let found = Histogram::of(&x, top).least_squares();
+        let here = squared_error(&x, found);
+        let best = (1..200).map(|i| squared_error(&x, top * i as f32 / 200.0)).fold(f64::INFINITY, f64::min);
+        assert!(here <= best * 1.02, "range {found}: {here:e} against {best:e}");
+        assert!(here < squared_error(&x, top) && found < top);
+    }
+
+    /// Counts of a million values of a normal distribution with deviation 1, over `[0, absmax]`.
+    fn bell(absmax: f32) -> Histogram {
+        let width = f64::from(absmax) / BINS as f64;
+        let count = |bin: usize| {
+            let x = (bin as f64 + 0.5) * width;
+            (2e6 / (2.0 * std::f64::consts::PI).sqrt() * (-0.5 * x * x).exp() * width).round() as u64
+        };
+        Histogram { absmax, zeros: 0, counts: (0..BINS).map(count).collect() }
+    }
+
+    #[test]
+    fn entropy_clips_far_outliers_and_keeps_a_plain_distribution() {
+        let plain = bell(4.5).least_entropy();
+        assert!(plain > 3.3, "{plain}");
+        let mut far = bell(60.0);
+        far.counts[BINS - 1] = 5;
+        let clipped = far.least_entropy();
+        assert!(clipped > 3.3 && clipped < 10.0, "{clipped}");
+    }
+
+    #[test]
+    fn constant_and_zero_tensors_keep_their_range() {
+        for (x, top) in [(vec![0.0f32; 100], 0.0f32), (vec![3.0; 100], 3.0), (vec![], 0.0)] {
+            let h = Histogram::of(&x, top);
+            for range in [h.percentile(99.0), h.least_squares(), h.least_entropy()] {
+                assert_eq!(range, top);
+            }
+        }
+    }
+}

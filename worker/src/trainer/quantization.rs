@@ -1,0 +1,100 @@
+//! What quantization-aware training asks of the loop besides steps: calibration, BatchNorm's statistics anew, the
+//! teacher.
+
+use super::{Run, TrainError};
+use crate::checkpoint;
+use crate::config::{Amp, RunConfig};
+use crate::data::EvalLoader;
+use crate::optim::{Placed, Teacher};
+use crate::passes;
+use std::path::PathBuf;
+
+/// Passes that make a network quantized; a teacher's graph goes through the others.
+const QUANTIZE: [&str; 3] = ["quantize-weights", "quantize-activations", "observe-superset"];
+
+/// Where the teacher's weights come from: told, or what this run or the one it goes on from started from.
+fn teacher_path(config: &RunConfig) -> Result<PathBuf, TrainError> {
+    if let Some(path) = config.qat_teacher.as_ref().or(config.from_pretrained_params.as_ref()) {
+        return Ok(path.clone());
+    }
+    let message = "--qat-distill needs the floating-point network it learns from: give --qat-teacher, or start from it with --from-pretrained-params";
+    Err(TrainError::Config(message.into()))
+}
+
+impl Run<'_> {
+    /// This rank's share of the first `images` training images, unaugmented, and the microbatches of all ranks.
+    fn training_images(&self, images: usize) -> Result<(Vec<Placed>, usize), TrainError> {
+        let train = self
+            .job
+            .train
+            .clone()
+            .ok_or_else(|| TrainError::Config("there are no training images".into()))?;
+        let (mut loader, total) = EvalLoader::calibration(train, self.data.clone(), images)?;
+        let mut share = Vec::new();
+        while let Some(batch) = loader.next()? {
+            if batch.labels.size()[0] > 0 {
+                share.push((batch.position, batch.images.to_device(self.program.strategy().device)));
+            }
+        }
+        Ok((share, total))
+    }
+
+    /// Finds the ranges that are not known yet on training images.
+    pub(super) fn calibrate(&mut self) -> Result<(), TrainError> {
+        let unknown = self.program.weights.ranges_host()?.iter().filter(|r| r.is_none()).count();
+        if unknown == 0 {
+            return Ok(());
+        }
+        let wanted = self.config.qat_calibration_images;
+        if wanted == 0 {
+            return Err(TrainError::Config(format!(
+                "--qat-calibration-images is 0, but {unknown} activation ranges are not known: give at least one image"
+            )));
+        }
+        let (share, total) = self.training_images(wanted)?;
+        self.program.calibrate(&share, total)?;
+        let images = total * self.data.sharding.batch;
+        self.reporter.say(&format!("calibrated {unknown} activation ranges on {images} training images"));
+        Ok(())
+    }
+
+    /// Estimates BatchNorm's statistics anew where the recipe says so: before the first step with frozen statistics,
+    /// or, where they never froze, at the end.
+    pub(super) fn reestimate_batch_norm(&mut self, at_end: bool) -> Result<(), TrainError> {
+        let wanted = self.config.qat_bn_images;
+        let Some(qat) = self.program.strategy().qat else { return Ok(()) };
+        let (step, freeze) = (self.position.global_step, qat.freeze_bn_step);
+        let due = if at_end { step <= freeze } else { step == freeze };
+        if wanted == 0 || !due {
+            return Ok(());
+        }
+        let (share, total) = self.training_images(wanted)?;
+        self.program.reestimate_batch_norm(&share, total)?;
+        let images = total * self.data.sharding.batch;
+        self.reporter.say(&format!("estimated BatchNorm's statistics anew on {images} training images"));
+        Ok(())
+    }
+
+    /// Loads the floating-point network whose logits training follows besides the labels.
+    pub(super) fn learn_from_teacher(&mut self) -> Result<(), TrainError> {
+        let path = teacher_path(self.config)?;
+        let strategy = self.program.strategy();
+        let decisions: Vec<passes::Decision> = strategy
+            .passes
+            .iter()
+            .map(|d| passes::Decision { on: d.on && !QUANTIZE.contains(&d.name.as_str()), ..d.clone() })
+            .collect();
+        let graph = passes::run(self.job.graph.clone(), &decisions, &strategy.settings, |_, _| {})
+            .map_err(|e| TrainError::Optim(e.into()))?;
+        let mut teacher = Teacher::new(graph, strategy.device)?;
+        teacher.load(&checkpoint::load_weights(&path)?)?;
+        self.program.follow(teacher);
+        let precision = match self.config.amp {
+            Amp::Off => "FP32",
+            Amp::Bf16 => "BF16",
+            Amp::Fp16 => "FP16",
+        };
+        self.reporter.say(&format!("distilling from {} in {precision}", path.display()));
+        Ok(())
+    }
+}
