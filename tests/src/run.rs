@@ -3,8 +3,11 @@
 use crate::binary;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
 
 /// Flags of a small network on the embedded digits, on the CPU.
 pub const SMALL: &[&str] = &[
@@ -96,4 +99,109 @@ pub fn report(path: &Path, kind: &str) -> Vec<Value> {
     let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let lines = text.lines().map(|l| serde_json::from_str::<Value>(l).expect("a line of JSON"));
     lines.filter(|v| v["kind"] == kind).collect()
+}
+
+/// A run in the background whose output is read line by line.
+pub struct Running {
+    child: Child,
+    lines: Receiver<String>,
+    seen: Vec<String>,
+}
+
+/// Longest wait for anything a run is expected to do.
+pub const DEADLINE: Duration = Duration::from_secs(120);
+
+impl Running {
+    /// Starts `octrain`.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start(args: &[&str]) -> Self {
+        let mut child = Command::new(binary("octrain"))
+            .args(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let (send, lines) = channel();
+        let streams: [Box<dyn Read + Send>; 2] =
+            [Box::new(child.stdout.take().expect("piped")), Box::new(child.stderr.take().expect("piped"))];
+        for stream in streams {
+            let send = send.clone();
+            std::thread::spawn(move || {
+                BufReader::new(stream).lines().map_while(Result::ok).all(|line| send.send(line).is_ok())
+            });
+        }
+        Self { child, lines, seen: Vec::new() }
+    }
+
+    /// Waits for a line that contains `text` and returns it.
+    ///
+    /// # Panics
+    /// When it does not come within [`DEADLINE`].
+    pub fn wait_for(&mut self, text: &str) -> String {
+        let until = Instant::now() + DEADLINE;
+        while let Ok(line) = self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            self.seen.push(line.clone());
+            if line.contains(text) {
+                return line;
+            }
+        }
+        panic!("no line with `{text}` in:\n{}", self.seen.join("\n"));
+    }
+
+    /// Sends a signal (by its name without SIG) to a process; to the launcher itself with its own id.
+    ///
+    /// # Panics
+    /// When it cannot be sent.
+    pub fn signal(&self, name: &str, pid: u32) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status();
+        assert!(sent.expect("kill runs").success(), "cannot signal {pid}");
+    }
+
+    /// Id of the launcher's process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ids of the workers it has started.
+    ///
+    /// # Panics
+    /// When the system does not tell.
+    pub fn workers(&self) -> Vec<u32> {
+        let mut pids: Vec<u32> = Vec::new();
+        for task in std::fs::read_dir(format!("/proc/{}/task", self.id())).expect("it runs").flatten() {
+            let text = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            pids.extend(text.split_whitespace().filter_map(|p| p.parse::<u32>().ok()));
+        }
+        assert!(!pids.is_empty(), "{} has no workers", self.id());
+        pids
+    }
+
+    /// Waits for the end; returns the exit code and all that was said.
+    ///
+    /// # Panics
+    /// When it has not ended within [`DEADLINE`].
+    pub fn end(mut self) -> (Option<i32>, String) {
+        let until = Instant::now() + DEADLINE;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
+                break status;
+            }
+            if Instant::now() > until {
+                let _ = self.child.kill();
+                panic!("it still runs:\n{}", self.seen.join("\n"));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        while let Ok(line) = self.lines.recv_timeout(Duration::from_secs(5)) {
+            self.seen.push(line);
+        }
+        (status.code(), self.seen.join("\n"))
+    }
+}
+
+/// Whether a process of this id is there and not a zombie.
+pub fn alive(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| !s.contains(") Z "))
 }

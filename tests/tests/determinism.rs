@@ -1,6 +1,6 @@
 //! A step is the same on any number of workers, and a resumed run goes on bit for bit.
 
-use octrain_tests::run::{SMALL, newest, report, succeed, tensors};
+use octrain_tests::run::{Running, SMALL, newest, report, succeed, tensors};
 use std::path::Path;
 
 fn losses(file: &Path) -> Vec<f64> {
@@ -13,7 +13,19 @@ fn one_two_and_four_workers_follow_the_same_loss_curve() {
     let runs = ["1", "2", "4"].map(|world| {
         let (file, output) = (dir.path().join(format!("{world}.jsonl")), dir.path().join(world));
         let flags = ["--nproc", world, "--batch-size", "16", "--global-batch-size", "64", "--max-steps", "8"];
-        let rest = ["--epochs", "1", "--lr", "0.05", "--print-interval", "1", "--run-scope", "train_only"];
+        // One thread each, and a rate at which rounding does not grow: as it is, step to step.
+        let rest = [
+            "--threads",
+            "1",
+            "--epochs",
+            "1",
+            "--lr",
+            "0.002",
+            "--print-interval",
+            "1",
+            "--run-scope",
+            "train_only",
+        ];
         let paths = ["--report-file", file.to_str().unwrap(), "--output-dir", output.to_str().unwrap()];
         succeed(&[&["train"], SMALL, &flags, &rest, &paths].concat());
         losses(&file)
@@ -21,32 +33,41 @@ fn one_two_and_four_workers_follow_the_same_loss_curve() {
     assert_eq!(runs[0].len(), 8);
     for other in &runs[1..] {
         for (step, (a, b)) in runs[0].iter().zip(other).enumerate() {
-            assert!((a - b).abs() < 2e-3 * a, "step {step}: {a} on one worker, {b} on more");
+            assert!((a - b).abs() < 1e-3 * a, "step {step}: {a} on one worker, {b} on more");
         }
     }
     // The curve does move, so that equal curves mean something.
     assert!((runs[0][0] - runs[0][7]).abs() > 0.05, "{:?}", runs[0]);
 }
 
-/// Six steps at once against three, then three more from the checkpoint in the middle of the epoch.
+/// Thirty steps at once against some of them, a Ctrl-C, and the rest from what it saved within the epoch.
 fn resumes(extra: &[&str]) {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
     let flags =
-        ["--nproc", "2", "--batch-size", "16", "--epochs", "1", "--lr", "0.05", "--run-scope", "train_only"];
-    let line = |rest: &[&str]| succeed(&[&["train"], SMALL, &flags, extra, rest].concat());
-    line(&["--max-steps", "6", "--output-dir", &at("whole")]);
-    line(&["--max-steps", "6", "--save-interval-steps", "3", "--output-dir", &at("parts")]);
-    let half = format!("{}/0-3", at("parts"));
-    line(&["--max-steps", "6", "--from-checkpoint", &half, "--output-dir", &at("resumed")]);
+        ["--nproc", "2", "--batch-size", "8", "--epochs", "1", "--lr", "0.05", "--run-scope", "train_only"];
+    let line = ["--max-steps", "30", "--print-interval", "1"];
+    let line = [&["train"], SMALL, &flags, extra, &line].concat();
+    succeed(&[&line[..], &["--output-dir", &at("whole")]].concat());
+
+    let parts = at("parts");
+    let mut run = Running::start(&[&line[..], &["--output-dir", &parts]].concat());
+    run.wait_for("step 5/");
+    run.signal("INT", run.id());
+    let (code, told) = run.end();
+    assert_eq!(code, Some(130), "{told}");
+    let half = newest(Path::new(&parts));
+    let name = half.file_name().unwrap().to_str().unwrap().to_string();
+    let step: u32 = name.strip_prefix("0-").expect("within the epoch").parse().unwrap();
+    assert!((5..30).contains(&step), "stopped at step {step}");
+    let told =
+        succeed(&[&line[..], &["--output-dir", &parts, "--last-epoch-of-checkpoint", "auto"]].concat());
+    assert!(told.contains(&format!("at epoch 0, step {step}")), "{told}");
     for file in ["model.safetensors", "optimizer.safetensors"] {
-        let [a, b] = [at("whole"), at("resumed")].map(|f| tensors(&newest(Path::new(&f)).join(file)));
+        let [a, b] = [at("whole"), parts.clone()].map(|f| tensors(&newest(Path::new(&f)).join(file)));
         assert!(!a.is_empty());
-        assert!(a == b, "{file} differs after resuming");
+        assert!(a == b, "{file} differs after resuming at step {step}");
     }
-    let [start, end] = [half, newest(Path::new(&at("resumed"))).to_str().unwrap().into()]
-        .map(|f| tensors(&Path::new(&f).join("model.safetensors")));
-    assert!(start != end, "nothing was trained after resuming");
 }
 
 #[test]

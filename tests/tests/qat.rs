@@ -1,7 +1,7 @@
 //! Quantization-aware training by the command line: the same scales on any number of workers, every observer,
 //! learned scales, distillation, narrow ranges in FP16, and what is refused.
 
-use octrain_tests::run::{SMALL, newest, refuse, report, succeed, tensors};
+use octrain_tests::run::{Running, SMALL, newest, refuse, report, succeed, tensors};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -31,22 +31,18 @@ fn trained() -> &'static Path {
     made.path()
 }
 
+const RECIPE: [&str; 9] =
+    ["--qat", "--epochs", "1", "--qat-calibration-images", "64", "--run-scope", "train_only", "--lr", "0.01"];
+
 /// `octrain train --qat` from it, into `output`.
-fn qat(output: &Path, extra: &[&str]) -> String {
+fn line<'a>(output: &'a Path, extra: &[&'a str]) -> Vec<&'a str> {
     let start =
         ["--from-pretrained-params", trained().to_str().unwrap(), "--output-dir", output.to_str().unwrap()];
-    let flags = [
-        "--qat",
-        "--epochs",
-        "1",
-        "--qat-calibration-images",
-        "64",
-        "--run-scope",
-        "train_only",
-        "--lr",
-        "0.01",
-    ];
-    succeed(&[&["train"], SMALL, &start, &flags, extra].concat())
+    [&["train"], SMALL, &start, &RECIPE, extra].concat()
+}
+
+fn qat(output: &Path, extra: &[&str]) -> String {
+    succeed(&line(output, extra))
 }
 
 /// The ranges of a run's checkpoint.
@@ -115,20 +111,23 @@ fn the_first_step_moves_scales_alike_on_any_number_of_workers() {
 fn learned_scales_move_and_resume_bit_for_bit() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
-    let flags = ["--batch-size", "32", "--nproc", "2", "--qat-learn-scales", "--save-interval-steps", "3"];
-    let flags = [&flags[..], &["--qat-distill", "--amp", "bf16"]].concat();
-    qat(&at("whole"), &[&flags[..], &["--max-steps", "6"]].concat());
+    let flags =
+        ["--batch-size", "16", "--nproc", "2", "--qat-learn-scales", "--qat-distill", "--amp", "bf16"];
+    let flags = [&flags[..], &["--max-steps", "20", "--print-interval", "1"]].concat();
+    qat(&at("whole"), &flags);
     qat(&at("calibrated"), &["--batch-size", "32", "--epochs", "0"]);
     assert!(ranges(&at("whole")) != ranges(&at("calibrated")), "no scale was learned");
-    let half = at("whole").join("0-3");
-    let resumed = at("resumed");
-    let start = ["--from-checkpoint", half.to_str().unwrap(), "--output-dir", resumed.to_str().unwrap()];
+    let parts = at("parts");
+    let mut run = Running::start(&line(&parts, &flags));
+    run.wait_for("step 4/");
+    run.signal("INT", run.id());
+    assert_eq!(run.end().0, Some(130));
+    assert!(newest(&parts).file_name().unwrap().to_str().unwrap().starts_with("0-"));
     let teacher = ["--qat-teacher", trained().to_str().unwrap()];
-    let rest = ["--qat", "--epochs", "1", "--run-scope", "train_only", "--lr", "0.01", "--max-steps", "6"];
-    let rest = [&rest[..], &["--qat-calibration-images", "64"]].concat();
-    succeed(&[&["train"], SMALL, &start, &teacher, &rest, &flags].concat());
+    let resumed = ["--last-epoch-of-checkpoint", "auto", "--output-dir", parts.to_str().unwrap()];
+    succeed(&[&["train"], SMALL, &RECIPE, &flags, &teacher, &resumed].concat());
     for file in ["model.safetensors", "optimizer.safetensors"] {
-        let [a, b] = [at("whole"), resumed.clone()].map(|f| tensors(&newest(&f).join(file)));
+        let [a, b] = [at("whole"), parts.clone()].map(|f| tensors(&newest(&f).join(file)));
         assert!(a == b, "{file} differs after resuming");
     }
 }

@@ -24,6 +24,9 @@ pub struct LaunchArgs {
     /// Generation of the job; 0: whichever is current.
     #[arg(long, value_name = "N", default_value_t = 0, env = "OCTRAIN_GENERATION")]
     pub generation: u64,
+    /// Longest wait for the coordinator to be reached, in seconds; names are resolved again and again meanwhile.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub connect_timeout: u64,
     /// Flags of `octrain train`, the same on every host.
     #[arg(last = true, value_name = "TRAIN FLAGS")]
     pub flags: Vec<String>,
@@ -49,6 +52,7 @@ pub fn main(args: &LaunchArgs) -> Result<u8> {
             generation: args.generation,
             local_index,
             local_world: args.nproc_per_node,
+            connect_timeout: args.connect_timeout,
         };
         local::worker_command(&config, &place, false)
     });

@@ -22,6 +22,7 @@ pub fn worker_command(config: &RunConfig, place: &Place, passthrough: bool) -> R
         ("--generation", place.generation.to_string()),
         ("--local-index", place.local_index.to_string()),
         ("--local-world", place.local_world.to_string()),
+        ("--connect-timeout", place.connect_timeout.to_string()),
         ("--run-config", json),
     ];
     let mut args: Vec<OsString> = vec!["worker".into()];
@@ -67,6 +68,7 @@ pub fn run(config: &RunConfig, listen: &str) -> Result<u8> {
         generation: 1,
         local_index,
         local_world: world,
+        connect_timeout: 60,
     };
     let code = if world == 1 {
         worker::run(config, &place(0), job)?

@@ -30,6 +30,9 @@ pub struct Place {
     /// Workers of this host.
     #[arg(long)]
     pub local_world: u32,
+    /// Longest wait for the coordinator, in seconds.
+    #[arg(long)]
+    pub connect_timeout: u64,
 }
 
 /// Arguments of `octrain worker`.
@@ -79,6 +82,7 @@ pub fn run(config: &RunConfig, place: &Place, job: Job) -> Result<u8> {
     options.generation = place.generation;
     options.local_index = place.local_index;
     options.local_world = place.local_world;
+    options.connect_timeout = std::time::Duration::from_secs(place.connect_timeout);
     options.interrupted = Arc::new(signals::requested);
     let session =
         Session::connect(options).map_err(|e| Exit { code: exit_code(&e), message: e.to_string() })?;
