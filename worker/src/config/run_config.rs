@@ -217,6 +217,9 @@ pub struct RunConfig {
     /// Training augmentation.
     #[arg(long, help_heading = "Data", value_enum, default_value_t)]
     pub augmentation: Augmentation,
+    /// Border of `pad-crop` in pixels (none: 4; 2 for `pad-crop-no-flip`). Short trainings want less.
+    #[arg(long, help_heading = "Data")]
+    pub crop_padding: Option<usize>,
     /// Smallest and largest area of the random-resized-crop.
     #[arg(long, help_heading = "Data", value_parser = parse_list::<f32, 2>, default_value = "0.08,1", value_name = "LIST")]
     pub rand_crop_scale: [f32; 2],
@@ -396,6 +399,7 @@ impl Default for RunConfig {
             crop_size: 224,
             resize_short: 256,
             augmentation: Augmentation::Auto,
+            crop_padding: None,
             rand_crop_scale: [0.08, 1.0],
             rand_crop_ratio: [0.75, 4.0 / 3.0],
             normalize_scale: 1.0 / 255.0,

@@ -4,7 +4,7 @@ use super::{ConfigError, RunConfig, RunScope};
 
 /// An error on the first setting that cannot be run.
 pub(super) fn validate(c: &RunConfig) -> Result<(), ConfigError> {
-    let checks: [(bool, String); 18] = [
+    let checks: [(bool, String); 19] = [
         (
             c.epochs > 0 || c.qat || c.run_scope == RunScope::EvalOnly,
             "--epochs is 0: that calibrates only (post-training quantization) and needs --qat and --from-pretrained-params"
@@ -29,6 +29,10 @@ pub(super) fn validate(c: &RunConfig) -> Result<(), ConfigError> {
             format!("--resize-short {} is smaller than --crop-size {}", c.resize_short, c.crop_size),
         ),
         (c.normalize_std.iter().all(|&s| s > 0.0), "--normalize-std must be above 0 in every channel".into()),
+        (
+            c.crop_padding.is_none_or(|p| p <= c.crop_size),
+            format!("--crop-padding is more than --crop-size {}", c.crop_size),
+        ),
         (c.nproc > 0, "--nproc is 0; at least one worker is needed".into()),
         (
             (0.0..1.0).contains(&c.label_smoothing),

@@ -6,9 +6,9 @@ use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
 
-/// Border of `pad-crop` in pixels.
+/// Border of `pad-crop` in pixels, unless told.
 const PAD: usize = 4;
-/// Border of `pad-crop-no-flip` in pixels.
+/// Border of `pad-crop-no-flip` in pixels, unless told.
 const PAD_CHARACTERS: usize = 2;
 
 /// How an image becomes `[crop, crop, channels]` numbers.
@@ -22,6 +22,8 @@ pub struct Geometry {
     pub resize_short: usize,
     /// Augmentation in training; never [`Augmentation::Auto`].
     pub augmentation: Augmentation,
+    /// Border of a pad-crop in pixels.
+    pub padding: usize,
     /// Area of the random-resized-crop as a part of the image.
     pub scale: [f32; 2],
     /// Aspect ratio of the random-resized-crop.
@@ -97,6 +99,10 @@ impl Geometry {
             crop: config.crop_size,
             resize_short: config.resize_short,
             augmentation,
+            padding: config.crop_padding.unwrap_or(match augmentation {
+                Augmentation::PadCropNoFlip => PAD_CHARACTERS,
+                _ => PAD,
+            }),
             scale: config.rand_crop_scale,
             ratio: config.rand_crop_ratio,
             factor: config.normalize_scale,
@@ -150,8 +156,8 @@ impl Geometry {
                 let area = random_area(w, h, self.scale, self.ratio, rng);
                 (resize(image, area, [self.crop; 2])?, 0, true)
             }
-            Augmentation::PadCrop => (self.centre(image, self.crop)?, PAD, true),
-            Augmentation::PadCropNoFlip => (self.centre(image, self.crop)?, PAD_CHARACTERS, false),
+            Augmentation::PadCrop => (self.centre(image, self.crop)?, self.padding, true),
+            Augmentation::PadCropNoFlip => (self.centre(image, self.crop)?, self.padding, false),
             Augmentation::None | Augmentation::Auto => (self.centre(image, self.resize_short)?, 0, false),
         };
         let mut shift = || rng.below(2 * pad as u64 + 1) as isize - pad as isize;

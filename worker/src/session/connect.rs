@@ -21,6 +21,8 @@ pub(super) type Client = CoordinatorClient<Channel>;
 const RETRY: Duration = Duration::from_millis(300);
 /// Between messages on what is being waited for.
 const SAY: Duration = Duration::from_secs(5);
+/// Longest wait for the reason of an end, when a coordinator has gone.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// How long one call for the plan waits.
 const PLAN_SLICE: Duration = Duration::from_secs(2);
 
@@ -148,8 +150,12 @@ fn wait_for_plan(session: &Session, options: &SessionOptions) -> Result<BuildPla
         let request =
             GetPlanRequest { header: Some(c.header.clone()), wait_ms: PLAN_SLICE.as_millis() as u64 };
         let deadline = Instant::now() + PLAN_SLICE + Duration::from_secs(10);
-        let reply =
-            c.call("get_plan", deadline, async |mut client| client.get_plan(request.clone()).await)?;
+        let reply = c.call("get_plan", deadline, async |mut client| client.get_plan(request.clone()).await);
+        let reply = reply.map_err(|e| match session.shared.wait_abort(FAREWELL) {
+            // A coordinator whose job has ended leaves once all watches have told so; this call may come too late.
+            Some(reason) if !e.is_ended() => reason.into(),
+            _ => e,
+        })?;
         if let Some(plan) = reply.plan {
             return Ok(plan);
         }

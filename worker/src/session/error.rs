@@ -156,3 +156,10 @@ pub(super) struct AbortReason {
     /// Rank of the worker to blame.
     pub culprit: Option<u32>,
 }
+
+impl From<AbortReason> for SessionError {
+    fn from(reason: AbortReason) -> Self {
+        let configuration = reason.kind == AbortKind::Configuration;
+        SessionError::Ended { message: reason.message, configuration }
+    }
+}
