@@ -211,13 +211,21 @@ impl Executor {
             Op::Cast(dtype) => x.f_to_kind(kind(*dtype)),
             Op::Quantize(q) => {
                 let i = step.quantizer.expect("resolved for every quantizer");
+                let (qmin, quantize) = (q.sign.qmin(), q.active && mode.quantize);
+                if quantize {
+                    let s = steps.narrow(0, i as i64, 1);
+                    return match mode.observe {
+                        false => native::fake_quant(x, &s, qmin, QMAX, mode.pass_through).map_err(native_at),
+                        true => {
+                            let (y, seen) = native::observe_fake_quant(x, &s, qmin, QMAX, mode.pass_through)
+                                .map_err(native_at)?;
+                            record.observe(i, &seen)?;
+                            Ok(y)
+                        }
+                    };
+                }
                 if mode.observe {
                     record.observe(i, &native::abs_max(x).map_err(native_at)?)?;
-                }
-                if q.active && mode.quantize {
-                    let s = steps.narrow(0, i as i64, 1);
-                    return native::fake_quant(x, &s, q.sign.qmin(), QMAX, mode.pass_through)
-                        .map_err(native_at);
                 }
                 Ok(x.shallow_clone())
             }
