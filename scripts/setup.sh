@@ -5,7 +5,8 @@
 #   scripts/setup.sh            libtorch, OpenVINO, ONNX Runtime, the digits; the CUDA set where there is a GPU
 #   scripts/setup.sh --cuda     the CUDA set even without a GPU (for building an image)
 #   scripts/setup.sh --no-cuda  no CUDA set even with a GPU
-#   scripts/setup.sh --test     also .deps/python: PyTorch, ONNX, the engines and shellcheck, for the tests
+#   scripts/setup.sh --test     also .deps/python: PyTorch, ONNX, the engines and shellcheck, for the tests;
+#                               and .deps/nvrtc: the compiler of the CUDA kernels, which needs no GPU
 #
 # Everything comes from PyPI, each file pinned by version and sha256 in scripts/requirements/. Needs Python 3
 # with pip. The files lie in ${OCTRAIN_CACHE:-$HOME/.cache/octrain}/<hash of the pins>, shared by all clones.
@@ -22,7 +23,7 @@ for arg in "$@"; do
     --cuda) want_cuda=yes ;;
     --no-cuda) want_cuda=no ;;
     --test) want_test=yes ;;
-    -h|--help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h|--help) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "setup: unknown argument '$arg'; it takes --cuda, --no-cuda, --test" >&2; exit 2 ;;
   esac
 done
@@ -87,12 +88,22 @@ if [ $want_cuda = yes ]; then
     say "fetching the CUDA libraries for libtorch 2.11.0, with cuDNN and NCCL (about 2 GB)"
     fetch_native native
     fetch_native cuda
+    fetch_native nvrtc
     python3 "$repo/scripts/setup/unpack.py" cuda "$wheels" "$work/libtorch-cuda"
     rm -rf "$deps/libtorch-cuda" && mv "$work/libtorch-cuda" "$deps/"
   fi
 fi
 
 if [ $want_test = yes ]; then
+  if [ -e "$deps/nvrtc" ]; then
+    say "NVRTC: in place"
+  else
+    say "fetching NVRTC for the tests (about 90 MB)"
+    fetch_native nvrtc
+    python3 "$repo/scripts/setup/unpack.py" nvrtc "$wheels" "$work/nvrtc"
+    mv "$work/nvrtc" "$deps/"
+  fi
+
   # Made for one interpreter: made anew when another Python, or the same one elsewhere, runs this.
   stamp="$python_tag $(python3 -c 'import sys; print(sys.base_prefix)')"
   if [ "$(cat "$deps/python/.made-for" 2>/dev/null)" = "$stamp" ]; then

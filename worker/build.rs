@@ -1,6 +1,9 @@
 //! Compiles the C++ parts against libtorch, tells the linker where libtorch is and the binary where to find it.
 use std::path::Path;
 
+/// No contraction: a fused multiply-add would round otherwise on CPUs that have it.
+const FLAGS: [&str; 5] = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-w"];
+
 fn main() {
     for variable in ["LIBTORCH", "OCTRAIN_DEPS"] {
         println!("cargo:rerun-if-env-changed={variable}");
@@ -15,10 +18,10 @@ fn main() {
         .files(["native/fake_quant.cpp", "native/gloo.cpp"])
         .include("native/include")
         .includes([&include, &include.join("torch/csrc/api/include")])
-        // No contraction: a fused multiply-add would round otherwise on CPUs that have it.
-        .flags(["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-w"])
+        .flags(FLAGS)
         .compile("octrain_native");
-    // The archive stands before these on the linker's line.
+    loops();
+    // The archives stand before these on the linker's line.
     for library in ["torch_cpu", "c10"] {
         println!("cargo:rustc-link-lib=dylib={library}");
     }
@@ -27,4 +30,23 @@ fn main() {
     println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/../lib:{libtorch}/lib");
     let baked = std::fs::canonicalize(&deps).unwrap_or_else(|_| deps.into());
     println!("cargo:rustc-env=OCTRAIN_BAKED_DEPS={}", baked.display());
+}
+
+/// The fake-quant loops, once for each instruction set; which of them runs is decided at run time.
+fn loops() {
+    let x86 = std::env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64");
+    let avx512 =
+        ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mf16c", "-mprefer-vector-width=512"];
+    let variants: [(&str, &[&str]); 3] =
+        [("portable", &[]), ("avx2", &["-mavx2", "-mf16c"]), ("avx512", &avx512)];
+    for (isa, flags) in variants.into_iter().filter(|(isa, _)| x86 || *isa == "portable") {
+        cc::Build::new()
+            .cpp(true)
+            .std("c++17")
+            .file("native/loops.cpp")
+            .define("OCTRAIN_ISA", isa)
+            .flags(FLAGS)
+            .flags(flags)
+            .compile(&format!("octrain_loops_{isa}"));
+    }
 }

@@ -1,6 +1,6 @@
 """Takes from downloaded wheels just the files Octrain needs. Called by scripts/setup.sh.
 
-usage: unpack.py native|cuda WHEELS DESTINATION
+usage: unpack.py native|nvrtc|cuda WHEELS DESTINATION
 
 A wheel is a zip file, so nothing is installed and nothing else is written. Every rule below must match at
 least one file, so that a wheel laid out differently is an error here and not a missing library later.
@@ -28,6 +28,7 @@ NATIVE = {
 CUDA_PARTS = "cublas cuda_nvrtc cudnn_cu13 cufft cufile curand cusolver cusparse cusparselt_cu13 nccl_cu13"
 CUDA_PARTS += " nvjitlink nvshmem_cu13 nvtx"
 CUDA = {f"nvidia_{part}": [(r"nvidia/[^/]+/lib/([^/]+\.so[.0-9]*)", r"lib/\1")] for part in CUDA_PARTS.split()}
+NVRTC = {"nvidia_cuda_nvrtc": CUDA["nvidia_cuda_nvrtc"]}
 CUDA["torch"] = [
     (r"torch/lib/(libtorch_cuda\w*\.so|libc10_cuda\.so|libcaffe2_nvrtc\.so|libtorch_nvshmem\.so)", r"lib/\1"),
 ]
@@ -76,10 +77,11 @@ def link_unversioned(folder):
 
 
 def main():
-    if len(sys.argv) != 4 or sys.argv[1] not in ("native", "cuda"):
+    parts = {"native": NATIVE, "nvrtc": NVRTC, "cuda": CUDA}
+    if len(sys.argv) != 4 or sys.argv[1] not in parts:
         sys.exit(__doc__)
     part, wheels, dest = sys.argv[1:]
-    for name, rules in (NATIVE if part == "native" else CUDA).items():
+    for name, rules in parts[part].items():
         take(name, rules, wheels, dest)
     if part == "native":
         link_unversioned(os.path.join(dest, "openvino", "lib"))
@@ -88,6 +90,8 @@ def main():
         # names the CPU library alone, and libtorch_cuda.so is loaded at start-up where there is a GPU.
         with open(os.path.join(dest, "libtorch", "lib", "libtorch.so"), "w") as script:
             script.write("INPUT(libtorch_cpu.so)\n")
+    elif part == "nvrtc":
+        link_unversioned(os.path.join(dest, "lib"))
     else:
         lib = os.path.join(dest, "lib")
         link_unversioned(lib)

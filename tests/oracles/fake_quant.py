@@ -1,30 +1,86 @@
-"""PyTorch's fake quantization: forward and gradient, per tensor and per channel.
+"""Fake quantization as others define it: PyTorch with its gradients, and ONNX's QuantizeLinear with DequantizeLinear.
 
     fake_quant.py IN.safetensors OUT.safetensors
 
 IN: for each case NAME: `NAME.x`, `NAME.step` ([1] or [channels]), `NAME.qmin`, `NAME.gradient`.
-OUT: `NAME.y`, `NAME.dx`.
+OUT: `NAME.y`, `NAME.dx` of PyTorch's fake_quantize_*_affine; `NAME.learned_y`, `NAME.learned_dx` and
+`NAME.learned_dstep` of its learnable one, with the gradient scale 1 / sqrt(elements * 127), where there is one step;
+`NAME.onnx_codes` (FP32) and `NAME.onnx_y` of ONNX Runtime and, checked to be equal, of ONNX's reference.
 """
 
 import sys
 
+import numpy
+import onnx
+import onnxruntime
 import torch
+from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
 
 import safetensors_io
+
+
+def onnx_model(shape, step):
+    """x -> codes, y. ONNX saturates at -128; the codes of a symmetric range that stop at -127 are clipped after."""
+    axis = {} if step.size == 1 else {"axis": 0}
+    scale = step.reshape(()) if step.size == 1 else step
+    zero = numpy.zeros(scale.shape, numpy.int8)
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["codes"], **axis),
+        helper.make_node("Max", ["codes", "qmin"], ["clipped"]),
+        helper.make_node("DequantizeLinear", ["clipped", "scale", "zero"], ["y"], **axis),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "fake-quant",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape), helper.make_tensor_value_info("qmin", TensorProto.INT8, [])],
+        [helper.make_tensor_value_info("clipped", TensorProto.INT8, shape), helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+        [onnx.numpy_helper.from_array(numpy.asarray(scale), "scale"), onnx.numpy_helper.from_array(zero, "zero")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    onnx.checker.check_model(model)
+    return model
+
+
+def by_onnx(x, step, qmin):
+    model = onnx_model(list(x.shape), step)
+    feed = {"x": x, "qmin": numpy.array(qmin, numpy.int8)}
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    codes, y = session.run(None, feed)
+    want_codes, want_y = ReferenceEvaluator(model).run(None, feed)
+    assert numpy.array_equal(codes, want_codes) and numpy.array_equal(y, want_y), "ONNX Runtime is not ONNX"
+    return codes.astype(numpy.float32), y
+
+
+def learned(x, step, qmin, gradient):
+    x, step = torch.from_numpy(x).requires_grad_(), torch.from_numpy(step).requires_grad_()
+    scale = 1.0 / float(x.numel() * 127) ** 0.5
+    zero = torch.zeros(1)
+    y = torch._fake_quantize_learnable_per_tensor_affine(x, step, zero, qmin, 127, scale)
+    y.backward(torch.from_numpy(gradient))
+    return y.detach().numpy(), x.grad.numpy(), step.grad.numpy()
 
 
 def main(source, target):
     given = safetensors_io.load(source)
     out = {}
     for name in sorted({k.rsplit(".", 1)[0] for k in given}):
-        x = torch.from_numpy(given[f"{name}.x"]).requires_grad_()
-        step, qmin = torch.from_numpy(given[f"{name}.step"]), int(given[f"{name}.qmin"][0])
-        if step.numel() == 1:
+        values, step, gradient = (given[f"{name}.{part}"] for part in ("x", "step", "gradient"))
+        qmin = int(given[f"{name}.qmin"][0])
+        x, steps = torch.from_numpy(values).requires_grad_(), torch.from_numpy(step)
+        if step.size == 1:
             y = torch.fake_quantize_per_tensor_affine(x, float(step[0]), 0, qmin, 127)
+            got = learned(values, step, qmin, gradient)
+            for part, array in zip(("learned_y", "learned_dx", "learned_dstep"), got):
+                out[f"{name}.{part}"] = array
         else:
-            y = torch.fake_quantize_per_channel_affine(x, step, torch.zeros_like(step, dtype=torch.int32), 0, qmin, 127)
-        y.backward(torch.from_numpy(given[f"{name}.gradient"]))
+            zeros = torch.zeros_like(steps, dtype=torch.int32)
+            y = torch.fake_quantize_per_channel_affine(x, steps, zeros, 0, qmin, 127)
+        y.backward(torch.from_numpy(gradient))
         out[f"{name}.y"], out[f"{name}.dx"] = y.detach().numpy(), x.grad.numpy()
+        out[f"{name}.onnx_codes"], out[f"{name}.onnx_y"] = by_onnx(values, step, qmin)
     safetensors_io.save(target, out)
 
 

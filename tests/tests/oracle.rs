@@ -168,7 +168,7 @@ fn resnet50_trains_as_in_pytorch() {
 }
 
 #[test]
-fn fake_quantization_is_pytorchs() {
+fn fake_quantization_is_onnx_s_and_pytorchs() {
     let Some(python) = python() else { return };
     tch::manual_seed(5);
     let float = (Kind::Float, Device::Cpu);
@@ -177,10 +177,16 @@ fn fake_quantization_is_pytorchs() {
         ("signed", [4i64, 3, 5, 7], vec![0.03f32], -127i64),
         ("unsigned", [2, 8, 4, 4], vec![0.01], 0),
         ("tiny", [2, 3, 3, 3], vec![1e-6], -127),
+        ("ties", [2, 8, 5, 9], vec![0.25], -127),
+        ("large", [16, 16, 16, 16], vec![0.017], -127),
         ("channels", [5, 2, 3, 3], vec![0.01, 0.02, 0.3, 1e-5, 0.04], -127),
     ];
     for (name, shape, step, qmin) in &cases {
-        given.push((format!("{name}.x"), Tensor::randn(shape, float)));
+        let x = match *name {
+            "ties" => (Tensor::arange(shape.iter().product::<i64>(), float) - 360) * 0.125,
+            _ => Tensor::randn(shape, float),
+        };
+        given.push((format!("{name}.x"), x.view(*shape)));
         given.push((format!("{name}.gradient"), Tensor::randn(shape, float)));
         given.push((format!("{name}.step"), Tensor::from_slice(step)));
         given.push((format!("{name}.qmin"), Tensor::from_slice(&[*qmin])));
@@ -191,24 +197,46 @@ fn fake_quantization_is_pytorchs() {
     python.run("fake_quant.py", &[input.as_os_str(), output.as_os_str()]);
     let (given, want) = (read(&input), read(&output));
     for (name, _, step, qmin) in &cases {
+        let of = |part: &str| &want[&format!("{name}.{part}")];
         let x = given[&format!("{name}.x")].set_requires_grad(true);
         let steps = &given[&format!("{name}.step")];
+        let wide = steps.view([-1, 1, 1, 1]);
         let y = match step.len() {
             1 => native::fake_quant(&x, steps, *qmin, 127, false),
             _ => native::fake_quant_per_channel(&x, steps, *qmin, 127, false),
         }
         .unwrap();
+        // ONNX: every code and every number.
+        assert!((&y / &wide).round().equal(of("onnx_codes")), "{name}: codes are not ONNX's");
+        assert!(y.equal(of("onnx_y")), "{name}: values are not ONNX's");
         let gradient = &given[&format!("{name}.gradient")];
-        let dx = Tensor::run_backward(&[(&y * gradient).sum(Kind::Float)], &[&x], false, false).remove(0);
-        // PyTorch multiplies by 1 / step where ONNX and Octrain divide: at a tie codes may differ by one.
-        let steps_apart = ((&y - &want[&format!("{name}.y")]) / steps.view([-1, 1, 1, 1])).abs();
-        assert!(steps_apart.max().double_value(&[]) < 1.01, "{name}");
-        assert!(
-            steps_apart.gt(0.5).to_kind(Kind::Double).mean(Kind::Double).double_value(&[]) < 1e-3,
-            "{name}"
-        );
-        let moved = (&dx - &want[&format!("{name}.dx")]).abs().gt(1e-6).to_kind(Kind::Double);
-        assert!(moved.mean(Kind::Double).double_value(&[]) < 1e-3, "{name}: gradient masks differ");
+        let differentiate = |y: &Tensor, by: &[&Tensor]| {
+            Tensor::run_backward(&[(y * gradient).sum(Kind::Float)], by, false, false)
+        };
+        let dx = differentiate(&y, &[&x]).remove(0);
+        // PyTorch multiplies by 1 / step where ONNX and Octrain divide: near a tie codes may differ by one.
+        let near = |y: &Tensor, dx: &Tensor, other_y: &Tensor, other_dx: &Tensor| {
+            let apart = ((y - other_y) / &wide).abs();
+            assert!(apart.max().double_value(&[]) < 1.01, "{name}");
+            let share = |t: Tensor| t.to_kind(Kind::Double).mean(Kind::Double).double_value(&[]);
+            assert!(share(apart.gt(0.5)) < 1e-3, "{name}");
+            assert!(share((dx - other_dx).abs().gt(1e-6)) < 1e-3, "{name}: gradient masks differ");
+        };
+        near(&y, &dx, of("y"), of("dx"));
+        if step.len() == 1 {
+            let learned = steps.detach().set_requires_grad(true);
+            let scale = 1.0 / (x.numel() as f32 * 127.0).sqrt();
+            let y = native::fake_quant_learned(&x, &learned, *qmin, 127, scale).unwrap();
+            let got = differentiate(&y, &[&x, &learned]);
+            near(&y, &got[0], of("learned_y"), of("learned_dx"));
+            // A code that differs by one at a tie changes its term by one; PyTorch sums in FP32.
+            let (dstep, expect) = (got[1].double_value(&[0]), of("learned_dstep").double_value(&[0]));
+            let most = gradient.abs().sum(Kind::Double).double_value(&[]) * f64::from(scale);
+            assert!(
+                (dstep - expect).abs() < 1e-4 * expect.abs() + 1e-3 * most,
+                "{name}: the step's gradient is {dstep}, PyTorch's {expect}"
+            );
+        }
     }
 }
 

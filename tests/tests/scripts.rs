@@ -239,6 +239,7 @@ fn setup_lays_the_libraries_out_and_is_idempotent() {
     said(&setup.run(&["--cuda"]));
     assert_eq!(text(setup.deps("libtorch-cuda/lib/libnccl.so")), "nvidia/nccl/lib/libnccl.so.2");
     assert_eq!(text(setup.deps("libtorch-cuda/lib/libc10.so")), "torch/lib/libc10.so");
+    assert_eq!(text(setup.deps("libtorch-cuda/lib/libcuda_nvrtc.so")), "nvidia/cu13/lib/libcuda_nvrtc.so.9");
     assert_eq!(setup.leavings(), [""; 0]);
 }
 

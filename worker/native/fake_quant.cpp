@@ -2,231 +2,317 @@
 //
 //   q = clamp(round_half_even(x / step), qmin, qmax);  y = q * step;  dx = dy where q was not clamped
 //
-// Arithmetic is FP32 with true division whatever the type of x. On CPUs the loops are compiled for AVX-512, AVX2
-// and plain x86-64, chosen at run time; without contraction and with the same operations in each, so that results
-// are equal. Backward keeps one bit an element.
-#include "octrain.h"
+// Arithmetic is FP32 with true division whatever the type of x. Forward reads x once: it observes, quantizes and
+// leaves one bit an element for backward. A learned step keeps x instead, which its gradient needs. CPU loops are in
+// loops.cpp, CUDA kernels in ../kernels/fake_quant.cu, launched by ../src/native/cuda.rs.
+#include "fake_quant.h"
 
 #include <ATen/Parallel.h>
+#include <c10/core/DeviceGuard.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/csrc/autograd/custom_function.h>
 
-#if defined(__x86_64__) && defined(__GNUC__)
-#define PER_CPU __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define PER_CPU
-#endif
-#define INLINE static inline __attribute__((always_inline))
+#include <atomic>
+#include <mutex>
+
+#include "loops.h"
+#include "octrain.h"
 
 namespace {
 
-struct F32 {
-  using Bits = uint32_t;
-  static constexpr Bits kMagnitude = 0x7fffffffu, kInfinity = 0x7f800000u;
+// ---- which loops, which launcher
+
+const OctrainLoops* loops_of(int isa) {
+  if (isa == 0) return &octrain_loops_portable;
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
+  if (isa == 1 && avx2) return &octrain_loops_avx2;
+  if (isa == 2 && avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+    return &octrain_loops_avx512;
+  }
+#endif
+  return nullptr;
+}
+
+const OctrainLoops* best_loops() {
+  for (int isa = 2; isa > 0; --isa) {
+    if (const OctrainLoops* found = loops_of(isa)) return found;
+  }
+  return loops_of(0);
+}
+
+std::atomic<const OctrainLoops*> forced{nullptr};
+
+const OctrainLoops& loops() {
+  static const OctrainLoops* best = best_loops();
+  const OctrainLoops* other = forced.load(std::memory_order_relaxed);
+  return other ? *other : *best;
+}
+
+std::atomic<OctrainLauncher> launcher{nullptr};
+
+// ---- tensors as rows
+
+int kind_of(const at::Tensor& x) {
+  TORCH_CHECK(x.device().is_cpu() || x.device().is_cuda(), "a tensor on ", x.device(),
+              " cannot be fake-quantized; those on the CPU and on CUDA devices can");
+  switch (x.scalar_type()) {
+    case at::kFloat:
+      return kOctrainF32;
+    case at::kBFloat16:
+      return kOctrainBf16;
+    case at::kHalf:
+      return kOctrainF16;
+    default:
+      TORCH_CHECK(false, "a tensor of type ", x.scalar_type(),
+                  " cannot be fake-quantized or observed; FP32, BF16 and FP16 can");
+  }
+}
+
+// x itself if it is dense in some order whose outermost dimension is the first where rows are wanted; else a copy.
+at::Tensor in_rows(const at::Tensor& x, bool per_channel) {
+  if (!x.is_non_overlapping_and_dense()) return x.contiguous();
+  const bool outermost = !per_channel || x.size(0) <= 1 || x.stride(0) == x.numel() / x.size(0);
+  return outermost ? x : x.contiguous();
+}
+
+// A tensor's values in the order of `strides`.
+at::Tensor in_order(const at::Tensor& t, at::IntArrayRef strides) {
+  if (t.strides() == strides) return t;
+  at::Tensor ordered = at::empty_strided(t.sizes(), strides, t.options());
+  return ordered.copy_(t);
+}
+
+struct Rows {
+  int64_t rows, inner;
+  int64_t words() const { return (inner + 31) / 32; }  // of a row's mask
 };
-struct Bf16 {
-  using Bits = uint16_t;
-  static constexpr Bits kMagnitude = 0x7fffu, kInfinity = 0x7f80u;
-};
 
-INLINE float load(const float* p) { return *p; }
-INLINE float load(const uint16_t* p) {
-  uint32_t u = static_cast<uint32_t>(*p) << 16;
-  float f;
-  __builtin_memcpy(&f, &u, 4);
-  return f;
-}
-INLINE void store(float* p, float v) { *p = v; }
-INLINE void store(uint16_t* p, float v) {
-  uint32_t u;
-  __builtin_memcpy(&u, &v, 4);
-  uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
-  *p = static_cast<uint16_t>((u & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
+Rows rows_of(const at::Tensor& x, bool per_channel) {
+  if (x.numel() == 0) return {0, 0};
+  const int64_t rows = per_channel ? x.size(0) : 1;
+  return {rows, x.numel() / rows};
 }
 
-constexpr int64_t kBlock = 256;
+constexpr int64_t kChunk = 32768;  // a multiple of 32: threads write whole words of the mask
 
-// Elements [0, n) of one range with one step; `bits`, if not null, gets one bit an element from bit 0 on.
-template <typename T>
-INLINE void quantize_loop(const T* x, T* y, uint8_t* bits, int64_t n, float step, float qmin, float qmax) {
-  uint8_t inside[kBlock];
-  for (int64_t start = 0; start < n; start += kBlock) {
-    int64_t count = n - start < kBlock ? n - start : kBlock;
-    for (int64_t i = 0; i < count; ++i) {
-      float q = __builtin_rintf(load(x + start + i) / step);
-      inside[i] = static_cast<uint8_t>((q >= qmin) & (q <= qmax));
-      // Comparisons written so that NaN stays NaN.
-      float c = q < qmin ? qmin : q;
-      c = c > qmax ? qmax : c;
-      store(y + start + i, c * step);
-    }
-    if (bits) {
-      for (int64_t i = count; i % 8 != 0; ++i) inside[i] = 0;
-      for (int64_t i = 0; i < count; i += 8) {
-        uint64_t eight;
-        __builtin_memcpy(&eight, inside + i, 8);
-        bits[(start + i) / 8] = static_cast<uint8_t>((eight * 0x0102040810204080ull) >> 56);
-      }
-    }
-  }
-}
-
-template <typename T>
-INLINE void mask_loop(const T* dy, T* dx, const uint8_t* bits, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) dx[i] = (bits[i >> 3] >> (i & 7)) & 1 ? dy[i] : T(0);
-}
-
-// Largest magnitude of the finite values as bits, and the count of the others.
-template <typename K>
-INLINE void abs_max_loop(const typename K::Bits* x, int64_t n, uint32_t* largest, int64_t* others) {
-  typename K::Bits most = 0;
-  int64_t bad = 0;
-  for (int64_t start = 0; start < n; start += 4096) {
-    int64_t end = start + 4096 < n ? start + 4096 : n;
-    uint32_t bad_here = 0;
-    for (int64_t i = start; i < end; ++i) {
-      typename K::Bits m = x[i] & K::kMagnitude;
-      bool finite = m < K::kInfinity;
-      typename K::Bits v = finite ? m : typename K::Bits(0);
-      most = v > most ? v : most;
-      bad_here += finite ? 0u : 1u;
-    }
-    bad += bad_here;
-  }
-  *largest = most;
-  *others = bad;
-}
-
-PER_CPU void quantize_f32(const float* x, float* y, uint8_t* b, int64_t n, float s, float lo, float hi) {
-  quantize_loop(x, y, b, n, s, lo, hi);
-}
-PER_CPU void quantize_bf16(const uint16_t* x, uint16_t* y, uint8_t* b, int64_t n, float s, float lo, float hi) {
-  quantize_loop(x, y, b, n, s, lo, hi);
-}
-PER_CPU void mask_f32(const float* dy, float* dx, const uint8_t* b, int64_t n) { mask_loop(dy, dx, b, n); }
-PER_CPU void mask_bf16(const uint16_t* dy, uint16_t* dx, const uint8_t* b, int64_t n) { mask_loop(dy, dx, b, n); }
-PER_CPU void abs_max_f32(const uint32_t* x, int64_t n, uint32_t* m, int64_t* c) { abs_max_loop<F32>(x, n, m, c); }
-PER_CPU void abs_max_bf16(const uint16_t* x, int64_t n, uint32_t* m, int64_t* c) { abs_max_loop<Bf16>(x, n, m, c); }
-
-// Dense in its own order, whichever that is; CPU types of the loops only.
-at::Tensor dense(const at::Tensor& x) {
-  return x.is_non_overlapping_and_dense() ? x : x.contiguous();
-}
-
-constexpr int64_t kGrain = 32768;  // a multiple of 8: threads write whole bytes of the mask
-
-// Rows of `inner` elements, each with its step; the mask's rows start at whole bytes.
-void quantize_rows(const at::Tensor& x, at::Tensor& y, uint8_t* bits, const float* steps, int64_t rows, int64_t inner,
-                   float qmin, float qmax) {
-  const int64_t row_bytes = (inner + 7) / 8;
-  auto run = [&](int64_t row, int64_t begin, int64_t end) {
-    uint8_t* b = bits ? bits + row * row_bytes + begin / 8 : nullptr;
-    int64_t at = row * inner + begin;
-    if (x.scalar_type() == at::kFloat) {
-      quantize_f32(x.const_data_ptr<float>() + at, y.mutable_data_ptr<float>() + at, b, end - begin, steps[row], qmin,
-                   qmax);
-    } else {
-      quantize_bf16(reinterpret_cast<const uint16_t*>(x.const_data_ptr()) + at,
-                    reinterpret_cast<uint16_t*>(y.mutable_data_ptr()) + at, b, end - begin, steps[row], qmin, qmax);
-    }
-  };
-  if (rows == 1) {
-    const int64_t blocks = (inner + kGrain - 1) / kGrain;
-    at::parallel_for(0, blocks, 1, [&](int64_t from, int64_t to) {
-      run(0, from * kGrain, std::min(inner, to * kGrain));
-    });
-  } else {
-    at::parallel_for(0, rows, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, inner)), [&](int64_t from, int64_t to) {
-      for (int64_t r = from; r < to; ++r) run(r, 0, inner);
-    });
-  }
-}
-
-void mask_rows(const at::Tensor& dy, at::Tensor& dx, const uint8_t* bits, int64_t rows, int64_t inner) {
-  const int64_t row_bytes = (inner + 7) / 8, blocks = (inner + kGrain - 1) / kGrain;
-  at::parallel_for(0, rows * blocks, 1, [&](int64_t from, int64_t to) {
+// Runs f(index, row, begin, count) for every piece of at most kChunk elements of every row.
+template <typename F>
+void for_pieces(Rows r, const F& f) {
+  if (r.rows == 0) return;
+  const int64_t pieces = (r.inner + kChunk - 1) / kChunk;
+  const int64_t grain = std::max<int64_t>(1, kChunk / r.inner);
+  at::parallel_for(0, r.rows * pieces, grain, [&](int64_t from, int64_t to) {
     for (int64_t i = from; i < to; ++i) {
-      int64_t row = i / blocks, begin = i % blocks * kGrain, count = std::min(inner - begin, kGrain);
-      const uint8_t* b = bits + row * row_bytes + begin / 8;
-      int64_t at = row * inner + begin;
-      if (dy.scalar_type() == at::kFloat) {
-        mask_f32(dy.const_data_ptr<float>() + at, dx.mutable_data_ptr<float>() + at, b, count);
-      } else {
-        mask_bf16(reinterpret_cast<const uint16_t*>(dy.const_data_ptr()) + at,
-                  reinterpret_cast<uint16_t*>(dx.mutable_data_ptr()) + at, b, count);
-      }
+      const int64_t begin = i % pieces * kChunk;
+      f(i, i / pieces, begin, std::min(r.inner - begin, kChunk));
     }
   });
 }
 
-bool native_type(const at::Tensor& x) {
-  return x.device().is_cpu() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16);
+const char* at_element(const at::Tensor& t, int64_t i) {
+  return static_cast<const char*>(t.const_data_ptr()) + i * t.element_size();
+}
+char* at_element(at::Tensor& t, int64_t i) { return static_cast<char*>(t.mutable_data_ptr()) + i * t.element_size(); }
+
+// ---- CUDA
+
+// Every pointer but the ones of this launch is null.
+OctrainLaunch launch_of(OctrainKernel kernel, const at::Tensor& t, Rows r, const OctrainFakeQuant& o) {
+  OctrainLaunch l{};
+  l.kernel = kernel;
+  l.kind = kind_of(t);
+  l.device = t.device().index();
+  l.per_channel = o.per_channel;
+  c10::impl::VirtualGuardImpl device(t.device().type());
+  l.stream = device.getStreamNativeHandle(device.getStream(t.device()));
+  l.rows = r.rows;
+  l.inner = r.inner;
+  l.row_words = r.words();
+  l.qmin = static_cast<float>(o.qmin);
+  l.qmax = static_cast<float>(o.qmax);
+  l.min_step = o.min_step;
+  l.grad_scale = o.grad_scale;
+  return l;
 }
 
-// The same formula by library operators: devices and types without a loop above.
-at::Tensor composite(const at::Tensor& x, const at::Tensor& steps, int64_t qmin, int64_t qmax, at::Tensor* inside) {
-  at::Tensor q = x.to(at::kFloat).div(steps).round_();
-  if (inside) *inside = q.ge(qmin).logical_and_(q.le(qmax));
-  return q.clamp_(qmin, qmax).mul_(steps).to(x.scalar_type());
+void launch(const OctrainLaunch& l) {
+  OctrainLauncher run = launcher.load();
+  TORCH_CHECK(run, "a CUDA tensor reached the fake-quant operator before its kernels were registered; "
+                   "native::libraries::load_cuda registers them");
+  if (char* message = run(&l)) {
+    std::string text(message);
+    free(message);
+    TORCH_CHECK(false, text);
+  }
 }
 
-class FakeQuant : public torch::autograd::Function<FakeQuant> {
- public:
-  static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& input, const at::Tensor& steps,
-                            int64_t qmin, int64_t qmax, bool per_channel, bool pass_through) {
-    const bool keep = input.requires_grad() && !pass_through;
-    at::Tensor inside, y;
-    int64_t rows = -1;  // made by library operators
-    if (native_type(input)) {
-      // Rows are the outermost dimension only in the plain order.
-      at::Tensor x = per_channel ? input.contiguous() : dense(input);
-      rows = per_channel ? x.size(0) : 1;
-      int64_t inner = rows == 0 ? 0 : x.numel() / rows;
-      y = at::empty_like(x);
-      if (keep) inside = at::empty({rows * ((inner + 7) / 8)}, x.options().dtype(at::kByte));
-      at::Tensor s = steps.contiguous();
-      if (x.numel() > 0) {
-        quantize_rows(x, y, keep ? inside.mutable_data_ptr<uint8_t>() : nullptr, s.const_data_ptr<float>(), rows, inner,
-                      static_cast<float>(qmin), static_cast<float>(qmax));
-      }
-      // Gradients come in the order of the output; the mask is in the order of x.
-      ctx->saved_data["strides"] = x.strides().vec();
-    } else {
-      at::Tensor s = steps;
-      if (per_channel) {
-        std::vector<int64_t> shape(input.dim(), 1);
-        shape[0] = -1;
-        s = steps.view(shape);
-      }
-      y = composite(input, s, qmin, qmax, keep ? &inside : nullptr);
+// ---- forward
+
+// y (skipped if not defined), the mask (likewise) and what an observer sees (likewise), in one pass over x.
+void quantize(const at::Tensor& x, const at::Tensor& steps, const OctrainFakeQuant& o, at::Tensor y, at::Tensor inside,
+              at::Tensor seen) {
+  const Rows r = rows_of(x, o.per_channel);
+  const int kind = kind_of(x);
+  if (r.rows == 0) {
+    if (seen.defined()) seen.zero_();
+    return;
+  }
+  if (x.device().is_cuda()) {
+    c10::DeviceGuard guard(x.device());
+    OctrainLaunch l = launch_of(kOctrainQuantize, x, r, o);
+    at::Tensor scratch;
+    l.x = x.const_data_ptr();
+    if (y.defined()) {
+      l.y = y.mutable_data_ptr();
+      l.steps = steps.const_data_ptr<float>();
     }
-    ctx->saved_data["rows"] = rows;
-    ctx->saved_data["pass_through"] = pass_through;
-    if (keep) ctx->saved_data["inside"] = inside;
+    if (inside.defined()) l.bits = static_cast<uint32_t*>(inside.mutable_data_ptr());
+    if (seen.defined()) {
+      scratch = at::zeros({2}, x.options().dtype(at::kLong));
+      l.scratch = static_cast<uint64_t*>(scratch.mutable_data_ptr());
+      l.seen = seen.mutable_data_ptr<float>();
+    }
+    launch(l);
+    return;
+  }
+  const OctrainLoops& run = loops();
+  const float* step = y.defined() ? steps.const_data_ptr<float>() : nullptr;
+  uint8_t* bits = inside.defined() ? static_cast<uint8_t*>(inside.mutable_data_ptr()) : nullptr;
+  std::mutex merging;
+  OctrainSeen all{0, 0};
+  for_pieces(r, [&](int64_t, int64_t row, int64_t begin, int64_t count) {
+    OctrainSeen here{0, 0};
+    const int64_t at = row * r.inner + begin;
+    if (y.defined()) {
+      const float s = step[row] < o.min_step ? o.min_step : step[row];
+      run.quantize[kind](at_element(x, at), at_element(y, at), bits ? bits + row * r.words() * 4 + begin / 8 : nullptr,
+                         count, s, static_cast<float>(o.qmin), static_cast<float>(o.qmax),
+                         seen.defined() ? &here : nullptr);
+    } else {
+      run.observe[kind](at_element(x, at), count, &here);
+    }
+    if (seen.defined()) {
+      std::lock_guard<std::mutex> lock(merging);
+      all.largest = std::max(all.largest, here.largest);
+      all.others += here.others;
+    }
+  });
+  if (seen.defined()) {
+    float* out = seen.mutable_data_ptr<float>();
+    memcpy(out, &all.largest, 4);
+    out[1] = static_cast<float>(all.others);
+  }
+}
+
+at::Tensor new_seen(const at::Tensor& x) { return at::empty({2}, x.options().dtype(at::kFloat)); }
+
+// ---- backward
+
+at::Tensor masked(const at::Tensor& dy, const at::Tensor& inside, const OctrainFakeQuant& o) {
+  at::Tensor dx = at::empty_strided(dy.sizes(), dy.strides(), dy.options());
+  const Rows r = rows_of(dy, o.per_channel);
+  if (r.rows == 0) return dx;
+  if (dy.device().is_cuda()) {
+    c10::DeviceGuard guard(dy.device());
+    OctrainLaunch l = launch_of(kOctrainMask, dy, r, o);
+    l.dy = dy.const_data_ptr();
+    l.y = dx.mutable_data_ptr();
+    l.bits = static_cast<uint32_t*>(const_cast<void*>(inside.const_data_ptr()));
+    launch(l);
+    return dx;
+  }
+  const OctrainLoops& run = loops();
+  const uint8_t* bits = static_cast<const uint8_t*>(inside.const_data_ptr());
+  for_pieces(r, [&](int64_t, int64_t row, int64_t begin, int64_t count) {
+    const int64_t at = row * r.inner + begin;
+    run.mask[kind_of(dy)](at_element(dy, at), at_element(dx, at), bits + row * r.words() * 4 + begin / 8, count);
+  });
+  return dx;
+}
+
+// [dx, dstep]. Each piece has a sum of its own, and a row's are added in order: the number of threads does not matter.
+std::pair<at::Tensor, at::Tensor> learned(const at::Tensor& x, const at::Tensor& dy, const at::Tensor& steps,
+                                          const OctrainFakeQuant& o) {
+  at::Tensor dx = at::empty_strided(dy.sizes(), dy.strides(), dy.options());
+  at::Tensor dstep = at::empty(steps.sizes(), steps.options());
+  const Rows r = rows_of(x, o.per_channel);
+  if (r.rows == 0) return {dx, dstep.zero_()};
+  if (x.device().is_cuda()) {
+    c10::DeviceGuard guard(x.device());
+    OctrainLaunch l = launch_of(kOctrainLearn, x, r, o);
+    l.chunk = 4096;
+    at::Tensor partial = at::empty({r.rows * ((r.inner + l.chunk - 1) / l.chunk)}, x.options().dtype(at::kDouble));
+    l.x = x.const_data_ptr();
+    l.dy = dy.const_data_ptr();
+    l.y = dx.mutable_data_ptr();
+    l.steps = steps.const_data_ptr<float>();
+    l.partial = partial.mutable_data_ptr<double>();
+    l.step_gradient = dstep.mutable_data_ptr<float>();
+    launch(l);
+    return {dx, dstep};
+  }
+  const OctrainLoops& run = loops();
+  const int kind = kind_of(x);
+  const float* step = steps.const_data_ptr<float>();
+  const int64_t pieces = (r.inner + kChunk - 1) / kChunk;
+  std::vector<double> sums(r.rows * pieces, 0.0);
+  for_pieces(r, [&](int64_t i, int64_t row, int64_t begin, int64_t count) {
+    const int64_t at = row * r.inner + begin;
+    const float s = step[row] < o.min_step ? o.min_step : step[row];
+    run.learned[kind](at_element(x, at), at_element(dy, at), at_element(dx, at), count, s, static_cast<float>(o.qmin),
+                      static_cast<float>(o.qmax), &sums[i]);
+  });
+  float* out = dstep.mutable_data_ptr<float>();
+  for (int64_t row = 0; row < r.rows; ++row) {
+    double sum = 0.0;
+    for (int64_t p = 0; p < pieces; ++p) sum += sums[row * pieces + p];
+    out[row] = static_cast<float>(sum * static_cast<double>(o.grad_scale));
+  }
+  return {dx, dstep};
+}
+
+struct FakeQuant : public torch::autograd::Function<FakeQuant> {
+  static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& input, const at::Tensor& steps,
+                            const OctrainFakeQuant* options, const at::Tensor* seen, bool differentiate) {
+    const OctrainFakeQuant o = *options;
+    at::Tensor x = in_rows(input, o.per_channel), s = steps.contiguous(), inside;
+    at::Tensor y = at::empty_like(x);
+    if (differentiate && o.gradient == kOctrainClip) {
+      const Rows r = rows_of(x, o.per_channel);
+      inside = at::empty({r.rows * r.words()}, x.options().dtype(at::kInt));
+    }
+    quantize(x, s, o, y, inside, *seen);
+    if (!differentiate) return y;
+    ctx->saved_data["options"] = std::string(reinterpret_cast<const char*>(&o), sizeof(o));
+    if (o.gradient == kOctrainClip) {
+      ctx->saved_data["inside"] = inside;
+      ctx->saved_data["strides"] = x.strides().vec();
+    } else if (o.gradient == kOctrainLearned) {
+      ctx->save_for_backward({x, s});
+    }
     return y;
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
                                                  torch::autograd::variable_list grads) {
-    at::Tensor dy = grads[0], dx;
-    if (ctx->saved_data["pass_through"].toBool()) {
+    OctrainFakeQuant o;
+    const std::string saved = ctx->saved_data["options"].toStringRef();
+    memcpy(&o, saved.data(), sizeof(o));
+    at::Tensor dy = grads[0], dx, dstep;
+    if (dy.defined() && o.gradient == kOctrainPassThrough) {
       dx = dy;
-    } else {
-      at::Tensor inside = ctx->saved_data["inside"].toTensor();
-      const int64_t rows = ctx->saved_data["rows"].toInt();
-      if (rows < 0) {
-        dx = dy * inside;
-      } else {
-        std::vector<int64_t> strides = ctx->saved_data["strides"].toIntVector();
-        at::Tensor ordered = dy;
-        if (dy.strides() != at::IntArrayRef(strides)) {
-          ordered = at::empty_strided(dy.sizes(), strides, dy.options());
-          ordered.copy_(dy);
-        }
-        dx = at::empty_strided(dy.sizes(), strides, dy.options());
-        if (dy.numel() > 0) mask_rows(ordered, dx, inside.const_data_ptr<uint8_t>(), rows, dy.numel() / std::max<int64_t>(1, rows));
-      }
+    } else if (dy.defined() && o.gradient == kOctrainClip) {
+      // Gradients come in the order of the output or in any other; the mask is in the order of x.
+      std::vector<int64_t> strides = ctx->saved_data["strides"].toIntVector();
+      dx = masked(in_order(dy, strides), ctx->saved_data["inside"].toTensor(), o);
+    } else if (dy.defined()) {
+      torch::autograd::variable_list kept = ctx->get_saved_variables();
+      std::tie(dx, dstep) = learned(kept[0], in_order(dy, kept[0].strides()), kept[1], o);
     }
-    return {dx, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
+    return {dx, dstep, at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
 
@@ -234,61 +320,54 @@ class FakeQuant : public torch::autograd::Function<FakeQuant> {
 
 extern "C" {
 
-char* octrain_fake_quant(at::Tensor** out, const at::Tensor* x, const at::Tensor* steps, int64_t qmin, int64_t qmax,
-                         bool per_channel, bool pass_through) {
+// y, and into `seen`, if it is not null, what an observer sees of x.
+char* octrain_fake_quant(at::Tensor** out, at::Tensor** seen, const at::Tensor* x, const at::Tensor* steps,
+                         const OctrainFakeQuant* options) {
   return octrain_guard([&] {
+    kind_of(*x);
     TORCH_CHECK(steps->scalar_type() == at::kFloat, "steps are ", steps->scalar_type(), ", FP32 is wanted");
     TORCH_CHECK(steps->device() == x->device(), "steps are on ", steps->device(), ", the tensor on ", x->device());
-    const int64_t wanted = per_channel ? (x->dim() > 0 ? x->size(0) : 0) : 1;
+    const int64_t wanted = options->per_channel ? (x->dim() > 0 ? x->size(0) : 0) : 1;
     TORCH_CHECK(steps->numel() == wanted, steps->numel(), " steps where ", wanted, " are wanted");
-    TORCH_CHECK(at::isFloatingType(x->scalar_type()) && x->scalar_type() != at::kDouble, "a tensor of type ",
-                x->scalar_type(), " cannot be fake-quantized; FP32, BF16 and FP16 can");
-    *out = new at::Tensor(FakeQuant::apply(*x, *steps, qmin, qmax, per_channel, pass_through));
+    at::Tensor observed = seen ? new_seen(*x) : at::Tensor();
+    const at::Tensor* watch = &observed;
+    const bool learned = options->gradient == kOctrainLearned;
+    // A step that is not learned has no gradient, whatever it says itself.
+    const at::Tensor step = learned ? *steps : steps->detach();
+    const bool differentiate = at::GradMode::is_enabled() && (x->requires_grad() || step.requires_grad());
+    *out = new at::Tensor(FakeQuant::apply(*x, step, options, watch, differentiate));
+    if (seen) *seen = new at::Tensor(observed);
   });
 }
 
 // [absmax over finite values, count of the others] as FP32 on the device of x.
 char* octrain_abs_max(at::Tensor** out, const at::Tensor* input) {
   return octrain_guard([&] {
-    at::Tensor x = input->detach();
-    if (!native_type(x)) {
-      at::Tensor magnitude = x.to(at::kFloat).abs();
-      at::Tensor finite = magnitude.isfinite();
-      at::Tensor largest = x.numel() == 0 ? at::zeros({}, magnitude.options())
-                                          : at::where(finite, magnitude, at::zeros_like(magnitude)).max();
-      at::Tensor others = finite.logical_not().sum().to(at::kFloat);
-      *out = new at::Tensor(at::stack({largest, others}));
-      return;
-    }
-    x = dense(x);
-    const int64_t n = x.numel(), blocks = (n + kGrain - 1) / kGrain;
-    const bool wide = x.scalar_type() == at::kFloat;
-    struct Seen {
-      uint32_t largest;
-      int64_t others;
-    };
-    Seen seen = at::parallel_reduce(
-        0, blocks, 1, Seen{0, 0},
-        [&](int64_t from, int64_t to, Seen) {
-          Seen s{0, 0};
-          int64_t begin = from * kGrain, count = std::min(n, to * kGrain) - begin;
-          if (wide) {
-            abs_max_f32(reinterpret_cast<const uint32_t*>(x.const_data_ptr()) + begin, count, &s.largest, &s.others);
-          } else {
-            abs_max_bf16(reinterpret_cast<const uint16_t*>(x.const_data_ptr()) + begin, count, &s.largest, &s.others);
-          }
-          return s;
-        },
-        [](Seen a, Seen b) { return Seen{std::max(a.largest, b.largest), a.others + b.others}; });
-    uint32_t bits = wide ? seen.largest : seen.largest << 16;
-    float largest;
-    memcpy(&largest, &bits, 4);
-    at::Tensor result = at::empty({2}, at::kFloat);
-    result.mutable_data_ptr<float>()[0] = largest;
-    result.mutable_data_ptr<float>()[1] = static_cast<float>(seen.others);
-    *out = new at::Tensor(result);
+    at::Tensor x = in_rows(input->detach(), false);
+    kind_of(x);
+    at::Tensor seen = new_seen(x);
+    quantize(x, at::Tensor(), OctrainFakeQuant{}, at::Tensor(), at::Tensor(), seen);
+    *out = new at::Tensor(seen);
   });
 }
+
+// For tests: 0 portable, 1 AVX2, 2 AVX-512, from now on in this process; anything else: the best there is. False,
+// and nothing changed, where this CPU lacks it.
+bool octrain_force_isa(int32_t isa) {
+  if (isa < 0 || isa > 2) {
+    forced.store(nullptr);
+    return true;
+  }
+  const OctrainLoops* found = loops_of(isa);
+  if (found) forced.store(found);
+  return found != nullptr;
+}
+
+// The instruction set of the loops in use.
+const char* octrain_isa() { return loops().name; }
+
+// Who launches the kernels for CUDA tensors.
+void octrain_register_cuda(OctrainLauncher run) { launcher.store(run); }
 
 char* octrain_deterministic(bool on) {
   return octrain_guard([&] { at::globalContext().setDeterministicAlgorithms(on, false); });

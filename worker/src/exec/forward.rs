@@ -2,8 +2,8 @@
 
 use super::{ExecError, Prepared, Record, Weights, kind, with_layout};
 use crate::graph::{Graph, Layout, Node, Op};
-use crate::native;
-use crate::quant::scheme::QMAX;
+use crate::native::{self, NativeError};
+use crate::quant::scheme::{QMAX, learned_gradient_scale};
 use tch::Tensor;
 
 /// How a graph runs.
@@ -212,15 +212,17 @@ impl Executor {
             Op::Cast(dtype) => x.f_to_kind(kind(*dtype)),
             Op::Quantize(q) => {
                 let i = step.quantizer.expect("resolved for every quantizer");
+                if q.active && mode.quantize {
+                    let (y, seen) = quantize(x, prepared, i, q.sign.qmin(), mode).map_err(native_at)?;
+                    if let Some(seen) = seen {
+                        record.observe(i, &seen)?;
+                    }
+                    return Ok(y);
+                }
                 if mode.observe {
                     record.observe(i, &native::abs_max(x).map_err(native_at)?)?;
                 }
-                if q.active && mode.quantize {
-                    let s = prepared.steps.narrow(0, i as i64, 1);
-                    return native::fake_quant(x, &s, q.sign.qmin(), QMAX, mode.pass_through)
-                        .map_err(native_at);
-                }
-                Ok(x.shallow_clone())
+                return Ok(x.shallow_clone());
             }
         };
         out.map_err(at)
@@ -229,5 +231,25 @@ impl Executor {
     /// Memory order of its four-dimensional values.
     pub fn layout(&self) -> Layout {
         self.graph.layout
+    }
+}
+
+/// Fake-quantizes by quantizer `index`; what it saw, if it observes.
+fn quantize(
+    x: &Tensor,
+    prepared: &Prepared,
+    index: usize,
+    qmin: i64,
+    mode: Mode,
+) -> Result<(Tensor, Option<Tensor>), NativeError> {
+    let step = prepared.steps.narrow(0, index as i64, 1);
+    let scale = learned_gradient_scale(x.numel()) as f32;
+    let through = mode.pass_through;
+    let seen = |(y, seen)| (y, Some(seen));
+    match (prepared.learns_scales, mode.observe) {
+        (false, false) => native::fake_quant(x, &step, qmin, QMAX, through).map(|y| (y, None)),
+        (false, true) => native::observe_fake_quant(x, &step, qmin, QMAX, through).map(seen),
+        (true, false) => native::fake_quant_learned(x, &step, qmin, QMAX, scale).map(|y| (y, None)),
+        (true, true) => native::observe_fake_quant_learned(x, &step, qmin, QMAX, scale).map(seen),
     }
 }

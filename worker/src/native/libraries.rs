@@ -15,8 +15,8 @@ pub fn deps_dir() -> PathBuf {
     }
 }
 
-/// Makes libtorch's CUDA part available where set-up has put it; says whether it did. To be called before any
-/// tensor is made.
+/// Makes libtorch's CUDA part available where set-up has put it, and the fake-quant kernels with it; says whether it
+/// did. To be called before any tensor is made.
 pub fn load_cuda() -> Result<bool, libloading::Error> {
     let library = deps_dir().join("libtorch-cuda/lib/libtorch_cuda.so");
     if !library.is_file() {
@@ -27,5 +27,6 @@ pub fn load_cuda() -> Result<bool, libloading::Error> {
     let library = unsafe { libloading::os::unix::Library::open(Some(&library), flags)? };
     // It registers itself with libtorch for good.
     std::mem::forget(library);
+    super::cuda::register();
     Ok(true)
 }

@@ -1,24 +1,66 @@
 //! Bindings to the C++ parts: the fake-quant operator, the observer's statistic, libraries loaded at run time.
+//!
+//! The operator computes `y = clamp(round_half_even(x / step), qmin, qmax) * step` in FP32 with true division, as ONNX
+//! QuantizeLinear and DequantizeLinear do. `x` is FP32, BF16 or FP16 in any memory order, which is kept; `y` and the
+//! gradient have its type. Steps are FP32, on the device of `x`; one below [`MIN_STEP`] counts as [`MIN_STEP`]. NaN
+//! stays NaN. Forward leaves one bit an element for backward.
+//!
+//! On CPUs the loops exist for AVX-512, AVX2 and plain x86-64, chosen at run time, with results equal bit for bit; on
+//! GPUs the kernels are compiled by NVRTC when a tensor first needs them.
 
+mod cuda;
 mod error;
 pub mod libraries;
+mod nvrtc;
 pub mod openvino_profile;
 
 pub use error::NativeError;
 pub(crate) use error::check;
 
+use crate::quant::scheme::MIN_STEP;
 use std::ffi::{c_char, c_void};
 use tch::Tensor;
+
+/// How the operator differentiates; the values are those of `OctrainGradient` in `fake_quant.h`.
+#[derive(Clone, Copy)]
+#[repr(i32)]
+enum Gradient {
+    Clip = 0,
+    PassThrough = 1,
+    Learned = 2,
+}
+
+impl Gradient {
+    fn straight(pass_through: bool) -> Self {
+        if pass_through { Self::PassThrough } else { Self::Clip }
+    }
+}
+
+/// `OctrainFakeQuant` of `fake_quant.h`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Options {
+    qmin: i64,
+    qmax: i64,
+    min_step: f32,
+    grad_scale: f32,
+    gradient: Gradient,
+    per_channel: i32,
+}
+
+impl Options {
+    fn new(qmin: i64, qmax: i64, gradient: Gradient, per_channel: bool) -> Self {
+        Self { qmin, qmax, min_step: MIN_STEP, grad_scale: 0.0, gradient, per_channel: per_channel.into() }
+    }
+}
 
 unsafe extern "C" {
     fn octrain_fake_quant(
         out: *mut *mut c_void,
+        seen: *mut *mut c_void,
         x: *const c_void,
         steps: *const c_void,
-        qmin: i64,
-        qmax: i64,
-        per_channel: bool,
-        pass_through: bool,
+        options: *const Options,
     ) -> *mut c_char;
     fn octrain_abs_max(out: *mut *mut c_void, x: *const c_void) -> *mut c_char;
     fn octrain_deterministic(on: bool) -> *mut c_char;
@@ -33,30 +75,31 @@ fn made(call: impl FnOnce(*mut *mut c_void) -> *mut c_char) -> Result<Tensor, Na
     Ok(unsafe { Tensor::from_ptr(out.cast()) })
 }
 
-fn fake_quant_with(
-    x: &Tensor,
-    steps: &Tensor,
-    [qmin, qmax]: [i64; 2],
-    per_channel: bool,
-    pass_through: bool,
-) -> Result<Tensor, NativeError> {
-    // SAFETY: both pointers are live tensors; the operator does not keep them.
+fn quantized(x: &Tensor, steps: &Tensor, options: Options) -> Result<Tensor, NativeError> {
+    // SAFETY: all pointers are live; the operator keeps none of them. Null: nothing is observed.
     made(|out| unsafe {
         octrain_fake_quant(
             out,
+            std::ptr::null_mut(),
             x.as_ptr().cast(),
             steps.as_ptr().cast(),
-            qmin,
-            qmax,
-            per_channel,
-            pass_through,
+            &raw const options,
         )
     })
 }
 
-/// `clamp(round_half_even(x / step), qmin, qmax) * step` in FP32 with true division; result and gradient in the
-/// type of `x` (FP32, BF16 or FP16, any memory order, which is kept). `step` is one FP32 number on the device of
-/// `x`. The gradient passes where nothing was clamped, or everywhere with `pass_through`. NaN stays NaN.
+fn quantized_and_seen(x: &Tensor, steps: &Tensor, options: Options) -> Result<(Tensor, Tensor), NativeError> {
+    let mut seen = std::ptr::null_mut();
+    // SAFETY: all pointers are live; the operator keeps none of them.
+    let y = made(|out| unsafe {
+        octrain_fake_quant(out, &mut seen, x.as_ptr().cast(), steps.as_ptr().cast(), &raw const options)
+    })?;
+    // SAFETY: without an error `seen` is a new `at::Tensor` that is ours.
+    Ok((y, unsafe { Tensor::from_ptr(seen.cast()) }))
+}
+
+/// Fake-quantizes `x` with one `step`, an FP32 tensor of one element. The gradient passes where nothing was clamped,
+/// or everywhere with `pass_through`.
 pub fn fake_quant(
     x: &Tensor,
     step: &Tensor,
@@ -64,7 +107,7 @@ pub fn fake_quant(
     qmax: i64,
     pass_through: bool,
 ) -> Result<Tensor, NativeError> {
-    fake_quant_with(x, step, [qmin, qmax], false, pass_through)
+    quantized(x, step, Options::new(qmin, qmax, Gradient::straight(pass_through), false))
 }
 
 /// [`fake_quant`] with one step for each index of the first dimension: `steps` is `[x.size(0)]`.
@@ -75,7 +118,63 @@ pub fn fake_quant_per_channel(
     qmax: i64,
     pass_through: bool,
 ) -> Result<Tensor, NativeError> {
-    fake_quant_with(x, steps, [qmin, qmax], true, pass_through)
+    quantized(x, steps, Options::new(qmin, qmax, Gradient::straight(pass_through), true))
+}
+
+/// [`fake_quant`] and [`abs_max`] of the same `x`, which is read once: `(y, [absmax, count of others])`.
+pub fn observe_fake_quant(
+    x: &Tensor,
+    step: &Tensor,
+    qmin: i64,
+    qmax: i64,
+    pass_through: bool,
+) -> Result<(Tensor, Tensor), NativeError> {
+    quantized_and_seen(x, step, Options::new(qmin, qmax, Gradient::straight(pass_through), false))
+}
+
+/// [`fake_quant`] with a learnable step (LSQ; Esser et al., arXiv 1902.08153). `step` has one element and may require
+/// a gradient, which is, with the sum over all elements in double precision and in an order that does not depend on
+/// threads,
+///
+/// ```text
+/// grad_scale * sum(dy * (q - x / step where q was not clamped, else the bound it was clamped to))
+/// ```
+///
+/// The paper's `grad_scale` is `1 / sqrt(x.numel() * qmax)`; where the loss is scaled for FP16 or summed over
+/// microbatches, the step's gradient is as `x`'s is. The gradient of `x` is [`fake_quant`]'s without `pass_through`. A
+/// step below [`MIN_STEP`] quantizes as [`MIN_STEP`] and has the gradient of that, so it can recover. NaN in `x` makes
+/// the step's gradient NaN. `x` itself is kept for backward. It cannot be differentiated twice.
+pub fn fake_quant_learned(
+    x: &Tensor,
+    step: &Tensor,
+    qmin: i64,
+    qmax: i64,
+    grad_scale: f32,
+) -> Result<Tensor, NativeError> {
+    quantized(x, step, Options { grad_scale, ..Options::new(qmin, qmax, Gradient::Learned, false) })
+}
+
+/// [`fake_quant_learned`] and [`abs_max`] of the same `x`, which is read once.
+pub fn observe_fake_quant_learned(
+    x: &Tensor,
+    step: &Tensor,
+    qmin: i64,
+    qmax: i64,
+    grad_scale: f32,
+) -> Result<(Tensor, Tensor), NativeError> {
+    quantized_and_seen(x, step, Options { grad_scale, ..Options::new(qmin, qmax, Gradient::Learned, false) })
+}
+
+/// [`fake_quant_learned`] with one step for each index of the first dimension; the paper's `grad_scale` is then
+/// `1 / sqrt(elements of a channel * qmax)`.
+pub fn fake_quant_learned_per_channel(
+    x: &Tensor,
+    steps: &Tensor,
+    qmin: i64,
+    qmax: i64,
+    grad_scale: f32,
+) -> Result<Tensor, NativeError> {
+    quantized(x, steps, Options { grad_scale, ..Options::new(qmin, qmax, Gradient::Learned, true) })
 }
 
 /// `[absmax over finite values, count of NaN and infinite ones]`, FP32, on the device of `x`. An empty tensor has

@@ -5,11 +5,6 @@ use super::Sgd;
 use crate::quant::scheme::{MIN_STEP, QMAX};
 use tch::{TchError, Tensor};
 
-/// LSQ's factor on the gradient of a step: `1 / sqrt(values * largest code)`.
-pub fn gradient_scale(values: usize) -> f64 {
-    1.0 / (values.max(1) as f64 * QMAX as f64).sqrt()
-}
-
 /// Updates `ranges` (127 steps each) in place from gradients of the steps. In one update a step loses at most half of
 /// itself, so that it stays above zero. All `[quantizers]`, FP32.
 pub fn update(
@@ -43,10 +38,5 @@ mod tests {
         assert!((got[0] - 127.0 * 0.95).abs() < 1e-4, "{got:?}");
         assert_eq!(got[1], 63.5);
         assert!(got[2] > 0.0 && got[2] < 1e-20);
-    }
-
-    #[test]
-    fn the_gradient_scale_is_the_papers() {
-        assert!((gradient_scale(100) - 1.0 / (100.0f64 * 127.0).sqrt()).abs() < 1e-15);
     }
 }

@@ -49,6 +49,11 @@ pub fn step_for(absmax: f32, qmax: i64) -> Option<f32> {
     (absmax.is_finite() && absmax >= 0.0).then(|| (absmax / qmax as f32).max(MIN_STEP))
 }
 
+/// LSQ's factor on the gradient of a learned step (Esser et al., arXiv 1902.08153): `1 / sqrt(values * 127)`.
+pub fn learned_gradient_scale(values: usize) -> f64 {
+    1.0 / (values.max(1) as f64 * QMAX as f64).sqrt()
+}
+
 /// Code of one value: `clamp(round_half_even(x / step), qmin, 127)`.
 pub fn code(x: f32, step: f32, qmin: i64) -> i64 {
     code_within(x, step, [qmin, QMAX])
@@ -89,6 +94,12 @@ mod tests {
         assert_eq!(bias_code(-0.3125, 0.5, 0.25), Some((-2, 0.125)));
         assert_eq!(bias_code(1.0, 1e-20, 1e-20), None);
         assert_eq!(bias_code(1.0, MIN_STEP, MIN_STEP), None);
+    }
+
+    #[test]
+    fn the_gradient_scale_is_the_papers() {
+        assert!((learned_gradient_scale(100) - 1.0 / (100.0f64 * 127.0).sqrt()).abs() < 1e-15);
+        assert!(learned_gradient_scale(0).is_finite());
     }
 
     #[test]

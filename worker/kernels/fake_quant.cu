@@ -1,0 +1,205 @@
+// The fake-quant operator on GPUs: the arithmetic of native/loops.cpp, the interface of native/fake_quant.h. Compiled
+// by NVRTC without headers, with --fmad=false, --ftz=false and --prec-div=true; so division, product and rounding are
+// IEEE's and results equal the CPU's.
+//
+// Memory is taken in its own order as `rows` rows of `inner` elements, one step a row where there is more than one.
+// A row's mask has ceil(inner / 32) words, bit k of word w for element 32 w + k.
+
+typedef unsigned int u32;
+typedef unsigned short u16;
+typedef unsigned long long u64;
+typedef long long i64;
+
+#define ALL_LANES 0xffffffffu
+#define WORDS 4  // of the mask that a warp makes in one turn: as many loads are under way at once
+
+struct F32 {
+  typedef u32 Word;
+  static __device__ float widen(Word x) { return __uint_as_float(x); }
+  static __device__ Word narrow(float f) { return __float_as_uint(f); }
+};
+
+struct Bf16 {
+  typedef u16 Word;
+  static __device__ float widen(Word x) { return __uint_as_float((u32)x << 16); }
+  static __device__ Word narrow(float f) {
+    u32 u = __float_as_uint(f);
+    if ((u & 0x7fffffffu) > 0x7f800000u) return 0x7fc0;
+    return (Word)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+  }
+};
+
+struct F16 {
+  typedef u16 Word;
+  static __device__ float widen(Word x) {
+    float f;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(x));
+    return f;
+  }
+  static __device__ Word narrow(float f) {
+    Word x;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(x) : "f"(f));
+    return x;
+  }
+};
+
+// Comparisons written so that NaN stays NaN.
+static __device__ float clamped(float q, float qmin, float qmax) {
+  float c = q < qmin ? qmin : q;
+  return c > qmax ? qmax : c;
+}
+
+static __device__ float guarded(float step, float min_step) { return step < min_step ? min_step : step; }
+
+// The block's largest magnitude and count of values that are not finite into `scratch` = {count, largest | ticket};
+// the last block to do so writes `seen`. Maxima and integer sums do not depend on the order.
+static __device__ void report(u32 largest, u32 others, u64* scratch, float* seen) {
+  __shared__ u32 block_largest;
+  __shared__ u32 block_others;
+  if (threadIdx.x == 0) block_largest = block_others = 0;
+  __syncthreads();
+  for (int lanes = 16; lanes > 0; lanes /= 2) {
+    u32 other = __shfl_down_sync(ALL_LANES, largest, lanes);
+    largest = other > largest ? other : largest;
+    others += __shfl_down_sync(ALL_LANES, others, lanes);
+  }
+  if (threadIdx.x % 32 == 0) {
+    atomicMax(&block_largest, largest);
+    atomicAdd(&block_others, others);
+  }
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  u32* rest = (u32*)(scratch + 1);
+  // Bits of magnitudes are ordered as the magnitudes are.
+  atomicMax(&rest[0], block_largest);
+  atomicAdd(&scratch[0], (u64)block_others);
+  __threadfence();
+  if (atomicAdd(&rest[1], 1u) == gridDim.x - 1) {
+    __threadfence();
+    seen[0] = __uint_as_float(atomicMax(&rest[0], 0u));
+    seen[1] = __ull2float_rn(atomicAdd(&scratch[0], 0ull));
+  }
+}
+
+// y (none: observe only), bits (none: keep nothing), seen (none: do not observe), in one pass over x.
+template <typename K>
+static __device__ void quantize(const typename K::Word* x, typename K::Word* y, u32* bits, const float* steps,
+                                float* seen, u64* scratch, i64 rows, i64 inner, float qmin, float qmax,
+                                float min_step) {
+  const u32 lane = threadIdx.x % 32;
+  const i64 tiles = (inner + 32 * WORDS - 1) / (32 * WORDS), words = (inner + 31) / 32;
+  const i64 warps = (i64)gridDim.x * (blockDim.x / 32);
+  u32 largest = 0, others = 0;
+  for (i64 tile = (i64)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32; tile < rows * tiles; tile += warps) {
+    const i64 row = tile / tiles, begin = tile % tiles * (32 * WORDS);
+    const typename K::Word* from = x + row * inner;
+    float f[WORDS];
+#pragma unroll
+    for (int w = 0; w < WORDS; ++w) {
+      const i64 i = begin + w * 32 + lane;
+      f[w] = i < inner ? K::widen(from[i]) : 0.0f;
+    }
+    if (seen) {
+#pragma unroll
+      for (int w = 0; w < WORDS; ++w) {
+        const u32 m = __float_as_uint(f[w]) & 0x7fffffffu;
+        if (m < 0x7f800000u) {
+          largest = m > largest ? m : largest;
+        } else {
+          ++others;
+        }
+      }
+    }
+    if (!y) continue;
+    const float step = guarded(steps[row], min_step);
+    u32 mine = 0;
+#pragma unroll
+    for (int w = 0; w < WORDS; ++w) {
+      const i64 i = begin + w * 32 + lane;
+      const float q = rintf(__fdiv_rn(f[w], step));
+      const u32 word = __ballot_sync(ALL_LANES, i < inner && q >= qmin && q <= qmax);
+      if (lane == w) mine = word;
+      if (i < inner) y[row * inner + i] = K::narrow(__fmul_rn(clamped(q, qmin, qmax), step));
+    }
+    if (bits && lane < WORDS && begin / 32 + lane < words) bits[row * words + begin / 32 + lane] = mine;
+  }
+  if (seen) report(largest, others, scratch, seen);
+}
+
+// dx = dy where the bit is set, else 0.
+template <typename Word>
+static __device__ void mask(const Word* dy, Word* dx, const u32* bits, i64 rows, i64 inner) {
+  const i64 words = (inner + 31) / 32;
+  for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < rows * words * 32; i += (i64)gridDim.x * blockDim.x) {
+    const i64 word = i / 32, row = word / words, column = word % words * 32 + i % 32;
+    if (column < inner) dx[row * inner + column] = (bits[word] >> (i % 32)) & 1 ? dy[row * inner + column] : (Word)0;
+  }
+}
+
+// Sum over the block in an order that depends on the number of threads alone; valid in thread 0.
+static __device__ double block_sum(double value) {
+  __shared__ double sums[32];
+  for (int lanes = 16; lanes > 0; lanes /= 2) value += __shfl_down_sync(ALL_LANES, value, lanes);
+  if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = value;
+  __syncthreads();
+  double total = 0.0;
+  if (threadIdx.x == 0) {
+    for (int w = 0; w < blockDim.x / 32; ++w) total += sums[w];
+  }
+  __syncthreads();
+  return total;
+}
+
+// dx as `mask`; each piece of `chunk` elements of a row leaves its part of the step's gradient in `partial`. Products
+// are made in double precision, where they are exact.
+template <typename K>
+static __device__ void learn(const typename K::Word* x, const typename K::Word* dy, typename K::Word* dx,
+                             const float* steps, double* partial, i64 rows, i64 inner, i64 chunk, float qmin,
+                             float qmax, float min_step) {
+  const i64 pieces = (inner + chunk - 1) / chunk;
+  for (i64 piece = blockIdx.x; piece < rows * pieces; piece += gridDim.x) {
+    const i64 row = piece / pieces, begin = piece % pieces * chunk;
+    const i64 end = begin + chunk < inner ? begin + chunk : inner;
+    const float step = guarded(steps[row], min_step);
+    double sum = 0.0;
+    for (i64 i = begin + threadIdx.x; i < end; i += blockDim.x) {
+      const i64 at = row * inner + i;
+      const typename K::Word g = dy[at];
+      const float v = __fdiv_rn(K::widen(x[at]), step), q = rintf(v);
+      const bool inside = q >= qmin && q <= qmax;
+      dx[at] = inside ? g : (typename K::Word)0;
+      // Not inside: the bound, or NaN.
+      sum += (double)K::widen(g) * (double)(inside ? __fsub_rn(q, v) : clamped(q, qmin, qmax));
+    }
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) partial[piece] = sum;
+  }
+}
+
+extern "C" __global__ void learn_sum(const double* partial, float* step_gradient, i64 rows, i64 pieces,
+                                     float grad_scale) {
+  for (i64 row = blockIdx.x; row < rows; row += gridDim.x) {
+    double sum = 0.0;
+    for (i64 i = threadIdx.x; i < pieces; i += blockDim.x) sum += partial[row * pieces + i];
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) step_gradient[row] = (float)(sum * (double)grad_scale);
+  }
+}
+
+#define FOR_TYPE(K, name)                                                                                          \
+  extern "C" __global__ void quantize_##name(const K::Word* x, K::Word* y, u32* bits, const float* steps, float* seen, \
+                                             u64* scratch, i64 rows, i64 inner, float qmin, float qmax,              \
+                                             float min_step) {                                                       \
+    quantize<K>(x, y, bits, steps, seen, scratch, rows, inner, qmin, qmax, min_step);                                \
+  }                                                                                                                  \
+  extern "C" __global__ void mask_##name(const K::Word* dy, K::Word* dx, const u32* bits, i64 rows, i64 inner) {     \
+    mask<K::Word>(dy, dx, bits, rows, inner);                                                                        \
+  }                                                                                                                  \
+  extern "C" __global__ void learn_##name(const K::Word* x, const K::Word* dy, K::Word* dx, const float* steps,      \
+                                          double* partial, i64 rows, i64 inner, i64 chunk, float qmin, float qmax,   \
+                                          float min_step) {                                                          \
+    learn<K>(x, dy, dx, steps, partial, rows, inner, chunk, qmin, qmax, min_step);                                   \
+  }
+FOR_TYPE(F32, f32)
+FOR_TYPE(Bf16, bf16)
+FOR_TYPE(F16, f16)

@@ -1,0 +1,37 @@
+// The inner loops of the fake-quant operator on CPUs, compiled once for each instruction set from loops.cpp.
+//
+// No library header stands here or in loops.cpp: an inline function compiled for AVX-512 there must never be
+// the copy that the linker keeps for the rest of the program.
+#pragma once
+#include <stdint.h>
+
+enum OctrainKind { kOctrainF32 = 0, kOctrainBf16 = 1, kOctrainF16 = 2 };
+
+// What an observer sees: the largest magnitude of the finite values as FP32 bits, and how many are not finite.
+struct OctrainSeen {
+  uint32_t largest;
+  int64_t others;
+};
+
+// `x`, `y`, `dy`, `dx`: n elements of the kind that the index into the table names. `bits`: one bit an element
+// from bit 0 on, whole bytes written, the spare bits 0. Codes are clamped to [qmin, qmax].
+struct OctrainLoops {
+  const char* name;
+  // y = clamp(round_half_even(x / step)) * step; `bits` (not clamped) and `seen` (merged into) may be null.
+  void (*quantize[3])(const void* x, void* y, uint8_t* bits, int64_t n, float step, float qmin, float qmax,
+                      OctrainSeen* seen);
+  // The statistic alone.
+  void (*observe[3])(const void* x, int64_t n, OctrainSeen* seen);
+  // dx = dy where the bit is set, else 0.
+  void (*mask[3])(const void* dy, void* dx, const uint8_t* bits, int64_t n);
+  // dx as `mask`; adds sum(dy * (q - x / step, or the bound that q was clamped to)) to `sum`, in an order that
+  // depends on n alone.
+  void (*learned[3])(const void* x, const void* dy, void* dx, int64_t n, float step, float qmin, float qmax,
+                     double* sum);
+};
+
+extern const OctrainLoops octrain_loops_portable;
+#if defined(__x86_64__)
+extern const OctrainLoops octrain_loops_avx2;
+extern const OctrainLoops octrain_loops_avx512;
+#endif
