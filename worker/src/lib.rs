@@ -1,5 +1,6 @@
 //! Octrain: distributed training of convolutional networks with quantization-aware training in the optimizer.
 
+pub mod analyze;
 pub mod checkpoint;
 pub mod cli;
 pub mod collective;

@@ -1,12 +1,13 @@
 //! `octrain export`: a checkpoint as an ONNX file for one runtime.
 
 use super::{Exit, checkpoint_base};
+use crate::analyze::Placement;
 use crate::checkpoint::{self, Manifest, State};
 use crate::config::{Amp, DeviceKind, RunConfig};
 use crate::export::{FloatType, Options, Profile, emit, scale_table};
 use crate::graph::Graph;
 use crate::session::{Purpose, job_spec};
-use crate::{models, passes, trainer};
+use crate::{models, trainer};
 use anyhow::{Context, Result};
 use prost::Message;
 use serde_json::json;
@@ -50,20 +51,29 @@ pub fn trained_graph(manifest: &Manifest, profile: Profile) -> Result<Graph> {
 }
 
 fn graph_for(manifest: &Manifest, profile: Profile, purpose: Purpose) -> Result<Graph> {
-    let trained = &manifest.config;
+    let target = profile.target();
+    let config = RunConfig {
+        qat: target.is_some(),
+        target: target.unwrap_or(manifest.config.target),
+        ..manifest.config.clone()
+    };
+    let p = decided(manifest, &config, purpose)?;
+    Ok(p.skipping([])?)
+}
+
+/// The network of a checkpoint, quantized as its configuration says for its target, as it is evaluated in FP32
+/// arithmetic; whether it was trained with --qat does not matter.
+pub fn placement(manifest: &Manifest) -> Result<Placement> {
+    decided(manifest, &RunConfig { qat: true, ..manifest.config.clone() }, Purpose::Eval)
+}
+
+fn decided(manifest: &Manifest, config: &RunConfig, purpose: Purpose) -> Result<Placement> {
     let graph = models::build(&manifest.model, manifest.image_shape, manifest.class_names.len());
     let graph = graph.map_err(Exit::configuration)?;
-    let config = RunConfig {
-        qat: profile.target().is_some(),
-        target: profile.target().unwrap_or(trained.target),
-        amp: Amp::Off,
-        nproc: 1,
-        device: DeviceKind::Cpu,
-        ..trained.clone()
-    };
+    let config = RunConfig { amp: Amp::Off, nproc: 1, device: DeviceKind::Cpu, ..config.clone() };
     let spec = job_spec(&serde_json::to_value(&config)?, purpose, trainer::model_facts(&graph), 0);
     let strategy = trainer::strategy(&super::plan::local_plan(&config, spec)?);
-    Ok(passes::run(graph, &strategy.passes, &strategy.settings, |_, _| {})?)
+    Ok(Placement { graph, decisions: strategy.passes, settings: strategy.settings })
 }
 
 fn metadata(

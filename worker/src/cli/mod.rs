@@ -1,5 +1,6 @@
 //! The command line, one file per subcommand.
 
+mod analyze;
 mod args;
 mod checkpoint_base;
 mod compare;
@@ -43,6 +44,8 @@ enum Command {
     Infer(infer::InferArgs),
     /// Compare the training graph with an exported file in its runtime, on the same images.
     Verify(verify::VerifyArgs),
+    /// Rank layers by what quantizing them costs, show ranges and histograms, propose --qat-skip for a budget.
+    Analyze(analyze::AnalyzeArgs),
     /// Join this host's workers to a coordinator: `octrain launch --coordinator HOST:PORT -- <train flags>`.
     Launch(launch::LaunchArgs),
     /// The whole path on one data set: AMP training, QAT and its control, export, INT8 inference, a table.
@@ -102,6 +105,7 @@ fn run() -> Result<u8> {
         Command::Export(args) => export::main(args),
         Command::Infer(args) => infer::main(args),
         Command::Verify(args) => verify::main(args),
+        Command::Analyze(args) => analyze::main(args),
         Command::Launch(args) => launch::main(args),
         Command::Quickstart(args) => quickstart::main(args).map(|()| 0),
         Command::Compare(args) => compare::main(args),

@@ -1,0 +1,168 @@
+//! `octrain analyze`: which layers quantization hurts, why, and which to leave in floating point.
+
+use super::export::placement;
+use super::{Exit, checkpoint_base};
+use crate::analyze::{AnalyzeError, Calibration, Network, Ranges, Report, Subject, calibrate, html, propose};
+use crate::checkpoint::{self, Manifest};
+use crate::config::{Augmentation, RunConfig, Target};
+use crate::data::{DataConfig, Dataset, EvalLoader, Geometry, Sharding, Split};
+use crate::metrics::ReportFile;
+use anyhow::{Context, Result};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Arguments of `octrain analyze`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(args_override_self = true)]
+pub struct AnalyzeArgs {
+    /// Checkpoint folder, or a folder of checkpoints; one trained without --qat is calibrated on training images first.
+    #[arg(long, value_name = "FOLDER")]
+    pub from_checkpoint: PathBuf,
+    /// `auto` (the furthest) or a number of epochs.
+    #[arg(long, value_name = "WHICH")]
+    pub last_epoch_of_checkpoint: Option<String>,
+    /// `digits`, or a folder with `train/<class>/` and `val/<class>/`; not given: the data of the checkpoint.
+    #[arg(long, value_name = "DATA")]
+    pub image_root: Option<String>,
+    /// Runtime whose placement rules hold; not given: that of the checkpoint.
+    #[arg(long, value_enum)]
+    pub target: Option<Target>,
+    /// Nodes left in floating point from the start (names, `*` as wildcard); not given: those of the checkpoint.
+    #[arg(long, value_delimiter = ',', value_name = "PATTERNS")]
+    pub qat_skip: Option<Vec<String>>,
+    /// Validation images, evenly spread over the set.
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub max_images: usize,
+    /// Images of a batch; the outputs of all layers are held at once.
+    #[arg(long, default_value_t = 32)]
+    pub batch_size: usize,
+    /// Points of top-1 that quantization may cost; layers to skip are proposed for it.
+    #[arg(long, value_name = "POINTS", default_value_t = 1.0)]
+    pub max_accuracy_loss: f64,
+    /// Also measure the network with everything but one layer quantized, for each layer.
+    #[arg(long)]
+    pub leave_one_out: bool,
+    /// JSON lines of results.
+    #[arg(long, value_name = "FILE")]
+    pub report_file: Option<PathBuf>,
+    /// A page with the figures of every layer, as plots and histograms.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+}
+
+fn check(args: &AnalyzeArgs) -> Result<(), Exit> {
+    for (flag, value) in [("--batch-size", args.batch_size), ("--max-images", args.max_images)] {
+        if value == 0 {
+            return Err(Exit::configuration(format!("{flag} is 0; at least one image is needed")));
+        }
+    }
+    if !(args.max_accuracy_loss >= 0.0 && args.max_accuracy_loss.is_finite()) {
+        let message =
+            format!("--max-accuracy-loss is {}; it is a number of points, 0 or more", args.max_accuracy_loss);
+        return Err(Exit::configuration(message));
+    }
+    Ok(())
+}
+
+fn failed(e: AnalyzeError) -> anyhow::Error {
+    if e.is_configuration() { Exit::configuration(e).into() } else { e.into() }
+}
+
+/// The checkpoint's data, prepared as it is for evaluation.
+struct Images {
+    run: RunConfig,
+    classes: usize,
+}
+
+impl Images {
+    fn open(&self, split: Split) -> Result<Arc<Dataset>> {
+        let run = &self.run;
+        let data = Dataset::open(&run.image_root, split, self.classes, run.image_shape, run.synthetic_images);
+        Ok(Arc::new(data.map_err(Exit::configuration)?))
+    }
+
+    fn config(&self, batch: usize) -> DataConfig {
+        DataConfig {
+            geometry: Geometry::new(&self.run),
+            sharding: Sharding { rank: 0, world: 1, microbatches: 1, batch },
+            seed: self.run.seed,
+            threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            max_corrupt: self.run.max_corrupt_images,
+        }
+    }
+}
+
+/// Ranges that the checkpoint does not have, from training images as `octrain train --qat` takes them.
+fn ranges(network: &Network, images: &Images) -> Result<Ranges> {
+    if network.weights.ranges_host()?.iter().all(Option::is_some) {
+        return Ok(Ranges::Checkpoint);
+    }
+    let run = &images.run;
+    if run.qat_calibration_images == 0 {
+        let message = "the checkpoint has no activation ranges and its --qat-calibration-images is 0, so none can be calibrated: train with --qat from it first";
+        return Err(Exit::configuration(message).into());
+    }
+    let data = images.open(Split::Train)?;
+    let how = Calibration { observer: run.qat_observer, percentile: run.qat_percentile };
+    let config = images.config(run.batch_size);
+    let done = calibrate(network.graph(), &network.weights, how, || {
+        Ok(EvalLoader::calibration(data.clone(), config.clone(), run.qat_calibration_images)?.0)
+    });
+    Ok(match done.map_err(failed)? {
+        Some((ranges, images)) => Ranges::Calibrated { images, ranges },
+        None => Ranges::Checkpoint,
+    })
+}
+
+/// The checkpoint's configuration with this command's flags.
+fn configuration(args: &AnalyzeArgs, manifest: &Manifest) -> RunConfig {
+    let trained = &manifest.config;
+    RunConfig {
+        image_root: args.image_root.clone().unwrap_or_else(|| trained.image_root.clone()),
+        image_shape: manifest.image_shape,
+        target: args.target.unwrap_or(trained.target),
+        qat_skip: args.qat_skip.clone().unwrap_or_else(|| trained.qat_skip.clone()),
+        augmentation: Augmentation::None,
+        ..trained.clone()
+    }
+}
+
+/// Runs the command.
+pub fn main(args: &AnalyzeArgs) -> Result<u8> {
+    check(args)?;
+    let (folder, mut manifest) =
+        checkpoint_base::find(&args.from_checkpoint, args.last_epoch_of_checkpoint.as_deref())?;
+    let state = checkpoint::load(&folder).map_err(Exit::configuration)?.model;
+    manifest.config = configuration(args, &manifest);
+    let images = Images { run: manifest.config.clone(), classes: manifest.class_names.len() };
+    let val = images.open(Split::Val)?;
+    let network = Network::new(placement(&manifest)?, &state).map_err(failed)?;
+    let subject = Subject {
+        model: manifest.model.clone(),
+        checkpoint: folder.display().to_string(),
+        target: manifest.config.target.name().into(),
+        weight_bits: network.graph().weight_bits,
+        skip: manifest.config.qat_skip.clone(),
+        ranges: ranges(&network, &images)?,
+    };
+    let loader = || EvalLoader::new(val.clone(), images.config(args.batch_size), Some(args.max_images));
+    tracing::info!("quantizing {} layers one by one", network.layers().len());
+    let survey = network.survey(loader()?, args.leave_one_out).map_err(failed)?;
+    let mut report = Report::new(subject, survey, args.max_accuracy_loss);
+    let proposal =
+        propose(report.top1_float, report.top1_quantized, report.budget, &report.ranked(), |skip| {
+            tracing::info!("everything quantized but {}", skip.join(", "));
+            network.top1_skipping(skip, loader()?)
+        });
+    report.proposal = Some(proposal.map_err(failed)?);
+    print!("{}", report.text());
+    if let Some(path) = &args.report_file {
+        let mut file = ReportFile::open(path, false)?;
+        report.json().iter().try_for_each(|line| file.write(line))?;
+    }
+    if let Some(path) = &args.html {
+        checkpoint::write_atomic(path, html(&report).as_bytes()).context("cannot write --html")?;
+        println!("{}", path.display());
+    }
+    Ok(0)
+}
