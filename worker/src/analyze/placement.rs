@@ -145,7 +145,8 @@ pub(super) mod tests {
                     assert_eq!(quantized_weights(&alone), weights, "{target:?} {}", layer.name);
                     let mut own: Vec<&str> = layer.quantizers.iter().map(String::as_str).collect();
                     let mut found = active(&alone);
-                    (own.sort(), found.sort());
+                    own.sort();
+                    found.sort();
                     assert_eq!(found, own, "{target:?} {}", layer.name);
                 }
             }

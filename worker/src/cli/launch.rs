@@ -4,6 +4,8 @@ use super::args::RunFlags;
 use super::worker::Place;
 use super::{Exit, local};
 use crate::config::RunConfig;
+use crate::launcher::WorkerCommand;
+use crate::session::machine;
 use crate::trainer::Job;
 use anyhow::Result;
 use clap::{Args, Command, FromArgMatches};
@@ -45,6 +47,7 @@ pub fn main(args: &LaunchArgs) -> Result<u8> {
     // Whatever is wrong with network or data is said once, here, and not by every worker.
     Job::open(&config).map_err(Exit::configuration)?;
     flags.show(&config)?;
+    let host = machine::host_name();
     let commands = (0..args.nproc_per_node).map(|local_index| {
         let place = Place {
             coordinator: args.coordinator.clone(),
@@ -54,7 +57,9 @@ pub fn main(args: &LaunchArgs) -> Result<u8> {
             local_world: args.nproc_per_node,
             connect_timeout: args.connect_timeout,
         };
-        local::worker_command(&config, &place, false)
+        let command = local::worker_command(&config, &place, false)?;
+        // Ranks are the coordinator's to give; here only the place is known.
+        Ok(WorkerCommand { label: format!("host {host} local {local_index}"), ..command })
     });
     local::supervise(commands.collect::<Result<_>>()?)
 }
