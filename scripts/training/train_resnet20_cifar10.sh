@@ -15,10 +15,10 @@ folder=runs/cifar10-$seed
 shared=(
   --model-arch-name ResNet20 --num-of-class 10 --image-shape 3,32,32 --crop-size 32 --resize-short 32
   --normalize-mean 0.4914,0.4822,0.4465 --normalize-std 0.2470,0.2435,0.2616
-  --batch-size 16 --momentum 0.9 --nesterov --weight-decay 0.0005 --label-smoothing 0
+  --batch-size 32 --crop-padding 2 --momentum 0.9 --nesterov --weight-decay 0.0005 --label-smoothing 0
   --amp bf16 --nproc 2 --device cpu --seed "$seed" --print-interval 100
 )
-"$run" train --image-root "$data" "${shared[@]}" --epochs 8 --lr 0.06 --warmup-epochs 1 \
+"$run" train --image-root "$data" "${shared[@]}" --epochs 8 --lr 0.1 --warmup-epochs 1 \
   --eval-interval 8 --save-interval 8 --output-dir "$folder/fp" --report-file "$folder/fp.jsonl" "$@"
 "$run" compare --from-pretrained-params "$folder/fp" --image-root "$data" --output "$folder/compare" -- \
-  "${shared[@]}" --epochs 2 --lr 0.006 --warmup-epochs 0 --eval-interval 2 --save-interval 2 "$@"
+  "${shared[@]}" --epochs 2 --lr 0.01 --warmup-epochs 0 --eval-interval 2 --save-interval 2 "$@"
