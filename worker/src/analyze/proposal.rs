@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(of(&["a", "c", "d", "b"], 4.0), skip(&["a"], 86.5));
         assert_eq!(of(&["a", "c", "d", "b"], 1.0), skip(&["a", "c"], 89.5));
         // A bad ranking costs measurements, not layers.
-        assert_eq!(of(&["b", "a", "d", "c"], 1.0), skip(&["a", "c"], 89.5));
+        assert_eq!(of(&["b", "a", "d", "c", "e"], 1.0), skip(&["a", "c"], 89.5));
     }
 
     #[test]

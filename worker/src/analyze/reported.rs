@@ -89,12 +89,13 @@ impl Report {
     /// The network as a whole, in one line.
     pub fn whole(&self) -> String {
         format!(
-            "top-1 {:.2} in floating point, {:.2} with everything quantized: loss {:.2} points, {:.2} % of predictions equal, {} dB in the logits",
+            "top-1 {:.2} in floating point, {:.2} with everything quantized: loss {:.2} points, {:.2} % of predictions equal, {} dB in the logits (one image is {:.2} points)",
             self.top1_float,
             self.top1_quantized,
             self.loss() + 0.0,
             self.agreement,
-            decibels(self.logits.db())
+            decibels(self.logits.db()),
+            100.0 / self.images.max(1) as f64
         )
     }
 

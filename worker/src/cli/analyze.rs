@@ -37,11 +37,14 @@ pub struct AnalyzeArgs {
     #[arg(long, default_value_t = 32)]
     pub batch_size: usize,
     /// Points of top-1 that quantization may cost; layers to skip are proposed for it.
-    #[arg(long, value_name = "POINTS", default_value_t = 1.0)]
+    #[arg(long, value_name = "POINTS", allow_negative_numbers = true, default_value_t = 1.0)]
     pub max_accuracy_loss: f64,
     /// Also measure the network with everything but one layer quantized, for each layer.
     #[arg(long)]
     pub leave_one_out: bool,
+    /// Compute threads (0: libtorch chooses).
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub threads: usize,
     /// JSON lines of results.
     #[arg(long, value_name = "FILE")]
     pub report_file: Option<PathBuf>,
@@ -130,6 +133,9 @@ fn configuration(args: &AnalyzeArgs, manifest: &Manifest) -> RunConfig {
 /// Runs the command.
 pub fn main(args: &AnalyzeArgs) -> Result<u8> {
     check(args)?;
+    if let Ok(threads @ 1..) = i32::try_from(args.threads) {
+        tch::set_num_threads(threads);
+    }
     let (folder, mut manifest) =
         checkpoint_base::find(&args.from_checkpoint, args.last_epoch_of_checkpoint.as_deref())?;
     let state = checkpoint::load(&folder).map_err(Exit::configuration)?.model;
