@@ -13,8 +13,8 @@ run="$(dirname "${BASH_SOURCE[0]}")/../octrain.sh"
 folder=runs/cifar10-$seed
 
 shared=(
-  --model-arch-name ResNet20 --num-of-class 10 --image-shape 3,32,32 --crop-size 32 --resize-short 32
-  --normalize-mean 0.4914,0.4822,0.4465 --normalize-std 0.2470,0.2435,0.2616
+  --model-arch-name ResNet20 --num-of-class 10 --image-shape "3,32,32" --crop-size 32 --resize-short 32
+  --normalize-mean "0.4914,0.4822,0.4465" --normalize-std "0.2470,0.2435,0.2616"
   --batch-size 32 --crop-padding 2 --momentum 0.9 --nesterov --weight-decay 0.0005 --label-smoothing 0
   --amp bf16 --nproc 2 --device cpu --seed "$seed" --print-interval 100
 )
