@@ -28,8 +28,18 @@ impl Mailbox {
     /// Asks and waits for the answer; `wait` bounds how long the driver may keep the call.
     pub(crate) async fn ask(&self, event: Event, wait: Duration) -> Result<Reply, Refusal> {
         let (reply, answer) = oneshot::channel();
-        self.calls.send(Call { event, wait, reply: Some(reply) }).map_err(|_| Refusal::Gone)?;
-        answer.await.unwrap_or(Err(Refusal::Gone))
+        self.calls.send(Call { event, wait, reply: Some(reply) }).map_err(|_| self.over())?;
+        answer.await.unwrap_or_else(|_| Err(self.over()))
+    }
+
+    /// What a driver that is gone would have said: several calls of one worker may be under way when the first of
+    /// them has told it of the end.
+    fn over(&self) -> Refusal {
+        match &*self.ended.borrow() {
+            Some(Outcome::Failed { abort }) => Refusal::Ended(abort.clone()),
+            Some(Outcome::Finished { .. }) => Refusal::Finished,
+            None => Refusal::Gone,
+        }
     }
 
     /// Tells, without waiting.
@@ -260,6 +270,7 @@ mod tests {
         let Outcome::Failed { abort } = driver.await.unwrap() else { panic!() };
         assert_eq!(begin.elapsed().as_secs(), 300);
         assert!(abort.message.contains("2 of 2 workers missing"), "{}", abort.message);
-        assert_eq!(mailbox.ask(Event::Status, Duration::ZERO).await, Err(Refusal::Gone));
+        // Who asks after the end hears how it came, not that nobody is there.
+        assert_eq!(mailbox.ask(Event::Status, Duration::ZERO).await, Err(Refusal::Ended(abort)));
     }
 }

@@ -122,8 +122,10 @@ type Header = octrain_proto::v1::Header;
 
 /// A refusal ends this worker's membership, whatever else goes on.
 fn refused(shared: &Shared, status: &Status) {
-    let message = format!("the coordinator refuses this worker: {}", words(status));
-    shared.set_abort(AbortReason { kind: AbortKind::WorkerFailed, message, culprit: None });
+    shared.set_abort(AbortReason::told_by(status).unwrap_or_else(|| {
+        let message = format!("the coordinator refuses this worker: {}", words(status));
+        AbortReason { kind: AbortKind::WorkerFailed, message, culprit: None }
+    }));
 }
 
 async fn heartbeats(

@@ -108,17 +108,20 @@ impl SessionError {
 
     /// A failed call as an error.
     pub(super) fn of_status(address: &str, call: &'static str, status: &Status) -> Self {
-        let kind = status.metadata().get(REFUSAL_KEY).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        if let Some(reason) = AbortReason::told_by(status) {
+            return reason.into();
+        }
         let message = status.message().to_string();
-        match kind {
-            "ended" | "ended-configuration" => {
-                let message = message.trim_start_matches("the job has ended: ").to_string();
-                SessionError::Ended { message, configuration: kind == "ended-configuration" }
-            }
+        match refusal(status) {
             "" | "gone" => SessionError::Lost { address: address.into(), call, why: words(status) },
             kind => SessionError::Refused { address: address.into(), kind: kind.into(), message },
         }
     }
+}
+
+/// Kind of the refusal; empty where the coordinator said nothing.
+fn refusal(status: &Status) -> &str {
+    status.metadata().get(REFUSAL_KEY).and_then(|v| v.to_str().ok()).unwrap_or_default()
 }
 
 /// Whether a failed call may be tried again: the coordinator was not reached, and said nothing.
@@ -155,6 +158,19 @@ pub(super) struct AbortReason {
     pub message: String,
     /// Rank of the worker to blame.
     pub culprit: Option<u32>,
+}
+
+impl AbortReason {
+    /// The end of the job, where a refused call tells of one.
+    pub(super) fn told_by(status: &Status) -> Option<Self> {
+        let kind = match refusal(status) {
+            "ended" => AbortKind::WorkerFailed,
+            "ended-configuration" => AbortKind::Configuration,
+            _ => return None,
+        };
+        let message = status.message().trim_start_matches("the job has ended: ").to_string();
+        Some(Self { kind, message, culprit: None })
+    }
 }
 
 impl From<AbortReason> for SessionError {
