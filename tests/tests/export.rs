@@ -7,7 +7,7 @@ use octrain::engine::{EngineKind, Port, load_network, profile_network};
 use octrain::exec::{self, Weights};
 use octrain::export::onnx::{FLOAT, FLOAT16, ModelProto};
 use octrain::export::{FloatType, Options, Profile, emit};
-use octrain::graph::Graph;
+use octrain::graph::{Builder, Graph, NodeId, Op, ParamKind, Window};
 use octrain::verify::{Codes, LOGITS, Layers, TrainedGraph, cuts, float_layers_of_cuts, sort_kernels};
 use octrain::{models, passes};
 use octrain_tests::python;
@@ -19,9 +19,6 @@ use tch::{Device, Kind, Tensor};
 
 const SIDE: i64 = 16;
 const INT8: [Profile; 3] = [Profile::Openvino, Profile::Onnxruntime, Profile::Tensorrt];
-/// Convolutions and linear layers of a ResNet20.
-const LAYERS: usize = 22;
-
 /// A network with numbers as training leaves them, for one profile.
 struct Network {
     profile: Profile,
@@ -30,7 +27,40 @@ struct Network {
     state: State,
 }
 
-fn graph(profile: Profile, bits: u32, names: &[&str]) -> Graph {
+fn resnet20() -> Graph {
+    models::build("ResNet20", [3, SIDE as usize, SIDE as usize], 10).unwrap()
+}
+
+/// Branches of 1x1 and 3x3 convolutions and a pooled one, joined twice, as in Inception and SqueezeNet.
+fn branches() -> Graph {
+    let (mut b, x) = Builder::new("Branches", [3, SIDE as usize, SIDE as usize]);
+    let layer = |b: &mut Builder, name: &str, x: NodeId, out, kernel, stride| {
+        let x = b.conv(&format!("{name}.conv"), x, out, kernel, stride).unwrap();
+        let x = b.batch_norm(&format!("{name}.bn"), x, ParamKind::Gamma).unwrap();
+        b.push(&format!("{name}.relu"), Op::Relu, &[x]).unwrap()
+    };
+    let mut x = layer(&mut b, "stem", x, 16, 3, 1);
+    for (block, stride) in [("first", 2), ("second", 1)] {
+        let name = |part: &str| format!("{block}.{part}");
+        let squeezed = layer(&mut b, &name("squeeze"), x, 8, 1, 1);
+        let wide = layer(&mut b, &name("wide"), squeezed, 16, 3, stride);
+        let narrow = layer(&mut b, &name("narrow"), squeezed, 16, 1, stride);
+        let window = Window { kernel: 3, stride, padding: 1 };
+        let pooled = b.push(&name("pool"), Op::MaxPool(window), &[x]).unwrap();
+        x = b.push(&name("concat"), Op::Concat, &[wide, narrow, pooled]).unwrap();
+    }
+    let x = b.push("pool", Op::GlobalAvgPool, &[x]).unwrap();
+    let x = b.push("flatten", Op::Flatten, &[x]).unwrap();
+    let x = b.linear("fc", x, 10).unwrap();
+    b.finish(x).unwrap()
+}
+
+/// Convolutions and linear layers.
+fn layers(graph: &Graph) -> usize {
+    graph.nodes.iter().filter(|n| matches!(n.op, Op::Conv(_) | Op::Linear(_))).count()
+}
+
+fn graph(base: &Graph, profile: Profile, bits: u32, names: &[&str]) -> Graph {
     let settings = passes::Settings {
         target: profile.target().unwrap_or_default(),
         skip: Vec::new(),
@@ -40,8 +70,7 @@ fn graph(profile: Profile, bits: u32, names: &[&str]) -> Graph {
     };
     let on = |name: &&str| passes::Decision { name: name.to_string(), on: true, reason: "test".into() };
     let decisions: Vec<_> = names.iter().map(on).collect();
-    let graph = models::build("ResNet20", [3, SIDE as usize, SIDE as usize], 10).unwrap();
-    passes::run(graph, &decisions, &settings, |_, _| {}).unwrap()
+    passes::run(base.clone(), &decisions, &settings, |_, _| {}).unwrap()
 }
 
 fn images(n: i64) -> Tensor {
@@ -50,14 +79,14 @@ fn images(n: i64) -> Tensor {
 }
 
 impl Network {
-    fn new(profile: Profile, bits: u32) -> Self {
+    fn new(base: &Graph, profile: Profile, bits: u32) -> Self {
         let mut names = vec!["quantize-weights", "quantize-activations", "observe-superset"];
         if profile == Profile::Fp32 {
             names.clear();
         }
-        let trained = graph(profile, bits, &names);
+        let trained = graph(base, profile, bits, &names);
         names.push("fold-batch-norm");
-        let deployed = graph(profile, bits, &names);
+        let deployed = graph(base, profile, bits, &names);
         let mut weights = Weights::zeros(&trained, false, Device::Cpu);
         exec::initialise(&mut weights, 11, false);
         let mut state = weights.to_state().unwrap();
@@ -132,12 +161,15 @@ fn check(files: &[(String, ModelProto)]) {
 #[test]
 fn every_profile_opset_weight_width_and_float_type_is_valid_onnx_or_an_error_that_says_what_to_change() {
     let (mut files, mut refused) = (Vec::new(), Vec::new());
-    for profile in [Profile::Fp32, Profile::Openvino, Profile::Onnxruntime, Profile::Tensorrt] {
+    let profiles = [Profile::Fp32, Profile::Openvino, Profile::Onnxruntime, Profile::Tensorrt];
+    for (base, profile) in
+        [resnet20(), branches()].into_iter().flat_map(|base| profiles.map(|p| (base.clone(), p)))
+    {
         for bits in [7, 8] {
-            let network = Network::new(profile, bits);
+            let network = Network::new(&base, profile, bits);
             for opset in [13, 19, 21] {
                 for float_type in [FloatType::Fp32, FloatType::Fp16] {
-                    let name = format!("{}-{bits}-{opset}-{float_type:?}", profile.name());
+                    let name = format!("{}-{bits}-{opset}-{float_type:?}-{}", profile.name(), base.name);
                     match network.emit(opset, float_type) {
                         Ok(model) => files.push((name, model)),
                         Err(e) => refused.push((name, e)),
@@ -146,7 +178,7 @@ fn every_profile_opset_weight_width_and_float_type_is_valid_onnx_or_an_error_tha
             }
         }
     }
-    assert_eq!((files.len(), refused.len()), (40, 8), "{refused:?}");
+    assert_eq!((files.len(), refused.len()), (80, 16), "{refused:?}");
     for (name, why) in refused {
         let remedy = if name.starts_with("tensorrt") { "--opset 19" } else { "--float-type fp32" };
         assert!(why.contains(remedy), "{name}: {why}");
@@ -157,11 +189,15 @@ fn every_profile_opset_weight_width_and_float_type_is_valid_onnx_or_an_error_tha
 #[test]
 fn the_reference_evaluator_computes_the_codes_of_training() {
     let Some(python) = python() else { return };
-    for (profile, bits) in INT8.into_iter().flat_map(|p| [(p, 8), (p, 7)]) {
-        let network = Network::new(profile, bits);
+    let networks = [resnet20(), branches()].into_iter().flat_map(|base| INT8.map(|p| (base.clone(), p)));
+    for (base, profile, bits) in networks.flat_map(|(base, p)| [(base.clone(), p, 8), (base, p, 7)]) {
+        let network = Network::new(&base, profile, bits);
         // The evaluator has Q/DQ from opset 19 on.
         let cuts = cuts(&network.emit(19, FloatType::Fp32).unwrap()).unwrap();
-        assert!(cuts.len() > LAYERS, "{} layers", cuts.len());
+        let made: BTreeSet<&str> = cuts.iter().map(|c| c.name.as_str()).collect();
+        let mut quantized =
+            network.deployed.quantizers().filter(|(_, q)| q.active).map(|(_, q)| q.name.as_str());
+        assert_eq!(quantized.find(|name| !made.contains(name)), None, "{made:?}");
         let names = cuts.iter().flat_map(|c| c.inputs.iter().map(|f| &f.value).chain([&c.name])).cloned();
         let (logits, mut values) = network.trained().values(&images(2), &names.collect()).unwrap();
         values.insert(LOGITS.into(), logits);
@@ -188,28 +224,36 @@ fn the_reference_evaluator_computes_the_codes_of_training() {
                 None => assert!(values[name].allclose(got, 1e-3, 1e-3, false), "{}: logits", profile.name()),
             }
         }
-        println!("{} at {bits} bits, fed the same inputs: {all:?}", profile.name());
-        assert_eq!(all.by_more, 0, "{} at {bits} bits: {all:?}", profile.name());
-        assert!(all.equal() >= 99.99, "{} at {bits} bits: {all:?}", profile.name());
+        let what = format!("{} {} at {bits} bits", base.name, profile.name());
+        println!("{what}, fed the same inputs: {all:?}");
+        assert_eq!(all.by_more, 0, "{what}: {all:?}");
+        assert!(all.equal() >= 99.99, "{what}: {all:?}");
     }
 }
 
 #[test]
 fn both_engines_run_all_layers_of_their_profile_in_int8_whole_and_cut() {
     let variants = [(13, 8, FloatType::Fp32), (21, 7, FloatType::Fp32), (19, 8, FloatType::Fp16)];
-    for profile in INT8 {
+    for (base, profile) in
+        [resnet20(), branches()].into_iter().flat_map(|base| INT8.map(|p| (base.clone(), p)))
+    {
         for (opset, bits, float_type) in variants {
-            let network = Network::new(profile, bits);
+            let network = Network::new(&base, profile, bits);
             let Ok(model) = network.emit(opset, float_type) else {
                 assert_eq!((profile, float_type), (Profile::Onnxruntime, FloatType::Fp16));
                 continue;
             };
-            let what = format!("{} opset {opset} bits {bits} {float_type:?}", profile.name());
+            let what = format!("{} {} opset {opset} bits {bits} {float_type:?}", base.name, profile.name());
             let kind = engine(profile);
             let nodes = profile_network(kind, &model.encode_to_vec(), &[port(4)]).unwrap();
             let kernels = sort_kernels(&nodes, &network.trained);
             assert_eq!(kernels.float, [""; 0], "{what}");
-            assert_eq!((kernels.int8, kernels.unseen.len()), (LAYERS, 0), "{what}: {:?}", kernels.unseen);
+            assert_eq!(
+                (kernels.int8, kernels.unseen.len()),
+                (layers(&base), 0),
+                "{what}: {:?}",
+                kernels.unseen
+            );
             let trained = network.trained();
             let float = float_layers_of_cuts(&model, &trained, &images(4), kind).unwrap();
             assert!(float.is_empty(), "{what}: cut layers in floating point: {float:?}");
@@ -226,17 +270,17 @@ fn both_engines_run_all_layers_of_their_profile_in_int8_whole_and_cut() {
 
 #[test]
 fn an_engine_of_another_profile_is_found_out() {
-    let network = Network::new(Profile::Openvino, 8);
+    let network = Network::new(&resnet20(), Profile::Openvino, 8);
     let model = network.emit(13, FloatType::Fp32).unwrap().encode_to_vec();
     let nodes = profile_network(EngineKind::Onnxruntime, &model, &[port(4)]).unwrap();
-    assert_eq!(sort_kernels(&nodes, &network.trained).float.len(), LAYERS);
+    assert_eq!(sort_kernels(&nodes, &network.trained).float.len(), layers(&network.trained));
 }
 
 #[test]
 fn a_range_of_1e_7_is_exported_in_every_form_and_runs() {
     let mut files = Vec::new();
     for profile in INT8 {
-        let mut network = Network::new(profile, 8);
+        let mut network = Network::new(&resnet20(), profile, 8);
         let tiny = "layer1.0.bn1.relu";
         network.set_range(tiny, 1e-7);
         for (opset, float_type) in [(13, FloatType::Fp32), (19, FloatType::Fp16)] {

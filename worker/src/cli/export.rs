@@ -183,6 +183,24 @@ mod tests {
     }
 
     #[test]
+    fn a_file_says_what_stays_in_floating_point_and_why() {
+        let of = |patterns: &[&str]| {
+            let qat_skip = patterns.iter().map(|p| p.to_string()).collect();
+            let manifest = manifest(RunConfig { qat: true, qat_skip, ..RunConfig::default() });
+            let graph = deployed_graph(&manifest, Profile::Openvino).unwrap();
+            let options = Options { profile: Profile::Openvino, opset: 13, float_type: FloatType::Fp32 };
+            let model = emit(&graph, &state(&graph), options, vec![]).unwrap().model;
+            let entry = model.metadata_props.into_iter().find(|e| e.key == "octrain.fp32_layers").unwrap();
+            serde_json::from_str::<BTreeMap<String, String>>(&entry.value).unwrap()
+        };
+        assert!(of(&[]).is_empty());
+        let told = of(&["layer2.0.*", "fc"]);
+        let names: Vec<&str> = told.keys().map(String::as_str).collect();
+        assert_eq!(names, ["fc", "layer2.0.conv1", "layer2.0.conv2", "layer2.0.downsample.0"]);
+        assert!(told.values().all(|why| why.contains("--qat-skip")), "{told:?}");
+    }
+
+    #[test]
     fn weights_of_seven_bits_stay_within_63_in_every_profile() {
         for bits in [7, 8] {
             let manifest = manifest(RunConfig { qat: true, qat_weight_bits: bits, ..RunConfig::default() });

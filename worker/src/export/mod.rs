@@ -7,6 +7,7 @@ mod float;
 mod fold;
 pub mod onnx;
 mod profile;
+mod qdq;
 mod table;
 
 pub use emit::{Exported, INPUT, OUTPUT, Options, emit};

@@ -1,0 +1,148 @@
+//! Q/DQ pairs: steps, codes and zero points of activations and weights, as each profile wants them.
+
+use super::emit::{Emitter, Value};
+use super::fold::FoldedWeights;
+use super::onnx::{AttributeProto, TensorProto};
+use super::table::range_key;
+use super::{ExportError, FloatType, Profile};
+use crate::graph::{Node, NodeId, Quantizer};
+use crate::quant::scheme::{Sign, step_of};
+
+/// Largest code of training, where a file's own type reaches further.
+const MAX_CODE: &str = "max_code";
+
+/// How a value is quantized.
+#[derive(Debug, Clone)]
+pub(super) struct Quantized {
+    step: f32,
+    /// Whether the step is FP16.
+    half: bool,
+    /// Unsigned codes with zero point 0: 128 to 255 are not codes of training, which ends at 127, and are clipped.
+    wide: bool,
+    /// Initializers that hold step and zero point.
+    scale: String,
+    zero_point: String,
+}
+
+impl Emitter<'_> {
+    /// Steps of a Q/DQ pair, in FP16 where runtime and steps allow; returns whether they are.
+    pub(super) fn steps(&mut self, name: &str, dims: &[usize], values: &[f32]) -> Result<bool, ExportError> {
+        let half = self.options.float_type.half_steps(self.profile, values);
+        match half {
+            true => self.floats(name, dims, values)?,
+            false => self.tensors.push(TensorProto::floats(name, dims, values)),
+        }
+        Ok(half)
+    }
+
+    /// DequantizeLinear to `back`, whose type is that of the steps.
+    pub(super) fn dequantize(
+        &mut self,
+        name: &str,
+        inputs: [&str; 3],
+        back: &str,
+        axis: Option<i64>,
+        half: bool,
+    ) {
+        if !half {
+            self.full.insert(back.into());
+        }
+        let axis = axis.map(|axis| AttributeProto::int("axis", axis)).into_iter().collect();
+        self.op("DequantizeLinear", name, &inputs, back, axis);
+    }
+
+    /// An operator whose output is made of its input's codes.
+    pub(super) fn hand_on(&mut self, id: NodeId, op: &str, attributes: Vec<AttributeProto>) -> Value {
+        let node = self.graph.node(id);
+        let x = self.input(node, 0);
+        self.op(op, &node.name, &[&x.tensor], &node.name, attributes);
+        match x.quantized {
+            Some(q) if self.profile.integer_neighbours() => {
+                let tensor = self.pair(&node.name, &node.name, &q);
+                Value { tensor, quantized: Some(q) }
+            }
+            quantized => Value { tensor: node.name.clone(), quantized },
+        }
+    }
+
+    /// QuantizeLinear and DequantizeLinear behind `tensor`; returns the dequantized tensor.
+    pub(super) fn pair(&mut self, name: &str, tensor: &str, q: &Quantized) -> String {
+        let (mut codes, back) = (format!("{name}.codes"), format!("{name}.dequantized"));
+        let x = self.cast(tensor, if q.half { FloatType::Fp16 } else { FloatType::Fp32 });
+        self.op("QuantizeLinear", &format!("{name}.q"), &[&x, &q.scale, &q.zero_point], &codes, vec![]);
+        if q.wide {
+            let clipped = format!("{name}.clipped");
+            self.op("Clip", &format!("{name}.clip"), &[&codes, "", MAX_CODE], &clipped, vec![]);
+            codes = clipped;
+            if !self.tensors.iter().any(|t| t.name == MAX_CODE) {
+                self.tensors.push(TensorProto::unsigned(MAX_CODE, &[], &[127]));
+            }
+        }
+        self.dequantize(&format!("{name}.dq"), [&codes, &q.scale, &q.zero_point], &back, None, q.half);
+        back
+    }
+
+    pub(super) fn quantize(&mut self, node: &Node, q: &Quantizer) -> Result<Value, ExportError> {
+        let no_range = || ExportError::NoRange(q.name.clone());
+        let absmax =
+            *self.state.get(&range_key(&q.name)).and_then(|t| t.data.first()).ok_or_else(no_range)?;
+        let step = step_of(absmax)
+            .ok_or_else(|| ExportError::NotFinite { name: range_key(&q.name), value: absmax })?;
+        let (scale, zero_point) = (format!("{}.scale", q.name), format!("{}.zero_point", q.name));
+        let half = self.steps(&scale, &[], &[step])?;
+        self.tensors.push(match (self.profile.integer_neighbours(), q.sign) {
+            (true, Sign::Unsigned) => TensorProto::unsigned(&zero_point, &[], &[0]),
+            (true, Sign::Signed) => TensorProto::unsigned(&zero_point, &[], &[128]),
+            (false, _) => TensorProto::bytes(&zero_point, &[], &[0]),
+        });
+        let wide = self.profile.integer_neighbours() && q.sign == Sign::Unsigned;
+        let quantized = Quantized { step, half, wide, scale, zero_point };
+        let x = self.values[node.inputs[0].0].tensor.clone();
+        let tensor = self.pair(&q.name, &x, &quantized);
+        Ok(Value { tensor, quantized: Some(quantized) })
+    }
+
+    /// Weight and bias of a layer; returns the names of the tensors to read.
+    pub(super) fn weights(
+        &mut self,
+        node: &Node,
+        weight: &str,
+        shape: &[usize],
+        quantized: bool,
+        mut folded: FoldedWeights,
+    ) -> Result<[String; 2], ExportError> {
+        let channels = shape[0];
+        let bias = format!("{}.folded_bias", node.name);
+        let input = self.input(node, 0).quantized;
+        if !quantized || self.profile == Profile::Fp32 {
+            if self.profile != Profile::Fp32 {
+                self.fp32_nodes.push((node.name.clone(), "--qat-skip names it".into()));
+            }
+            self.floats(weight, shape, &folded.float)?;
+            self.floats(&bias, &[channels], &folded.bias)?;
+            return Ok([weight.into(), bias]);
+        }
+        let mut bias_tensor = bias.clone();
+        match input.filter(|_| self.profile.integer_neighbours()) {
+            Some(input) => {
+                let (codes, scales) = folded.integer_bias(input.step);
+                let (name, scale, zero) =
+                    (format!("{bias}.codes"), format!("{bias}.scale"), format!("{bias}.zero_point"));
+                self.tensors.push(TensorProto::integers(&name, &[channels], &codes));
+                self.tensors.push(TensorProto::floats(&scale, &[channels], &scales));
+                self.tensors.push(TensorProto::integers(&zero, &[channels], &vec![0; channels]));
+                bias_tensor = format!("{bias}.dequantized");
+                self.dequantize(&format!("{bias}.dq"), [&name, &scale, &zero], &bias_tensor, Some(0), false);
+            }
+            None => self.floats(&bias, &[channels], &folded.bias)?,
+        }
+        let names =
+            ["codes", "scale", "zero_point", "dequantized", "dq"].map(|part| format!("{weight}.{part}"));
+        let [codes, scale, zero, back, dq] = &names;
+        self.tensors.push(TensorProto::bytes(codes, shape, &folded.codes));
+        let half = self.steps(scale, &[channels], &folded.scales)?;
+        self.tensors.push(TensorProto::bytes(zero, &[channels], &vec![0; channels]));
+        self.dequantize(dq, [codes, scale, zero], back, Some(0), half);
+        Ok([self.cast(back, self.options.float_type), bias_tensor])
+    }
+}
