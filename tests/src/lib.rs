@@ -6,6 +6,7 @@ pub mod manifest;
 pub mod policy;
 mod python;
 pub mod run;
+pub mod wire;
 
 pub use binary::binary;
 pub use python::{Python, python};

@@ -1,10 +1,11 @@
 //! Bad input: one clear message, an exit code that says whether to try again, and nothing lost.
 
-use octrain_tests::images;
 use octrain_tests::run::{SMALL, newest, octrain, refuse, said, succeed, tensors};
+use octrain_tests::wire::{Change, tampered};
+use octrain_tests::{binary, images};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use tempfile::TempDir;
 
@@ -159,6 +160,45 @@ fn ports_and_coordinators() {
     let output = octrain(&[&line[..], SMALL, &["--epochs", "1", "--batch-size", "16"]].concat());
     assert!(!output.status.success());
     assert!(said(&output).contains("no coordinator reached"), "{}", said(&output));
+}
+
+/// A worker that finds its coordinator behind a wire that changes what is said: it must give up with exit code 2.
+/// Returns what worker and coordinator said.
+fn behind(there: Option<Change>, back: Option<Change>) -> [String; 2] {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let mut coordinator = Command::new(binary("octrain-coordinator"))
+        .args(["--listen", &free, "--world-size", "1"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let address = tampered(&free, there, back).to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let line = ["launch", "--coordinator", &address, "--nproc-per-node", "1", "--"];
+    let flags = ["--epochs", "1", "--max-steps", "1", "--batch-size", "16", "--output-dir", text(dir.path())];
+    let told = refuse(2, &[&line[..], SMALL, &flags].concat());
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "something was written: {told}");
+    // A coordinator that has refused a worker waits for others; it need not.
+    let _ = coordinator.kill();
+    [told, said(&coordinator.wait_with_output().unwrap())]
+}
+
+#[test]
+fn a_worker_of_another_protocol_version_is_refused() {
+    let version = |v: u8| [&[0x08, v, 0x12, 7][..], b"octrain"].concat();
+    let ours = u8::try_from(octrain_proto::PROTOCOL_VERSION).unwrap();
+    let [told, heard] = behind(Some(Change::new(&version(ours), &version(99))), None);
+    for text in [told, heard] {
+        assert!(text.contains("99") && text.contains("protocol version"), "{text}");
+    }
+}
+
+#[test]
+fn a_plan_that_was_changed_on_the_way_is_refused() {
+    let [told, heard] = behind(None, Some(Change::new(b"memory-layout", b"memory-lay0ut")));
+    for text in [told, heard] {
+        assert!(text.contains("does not have the hash it claims"), "{text}");
+    }
 }
 
 #[test]
