@@ -1,6 +1,7 @@
 //! Quantization-aware training by the command line: the same scales on any number of workers, every observer,
 //! learned scales, distillation, narrow ranges in FP16, and what is refused.
 
+use octrain::checkpoint::{self, State};
 use octrain_tests::run::{Running, SMALL, newest, refuse, report, succeed, tensors};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -189,4 +190,70 @@ fn post_training_quantization_is_qat_of_no_epoch() {
     assert!(output.join("0/manifest.json").exists());
     let message = refuse(2, &[&["train"], SMALL, &["--epochs", "0"]].concat());
     assert!(message.contains("--qat"), "{message}");
+}
+
+/// The checkpoint with other numbers in it, in a folder.
+fn changed(root: &Path, change: impl Fn(&mut State)) {
+    let mut snapshot = checkpoint::load(&newest(trained())).unwrap();
+    change(&mut snapshot.model);
+    checkpoint::save(root, &snapshot).unwrap();
+}
+
+#[test]
+fn numbers_that_are_none_are_named_by_layer_before_they_reach_a_scale() {
+    let dir = tempfile::tempdir().unwrap();
+    let (root, output) = (dir.path().join("fp"), dir.path().join("qat"));
+    for (name, layer, value) in [
+        ("layer2.1.bn1.bias", "layer2.1.bn1", f32::NAN),
+        ("layer1.2.bn2.weight", "layer1.2.bn2", f32::INFINITY),
+        ("layer3.0.conv1.weight", "layer3.0.bn1.relu", f32::NAN),
+    ] {
+        changed(&root, |state| state.get_mut(name).unwrap().data[3] = value);
+        let start = ["--from-pretrained-params", root.to_str().unwrap(), "--batch-size", "32"];
+        let said = refuse(1, &line(&output, &start));
+        assert!(said.contains(layer) && said.to_lowercase().contains("nan"), "{name}: {said}");
+        assert!(!output.exists() || std::fs::read_dir(&output).unwrap().count() == 0, "{name}: saved");
+    }
+}
+
+#[test]
+fn constant_and_zero_channels_train_export_and_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let (root, output) = (dir.path().join("fp"), dir.path().join("qat"));
+    changed(&root, |state| {
+        let mut set = |name: &str, channels: std::ops::Range<usize>, value: f32| {
+            let t = state.get_mut(name).unwrap();
+            let each = t.data.len() / t.shape[0];
+            t.data[channels.start * each..channels.end * each].fill(value);
+        };
+        // Weights of 0 in two channels, of one value in a third; a channel that is constant behind BatchNorm.
+        set("layer1.0.conv1.weight", 0..2, 0.0);
+        set("layer1.0.conv1.weight", 2..3, 0.25);
+        set("layer1.0.bn1.weight", 4..5, 0.0);
+        set("layer1.0.bn1.bias", 4..5, 0.7);
+        // A layer of which nothing is left behind its ReLU: a range of 0.
+        set("layer2.1.bn1.weight", 0..32, 0.0);
+        set("layer2.1.bn1.bias", 0..32, -1.0);
+    });
+    let start =
+        ["--from-pretrained-params", root.to_str().unwrap(), "--batch-size", "32", "--max-steps", "4"];
+    qat(&output, &[&start[..], &["--lr", "0.0001"]].concat());
+    let ranges = ranges(&output);
+    assert_eq!(f32::from_bits(ranges["quant.layer2.1.bn1.relu.absmax"][0]), 0.0);
+    for engine in ["openvino", "onnxruntime"] {
+        let file = dir.path().join(format!("{engine}.onnx"));
+        let (file, from) = (file.to_str().unwrap(), ["--from-checkpoint", output.to_str().unwrap()]);
+        succeed(&[&["export", "--profile", engine, "--output", file], &from[..]].concat());
+        let lines = dir.path().join(format!("{engine}.jsonl"));
+        let flags = ["--report-file", lines.to_str().unwrap(), "--model", file, "--engine", engine];
+        succeed(
+            &[&["verify", "--max-images", "120", "--max-disagreement", "2"], &flags[..], &from[..]].concat(),
+        );
+        let told = &report(&lines, "verify")[0];
+        assert_eq!(
+            (told["verify.fp32_nodes"].as_u64(), told["verify.images"].as_u64()),
+            (Some(0), Some(120))
+        );
+        assert!(told["verify.lsb_within_1"].as_f64().unwrap() >= 99.9, "{told}");
+    }
 }

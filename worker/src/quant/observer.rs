@@ -7,7 +7,7 @@ use crate::config::Observer;
 /// A tensor held NaN or infinity where a range was to be observed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error(
-    "activation `{tensor}` holds {count} NaN or infinite values; lower --lr, or find the first such layer with `octrain debug`"
+    "activation `{tensor}` holds {count} NaN or infinite values: before the first step look at the weights the run starts from, later lower --lr; `octrain debug` finds the first such layer"
 )]
 pub struct NonFinite {
     /// Name of the quantizer.
