@@ -113,7 +113,7 @@ fn a_checkpoint_of_qat_brings_its_ranges_for_every_target() {
         assert!(said.contains("ranges of the checkpoint") && said.contains(target), "{said}");
         let quantizers = report(&lines, "analyze-quantizer");
         for q in &quantizers {
-            let key = format!("quant.{}.absmax", q["analyze.quantizer"].as_str().unwrap());
+            let key = checkpoint::range_key(q["analyze.quantizer"].as_str().unwrap());
             assert_eq!(number(q, "analyze.range") as f32, ranges[&key].data[0], "{key}");
         }
         let pools =

@@ -1,7 +1,7 @@
 //! Exported files against ONNX's own checker and reference evaluator, and in the engines: what they run in INT8, and
 //! how far their codes are from those of training.
 
-use octrain::checkpoint::{HostTensor, State};
+use octrain::checkpoint::{HostTensor, State, range_key};
 use octrain::config::{Amp, DataLayout};
 use octrain::engine::{EngineKind, Port, load_network, profile_network};
 use octrain::exec::{self, Weights};
@@ -122,7 +122,7 @@ impl Network {
 
     fn set_range(&mut self, name: &str, range: f32) {
         let range = HostTensor { shape: vec![1], data: vec![range] };
-        self.state.insert(format!("quant.{name}.absmax"), range);
+        self.state.insert(range_key(name), range);
     }
 
     fn trained(&self) -> TrainedGraph {

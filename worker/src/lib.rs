@@ -10,7 +10,6 @@ pub mod engine;
 pub mod exec;
 pub mod export;
 pub mod graph;
-pub mod import;
 pub mod launcher;
 pub mod metrics;
 pub mod models;

@@ -184,7 +184,7 @@ impl Network {
             let range = i.and_then(|i| ranges[i]).ok_or_else(|| ExecError::NoRange(q.name.clone()))?;
             if !range.is_finite() {
                 let what = format!("is {range}; a range is a finite number");
-                return Err(ExecError::State { name: crate::exec::range_key(&q.name), what }.into());
+                return Err(ExecError::State { name: crate::checkpoint::range_key(&q.name), what }.into());
             }
             out.activations.push(Activation::new(q, range));
         }

@@ -12,5 +12,5 @@ pub use atomic::write_atomic;
 pub use error::CheckpointError;
 pub use manifest::{FORMAT, FileEntry, LossScaleState, Manifest, Position, QatState};
 pub use matching::{Mismatch, match_weights};
-pub use state::{HostTensor, State};
+pub use state::{HostTensor, State, range_key};
 pub use store::{Snapshot, Which, find, load, load_manifest, load_weights, save};

@@ -14,3 +14,8 @@ pub struct HostTensor {
 /// Parameters and BatchNorm buffers by their names in the graph (`layer1.0.conv1.weight`, `bn1.running_mean`),
 /// activation ranges as `quant.<quantizer>.absmax` of shape `[1]`.
 pub type State = BTreeMap<String, HostTensor>;
+
+/// Name of a quantizer's range in a [`State`].
+pub fn range_key(quantizer: &str) -> String {
+    format!("quant.{quantizer}.absmax")
+}

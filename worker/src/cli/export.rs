@@ -177,7 +177,7 @@ mod tests {
         }
         for (_, q) in graph.quantizers() {
             let range = HostTensor { shape: vec![1], data: vec![3.0] };
-            state.insert(format!("quant.{}.absmax", q.name), range);
+            state.insert(checkpoint::range_key(&q.name), range);
         }
         state
     }

@@ -3,7 +3,7 @@
 use super::Exit;
 use super::args::RunFlags;
 use crate::config::{DeviceKind, RunConfig};
-use crate::native::libraries;
+use crate::native;
 use crate::session::{BuildPlan, JobSpec, machine};
 use crate::trainer::Job;
 use anyhow::{Context, Result};
@@ -26,8 +26,7 @@ pub struct PlanArgs {
 pub fn local_plan(config: &RunConfig, job: JobSpec) -> Result<BuildPlan> {
     let mut devices = Vec::new();
     if config.device != DeviceKind::Cpu {
-        libraries::load_cuda()
-            .context("libtorch's CUDA part cannot be loaded; run scripts/setup.sh again")?;
+        native::load_cuda().context("libtorch's CUDA part cannot be loaded; run scripts/setup.sh again")?;
         devices = machine::cuda_devices();
     }
     let capabilities = machine::capabilities(devices);

@@ -5,7 +5,7 @@ use crate::config::{DeviceKind, RunConfig};
 use crate::launcher::{
     EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, logging, signals,
 };
-use crate::native::libraries;
+use crate::native;
 use crate::session::{Session, SessionError, SessionOptions, machine};
 use crate::trainer::{self, Job};
 use anyhow::{Context, Result};
@@ -69,8 +69,7 @@ pub fn run(config: &RunConfig, place: &Place, job: Job) -> Result<u8> {
     signals::install().context("cannot listen for signals")?;
     let mut devices = Vec::new();
     if config.device != DeviceKind::Cpu {
-        libraries::load_cuda()
-            .context("libtorch's CUDA part cannot be loaded; run scripts/setup.sh again")?;
+        native::load_cuda().context("libtorch's CUDA part cannot be loaded; run scripts/setup.sh again")?;
         devices = machine::cuda_devices();
     }
     let mut options = SessionOptions::new(

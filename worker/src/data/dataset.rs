@@ -1,37 +1,8 @@
 //! A set of labelled images, wherever they come from.
 
+use super::source::{Images, Split};
 use super::{DataError, digits, folder, synthetic};
-use image::RgbImage;
 use std::path::Path;
-
-/// Which half of the data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Split {
-    /// For training.
-    Train,
-    /// For evaluation.
-    Val,
-}
-
-impl Split {
-    /// Name of its folder.
-    pub fn folder(self) -> &'static str {
-        match self {
-            Split::Train => "train",
-            Split::Val => "val",
-        }
-    }
-}
-
-/// An image's place and name.
-pub(super) trait Images: Send + Sync {
-    fn len(&self) -> usize;
-    fn label(&self, index: usize) -> usize;
-    /// Name for messages.
-    fn name(&self, index: usize) -> String;
-    /// Decodes; the error says what is wrong with the image.
-    fn image(&self, index: usize) -> Result<RgbImage, String>;
-}
 
 /// Labelled images of one split.
 pub struct Dataset {

@@ -1,7 +1,7 @@
 //! The embedded default: the UCI "Optical Recognition of Handwritten Digits" test set (1,797 real scans of 8x8
 //! pixels with 17 grey levels), as scikit-learn ships it; set-up takes the file from its wheel.
 
-use super::dataset::Images;
+use super::source::Images;
 use super::{DataError, Split};
 use crate::native::libraries::deps_dir;
 use image::{Rgb, RgbImage};

@@ -1,7 +1,7 @@
 //! `ROOT/train/<class>/*.{jpg,jpeg,png}` and `ROOT/val/<class>/...`. Classes and files are sorted by name, so that
 //! all ranks and runs number them alike.
 
-use super::dataset::Images;
+use super::source::Images;
 use super::{DataError, Split};
 use image::RgbImage;
 use std::fs;

@@ -10,12 +10,14 @@ mod loader;
 mod pipeline;
 pub mod rng;
 mod sampler;
+mod source;
 mod synthetic;
 
 pub use augment::Geometry;
 pub use config::DataConfig;
-pub use dataset::{Dataset, Split};
+pub use dataset::Dataset;
 pub use error::DataError;
 pub use loader::{EvalLoader, TrainLoader};
 pub use pipeline::Batch;
 pub use sampler::{Sharding, permutation};
+pub use source::Split;

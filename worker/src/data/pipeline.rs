@@ -2,7 +2,7 @@
 
 use super::rng::CounterRng;
 use super::{DataConfig, DataError, Dataset};
-use crate::data::dataset::Images;
+use crate::data::source::Images;
 use image::RgbImage;
 use rayon::prelude::*;
 use std::collections::BTreeSet;

@@ -1,8 +1,8 @@
 //! Random images whose class can be learned: stripes whose direction and width depend on the class, under noise.
 
 use super::Split;
-use super::dataset::Images;
 use super::rng::CounterRng;
+use super::source::Images;
 use image::{Rgb, RgbImage};
 
 pub(super) struct Synthetic {

@@ -3,7 +3,7 @@
 //! therefore computes with rounded biases where the target has integer ones, so what it measures is what is deployed.
 //! Training steps do not: their BatchNorm follows the batch.
 
-use super::prepare::weight_steps;
+use super::weights::weight_steps;
 use super::{ExecError, Weights};
 use crate::graph::{BatchNorm, Conv, Graph, Linear, NodeId, Op};
 use crate::quant::scheme::{MIN_STEP, bias_code};

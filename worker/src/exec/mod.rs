@@ -11,9 +11,9 @@ mod weights;
 pub use error::ExecError;
 pub use forward::{Executor, Mode, Watch};
 pub use init::initialise;
-pub use prepare::{Prepared, weight_steps};
+pub use prepare::Prepared;
 pub use record::Record;
-pub use weights::{Weights, WeightsLayout, range_key};
+pub use weights::{Weights, WeightsLayout, weight_steps};
 
 use crate::graph::{DType, Layout};
 use tch::{Kind, Tensor};

@@ -3,6 +3,7 @@
 //! narrow type. A per-channel abs-max range clips nothing, so the straight-through gradient is the identity.
 
 use super::integer_bias::round_biases;
+use super::weights::weight_steps;
 use super::{ExecError, Weights, kind, with_layout};
 use crate::graph::{Conv, Graph, Linear, Op};
 use crate::native;
@@ -18,12 +19,6 @@ pub struct Prepared {
     pub steps: Tensor,
     /// Whether they are.
     pub learns_scales: bool,
-}
-
-/// FP32 step per output channel of a weight `[out, ...]`: `max(absmax / qmax, MIN_STEP)`.
-pub fn weight_steps(weight: &Tensor, qmax: i64) -> Result<Tensor, tch::TchError> {
-    let absmax = weight.f_flatten(1, -1)?.f_abs()?.f_amax([1], false)?;
-    absmax.f_div_scalar(qmax as f64)?.f_clamp_min(f64::from(MIN_STEP))
 }
 
 impl Prepared {

@@ -2,8 +2,9 @@
 //! quantizers' ranges. Parameters are views, so updates and communication work on whole ranges.
 
 use super::ExecError;
-use crate::checkpoint::{HostTensor, State};
+use crate::checkpoint::{HostTensor, State, range_key};
 use crate::graph::{Graph, ParamKind};
+use crate::quant::scheme::MIN_STEP;
 use tch::{Device, Kind, Tensor};
 
 /// Where a parameter lies.
@@ -175,7 +176,8 @@ impl Weights {
     }
 }
 
-/// Name of a quantizer's range in a checkpoint.
-pub fn range_key(quantizer: &str) -> String {
-    format!("quant.{quantizer}.absmax")
+/// FP32 step per output channel of a weight `[out, ...]`: `max(absmax / qmax, MIN_STEP)`.
+pub fn weight_steps(weight: &Tensor, qmax: i64) -> Result<Tensor, tch::TchError> {
+    let absmax = weight.f_flatten(1, -1)?.f_abs()?.f_amax([1], false)?;
+    absmax.f_div_scalar(qmax as f64)?.f_clamp_min(f64::from(MIN_STEP))
 }

@@ -9,10 +9,12 @@ pub mod onnx;
 mod profile;
 mod qdq;
 mod table;
+mod writer;
 
-pub use emit::{Exported, INPUT, OUTPUT, Options, emit};
+pub use emit::emit;
 pub use error::ExportError;
 pub use float::FloatType;
 pub use fold::{FoldedWeights, fold};
 pub use profile::Profile;
 pub use table::{ScaleEntry, scale_table};
+pub use writer::{Exported, INPUT, OUTPUT, Options};

@@ -1,32 +1,19 @@
 //! Q/DQ pairs: steps, codes and zero points of activations and weights, as each profile wants them.
 
-use super::emit::{Emitter, Value};
 use super::fold::FoldedWeights;
 use super::onnx::{AttributeProto, TensorProto};
-use super::table::range_key;
+use super::writer::{Quantized, Value, Writer};
 use super::{ExportError, FloatType, Profile};
+use crate::checkpoint::range_key;
 use crate::graph::{Node, NodeId, Quantizer};
 use crate::quant::scheme::{Sign, step_of};
 
 /// Largest code of training, where a file's own type reaches further.
 const MAX_CODE: &str = "max_code";
 
-/// How a value is quantized.
-#[derive(Debug, Clone)]
-pub(super) struct Quantized {
-    step: f32,
-    /// Whether the step is FP16.
-    half: bool,
-    /// Unsigned codes with zero point 0: 128 to 255 are not codes of training, which ends at 127, and are clipped.
-    wide: bool,
-    /// Initializers that hold step and zero point.
-    scale: String,
-    zero_point: String,
-}
-
-impl Emitter<'_> {
+impl Writer<'_> {
     /// Steps of a Q/DQ pair, in FP16 where runtime and steps allow; returns whether they are.
-    pub(super) fn steps(&mut self, name: &str, dims: &[usize], values: &[f32]) -> Result<bool, ExportError> {
+    fn steps(&mut self, name: &str, dims: &[usize], values: &[f32]) -> Result<bool, ExportError> {
         let half = self.options.float_type.half_steps(self.profile, values);
         match half {
             true => self.floats(name, dims, values)?,
@@ -36,14 +23,7 @@ impl Emitter<'_> {
     }
 
     /// DequantizeLinear to `back`, whose type is that of the steps.
-    pub(super) fn dequantize(
-        &mut self,
-        name: &str,
-        inputs: [&str; 3],
-        back: &str,
-        axis: Option<i64>,
-        half: bool,
-    ) {
+    fn dequantize(&mut self, name: &str, inputs: [&str; 3], back: &str, axis: Option<i64>, half: bool) {
         if !half {
             self.full.insert(back.into());
         }
@@ -66,7 +46,7 @@ impl Emitter<'_> {
     }
 
     /// QuantizeLinear and DequantizeLinear behind `tensor`; returns the dequantized tensor.
-    pub(super) fn pair(&mut self, name: &str, tensor: &str, q: &Quantized) -> String {
+    fn pair(&mut self, name: &str, tensor: &str, q: &Quantized) -> String {
         let (mut codes, back) = (format!("{name}.codes"), format!("{name}.dequantized"));
         let x = self.cast(tensor, if q.half { FloatType::Fp16 } else { FloatType::Fp32 });
         self.op("QuantizeLinear", &format!("{name}.q"), &[&x, &q.scale, &q.zero_point], &codes, vec![]);

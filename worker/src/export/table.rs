@@ -1,6 +1,6 @@
 //! The scales of a network, for runtimes and people that want them as a table.
 
-use crate::checkpoint::State;
+use crate::checkpoint::{State, range_key};
 use crate::graph::Graph;
 use crate::quant::scheme::{Sign, step_of};
 use serde::Serialize;
@@ -19,11 +19,6 @@ pub struct ScaleEntry {
     pub sign: Sign,
     /// Whether this file quantizes it (else its range is only known).
     pub quantized: bool,
-}
-
-/// Name of a quantizer's range in a checkpoint.
-pub(super) fn range_key(quantizer: &str) -> String {
-    format!("quant.{quantizer}.absmax")
 }
 
 /// Scales of all quantizers whose range is known, in the order of the graph.

@@ -1,6 +1,7 @@
 //! The fake-quant kernels on GPUs: compiled for a device when a tensor on it first needs them, launched on the stream
 //! that libtorch computes on. The C++ operator allocates and calls back here with pointers.
 
+use super::libraries::deps_dir;
 use super::{NativeError, nvrtc};
 use cudarc::driver::{result, sys};
 use std::collections::BTreeMap;
@@ -51,8 +52,24 @@ unsafe extern "C" {
     fn octrain_register_cuda(run: unsafe extern "C" fn(*const Launch) -> *mut c_char);
 }
 
+/// Makes libtorch's CUDA part available where set-up has put it, and the fake-quant kernels with it; says whether it
+/// did. To be called before any tensor is made.
+pub fn load() -> Result<bool, libloading::Error> {
+    let library = deps_dir().join("libtorch-cuda/lib/libtorch_cuda.so");
+    if !library.is_file() {
+        return Ok(false);
+    }
+    let flags = libloading::os::unix::RTLD_NOW | libloading::os::unix::RTLD_GLOBAL;
+    // SAFETY: libtorch's own initialisers, meant to run at any time before use.
+    let library = unsafe { libloading::os::unix::Library::open(Some(&library), flags)? };
+    // It registers itself with libtorch for good.
+    std::mem::forget(library);
+    register();
+    Ok(true)
+}
+
 /// Lets the operator launch its kernels. To be called once libtorch's CUDA part is loaded; does nothing on a GPU yet.
-pub(super) fn register() {
+fn register() {
     // SAFETY: `run` has the type of `OctrainLauncher` and lives as long as the process.
     unsafe { octrain_register_cuda(run) };
 }

@@ -1,4 +1,4 @@
-//! Where shared libraries lie, and loading those that are optional.
+//! Where shared libraries lie.
 
 use std::path::{Path, PathBuf};
 
@@ -13,20 +13,4 @@ pub fn deps_dir() -> PathBuf {
         Some(dir) if dir.join("openvino").is_dir() || dir.join("onnxruntime").is_dir() => dir,
         _ => Path::new(env!("OCTRAIN_BAKED_DEPS")).to_path_buf(),
     }
-}
-
-/// Makes libtorch's CUDA part available where set-up has put it, and the fake-quant kernels with it; says whether it
-/// did. To be called before any tensor is made.
-pub fn load_cuda() -> Result<bool, libloading::Error> {
-    let library = deps_dir().join("libtorch-cuda/lib/libtorch_cuda.so");
-    if !library.is_file() {
-        return Ok(false);
-    }
-    let flags = libloading::os::unix::RTLD_NOW | libloading::os::unix::RTLD_GLOBAL;
-    // SAFETY: libtorch's own initialisers, meant to run at any time before use.
-    let library = unsafe { libloading::os::unix::Library::open(Some(&library), flags)? };
-    // It registers itself with libtorch for good.
-    std::mem::forget(library);
-    super::cuda::register();
-    Ok(true)
 }

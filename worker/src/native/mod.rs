@@ -14,6 +14,7 @@ pub mod libraries;
 mod nvrtc;
 pub mod openvino_profile;
 
+pub use cuda::load as load_cuda;
 pub use error::NativeError;
 pub(crate) use error::check;
 

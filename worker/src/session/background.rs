@@ -1,6 +1,6 @@
 //! What goes on while the worker trains: heartbeats, step reports, and listening for the end of the job.
 
-use super::connect::{Client, Connection};
+use super::connection::{Client, Connection};
 use super::error::{AbortReason, is_transient, words};
 use octrain_proto::v1::{Abort, AbortKind, HeartbeatRequest, ReportStepRequest, StepReport, WatchRequest};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

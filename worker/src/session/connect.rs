@@ -1,6 +1,7 @@
 //! Finding the coordinator, registering, getting the plan.
 
 use super::background::{self, Rhythm, Shared};
+use super::connection::{Client, Connection, RETRY};
 use super::error::{innermost, is_transient, words};
 use super::{Session, SessionError, SessionOptions};
 use octrain_coordinator::plan;
@@ -11,65 +12,15 @@ use octrain_proto::v1::{
 };
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::runtime::{Handle, Runtime};
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Response, Status};
+use tonic::Status;
+use tonic::transport::Endpoint;
 
-pub(super) type Client = CoordinatorClient<Channel>;
-
-/// Between attempts.
-const RETRY: Duration = Duration::from_millis(300);
 /// Between messages on what is being waited for.
 const SAY: Duration = Duration::from_secs(5);
 /// Longest wait for the reason of an end, when a coordinator has gone.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How long one call for the plan waits.
 const PLAN_SLICE: Duration = Duration::from_secs(2);
-
-/// The channel to the coordinator, this worker's identity, and the runtime both live on.
-pub(super) struct Connection {
-    pub client: Client,
-    pub header: Header,
-    pub address: String,
-    runtime: Option<Runtime>,
-}
-
-impl Connection {
-    pub(super) fn runtime(&self) -> &Handle {
-        self.runtime.as_ref().expect("only taken in drop").handle()
-    }
-
-    /// One call, with a deadline; tried again while the coordinator is not reached.
-    pub(super) fn call<T>(
-        &self,
-        name: &'static str,
-        deadline: Instant,
-        f: impl AsyncFn(Client) -> Result<Response<T>, Status>,
-    ) -> Result<T, SessionError> {
-        self.runtime().block_on(async {
-            loop {
-                let left = deadline.saturating_duration_since(Instant::now());
-                let failed = match tokio::time::timeout(left, f(self.client.clone())).await {
-                    Ok(Ok(reply)) => return Ok(reply.into_inner()),
-                    Ok(Err(status)) => status,
-                    Err(_) => Status::deadline_exceeded("no answer in time"),
-                };
-                if !is_transient(&failed) || Instant::now() + RETRY >= deadline {
-                    return Err(SessionError::of_status(&self.address, name, &failed));
-                }
-                tokio::time::sleep(RETRY).await;
-            }
-        })
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
 
 pub(super) fn connect(options: SessionOptions) -> Result<Session, SessionError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()

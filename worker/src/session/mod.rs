@@ -5,6 +5,7 @@
 
 mod background;
 mod connect;
+mod connection;
 mod error;
 pub mod machine;
 mod options;
@@ -25,15 +26,12 @@ pub use store::CoordinatorStore;
 use crate::collective::RendezvousStore;
 use crate::launcher::{EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_ERROR};
 use background::Shared;
-use connect::Connection;
+use connection::{ANSWER, Connection};
 use error::AbortReason;
-use octrain_proto::v1::{LeaveRequest, ReportFailureRequest};
+use octrain_proto::v1::LeaveRequest;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-
-/// Longest wait for an answer to a report or a farewell.
-const ANSWER: Duration = Duration::from_secs(5);
 
 /// This worker's membership in a job.
 pub struct Session {
@@ -174,21 +172,5 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.shared.leaving.store(true, Ordering::SeqCst);
         self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
-    }
-}
-
-impl Connection {
-    fn report_failure(&self, message: &str, kind: FailureKind) {
-        let request = ReportFailureRequest {
-            header: Some(self.header.clone()),
-            message: message.into(),
-            kind: kind.into(),
-        };
-        let told = self.call("report_failure", Instant::now() + ANSWER, async |mut client| {
-            client.report_failure(request.clone()).await
-        });
-        if let Err(e) = told {
-            tracing::warn!("the coordinator could not be told of the failure: {e}");
-        }
     }
 }

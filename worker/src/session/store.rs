@@ -1,8 +1,8 @@
 //! The coordinator's key-value store, as the collectives see it.
 
+use super::SessionError;
 use super::background::Shared;
-use super::connect::Connection;
-use super::{ANSWER, SessionError};
+use super::connection::{ANSWER, Connection};
 use crate::collective::{RendezvousStore, StoreError};
 use octrain_proto::v1::{
     StoreAddRequest, StoreCheckRequest, StoreDeleteRequest, StoreGetRequest, StoreSetRequest,

@@ -48,7 +48,7 @@ fn await_members(c: &Embedded, count: usize) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let address = format!("http://{}", c.address());
-        let mut client = connect::Client::connect(address).await.unwrap();
+        let mut client = connection::Client::connect(address).await.unwrap();
         let request = octrain_proto::v1::StatusRequest {};
         while client.status(request).await.unwrap().into_inner().members.len() < count {
             tokio::time::sleep(Duration::from_millis(10)).await;

@@ -15,7 +15,7 @@ const KINDS: [Kind; 3] = [Kind::Float, Kind::BFloat16, Kind::Half];
 
 /// The CPU, and the first GPU where there is one.
 fn devices() -> Vec<Device> {
-    let found = libraries::load_cuda().expect("libtorch's CUDA part loads where it has been set up");
+    let found = load_cuda().expect("libtorch's CUDA part loads where it has been set up");
     if found && tch::Cuda::is_available() {
         return vec![Device::Cpu, Device::Cuda(0)];
     }

@@ -1,0 +1,191 @@
+//! A file being written: its nodes and tensors, and the type each value has.
+
+use super::float::halves;
+use super::onnx::{
+    AttributeProto, FLOAT, FLOAT16, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
+    StringStringEntryProto, TensorProto, ValueInfoProto,
+};
+use super::{ExportError, FloatType, Profile};
+use crate::checkpoint::State;
+use crate::graph::{Graph, Node};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Name of the input.
+pub const INPUT: &str = "input";
+/// Name of the output.
+pub const OUTPUT: &str = "logits";
+
+fn cast_to(code: i32) -> AttributeProto {
+    AttributeProto::int("to", i64::from(code))
+}
+
+/// A written network.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Exported {
+    /// The file.
+    pub model: ModelProto,
+    /// Convolutions and linear layers that stay in floating point, and why.
+    pub fp32_nodes: Vec<(String, String)>,
+}
+
+/// How a file is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Runtime it is for.
+    pub profile: Profile,
+    /// ONNX operator set, 13 to 21.
+    pub opset: i64,
+    /// Type of floating-point values.
+    pub float_type: FloatType,
+}
+
+/// How a value is quantized.
+#[derive(Debug, Clone)]
+pub(super) struct Quantized {
+    pub(super) step: f32,
+    /// Whether the step is FP16.
+    pub(super) half: bool,
+    /// Unsigned codes with zero point 0: 128 to 255 are not codes of training, which ends at 127, and are clipped.
+    pub(super) wide: bool,
+    /// Initializers that hold step and zero point.
+    pub(super) scale: String,
+    pub(super) zero_point: String,
+}
+
+/// A value: the tensor that holds it, and how it is quantized, if it comes out of a DequantizeLinear or of an
+/// operator that hands such a value on.
+#[derive(Debug, Clone)]
+pub(super) struct Value {
+    pub(super) tensor: String,
+    pub(super) quantized: Option<Quantized>,
+}
+
+/// A file being written.
+pub(super) struct Writer<'a> {
+    pub(super) graph: &'a Graph,
+    pub(super) state: &'a State,
+    pub(super) profile: Profile,
+    pub(super) options: Options,
+    ir_version: i64,
+    /// FP32 tensors of an FP16 file.
+    pub(super) full: BTreeSet<String>,
+    /// Tensors already cast, by the name of the result.
+    casts: BTreeSet<String>,
+    nodes: Vec<NodeProto>,
+    pub(super) tensors: Vec<TensorProto>,
+    pub(super) values: Vec<Value>,
+    pub(super) fp32_nodes: Vec<(String, String)>,
+}
+
+impl<'a> Writer<'a> {
+    /// An empty file; options that do not go together are an error.
+    pub(super) fn new(graph: &'a Graph, state: &'a State, options: Options) -> Result<Self, ExportError> {
+        let Options { profile, opset, .. } = options;
+        let ir_version = match opset {
+            13..=17 => 8,
+            18 | 19 => 9,
+            20 | 21 => 10,
+            other => return Err(ExportError::Opset(other)),
+        };
+        options.float_type.check(profile, opset)?;
+        Ok(Self {
+            graph,
+            state,
+            profile,
+            options,
+            ir_version,
+            full: BTreeSet::from([INPUT.to_string()]),
+            casts: BTreeSet::new(),
+            nodes: vec![],
+            tensors: vec![],
+            values: vec![],
+            fp32_nodes: vec![],
+        })
+    }
+
+    /// The file, once all nodes of the graph are in it.
+    pub(super) fn finish(mut self, metadata: Vec<(String, String)>) -> Exported {
+        let result = self.values[self.graph.output.0].tensor.clone();
+        match self.options.float_type {
+            FloatType::Fp32 => self.op("Identity", "output", &[&result], OUTPUT, vec![]),
+            FloatType::Fp16 => self.op("Cast", "output", &[&result], OUTPUT, vec![cast_to(FLOAT)]),
+        }
+        let fp32: BTreeMap<&str, &str> =
+            self.fp32_nodes.iter().map(|(node, why)| (node.as_str(), why.as_str())).collect();
+        let fp32 = serde_json::to_string(&fp32).expect("names and reasons are text");
+        let metadata = metadata.into_iter().chain([("octrain.fp32_layers".to_string(), fp32)]);
+        let entry = |(key, value)| StringStringEntryProto { key, value };
+        let shape = |id| &self.graph.node(id).ty.shape;
+        let model = ModelProto {
+            ir_version: self.ir_version,
+            producer_name: "octrain".into(),
+            producer_version: env!("CARGO_PKG_VERSION").into(),
+            graph: Some(GraphProto {
+                node: self.nodes,
+                name: self.graph.name.clone(),
+                initializer: self.tensors,
+                input: vec![ValueInfoProto::batch(INPUT, shape(self.graph.input()))],
+                output: vec![ValueInfoProto::batch(OUTPUT, shape(self.graph.output))],
+            }),
+            opset_import: vec![OperatorSetIdProto { domain: String::new(), version: self.options.opset }],
+            metadata_props: metadata.map(entry).collect(),
+        };
+        Exported { model, fp32_nodes: self.fp32_nodes }
+    }
+
+    pub(super) fn op(
+        &mut self,
+        op_type: &str,
+        name: &str,
+        inputs: &[&str],
+        output: &str,
+        attribute: Vec<AttributeProto>,
+    ) {
+        self.nodes.push(NodeProto {
+            input: inputs.iter().map(|&i| i.into()).collect(),
+            output: vec![output.into()],
+            name: name.into(),
+            op_type: op_type.into(),
+            attribute,
+        });
+    }
+
+    /// A value an operator reads, in the type of the file.
+    pub(super) fn input(&mut self, node: &Node, slot: usize) -> Value {
+        let value = self.values[node.inputs[slot].0].clone();
+        let tensor = self.cast(&value.tensor, self.options.float_type);
+        Value { tensor, ..value }
+    }
+
+    /// The tensor in this type; a cast is written once.
+    pub(super) fn cast(&mut self, tensor: &str, to: FloatType) -> String {
+        let is = match self.options.float_type {
+            FloatType::Fp16 if !self.full.contains(tensor) => FloatType::Fp16,
+            _ => FloatType::Fp32,
+        };
+        if is == to {
+            return tensor.into();
+        }
+        let (name, code) = match to {
+            FloatType::Fp32 => (format!("{tensor}.fp32"), FLOAT),
+            FloatType::Fp16 => (format!("{tensor}.fp16"), FLOAT16),
+        };
+        if self.casts.insert(name.clone()) {
+            self.op("Cast", &name, &[tensor], &name, vec![cast_to(code)]);
+        }
+        if to == FloatType::Fp32 {
+            self.full.insert(name.clone());
+        }
+        name
+    }
+
+    /// Floating-point numbers in the type of the file.
+    pub(super) fn floats(&mut self, name: &str, dims: &[usize], values: &[f32]) -> Result<(), ExportError> {
+        let tensor = match self.options.float_type {
+            FloatType::Fp32 => TensorProto::floats(name, dims, values),
+            FloatType::Fp16 => TensorProto::halves(name, dims, halves(name, values)?),
+        };
+        self.tensors.push(tensor);
+        Ok(())
+    }
+}

@@ -1,0 +1,77 @@
+//! The channel to the coordinator: calls with a deadline.
+
+use super::SessionError;
+use super::error::is_transient;
+use octrain_proto::v1::coordinator_client::CoordinatorClient;
+use octrain_proto::v1::{FailureKind, Header, ReportFailureRequest};
+use std::time::{Duration, Instant};
+use tokio::runtime::{Handle, Runtime};
+use tonic::transport::Channel;
+use tonic::{Response, Status};
+
+/// Longest wait for an answer to a report or a farewell.
+pub(super) const ANSWER: Duration = Duration::from_secs(5);
+/// Between attempts.
+pub(super) const RETRY: Duration = Duration::from_millis(300);
+
+pub(super) type Client = CoordinatorClient<Channel>;
+
+/// The channel to the coordinator, this worker's identity, and the runtime both live on.
+pub(super) struct Connection {
+    pub client: Client,
+    pub header: Header,
+    pub address: String,
+    pub runtime: Option<Runtime>,
+}
+
+impl Connection {
+    pub(super) fn runtime(&self) -> &Handle {
+        self.runtime.as_ref().expect("only taken in drop").handle()
+    }
+
+    /// One call, with a deadline; tried again while the coordinator is not reached.
+    pub(super) fn call<T>(
+        &self,
+        name: &'static str,
+        deadline: Instant,
+        f: impl AsyncFn(Client) -> Result<Response<T>, Status>,
+    ) -> Result<T, SessionError> {
+        self.runtime().block_on(async {
+            loop {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let failed = match tokio::time::timeout(left, f(self.client.clone())).await {
+                    Ok(Ok(reply)) => return Ok(reply.into_inner()),
+                    Ok(Err(status)) => status,
+                    Err(_) => Status::deadline_exceeded("no answer in time"),
+                };
+                if !is_transient(&failed) || Instant::now() + RETRY >= deadline {
+                    return Err(SessionError::of_status(&self.address, name, &failed));
+                }
+                tokio::time::sleep(RETRY).await;
+            }
+        })
+    }
+
+    /// Tells the coordinator why this worker ends.
+    pub(super) fn report_failure(&self, message: &str, kind: FailureKind) {
+        let request = ReportFailureRequest {
+            header: Some(self.header.clone()),
+            message: message.into(),
+            kind: kind.into(),
+        };
+        let told = self.call("report_failure", Instant::now() + ANSWER, async |mut client| {
+            client.report_failure(request.clone()).await
+        });
+        if let Err(e) = told {
+            tracing::warn!("the coordinator could not be told of the failure: {e}");
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
