@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The one local check, and what .ci/run runs: sets itself up, then formatting, lints, scripts and every test.
-# One cargo profile (dev) throughout, so nothing is compiled twice. Ends with a line for each step.
+# One cargo profile (dev) throughout, so nothing is compiled twice. Ends with what was skipped and a line for each step.
 #
 #   scripts/test.sh            all of it
 #   scripts/test.sh NAME ...   set-up, then only the tests whose name contains NAME (as `cargo test` takes it)
@@ -19,6 +19,11 @@ step() {
 # The binaries that tests start, then the tests themselves.
 build() { cargo build --locked --workspace --quiet && cargo test --locked --workspace --no-run --quiet; }
 
+# What tests say they did not run is lost among the rest; it is said again at the end.
+told=$(mktemp)
+trap 'rm -f "$told"' EXIT
+tests() { cargo test --locked --workspace --no-fail-fast 2>&1 | tee "$told"; }
+
 step set-up scripts/setup.sh --test
 [ $failed -eq 0 ] || { echo "test: set-up failed, so nothing else can run" >&2; exit 1; }
 
@@ -34,8 +39,9 @@ step formatting cargo fmt --all --check
 step shellcheck "$shellcheck" "${shell_files[@]}"
 step lints cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
 step build build
-step tests cargo test --locked --workspace --no-fail-fast
+step tests tests
 
+if grep -q SKIPPED: "$told"; then echo; echo "not run here:"; grep -o 'SKIPPED: .*' "$told" | sort -u; fi
 echo; echo "steps:"; printf '%s' "$summary"
 echo "$passed passed, $failed failed"
 [ $failed -eq 0 ]

@@ -6,7 +6,9 @@ pub mod manifest;
 pub mod policy;
 mod python;
 pub mod run;
+mod skip;
 pub mod wire;
 
 pub use binary::binary;
 pub use python::{Python, python};
+pub use skip::skipped;

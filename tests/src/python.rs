@@ -1,6 +1,7 @@
 //! The Python environment of the oracles, made by `scripts/setup.sh --test`.
 
 use crate::policy::repository;
+use crate::skipped;
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::Command;
@@ -14,7 +15,7 @@ pub fn python() -> Option<Python> {
     if interpreter.exists() {
         return Some(Python(interpreter));
     }
-    eprintln!("SKIPPED: {} is not there; scripts/setup.sh --test makes it", interpreter.display());
+    skipped(&format!("{} is not there; scripts/setup.sh --test makes it", interpreter.display()));
     None
 }
 

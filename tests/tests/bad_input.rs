@@ -2,7 +2,7 @@
 
 use octrain_tests::run::{SMALL, newest, octrain, refuse, said, succeed, tensors};
 use octrain_tests::wire::{Change, tampered};
-use octrain_tests::{binary, images};
+use octrain_tests::{binary, images, skipped};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -221,7 +221,7 @@ fn a_full_disk_loses_nothing_that_was_saved() {
     // A checkpoint is 2.2 MB: the first fits, the second does not.
     let mount = ["-t", "tmpfs", "-o", "size=3m", "tmpfs", text(dir.path())];
     if !Command::new("mount").args(mount).output().is_ok_and(|o| o.status.success()) {
-        eprintln!("SKIPPED: a small disk cannot be mounted here (root is needed)");
+        skipped("a small disk cannot be mounted here (root is needed)");
         return;
     }
     let flags = ["--epochs", "2", "--batch-size", "256", "--lr", "0.01", "--run-scope", "train_only"];

@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, PodSpec, Serv
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use octrain_tests::manifest::{documents, lost};
 use octrain_tests::policy::repository;
+use octrain_tests::skipped;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -19,7 +20,7 @@ fn rendered(overlay: &str) -> Option<Vec<Value>> {
     let folder = repository().join("deploy/kubernetes/overlays").join(overlay);
     match Command::new("kubectl").arg("kustomize").arg(&folder).output() {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            eprintln!("SKIPPED: kubectl is not on the PATH, so overlay `{overlay}` was not rendered");
+            skipped(&format!("kubectl is not on the PATH, so overlay `{overlay}` was not rendered"));
             None
         }
         Err(e) => panic!("kubectl: {e}"),

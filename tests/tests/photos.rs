@@ -3,6 +3,7 @@
 
 use octrain_tests::policy::repository;
 use octrain_tests::run::{report, succeed};
+use octrain_tests::skipped;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
@@ -15,7 +16,7 @@ fn text(path: &Path) -> &str {
 fn photos() -> Option<(TempDir, PathBuf)> {
     let archive = repository().join("../shared/data/imagenet-sample.tar");
     if !archive.exists() {
-        eprintln!("SKIPPED: {} is not there", archive.display());
+        skipped(&format!("the photographs: {} is not there", archive.display()));
         return None;
     }
     let dir = tempfile::tempdir().unwrap();

@@ -59,7 +59,7 @@ fn every_instruction_set_gives_the_same_bits() {
             found.push((name, KINDS.map(all_results)));
             assert_eq!(isa(), *name, "nobody else forces one");
         } else {
-            eprintln!("SKIPPED for {name}: this CPU lacks it");
+            skipped(&format!("{name}: this CPU lacks it"));
         }
     }
     assert!(force(-1));
