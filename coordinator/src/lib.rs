@@ -2,6 +2,7 @@
 
 pub mod config;
 mod driver;
+pub mod exit_code;
 mod grpc_status;
 mod hex;
 pub mod job;
