@@ -25,7 +25,7 @@ pub enum CollectiveError {
         /// The library's words.
         why: String,
     },
-    /// Ended by [`super::AbortHandle::abort`].
+    /// Ended by a [`super::Abort`] that tripped, in connect or in a call.
     #[error("{call} on rank {rank} was aborted because the job was ended")]
     Aborted {
         /// What was called.

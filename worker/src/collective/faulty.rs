@@ -1,7 +1,6 @@
 //! A collective that fails when told to: what the rest does about it can be tested.
 
-use super::{AbortHandle, Collective, CollectiveError, ReduceOp};
-use std::sync::Arc;
+use super::{Collective, CollectiveError, ReduceOp};
 use std::sync::atomic::{AtomicU64, Ordering};
 use tch::Tensor;
 
@@ -81,8 +80,5 @@ impl Collective for Faulty {
     fn barrier(&self) -> Result<(), CollectiveError> {
         self.due("barrier")?;
         self.inner.barrier()
-    }
-    fn abort_handle(&self) -> Arc<dyn AbortHandle> {
-        self.inner.abort_handle()
     }
 }

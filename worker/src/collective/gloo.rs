@@ -1,6 +1,6 @@
 //! Gloo over TCP: libtorch's process group, which meets through our rendezvous store.
 
-use super::{AbortHandle, Collective, CollectiveError, ReduceOp, RendezvousStore, StoreError};
+use super::{Abort, Attached, Collective, CollectiveError, ReduceOp, RendezvousStore, StoreError};
 use crate::native;
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::sync::Arc;
@@ -46,6 +46,7 @@ unsafe extern "C" {
 /// What the C++ store calls back with.
 struct Context {
     store: Arc<dyn RendezvousStore>,
+    abort: Abort,
 }
 
 /// Runs a callback: the store and the key in, 0 out, or 1 with the message in `error`.
@@ -53,14 +54,14 @@ fn answer<T>(
     context: *mut c_void,
     (key, len): (*const u8, usize),
     error: *mut c_void,
-    call: impl FnOnce(&dyn RendezvousStore, &str) -> Result<T, StoreError>,
+    call: impl FnOnce(&Context, &str) -> Result<T, StoreError>,
     done: impl FnOnce(T),
 ) -> c_int {
     // SAFETY: the context given to `octrain_gloo_new`, alive as long as the group.
     let context = unsafe { &*context.cast::<Context>() };
     // SAFETY: the C++ side gives a string's bytes, valid during the call.
     let key = String::from_utf8_lossy(unsafe { std::slice::from_raw_parts(key, len) }).into_owned();
-    match call(&*context.store, &key) {
+    match call(context, &key) {
         Ok(value) => {
             done(value);
             0
@@ -87,7 +88,7 @@ extern "C" fn store_set(
         // SAFETY: `vl` bytes, valid during the call.
         _ => unsafe { std::slice::from_raw_parts(v, vl) },
     };
-    answer(c, (k, kl), e, |store, key| store.set(key, value), |()| ())
+    answer(c, (k, kl), e, |c, key| c.store.set(key, value), |()| ())
 }
 
 extern "C" fn store_get(
@@ -103,7 +104,7 @@ extern "C" fn store_get(
         c,
         (k, kl),
         e,
-        |store, key| store.get(key, timeout),
+        |c, key| c.store.get(key, timeout, &c.abort),
         |value| {
             // SAFETY: `out` is the C++ side's string for the value.
             unsafe { octrain_string_assign(out, value.as_ptr(), value.len()) };
@@ -120,7 +121,7 @@ extern "C" fn store_add(
     e: *mut c_void,
 ) -> c_int {
     // SAFETY: `sum` is the C++ side's variable for it.
-    answer(c, (k, kl), e, |store, key| store.add(key, n), |value| unsafe { *sum = value })
+    answer(c, (k, kl), e, |c, key| c.store.add(key, n), |value| unsafe { *sum = value })
 }
 
 extern "C" fn store_check(
@@ -131,12 +132,12 @@ extern "C" fn store_check(
     e: *mut c_void,
 ) -> c_int {
     // SAFETY: `there` is the C++ side's variable for it.
-    answer(c, (k, kl), e, |store, key| store.check(&[key.to_string()]), |value| unsafe { *there = value })
+    answer(c, (k, kl), e, |c, key| c.store.check(&[key.to_string()]), |value| unsafe { *there = value })
 }
 
 extern "C" fn store_remove(c: *mut c_void, k: *const u8, kl: usize, was: *mut bool, e: *mut c_void) -> c_int {
     // SAFETY: `was` is the C++ side's variable for it.
-    answer(c, (k, kl), e, |store, key| store.delete(key), |value| unsafe { *was = value })
+    answer(c, (k, kl), e, |c, key| c.store.delete(key), |value| unsafe { *was = value })
 }
 
 /// The C++ group and what it refers to.
@@ -150,7 +151,7 @@ unsafe impl Send for Group {}
 // SAFETY: as above.
 unsafe impl Sync for Group {}
 
-impl AbortHandle for Group {
+impl Group {
     fn abort(&self) {
         // SAFETY: `raw` lives as long as `self`.
         unsafe { octrain_gloo_abort(self.raw) };
@@ -170,23 +171,29 @@ impl Drop for Group {
 /// A Gloo group.
 pub struct Gloo {
     group: Arc<Group>,
+    _attached: Attached,
+    abort: Abort,
     rank: usize,
     world_size: usize,
 }
 
 impl Gloo {
     /// Connects all ranks, which meet in `store`. `address` is a host name or IP address of this machine that the
-    /// others can reach; `timeout` bounds every call.
+    /// others can reach; `timeout` bounds every call, and all of them, this one too, end once `abort` trips.
     pub fn connect(
         store: Arc<dyn RendezvousStore>,
         rank: usize,
         world_size: usize,
         address: &str,
         timeout: Duration,
+        abort: &Abort,
     ) -> Result<Self, CollectiveError> {
-        let failed = |why: String| CollectiveError::Connect { backend: "gloo", why };
+        let failed = |why: String| match abort.is_tripped() {
+            true => CollectiveError::Aborted { call: "connect", rank },
+            false => CollectiveError::Connect { backend: "gloo", why },
+        };
         let host = CString::new(address).map_err(|_| failed(format!("{address:?} is not an address")))?;
-        let context = Box::into_raw(Box::new(Context { store }));
+        let context = Box::into_raw(Box::new(Context { store, abort: abort.clone() }));
         let raw_store = RawStore {
             context: context.cast(),
             set: store_set,
@@ -214,7 +221,10 @@ impl Gloo {
             drop(unsafe { Box::from_raw(context) });
             return Err(failed(format!("at {address}: {e}")));
         }
-        Ok(Self { group: Arc::new(Group { raw, context }), rank, world_size })
+        let group = Arc::new(Group { raw, context });
+        let ending = Arc::clone(&group);
+        let attached = abort.attach(move || ending.abort());
+        Ok(Self { group, _attached: attached, abort: abort.clone(), rank, world_size })
     }
 
     fn run(
@@ -229,7 +239,7 @@ impl Gloo {
         }
         // SAFETY: the C++ function answers null or a message from malloc.
         let done = unsafe { native::check(f(self.group.raw, tensor.as_ptr().cast())) };
-        done.map_err(|e| match e.0.starts_with("aborted") {
+        done.map_err(|e| match self.abort.is_tripped() {
             true => CollectiveError::Aborted { call, rank: self.rank },
             false => CollectiveError::Failed { backend: "gloo", call, rank: self.rank, why: e.0 },
         })
@@ -272,9 +282,5 @@ impl Collective for Gloo {
 
     fn barrier(&self) -> Result<(), CollectiveError> {
         self.all_reduce(&Tensor::zeros([1], (Kind::Float, tch::Device::Cpu)), ReduceOp::Sum)
-    }
-
-    fn abort_handle(&self) -> Arc<dyn AbortHandle> {
-        self.group.clone()
     }
 }

@@ -1,18 +1,11 @@
 //! One rank: nothing to communicate.
 
-use super::{AbortHandle, Collective, CollectiveError, ReduceOp};
-use std::sync::Arc;
+use super::{Collective, CollectiveError, ReduceOp};
 use tch::Tensor;
 
 /// The collective of a world of one.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Local;
-
-struct Nothing;
-
-impl AbortHandle for Nothing {
-    fn abort(&self) {}
-}
 
 impl Collective for Local {
     fn rank(&self) -> usize {
@@ -32,8 +25,5 @@ impl Collective for Local {
     }
     fn barrier(&self) -> Result<(), CollectiveError> {
         Ok(())
-    }
-    fn abort_handle(&self) -> Arc<dyn AbortHandle> {
-        Arc::new(Nothing)
     }
 }

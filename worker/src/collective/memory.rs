@@ -1,9 +1,12 @@
 //! A rendezvous store within one process: ranks as threads, for tests and for tools.
 
-use super::{RendezvousStore, StoreError};
+use super::{Abort, RendezvousStore, StoreError};
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+/// Between looks at the abort token.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Keys in memory.
 #[derive(Debug, Default)]
@@ -25,18 +28,21 @@ impl RendezvousStore for MemoryStore {
         Ok(())
     }
 
-    fn get(&self, key: &str, timeout: Duration) -> Result<Vec<u8>, StoreError> {
+    fn get(&self, key: &str, timeout: Duration, abort: &Abort) -> Result<Vec<u8>, StoreError> {
         let deadline = Instant::now() + timeout;
         let mut keys = self.lock();
         loop {
             if let Some(value) = keys.get(key) {
                 return Ok(value.clone());
             }
+            if abort.is_tripped() {
+                return Err(StoreError::Ended("the wait for a rendezvous key was aborted".into()));
+            }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(StoreError::Timeout { key: key.into(), waited: timeout });
             }
-            keys = self.changed.wait_timeout(keys, left).unwrap_or_else(PoisonError::into_inner).0;
+            keys = self.changed.wait_timeout(keys, left.min(LOOK)).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 

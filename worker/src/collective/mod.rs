@@ -1,5 +1,6 @@
 //! Collectives over ranks behind one trait: Gloo, NCCL, local, faulty.
 
+mod abort;
 mod error;
 mod faulty;
 mod gloo;
@@ -10,6 +11,7 @@ mod rendezvous;
 #[cfg(test)]
 mod tests;
 
+pub use abort::{Abort, Attached};
 pub use error::CollectiveError;
 pub use faulty::{Fault, Faulty};
 pub use gloo::Gloo;
@@ -18,7 +20,6 @@ pub use memory::MemoryStore;
 pub use nccl::Nccl;
 pub use rendezvous::{RendezvousStore, StoreError};
 
-use std::sync::Arc;
 use tch::Tensor;
 
 /// How values of ranks are combined.
@@ -30,14 +31,9 @@ pub enum ReduceOp {
     Max,
 }
 
-/// Ends collectives from another thread.
-pub trait AbortHandle: Send + Sync {
-    /// Makes the pending call and all later ones fail promptly.
-    fn abort(&self);
-}
-
 /// Communication among the ranks of a job. Every rank calls the same functions in the same order with tensors of
-/// one shape and type. Tensors are contiguous. Every call has a deadline.
+/// one shape and type. Tensors are contiguous. Every call has a deadline, and ends promptly with
+/// [`CollectiveError::Aborted`], as all later ones do, once the [`Abort`] trips that the group was connected with.
 pub trait Collective: Send {
     /// This rank, from 0.
     fn rank(&self) -> usize;
@@ -51,6 +47,4 @@ pub trait Collective: Send {
     fn all_gather(&self, tensor: &Tensor) -> Result<Vec<Tensor>, CollectiveError>;
     /// Returns once all ranks have called it.
     fn barrier(&self) -> Result<(), CollectiveError>;
-    /// A handle for other threads.
-    fn abort_handle(&self) -> Arc<dyn AbortHandle>;
 }

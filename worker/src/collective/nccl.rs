@@ -3,12 +3,10 @@
 //! Calls run on CUDA's legacy default stream, where libtorch computes, so they are ordered after the kernels that
 //! make their input. A call returns when the device has done it.
 
-use super::{AbortHandle, Collective, CollectiveError, ReduceOp, RendezvousStore};
+use super::{Abort, Collective, CollectiveError, ReduceOp, RendezvousStore};
 use cudarc::driver::sys as driver;
 use cudarc::nccl::sys;
 use std::ffi::{CStr, c_int};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tch::{Device, Kind, Tensor};
 
@@ -19,18 +17,10 @@ const MAGIC: u32 = 0xcafe_beef;
 /// NCCL's "not set".
 const UNDEFINED: c_int = c_int::MIN;
 
-struct Flag(AtomicBool);
-
-impl AbortHandle for Flag {
-    fn abort(&self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-}
-
 /// A NCCL group of one GPU per rank.
 pub struct Nccl {
     comm: sys::ncclComm_t,
-    flag: Arc<Flag>,
+    abort: Abort,
     rank: usize,
     world_size: usize,
     device: usize,
@@ -68,13 +58,14 @@ fn datatype(kind: Kind) -> Option<sys::ncclDataType_t> {
 
 impl Nccl {
     /// Connects all ranks, each with CUDA device `device` of its host. They meet in `store`; `timeout` bounds every
-    /// call. A CUDA context must be current (libtorch's, after its first tensor on the device).
+    /// call, and all of them, this one too, end once `abort` trips. A CUDA context must be current (libtorch's, after its first tensor on the device).
     pub fn connect(
         store: &dyn RendezvousStore,
         rank: usize,
         world_size: usize,
         device: usize,
         timeout: Duration,
+        abort: &Abort,
     ) -> Result<Self, CollectiveError> {
         let failed = |why: String| CollectiveError::Connect { backend: "nccl", why };
         // SAFETY: only looks for the library.
@@ -94,7 +85,7 @@ impl Nccl {
             let bytes: Vec<u8> = id.internal.iter().map(|&b| b as u8).collect();
             store.set(KEY, &bytes).map_err(|e| failed(e.to_string()))?;
         } else {
-            let bytes = store.get(KEY, timeout).map_err(|e| failed(e.to_string()))?;
+            let bytes = store.get(KEY, timeout, abort).map_err(|e| failed(e.to_string()))?;
             if bytes.len() != id.internal.len() {
                 return Err(failed("rank 0 has published an identifier of another NCCL version".into()));
             }
@@ -117,8 +108,8 @@ impl Nccl {
         config.blocking = 0;
         config.netName = std::ptr::null();
         config.commName = std::ptr::null();
-        let flag = Arc::new(Flag(AtomicBool::new(false)));
-        let mut group = Self { comm: std::ptr::null_mut(), flag, rank, world_size, device, timeout };
+        let abort = abort.clone();
+        let mut group = Self { comm: std::ptr::null_mut(), abort, rank, world_size, device, timeout };
         // SAFETY: all pointers are valid during the call.
         let result = unsafe {
             sys::ncclCommInitRankConfig(&mut group.comm, world_size as c_int, id, rank as c_int, &mut config)
@@ -133,7 +124,7 @@ impl Nccl {
 
     /// Whether to go on waiting.
     fn check(&self, call: &'static str, since: Instant) -> Result<(), CollectiveError> {
-        if self.flag.0.load(Ordering::SeqCst) {
+        if self.abort.is_tripped() {
             return Err(CollectiveError::Aborted { call, rank: self.rank });
         }
         if since.elapsed() > self.timeout {
@@ -174,7 +165,7 @@ impl Nccl {
             let (kind, strides) = (format!("{:?} on {:?}", tensor.kind(), tensor.device()), tensor.stride());
             return Err(CollectiveError::Tensor { call, kind, strides });
         };
-        if self.flag.0.load(Ordering::SeqCst) {
+        if self.abort.is_tripped() {
             return Err(CollectiveError::Aborted { call, rank: self.rank });
         }
         self.settle(call, start(tensor.data_ptr(), tensor.numel(), datatype))?;
@@ -249,9 +240,5 @@ impl Collective for Nccl {
 
     fn barrier(&self) -> Result<(), CollectiveError> {
         self.all_reduce(&Tensor::zeros([1], (Kind::Float, Device::Cuda(self.device))), ReduceOp::Sum)
-    }
-
-    fn abort_handle(&self) -> Arc<dyn AbortHandle> {
-        self.flag.clone()
     }
 }

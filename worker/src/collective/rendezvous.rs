@@ -1,13 +1,14 @@
 //! Where ranks find each other before they can communicate.
 
+use super::Abort;
 use std::time::Duration;
 
 /// A key-value store all ranks of a job share. Keys belong to the job's current generation.
 pub trait RendezvousStore: Send + Sync {
     /// Sets a key, replacing what it held.
     fn set(&self, key: &str, value: &[u8]) -> Result<(), StoreError>;
-    /// Waits until the key exists, at most `timeout`, and returns its value.
-    fn get(&self, key: &str, timeout: Duration) -> Result<Vec<u8>, StoreError>;
+    /// Waits until the key exists, at most `timeout` or until `abort` trips, and returns its value.
+    fn get(&self, key: &str, timeout: Duration, abort: &Abort) -> Result<Vec<u8>, StoreError>;
     /// Adds to a decimal counter (absent: 0) and returns the sum.
     fn add(&self, key: &str, amount: i64) -> Result<i64, StoreError>;
     /// Whether all keys exist.

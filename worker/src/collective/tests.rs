@@ -1,6 +1,7 @@
 //! What every collective does, on ranks that are threads; and what happens when one is gone.
 
 use super::*;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tch::{Device, Kind};
 
@@ -8,12 +9,24 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Runs `f` on every rank of a Gloo group; panics of ranks are the test's.
 fn on_ranks<T: Send>(world: usize, timeout: Duration, f: impl Fn(Gloo) -> T + Sync) -> Vec<T> {
+    on_abortable_ranks(world, timeout, |c, _| f(c))
+}
+
+/// The same, with each rank's abort token.
+fn on_abortable_ranks<T: Send>(
+    world: usize,
+    timeout: Duration,
+    f: impl Fn(Gloo, Abort) -> T + Sync,
+) -> Vec<T> {
     let store = Arc::new(MemoryStore::default());
     std::thread::scope(|s| {
         let ranks: Vec<_> = (0..world)
             .map(|rank| {
                 let (store, f) = (store.clone(), &f);
-                s.spawn(move || f(Gloo::connect(store, rank, world, "127.0.0.1", timeout).unwrap()))
+                s.spawn(move || {
+                    let abort = Abort::new();
+                    f(Gloo::connect(store, rank, world, "127.0.0.1", timeout, &abort).unwrap(), abort)
+                })
             })
             .collect();
         ranks.into_iter().map(|r| r.join().unwrap()).collect()
@@ -78,17 +91,16 @@ fn a_tensor_that_is_not_contiguous_is_refused() {
 
 #[test]
 fn a_pending_call_ends_when_it_is_aborted_and_so_do_later_ones() {
-    on_ranks(2, TIMEOUT, |c| {
+    on_abortable_ranks(2, TIMEOUT, |c, abort| {
         let t = Tensor::zeros([8], (Kind::Float, Device::Cpu));
         if c.rank() == 1 {
             // Never joins the reduction of rank 0; stays until that one has given up.
             std::thread::sleep(Duration::from_secs(2));
             return;
         }
-        let handle = c.abort_handle();
         let waiter = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(300));
-            handle.abort();
+            abort.trip();
         });
         let begun = Instant::now();
         let e = c.all_reduce(&t, ReduceOp::Sum).unwrap_err();
@@ -109,7 +121,9 @@ fn a_rank_that_is_gone_or_never_came_is_an_error_within_the_deadline() {
             assert!(matches!(e, CollectiveError::Failed { call: "all_reduce", rank: 0, .. }), "{e}");
         }
     });
-    let e = Gloo::connect(Arc::new(MemoryStore::default()), 0, 2, "127.0.0.1", timeout).err().unwrap();
+    let e = Gloo::connect(Arc::new(MemoryStore::default()), 0, 2, "127.0.0.1", timeout, &Abort::new())
+        .err()
+        .unwrap();
     assert!(e.to_string().contains("did not appear"), "{e}");
 }
 

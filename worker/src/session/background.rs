@@ -2,14 +2,13 @@
 
 use super::connection::{Client, Connection};
 use super::error::{AbortReason, is_transient, words};
-use octrain_proto::v1::{Abort, AbortKind, HeartbeatRequest, ReportStepRequest, StepReport, WatchRequest};
+use crate::collective::Abort;
+use octrain_proto::v1::{self, AbortKind, HeartbeatRequest, ReportStepRequest, StepReport, WatchRequest};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tonic::Status;
-
-type Callback = Box<dyn Fn(&str) + Send + Sync>;
 
 /// What the background tasks and the session share.
 pub(super) struct Shared {
@@ -19,14 +18,10 @@ pub(super) struct Shared {
     pub report: watch::Sender<Option<StepReport>>,
     /// The session is on its way out; the end of the connection is no surprise.
     pub leaving: AtomicBool,
-    end: Mutex<End>,
+    /// Trips with the reason, once that is known.
+    pub token: Abort,
+    end: Mutex<Option<AbortReason>>,
     ended: Condvar,
-}
-
-#[derive(Default)]
-struct End {
-    reason: Option<AbortReason>,
-    callbacks: Vec<Callback>,
 }
 
 impl Shared {
@@ -35,35 +30,24 @@ impl Shared {
             step: AtomicU64::new(0),
             report: watch::Sender::new(None),
             leaving: AtomicBool::new(false),
-            end: Mutex::new(End::default()),
+            token: Abort::new(),
+            end: Mutex::new(None),
             ended: Condvar::new(),
         })
     }
 
-    fn end(&self) -> MutexGuard<'_, End> {
-        // A callback that panicked does not make the reason untrue.
+    fn end(&self) -> MutexGuard<'_, Option<AbortReason>> {
+        // A thread that panicked does not make the reason untrue.
         self.end.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn abort(&self) -> Option<AbortReason> {
-        self.end().reason.clone()
+        self.end().clone()
     }
 
     pub(super) fn wait_abort(&self, timeout: Duration) -> Option<AbortReason> {
-        let waited = self.ended.wait_timeout_while(self.end(), timeout, |end| end.reason.is_none());
-        waited.unwrap_or_else(PoisonError::into_inner).0.reason.clone()
-    }
-
-    pub(super) fn on_abort(&self, f: Callback) {
-        let mut end = self.end();
-        match &end.reason {
-            None => end.callbacks.push(f),
-            Some(reason) => {
-                let message = reason.message.clone();
-                drop(end);
-                std::thread::spawn(move || f(&message));
-            }
-        }
+        let waited = self.ended.wait_timeout_while(self.end(), timeout, |end| end.is_none());
+        waited.unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 
     /// The first reason counts.
@@ -72,22 +56,17 @@ impl Shared {
             return;
         }
         let mut end = self.end();
-        if end.reason.is_some() {
+        if end.is_some() {
             return;
         }
         tracing::error!("the job was ended: {}", reason.message);
-        let callbacks = std::mem::take(&mut end.callbacks);
-        let message = reason.message.clone();
-        end.reason = Some(reason);
+        *end = Some(reason);
         self.ended.notify_all();
         drop(end);
-        if !callbacks.is_empty() {
-            // Aborting a collective may take a while; heartbeats must not wait for it.
-            std::thread::spawn(move || callbacks.iter().for_each(|f| f(&message)));
-        }
+        self.token.trip();
     }
 
-    fn aborted(&self, abort: Abort) {
+    fn aborted(&self, abort: v1::Abort) {
         self.set_abort(AbortReason { kind: abort.kind(), message: abort.message, culprit: abort.culprit });
     }
 }

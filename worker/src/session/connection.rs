@@ -36,20 +36,28 @@ impl Connection {
         deadline: Instant,
         f: impl AsyncFn(Client) -> Result<Response<T>, Status>,
     ) -> Result<T, SessionError> {
-        self.runtime().block_on(async {
-            loop {
-                let left = deadline.saturating_duration_since(Instant::now());
-                let failed = match tokio::time::timeout(left, f(self.client.clone())).await {
-                    Ok(Ok(reply)) => return Ok(reply.into_inner()),
-                    Ok(Err(status)) => status,
-                    Err(_) => Status::deadline_exceeded("no answer in time"),
-                };
-                if !is_transient(&failed) || Instant::now() + RETRY >= deadline {
-                    return Err(SessionError::of_status(&self.address, name, &failed));
-                }
-                tokio::time::sleep(RETRY).await;
+        self.runtime().block_on(self.calling(name, deadline, f))
+    }
+
+    /// [`Connection::call`], for whoever has more to wait for.
+    pub(super) async fn calling<T>(
+        &self,
+        name: &'static str,
+        deadline: Instant,
+        f: impl AsyncFn(Client) -> Result<Response<T>, Status>,
+    ) -> Result<T, SessionError> {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let failed = match tokio::time::timeout(left, f(self.client.clone())).await {
+                Ok(Ok(reply)) => return Ok(reply.into_inner()),
+                Ok(Err(status)) => status,
+                Err(_) => Status::deadline_exceeded("no answer in time"),
+            };
+            if !is_transient(&failed) || Instant::now() + RETRY >= deadline {
+                return Err(SessionError::of_status(&self.address, name, &failed));
             }
-        })
+            tokio::time::sleep(RETRY).await;
+        }
     }
 
     /// Tells the coordinator why this worker ends.

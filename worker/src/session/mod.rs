@@ -23,7 +23,7 @@ pub use octrain_proto::v1::{
 pub use options::SessionOptions;
 pub use store::CoordinatorStore;
 
-use crate::collective::RendezvousStore;
+use crate::collective::{Abort, RendezvousStore};
 use crate::launcher::{EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_ERROR};
 use background::Shared;
 use connection::{ANSWER, Connection};
@@ -89,10 +89,9 @@ impl Session {
         self.shared.wait_abort(timeout).map(|a| a.message)
     }
 
-    /// Calls `f` with the reason once the coordinator ends the job (at once if it has); on a thread of its own, at
-    /// most once.
-    pub fn on_abort(&self, f: Box<dyn Fn(&str) + Send + Sync>) {
-        self.shared.on_abort(f);
+    /// The token that trips once the job is over; [`Session::abort_reason`] says why from then on.
+    pub fn abort(&self) -> &Abort {
+        &self.shared.token
     }
 
     /// Tells the coordinator that this worker cannot go on, for a reason of its own; this ends the job.

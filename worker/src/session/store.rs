@@ -3,14 +3,15 @@
 use super::SessionError;
 use super::background::Shared;
 use super::connection::{ANSWER, Connection};
-use crate::collective::{RendezvousStore, StoreError};
+use crate::collective::{Abort, RendezvousStore, StoreError};
 use octrain_proto::v1::{
     StoreAddRequest, StoreCheckRequest, StoreDeleteRequest, StoreGetRequest, StoreSetRequest,
 };
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 
-/// How long one call for a key waits; between calls, the end of the job is noticed.
+/// How long one call for a key waits.
 const SLICE: Duration = Duration::from_millis(1000);
 
 /// Client of the store. Keys belong to the job's current generation. All calls block, with a deadline.
@@ -48,19 +49,40 @@ impl CoordinatorStore {
             .map(drop)
     }
 
-    /// Waits until the key exists, at most `timeout`, and returns its value.
-    fn get_key(&self, key: &str, timeout: Duration) -> Result<Vec<u8>, SessionError> {
+    /// Waits until the key exists, at most `timeout` or until `abort` or the job's own end, and returns its value.
+    fn get_key(&self, key: &str, timeout: Duration, abort: &Abort) -> Result<Vec<u8>, SessionError> {
         let start = Instant::now();
+        let over = Arc::new(Notify::new());
+        // Both are mostly one token; a permit left over does no harm.
+        let notify = |token: &Abort| {
+            let over = Arc::clone(&over);
+            token.attach(move || over.notify_one())
+        };
+        let _attached = (notify(abort), notify(&self.shared.token));
         loop {
             self.alive()?;
+            if abort.is_tripped() {
+                let message = "the wait for a rendezvous key was aborted".into();
+                return Err(SessionError::Ended { configuration: false, message });
+            }
             let left = timeout.saturating_sub(start.elapsed()).min(SLICE);
             let wait_ms = left.as_millis() as u64;
             let r = StoreGetRequest { header: self.header(), key: key.into(), wait_ms };
             let deadline = Instant::now() + left + ANSWER;
-            let reply =
-                self.connection.call("store_get", deadline, async |mut c| c.store_get(r.clone()).await)?;
-            if reply.found {
-                return Ok(reply.value);
+            let call =
+                self.connection.calling("store_get", deadline, async |mut c| c.store_get(r.clone()).await);
+            // A key that comes in the same moment as the end is of no use any more.
+            let reply = self.connection.runtime().block_on(async {
+                tokio::select! {
+                    biased;
+                    () = over.notified() => None,
+                    reply = call => Some(reply),
+                }
+            });
+            match reply.transpose()? {
+                None => continue,
+                Some(reply) if reply.found => return Ok(reply.value),
+                Some(_) => {}
             }
             if start.elapsed() >= timeout {
                 return Err(SessionError::StoreTimeout { key: key.into(), waited: timeout });
@@ -119,8 +141,8 @@ impl RendezvousStore for CoordinatorStore {
         Ok(self.set_key(key, value)?)
     }
 
-    fn get(&self, key: &str, timeout: Duration) -> Result<Vec<u8>, StoreError> {
-        Ok(self.get_key(key, timeout)?)
+    fn get(&self, key: &str, timeout: Duration, abort: &Abort) -> Result<Vec<u8>, StoreError> {
+        Ok(self.get_key(key, timeout, abort)?)
     }
 
     fn add(&self, key: &str, amount: i64) -> Result<i64, StoreError> {

@@ -63,13 +63,13 @@ fn two_workers_meet_in_the_store_report_and_leave() {
     assert_eq!((a.plan().rank, b.plan().rank, a.plan().world_size), (0, 1, 2));
     assert_eq!(plan::digest(a.plan()), plan::digest(b.plan()));
     let (sa, sb) = (a.store(), b.store());
-    let waiting = std::thread::spawn(move || sb.get("k", LONG));
+    let waiting = std::thread::spawn(move || sb.get("k", LONG, &Abort::new()));
     sa.set("k", b"v").unwrap();
     assert_eq!(waiting.join().unwrap().unwrap(), b"v");
     assert_eq!(sa.add("n", 3).unwrap(), 3);
     assert!(sa.check(&["k".into(), "n".into()]).unwrap());
     assert!(sa.delete("k").unwrap() && !sa.delete("k").unwrap());
-    let late = sa.get("never", Duration::from_millis(50)).unwrap_err();
+    let late = sa.get("never", Duration::from_millis(50), a.abort()).unwrap_err();
     assert!(matches!(&late, StoreError::Timeout { key, .. } if key == "never"), "{late}");
     a.report_step(1, StepReport { loss: 0.5, ..StepReport::default() });
     a.leave().unwrap();
@@ -82,22 +82,19 @@ fn a_failure_reaches_the_others_and_names_the_culprit() {
     let c = coordinator(2);
     let (a, b) = pair(&c);
     let (tell, told) = mpsc::channel();
-    a.on_abort(Box::new(move |why| tell.send(why.to_string()).unwrap()));
+    let _told = a.abort().attach(move || tell.send(()).unwrap());
     // The echo comes first; the root cause still wins.
     a.report_communication_failure("all-reduce: connection closed by peer");
     b.report_step(7, StepReport::default());
     b.report_failure("loss is NaN");
-    let why = told.recv_timeout(LONG).unwrap();
+    told.recv_timeout(LONG).unwrap();
+    let why = a.abort_reason().unwrap();
     for part in ["rank 1", "host here", "local index 1", "loss is NaN", "last step 7"] {
         assert!(why.contains(part), "{part} in: {why}");
     }
-    assert_eq!(a.abort_reason().as_deref(), Some(why.as_str()));
     assert_eq!(a.abort_kind(), Some(AbortKind::WorkerFailed));
-    let store = a.store().get("k", LONG).unwrap_err();
-    assert_eq!(store, StoreError::Ended(why.clone()));
-    let (tell, told) = mpsc::channel();
-    a.on_abort(Box::new(move |why| tell.send(why.to_string()).unwrap()));
-    assert_eq!(told.recv_timeout(LONG).unwrap(), why);
+    let store = a.store().get("k", LONG, a.abort()).unwrap_err();
+    assert_eq!(store, StoreError::Ended(why));
 }
 
 #[test]

@@ -48,18 +48,16 @@ fn device(plan: &BuildPlan) -> Device {
 
 /// Connects the ranks as the plan says. `address` is this host's, as others reach it.
 fn collective(session: &Session, address: &str) -> Result<Box<dyn Collective>, CollectiveError> {
-    let plan = session.plan();
+    let (plan, abort) = (session.plan(), session.abort());
     let (rank, world) = (plan.rank as usize, plan.world_size as usize);
     let collective: Box<dyn Collective> = match plan.backend() {
         Backend::Local => Box::new(Local),
-        Backend::Gloo => Box::new(Gloo::connect(session.store(), rank, world, address, COLLECTIVE)?),
+        Backend::Gloo => Box::new(Gloo::connect(session.store(), rank, world, address, COLLECTIVE, abort)?),
         Backend::Nccl => {
             let store = session.store();
-            Box::new(Nccl::connect(&*store, rank, world, plan.local_rank as usize, COLLECTIVE)?)
+            Box::new(Nccl::connect(&*store, rank, world, plan.local_rank as usize, COLLECTIVE, abort)?)
         }
     };
-    let handle = collective.abort_handle();
-    session.on_abort(Box::new(move |_| handle.abort()));
     Ok(collective)
 }
 
