@@ -56,6 +56,11 @@ impl CoordinatorConfig {
         self
     }
 
+    /// Calls that may wait at a time, for the plan or for keys; more are refused.
+    pub fn max_waiting(&self) -> usize {
+        64 + 4 * self.world_size as usize
+    }
+
     /// Checks what can be checked before binding.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let floor = Duration::from_millis(50);

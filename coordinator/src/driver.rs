@@ -1,26 +1,39 @@
 //! The one task that owns the job. It feeds events to [`job::step`], answers callers, keeps those who wait, and
-//! looks at the clock; it decides nothing.
+//! looks at the clock; it decides nothing and waits for nobody.
 
+use crate::clock::{Clock, TICK};
 use crate::config::CoordinatorConfig;
 use crate::job::{self, Answer, Event, Job, Outcome, Reply, Wait};
+use crate::log::Log;
+use crate::parked::{Answering, Parked, Room};
 use crate::refusal::Refusal;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
+
+/// Calls that have arrived and were not taken in yet.
+const INBOX: usize = 1024;
+/// How long a call waits for room in the inbox.
+const ROOM: Duration = Duration::from_secs(1);
+/// How long the end waits for the log to be read.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// An event and who wants to know.
 pub(crate) struct Call {
     event: Event,
     /// How long the caller waits for what is not there yet.
     wait: Duration,
-    reply: Option<oneshot::Sender<Result<Reply, Refusal>>>,
+    reply: Option<Answering>,
 }
 
 /// What handlers hold: a way to the driver.
 #[derive(Clone)]
 pub(crate) struct Mailbox {
-    calls: mpsc::UnboundedSender<Call>,
+    calls: mpsc::Sender<Call>,
+    /// Beside the inbox, which may be full.
+    stop: Arc<watch::Sender<Option<String>>>,
     ended: watch::Receiver<Option<Outcome>>,
 }
 
@@ -28,7 +41,11 @@ impl Mailbox {
     /// Asks and waits for the answer; `wait` bounds how long the driver may keep the call.
     pub(crate) async fn ask(&self, event: Event, wait: Duration) -> Result<Reply, Refusal> {
         let (reply, answer) = oneshot::channel();
-        self.calls.send(Call { event, wait, reply: Some(reply) }).map_err(|_| self.over())?;
+        let call = Call { event, wait, reply: Some(reply) };
+        match tokio::time::timeout(ROOM, self.calls.send(call)).await {
+            Ok(sent) => sent.map_err(|_| self.over())?,
+            Err(_) => return Err(Refusal::Busy),
+        }
         answer.await.unwrap_or_else(|_| Err(self.over()))
     }
 
@@ -42,10 +59,15 @@ impl Mailbox {
         }
     }
 
-    /// Tells, without waiting.
-    pub(crate) fn tell(&self, event: Event) {
+    /// Tells, and waits only for room in the inbox.
+    pub(crate) async fn tell(&self, event: Event) {
         // A driver that is gone needs no telling.
-        let _ = self.calls.send(Call { event, wait: Duration::ZERO, reply: None });
+        let _ = self.calls.send(Call { event, wait: Duration::ZERO, reply: None }).await;
+    }
+
+    /// Ends the job, without waiting.
+    pub(crate) fn stop(&self, why: &str) {
+        self.stop.send_replace(Some(why.into()));
     }
 
     /// Becomes the outcome once the job has ended.
@@ -54,66 +76,91 @@ impl Mailbox {
     }
 }
 
-struct Parked {
-    event: Event,
-    until: Instant,
-    reply: oneshot::Sender<Result<Reply, Refusal>>,
-}
-
 struct Driver {
     config: Arc<CoordinatorConfig>,
     start: Instant,
+    clock: Clock,
     /// Taken out while a transition runs.
     job: Option<Job>,
-    parked: Vec<Parked>,
+    parked: Room,
+    log: Log,
     ended: watch::Sender<Option<Outcome>>,
 }
 
-/// Starts the driver; the handle ends when the job has ended and everyone knows.
+/// Starts the driver; the handle ends when the job has ended and everyone knows. `opening` is the log's first line.
 pub(crate) fn start(
     config: Arc<CoordinatorConfig>,
     incarnation: u64,
-) -> (Mailbox, tokio::task::JoinHandle<Outcome>) {
-    let (calls, inbox) = mpsc::unbounded_channel();
+    opening: String,
+) -> io::Result<(Mailbox, tokio::task::JoinHandle<Outcome>)> {
+    let (calls, inbox) = mpsc::channel(INBOX);
+    let (stop, stopped) = watch::channel(None);
     let (ended, watching) = watch::channel(None);
     let driver = Driver {
         job: Some(Job::new(&config, incarnation)),
-        config,
         start: Instant::now(),
-        parked: Vec::new(),
+        clock: Clock::new(Duration::ZERO),
+        parked: Room::default(),
+        log: Log::start()?,
+        config,
         ended,
     };
-    (Mailbox { calls, ended: watching }, tokio::spawn(driver.run(inbox)))
+    driver.log.info(driver.config.generation, opening);
+    let mailbox = Mailbox { calls, stop: Arc::new(stop), ended: watching };
+    Ok((mailbox, tokio::spawn(driver.run(inbox, stopped))))
 }
 
 impl Driver {
-    async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Call>) -> Outcome {
+    async fn run(
+        mut self,
+        mut inbox: mpsc::Receiver<Call>,
+        mut stopped: watch::Receiver<Option<String>>,
+    ) -> Outcome {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let job = self.job.as_ref().expect("put back after every transition");
             if let Some(outcome) = job.outcome()
-                && job.drained(self.start.elapsed(), &self.config)
+                && job.drained(self.now(), &self.config)
             {
+                self.log.close(LAST_WORDS).await;
                 return outcome;
             }
-            let tick = job.next_tick(&self.config).map(|at| self.start + at);
-            let waiting = self.parked.iter().map(|p| p.until).min();
-            let due = [tick, waiting].into_iter().flatten().min();
-            // Events first: a heartbeat that has arrived counts, even when its time was nearly up.
             tokio::select! {
                 biased;
-                call = inbox.recv() => match call {
+                _ = ticks.tick() => self.tick(&mut inbox),
+                why = told(&mut stopped) => self.event(Event::Shutdown { why }),
+                // Once nobody can call any more, ticks go on until everyone has had time to hear of the end.
+                call = inbox.recv(), if !inbox.is_closed() || !inbox.is_empty() => match call {
                     Some(call) => self.call(call),
                     None => self.event(Event::Shutdown { why: "nobody holds the coordinator any more".into() }),
                 },
-                () = sleep_until(due) => {
-                    let now = Instant::now();
-                    if tick.is_some_and(|t| t <= now) {
-                        let late = tick.map_or(Duration::ZERO, |t| now - t);
-                        self.event(Event::Tick { late });
-                    }
-                    self.retry(now);
-                }
             }
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.clock.now(self.start.elapsed())
+    }
+
+    /// Takes in what has arrived, which counts even when its time was nearly up, and then looks at the clock. What
+    /// arrives meanwhile has the next tick: a flood does not stop the time.
+    fn tick(&mut self, inbox: &mut mpsc::Receiver<Call>) {
+        for _ in 0..inbox.len() {
+            let Ok(call) = inbox.try_recv() else { break };
+            self.call(call);
+        }
+        let late = self.clock.look(self.start.elapsed());
+        if late > self.config.heartbeat_interval {
+            let text = format!(
+                "the coordinator was held up for {:.1} s; the workers' silence in that time does not count",
+                late.as_secs_f64()
+            );
+            self.log.warn(self.config.generation, text);
+        }
+        self.event(Event::Tick);
+        for parked in self.parked.expired(Instant::now()) {
+            self.ask_again(parked, Wait::Expired);
         }
     }
 
@@ -126,53 +173,48 @@ impl Driver {
         match (settle(self.step(event)), reply, again) {
             // A caller that hung up does not care.
             (Some(answer), Some(reply), _) => drop(reply.send(answer)),
+            (None, Some(reply), Some(_)) if self.parked.count() >= self.config.max_waiting() => {
+                drop(reply.send(Err(Refusal::Busy)));
+            }
             (None, Some(reply), Some(event)) => {
-                self.parked.push(Parked { event, until: Instant::now() + wait, reply });
+                self.parked.put(Parked { event, until: Instant::now() + wait, reply });
             }
             _ => {}
         }
-        self.retry(Instant::now());
     }
 
     fn event(&mut self, event: Event) {
         self.step(event);
-        self.retry(Instant::now());
     }
 
-    /// Asks again for those who wait.
-    fn retry(&mut self, now: Instant) {
-        for parked in std::mem::take(&mut self.parked) {
-            if parked.reply.is_closed() {
-                continue;
-            }
-            let asked = if parked.until <= now { Wait::Expired } else { Wait::Again };
-            let event = match parked.event.clone() {
-                Event::GetPlan { header, .. } => Event::GetPlan { header, wait: asked },
-                Event::StoreGet { header, key, .. } => Event::StoreGet { header, key, wait: asked },
-                other => other,
-            };
-            match settle(self.step(event)) {
-                Some(answer) => {
-                    let _ = parked.reply.send(answer);
-                }
-                None => self.parked.push(parked),
-            }
+    /// Asks again for one who waits.
+    fn ask_again(&mut self, parked: Parked, wait: Wait) {
+        if parked.reply.is_closed() {
+            return;
+        }
+        match settle(self.step(parked.again(wait))) {
+            Some(answer) => drop(parked.reply.send(answer)),
+            None => self.parked.put(parked),
         }
     }
 
     fn step(&mut self, event: Event) -> Answer {
         let job = self.job.take().expect("put back after every transition");
-        let step = job::step(self.start.elapsed(), job, &self.config, event);
+        let step = job::step(self.now(), job, &self.config, event);
+        let generation = step.job.generation;
         if let Some(reason) = step.reason {
-            tracing::info!(generation = step.job.generation, "{reason}");
+            self.log.info(generation, reason);
         }
         if let Answer::Refuse(refusal) = &step.answer {
-            tracing::warn!(generation = step.job.generation, "refused: {refusal}");
+            self.log.refused(self.start.elapsed(), generation, refusal.kind(), &refusal.to_string());
         }
         if let Some(outcome) = step.ended {
             self.ended.send_replace(Some(outcome));
         }
         self.job = Some(step.job);
+        for parked in self.parked.woken(step.wakes) {
+            self.ask_again(parked, Wait::Again);
+        }
         step.answer
     }
 }
@@ -186,10 +228,15 @@ fn settle(answer: Answer) -> Option<Result<Reply, Refusal>> {
     }
 }
 
-async fn sleep_until(due: Option<Instant>) {
-    match due {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
+/// Waits until the coordinator is told to stop.
+async fn told(stopped: &mut watch::Receiver<Option<String>>) -> String {
+    loop {
+        if stopped.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        if let Some(why) = stopped.borrow_and_update().clone() {
+            return why;
+        }
     }
 }
 
@@ -223,7 +270,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn silence_ends_the_job_when_the_timeout_is_over_and_not_before() {
         let config = Arc::new(CoordinatorConfig::new("x", 2));
-        let (mailbox, driver) = start(config, 1);
+        let (mailbox, driver) = start(config, 1, String::new()).unwrap();
         let (begin, h0, _h1) = (Instant::now(), join(&mailbox, 0).await, join(&mailbox, 1).await);
         let mut ended = mailbox.ended();
         let beating = mailbox.clone();
@@ -246,8 +293,69 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_stall_of_the_coordinator_itself_costs_nobodys_life() {
+        let config = Arc::new(CoordinatorConfig::new("x", 2));
+        let (mailbox, _driver) = start(config, 1, String::new()).unwrap();
+        let headers = [join(&mailbox, 0).await, join(&mailbox, 1).await];
+        for (i, header) in headers.into_iter().enumerate() {
+            let beating = mailbox.clone();
+            tokio::spawn(async move {
+                // Out of step with each other, and with the ticks.
+                tokio::time::sleep(Duration::from_millis(37 + 330 * i as u64)).await;
+                let beat = Event::Heartbeat { header, step: 3 };
+                while beating.ask(beat.clone(), Duration::ZERO).await.is_ok() {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            });
+        }
+        // `advance` lets time jump without anybody having run: what SIGSTOP does.
+        for stall in (0..30).map(|i| 300 * i + 7).chain([60_000, 86_400_000]) {
+            tokio::time::advance(Duration::from_millis(stall)).await;
+            tokio::time::sleep(Duration::from_millis(1300 + stall % 700)).await;
+            assert_eq!(*mailbox.ended().borrow(), None, "after a stall of {stall} ms");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_who_is_dead_is_found_whatever_the_stalls() {
+        let config = Arc::new(CoordinatorConfig::new("x", 1));
+        let (mailbox, _driver) = start(config, 1, String::new()).unwrap();
+        join(&mailbox, 0).await;
+        let listened = Instant::now();
+        let mut ended = mailbox.ended();
+        // 3 s of listening and a stall of 20 s, then the rest of the 5 s.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        tokio::time::advance(Duration::from_secs(20)).await;
+        ended.wait_for(Option::is_some).await.unwrap();
+        let heard = listened.elapsed() - Duration::from_secs(20);
+        assert!(heard.abs_diff(Duration::from_secs(5)) <= TICK * 2, "{heard:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_beyond_those_that_can_be_kept_are_refused() {
+        let (mailbox, _driver) = start(Arc::new(CoordinatorConfig::new("x", 2)), 1, String::new()).unwrap();
+        let h0 = join(&mailbox, 0).await;
+        let wait = Duration::from_secs(3);
+        let asking: Vec<_> = (0..200)
+            .map(|_| {
+                let (mailbox, event) =
+                    (mailbox.clone(), Event::GetPlan { header: h0.clone(), wait: Wait::First });
+                tokio::spawn(async move { mailbox.ask(event, wait).await })
+            })
+            .collect();
+        let mut busy = 0;
+        for one in asking {
+            busy += usize::from(one.await.unwrap() == Err(Refusal::Busy));
+        }
+        assert_eq!(busy, 200 - (64 + 4 * 2));
+        // The places are free again.
+        let event = Event::GetPlan { header: h0.clone(), wait: Wait::First };
+        assert!(mailbox.ask(event, Duration::ZERO).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_call_waits_as_long_as_it_asked_to() {
-        let (mailbox, _driver) = start(Arc::new(CoordinatorConfig::new("x", 2)), 1);
+        let (mailbox, _driver) = start(Arc::new(CoordinatorConfig::new("x", 2)), 1, String::new()).unwrap();
         let h0 = join(&mailbox, 0).await;
         let begin = Instant::now();
         let event = Event::GetPlan { header: h0.clone(), wait: Wait::First };
@@ -265,7 +373,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nobody_comes() {
-        let (mailbox, driver) = start(Arc::new(CoordinatorConfig::new("x", 2)), 1);
+        let (mailbox, driver) = start(Arc::new(CoordinatorConfig::new("x", 2)), 1, String::new()).unwrap();
         let begin = Instant::now();
         let Outcome::Failed { abort } = driver.await.unwrap() else { panic!() };
         assert_eq!(begin.elapsed().as_secs(), 300);

@@ -13,7 +13,7 @@ impl From<Refusal> for Status {
             }
             Refusal::Unknown { .. } | Refusal::Left { .. } => Code::NotFound,
             Refusal::Duplicate { .. } => Code::AlreadyExists,
-            Refusal::Full { .. } => Code::ResourceExhausted,
+            Refusal::Full { .. } | Refusal::Busy => Code::ResourceExhausted,
             Refusal::Unexpected { .. } | Refusal::Mismatch { .. } | Refusal::Invalid(_) => {
                 Code::InvalidArgument
             }

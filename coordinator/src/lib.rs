@@ -1,5 +1,6 @@
 //! Octrain's coordinator: membership, ranks, build strategy, liveness, and the store the collectives meet in.
 
+pub mod clock;
 pub mod config;
 mod driver;
 pub mod exit_code;
@@ -7,7 +8,9 @@ mod grpc_status;
 mod hex;
 pub mod job;
 pub mod liveness;
+mod log;
 pub mod membership;
+mod parked;
 pub mod plan;
 pub mod ranks;
 pub mod refusal;

@@ -1,5 +1,6 @@
-//! Who is taken for dead, and when to look again. A broken connection alone proves nothing (networks blink): it
-//! only shortens the time a worker has to be heard.
+//! Who is taken for dead. Silence is counted on the coordinator's own [clock](crate::clock), which stands still while
+//! the coordinator does. A broken connection alone proves nothing (networks blink): it only shortens the time a worker
+//! has to be heard.
 
 use crate::config::CoordinatorConfig;
 use crate::membership::{Member, Members, Now};
@@ -41,19 +42,6 @@ pub fn cause(now: Now, member: &Member) -> String {
     }
 }
 
-/// The next moment at which a member may be taken for dead.
-pub fn next_deadline(members: &Members, config: &CoordinatorConfig) -> Option<Now> {
-    members.values().filter(|m| m.counted()).map(|m| deadline(m, config)).min()
-}
-
-/// The coordinator itself was held up (stopped, starved) for `by`: nobody's silence in that time counts.
-pub fn forgive(members: &mut Members, by: Now) {
-    for m in members.values_mut() {
-        m.last_seen += by;
-        m.disconnected = m.disconnected.map(|at| at + by);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,12 +77,9 @@ mod tests {
         members.insert("1".into(), with(1000, None));
         members.insert("2".into(), Member { left: true, ..with(0, None) });
         members.insert("3".into(), Member { failed: true, ..with(0, None) });
-        assert_eq!(next_deadline(&members, &config), Some(ms(6000)));
         assert!(lost(ms(5999), &members, &config).is_empty());
         let names = |at| lost(ms(at), &members, &config).into_iter().map(|l| l.member).collect::<Vec<_>>();
         assert_eq!(names(6000), ["1"]);
         assert_eq!(names(7000), ["1", "0"]);
-        forgive(&mut members, ms(3000));
-        assert_eq!(next_deadline(&members, &config), Some(ms(9000)));
     }
 }

@@ -6,7 +6,7 @@ use octrain_proto::v1::{JobSpec, StepReport, WorkerFacts};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Time since the coordinator started.
+/// Time since the coordinator started, as it observed it (see [`crate::clock`]).
 pub type Now = Duration;
 
 /// One worker, as the coordinator sees it.

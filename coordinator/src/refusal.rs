@@ -108,6 +108,9 @@ pub enum Refusal {
     /// The job is over, and went well.
     #[error("the job has finished; start a new one")]
     Finished,
+    /// More is asked than can be kept.
+    #[error("the coordinator has more calls waiting than it can keep; ask again in a while")]
+    Busy,
     /// The coordinator goes away.
     #[error("the coordinator is shutting down")]
     Gone,
@@ -134,6 +137,7 @@ impl Refusal {
                 _ => "ended",
             },
             Refusal::Finished => "finished",
+            Refusal::Busy => "busy",
             Refusal::Gone => "gone",
         }
     }

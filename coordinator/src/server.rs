@@ -2,7 +2,7 @@
 
 use crate::config::{ConfigError, CoordinatorConfig};
 use crate::driver::{self, Mailbox};
-use crate::job::{Event, Outcome};
+use crate::job::Outcome;
 use crate::service::Service;
 use octrain_proto::v1::coordinator_server::CoordinatorServer;
 use std::io;
@@ -61,12 +61,14 @@ pub async fn start(config: CoordinatorConfig) -> Result<Serving, ServeError> {
     };
     let listener = TcpListener::bind(&config.listen).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
-    tracing::info!(%address, job = %config.job_id, world_size = config.world_size, "coordinator listens");
+    let opening =
+        format!("coordinator listens on {address}, job `{}`, {} workers", config.job_id, config.world_size);
     // Names this process among coordinators that held the same address before.
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let incarnation = since.as_nanos() as u64 ^ u64::from(std::process::id()).rotate_left(48);
 
-    let (mailbox, driver) = driver::start(Arc::new(config), incarnation);
+    let (mailbox, driver) =
+        driver::start(Arc::new(config), incarnation, opening).map_err(ServeError::Runtime)?;
     let (stop, stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(
         Server::builder()
@@ -110,7 +112,7 @@ impl Serving {
 
     /// Ends the job; `why` is told to the workers.
     pub fn stop(&self, why: &str) {
-        self.mailbox.tell(Event::Shutdown { why: why.into() });
+        self.mailbox.stop(why);
     }
 }
 

@@ -83,12 +83,16 @@ impl Coordinator for Service {
         tokio::spawn(async move {
             let outcome = tokio::select! {
                 // The stream is dropped when the connection breaks or the worker lets go of it.
-                () = events.closed() => return mailbox.tell(Event::Disconnected { member, watch }),
-                outcome = ended.wait_for(Option::is_some) => outcome.ok().and_then(|o| o.clone()),
+                () = events.closed() => None,
+                outcome = ended.wait_for(Option::is_some) => outcome.ok().map(|o| o.clone()),
             };
-            if let Some(Outcome::Failed { abort }) = outcome {
+            match outcome {
+                None => mailbox.tell(Event::Disconnected { member, watch }).await,
                 // The worker may be gone already; its silence is noticed elsewhere.
-                let _ = events.send(Ok(WatchEvent { abort: Some(abort) })).await;
+                Some(Some(Outcome::Failed { abort })) => {
+                    let _ = events.send(Ok(WatchEvent { abort: Some(abort) })).await;
+                }
+                Some(_) => {}
             }
         });
         Ok(Response::new(ReceiverStream::new(stream)))

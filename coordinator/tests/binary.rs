@@ -1,45 +1,7 @@
 //! The `octrain-coordinator` binary: output, signals, exit codes.
 
-use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
-
-fn command(args: &[&str]) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_octrain-coordinator"))
-        .args(args)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
-}
-
-/// Starts it on a port of the system's choice and reads which.
-fn start(args: &[&str]) -> (Child, SocketAddr) {
-    let mut child = command(&[&["--listen", "127.0.0.1:0"], args].concat());
-    let mut line = String::new();
-    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-    let address = line.trim().strip_prefix("listening on ").unwrap_or_else(|| panic!("{line}"));
-    (child, address.parse().unwrap())
-}
-
-/// Waits, with a deadline, and returns what it wrote to standard error.
-fn end(mut child: Child) -> (ExitStatus, String) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    let status = loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
-        if Instant::now() > deadline {
-            child.kill().unwrap();
-            panic!("the coordinator does not end");
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    };
-    let mut text = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
-    (status, text)
-}
+mod process;
+use process::*;
 
 #[test]
 fn a_port_in_use_is_a_clear_error() {
@@ -62,8 +24,7 @@ fn missing_workers_end_it_after_the_register_timeout() {
 #[test]
 fn a_signal_stops_it() {
     let (child, _) = start(&["--world-size", "2"]);
-    let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
-    assert!(sent.success());
+    signal("TERM", &child);
     let (status, text) = end(child);
     assert_eq!(status.code(), Some(130));
     assert!(text.contains("stopped: SIGTERM"), "{text}");

@@ -4,17 +4,12 @@ use octrain_coordinator::config::CoordinatorConfig;
 use octrain_coordinator::job::Outcome;
 use octrain_coordinator::server::{self, ServeError, Serving};
 use octrain_coordinator::{plan, spec};
-use octrain_proto::v1::coordinator_client::CoordinatorClient;
 use octrain_proto::v1::*;
-use octrain_proto::{PROTOCOL_VERSION, REFUSAL_KEY};
-use serde_json::json;
 use std::time::Duration;
-use tonic::transport::Channel;
-use tonic::{Code, Status};
+use tonic::Code;
 
-type Client = CoordinatorClient<Channel>;
-
-const LONG: Duration = Duration::from_secs(20);
+mod worker;
+use worker::*;
 
 fn config(world_size: u32) -> CoordinatorConfig {
     CoordinatorConfig { register_timeout: LONG, ..CoordinatorConfig::new("127.0.0.1:0", world_size) }
@@ -25,93 +20,9 @@ async fn serve(world_size: u32) -> Serving {
     server::start(config(world_size)).await.unwrap()
 }
 
-async fn client(serving: &Serving) -> Client {
-    CoordinatorClient::connect(format!("http://{}", serving.address())).await.unwrap()
-}
-
-fn job(seed: u64) -> JobSpec {
-    let config = json!({
-        "batch-size": 32, "global-batch-size": null, "epochs": 8, "max-steps": 0, "seed": seed,
-        "amp": "bf16", "scale-loss": 1.0, "use-dynamic-loss-scaling": false, "data-layout": "NHWC",
-        "qat": true, "target": "openvino", "qat-calibration-images": 512, "qat-freeze-observers": 0.8,
-        "qat-freeze-bn": 0.9, "qat-observer-momentum": 0.9, "qat-pass-through": false, "qat-skip": [],
-        "qat-observer": "moving-average", "qat-percentile": 99.99, "qat-weight-bits": 8, "qat-learn-scales": false,
-        "qat-bn-images": 0, "qat-distill": false, "qat-distill-weight": 0.5, "qat-distill-temperature": 4.0,
-        "device": "cpu", "threads": 0, "bucket-mib": 25.0,
-    });
-    let model =
-        ModelFacts { name: "ResNet20".into(), parameters: 272_474, convolutions: 21, batch_norms: 21 };
-    spec::spec(&config, Purpose::Train, model, 50_000)
-}
-
-fn request(host: &str, local_index: u32) -> RegisterRequest {
-    RegisterRequest {
-        protocol_version: PROTOCOL_VERSION,
-        job_id: "octrain".into(),
-        generation: 0,
-        nonce: format!("{host}/{local_index}"),
-        worker: Some(WorkerFacts {
-            host: host.into(),
-            local_index,
-            local_world: 2,
-            pid: 1000 + local_index,
-            capabilities: Some(Capabilities { cpu_cores: 4, ..Capabilities::default() }),
-        }),
-        job: Some(job(42)),
-    }
-}
-
-/// A worker with a connection of its own, so that dropping it breaks one.
-struct Worker {
-    client: Client,
-    header: Header,
-}
-
-impl Worker {
-    async fn join(serving: &Serving, request: RegisterRequest) -> Result<Worker, Status> {
-        let mut client = client(serving).await;
-        let r = client.register(request).await?.into_inner();
-        assert_eq!(r.heartbeat_interval_ms, 200);
-        Ok(Worker { client, header: Header { job_id: r.job_id, generation: r.generation, member: r.member } })
-    }
-
-    fn header(&self) -> Option<Header> {
-        Some(self.header.clone())
-    }
-
-    async fn plan(&mut self, wait_ms: u64) -> Result<GetPlanReply, Status> {
-        Ok(self.client.get_plan(GetPlanRequest { header: self.header(), wait_ms }).await?.into_inner())
-    }
-
-    async fn beat(&mut self, step: u64) -> Result<Option<Abort>, Status> {
-        Ok(self.client.heartbeat(HeartbeatRequest { header: self.header(), step }).await?.into_inner().abort)
-    }
-
-    /// Sends heartbeats until the job is ended, and returns why.
-    async fn until_abort(&mut self) -> Abort {
-        let beats = async {
-            loop {
-                if let Some(abort) = self.beat(0).await.unwrap() {
-                    return abort;
-                }
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        };
-        tokio::time::timeout(LONG, beats).await.expect("the job is ended in time")
-    }
-
-    async fn leave(mut self) {
-        self.client.leave(LeaveRequest { header: self.header(), interrupted: false }).await.unwrap();
-    }
-}
-
-fn kind(status: &Status) -> &str {
-    status.metadata().get(REFUSAL_KEY).unwrap().to_str().unwrap()
-}
-
 async fn pair(serving: &Serving) -> (Worker, Worker) {
-    let a = Worker::join(serving, request("a", 0)).await.unwrap();
-    let b = Worker::join(serving, request("a", 1)).await.unwrap();
+    let a = Worker::join(serving.address(), request("a", 0)).await.unwrap();
+    let b = Worker::join(serving.address(), request("a", 1)).await.unwrap();
     (a, b)
 }
 
@@ -120,14 +31,14 @@ async fn four_workers_come_out_of_order_get_ranks_and_leave() {
     let serving = serve(4).await;
     let mut workers = Vec::new();
     for (host, local) in [("pod-10", 1), ("pod-2", 1), ("pod-10", 0)] {
-        workers.push(Worker::join(&serving, request(host, local)).await.unwrap());
+        workers.push(Worker::join(serving.address(), request(host, local)).await.unwrap());
     }
     let waiting = workers[0].plan(20).await.unwrap();
     assert!(waiting.plan.is_none() && waiting.waiting_for.contains("host pod-2 local 0"), "{waiting:?}");
     // A call that waits is answered as soon as the last worker is there.
     let mut early = Worker { client: workers[1].client.clone(), header: workers[1].header.clone() };
     let early = tokio::spawn(async move { early.plan(20_000).await.unwrap().plan.unwrap() });
-    workers.push(Worker::join(&serving, request("pod-2", 0)).await.unwrap());
+    workers.push(Worker::join(serving.address(), request("pod-2", 0)).await.unwrap());
     assert_eq!(tokio::time::timeout(LONG, early).await.unwrap().unwrap().rank, 1);
     let mut plans = Vec::new();
     for w in &mut workers {
@@ -218,8 +129,8 @@ async fn stale_and_foreign_headers_are_refused() {
 #[tokio::test]
 async fn registrations_that_do_not_fit_are_refused() {
     let serving = serve(3).await;
-    let _a = Worker::join(&serving, request("a", 0)).await.unwrap();
-    let refused = async |r: RegisterRequest| Worker::join(&serving, r).await.err().unwrap();
+    let _a = Worker::join(serving.address(), request("a", 0)).await.unwrap();
+    let refused = async |r: RegisterRequest| Worker::join(serving.address(), r).await.err().unwrap();
     let e = refused(RegisterRequest { protocol_version: 99, ..request("a", 1) }).await;
     assert_eq!((e.code(), kind(&e)), (Code::FailedPrecondition, "protocol"));
     assert!(e.message().contains("protocol version 99"), "{e}");
@@ -231,7 +142,7 @@ async fn registrations_that_do_not_fit_are_refused() {
     assert!(e.message().contains("host a local 0 is taken by pid 1000"), "{e}");
     let e = refused(RegisterRequest { generation: 5, ..request("a", 1) }).await;
     assert_eq!(kind(&e), "stale-generation");
-    let status = client(&serving).await.status(StatusRequest {}).await.unwrap().into_inner();
+    let status = client(serving.address()).await.status(StatusRequest {}).await.unwrap().into_inner();
     assert_eq!((status.members.len(), status.refusals.len()), (1, 4));
 }
 
@@ -239,7 +150,7 @@ async fn registrations_that_do_not_fit_are_refused() {
 async fn the_register_timeout_names_the_missing_workers() {
     let short = CoordinatorConfig { register_timeout: Duration::from_millis(400), ..config(3) };
     let serving = server::start(short).await.unwrap();
-    let mut a = Worker::join(&serving, request("a", 0)).await.unwrap();
+    let mut a = Worker::join(serving.address(), request("a", 0)).await.unwrap();
     let e = a.plan(20_000).await.unwrap_err();
     assert_eq!(kind(&e), "ended");
     for part in ["2 of 3 workers missing", "host a local 1", "1 on hosts that have not reported"] {
@@ -260,8 +171,8 @@ async fn a_strategy_that_cannot_be_met_ends_the_job_as_a_configuration_error() {
         r.job = Some(spec::spec(&config, Purpose::Train, spec.model.unwrap(), 50_000));
         r
     };
-    let mut a = Worker::join(&serving, with(0)).await.unwrap();
-    let _b = Worker::join(&serving, with(1)).await.unwrap();
+    let mut a = Worker::join(serving.address(), with(0)).await.unwrap();
+    let _b = Worker::join(serving.address(), with(1)).await.unwrap();
     let e = a.plan(1000).await.unwrap_err();
     assert_eq!(kind(&e), "ended-configuration");
     assert!(

@@ -9,6 +9,9 @@
 //!     | strategy cannot be met, shutdown       | shutdown
 //!     '----------------> Failed <--------------'
 //! ```
+//! `now` is time that the coordinator observed: it stands still while the coordinator is stopped or starved, so that
+//! every time-out above (silence, registration, root cause) is one of listening. Each passes in a tick.
+//!
 //! The first cause ends the job; what is heard later is kept beside it and never replaces it.
 
 mod failure;
@@ -18,7 +21,6 @@ mod status;
 mod tests;
 
 use crate::config::CoordinatorConfig;
-use crate::liveness;
 use crate::membership::{Member, Members, Now, missing};
 use crate::plan;
 use crate::refusal::Refusal;
@@ -157,10 +159,8 @@ pub enum Event {
         key: String,
     },
     Status,
-    /// Time has passed; `late` is by how much this comes after the moment it was due.
-    Tick {
-        late: Now,
-    },
+    /// Time has passed, and everything that had arrived was taken in. Comes every [`crate::clock::TICK`].
+    Tick,
     /// The coordinator is told to stop.
     Shutdown {
         why: String,
@@ -195,6 +195,17 @@ pub enum Answer {
     None,
 }
 
+/// Which of the parked calls may have become answerable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wakes {
+    /// None.
+    Nobody,
+    /// Those that wait for this key of the store.
+    Key(String),
+    /// All: the job has started, or ended.
+    Everybody,
+}
+
 /// How a job ended.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
@@ -219,6 +230,8 @@ pub struct Step {
     pub answer: Answer,
     /// The job has just ended so; everyone who watches is to be told.
     pub ended: Option<Outcome>,
+    /// Whom to ask again.
+    pub wakes: Wakes,
     /// Why the state changed, for logs; none when nothing of note happened.
     pub reason: Option<String>,
 }
@@ -257,18 +270,6 @@ impl Job {
             }
             _ => false,
         }
-    }
-
-    /// When [`Event::Tick`] is due next.
-    pub fn next_tick(&self, config: &CoordinatorConfig) -> Option<Now> {
-        let liveness = liveness::next_deadline(&self.members, config);
-        let other = match &self.phase {
-            Phase::Gathering => Some(config.register_timeout),
-            Phase::Running { suspicion, .. } => suspicion.as_ref().map(|s| s.until),
-            Phase::Finished { .. } => return None,
-            Phase::Failed { at, .. } => return Some(*at + config.linger),
-        };
-        [liveness, other].into_iter().flatten().min()
     }
 
     /// Checks who is calling.
@@ -321,12 +322,22 @@ impl Member {
 /// The transition. See the module's diagram.
 pub fn step(now: Now, mut job: Job, config: &CoordinatorConfig, event: Event) -> Step {
     let had_ended = job.outcome().is_some();
+    let phase = std::mem::discriminant(&job.phase);
+    let key = match &event {
+        Event::StoreSet { key, .. } | Event::StoreAdd { key, .. } => Some(key.clone()),
+        _ => None,
+    };
     let (answer, reason) = match apply(now, &mut job, config, event) {
         Ok((answer, reason)) => (answer, reason),
         Err(refusal) => (Answer::Refuse(refusal), None),
     };
     let ended = if had_ended { None } else { job.outcome() };
-    Step { job, answer, ended, reason }
+    let wakes = match (key, &answer) {
+        _ if std::mem::discriminant(&job.phase) != phase => Wakes::Everybody,
+        (Some(key), Answer::Reply(_)) => Wakes::Key(key),
+        _ => Wakes::Nobody,
+    };
+    Step { job, answer, ended, wakes, reason }
 }
 
 type Applied = Result<(Answer, Option<String>), Refusal>;
@@ -394,7 +405,7 @@ fn apply(now: Now, job: &mut Job, config: &CoordinatorConfig, event: Event) -> A
             Ok((Answer::Reply(Reply::Yes(existed)), None))
         }
         Event::Status => Ok((Answer::Reply(Reply::Status(Box::new(status::status(now, job, config)))), None)),
-        Event::Tick { late } => Ok((Answer::None, failure::tick(now, job, config, late))),
+        Event::Tick => Ok((Answer::None, failure::tick(now, job, config))),
         Event::Shutdown { why } => {
             let reason = failure::fail(
                 now,

@@ -108,9 +108,7 @@ impl World {
             for header in alive {
                 self.beat(header);
             }
-            if self.job.next_tick(&self.config).is_some_and(|at| at <= self.now) {
-                self.event(Event::Tick { late: Now::ZERO });
-            }
+            self.event(Event::Tick);
         }
     }
 
@@ -416,18 +414,6 @@ fn the_register_timeout_names_the_missing_and_the_refused() {
         ],
     );
     assert_eq!(w.beat(&header), Some(abort));
-}
-
-#[test]
-fn time_in_which_the_coordinator_itself_stood_still_counts_for_nobody() {
-    let (mut w, h) = World::running(2);
-    w.now = ms(60_000);
-    w.event(Event::Tick { late: ms(55_000) });
-    assert!(w.ended.is_empty());
-    w.pass(ms(4500), &[&h[0], &h[1]]);
-    assert!(w.ended.is_empty());
-    w.pass(ms(6000), &[&h[0]]);
-    contains(&w.abort().message, &["rank 1"]);
 }
 
 #[test]
