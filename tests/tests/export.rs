@@ -87,8 +87,8 @@ impl Network {
         let trained = graph(base, profile, bits, &names);
         names.push("fold-batch-norm");
         let deployed = graph(base, profile, bits, &names);
-        let mut weights = Weights::zeros(&trained, false, Device::Cpu);
-        exec::initialise(&mut weights, 11, false);
+        let mut weights = Weights::zeros(&trained, false, Device::Cpu).unwrap();
+        exec::initialise(&mut weights, 11, false).unwrap();
         let mut state = weights.to_state().unwrap();
         for (name, t) in state.iter_mut().filter(|(name, t)| name.contains("bn") && t.shape.len() == 1) {
             let running = name.contains("running");

@@ -1,8 +1,8 @@
 //! The architecture's invariants, applied to this repository; then each check shown to fail on what it is for.
 
 use octrain_tests::policy::{
-    ImportRules, Lengths, Licences, LongFile, Rooms, Source, Tree, UnsafeRules, Violation, WriteRules,
-    assert_none, paths, repository, sources, vague_names,
+    FallibleRules, ImportRules, Lengths, Licences, LongFile, Rooms, Source, Tree, UnsafeRules, Violation,
+    WriteRules, assert_none, paths, repository, sources, vague_names,
 };
 use std::process::Command;
 
@@ -47,6 +47,18 @@ fn decision_imports() -> ImportRules {
 }
 
 const UNSAFE: UnsafeRules = UnsafeRules { allowed: &["worker/src/collective/", "worker/src/native/"] };
+
+const FALLIBLE: FallibleRules = FallibleRules {
+    rooms: &[
+        "worker/src/data/",
+        "worker/src/exec/",
+        "worker/src/native/",
+        "worker/src/optim/",
+        "worker/src/quant/",
+        "worker/src/trainer/",
+    ],
+    tests: &[],
+};
 
 const LENGTHS: Lengths = Lengths { limit: 500, reasons: &[] };
 
@@ -127,6 +139,11 @@ fn the_coordinator_does_not_link_libtorch() {
 #[test]
 fn unsafe_stays_in_the_native_bindings() {
     assert_none("unsafe", &UNSAFE.check(&product_sources()).unwrap());
+}
+
+#[test]
+fn calls_of_libtorch_that_can_fail_on_a_gpu_return_their_error() {
+    assert_none("infallible calls", &FALLIBLE.check(&product_sources()).unwrap());
 }
 
 #[test]
@@ -250,6 +267,31 @@ fn unsafe_is_seen_outside_its_place_and_without_its_note() {
     assert_eq!(check("worker/src/collective/nccl/sys.rs", "unsafe extern \"C\" { fn g(); }"), [""; 0]);
     assert_eq!(check("worker/src/data/x.rs", "fn f() { m!(unsafe { g() }) }").len(), 2);
     assert_eq!(check("worker/src/data/x.rs", "// unsafe { }\nconst S: &str = \"unsafe { }\";"), [""; 0]);
+}
+
+#[test]
+fn an_infallible_call_of_libtorch_is_found() {
+    let check =
+        |path: &str, text: &str| places(&FALLIBLE.check(&[Source::snippet(path, text)]).unwrap()).len();
+    let bad = [
+        "fn f(t: &Tensor) { g(t.to_device(d)) }",
+        "fn f(t: &Tensor) { t.narrow(0, 1, 2)\n.copy_(&s) }",
+        "fn f() { Tensor::from_slice(&[1.0]) }",
+        "fn f() { vec![tch::Tensor::zeros([1], o)] }",
+    ];
+    for text in bad {
+        assert_eq!(check("worker/src/exec/x.rs", text), 1, "{text}");
+        assert_eq!(check("worker/src/verify/x.rs", text), 0, "verification runs on the CPU");
+        assert_eq!(check("worker/src/exec/x.rs", &format!("#[cfg(test)] mod tests {{ {text} }}")), 0);
+    }
+    let good = [
+        "fn f(t: &Tensor) { t.f_to_device(d)?.f_copy_(&s)? }",
+        "fn f(t: &Tensor) -> Tensor { Tensor::shallow_clone(t) } // t.to_device(d)",
+        "fn f(b: Batch) { b.to_device }",
+    ];
+    for text in good {
+        assert_eq!(check("worker/src/exec/x.rs", text), 0, "{text}");
+    }
 }
 
 #[test]

@@ -72,7 +72,7 @@ fn steps_agree(model: &str, [channels, side]: [usize; 2], steps: usize, nesterov
     };
     let rule = Sgd { momentum: 0.875, nesterov, weight_decay: 1e-3, decay_all: false };
     let mut program = program(graph, rule, schedule, layout);
-    exec::initialise(&mut program.weights, 7, false);
+    exec::initialise(&mut program.weights, 7, false).unwrap();
     tch::manual_seed(3);
     let mut given: Vec<(String, Tensor)> = Vec::new();
     let mut batches = Vec::new();

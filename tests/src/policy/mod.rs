@@ -4,6 +4,7 @@
 //! snippet that breaks it; `tests/invariants.rs` applies them to this repository.
 
 mod dependencies;
+mod fallible;
 mod imports;
 mod layout;
 mod paths;
@@ -11,6 +12,7 @@ mod unsafety;
 mod writes;
 
 pub use dependencies::{Licences, Package, Tree};
+pub use fallible::FallibleRules;
 pub use imports::{ImportRules, Rooms};
 pub use layout::{Lengths, LongFile, vague_names};
 pub use paths::{PathUse, paths};

@@ -86,7 +86,7 @@ impl Network {
             return Err(AnalyzeError::NothingQuantized);
         }
         let _guard = tch::no_grad_guard();
-        let mut weights = Weights::zeros(&graph, false, Device::Cpu);
+        let mut weights = Weights::zeros(&graph, false, Device::Cpu)?;
         if let Some(name) = weights.load(state)?.into_iter().next() {
             let what = "is not in the checkpoint in the shape of this network".into();
             return Err(ExecError::State { name, what }.into());

@@ -32,7 +32,7 @@ impl Variant {
         watch: Option<&mut Watch>,
     ) -> Result<Tensor, ExecError> {
         let mode = Mode { quantize: self.quantize, ..Mode::EVAL };
-        let mut record = Record::new(&weights.layout, Device::Cpu);
+        let mut record = Record::new(&weights.layout, Device::Cpu)?;
         self.executor.forward(images, &self.prepared, weights, mode, &mut record, watch)
     }
 }

@@ -80,7 +80,12 @@ impl Exit {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let done = follow_launcher().map_err(anyhow::Error::from).and_then(|()| run());
+    let done = follow_launcher().map_err(anyhow::Error::from).and_then(|()| {
+        // A panic has told itself; its exit code is that of any other failure.
+        std::panic::catch_unwind(run).unwrap_or_else(|_| {
+            Err(anyhow::anyhow!("ended by the panic above; this is a defect of Octrain, please report it"))
+        })
+    });
     match done {
         Ok(code) => ExitCode::from(code),
         Err(e) => {

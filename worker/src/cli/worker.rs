@@ -6,7 +6,7 @@ use crate::launcher::{
     EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, logging, signals,
 };
 use crate::native;
-use crate::session::{Session, SessionError, SessionOptions, machine};
+use crate::session::{FailureKind, Session, SessionError, SessionOptions, machine, panics};
 use crate::trainer::{self, Job};
 use anyhow::{Context, Result};
 use octrain_coordinator::plan;
@@ -97,18 +97,19 @@ pub fn run(config: &RunConfig, place: &Place, job: Job) -> Result<u8> {
     }
     let address = machine::address_towards(&place.coordinator)
         .with_context(|| format!("cannot find this host's address towards {}", place.coordinator))?;
-    match trainer::run(config, &session, &job, &address) {
-        Ok(outcome) if outcome.interrupted => {
+    let ended = panics::guarded(&session, || trainer::run(config, &session, &job, &address));
+    let (message, kind) = match ended {
+        Ok(Ok(outcome)) if outcome.interrupted => {
             session.leave_interrupted()?;
-            Ok(EXIT_INTERRUPTED)
+            return Ok(EXIT_INTERRUPTED);
         }
-        Ok(_) => {
+        Ok(Ok(_)) => {
             session.leave()?;
-            Ok(EXIT_OK)
+            return Ok(EXIT_OK);
         }
-        Err(e) => {
-            let conclusion = session.conclude(&e.to_string(), e.kind());
-            Err(Exit { code: conclusion.code, message: conclusion.message }.into())
-        }
-    }
+        Ok(Err(e)) => (e.to_string(), e.kind()),
+        Err(panicked) => (panicked.to_string(), FailureKind::Own),
+    };
+    let conclusion = session.conclude(&message, kind);
+    Err(Exit { code: conclusion.code, message: conclusion.message }.into())
 }

@@ -73,6 +73,12 @@ pub enum DataError {
         /// Why not.
         why: String,
     },
+    /// No memory for a microbatch.
+    #[error("out of memory: {mib} MiB for the pixels of one microbatch")]
+    Memory {
+        /// What was asked for.
+        mib: usize,
+    },
     /// The loader's thread is gone or hangs.
     #[error("the data loader {0}")]
     Loader(String),

@@ -31,9 +31,18 @@ pub struct Batch {
 
 impl Batch {
     /// The batch on another device.
-    pub fn to_device(self, device: Device) -> Batch {
-        Batch { images: self.images.to_device(device), labels: self.labels.to_device(device), ..self }
+    pub fn on(self, device: Device) -> Result<Batch, DataError> {
+        let (images, labels) = (self.images.f_to_device(device)?, self.labels.f_to_device(device)?);
+        Ok(Batch { images, labels, ..self })
     }
+}
+
+/// So many zeros; an error where there is no memory for them, which would end the process otherwise.
+fn zeros(len: usize) -> Result<Vec<f32>, DataError> {
+    let mut zeros = Vec::new();
+    zeros.try_reserve_exact(len).map_err(|_| DataError::Memory { mib: (len >> 18).max(1) })?;
+    zeros.resize(len, 0.0);
+    Ok(zeros)
 }
 
 /// One microbatch to read.
@@ -117,7 +126,7 @@ impl Reader {
 
     fn read(&self, request: &Request) -> Result<Batch, DataError> {
         let g = &self.config.geometry;
-        let mut pixels = vec![0.0f32; request.samples.len() * g.len()];
+        let mut pixels = zeros(request.samples.len() * g.len())?;
         let read: Vec<(Option<i64>, u64)> = pixels
             .par_chunks_mut(g.len())
             .zip(&request.samples)

@@ -43,7 +43,8 @@ pub enum ExecError {
 }
 
 /// libtorch's message without the addresses of its own stack, which help nobody here.
-fn words(e: &tch::TchError) -> String {
+pub(crate) fn words(e: &dyn std::error::Error) -> String {
     let text = e.to_string();
-    text.split("Exception raised from").next().unwrap_or_default().trim_end().to_string()
+    let end = ["Exception raised from", "\nframe #0"].iter().filter_map(|mark| text.find(mark)).min();
+    text[..end.unwrap_or(text.len())].trim_end().to_string()
 }

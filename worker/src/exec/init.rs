@@ -1,7 +1,7 @@
 //! Initialisation: He's normal by fan-in for convolutions, uniform by fan-in for the classifier, as in the
 //! reference. Each parameter draws from a stream of its own, keyed by its name.
 
-use super::Weights;
+use super::{ExecError, Weights};
 use crate::data::rng::CounterRng;
 use crate::graph::ParamKind;
 use tch::Tensor;
@@ -13,7 +13,7 @@ fn key(name: &str) -> u64 {
 
 /// Fills all trainable parameters and running statistics from `seed`. With `zero_gamma` the last BatchNorm of
 /// every residual branch starts at 0, so that blocks start as the identity.
-pub fn initialise(weights: &mut Weights, seed: u64, zero_gamma: bool) {
+pub fn initialise(weights: &mut Weights, seed: u64, zero_gamma: bool) -> Result<(), ExecError> {
     for (slot, view) in weights.layout.trainable.iter().zip(weights.trainable()) {
         let mut view = view;
         let fan_in: i64 = slot.shape.iter().skip(1).product();
@@ -27,16 +27,17 @@ pub fn initialise(weights: &mut Weights, seed: u64, zero_gamma: bool) {
                     let bound = (1.0 / fan_in as f64).sqrt() as f32;
                     (0..slot.len).map(|_| (2.0 * rng.uniform() - 1.0) * bound).collect()
                 };
-                view.copy_(&Tensor::from_slice(&values).view(slot.shape.as_slice()));
+                view.f_copy_(&Tensor::f_from_slice(&values)?.f_view(slot.shape.as_slice())?)?;
             }
-            ParamKind::ResidualGamma if zero_gamma => drop(view.fill_(0.0)),
-            ParamKind::Gamma | ParamKind::ResidualGamma => drop(view.fill_(1.0)),
-            ParamKind::Bias | ParamKind::Beta => drop(view.fill_(0.0)),
+            ParamKind::ResidualGamma if zero_gamma => drop(view.f_fill_(0.0)?),
+            ParamKind::Gamma | ParamKind::ResidualGamma => drop(view.f_fill_(1.0)?),
+            ParamKind::Bias | ParamKind::Beta => drop(view.f_fill_(0.0)?),
             ParamKind::RunningMean | ParamKind::RunningVar => unreachable!("buffers are not trainable"),
         }
     }
     for slot in &weights.layout.buffers {
         let value = if slot.kind == ParamKind::RunningVar { 1.0 } else { 0.0 };
-        let _ = weights.buffers.narrow(0, slot.offset, slot.len).fill_(value);
+        let _ = weights.buffers.narrow(0, slot.offset, slot.len).f_fill_(value)?;
     }
+    Ok(())
 }

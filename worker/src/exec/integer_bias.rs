@@ -99,7 +99,7 @@ pub(super) fn round_biases(
         let Some(Moved { name, values }) = moved(graph, weights, id, qmax, &steps)? else { continue };
         if let Some(i) = weights.layout.trainable_index(&name) {
             let leaf = &leaves[i];
-            let new = Tensor::from_slice(&values).f_view(leaf.size().as_slice())?;
+            let new = Tensor::f_from_slice(&values)?.f_view(leaf.size().as_slice())?;
             leaves[i] = new.f_to_device(leaf.device())?.f_to_kind(leaf.kind())?;
         }
     }

@@ -9,6 +9,7 @@ mod record;
 mod weights;
 
 pub use error::ExecError;
+pub(crate) use error::words;
 pub use forward::{Executor, Mode, Watch};
 pub use init::initialise;
 pub use prepare::Prepared;

@@ -17,22 +17,23 @@ pub struct Record {
 
 impl Record {
     /// Empty.
-    pub fn new(layout: &WeightsLayout, device: Device) -> Self {
+    pub fn new(layout: &WeightsLayout, device: Device) -> Result<Self, ExecError> {
         let f32s = (Kind::Float, device);
-        let scratch_flat = Tensor::zeros([layout.buffers_len], f32s);
-        Self {
+        let scratch_flat = Tensor::f_zeros([layout.buffers_len], f32s)?;
+        Ok(Self {
             scratch: WeightsLayout::views(&scratch_flat, &layout.buffers),
             scratch_flat,
-            stats: Tensor::zeros([layout.buffers_len], f32s),
-            maxima: Tensor::zeros([layout.quantizers.len() as i64, 2], f32s),
-        }
+            stats: Tensor::f_zeros([layout.buffers_len], f32s)?,
+            maxima: Tensor::f_zeros([layout.quantizers.len() as i64, 2], f32s)?,
+        })
     }
 
     /// Forgets all.
-    pub fn clear(&mut self) {
-        let _ = self.stats.zero_();
-        let _ = self.maxima.zero_();
-        let _ = self.scratch_flat.zero_();
+    pub fn clear(&mut self) -> Result<(), ExecError> {
+        for t in [&mut self.stats, &mut self.maxima, &mut self.scratch_flat] {
+            let _ = t.f_zero_()?;
+        }
+        Ok(())
     }
 
     /// Adds the microbatch's batch statistics to the sum.
@@ -50,7 +51,7 @@ impl Record {
 
     /// The maxima on the host; an error naming the first tensor that held NaN or infinity.
     pub fn host_maxima(maxima: &Tensor, layout: &WeightsLayout) -> Result<Vec<f32>, ExecError> {
-        let host = Vec::<f32>::try_from(&maxima.to_device(Device::Cpu).flatten(0, -1))?;
+        let host = Vec::<f32>::try_from(&maxima.f_to_device(Device::Cpu)?.f_flatten(0, -1)?)?;
         for (name, pair) in layout.quantizers.iter().zip(host.chunks_exact(2)) {
             if pair[1] > 0.0 {
                 return Err(NonFinite { tensor: name.clone(), count: pair[1] as u64 }.into());

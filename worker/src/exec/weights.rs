@@ -92,16 +92,16 @@ pub struct Weights {
 
 impl Weights {
     /// Zeros, with running variances of 1 and unknown ranges.
-    pub fn zeros(graph: &Graph, decay_all: bool, device: Device) -> Self {
+    pub fn zeros(graph: &Graph, decay_all: bool, device: Device) -> Result<Self, ExecError> {
         let layout = WeightsLayout::new(graph, decay_all);
         let f32s = (Kind::Float, device);
-        let flat = Tensor::zeros([layout.trainable_len], f32s);
-        let buffers = Tensor::zeros([layout.buffers_len], f32s);
+        let flat = Tensor::f_zeros([layout.trainable_len], f32s)?;
+        let buffers = Tensor::f_zeros([layout.buffers_len], f32s)?;
         for s in layout.buffers.iter().filter(|s| s.kind == ParamKind::RunningVar) {
-            let _ = buffers.narrow(0, s.offset, s.len).fill_(1.0);
+            let _ = buffers.narrow(0, s.offset, s.len).f_fill_(1.0)?;
         }
-        let ranges = Tensor::full([layout.quantizers.len() as i64], -1.0, f32s);
-        Self { layout, flat, buffers, ranges }
+        let ranges = Tensor::f_full([layout.quantizers.len() as i64], -1.0, f32s)?;
+        Ok(Self { layout, flat, buffers, ranges })
     }
 
     /// Device of the numbers.
@@ -127,7 +127,7 @@ impl Weights {
 
     /// Ranges by quantizer on the host; `None` for those not known.
     pub fn ranges_host(&self) -> Result<Vec<Option<f32>>, ExecError> {
-        let host = Vec::<f32>::try_from(&self.ranges.to_device(Device::Cpu))?;
+        let host = Vec::<f32>::try_from(&self.ranges.f_to_device(Device::Cpu)?)?;
         Ok(host.into_iter().map(|r| (r >= 0.0).then_some(r)).collect())
     }
 
@@ -135,7 +135,7 @@ impl Weights {
     pub fn to_state(&self) -> Result<State, ExecError> {
         let mut state = State::new();
         for (slots, flat) in [(&self.layout.trainable, &self.flat), (&self.layout.buffers, &self.buffers)] {
-            let host = Vec::<f32>::try_from(&flat.to_device(Device::Cpu))?;
+            let host = Vec::<f32>::try_from(&flat.f_to_device(Device::Cpu)?)?;
             for s in slots {
                 let data = host[s.offset as usize..(s.offset + s.len) as usize].to_vec();
                 let shape = s.shape.iter().map(|&d| d as usize).collect();
@@ -158,7 +158,7 @@ impl Weights {
             for s in slots {
                 match state.get(&s.name) {
                     Some(t) if t.shape.iter().map(|&d| d as i64).eq(s.shape.iter().copied()) => {
-                        flat.narrow(0, s.offset, s.len).copy_(&Tensor::from_slice(&t.data));
+                        flat.narrow(0, s.offset, s.len).f_copy_(&Tensor::f_from_slice(&t.data)?)?;
                     }
                     Some(_) | None => missing.push(s.name.clone()),
                 }
@@ -169,7 +169,7 @@ impl Weights {
                 let [range] = t.data[..] else {
                     return Err(ExecError::State { name: range_key(name), what: "is not one number".into() });
                 };
-                let _ = self.ranges.get(i as i64).fill_(f64::from(range));
+                let _ = self.ranges.get(i as i64).f_fill_(f64::from(range))?;
             }
         }
         Ok(missing)

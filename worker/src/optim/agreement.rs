@@ -11,7 +11,7 @@ impl Program {
         let hash = |tensors: &[&Tensor]| -> Result<i64, ExecError> {
             let mut h = Sha256::new();
             for t in tensors {
-                for x in Vec::<f32>::try_from(&t.to_device(Device::Cpu))? {
+                for x in Vec::<f32>::try_from(&t.f_to_device(Device::Cpu)?)? {
                     h.update(x.to_bits().to_le_bytes());
                 }
             }
@@ -28,12 +28,12 @@ impl Program {
         if self.collective.world_size() == 1 {
             return Ok(());
         }
-        let mine = Tensor::from_slice(&self.fingerprint()?).to_device(self.strategy.device);
+        let mine = Tensor::f_from_slice(&self.fingerprint()?)?.f_to_device(self.strategy.device)?;
         let all: Vec<Vec<i64>> = self
             .collective
             .all_gather(&mine)?
             .iter()
-            .map(|t| Vec::<i64>::try_from(&t.to_device(Device::Cpu)))
+            .map(|t| Vec::<i64>::try_from(&t.f_to_device(Device::Cpu)?))
             .collect::<Result<_, _>>()?;
         for (i, what) in ["parameters", "scales or BatchNorm statistics"].into_iter().enumerate() {
             let ranks: Vec<usize> = (0..all.len()).filter(|&r| all[r][i] != all[0][i]).collect();

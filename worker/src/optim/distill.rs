@@ -44,8 +44,8 @@ pub struct Teacher {
 impl Teacher {
     /// From a graph of the pass list without its quantization; weights are to be loaded.
     pub fn new(graph: Graph, device: Device) -> Result<Self, ExecError> {
-        let weights = Weights::zeros(&graph, false, device);
-        let record = Record::new(&weights.layout, device);
+        let weights = Weights::zeros(&graph, false, device)?;
+        let record = Record::new(&weights.layout, device)?;
         Ok(Self { executor: Executor::new(graph, &weights)?, weights, prepared: None, record })
     }
 

@@ -83,7 +83,7 @@ impl DistributedOptimizer {
         watch: impl FnMut(&passes::Pass, &Graph),
     ) -> Result<Program, OptimError> {
         let graph = passes::run(graph, &self.strategy.passes, &self.strategy.settings, watch)?;
-        let weights = Weights::zeros(&graph, self.rule.decay_all, self.strategy.device);
+        let weights = Weights::zeros(&graph, self.rule.decay_all, self.strategy.device)?;
         let executor = Executor::new(graph, &weights)?;
         Program::new(executor, weights, self.rule, self.schedule, self.strategy, loss, self.collective)
     }

@@ -101,14 +101,14 @@ impl Program {
         };
         let tail = layout.buffers_len + learned + EXTRA;
         let f32s = (Kind::Float, strategy.device);
-        let comm = Tensor::zeros([layout.trainable_len + tail], f32s);
+        let comm = Tensor::f_zeros([layout.trainable_len + tail], f32s)?;
         Ok(Self {
-            velocity: Tensor::zeros([layout.trainable_len], f32s),
-            scale_velocity: Tensor::zeros([learned], f32s),
+            velocity: Tensor::f_zeros([layout.trainable_len], f32s)?,
+            scale_velocity: Tensor::f_zeros([learned], f32s)?,
             teacher: None,
             gradients: WeightsLayout::views(&comm, &layout.trainable),
             buckets: plan_buckets(layout, tail, strategy.bucket_bytes),
-            record: Record::new(layout, strategy.device),
+            record: Record::new(layout, strategy.device)?,
             comm,
             bn_momentum,
             rule,
@@ -203,7 +203,7 @@ impl Program {
         let _guard = tch::no_grad_guard();
         let layout = &self.weights.layout;
         let [loss_sum, correct, images, stop] =
-            Vec::<f32>::try_from(&self.extra().to_device(Device::Cpu))?[..]
+            Vec::<f32>::try_from(&self.extra().f_to_device(Device::Cpu)?)?[..]
         else {
             unreachable!("EXTRA is 4")
         };
@@ -212,7 +212,7 @@ impl Program {
             return Err(OptimError::Loss { loss, step: self.global_step, lr });
         }
         let gradients = self.comm.narrow(0, 0, layout.trainable_len);
-        let norm = gradients.f_norm()?.double_value(&[]) / scale;
+        let norm = gradients.f_norm()?.f_double_value(&[])? / scale;
         let scales_finite = self.scale_gradients().f_sum(Kind::Double)?.f_double_value(&[])?.is_finite();
         let mut outcome = StepOutcome {
             step: self.global_step,
@@ -273,7 +273,7 @@ impl Program {
             wanted.push(prepared.steps.shallow_clone());
         }
         let scale_gradients = self.scale_gradients();
-        self.record.clear();
+        self.record.clear()?;
         let _ = self.comm.f_zero_()?;
         let mut extra = [0.0, 0.0, 0.0, f64::from(u8::from(stop))];
         let factor = scale / self.strategy.microbatches as f64;
@@ -318,7 +318,7 @@ impl Program {
         let _guard = tch::no_grad_guard();
         let layout = &self.weights.layout;
         self.comm.narrow(0, layout.trainable_len, layout.buffers_len).f_copy_(&self.record.stats)?;
-        self.extra().f_copy_(&Tensor::from_slice(&extra))?;
+        self.extra().f_copy_(&Tensor::f_from_slice(&extra)?)?;
         Ok(())
     }
 
@@ -348,7 +348,7 @@ impl Program {
                 let new = old.iter().zip(seen).map(|(old, seen)| {
                     old.map_or(seen, |old| observer::moved(q.observer, old, seen, q.observer_momentum))
                 });
-                Some(Tensor::from_slice(&new.collect::<Vec<f32>>()))
+                Some(Tensor::f_from_slice(&new.collect::<Vec<f32>>())?)
             }
             _ => None,
         };

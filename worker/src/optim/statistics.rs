@@ -40,10 +40,10 @@ impl Program {
     /// For every quantizer the absolute maxima of all microbatches, in order.
     fn maxima(&mut self, microbatches: &[Placed], total: usize) -> Result<Vec<Vec<f32>>, OptimError> {
         let quantizers = self.weights.layout.quantizers.len();
-        let all = Tensor::zeros([total as i64, quantizers as i64, 2], (Kind::Float, self.strategy.device));
+        let all = Tensor::f_zeros([total as i64, quantizers as i64, 2], (Kind::Float, self.strategy.device))?;
         let prepared = Prepared::new(self.executor.graph(), &self.weights, false, false)?;
         for (position, images) in microbatches {
-            self.record.clear();
+            self.record.clear()?;
             let (weights, record) = (&self.weights, &mut self.record);
             let _ = self.executor.forward(images, &prepared, weights, Mode::CALIBRATE, record, None)?;
             all.get(*position as i64).f_copy_(&self.record.maxima)?;
@@ -65,7 +65,7 @@ impl Program {
         maxima: &[Vec<f32>],
     ) -> Result<Vec<Histogram>, OptimError> {
         let tops: Vec<f32> = maxima.iter().map(|m| m.iter().copied().fold(0.0, f32::max)).collect();
-        let counts = Tensor::zeros([tops.len() as i64, BINS as i64 + 1], (Kind::Int64, Device::Cpu));
+        let counts = Tensor::f_zeros([tops.len() as i64, BINS as i64 + 1], (Kind::Int64, Device::Cpu))?;
         let prepared = Prepared::new(self.executor.graph(), &self.weights, false, false)?;
         let index = |name: &str| self.weights.layout.quantizers.iter().position(|n| n == name);
         for (_, images) in microbatches {
@@ -91,9 +91,9 @@ impl Program {
                 return Err(ExecError::Node { node, source }.into());
             }
         }
-        let shared = counts.to_device(self.strategy.device);
+        let shared = counts.f_to_device(self.strategy.device)?;
         self.collective.all_reduce(&shared, ReduceOp::Sum)?;
-        let host = Vec::<i64>::try_from(&shared.to_device(Device::Cpu).flatten(0, -1))?;
+        let host = Vec::<i64>::try_from(&shared.f_to_device(Device::Cpu)?.f_flatten(0, -1)?)?;
         let rows = host.chunks_exact(BINS + 1).zip(tops);
         Ok(rows
             .map(|(row, absmax)| Histogram {
@@ -110,11 +110,11 @@ impl Program {
         let _guard = tch::no_grad_guard();
         let quantize = self.strategy.qat.is_some();
         let len = self.weights.layout.buffers_len;
-        let all = Tensor::zeros([total as i64, len], (Kind::Float, self.strategy.device));
+        let all = Tensor::f_zeros([total as i64, len], (Kind::Float, self.strategy.device))?;
         let prepared = Prepared::new(self.executor.graph(), &self.weights, quantize, false)?;
         let mode = Mode { batch_stats: true, quantize, observe: false, pass_through: false };
         for (position, images) in microbatches {
-            self.record.clear();
+            self.record.clear()?;
             let _ = self.executor.forward(images, &prepared, &self.weights, mode, &mut self.record, None)?;
             self.record.end_microbatch()?;
             all.get(*position as i64).f_copy_(&self.record.stats)?;

@@ -9,6 +9,7 @@ mod connection;
 mod error;
 pub mod machine;
 mod options;
+pub mod panics;
 mod store;
 #[cfg(test)]
 mod tests;

@@ -3,9 +3,10 @@
 use crate::checkpoint::CheckpointError;
 use crate::collective::CollectiveError;
 use crate::data::DataError;
-use crate::exec::ExecError;
+use crate::exec::{ExecError, words};
 use crate::metrics::ReportError;
 use crate::models::ModelError;
+use crate::native::NativeError;
 use crate::optim::OptimError;
 use crate::session::{FailureKind, SessionError};
 
@@ -46,6 +47,16 @@ pub enum TrainError {
         /// What it led to.
         source: OptimError,
     },
+    /// The device, or this host, has not as much memory as was asked for.
+    #[error(
+        "out of memory: lower --batch-size, the images of a microbatch, which is {batch}; with --global-batch-size a step keeps its size ({what})"
+    )]
+    OutOfMemory {
+        /// Images of a microbatch.
+        batch: usize,
+        /// The allocator's words.
+        what: String,
+    },
     /// A setting that cannot be met.
     #[error("{0}")]
     Config(String),
@@ -63,14 +74,46 @@ impl From<tch::TchError> for TrainError {
     }
 }
 
+/// What allocators say: libtorch's for GPUs and CPUs, cuDNN's and cuBLAS's, C++'s, the driver's.
+const NO_MEMORY: [&str; 5] =
+    ["out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED", "bad_alloc", "ERROR_OUT_OF_MEMORY"];
+
+/// An allocator's words among an error and its sources: those of libtorch and of the native parts alone, so that no
+/// name of a file can be taken for them.
+fn no_memory(error: &TrainError) -> Option<String> {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(e) = next {
+        let native = e.is::<tch::TchError>() || e.is::<NativeError>();
+        let words = words(e);
+        if native && NO_MEMORY.iter().any(|w| words.contains(w)) {
+            return Some(words);
+        }
+        next = e.source();
+    }
+    match error {
+        TrainError::Data(e @ DataError::Memory { .. }) => Some(e.to_string()),
+        _ => None,
+    }
+}
+
 impl TrainError {
+    /// The error, or, where memory has run out, one that says what can be done about it. `batch`: images of a
+    /// microbatch.
+    pub fn with_advice(self, batch: usize) -> Self {
+        match no_memory(&self) {
+            Some(what) => TrainError::OutOfMemory { batch, what },
+            None => self,
+        }
+    }
+
     /// What the coordinator makes of it: whether trying again can help, and whether another worker's end may be the
     /// cause.
     pub fn kind(&self) -> FailureKind {
         match self {
-            TrainError::Model(_) | TrainError::Config(_) | TrainError::NothingToEvaluate => {
-                FailureKind::Configuration
-            }
+            TrainError::Model(_)
+            | TrainError::Config(_)
+            | TrainError::OutOfMemory { .. }
+            | TrainError::NothingToEvaluate => FailureKind::Configuration,
             TrainError::Data(
                 DataError::Missing { .. }
                 | DataError::Empty { .. }
@@ -90,5 +133,55 @@ impl TrainError {
             | TrainError::Aborted(_) => FailureKind::Communication,
             _ => FailureKind::Own,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn torch(words: &str) -> tch::TchError {
+        tch::TchError::Torch(words.into())
+    }
+
+    #[test]
+    fn out_of_memory_is_a_configuration_error_that_names_the_flag_wherever_it_comes_from() {
+        let cuda = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 3 has a total capacity of 79.10 GiB\nException raised from malloc at CUDACachingAllocator.cpp:1234 (most recent call first):\nframe #0";
+        let cpu = "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.\nframe #0: c10";
+        let native = |words: &str| ExecError::Native { node: "q".into(), source: NativeError(words.into()) };
+        let errors: [TrainError; 8] = [
+            torch(cuda).into(),
+            ExecError::Node { node: "conv1".into(), source: torch(cuda) }.into(),
+            OptimError::from(torch(cpu)).into(),
+            DataError::Torch(torch(cpu)).into(),
+            DataError::Memory { mib: 3 }.into(),
+            native("CUDA, launching: CUDA_ERROR_OUT_OF_MEMORY").into(),
+            OptimError::from(ExecError::Torch(torch("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"))).into(),
+            OptimError::from(native("std::bad_alloc")).into(),
+        ];
+        for e in errors {
+            let before = e.to_string();
+            let e = e.with_advice(256);
+            assert_eq!(e.kind(), FailureKind::Configuration, "{before}");
+            let told = e.to_string();
+            assert!(
+                told.contains("--batch-size") && told.contains("256") && !told.contains("frame #0"),
+                "{told}"
+            );
+        }
+    }
+
+    #[test]
+    fn other_faults_stay_what_they_are() {
+        for words in
+            ["CUDA error: an illegal memory access was encountered", "CUDA error: uncorrectable ECC error"]
+        {
+            let e = TrainError::from(torch(words)).with_advice(256);
+            assert_eq!(e.kind(), FailureKind::Own);
+            assert!(e.to_string().contains(words) && !e.to_string().contains("--batch-size"), "{e}");
+        }
+        // A file of that name says nothing about memory.
+        let missing = DataError::Missing { path: "out of memory".into(), why: "no such file".into() };
+        assert!(matches!(TrainError::from(missing).with_advice(1), TrainError::Data(_)));
     }
 }

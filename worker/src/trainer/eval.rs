@@ -47,7 +47,7 @@ pub fn evaluate(
         executor.ensure_ranges(weights)?;
     }
     let prepared = Prepared::new(executor.graph(), weights, quantize, false)?;
-    let mut record = Record::new(&weights.layout, weights.device());
+    let mut record = Record::new(&weights.layout, weights.device())?;
     let mode = Mode { quantize, ..Mode::EVAL };
     let mut sums = [0.0f64; 5];
     while let Some(batch) = loader.next()? {
@@ -55,16 +55,17 @@ pub fn evaluate(
         if batch.labels.size()[0] == 0 {
             continue;
         }
-        let images = batch.images.to_device(weights.device());
-        let labels = batch.labels.to_device(weights.device());
+        let images = batch.images.f_to_device(weights.device())?;
+        let labels = batch.labels.f_to_device(weights.device())?;
         let logits = executor.forward(&images, &prepared, weights, mode, &mut record, None)?;
         for (sum, x) in sums.iter_mut().zip(score(&logits, &labels)?) {
             *sum += x;
         }
     }
-    let all = Tensor::from_slice(&sums).to_device(weights.device());
+    let all = Tensor::f_from_slice(&sums)?.f_to_device(weights.device())?;
     collective.all_reduce(&all, ReduceOp::Sum)?;
-    let [images, top1, top5, loss, corrupt] = Vec::<f64>::try_from(&all.to_device(Device::Cpu))?[..] else {
+    let [images, top1, top5, loss, corrupt] = Vec::<f64>::try_from(&all.f_to_device(Device::Cpu)?)?[..]
+    else {
         unreachable!("five sums")
     };
     if images == 0.0 {

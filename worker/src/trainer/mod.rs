@@ -39,6 +39,10 @@ pub struct Outcome {
 /// Trains (or evaluates) as configured, in the ranks and by the plan of `session`. `address` is this host's, as the
 /// other ranks reach it.
 pub fn run(config: &RunConfig, session: &Session, job: &Job, address: &str) -> Result<Outcome, TrainError> {
+    train(config, session, job, address).map_err(|e| e.with_advice(config.batch_size))
+}
+
+fn train(config: &RunConfig, session: &Session, job: &Job, address: &str) -> Result<Outcome, TrainError> {
     let mut run = Run::new(config, session, job, address)?;
     if config.run_scope == RunScope::EvalOnly {
         let eval = run.evaluate()?;
@@ -138,7 +142,7 @@ impl Run<'_> {
         let device = self.program.strategy().device;
         let loader = self.loader.as_mut().ok_or_else(ended)?;
         (0..self.data.sharding.share().len())
-            .map(|_| Ok(loader.next()?.ok_or_else(ended)?.to_device(device)))
+            .map(|_| Ok(loader.next()?.ok_or_else(ended)?.on(device)?))
             .collect()
     }
 
@@ -154,9 +158,10 @@ impl Run<'_> {
         let mut watch = |node: &crate::graph::Node, value: &tch::Tensor| {
             if first.is_none()
                 && let Ok(seen) = native::abs_max(value)
-                && seen.double_value(&[1]) > 0.0
+                && let Ok(count) = seen.f_double_value(&[1])
+                && count > 0.0
             {
-                first = Some((node.name.clone(), seen.double_value(&[1]) as u64));
+                first = Some((node.name.clone(), count as u64));
             }
         };
         let outcome = self.program.step(&microbatches, stop, Some(&mut watch));

@@ -33,7 +33,7 @@ impl Run<'_> {
         let mut share = Vec::new();
         while let Some(batch) = loader.next()? {
             if batch.labels.size()[0] > 0 {
-                share.push((batch.position, batch.images.to_device(self.program.strategy().device)));
+                share.push((batch.position, batch.images.f_to_device(self.program.strategy().device)?));
             }
         }
         Ok((share, total))

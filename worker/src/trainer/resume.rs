@@ -132,7 +132,7 @@ fn load_momentum(program: &Program, path: &Path, state: &State) -> Result<(), Tr
             let mismatch = checkpoint::Mismatch { missing: vec![name], ..Default::default() };
             return Err(CheckpointError::Mismatch { path: path.into(), mismatch }.into());
         };
-        view.copy_(&Tensor::from_slice(&t.data).view(slot.shape.as_slice()));
+        view.f_copy_(&Tensor::f_from_slice(&t.data)?.f_view(slot.shape.as_slice())?)?;
     }
     let learned = program.scale_velocity();
     for (i, name) in layout.quantizers.iter().enumerate().take(learned.size()[0] as usize) {
@@ -141,7 +141,7 @@ fn load_momentum(program: &Program, path: &Path, state: &State) -> Result<(), Tr
             let mismatch = checkpoint::Mismatch { missing: vec![name], ..Default::default() };
             return Err(CheckpointError::Mismatch { path: path.into(), mismatch }.into());
         };
-        let _ = learned.get(i as i64).fill_(f64::from(velocity));
+        let _ = learned.get(i as i64).f_fill_(f64::from(velocity))?;
     }
     Ok(())
 }
@@ -246,7 +246,7 @@ impl Run<'_> {
     pub(super) fn snapshot(&self, eval: Option<&EvalResult>) -> Result<Snapshot, TrainError> {
         let program = &self.program;
         let layout = &program.weights.layout;
-        let host = Vec::<f32>::try_from(&program.velocity().to_device(Device::Cpu))?;
+        let host = Vec::<f32>::try_from(&program.velocity().f_to_device(Device::Cpu)?)?;
         let optimizer: State = layout
             .trainable
             .iter()
@@ -256,7 +256,7 @@ impl Run<'_> {
                 (format!("{MOMENTUM}{}", s.name), HostTensor { shape, data })
             })
             .collect();
-        let learned = Vec::<f32>::try_from(&program.scale_velocity().to_device(Device::Cpu))?;
+        let learned = Vec::<f32>::try_from(&program.scale_velocity().f_to_device(Device::Cpu)?)?;
         let learned = layout.quantizers.iter().zip(learned).map(|(name, velocity)| {
             (scale_momentum(name), HostTensor { shape: vec![1], data: vec![velocity] })
         });

@@ -183,7 +183,7 @@ impl<'a> Run<'a> {
                 println!("graph after {} ({}):\n{graph}", pass.name, pass.what);
             }
         })?;
-        initialise(&mut program.weights, config.seed, config.zero_gamma);
+        initialise(&mut program.weights, config.seed, config.zero_gamma)?;
         let start = resume::start(config, job, &mut program, steps_per_epoch, data.sharding.global_batch())?;
         program.global_step = start.position.global_step;
         let reporter =

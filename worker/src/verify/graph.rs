@@ -18,7 +18,7 @@ impl TrainedGraph {
     /// From a graph that has gone through the pass list (BatchNorm not folded) and a checkpoint's numbers.
     pub fn new(graph: Graph, state: &State, quantize: bool) -> Result<Self, ExecError> {
         let _guard = tch::no_grad_guard();
-        let mut weights = Weights::zeros(&graph, false, Device::Cpu);
+        let mut weights = Weights::zeros(&graph, false, Device::Cpu)?;
         if let Some(name) = weights.load(state)?.into_iter().next() {
             return Err(ExecError::State {
                 name,
@@ -37,7 +37,7 @@ impl TrainedGraph {
     pub fn logits(&self, images: &Tensor) -> Result<Tensor, ExecError> {
         let _guard = tch::no_grad_guard();
         let mode = Mode { quantize: self.quantize, ..Mode::EVAL };
-        let mut record = Record::new(&self.weights.layout, Device::Cpu);
+        let mut record = Record::new(&self.weights.layout, Device::Cpu)?;
         self.executor.forward(images, &self.prepared, &self.weights, mode, &mut record, None)
     }
 
@@ -55,7 +55,7 @@ impl TrainedGraph {
     ) -> Result<(Tensor, BTreeMap<String, Tensor>), ExecError> {
         let _guard = tch::no_grad_guard();
         let mode = Mode { quantize: self.quantize, ..Mode::EVAL };
-        let mut record = Record::new(&self.weights.layout, Device::Cpu);
+        let mut record = Record::new(&self.weights.layout, Device::Cpu)?;
         let mut values = BTreeMap::new();
         let mut watch = |node: &crate::graph::Node, value: &Tensor| {
             let name = match &node.op {
