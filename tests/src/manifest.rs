@@ -1,6 +1,29 @@
 //! Kubernetes manifests held against the API's types, strictly: what a type does not know is an error.
 
+use crate::skipped;
 use serde_json::Value;
+use std::path::Path;
+use std::process::Command;
+
+/// The documents that `kubectl kustomize` makes of a folder, or none where there is no kubectl: said aloud, as a skip
+/// must be.
+///
+/// # Panics
+/// When the folder does not render.
+pub fn rendered(folder: &Path) -> Option<Vec<Value>> {
+    match Command::new("kubectl").arg("kustomize").arg(folder).output() {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            skipped(&format!("kubectl is not on the PATH, so {} was not rendered", folder.display()));
+            None
+        }
+        Err(e) => panic!("kubectl: {e}"),
+        Ok(output) => {
+            let why = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{}: {why}", folder.display());
+            Some(documents(&String::from_utf8_lossy(&output.stdout)).expect("kubectl writes YAML"))
+        }
+    }
+}
 
 /// The documents of a YAML stream.
 ///
@@ -22,6 +45,35 @@ pub fn lost(given: &Value, understood: &Value) -> Vec<String> {
     let mut found = Vec::new();
     compare("", given, understood, &mut found);
     found
+}
+
+/// Where `understood` has a field that `given` lacks: one that the API's type requires. A template's empty metadata
+/// is none.
+pub fn required(given: &Value, understood: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    complete("", given, understood, &mut found);
+    found
+}
+
+fn complete(at: &str, given: &Value, understood: &Value, found: &mut Vec<String>) {
+    match (given, understood) {
+        (Value::Object(given), Value::Object(understood)) => {
+            for (key, value) in understood {
+                let at = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
+                match given.get(key) {
+                    Some(other) => complete(&at, other, value, found),
+                    None if is_empty(value) && key == "metadata" => {}
+                    None => found.push(format!("{at}: required and not given")),
+                }
+            }
+        }
+        (Value::Array(given), Value::Array(understood)) => {
+            for (index, (value, other)) in given.iter().zip(understood).enumerate() {
+                complete(&format!("{at}[{index}]"), value, other, found);
+            }
+        }
+        _ => {}
+    }
 }
 
 fn compare(at: &str, given: &Value, understood: &Value, found: &mut Vec<String>) {

@@ -1,41 +1,40 @@
 //! The Kubernetes overlays, rendered by `kubectl kustomize` and held strictly against the API's types; what the
 //! pieces must agree on among themselves; and the container file.
 
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::batch::v1::{Job, PodFailurePolicyRule};
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, PodSpec, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use octrain_tests::manifest::{documents, lost};
+use octrain_coordinator::exit_code::{
+    EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PREEMPTED,
+};
+use octrain_tests::manifest::{self, lost, required};
 use octrain_tests::policy::repository;
-use octrain_tests::skipped;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const OVERLAYS: [&str; 2] = ["cpu", "gpu"];
 
-/// The overlay's documents, or none where there is no kubectl: said aloud, as a skip must be.
+fn kubernetes(folder: &str) -> PathBuf {
+    repository().join("deploy/kubernetes").join(folder)
+}
+
 fn rendered(overlay: &str) -> Option<Vec<Value>> {
-    let folder = repository().join("deploy/kubernetes/overlays").join(overlay);
-    match Command::new("kubectl").arg("kustomize").arg(&folder).output() {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            skipped(&format!("kubectl is not on the PATH, so overlay `{overlay}` was not rendered"));
-            None
-        }
-        Err(e) => panic!("kubectl: {e}"),
-        Ok(output) => {
-            assert!(output.status.success(), "{overlay}: {}", String::from_utf8_lossy(&output.stderr));
-            Some(documents(&String::from_utf8(output.stdout).unwrap()).unwrap())
-        }
-    }
+    manifest::rendered(&kubernetes("overlays").join(overlay))
 }
 
 /// What the API's type for this kind does not understand of a document.
 fn misunderstood(document: &Value) -> Vec<String> {
     fn check<T: DeserializeOwned + Serialize>(document: &Value) -> Vec<String> {
         match serde_json::from_value::<T>(document.clone()) {
-            Ok(typed) => lost(document, &serde_json::to_value(&typed).expect("API types serialise")),
+            Ok(typed) => {
+                let understood = serde_json::to_value(&typed).expect("API types serialise");
+                [lost(document, &understood), required(document, &understood)].concat()
+            }
             Err(e) => vec![e.to_string()],
         }
     }
@@ -66,6 +65,13 @@ fn environment(pod: &PodSpec) -> BTreeMap<String, String> {
     vars.into_iter().filter_map(|v| Some((v.name, v.value?))).collect()
 }
 
+/// What follows `flag` among a pod's arguments.
+fn argument(pod: &PodSpec, flag: &str) -> String {
+    let args = pod.containers[0].args.as_ref().expect("arguments");
+    let at = args.iter().position(|a| a == flag).unwrap_or_else(|| panic!("no {flag} in {args:?}"));
+    args[at + 1].clone()
+}
+
 #[test]
 fn overlays_are_understood_by_the_api() {
     for overlay in OVERLAYS {
@@ -75,6 +81,36 @@ fn overlays_are_understood_by_the_api() {
         for document in &documents {
             assert_eq!(misunderstood(document), [""; 0], "{overlay}: {}", document["metadata"]["name"]);
         }
+    }
+}
+
+/// Names of the claims that a pod mounts.
+fn claims(pod: &PodSpec) -> Vec<String> {
+    let volumes = pod.volumes.iter().flatten();
+    volumes.filter_map(|v| Some(v.persistent_volume_claim.as_ref()?.claim_name.clone())).collect()
+}
+
+#[test]
+fn every_claim_a_pod_mounts_is_among_the_storage_and_outlives_the_run() {
+    let Some(storage) = manifest::rendered(&kubernetes("storage")) else { return };
+    let mut there = Vec::new();
+    for document in &storage {
+        assert_eq!(misunderstood(document), [""; 0]);
+        let claim: PersistentVolumeClaim = serde_json::from_value(document.clone()).unwrap();
+        let spec = claim.spec.unwrap();
+        assert_eq!(spec.access_modes.unwrap(), ["ReadWriteMany"], "pods on several nodes mount it");
+        assert!(spec.resources.unwrap().requests.unwrap().contains_key("storage"));
+        there.push(claim.metadata.name.unwrap());
+    }
+    for overlay in OVERLAYS {
+        let Some(documents) = rendered(overlay) else { return };
+        let wanted = claims(&pod(&named::<Job>(&documents, "Job", "octrain-worker")));
+        assert!(wanted.contains(&"octrain-output".into()), "{overlay}: {wanted:?}");
+        assert!(
+            wanted.iter().all(|c| there.contains(c)),
+            "{overlay}: {wanted:?}, of which there are {there:?}"
+        );
+        assert!(documents.iter().all(|d| d["kind"] != "PersistentVolumeClaim"), "deleted with the run");
     }
 }
 
@@ -105,8 +141,8 @@ fn workers_find_the_coordinator_and_each_other() {
         assert_eq!(headless.cluster_ip.as_deref(), Some("None"));
         assert_eq!(headless.publish_not_ready_addresses, Some(true));
 
-        let args = workers.containers[0].args.clone().unwrap();
-        let address = &args[args.iter().position(|a| a == "--coordinator").unwrap() + 1];
+        let address = argument(&workers, "--coordinator");
+        let address = address.replace("$(COORDINATOR)", &environment(&workers)["COORDINATOR"]);
         let (host, port) = address.split_once(':').unwrap();
         let service: Service = named(&documents, "Service", host);
         let service = service.spec.unwrap();
@@ -132,10 +168,39 @@ fn pods_are_confined_and_fail_for_good_on_a_bad_configuration() {
             let spec = job.spec.as_ref().unwrap();
             assert_eq!(spec.pod_replacement_policy.as_deref(), Some("Failed"), "{overlay} {name}");
             let rules = &spec.pod_failure_policy.as_ref().expect("a failure policy").rules;
-            let fatal = rules.iter().find(|r| r.action == "FailJob").expect("a FailJob rule");
-            assert_eq!(fatal.on_exit_codes.as_ref().unwrap().values, [2]);
-            let ignored = rules.iter().find(|r| r.action == "Ignore").expect("an Ignore rule");
-            assert_eq!(ignored.on_pod_conditions.as_ref().unwrap()[0].type_, "DisruptionTarget");
+            let codes = |code: u8| -> &str {
+                let of = |r: &&PodFailurePolicyRule| {
+                    r.on_exit_codes.as_ref().is_some_and(|c| c.values.contains(&i32::from(code)))
+                };
+                rules.iter().find(of).map_or("Count", |r| r.action.as_str())
+            };
+            for (code, action) in [
+                (EXIT_ERROR, "Count"),
+                (EXIT_CONFIGURATION, "FailJob"),
+                (EXIT_ABORTED, "Ignore"),
+                (EXIT_PREEMPTED, "Ignore"),
+                (EXIT_INTERRUPTED, "Ignore"),
+            ] {
+                assert_eq!(codes(code), action, "{overlay} {name}: code {code}");
+            }
+            let disrupted = rules.iter().find_map(|r| r.on_pod_conditions.as_ref()).expect("a condition");
+            assert_eq!(
+                (disrupted[0].type_.as_str(), disrupted[0].status.as_str()),
+                ("DisruptionTarget", "True")
+            );
+            for rule in rules.iter().filter_map(|r| r.on_exit_codes.as_ref()) {
+                let container =
+                    job.spec.as_ref().unwrap().template.spec.as_ref().unwrap().containers[0].name.as_str();
+                assert_eq!(
+                    rule.container_name.as_deref(),
+                    Some(container),
+                    "a rule for another container never matches"
+                );
+            }
+            assert!(
+                spec.ttl_seconds_after_finished.is_some_and(|s| s >= 3600),
+                "finished jobs are cleaned up"
+            );
 
             let pod = pod(&job);
             assert_eq!(pod.restart_policy.as_deref(), Some("Never"), "a failure policy needs it");
@@ -176,11 +241,116 @@ fn workers_have_shared_memory_and_every_mount_has_its_volume() {
 #[test]
 fn settings_are_a_run_configuration() {
     for folder in ["base", "overlays/cpu", "overlays/gpu"] {
-        let path = repository().join("deploy/kubernetes").join(folder).join("train.toml");
-        let text = std::fs::read_to_string(&path).unwrap();
-        let config: octrain::config::RunConfig =
+        let path = kubernetes(folder).join("train.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        let _: octrain::config::RunConfig =
             toml::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        assert_eq!(config.output_dir.to_str(), Some("/output"), "{folder}: the one writable volume");
+        assert!(!text.contains("output-dir"), "{folder}: the folder follows from the run's name");
+    }
+}
+
+#[test]
+fn a_run_resumes_by_itself_and_waits_longer_than_a_queue_of_hours() {
+    for overlay in OVERLAYS {
+        let Some(documents) = rendered(overlay) else { return };
+        let workers = pod(&named::<Job>(&documents, "Job", "octrain-worker"));
+        assert_eq!(argument(&workers, "--last-epoch-of-checkpoint"), "auto");
+        assert!(argument(&workers, "--output-dir").starts_with("/output/$(OCTRAIN_JOB_ID)"));
+        let coordinator = pod(&named::<Job>(&documents, "Job", "octrain-coordinator"));
+        let command = coordinator.containers[0].command.clone().unwrap().join(" ");
+        let register = command.split("--register-timeout ").nth(1).expect("a time to register");
+        let mut waits = vec![register.split_whitespace().next().unwrap().to_string()];
+        waits.extend(["--connect-timeout", "--plan-timeout"].map(|flag| argument(&workers, flag)));
+        for seconds in waits {
+            assert!(seconds.parse::<u64>().unwrap() >= 4 * 3600, "{overlay}: {seconds} s");
+        }
+    }
+}
+
+/// A copy of the manifests in which `overlay` is a run of another name, made as docs/operations.md says.
+fn another_run(root: &Path, overlay: &str, name: &str) -> Option<Vec<Value>> {
+    let copied = Command::new("cp").arg("-r").arg(kubernetes("")).arg(root.join(name)).status().unwrap();
+    assert!(copied.success());
+    let folder = root.join(name).join("overlays").join(overlay);
+    let file = folder.join("kustomization.yaml");
+    let text = fs::read_to_string(&file).unwrap();
+    let (before, rest) = text.split_once("\nnameSuffix: ").expect("a line that names the run");
+    let (_, after) = rest.split_once('\n').unwrap();
+    fs::write(&file, format!("{before}\nnameSuffix: -{name}\n{after}")).unwrap();
+    manifest::rendered(&folder)
+}
+
+/// Every map of labels by which something of these documents chooses pods, with what it belongs to.
+fn selectors(documents: &[Value]) -> Vec<(String, BTreeMap<String, String>)> {
+    let mut found = Vec::new();
+    for d in documents {
+        let name = format!("{} {}", d["kind"].as_str().unwrap(), d["metadata"]["name"].as_str().unwrap());
+        let spread =
+            &d["spec"]["template"]["spec"]["topologySpreadConstraints"][0]["labelSelector"]["matchLabels"];
+        let from = &d["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"];
+        let chosen: &[&Value] = match d["kind"].as_str().unwrap() {
+            "Service" => &[&d["spec"]["selector"]],
+            "NetworkPolicy" => &[&d["spec"]["podSelector"]["matchLabels"], from],
+            "Job" if !spread.is_null() => &[spread],
+            _ => &[],
+        };
+        found.extend(chosen.iter().map(|s| (name.clone(), serde_json::from_value((*s).clone()).unwrap())));
+    }
+    found
+}
+
+fn pod_labels(documents: &[Value]) -> Vec<BTreeMap<String, String>> {
+    let jobs = documents.iter().filter(|d| d["kind"] == "Job");
+    jobs.map(|j| serde_json::from_value(j["spec"]["template"]["metadata"]["labels"].clone()).unwrap())
+        .collect()
+}
+
+#[test]
+fn two_runs_in_one_namespace_do_not_meet() {
+    let dir = tempfile::tempdir().unwrap();
+    let chooses = |selector: &BTreeMap<String, String>, pod: &BTreeMap<String, String>| {
+        selector.iter().all(|(key, value)| pod.get(key) == Some(value))
+    };
+    for overlay in OVERLAYS {
+        let runs = ["a", "b"].map(|name| another_run(dir.path(), overlay, &format!("{overlay}-{name}")));
+        let [Some(a), Some(b)] = runs else { return };
+        let names = |run: &[Value]| -> BTreeSet<String> {
+            run.iter().map(|d| format!("{} {}", d["kind"], d["metadata"]["name"])).collect()
+        };
+        assert!(names(&a).is_disjoint(&names(&b)), "{overlay}: {:?}", names(&a));
+        for (own, other) in [(&a, &b), (&b, &a)] {
+            let chosen = selectors(own);
+            assert_eq!(
+                chosen.len(),
+                5,
+                "{overlay}: two services, a policy's two sides, the spread: {chosen:?}"
+            );
+            for (name, selector) in chosen {
+                assert!(
+                    pod_labels(own).iter().any(|p| chooses(&selector, p)),
+                    "{name} chooses none of its own"
+                );
+                assert!(
+                    !pod_labels(other).iter().any(|p| chooses(&selector, p)),
+                    "{name} chooses another run's"
+                );
+            }
+            let worker = pod(&named::<Job>(own, "Job", "octrain-worker"));
+            let mut addressed = vec![environment(&worker)["COORDINATOR"].clone()];
+            addressed.extend(worker.subdomain.clone());
+            for service in addressed {
+                assert!(
+                    names(own).contains(&format!("\"Service\" {service:?}")),
+                    "{service} is no service here"
+                );
+            }
+            let id = worker.containers[0].env.iter().flatten().find(|v| v.name == "OCTRAIN_JOB_ID").unwrap();
+            let field = id.value_from.as_ref().unwrap().field_ref.as_ref().unwrap();
+            assert_eq!(
+                field.field_path, "metadata.labels['app.kubernetes.io/instance']",
+                "the run's own name"
+            );
+        }
     }
 }
 
@@ -200,6 +370,15 @@ fn a_field_the_api_does_not_have_is_found() {
         "{found}"
     );
     assert_eq!(found.lines().count(), 2, "{found}");
+    let unsaid = json!({
+        "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "x"},
+        "spec": {
+            "podFailurePolicy": {"rules": [{"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}]},
+            "template": {"spec": {"containers": [{"name": "c"}]}},
+        },
+    });
+    let found = misunderstood(&unsaid);
+    assert_eq!(found, ["spec.podFailurePolicy.rules[0].onPodConditions[0].status: required and not given"]);
     let wrong_type = json!({"apiVersion": "v1", "kind": "Service", "spec": {"ports": "many"}});
     assert_eq!(misunderstood(&wrong_type).len(), 1);
     assert!(!misunderstood(&json!({"apiVersion": "v9", "kind": "Jub"})).is_empty());
@@ -223,17 +402,33 @@ fn the_image_is_staged_pinned_and_without_root() {
     let of = |word: &str| -> Vec<&str> {
         instructions.iter().filter_map(|i| i.strip_prefix(word)).map(str::trim).collect()
     };
-    assert_eq!(of("FROM ").len(), 2, "a stage that builds and a stage that runs");
-    for image in of("FROM ").iter().chain(&of("ARG BASE=")) {
+    let stages: Vec<&str> = of("FROM ").iter().map(|f| f.rsplit(' ').next().unwrap()).collect();
+    assert_eq!(stages, ["toolchain", "build-coordinator", "build", "coordinator", "octrain"]);
+    for image in of("FROM ").iter().chain(&of("ARG BASE=")).filter(|i| !i.starts_with("toolchain ")) {
         let tag = image.split_whitespace().next().unwrap();
         assert!(
             tag == "${BASE}" || tag.split_once(':').is_some_and(|(_, t)| t != "latest"),
             "{tag} is not pinned"
         );
     }
-    assert_eq!(of("USER "), ["65532:65532"], "the user that the manifests run as");
+    let stage = |name: &str| -> String {
+        let from = instructions.iter().position(|i| i.ends_with(&format!(" AS {name}"))).unwrap();
+        let rest = instructions[from + 1..].iter().take_while(|i| !i.starts_with("FROM "));
+        rest.cloned().collect::<Vec<_>>().join("\n")
+    };
+    assert!(!stage("coordinator").contains("deps"), "the coordinator's image holds no native libraries");
+    assert_eq!(of("USER "), ["65532:65532"; 2], "the user that the manifests run as");
     for sources in of("COPY ").iter().filter(|c| !c.starts_with("--from")) {
         let (from, _) = sources.rsplit_once(' ').unwrap();
-        assert!(repository().join(from).exists(), "COPY {from}: not in the repository");
+        for file in from.split(' ') {
+            assert!(repository().join(file).exists(), "COPY {file}: not in the repository");
+        }
+    }
+    // The skeleton that dependencies are compiled with must be a workspace to cargo: every member has its part.
+    let workspace = fs::read_to_string(repository().join("Cargo.toml")).unwrap();
+    let workspace: toml::Value = toml::from_str(&workspace).unwrap();
+    for member in workspace["workspace"]["members"].as_array().unwrap() {
+        let manifest = format!("{}/Cargo.toml", member.as_str().unwrap());
+        assert!(stage("toolchain").contains(&manifest), "{manifest} is not in the dependency layer");
     }
 }

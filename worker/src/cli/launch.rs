@@ -29,6 +29,10 @@ pub struct LaunchArgs {
     /// Longest wait for the coordinator to be reached, in seconds; names are resolved again and again meanwhile.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub connect_timeout: u64,
+    /// Longest wait, from there on, for the workers of the other hosts, in seconds; the coordinator's
+    /// --register-timeout usually ends it earlier.
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
+    pub plan_timeout: u64,
     /// Flags of `octrain train`, the same on every host.
     #[arg(last = true, value_name = "TRAIN FLAGS")]
     pub flags: Vec<String>,
@@ -56,6 +60,7 @@ pub fn main(args: &LaunchArgs) -> Result<u8> {
             local_index,
             local_world: args.nproc_per_node,
             connect_timeout: args.connect_timeout,
+            plan_timeout: args.plan_timeout,
         };
         let command = local::worker_command(&config, &place, false)?;
         // Ranks are the coordinator's to give; here only the place is known.

@@ -23,6 +23,7 @@ pub fn worker_command(config: &RunConfig, place: &Place, passthrough: bool) -> R
         ("--local-index", place.local_index.to_string()),
         ("--local-world", place.local_world.to_string()),
         ("--connect-timeout", place.connect_timeout.to_string()),
+        ("--plan-timeout", place.plan_timeout.to_string()),
         ("--run-config", json),
     ];
     let mut args: Vec<OsString> = vec!["worker".into()];
@@ -69,6 +70,7 @@ pub fn run(config: &RunConfig, listen: &str) -> Result<u8> {
         local_index,
         local_world: world,
         connect_timeout: 60,
+        plan_timeout: 3600,
     };
     let code = if world == 1 {
         worker::run(config, &place(0), job)?

@@ -33,6 +33,9 @@ pub struct Place {
     /// Longest wait for the coordinator, in seconds.
     #[arg(long)]
     pub connect_timeout: u64,
+    /// Longest wait for the plan once the coordinator is reached, in seconds.
+    #[arg(long)]
+    pub plan_timeout: u64,
 }
 
 /// Arguments of `octrain worker`.
@@ -82,6 +85,7 @@ pub fn run(config: &RunConfig, place: &Place, job: Job) -> Result<u8> {
     options.local_index = place.local_index;
     options.local_world = place.local_world;
     options.connect_timeout = std::time::Duration::from_secs(place.connect_timeout);
+    options.plan_timeout = std::time::Duration::from_secs(place.plan_timeout);
     options.interrupted = Arc::new(signals::requested);
     let session =
         Session::connect(options).map_err(|e| Exit { code: exit_code(&e), message: e.to_string() })?;
