@@ -45,6 +45,28 @@ fn copy(to: &Path) -> PathBuf {
 }
 
 #[test]
+fn one_whole_job_for_each_task_of_another_launcher_is_refused() {
+    for (size, rank) in
+        [("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"), ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK")]
+    {
+        let command = || {
+            let mut command = Command::new(octrain_tests::binary("octrain"));
+            command.args(["train", "--image-root", "/nowhere"]).env(size, "4").env(rank, "0");
+            command
+        };
+        let output = command().output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        for word in [size, "4 times", "octrain launch --coordinator", "--output-dir"] {
+            assert!(told.contains(word), "{told}");
+        }
+        // One task is a job like any other: it gets as far as the data.
+        let told = command().env(size, "1").output().unwrap();
+        assert!(String::from_utf8_lossy(&told.stderr).contains("/nowhere"), "{told:?}");
+    }
+}
+
+#[test]
 fn data_that_is_not_there_or_does_not_fit() {
     let dir = tempfile::tempdir().unwrap();
     let missing = dir.path().join("missing");

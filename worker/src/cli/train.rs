@@ -1,8 +1,9 @@
 //! `octrain train`: one host.
 
 use super::args::RunFlags;
-use super::local;
+use super::{Exit, local};
 use crate::config::RunConfig;
+use crate::launcher::crowd;
 use anyhow::Result;
 use clap::ArgMatches;
 
@@ -20,6 +21,9 @@ pub struct TrainArgs {
 
 /// Runs the command.
 pub fn main(args: &TrainArgs, matches: &ArgMatches) -> Result<u8> {
+    if let Some(several) = crowd(|name| std::env::var(name).ok()) {
+        return Err(Exit::configuration(several).into());
+    }
     let (config, _) = args.flags.resolve(&RunConfig::default(), matches)?;
     args.flags.show(&config)?;
     local::run(&config, &args.listen)

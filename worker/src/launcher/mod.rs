@@ -4,6 +4,7 @@
 //! passes a first SIGINT or SIGTERM on and kills at the second, and says whose end came first. A worker calls
 //! [`follow_launcher`] first of all, so that none is left behind when the launcher is killed.
 
+mod crowd;
 mod exit;
 mod follow;
 mod group;
@@ -13,6 +14,7 @@ pub mod signals;
 #[cfg(test)]
 mod tests;
 
+pub use crowd::{Crowd, crowd};
 pub use exit::{End, Report, WorkerExit, verdict};
 pub use follow::{FollowError, follow_launcher};
 pub use group::{Group, LaunchError, LaunchOptions, WorkerCommand, spawn};
