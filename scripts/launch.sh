@@ -4,6 +4,8 @@
 #   scripts/launch.sh [TRAIN FLAGS]                          this node alone, with a coordinator of its own
 #   scripts/launch.sh --coordinator HOST:PORT [TRAIN FLAGS]  this node's share of a job of several nodes, whose
 #                                                            octrain-coordinator listens at HOST:PORT
+#   srun --ntasks-per-node=1 scripts/launch.sh --coordinator HOST:PORT ...
+#                                                            the same through SLURM (or mpirun --map-by ppr:1:node)
 #   scripts/launch.sh --nproc N ...                          N workers instead of one per GPU
 #   scripts/launch.sh --device cpu --nproc N ...             N workers on the CPU
 #
@@ -20,7 +22,7 @@ while [ $# -gt 0 ]; do
     --coordinator=*|--nproc=*|--device=*)
       name=${1%%=*}; declare "${name#--}=${1#*=}"; shift ;;
     --) shift ;;
-    -h|--help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h|--help) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) flags+=("$1"); shift ;;
   esac
 done

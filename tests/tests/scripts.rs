@@ -59,6 +59,30 @@ fn launch_refuses_what_it_cannot_do() {
     assert!(refused(&dry_run("launch.sh", &["--nproc"], "0")).contains("--nproc needs a value"));
 }
 
+#[test]
+fn the_wrapper_sets_up_and_builds_both_binaries_before_it_runs_one() {
+    let root = tempfile::tempdir().unwrap();
+    let stand_in = |path: &str, text: &str| {
+        use std::os::unix::fs::PermissionsExt;
+        let path = root.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    stand_in("scripts/setup.sh", "echo set-up");
+    stand_in("bin/cargo", r#"echo "cargo $*""#);
+    stand_in("target/release/octrain", r#"echo "octrain $*""#);
+    let script = root.path().join("scripts/octrain.sh");
+    fs::copy(repository().join("scripts/octrain.sh"), &script).unwrap();
+    let path = format!("{}:{}", root.path().join("bin").display(), std::env::var("PATH").unwrap());
+    let output =
+        Command::new(script).args(["plan", "--qat"]).env("PATH", path).env_remove("OCTRAIN_BIN").output();
+    let output = output.unwrap();
+    assert_eq!(arguments(&output), ["octrain plan --qat"], "the wrapper's own words go to standard error");
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(told, "set-up\ncargo build --release --locked -p octrain -p octrain-coordinator\n");
+}
+
 /// The value of the last `flag` in `args`, as the binary reads it.
 fn last<'a>(args: &'a [String], flag: &str) -> Option<&'a str> {
     args.iter().rposition(|a| a == flag).map(|at| args[at + 1].as_str())

@@ -1,0 +1,230 @@
+//! Every command printed in README.md and docs/ is run as printed, in one folder, in the order of the pages. What is
+//! shortened, only parsed, or not run at all stands in one table with its reason, and the reasons are listed by
+//! `scripts/test.sh`; a command that is not in it is run.
+
+use octrain_tests::policy::repository;
+use octrain_tests::{binary, images, skipped};
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+
+/// Pages, in the order in which they are followed: later ones use what earlier ones leave.
+const PAGES: [&str; 4] = ["README.md", "docs/results.md", "docs/export-and-verify.md", "docs/operations.md"];
+
+/// How a command differs from what is printed.
+enum How {
+    /// Run with these words replaced, each of which must be there.
+    With(&'static [(&'static str, &'static str)]),
+    /// Run with `--help` behind it, which refuses a flag that does not exist; why no more than that.
+    Parsed(&'static str),
+    /// Not run; why.
+    Not(&'static str),
+}
+use How::{Not, Parsed, With};
+
+/// A network that takes a moment in place of the default one.
+const SMALL: &str = "--device cpu --nproc 1 --image-root digits --model-arch-name ResNet20 --image-shape 3,32,32 \
+                     --crop-size 32 --batch-size 16 --max-steps 1 --amp bf16 --output-dir runs/launched";
+
+/// What is not run exactly as printed: the beginning of the command, and how it is run.
+const TABLE: &[(&str, How)] = &[
+    // README.md
+    ("scripts/quickstart.sh", Not("builds the release; `octrain quickstart` itself is run by end_to_end.rs")),
+    ("scripts/test.sh", Not("this is a part of it")),
+    ("scripts/setup.sh && cargo build", Not("builds the release; scripts.rs runs the set-up")),
+    ("PATH=", Not("the commands here are run with the build under test on the PATH")),
+    ("octrain train --nproc 2", With(&[("--epochs 20", "--epochs 2")])),
+    ("octrain train --qat", With(&[("--epochs 4", "--epochs 1")])),
+    // After so short a training logits lie close together.
+    (
+        "octrain verify --from-checkpoint runs/qat --model int8.onnx --engine openvino --html",
+        With(&[("--html", "--max-disagreement 100 --html")]),
+    ),
+    ("scripts/launch.sh --image-root", With(&[("--image-root /imagenet --amp fp16", SMALL)])),
+    (
+        "scripts/launch.sh --coordinator",
+        Not("needs several nodes; scripts.rs has what it starts, pods.rs runs that"),
+    ),
+    ("octrain-coordinator", Parsed("waits for 16 workers; pods.rs runs coordinator and launchers")),
+    // docs/results.md
+    (
+        "for seed in",
+        With(&[
+            ("1 2 3", "1"),
+            ("FOLDER", "data"),
+            ("--seed $seed", "--seed $seed --epochs 1 --max-steps 1"),
+        ]),
+    ),
+    (
+        "octrain train --image-root FOLDER",
+        With(&[
+            ("FOLDER", "data"),
+            ("--num-of-class 250", "--num-of-class 10"),
+            ("--image-shape 3,224,224", "--image-shape 3,64,64 --crop-size 64 --resize-short 64"),
+        ]),
+    ),
+    (
+        "octrain verify --from-checkpoint rn50",
+        With(&[
+            ("FOLDER", "data"),
+            ("--batch-size 10", "--batch-size 2"),
+            ("--max-images 20", "--max-images 4"),
+        ]),
+    ),
+    // docs/export-and-verify.md
+    (
+        "octrain verify --from-checkpoint runs/qat --model int8.onnx --engine openvino --image-root DATA",
+        With(&[("DATA", "digits --max-disagreement 100")]),
+    ),
+    (
+        "octrain verify --from-checkpoint runs/cifar10-1",
+        With(&[("FOLDER", "data"), ("--layer-images 200", "--layer-images 8 --max-disagreement 100")]),
+    ),
+    // docs/operations.md
+    ("octrain launch", Parsed("needs several nodes; pods.rs runs coordinator and launchers")),
+    ("srun", Not("needs SLURM")),
+    ("mpirun", Not("needs MPI")),
+    ("docker", Not("needs a registry to build from; deploy.rs checks the container file")),
+    ("kubectl apply -k", With(&[("kubectl apply -k", "kubectl kustomize")])),
+    ("kubectl delete -k", With(&[("kubectl delete -k", "kubectl kustomize"), ("--ignore-not-found", "")])),
+];
+
+/// Commands in the fenced blocks of a page: continuation lines joined, comments left out, runs of blanks made one.
+fn commands(page: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let (mut inside, mut pending) = (false, String::new());
+    for line in page.lines() {
+        if line.starts_with("```") {
+            inside = !inside;
+            assert!(pending.is_empty(), "a block ends within a command: {pending}");
+            continue;
+        }
+        if !inside {
+            continue;
+        }
+        let line = if line.starts_with('#') { "" } else { line.split(" # ").next().unwrap_or(line) };
+        let (text, more) = match line.trim_end().strip_suffix('\\') {
+            Some(text) => (text, true),
+            None => (line, false),
+        };
+        pending.push(' ');
+        pending.push_str(text);
+        if !more {
+            let command = pending.split_whitespace().collect::<Vec<_>>().join(" ");
+            pending.clear();
+            if !command.is_empty() {
+                found.push(command);
+            }
+        }
+    }
+    found
+}
+
+/// The entry of the table that says most of the command's beginning.
+fn entry(command: &str) -> Option<usize> {
+    let fits = (0..TABLE.len()).filter(|&at| command.starts_with(TABLE[at].0));
+    fits.max_by_key(|&at| TABLE[at].0.len())
+}
+
+/// What is run in place of `command`, or why nothing is.
+fn shortened(page: &str, command: &str) -> Result<String, String> {
+    Ok(match entry(command).map(|at| &TABLE[at].1) {
+        None => command.to_string(),
+        Some(With(words)) => words.iter().fold(command.to_string(), |text, (from, to)| {
+            assert!(text.contains(from), "{page}: `{from}` is no longer in `{command}`: change the table");
+            text.replace(from, to)
+        }),
+        Some(Parsed(why)) => {
+            skipped(&format!("{page}: `{command}` was only parsed: {why}"));
+            format!("{command} --help")
+        }
+        Some(Not(why)) => return Err(format!("{page}: `{command}`: {why}")),
+    })
+}
+
+fn printed() -> Vec<(&'static str, String)> {
+    let text =
+        |page: &str| fs::read_to_string(repository().join(page)).unwrap_or_else(|e| panic!("{page}: {e}"));
+    PAGES.iter().flat_map(|page| commands(&text(page)).into_iter().map(|c| (*page, c))).collect()
+}
+
+#[test]
+fn every_page_is_followed_and_every_line_of_the_table_is_of_use() {
+    let pages = fs::read_dir(repository().join("docs")).unwrap().flatten();
+    for page in pages.filter(|p| p.path().extension().is_some_and(|e| e == "md")) {
+        let name = format!("docs/{}", page.file_name().to_str().unwrap());
+        assert!(PAGES.contains(&name.as_str()), "{name} is not among the pages that are followed");
+    }
+    let used: Vec<usize> = printed().iter().filter_map(|(_, command)| entry(command)).collect();
+    for (at, (start, _)) in TABLE.iter().enumerate() {
+        assert!(used.contains(&at), "`{start}` is in the table and on no page");
+    }
+}
+
+#[test]
+fn commands_run_as_printed() {
+    let dir = tempfile::tempdir().unwrap();
+    let scratch = dir.path();
+    symlink(repository().join("scripts"), scratch.join("scripts")).unwrap();
+    // A page may add to the manifests, so these are a copy.
+    let copied = Command::new("cp").arg("-r").arg(repository().join("deploy")).arg(scratch).status().unwrap();
+    assert!(copied.success());
+    images::tree(&scratch.join("data"), 10, 7, 72);
+    let kubectl = Command::new("kubectl").arg("version").arg("--client").output().is_ok();
+    for (page, command) in printed() {
+        let told = match shortened(page, &command) {
+            Ok(line) if line.starts_with("kubectl") && !kubectl => {
+                skipped(&format!("{page}: `{command}`: kubectl is not on the PATH"));
+                continue;
+            }
+            Ok(line) => run(scratch, &line),
+            Err(why) => {
+                skipped(&why);
+                continue;
+            }
+        };
+        if let Err(told) = told {
+            panic!("{page}: `{command}` does not run:\n{told}");
+        }
+    }
+}
+
+/// Runs a line in the folder, as a shell of a user would who has built the binaries.
+fn run(folder: &Path, line: &str) -> Result<(), String> {
+    let octrain = binary("octrain");
+    let path = format!("{}:{}", octrain.parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let output = Command::new("timeout")
+        .args(["900", "bash", "-euo", "pipefail", "-c", line])
+        .current_dir(folder)
+        .env("PATH", path)
+        .env("OCTRAIN_BIN", &octrain)
+        .output()
+        .unwrap();
+    let told = octrain_tests::run::said(&output);
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(format!("{line}\nended with {}\n{told}", output.status))
+    }
+}
+
+#[test]
+fn the_table_of_exit_codes_is_the_code_s() {
+    let source = fs::read_to_string(repository().join("coordinator/src/exit_code.rs")).unwrap();
+    let table: Vec<&str> =
+        source.lines().filter_map(|l| l.strip_prefix("//! ")).filter(|l| l.starts_with('|')).collect();
+    assert_eq!(table.len(), 8, "{table:?}");
+    let page = fs::read_to_string(repository().join("docs/operations.md")).unwrap();
+    assert!(
+        page.contains(&table.join("\n")),
+        "docs/operations.md does not have this table:\n{}",
+        table.join("\n")
+    );
+}
+
+#[test]
+fn commands_are_found_as_a_reader_finds_them() {
+    let page = "text `not this`\n```sh\none --a \\\n  --b 1     # why\n\n# a comment\ntwo && three\n```\nfour\n```\nfive\n```\n";
+    assert_eq!(commands(page), ["one --a --b 1", "two && three", "five"]);
+}
