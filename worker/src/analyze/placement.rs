@@ -1,6 +1,6 @@
 //! What is quantized in a network, and the same network with less of it quantized.
 
-use crate::graph::{Conv, Graph, GraphError, Linear, NodeId, Op};
+use crate::graph::{Conv, Graph, GraphError, Linear, Op};
 use crate::passes::{self, Decision, Settings};
 
 /// A node that computes with quantized inputs: what `--qat-skip` can leave in floating point.
@@ -43,18 +43,6 @@ impl Placement {
     }
 }
 
-/// The active quantizer whose value `value` is, through operators that hand values on.
-fn quantizer(graph: &Graph, mut value: NodeId) -> Option<&str> {
-    loop {
-        let node = graph.node(value);
-        match &node.op {
-            Op::Quantize(q) if q.active => return Some(&q.name),
-            Op::Quantize(_) | Op::MaxPool(_) | Op::Flatten | Op::Cast(_) => value = node.inputs[0],
-            _ => return None,
-        }
-    }
-}
-
 /// The layers of a graph that has gone through its passes, in its order.
 pub fn layers(graph: &Graph) -> Vec<Layer> {
     let consumers = graph.consumers();
@@ -67,7 +55,7 @@ pub fn layers(graph: &Graph) -> Vec<Layer> {
             _ => continue,
         };
         let mut quantizers: Vec<String> =
-            node.inputs.iter().filter_map(|&i| quantizer(graph, i)).map(str::to_string).collect();
+            node.inputs.iter().filter_map(|&i| graph.quantizer_behind(i)).map(|q| q.name.clone()).collect();
         quantizers.dedup();
         if weight.is_none() && quantizers.is_empty() {
             continue;

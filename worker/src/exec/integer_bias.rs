@@ -13,20 +13,6 @@ fn host(t: &Tensor) -> Result<Vec<f32>, tch::TchError> {
     Vec::<f32>::try_from(&t.f_to_device(Device::Cpu)?.f_contiguous()?.f_view([-1])?)
 }
 
-/// Index of the quantizer whose codes a layer reads, through operators that hand codes on.
-fn input_quantizer(graph: &Graph, weights: &Weights, mut value: NodeId) -> Option<usize> {
-    loop {
-        let node = graph.node(value);
-        match &node.op {
-            Op::Quantize(q) if q.active => {
-                return weights.layout.quantizers.iter().position(|n| n == &q.name);
-            }
-            Op::Quantize(_) | Op::MaxPool(_) | Op::Flatten => value = node.inputs[0],
-            _ => return None,
-        }
-    }
-}
-
 /// The BatchNorm that reads a convolution.
 fn batch_norm(graph: &Graph, conv: NodeId) -> Option<&BatchNorm> {
     graph.nodes.iter().find_map(|n| match &n.op {
@@ -54,7 +40,10 @@ fn moved(
     else {
         return Ok(None);
     };
-    let Some(input) = input_quantizer(graph, weights, node.inputs[0]) else { return Ok(None) };
+    let Some(quantizer) = graph.quantizer_behind(node.inputs[0]) else { return Ok(None) };
+    let unknown =
+        || ExecError::State { name: quantizer.name.clone(), what: "is not among the weights".into() };
+    let input = weights.layout.quantizers.iter().position(|n| n == &quantizer.name).ok_or_else(unknown)?;
     let get = |name: &str| {
         let missing = || ExecError::State { name: name.into(), what: "is not among the weights".into() };
         weights.get(name).ok_or_else(missing)
@@ -104,4 +93,72 @@ pub(super) fn round_biases(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Amp, DataLayout, Target};
+    use crate::exec::{Prepared, initialise};
+    use crate::{models, passes};
+    use tch::Kind;
+
+    /// ResNet20 for ONNX Runtime as training and evaluation have it, with every pass of that precision.
+    fn trained(amp: Amp) -> Graph {
+        let settings = passes::Settings {
+            target: Target::Onnxruntime,
+            skip: Vec::new(),
+            weight_bits: 8,
+            amp,
+            layout: DataLayout::Nhwc,
+        };
+        let on = |p: &passes::Pass| passes::Decision {
+            name: p.name.into(),
+            on: p.name != "fold-batch-norm",
+            reason: "test".into(),
+        };
+        let decisions: Vec<_> = passes::PASSES.iter().map(on).collect();
+        let graph = models::build("ResNet20", [3, 32, 32], 10).unwrap();
+        passes::run(graph, &decisions, &settings, |_, _| {}).unwrap()
+    }
+
+    /// Shifts of all BatchNorms: as they are, and as an evaluation uses them.
+    fn shifts(graph: &Graph) -> Vec<(String, Tensor, Tensor)> {
+        let mut weights = Weights::zeros(graph, true, Device::Cpu);
+        initialise(&mut weights, 3, false);
+        let _ = weights.ranges.fill_(2.5);
+        let layout = weights.layout.clone();
+        for (slot, t) in layout.trainable.iter().zip(weights.trainable()) {
+            if slot.name.ends_with("bias") {
+                let wave: Vec<f32> = (0..slot.len).map(|i| ((i * 37) % 17) as f32 / 17.0 - 0.45).collect();
+                let _guard = tch::no_grad_guard();
+                let mut t = t;
+                t.copy_(&Tensor::from_slice(&wave).view_as(&t));
+            }
+        }
+        let prepared = Prepared::new(graph, &weights, true, false).unwrap();
+        let norms = graph.nodes.iter().filter_map(|n| match &n.op {
+            Op::BatchNorm(b) => Some(b.beta.clone()),
+            _ => None,
+        });
+        norms
+            .map(|name| {
+                let i = layout.trainable_index(&name).unwrap();
+                (name, weights.trainable()[i].copy(), prepared.leaves[i].copy())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn mixed_precision_rounds_every_bias_to_the_grid_that_fp32_rounds_it_to() {
+        let float = shifts(&trained(Amp::Off));
+        assert_eq!(float.len(), 21);
+        for amp in [Amp::Bf16, Amp::Fp16] {
+            for ((name, master, want), (_, _, got)) in float.iter().zip(shifts(&trained(amp))) {
+                assert_eq!(got.kind(), Kind::Float, "{name}");
+                assert!(!want.equal(master), "{name} is not rounded");
+                assert!(got.equal(want), "{amp:?}: {name} is rounded to another grid, or not at all");
+            }
+        }
+    }
 }

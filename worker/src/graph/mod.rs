@@ -93,6 +93,19 @@ impl Graph {
         })
     }
 
+    /// The active quantizer whose codes `value` carries: its own, or one before it through operators that change no
+    /// code (observers that do not quantize, max pooling, flattening, the cast of mixed precision).
+    pub fn quantizer_behind(&self, mut value: NodeId) -> Option<&Quantizer> {
+        loop {
+            let node = self.node(value);
+            match &node.op {
+                Op::Quantize(q) if q.active => return Some(q),
+                Op::Quantize(_) | Op::MaxPool(_) | Op::Flatten | Op::Cast(_) => value = node.inputs[0],
+                _ => return None,
+            }
+        }
+    }
+
     /// Types all values anew and checks the whole graph; passes end with it.
     pub fn retype(mut self) -> Result<Graph, GraphError> {
         for i in 0..self.nodes.len() {
