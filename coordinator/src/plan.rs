@@ -31,8 +31,6 @@ pub fn build(job_id: &str, generation: u64, facts: &JobFacts) -> Result<BuildPla
         passes: s.passes,
         settings: s.settings,
         bucket_bytes: s.bucket_bytes,
-        communication_dtype: s.communication_dtype.into(),
-        overlap: s.overlap,
         microbatches: s.microbatches,
         microbatch_size: s.microbatch_size,
         total_steps: s.total_steps,

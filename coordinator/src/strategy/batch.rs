@@ -38,7 +38,7 @@ pub(super) fn decide(
     }
     let (global, reason) = match s.global_batch_size {
         Some(g) => (g, format!("--global-batch-size {g} / --batch-size {batch}")),
-        None => (batch * world, "one per worker (no --global-batch-size)".to_string()),
+        None => (batch.saturating_mul(world), "one per worker (no --global-batch-size)".to_string()),
     };
     let microbatches = global / batch;
     if global % batch != 0 {
@@ -57,7 +57,7 @@ pub(super) fn decide(
             ),
         ),
     };
-    let (total_steps, steps_value, steps_reason) = steps(s, global, train_images)?;
+    let (total_steps, steps_value, steps_reason) = steps(s, global, world, train_images)?;
     Ok(Batch {
         microbatches,
         microbatch_size: batch,
@@ -72,13 +72,37 @@ pub(super) fn decide(
     })
 }
 
-fn steps(s: &JobSettings, global: u64, images: u64) -> Result<(u64, String, String), StrategyError> {
+/// What to say instead of a global batch that is more than the training images.
+fn fitting(s: &JobSettings, world: u64, images: u64) -> String {
+    let batch = s.batch_size;
+    match s.global_batch_size {
+        _ if images < world => {
+            format!("that is less than one each for {world} workers; use at most {images}")
+        }
+        Some(_) if batch * world <= images => {
+            format!("--global-batch-size {} fits", images / batch * batch)
+        }
+        Some(_) => {
+            let batch = images / world;
+            format!("--batch-size {batch} with --global-batch-size {} fits", batch * world)
+        }
+        None if world == 1 => format!("--batch-size {images} fits, and a smaller one trains better"),
+        None => format!("--batch-size {} fits, for {world} workers", images / world),
+    }
+}
+
+fn steps(
+    s: &JobSettings,
+    global: u64,
+    world: u64,
+    images: u64,
+) -> Result<(u64, String, String), StrategyError> {
     if images == 0 {
         return Ok((0, "unknown".into(), "training images are not counted yet".into()));
     }
     let per_epoch = images / global;
     if per_epoch == 0 {
-        return Err(StrategyError::NoStep { global, images });
+        return Err(StrategyError::NoStep { global, images, fits: fitting(s, world, images) });
     }
     let all = per_epoch * s.epochs;
     let of_epochs = format!(

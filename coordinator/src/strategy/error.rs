@@ -84,13 +84,15 @@ pub enum StrategyError {
     },
     /// Not one step fits.
     #[error(
-        "a global batch is {global} images but there are only {images} training images, so not one step fits: lower --batch-size or --global-batch-size"
+        "a global batch is {global} images but there are only {images} training images, so not one step fits: {fits}"
     )]
     NoStep {
         /// Global batch.
         global: u64,
         /// Training images.
         images: u64,
+        /// What would fit.
+        fits: String,
     },
     /// Number out of range.
     #[error("--{flag} is {value}: {want}")]

@@ -22,8 +22,8 @@ pub use settings::{Amp, DataLayout, DeviceChoice, JobSettings, Observer, Target}
 
 use crate::ranks::natural;
 use octrain_proto::v1::{
-    Backend, CommDtype, Determinism, Device, JobSpec, LossScaling, MemoryLayout, ModelFacts, PassDecision,
-    Precision, Purpose, QatRecipe, Setting, WorkerFacts,
+    Backend, Determinism, Device, JobSpec, LossScaling, MemoryLayout, ModelFacts, PassDecision, Precision,
+    Purpose, QatRecipe, Setting, WorkerFacts,
 };
 
 /// What strategy is decided from.
@@ -56,10 +56,6 @@ pub struct Strategy {
     pub settings: Vec<Setting>,
     /// Gradient bucket in bytes.
     pub bucket_bytes: u64,
-    /// What gradients travel in.
-    pub communication_dtype: CommDtype,
-    /// Communication starts before backward has ended.
-    pub overlap: bool,
     /// M.
     pub microbatches: u64,
     /// b.
@@ -121,19 +117,8 @@ pub fn decide(facts: &JobFacts) -> Result<Strategy, StrategyError> {
     settings.extend(batch.settings);
     let (bucket_bytes, reason) = buckets(&s, &model, backend)?;
     settings.push(setting("bucket-bytes", bucket_bytes, reason));
-    settings.push(setting(
-        "communication-dtype",
-        "fp32",
-        "gradients are summed in FP32, whatever they were computed in",
-    ));
-    let reason = match backend {
-        Backend::Local => "one worker: nothing to overlap with",
-        _ => "gradients are reduced after backward, bucket by bucket",
-    };
-    settings.push(setting("overlap", "off", reason));
 
-    let (qat, qat_settings) =
-        qat::decide(&s, &model, batch.microbatches * batch.microbatch_size, batch.total_steps)?;
+    let (qat, qat_settings) = qat::decide(&s, &model, batch.total_steps)?;
     settings.extend(qat_settings);
 
     let (threads, reason) = threads(&s, &workers);
@@ -156,8 +141,6 @@ pub fn decide(facts: &JobFacts) -> Result<Strategy, StrategyError> {
         passes: passes::decide(&s, &model, purpose),
         settings,
         bucket_bytes,
-        communication_dtype: CommDtype::Fp32,
-        overlap: false,
         microbatches: batch.microbatches,
         microbatch_size: batch.microbatch_size,
         total_steps: batch.total_steps,

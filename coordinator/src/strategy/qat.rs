@@ -11,7 +11,6 @@ pub fn freeze_step(part: f64, total_steps: u64) -> Option<u64> {
 pub(super) fn decide(
     s: &JobSettings,
     model: &ModelFacts,
-    global_batch: u64,
     total_steps: u64,
 ) -> Result<(Option<QatRecipe>, Vec<Setting>), StrategyError> {
     if !s.qat {
@@ -33,14 +32,11 @@ pub(super) fn decide(
         }
         .into(),
         calibration_images: s.qat_calibration_images,
-        calibration_steps: s.qat_calibration_images.div_ceil(global_batch),
         freeze_observers_step: if held { Some(0) } else { freeze_step(s.qat_freeze_observers, total_steps) },
         freeze_bn_step: freeze_step(s.qat_freeze_bn, total_steps),
         observer_momentum: s.qat_observer_momentum,
         pass_through: s.qat_pass_through,
         skip: s.qat_skip.clone(),
-        weights: format!("int{} symmetric per output channel", s.qat_weight_bits),
-        activations,
         observer: observer.into(),
         percentile: s.qat_percentile,
         weight_bits: s.qat_weight_bits,
@@ -66,15 +62,16 @@ pub(super) fn decide(
     let settings = vec![
         setting("qat", "on", "--qat"),
         setting("quant-target", target_name(s.target), format!("--target: {skipped}")),
-        setting("quant-weights", &recipe.weights, format!("--qat-weight-bits {}", s.qat_weight_bits)),
-        setting("quant-activations", &recipe.activations, "--qat-observer and --qat-learn-scales"),
         setting(
-            "calibration-steps",
-            recipe.calibration_steps,
-            format!(
-                "--qat-calibration-images {} in global batches of {global_batch}",
-                s.qat_calibration_images
-            ),
+            "quant-weights",
+            format!("int{} symmetric per output channel", s.qat_weight_bits),
+            format!("--qat-weight-bits {}", s.qat_weight_bits),
+        ),
+        setting("quant-activations", activations, "--qat-observer and --qat-learn-scales"),
+        setting(
+            "calibration-images",
+            recipe.calibration_images,
+            "--qat-calibration-images, in whole microbatches, before the first step",
         ),
         setting(
             "observers-freeze-step",

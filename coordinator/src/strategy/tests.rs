@@ -136,7 +136,11 @@ fn batches() {
     assert_eq!(error(json!({"batch-size": 0})), StrategyError::EmptyBatch);
     assert_eq!(
         error(json!({"global-batch-size": 51_200})),
-        StrategyError::NoStep { global: 51_200, images: 50_000 }
+        StrategyError::NoStep {
+            global: 51_200,
+            images: 50_000,
+            fits: "--global-batch-size 49984 fits".into()
+        }
     );
     assert!(matches!(error(json!({"global-batch-size": 0})), StrategyError::TooFewMicrobatches { .. }));
 }
@@ -174,7 +178,7 @@ fn the_qat_recipe() {
     let s = decide(&facts(json!({"max-steps": 100, "qat": true, "target": "tensorrt"}), two())).unwrap();
     let q = s.qat.clone().unwrap();
     assert_eq!(q.target(), octrain_proto::v1::QuantTarget::Tensorrt);
-    assert_eq!((q.calibration_images, q.calibration_steps), (512, 8));
+    assert_eq!((q.calibration_images, of(&s, "calibration-images").0.as_str()), (512, "512"));
     assert_eq!((q.freeze_observers_step, q.freeze_bn_step), (Some(80), Some(90)));
     assert_eq!(of(&s, "quant-target").0, "tensorrt");
     let s = decide(&facts(json!({"qat": true, "qat-freeze-observers": 1.0}), two())).unwrap();

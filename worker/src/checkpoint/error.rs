@@ -52,6 +52,14 @@ pub enum CheckpointError {
         /// Format known.
         known: u32,
     },
+    /// A file of PyTorch's, which is a program in disguise.
+    #[error(
+        "`{path}` is a PyTorch pickle, not a safetensors file; make one from it with Python: import torch, safetensors.torch; d = torch.load('{path}', map_location='cpu', weights_only=True); d = d.get('state_dict', d); safetensors.torch.save_file({{k: v.contiguous() for k, v in d.items()}}, 'weights.safetensors'), then give --from-pretrained-params weights.safetensors"
+    )]
+    Pickle {
+        /// The file.
+        path: PathBuf,
+    },
     /// Does not fit this run.
     #[error("checkpoint `{path}` does not fit this run: {what} is {found} there and {wanted} here{hint}")]
     Other {

@@ -189,6 +189,10 @@ pub fn load(folder: &Path) -> Result<Snapshot, CheckpointError> {
 pub fn load_weights(path: &Path) -> Result<State, CheckpointError> {
     if path.is_file() {
         let bytes = fs::read(path).map_err(CheckpointError::io("read", path))?;
+        // What torch.save writes: a ZIP archive since version 1.6, a bare pickle before.
+        if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(&[0x80, 2]) {
+            return Err(CheckpointError::Pickle { path: path.into() });
+        }
         return tensors::decode(&bytes, path);
     }
     let folder = find(path, Which::Auto)?;

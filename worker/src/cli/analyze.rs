@@ -1,13 +1,13 @@
 //! `octrain analyze`: which layers quantization hurts, why, and which to leave in floating point.
 
 use super::export::placement;
-use super::{Exit, checkpoint_base};
+use super::{Exit, checkpoint_base, output};
 use crate::analyze::{AnalyzeError, Calibration, Network, Ranges, Report, Subject, calibrate, html, propose};
 use crate::checkpoint::{self, Manifest};
 use crate::config::{Augmentation, RunConfig, Target};
-use crate::data::{DataConfig, Dataset, EvalLoader, Geometry, Sharding, Split};
+use crate::data::{DataConfig, Dataset, EvalLoader, Geometry, Names, Sharding, Split, Wanted};
 use crate::metrics::ReportFile;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -74,14 +74,21 @@ fn failed(e: AnalyzeError) -> anyhow::Error {
 /// The checkpoint's data, prepared as it is for evaluation.
 struct Images {
     run: RunConfig,
-    classes: usize,
+    classes: Vec<String>,
 }
 
 impl Images {
     fn open(&self, split: Split) -> Result<Arc<Dataset>> {
         let run = &self.run;
-        let data = Dataset::open(&run.image_root, split, self.classes, run.image_shape, run.synthetic_images);
-        Ok(Arc::new(data.map_err(Exit::configuration)?))
+        let names = Names::Known {
+            names: &self.classes,
+            whose: "the checkpoint",
+            remedy: "give the data it was trained on, or data with the same classes (--image-root)",
+        };
+        let data = Dataset::open(split, &Wanted { names, ..Wanted::of(run) });
+        let data = data.map_err(Exit::configuration)?;
+        tracing::info!("{}", data.found);
+        Ok(Arc::new(data))
     }
 
     fn config(&self, batch: usize) -> DataConfig {
@@ -140,7 +147,7 @@ pub fn main(args: &AnalyzeArgs) -> Result<u8> {
         checkpoint_base::find(&args.from_checkpoint, args.last_epoch_of_checkpoint.as_deref())?;
     let state = checkpoint::load(&folder).map_err(Exit::configuration)?.model;
     manifest.config = configuration(args, &manifest);
-    let images = Images { run: manifest.config.clone(), classes: manifest.class_names.len() };
+    let images = Images { run: manifest.config.clone(), classes: manifest.class_names.clone() };
     let val = images.open(Split::Val)?;
     let network = Network::new(placement(&manifest)?, &state).map_err(failed)?;
     let subject = Subject {
@@ -167,7 +174,7 @@ pub fn main(args: &AnalyzeArgs) -> Result<u8> {
         report.json().iter().try_for_each(|line| file.write(line))?;
     }
     if let Some(path) = &args.html {
-        checkpoint::write_atomic(path, html(&report).as_bytes()).context("cannot write --html")?;
+        output::write("--html", path, html(&report).as_bytes())?;
         println!("{}", path.display());
     }
     Ok(0)

@@ -1,6 +1,6 @@
 //! `octrain export`: a checkpoint as an ONNX file for one runtime.
 
-use super::{Exit, checkpoint_base};
+use super::{Exit, checkpoint_base, output};
 use crate::analyze::Placement;
 use crate::checkpoint::{self, Manifest, State};
 use crate::config::{Amp, DeviceKind, RunConfig};
@@ -8,7 +8,7 @@ use crate::export::{FloatType, Options, Profile, emit, scale_table};
 use crate::graph::Graph;
 use crate::session::{Purpose, job_spec};
 use crate::{models, trainer};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use prost::Message;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -126,10 +126,10 @@ pub fn main(args: &ExportArgs) -> Result<u8> {
     let metadata = metadata(&folder, &manifest, args.profile, &graph, &state)?;
     let exported = emit(&graph, &state, options, metadata).map_err(Exit::configuration)?;
     let bytes = exported.model.encode_to_vec();
-    checkpoint::write_atomic(&args.output, &bytes)?;
+    output::write("--output", &args.output, &bytes)?;
     if let Some(path) = &args.scale_table {
         let table = serde_json::to_string_pretty(&scale_table(&graph, &state))?;
-        checkpoint::write_atomic(path, table.as_bytes()).context("cannot write --scale-table")?;
+        output::write("--scale-table", path, table.as_bytes())?;
     }
     println!("{} ({} KiB, profile {})", args.output.display(), bytes.len() / 1024, args.profile.name());
     for (node, why) in &exported.fp32_nodes {

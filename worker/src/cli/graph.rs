@@ -3,7 +3,7 @@
 use super::Exit;
 use super::args::RunFlags;
 use super::plan::local_plan;
-use crate::config::RunConfig;
+use crate::config::{RunConfig, UNTOLD_CLASSES};
 use crate::session::{Purpose, job_spec};
 use crate::{models, passes, trainer};
 use anyhow::Result;
@@ -50,7 +50,13 @@ pub struct GraphArgs {
 /// Runs the command.
 pub fn main(args: &GraphArgs, matches: &ArgMatches) -> Result<u8> {
     let (config, _) = args.flags.resolve(&RunConfig::default(), matches)?;
-    let built = models::build(&config.model_arch_name, config.image_shape, config.num_of_class);
+    let classes = config.num_of_class.unwrap_or_else(|| {
+        tracing::info!(
+            "{UNTOLD_CLASSES} classes, as there is no data here to count them: --num-of-class says otherwise"
+        );
+        UNTOLD_CLASSES
+    });
+    let built = models::build(&config.model_arch_name, config.image_shape, classes);
     let graph = built.map_err(Exit::configuration)?;
     let purpose = match args.wanted {
         For::Train => Purpose::Train,

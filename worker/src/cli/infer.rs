@@ -2,12 +2,12 @@
 
 use super::Exit;
 use crate::config::{Augmentation, RunConfig};
-use crate::data::{DataConfig, Dataset, EvalLoader, Geometry, Sharding, Split};
+use crate::data::{DataConfig, Dataset, EvalLoader, Geometry, Names, Sharding, Split, Wanted};
 use crate::engine::{self, Engine, EngineKind, Latency, ModelInfo};
 use crate::metrics::ReportFile;
 use anyhow::Result;
 use serde_json::{Map, Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -24,6 +24,9 @@ pub struct InferArgs {
     /// Data to measure accuracy on: `digits`, or a folder with `val/<class>/`.
     #[arg(long, value_name = "DATA")]
     pub image_root: Option<String>,
+    /// Measure on data that lacks some of the file's classes.
+    #[arg(long)]
+    pub allow_missing_classes: bool,
     /// Images of a batch.
     #[arg(long, default_value_t = 32)]
     pub batch_size: usize,
@@ -61,8 +64,18 @@ pub struct Accuracy {
     pub latency: Latency,
 }
 
-/// The validation set as the model wants its images.
-pub fn loader(info: &ModelInfo, root: &str, batch: usize, limit: Option<usize>) -> Result<EvalLoader> {
+/// What to do about data with other classes than a file.
+const OTHER_CLASSES: &str = "give data with the classes it was trained on (--image-root); where the data only lacks some of them, --allow-missing-classes measures on the others";
+
+/// The validation set `root` as the model `file` wants its images, labelled by the file's classes.
+pub fn loader(
+    info: &ModelInfo,
+    file: &Path,
+    root: &str,
+    allow_missing_classes: bool,
+    batch: usize,
+    limit: Option<usize>,
+) -> Result<EvalLoader> {
     let p = info.preprocessing.as_ref().ok_or_else(|| {
         Exit::configuration(
             "the model does not say how its images are prepared; files of `octrain export` do",
@@ -86,8 +99,14 @@ pub fn loader(info: &ModelInfo, root: &str, batch: usize, limit: Option<usize>) 
         threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         max_corrupt: None,
     };
-    let data = Dataset::open(root, Split::Val, info.classes, info.image_shape, run.synthetic_images);
+    let names = info.class_names.as_deref().filter(|names| names.len() == info.classes).ok_or_else(|| {
+        Exit::configuration("the model does not say the names of its classes; files of `octrain export` do")
+    })?;
+    let whose = file.display().to_string();
+    let names = Names::Known { names, whose: &whose, remedy: OTHER_CLASSES };
+    let data = Dataset::open(Split::Val, &Wanted { names, allow_missing_classes, ..Wanted::of(&run) });
     let data = data.map_err(Exit::configuration)?;
+    tracing::info!("{}", data.found);
     Ok(EvalLoader::new(Arc::new(data), config, limit)?)
 }
 
@@ -136,7 +155,8 @@ pub fn main(args: &InferArgs) -> Result<u8> {
         }
     };
     let info = ModelInfo::read(&args.model).map_err(Exit::configuration)?;
-    let loader = root.map(|r| loader(&info, r, args.batch_size, None)).transpose()?;
+    let allow = args.allow_missing_classes;
+    let loader = root.map(|r| loader(&info, &args.model, r, allow, args.batch_size, None)).transpose()?;
     let mut engine = engine::load(args.engine, &args.model, &info, args.batch_size, args.threads)?;
     let precision = if info.profile.as_deref().is_none_or(|p| p == "fp32") { "FP32" } else { "INT8" };
     let mut report = Map::new();

@@ -11,6 +11,7 @@ mod graph;
 mod infer;
 mod launch;
 mod local;
+mod output;
 mod plan;
 mod quickstart;
 mod recipe;

@@ -46,6 +46,7 @@ pub fn main(args: &PlanArgs, matches: &ArgMatches) -> Result<u8> {
     let (config, _) = args.flags.resolve(&RunConfig::default(), matches)?;
     let job = Job::open(&config).map_err(Exit::configuration)?;
     let spec = job.spec(&config).map_err(Exit::configuration)?;
+    job.found().for_each(|found| tracing::info!("{found}"));
     print!("{}", plan::render(&local_plan(&config, spec)?));
     Ok(0)
 }

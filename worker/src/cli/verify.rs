@@ -2,7 +2,7 @@
 
 use super::export::trained_graph;
 use super::infer::loader;
-use super::{Exit, checkpoint_base};
+use super::{Exit, checkpoint_base, output};
 use crate::checkpoint::{self, Manifest};
 use crate::data::EvalLoader;
 use crate::engine::{self, EngineKind, ModelInfo};
@@ -11,7 +11,7 @@ use crate::export::onnx::ModelProto;
 use crate::launcher::EXIT_ERROR;
 use crate::metrics::ReportFile;
 use crate::verify::{Layers, Limits, Report, TrainedGraph, html, sort_kernels};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::ValueEnum;
 use prost::Message;
 use std::path::{Path, PathBuf};
@@ -37,6 +37,9 @@ pub struct VerifyArgs {
     /// `digits`, or a folder with `val/<class>/`; not given: the data of the checkpoint.
     #[arg(long, value_name = "DATA")]
     pub image_root: Option<String>,
+    /// Compare on data that lacks some of the file's classes.
+    #[arg(long)]
+    pub allow_missing_classes: bool,
     /// Images of a batch.
     #[arg(long, default_value_t = 50)]
     pub batch_size: usize,
@@ -73,7 +76,8 @@ fn profile_of(args: &VerifyArgs, info: &ModelInfo, folder: &Path, manifest: &Man
             args.model.display()
         ))
     })?;
-    if info.image_shape != manifest.image_shape || info.classes != manifest.class_names.len() {
+    let same = info.class_names.as_ref() == Some(&manifest.class_names);
+    if info.image_shape != manifest.image_shape || info.classes != manifest.class_names.len() || !same {
         let message = format!("{} was not exported from {}", args.model.display(), folder.display());
         return Err(Exit::configuration(message).into());
     }
@@ -162,13 +166,12 @@ pub fn main(args: &VerifyArgs) -> Result<u8> {
         batch_size: args.batch_size,
         ..Report::default()
     };
-    let images = loader(&info, root, args.batch_size, args.max_images)?;
-    compare_predictions(args, &graph, &info, images, &mut report)?;
+    let images = |limit| loader(&info, &args.model, root, args.allow_missing_classes, args.batch_size, limit);
+    compare_predictions(args, &graph, &info, images(args.max_images)?, &mut report)?;
     let nodes = engine::profile(args.engine, &args.model, &info, args.batch_size)?;
     report.kernels = sort_kernels(&nodes, graph.graph());
     if args.layer_images > 0 && profile.target().is_some() {
-        let images = loader(&info, root, args.batch_size, Some(args.layer_images))?;
-        compare_layers(args, &graph, images, &mut report)?;
+        compare_layers(args, &graph, images(Some(args.layer_images))?, &mut report)?;
     }
     print!("{}", report.text(LISTED));
     if let Some(path) = &args.report_file {
@@ -177,7 +180,7 @@ pub fn main(args: &VerifyArgs) -> Result<u8> {
     let limits = Limits { max_disagreement: args.max_disagreement, min_lsb_within_1: args.min_lsb_within_1 };
     if let Some(path) = &args.html {
         let page = html(&report, &nodes, &limits);
-        checkpoint::write_atomic(path, page.as_bytes()).context("cannot write --html")?;
+        output::write("--html", path, page.as_bytes())?;
     }
     let failures = report.failures(&limits);
     if failures.is_empty() {

@@ -1,5 +1,6 @@
 //! Flags and TOML to one validated [`RunConfig`], before anything binds or allocates.
 
+mod numbers;
 mod resolve;
 mod run_config;
 mod validate;

@@ -1,6 +1,7 @@
 //! Defaults, then the file, then the flags: the later wins.
 
 use super::RunConfig;
+use super::numbers::numbers;
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 use serde_json::{Map, Value};
@@ -47,7 +48,9 @@ fn read_file(path: &Path) -> Result<Map<String, Value>, ConfigError> {
         std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
     let wrong = |why: String| ConfigError::File { path: path.into(), why };
     // Read twice: once for the checks and their messages, once for the keys that are there.
-    toml::from_str::<RunConfig>(&text).map_err(|e| wrong(e.to_string()))?;
+    let config = toml::from_str::<RunConfig>(&text).map_err(|e| wrong(e.to_string()))?;
+    // Before they are merged: what JSON has no word for, NaN and infinity, would get lost on the way.
+    numbers(&config).map_err(|e| wrong(e.to_string()))?;
     let keys: toml::Table = text.parse().map_err(|e: toml::de::Error| wrong(e.to_string()))?;
     match serde_json::to_value(keys) {
         Ok(Value::Object(map)) => Ok(map),
@@ -74,6 +77,7 @@ pub fn resolve(
             merged.insert(key, value);
         }
     }
+    numbers(parsed)?;
     for (key, value) in table(parsed) {
         let id = key.replace('-', "_");
         if matches.value_source(&id) == Some(ValueSource::CommandLine) {
@@ -150,6 +154,27 @@ mod tests {
         assert_eq!(config.qat_skip, ["conv1"]);
         assert!(given.contains("lr") && given.contains("qat") && !given.contains("momentum"));
         assert!(!run(&["--qat", "no"], Some(file)).unwrap().0.qat);
+    }
+
+    #[test]
+    fn numbers_that_are_none_are_named_from_flags_and_from_files() {
+        for (flag, value) in [
+            ("--lr", "nan"),
+            ("--lr", "inf"),
+            ("--lr", "-1"),
+            ("--weight-decay", "-0.1"),
+            ("--warmup-epochs", "NaN"),
+            ("--qat-percentile", "nan"),
+            ("--normalize-std", "1,-1,1"),
+        ] {
+            let told = run(&[flag, value], None).unwrap_err().to_string();
+            assert!(told.starts_with(&format!("{flag} is ")), "{flag} {value}: {told}");
+        }
+        for value in ["nan", "-1", "inf", "-inf"] {
+            let told = run(&[], Some(&format!("lr = {value:?}").replace('"', ""))).unwrap_err().to_string();
+            assert!(told.contains("run.toml") && told.contains("--lr is "), "{told}");
+        }
+        assert_eq!(run(&["--normalize-mean", "-1,0,0"], None).unwrap().0.normalize_mean[0], -1.0);
     }
 
     #[test]

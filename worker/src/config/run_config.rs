@@ -130,6 +130,9 @@ pub enum Augmentation {
     None,
 }
 
+/// Classes of a network where no data tells how many: those of ImageNet.
+pub const UNTOLD_CLASSES: usize = 1000;
+
 /// Everything that decides a run. One flat table; a TOML file has the same keys, flags win over the file.
 ///
 /// Units: sizes in pixels, times in epochs or steps as named, `weight-decay` as an L2 factor.
@@ -147,34 +150,40 @@ pub struct RunConfig {
     #[arg(long, help_heading = "Run", value_enum, default_value_t)]
     pub run_scope: RunScope,
     /// Epochs in all.
-    #[arg(long, help_heading = "Run", default_value_t = 90)]
+    #[arg(long, help_heading = "Run", default_value_t = 90, allow_negative_numbers = true)]
     pub epochs: u32,
     /// Checkpoint every so many epochs.
-    #[arg(long, help_heading = "Run", default_value_t = 1)]
+    #[arg(long, help_heading = "Run", default_value_t = 1, allow_negative_numbers = true)]
     pub save_interval: u32,
     /// Checkpoint also every so many steps (0: only at epochs).
-    #[arg(long, help_heading = "Run", default_value_t = 0)]
+    #[arg(long, help_heading = "Run", default_value_t = 0, allow_negative_numbers = true)]
     pub save_interval_steps: u64,
     /// Evaluate every so many epochs.
-    #[arg(long, help_heading = "Run", default_value_t = 1)]
+    #[arg(long, help_heading = "Run", default_value_t = 1, allow_negative_numbers = true)]
     pub eval_interval: u32,
     /// Log every so many steps.
-    #[arg(long, help_heading = "Run", default_value_t = 10)]
+    #[arg(long, help_heading = "Run", default_value_t = 10, allow_negative_numbers = true)]
     pub print_interval: u64,
     /// Stop after so many optimizer steps in all (0: no limit).
-    #[arg(long, help_heading = "Run", default_value_t = 0)]
+    #[arg(long, help_heading = "Run", default_value_t = 0, allow_negative_numbers = true)]
     pub max_steps: u64,
     /// Time steps only: no evaluation, no checkpoint.
     #[arg(long, help_heading = "Run", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set)]
     pub benchmark: bool,
     /// Steps timed by `benchmark`.
-    #[arg(long, help_heading = "Run", default_value_t = 100)]
+    #[arg(long, help_heading = "Run", default_value_t = 100, allow_negative_numbers = true)]
     pub benchmark_steps: u64,
     /// Steps before timing starts.
-    #[arg(long, help_heading = "Run", default_value_t = 100)]
+    #[arg(long, help_heading = "Run", default_value_t = 100, allow_negative_numbers = true)]
     pub benchmark_warmup_steps: u64,
     /// Seed of initialisation, order and augmentation.
-    #[arg(long, help_heading = "Run", default_value_t = 42, visible_alias = "dali-random-seed")]
+    #[arg(
+        long,
+        help_heading = "Run",
+        default_value_t = 42,
+        visible_alias = "dali-random-seed",
+        allow_negative_numbers = true
+    )]
     pub seed: u64,
     /// Use deterministic kernels only; an operation that has none is an error.
     #[arg(long, help_heading = "Run", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set)]
@@ -188,11 +197,12 @@ pub struct RunConfig {
     /// Name of the network, e.g. `ResNet50`.
     #[arg(long, help_heading = "Model", default_value = "ResNet50")]
     pub model_arch_name: String,
-    /// Number of classes.
-    #[arg(long, help_heading = "Model", default_value_t = 1000)]
-    pub num_of_class: usize,
-    /// Channels, height, width of an input image.
-    #[arg(long, help_heading = "Model", value_parser = parse_list::<usize, 3>, default_value = "4,224,224", value_name = "LIST")]
+    /// Number of classes (none: that of the data; 1000 where no data tells it). One that the data does not have is an
+    /// error.
+    #[arg(long, help_heading = "Model", allow_negative_numbers = true)]
+    pub num_of_class: Option<usize>,
+    /// Channels, height, width of an input image; a fourth channel is empty, for hardware that wants it.
+    #[arg(long, help_heading = "Model", value_parser = parse_list::<usize, 3>, default_value = "3,224,224", value_name = "LIST")]
     pub image_shape: [usize; 3],
     /// Start the last BatchNorm of every residual branch at gamma = 0.
     #[arg(long, help_heading = "Model", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set)]
@@ -203,75 +213,89 @@ pub struct RunConfig {
     #[arg(long, help_heading = "Data", default_value = "digits")]
     pub image_root: String,
     /// Images per microbatch.
-    #[arg(long, help_heading = "Data", default_value_t = 256)]
+    #[arg(long, help_heading = "Data", default_value_t = 256, allow_negative_numbers = true)]
     pub batch_size: usize,
     /// Images per optimizer step over all workers (none: `batch-size` times the number of workers).
-    #[arg(long, help_heading = "Data")]
+    #[arg(long, help_heading = "Data", allow_negative_numbers = true)]
     pub global_batch_size: Option<usize>,
     /// Side of the training and evaluation crop.
-    #[arg(long, help_heading = "Data", default_value_t = 224)]
+    #[arg(long, help_heading = "Data", default_value_t = 224, allow_negative_numbers = true)]
     pub crop_size: usize,
     /// Short side before the centre crop in evaluation.
-    #[arg(long, help_heading = "Data", default_value_t = 256)]
+    #[arg(long, help_heading = "Data", default_value_t = 256, allow_negative_numbers = true)]
     pub resize_short: usize,
     /// Training augmentation.
     #[arg(long, help_heading = "Data", value_enum, default_value_t)]
     pub augmentation: Augmentation,
     /// Border of `pad-crop` in pixels (none: 4; 2 for `pad-crop-no-flip`). Short trainings want less.
-    #[arg(long, help_heading = "Data")]
+    #[arg(long, help_heading = "Data", allow_negative_numbers = true)]
     pub crop_padding: Option<usize>,
     /// Smallest and largest area of the random-resized-crop.
-    #[arg(long, help_heading = "Data", value_parser = parse_list::<f32, 2>, default_value = "0.08,1", value_name = "LIST")]
+    #[arg(long, help_heading = "Data", value_parser = parse_list::<f32, 2>, default_value = "0.08,1", value_name = "LIST", allow_hyphen_values = true)]
     pub rand_crop_scale: [f32; 2],
     /// Smallest and largest aspect ratio of the random-resized-crop.
-    #[arg(long, help_heading = "Data", value_parser = parse_list::<f32, 2>, default_value = "0.75,1.3333333333333333", value_name = "LIST")]
+    #[arg(long, help_heading = "Data", value_parser = parse_list::<f32, 2>, default_value = "0.75,1.3333333333333333", value_name = "LIST", allow_hyphen_values = true)]
     pub rand_crop_ratio: [f32; 2],
     /// Factor on pixels before mean and deviation.
-    #[arg(long, help_heading = "Data", default_value_t = 1.0 / 255.0)]
+    #[arg(long, help_heading = "Data", default_value_t = 1.0 / 255.0, allow_negative_numbers = true)]
     pub normalize_scale: f32,
     /// Mean per channel, after scaling.
-    #[arg(long, help_heading = "Data", value_parser = parse_list::<f32, 3>, default_value = "0.485,0.456,0.406", value_name = "LIST")]
+    #[arg(long, help_heading = "Data", value_parser = parse_list::<f32, 3>, default_value = "0.485,0.456,0.406", value_name = "LIST", allow_hyphen_values = true)]
     pub normalize_mean: [f32; 3],
     /// Standard deviation per channel, after scaling.
-    #[arg(long, help_heading = "Data", value_parser = parse_list::<f32, 3>, default_value = "0.229,0.224,0.225", value_name = "LIST")]
+    #[arg(long, help_heading = "Data", value_parser = parse_list::<f32, 3>, default_value = "0.229,0.224,0.225", value_name = "LIST", allow_hyphen_values = true)]
     pub normalize_std: [f32; 3],
     /// Decode threads per worker (0: chosen from the cores).
-    #[arg(long, help_heading = "Data", default_value_t = 0, visible_alias = "dali-num-threads")]
+    #[arg(
+        long,
+        help_heading = "Data",
+        default_value_t = 0,
+        visible_alias = "dali-num-threads",
+        allow_negative_numbers = true
+    )]
     pub data_threads: usize,
     /// Corrupt images tolerated (none: 0.1 % of the set, at least 1).
-    #[arg(long, help_heading = "Data")]
+    #[arg(long, help_heading = "Data", allow_negative_numbers = true)]
     pub max_corrupt_images: Option<usize>,
+    /// Allow classes that have images in one of `train/` and `val/` only.
+    #[arg(long, help_heading = "Data", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set)]
+    pub allow_missing_classes: bool,
     /// Images of the `synthetic` source.
-    #[arg(long, help_heading = "Data", default_value_t = 1024)]
+    #[arg(long, help_heading = "Data", default_value_t = 1024, allow_negative_numbers = true)]
     pub synthetic_images: usize,
 
     // ---- optimizer
     /// Momentum of SGD.
-    #[arg(long, help_heading = "Optimizer", default_value_t = 0.875)]
+    #[arg(long, help_heading = "Optimizer", default_value_t = 0.875, allow_negative_numbers = true)]
     pub momentum: f64,
     /// Nesterov's form.
     #[arg(long, help_heading = "Optimizer", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set)]
     pub nesterov: bool,
     /// L2 factor.
-    #[arg(long, help_heading = "Optimizer", default_value_t = 3.0517578125e-05)]
+    #[arg(
+        long,
+        help_heading = "Optimizer",
+        default_value_t = 3.0517578125e-05,
+        allow_negative_numbers = true
+    )]
     pub weight_decay: f64,
     /// Decay BatchNorm's parameters and biases too.
     #[arg(long, help_heading = "Optimizer", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set)]
     pub bn_weight_decay: bool,
     /// Label smoothing.
-    #[arg(long, help_heading = "Optimizer", default_value_t = 0.1)]
+    #[arg(long, help_heading = "Optimizer", default_value_t = 0.1, allow_negative_numbers = true)]
     pub label_smoothing: f64,
     /// Schedule.
     #[arg(long, help_heading = "Optimizer", value_enum, default_value_t, ignore_case = true)]
     pub lr_scheduler: LrScheduler,
     /// Peak learning rate.
-    #[arg(long, help_heading = "Optimizer", default_value_t = 0.256)]
+    #[arg(long, help_heading = "Optimizer", default_value_t = 0.256, allow_negative_numbers = true)]
     pub lr: f64,
-    /// Linear warm-up, in epochs (fractions allowed).
-    #[arg(long, help_heading = "Optimizer", default_value_t = 5.0)]
-    pub warmup_epochs: f64,
+    /// Linear warm-up, in epochs, fractions allowed (none: 5, but at most a tenth of the run).
+    #[arg(long, help_heading = "Optimizer", allow_negative_numbers = true)]
+    pub warmup_epochs: Option<f64>,
     /// Learning rate at the start of warm-up.
-    #[arg(long, help_heading = "Optimizer", default_value_t = 0.0)]
+    #[arg(long, help_heading = "Optimizer", default_value_t = 0.0, allow_negative_numbers = true)]
     pub warmup_start_lr: f64,
 
     // ---- precision
@@ -279,7 +303,7 @@ pub struct RunConfig {
     #[arg(long, help_heading = "Precision", value_enum, default_value_t, num_args = 0..=1, default_missing_value = "fp16")]
     pub amp: Amp,
     /// Loss scale (start of the dynamic one).
-    #[arg(long, help_heading = "Precision", default_value_t = 1.0)]
+    #[arg(long, help_heading = "Precision", default_value_t = 1.0, allow_negative_numbers = true)]
     pub scale_loss: f64,
     /// Adjust the loss scale.
     #[arg(long, help_heading = "Precision", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set)]
@@ -296,16 +320,16 @@ pub struct RunConfig {
     #[arg(long, help_heading = "Quantization", value_enum, default_value_t)]
     pub target: Target,
     /// Images for calibration before the first QAT step.
-    #[arg(long, help_heading = "Quantization", default_value_t = 512)]
+    #[arg(long, help_heading = "Quantization", default_value_t = 512, allow_negative_numbers = true)]
     pub qat_calibration_images: usize,
     /// Part of the steps after which observers freeze (1: never).
-    #[arg(long, help_heading = "Quantization", default_value_t = 0.8)]
+    #[arg(long, help_heading = "Quantization", default_value_t = 0.8, allow_negative_numbers = true)]
     pub qat_freeze_observers: f64,
     /// Part of the steps after which BatchNorm statistics freeze (1: never).
-    #[arg(long, help_heading = "Quantization", default_value_t = 0.9)]
+    #[arg(long, help_heading = "Quantization", default_value_t = 0.9, allow_negative_numbers = true)]
     pub qat_freeze_bn: f64,
     /// Moving-average momentum of activation ranges: `range = m * range + (1 - m) * new`.
-    #[arg(long, help_heading = "Quantization", default_value_t = 0.9)]
+    #[arg(long, help_heading = "Quantization", default_value_t = 0.9, allow_negative_numbers = true)]
     pub qat_observer_momentum: f64,
     /// Let gradients through where values were clipped.
     #[arg(long, help_heading = "Quantization", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set)]
@@ -317,17 +341,17 @@ pub struct RunConfig {
     #[arg(long, help_heading = "Quantization", value_enum, default_value_t)]
     pub qat_observer: Observer,
     /// Percent of the absolute values within the range, for `--qat-observer percentile`.
-    #[arg(long, help_heading = "Quantization", default_value_t = 99.99)]
+    #[arg(long, help_heading = "Quantization", default_value_t = 99.99, allow_negative_numbers = true)]
     pub qat_percentile: f64,
     /// Bits of weight codes: 8, or 7 for CPUs without VNNI, whose 16-bit sums saturate otherwise.
-    #[arg(long, help_heading = "Quantization", default_value_t = 8)]
+    #[arg(long, help_heading = "Quantization", default_value_t = 8, allow_negative_numbers = true)]
     pub qat_weight_bits: u32,
     /// Learn activation ranges by gradient (LSQ), from where calibration puts them; observers then rest.
     #[arg(long, help_heading = "Quantization", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set)]
     pub qat_learn_scales: bool,
     /// Training images from which BatchNorm's statistics are estimated anew, under quantization, when they freeze
     /// (0: they stay as trained).
-    #[arg(long, help_heading = "Quantization", default_value_t = 0)]
+    #[arg(long, help_heading = "Quantization", default_value_t = 0, allow_negative_numbers = true)]
     pub qat_bn_images: usize,
     /// Train towards the logits of the floating-point network it starts from, besides the labels.
     #[arg(long, help_heading = "Quantization", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set)]
@@ -336,10 +360,10 @@ pub struct RunConfig {
     #[arg(long, help_heading = "Quantization")]
     pub qat_teacher: Option<PathBuf>,
     /// Part of the loss that follows the teacher, from 0 to 1.
-    #[arg(long, help_heading = "Quantization", default_value_t = 0.5)]
+    #[arg(long, help_heading = "Quantization", default_value_t = 0.5, allow_negative_numbers = true)]
     pub qat_distill_weight: f64,
     /// Temperature of teacher and student.
-    #[arg(long, help_heading = "Quantization", default_value_t = 4.0)]
+    #[arg(long, help_heading = "Quantization", default_value_t = 4.0, allow_negative_numbers = true)]
     pub qat_distill_temperature: f64,
 
     // ---- checkpoints
@@ -361,13 +385,13 @@ pub struct RunConfig {
     #[arg(long, help_heading = "Machine", value_enum, default_value_t)]
     pub device: DeviceKind,
     /// Workers on this host.
-    #[arg(long, help_heading = "Machine", default_value_t = 1)]
+    #[arg(long, help_heading = "Machine", default_value_t = 1, allow_negative_numbers = true)]
     pub nproc: usize,
     /// Compute threads per worker (0: cores / workers).
-    #[arg(long, help_heading = "Machine", default_value_t = 0)]
+    #[arg(long, help_heading = "Machine", default_value_t = 0, allow_negative_numbers = true)]
     pub threads: usize,
     /// Gradient bucket size in MiB.
-    #[arg(long, help_heading = "Machine", default_value_t = 25.0)]
+    #[arg(long, help_heading = "Machine", default_value_t = 25.0, allow_negative_numbers = true)]
     pub bucket_mib: f64,
 }
 
@@ -390,8 +414,8 @@ impl Default for RunConfig {
             deterministic: false,
             checks: false,
             model_arch_name: "ResNet50".into(),
-            num_of_class: 1000,
-            image_shape: [4, 224, 224],
+            num_of_class: None,
+            image_shape: [3, 224, 224],
             zero_gamma: false,
             image_root: "digits".into(),
             batch_size: 256,
@@ -407,6 +431,7 @@ impl Default for RunConfig {
             normalize_std: [0.229, 0.224, 0.225],
             data_threads: 0,
             max_corrupt_images: None,
+            allow_missing_classes: false,
             synthetic_images: 1024,
             momentum: 0.875,
             nesterov: false,
@@ -415,7 +440,7 @@ impl Default for RunConfig {
             label_smoothing: 0.1,
             lr_scheduler: LrScheduler::Cosine,
             lr: 0.256,
-            warmup_epochs: 5.0,
+            warmup_epochs: None,
             warmup_start_lr: 0.0,
             amp: Amp::Off,
             scale_loss: 1.0,

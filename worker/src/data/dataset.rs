@@ -1,7 +1,10 @@
 //! A set of labelled images, wherever they come from.
 
+use super::found::Found;
 use super::source::{Images, Split};
+use super::wanted::{Names, Wanted};
 use super::{DataError, digits, folder, synthetic};
+use crate::config::UNTOLD_CLASSES;
 use std::path::Path;
 
 /// Labelled images of one split.
@@ -9,35 +12,62 @@ pub struct Dataset {
     pub(super) images: Box<dyn Images>,
     /// Names of the classes, in the order of their labels.
     pub classes: Vec<String>,
-    /// Where it comes from, for messages.
-    pub root: String,
+    /// What was found, and what of it is not used.
+    pub found: Found,
 }
 
 impl Dataset {
-    /// Opens a split of `root`: `digits`, `synthetic` (with `synthetic_images` images of `shape` and `classes`
-    /// classes), or a folder with `train/<class>/` and `val/<class>/`. `classes` must be what is there.
-    pub fn open(
-        root: &str,
-        split: Split,
-        classes: usize,
-        shape: [usize; 3],
-        synthetic_images: usize,
-    ) -> Result<Dataset, DataError> {
-        let (images, names): (Box<dyn Images>, Vec<String>) = match root {
-            "digits" => (Box::new(digits::Digits::open(split)?), (0..10).map(|d| d.to_string()).collect()),
-            "synthetic" => (
-                Box::new(synthetic::Synthetic { images: synthetic_images, classes, side: shape[1], split }),
-                (0..classes).map(|c| format!("class{c}")).collect(),
-            ),
+    /// Opens a split. Its classes are those of the data, which must be what is wanted.
+    pub fn open(split: Split, wanted: &Wanted) -> Result<Dataset, DataError> {
+        let set = match wanted.root {
+            "digits" => {
+                let images = Box::new(digits::Digits::open(split)?);
+                Dataset::complete(split, wanted, images, (0..10).map(|d| d.to_string()).collect())?
+            }
+            "synthetic" => {
+                let names: Vec<String> = match wanted.names {
+                    Names::OfData => (0..UNTOLD_CLASSES).map(|c| format!("class{c}")).collect(),
+                    Names::Count(n) => (0..n).map(|c| format!("class{c}")).collect(),
+                    Names::Known { names, .. } => names.to_vec(),
+                };
+                let images = wanted.synthetic_images;
+                let images = synthetic::Synthetic { images, classes: names.len(), side: wanted.side, split };
+                Dataset::complete(split, wanted, Box::new(images), names)?
+            }
             path => {
-                let (folder, names) = folder::Folder::open(Path::new(path), split)?;
-                (Box::new(folder), names)
+                let folder::Opened { images, classes, found } = folder::open(Path::new(path), split, wanted)?;
+                Dataset { images: Box::new(images), classes, found }
             }
         };
-        if names.len() != classes {
-            return Err(DataError::Classes { root: root.into(), found: names.len(), wanted: classes });
+        let (root, found) = (wanted.root.to_string(), set.classes.len());
+        match wanted.names {
+            Names::Count(wanted) if wanted != found => Err(DataError::Classes { root, found, wanted }),
+            _ if found < 2 => Err(DataError::OneClass { root, names: set.classes.join(", ") }),
+            _ => Ok(set),
         }
-        Ok(Dataset { images, classes: names, root: root.into() })
+    }
+
+    /// A set whose source has images of all its classes.
+    fn complete(
+        split: Split,
+        wanted: &Wanted,
+        images: Box<dyn Images>,
+        classes: Vec<String>,
+    ) -> Result<Dataset, DataError> {
+        if let Names::Known { names, whose, remedy } = wanted.names
+            && names != classes
+        {
+            return Err(DataError::other_classes(wanted.root, whose, names, &classes, remedy));
+        }
+        let found = Found {
+            split,
+            root: wanted.root.into(),
+            images: images.len(),
+            classes: classes.len(),
+            absent: Vec::new(),
+            left_out: Default::default(),
+        };
+        Ok(Dataset { images, classes, found })
     }
 
     /// Number of images.

@@ -1,6 +1,8 @@
 //! What can be wrong with data.
 
-use std::path::PathBuf;
+use super::found::listed;
+use super::source::Split;
+use std::path::{Path, PathBuf};
 
 /// An error of the data; says where, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -15,43 +17,90 @@ pub enum DataError {
         /// Why not.
         why: String,
     },
+    /// No such half.
+    #[error(
+        "--image-root: `{path}` has no folder `{split}/`{has}; it must hold train/<class>/ and val/<class>/ with JPEG or PNG files{advice}"
+    )]
+    NoSplit {
+        /// The root.
+        path: PathBuf,
+        /// The half.
+        split: &'static str,
+        /// What is there instead.
+        has: String,
+        /// What else can be done.
+        advice: &'static str,
+    },
     /// Nothing in it.
     #[error(
-        "--image-root: `{path}` holds no {what}; it must have one folder per class with JPEG or PNG files"
+        "--image-root: `{path}` holds no {what}{}; it must have one folder per class with JPEG or PNG files",
+        if has.is_empty() { String::new() } else { format!(" (but {has})") }
     )]
     Empty {
         /// The folder.
         path: PathBuf,
         /// What was looked for.
         what: &'static str,
+        /// What was found.
+        has: String,
+    },
+    /// A class's name is not text.
+    #[error("--image-root: the name of `{path}` is not UTF-8; rename the folder, its name is the class's")]
+    Name {
+        /// The folder.
+        path: PathBuf,
     },
     /// Classes of the two halves differ.
-    #[error("`{path}` has a class `{class}` that `train/` does not have; both must hold the same classes")]
-    ForeignClass {
-        /// The validation folder.
+    #[error(
+        "`{path}` has classes in one half only: {alone}; add their images to the other half, take the folders away, or say --allow-missing-classes"
+    )]
+    OneSided {
+        /// The root.
         path: PathBuf,
-        /// The class.
-        class: String,
+        /// Which, where.
+        alone: String,
     },
-    /// Not as many classes as the network.
-    #[error("--num-of-class is {wanted}, but {root} has {found} classes: say --num-of-class {found}")]
+    /// The classes of the data are not those of a checkpoint or a file.
+    #[error("`{root}` has other classes than {whose}: {difference}; {remedy}")]
+    OtherClasses {
+        /// The data.
+        root: String,
+        /// Whose classes are wanted.
+        whose: String,
+        /// Which.
+        difference: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// Nothing to tell apart.
+    #[error("`{root}` has one class only ({names}); at least 2 are needed")]
+    OneClass {
+        /// Where.
+        root: String,
+        /// The class.
+        names: String,
+    },
+    /// Not as many classes as were told.
+    #[error(
+        "--num-of-class is {wanted}, but {root} has {found} classes: leave the flag out, or say --num-of-class {found}"
+    )]
     Classes {
         /// Where.
         root: String,
         /// Classes there.
         found: usize,
-        /// Classes of the network.
+        /// Classes told.
         wanted: usize,
     },
     /// Less than a global batch.
-    #[error(
-        "{images} training images do not fill one global batch of {global}; lower --batch-size or --global-batch-size"
-    )]
+    #[error("{images} training images do not fill one global batch of {global}: --batch-size {fits} fits")]
     TooFew {
         /// Images.
         images: usize,
         /// Global batch.
         global: usize,
+        /// The largest batch that fits.
+        fits: usize,
     },
     /// Too many images that cannot be read.
     #[error(
@@ -82,7 +131,79 @@ pub enum DataError {
     /// The loader's thread is gone or hangs.
     #[error("the data loader {0}")]
     Loader(String),
+    /// The loader's thread, or one that decodes for it, panicked. What it had not read yet was not read.
+    #[error("the data loader panicked: {0}; this is a fault of octrain, please report it")]
+    Panicked(String),
     /// libtorch refused.
     #[error("libtorch: {0}")]
     Torch(#[from] tch::TchError),
+}
+
+impl DataError {
+    /// Whether trying again with the same settings and data cannot help.
+    pub fn is_configuration(&self) -> bool {
+        !matches!(
+            self,
+            DataError::Corrupt { .. } | DataError::Loader(_) | DataError::Panicked(_) | DataError::Torch(_)
+        )
+    }
+
+    pub(super) fn missing(path: &Path, why: &str) -> Self {
+        DataError::Missing { path: path.into(), why: why.into() }
+    }
+
+    /// A root without one of its halves; says what it holds instead.
+    pub(super) fn no_split(root: &Path, split: Split) -> Self {
+        let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
+        let mut names: Vec<String> = entries
+            .filter(|e| e.path().is_dir())
+            .map(|e| e.file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        let has = match names.is_empty() {
+            true => String::new(),
+            false => format!(" (its folders: {})", listed(&names)),
+        };
+        let advice = match split {
+            Split::Train => "",
+            Split::Val => "; to train without evaluating, say --run-scope train_only",
+        };
+        DataError::NoSplit { path: root.into(), split: split.folder(), has, advice }
+    }
+
+    pub(super) fn one_sided(root: &Path, alone: [(Split, Vec<String>); 2]) -> Self {
+        let told: Vec<String> = alone
+            .iter()
+            .filter(|(_, names)| !names.is_empty())
+            .map(|(split, names)| format!("{}/ alone has {}", split.folder(), listed(names)))
+            .collect();
+        DataError::OneSided { path: root.into(), alone: told.join("; ") }
+    }
+
+    pub(super) fn other_classes(
+        root: &str,
+        whose: &str,
+        wanted: &[String],
+        here: &[String],
+        remedy: &'static str,
+    ) -> Self {
+        let without = |a: &[String], b: &[String]| -> Vec<String> {
+            a.iter().filter(|n| !b.contains(n)).cloned().collect()
+        };
+        let mut told = Vec::new();
+        for (names, what) in [(without(wanted, here), "lacks"), (without(here, wanted), "alone has")] {
+            if !names.is_empty() {
+                told.push(format!("the data {what} {}", listed(&names)));
+            }
+        }
+        if told.is_empty() {
+            told.push("the same names in another order".into());
+        }
+        DataError::OtherClasses {
+            root: root.into(),
+            whose: whose.into(),
+            difference: told.join("; "),
+            remedy,
+        }
+    }
 }

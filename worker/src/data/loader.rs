@@ -18,7 +18,8 @@ impl TrainLoader {
     pub fn new(dataset: Arc<Dataset>, config: DataConfig) -> Result<Self, DataError> {
         let (images, global) = (dataset.len(), config.sharding.global_batch());
         if images < global {
-            return Err(DataError::TooFew { images, global });
+            let fits = images / config.sharding.microbatches;
+            return Err(DataError::TooFew { images, global, fits });
         }
         let pool = pool(config.threads)?;
         Ok(Self { dataset, config, corrupt: Corrupt::default(), pool, epoch: None })
@@ -47,7 +48,8 @@ impl TrainLoader {
     /// The next microbatch of this rank; none at the end of the epoch.
     #[allow(clippy::should_implement_trait)] // it can fail
     pub fn next(&mut self) -> Result<Option<Batch>, DataError> {
-        self.epoch.as_mut().map_or(Ok(None), Pipeline::next)
+        let none = || DataError::Loader("was asked for a batch before an epoch was begun".into());
+        self.epoch.as_mut().ok_or_else(none)?.next()
     }
 }
 
@@ -109,7 +111,7 @@ impl EvalLoader {
 mod tests {
     use super::*;
     use crate::config::{Augmentation, RunConfig};
-    use crate::data::{Geometry, Sharding, Split};
+    use crate::data::{Geometry, Names, Sharding, Split, Wanted};
     use tch::Tensor;
 
     fn config(rank: usize, world: usize, threads: usize) -> DataConfig {
@@ -130,9 +132,18 @@ mod tests {
     }
 
     fn dataset(root: &str, split: Split) -> Arc<Dataset> {
-        Arc::new(
-            Dataset::open(root, split, if root == "synthetic" { 4 } else { 2 }, [3, 16, 16], 107).unwrap(),
-        )
+        Arc::new(open(root, split, if root == "synthetic" { 4 } else { 2 }))
+    }
+
+    fn open(root: &str, split: Split, classes: usize) -> Dataset {
+        let wanted = Wanted {
+            root,
+            names: Names::Count(classes),
+            side: 16,
+            synthetic_images: 107,
+            allow_missing_classes: false,
+        };
+        Dataset::open(split, &wanted).unwrap()
     }
 
     fn epoch(rank: usize, world: usize, threads: usize, from: u64) -> Vec<(Tensor, Tensor)> {
@@ -253,6 +264,56 @@ mod tests {
         assert!(error.contains("more than the 1") && error.contains(".png"), "{error}");
     }
 
+    /// 40 images, of which one makes its decoder panic.
+    struct Trap;
+
+    impl crate::data::source::Images for Trap {
+        fn len(&self) -> usize {
+            40
+        }
+        fn label(&self, index: usize) -> usize {
+            index % 2
+        }
+        fn name(&self, index: usize) -> String {
+            format!("trap/{index}")
+        }
+        fn image(&self, index: usize) -> Result<image::RgbImage, String> {
+            assert!(index != 27, "image 27 is a trap");
+            Ok(image::RgbImage::new(16, 16))
+        }
+    }
+
+    /// Batches until the end or an error.
+    fn drain(mut next: impl FnMut() -> Result<Option<Batch>, DataError>) -> Result<usize, DataError> {
+        let mut batches = 0;
+        while next()?.is_some() {
+            batches += 1;
+        }
+        Ok(batches)
+    }
+
+    #[test]
+    fn a_loader_that_panics_is_an_error_and_not_the_end_of_the_data() {
+        let set = || Arc::new(Dataset { images: Box::new(Trap), ..open("synthetic", Split::Val, 2) });
+        let mut eval = EvalLoader::new(set(), config(0, 1, 2), None).unwrap();
+        let told = drain(|| eval.next()).unwrap_err();
+        assert!(
+            matches!(told, DataError::Panicked(_)) && told.to_string().contains("27 is a trap"),
+            "{told}"
+        );
+        assert!(eval.next().is_err(), "an end after a panic");
+        let (mut calibration, _) = EvalLoader::calibration(set(), config(0, 1, 2), 40).unwrap();
+        assert!(matches!(drain(|| calibration.next()), Err(DataError::Panicked(_))));
+        let mut train = TrainLoader::new(set(), config(0, 1, 2)).unwrap();
+        assert!(train.next().is_err(), "no epoch was begun");
+        train.start_epoch(0, 0).unwrap();
+        assert!(matches!(drain(|| train.next()), Err(DataError::Panicked(_))));
+        // An end that was said stays one.
+        let mut whole = EvalLoader::new(dataset("synthetic", Split::Val), config(0, 1, 2), None).unwrap();
+        assert_eq!(drain(|| whole.next()).unwrap(), 22);
+        assert!(whole.next().unwrap().is_none());
+    }
+
     #[test]
     fn a_set_smaller_than_a_global_batch_is_refused() {
         let c = DataConfig {
@@ -260,6 +321,6 @@ mod tests {
             ..config(0, 1, 1)
         };
         let e = TrainLoader::new(dataset("synthetic", Split::Train), c).err().unwrap().to_string();
-        assert!(e.contains("107") && e.contains("150"), "{e}");
+        assert!(e.contains("107") && e.contains("150") && e.contains("--batch-size 3 fits"), "{e}");
     }
 }

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use std::collections::BTreeSet;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 use tch::{Device, Tensor};
 
@@ -152,7 +153,19 @@ impl Reader {
 
 /// Microbatches in order, read ahead by a thread of its own. Dropping it ends the thread.
 pub(super) struct Pipeline {
-    batches: Receiver<Result<Batch, DataError>>,
+    /// What the thread sends: microbatches, then `None` for the end. A thread that is gone without having said the end
+    /// is an error.
+    batches: Receiver<Result<Option<Batch>, DataError>>,
+    /// None once it was asked what ended it.
+    thread: Option<JoinHandle<()>>,
+    /// The end was said.
+    ended: bool,
+}
+
+/// What a panic said.
+fn words(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|s| s.to_string());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "it did not say why".into())
 }
 
 impl Pipeline {
@@ -170,21 +183,37 @@ impl Pipeline {
             for request in requests {
                 let batch = pool.install(|| reader.read(&request));
                 let failed = batch.is_err();
-                if send.send(batch).is_err() || failed {
+                if send.send(batch.map(Some)).is_err() || failed {
                     return;
                 }
             }
+            // Nobody listens where the loader was dropped before its end.
+            let _ = send.send(Ok(None));
         };
         let thread = std::thread::Builder::new().name("loader".into()).spawn(work);
-        thread.map_err(|e| DataError::Loader(format!("cannot start a thread: {e}")))?;
-        Ok(Self { batches })
+        let thread = thread.map_err(|e| DataError::Loader(format!("cannot start a thread: {e}")))?;
+        Ok(Self { batches, thread: Some(thread), ended: false })
+    }
+
+    /// Why the thread is gone although it did not say the end.
+    fn gone(&mut self) -> DataError {
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Err(panic)) => DataError::Panicked(words(&*panic)),
+            Some(Ok(())) | None => DataError::Loader("had failed before; its first error says why".into()),
+        }
     }
 
     /// The next microbatch; none after the last.
     pub fn next(&mut self) -> Result<Option<Batch>, DataError> {
+        if self.ended {
+            return Ok(None);
+        }
         match self.batches.recv_timeout(PATIENCE) {
-            Ok(batch) => batch.map(Some),
-            Err(RecvTimeoutError::Disconnected) => Ok(None),
+            Ok(batch) => {
+                self.ended = matches!(batch, Ok(None));
+                batch
+            }
+            Err(RecvTimeoutError::Disconnected) => Err(self.gone()),
             Err(RecvTimeoutError::Timeout) => Err(DataError::Loader(format!(
                 "has waited {} s for one batch: does the file system of --image-root answer?",
                 PATIENCE.as_secs()

@@ -19,6 +19,14 @@ impl Split {
             Split::Val => "val",
         }
     }
+
+    /// The other half.
+    pub fn other(self) -> Split {
+        match self {
+            Split::Train => Split::Val,
+            Split::Val => Split::Train,
+        }
+    }
 }
 
 /// An image's place and name.

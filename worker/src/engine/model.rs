@@ -34,6 +34,8 @@ pub struct ModelInfo {
     pub image_shape: [usize; 3],
     /// Number of classes.
     pub classes: usize,
+    /// Their names, in the order of the logits; none for files of others.
+    pub class_names: Option<Vec<String>>,
     /// Profile it was exported for; none for files of others.
     pub profile: Option<String>,
     /// Preprocessing; none for files of others.
@@ -77,6 +79,11 @@ impl ModelInfo {
             output: output.name.clone(),
             image_shape: [*c, *h, *w],
             classes: *classes,
+            class_names: metadata
+                .get("octrain.classes")
+                .map(|text| serde_json::from_str(text))
+                .transpose()
+                .map_err(|e| failed(format!("its classes: {e}")))?,
             profile: metadata.get("octrain.profile").cloned(),
             preprocessing: preprocessing
                 .transpose()

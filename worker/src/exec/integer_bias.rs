@@ -124,8 +124,8 @@ mod tests {
 
     /// Shifts of all BatchNorms: as they are, and as an evaluation uses them.
     fn shifts(graph: &Graph) -> Vec<(String, Tensor, Tensor)> {
-        let mut weights = Weights::zeros(graph, true, Device::Cpu);
-        initialise(&mut weights, 3, false);
+        let mut weights = Weights::zeros(graph, true, Device::Cpu).unwrap();
+        initialise(&mut weights, 3, false).unwrap();
         let _ = weights.ranges.fill_(2.5);
         let layout = weights.layout.clone();
         for (slot, t) in layout.trainable.iter().zip(weights.trainable()) {

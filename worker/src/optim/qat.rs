@@ -17,6 +17,8 @@ pub struct Phase {
 pub struct QatSchedule {
     /// Images of the calibration before the first step.
     pub calibration_images: usize,
+    /// Images from which BatchNorm's statistics are estimated anew when they freeze; 0: they stay as trained.
+    pub bn_images: usize,
     /// How ranges are found and kept.
     pub observer: Observer,
     /// Percent of absolute values within the range, for [`Observer::Percentile`].
@@ -51,6 +53,7 @@ mod tests {
     fn observers_freeze_before_batch_norm() {
         let s = QatSchedule {
             calibration_images: 512,
+            bn_images: 0,
             observer: Observer::MovingAverage,
             percentile: 99.99,
             observer_momentum: 0.9,

@@ -82,6 +82,9 @@ pub(super) fn trust(
     if plan.config_sha256 != options.job.config_sha256 {
         return Err("it was made for another configuration".into());
     }
+    if plan.purpose != options.job.purpose || plan.job_id != registered.job_id {
+        return Err("it was made for another job, or for another purpose".into());
+    }
     let mine = plan.roster.get(plan.rank as usize);
     if plan.roster.len() != plan.world_size as usize
         || !mine.is_some_and(|p| {

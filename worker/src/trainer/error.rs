@@ -114,17 +114,12 @@ impl TrainError {
             | TrainError::Config(_)
             | TrainError::OutOfMemory { .. }
             | TrainError::NothingToEvaluate => FailureKind::Configuration,
-            TrainError::Data(
-                DataError::Missing { .. }
-                | DataError::Empty { .. }
-                | DataError::ForeignClass { .. }
-                | DataError::Classes { .. }
-                | DataError::TooFew { .. },
-            ) => FailureKind::Configuration,
+            TrainError::Data(e) if e.is_configuration() => FailureKind::Configuration,
             TrainError::Checkpoint(
                 CheckpointError::NotFound { .. }
                 | CheckpointError::Other { .. }
                 | CheckpointError::Mismatch { .. }
+                | CheckpointError::Pickle { .. }
                 | CheckpointError::Format { .. },
             ) => FailureKind::Configuration,
             TrainError::Optim(OptimError::Graph(_)) => FailureKind::Configuration,

@@ -3,7 +3,7 @@
 
 use super::TrainError;
 use crate::config::{RunConfig, RunScope};
-use crate::data::{Dataset, Split};
+use crate::data::{Dataset, Found, Split, Wanted};
 use crate::graph::{Graph, Op};
 use crate::models;
 use crate::session::{JobSpec, ModelFacts, Purpose, job_spec};
@@ -39,31 +39,27 @@ pub fn model_facts(graph: &Graph) -> ModelFacts {
 }
 
 impl Job {
-    /// Builds the network and opens the data; whatever is wrong with either is said here.
+    /// Opens the data and builds the network for its classes; whatever is wrong with either is said here.
     pub fn open(config: &RunConfig) -> Result<Job, TrainError> {
-        let graph = models::build(&config.model_arch_name, config.image_shape, config.num_of_class)?;
-        let open = |split| {
-            Dataset::open(
-                &config.image_root,
-                split,
-                config.num_of_class,
-                config.image_shape,
-                config.synthetic_images,
-            )
-            .map(Arc::new)
-        };
+        let open = |split| Dataset::open(split, &Wanted::of(config)).map(Arc::new);
         let trains = config.run_scope != RunScope::EvalOnly;
         let evaluates = config.run_scope != RunScope::TrainOnly;
-        Ok(Job {
-            graph,
-            train: trains.then(|| open(Split::Train)).transpose()?,
-            val: evaluates.then(|| open(Split::Val)).transpose()?,
-        })
+        let train = trains.then(|| open(Split::Train)).transpose()?;
+        let val = evaluates.then(|| open(Split::Val)).transpose()?;
+        let classes = train.as_ref().or(val.as_ref()).map_or(0, |d| d.classes.len());
+        let graph = models::build(&config.model_arch_name, config.image_shape, classes)?;
+        Ok(Job { graph, train, val })
+    }
+
+    /// What was found in each split that is used.
+    pub fn found(&self) -> impl Iterator<Item = &Found> {
+        self.train.iter().chain(&self.val).map(|d| &d.found)
     }
 
     /// The specification every worker of the run sends. Settings that differ by host are left out of it.
     pub fn spec(&self, config: &RunConfig) -> Result<JobSpec, TrainError> {
-        let shared = RunConfig { nproc: 1, data_threads: 0, ..config.clone() };
+        let classes = Some(self.classes().len());
+        let shared = RunConfig { nproc: 1, data_threads: 0, num_of_class: classes, ..config.clone() };
         let value = serde_json::to_value(shared).map_err(|e| TrainError::Config(e.to_string()))?;
         let images = self.train.as_ref().map_or(0, |d| d.len() as u64);
         Ok(job_spec(&value, purpose(config), model_facts(&self.graph), images))

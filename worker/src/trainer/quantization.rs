@@ -45,7 +45,8 @@ impl Run<'_> {
         if unknown == 0 {
             return Ok(());
         }
-        let wanted = self.config.qat_calibration_images;
+        let Some(qat) = self.program.strategy().qat else { return Ok(()) };
+        let wanted = qat.calibration_images;
         if wanted == 0 {
             return Err(TrainError::Config(format!(
                 "--qat-calibration-images is 0, but {unknown} activation ranges are not known: give at least one image"
@@ -61,8 +62,8 @@ impl Run<'_> {
     /// Estimates BatchNorm's statistics anew where the recipe says so: before the first step with frozen statistics,
     /// or, where they never froze, at the end.
     pub(super) fn reestimate_batch_norm(&mut self, at_end: bool) -> Result<(), TrainError> {
-        let wanted = self.config.qat_bn_images;
         let Some(qat) = self.program.strategy().qat else { return Ok(()) };
+        let wanted = qat.bn_images;
         let (step, freeze) = (self.position.global_step, qat.freeze_bn_step);
         let due = if at_end { step <= freeze } else { step == freeze };
         if wanted == 0 || !due {
@@ -86,14 +87,14 @@ impl Run<'_> {
             .collect();
         let graph = passes::run(self.job.graph.clone(), &decisions, &strategy.settings, |_, _| {})
             .map_err(|e| TrainError::Optim(e.into()))?;
-        let mut teacher = Teacher::new(graph, strategy.device)?;
-        teacher.load(&checkpoint::load_weights(&path)?)?;
-        self.program.follow(teacher);
-        let precision = match self.config.amp {
+        let precision = match strategy.settings.amp {
             Amp::Off => "FP32",
             Amp::Bf16 => "BF16",
             Amp::Fp16 => "FP16",
         };
+        let mut teacher = Teacher::new(graph, strategy.device)?;
+        teacher.load(&checkpoint::load_weights(&path)?)?;
+        self.program.follow(teacher);
         self.reporter.say(&format!("distilling from {} in {precision}", path.display()));
         Ok(())
     }

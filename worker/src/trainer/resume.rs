@@ -167,8 +167,8 @@ impl Fits<'_> {
                 "; give its --model-arch-name",
             ));
         }
-        if m.class_names.len() != config.num_of_class {
-            let (found, wanted) = (m.class_names.len().to_string(), config.num_of_class.to_string());
+        if m.class_names.len() != job.classes().len() {
+            let (found, wanted) = (m.class_names.len().to_string(), job.classes().len().to_string());
             return Err(self.other(
                 "the number of classes",
                 found,

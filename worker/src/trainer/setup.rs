@@ -98,6 +98,7 @@ pub fn strategy(plan: &BuildPlan) -> Strategy {
         },
         qat: recipe.map(|r| QatSchedule {
             calibration_images: r.calibration_images as usize,
+            bn_images: r.bn_images as usize,
             observer: match r.observer() {
                 QuantObserver::MovingAverage => Observer::MovingAverage,
                 QuantObserver::Max => Observer::Max,
@@ -119,14 +120,47 @@ pub fn strategy(plan: &BuildPlan) -> Strategy {
     }
 }
 
-fn schedule(config: &RunConfig, plan: &BuildPlan, steps_per_epoch: u64) -> Schedule {
-    Schedule {
+/// Warm-up where none was given, in epochs, as the reference has it.
+const WARMUP_EPOCHS: f64 = 5.0;
+
+/// The schedule, and what is to be said about it: a warm-up that nobody asked for takes a tenth of the run at most.
+fn schedule(config: &RunConfig, plan: &BuildPlan, steps_per_epoch: u64) -> (Schedule, Option<String>) {
+    let steps = |epochs: f64| (epochs * steps_per_epoch as f64).round() as u64;
+    let (usual, tenth) = (steps(WARMUP_EPOCHS), plan.total_steps / 10);
+    let (warmup_steps, told) = match config.warmup_epochs {
+        Some(epochs) => (steps(epochs), None),
+        None if usual > tenth => {
+            let told = format!(
+                "warm-up is {tenth} of {} steps, a tenth of this short run instead of {WARMUP_EPOCHS} epochs; --warmup-epochs says otherwise",
+                plan.total_steps
+            );
+            (tenth, Some(told))
+        }
+        None => (usual, None),
+    };
+    let schedule = Schedule {
         kind: config.lr_scheduler,
         lr: config.lr,
         warmup_start_lr: config.warmup_start_lr,
-        warmup_steps: (config.warmup_epochs * steps_per_epoch as f64).round() as u64,
+        warmup_steps,
         total_steps: plan.total_steps,
-    }
+    };
+    (schedule, told)
+}
+
+/// What of a training set the last, incomplete global batch leaves out of an epoch.
+fn remainder(images: usize, global: usize) -> Option<String> {
+    let rest = images % global;
+    (rest > 0).then(|| {
+        format!(
+            "{rest} of {images} training images drop out of every epoch, others each time: they do not fill a global batch of {global}"
+        )
+    })
+}
+
+/// The seed that was decided.
+fn seed(plan: &BuildPlan) -> u64 {
+    plan.determinism.map_or(0, |d| d.seed)
 }
 
 /// What loaders of this rank need to know.
@@ -141,7 +175,7 @@ fn data_config(config: &RunConfig, plan: &BuildPlan) -> DataConfig {
             microbatches: plan.microbatches as usize,
             batch: plan.microbatch_size as usize,
         },
-        seed: config.seed,
+        seed: seed(plan),
         threads: if config.data_threads > 0 { config.data_threads } else { (cores / local).max(1) },
         max_corrupt: config.max_corrupt_images,
     }
@@ -171,7 +205,7 @@ impl<'a> Run<'a> {
             decay_all: config.bn_weight_decay,
         };
         let loss = CrossEntropy { label_smoothing: config.label_smoothing };
-        let schedule = schedule(config, plan, steps_per_epoch);
+        let (schedule, warmup) = schedule(config, plan, steps_per_epoch);
         let collective = collective(session, address)?;
         let optimizer = DistributedOptimizer::new(rule, schedule, strategy(plan), collective);
         let dump = config.checks && plan.rank == 0;
@@ -183,7 +217,7 @@ impl<'a> Run<'a> {
                 println!("graph after {} ({}):\n{graph}", pass.name, pass.what);
             }
         })?;
-        initialise(&mut program.weights, config.seed, config.zero_gamma)?;
+        initialise(&mut program.weights, seed(plan), config.zero_gamma)?;
         let start = resume::start(config, job, &mut program, steps_per_epoch, data.sharding.global_batch())?;
         program.global_step = start.position.global_step;
         let reporter =
@@ -202,10 +236,15 @@ impl<'a> Run<'a> {
             begun,
         };
         run.reporter.say(&start.message);
-        if config.qat && config.run_scope != RunScope::EvalOnly {
+        job.found().for_each(|found| run.reporter.say(&found.to_string()));
+        if let Some(train) = &job.train {
+            let told = [remainder(train.len(), run.data.sharding.global_batch()), warmup];
+            told.into_iter().flatten().for_each(|line| run.reporter.say(&line));
+        }
+        if config.run_scope != RunScope::EvalOnly {
             run.calibrate()?;
         }
-        if config.qat_distill && config.run_scope != RunScope::EvalOnly {
+        if run.program.strategy().distillation.is_some() && config.run_scope != RunScope::EvalOnly {
             run.learn_from_teacher()?;
         }
         run.program.ensure_equal_ranks()?;
@@ -234,5 +273,115 @@ impl<'a> Run<'a> {
         let images = self.data.sharding.global_batch() as f64;
         let images_per_second = if step > 0.0 { images / step } else { 0.0 };
         Outcome { position: self.position, eval, interrupted, images_per_second }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::{Determinism, LossScaling, QatRecipe, WorkerFacts, job_spec, machine};
+    use crate::trainer::purpose;
+    use octrain_coordinator::{plan, strategy::JobFacts};
+
+    fn config() -> RunConfig {
+        RunConfig { qat: true, qat_distill: true, batch_size: 4, max_steps: 1000, ..RunConfig::default() }
+    }
+
+    /// The plan of a run of two workers.
+    fn planned(config: &RunConfig) -> BuildPlan {
+        let model = session::ModelFacts { convolutions: 1, ..Default::default() };
+        let job = job_spec(&serde_json::to_value(config).unwrap(), purpose(config), model, 10_000);
+        let worker = |local_index| WorkerFacts {
+            host: "a".into(),
+            local_index,
+            local_world: 2,
+            pid: 1,
+            capabilities: Some(machine::capabilities(vec![])),
+        };
+        plan::build("job", 1, &JobFacts { job, workers: vec![worker(0), worker(1)] }).unwrap()
+    }
+
+    /// What the worker makes of a plan.
+    fn made(plan: &BuildPlan) -> String {
+        let config = config();
+        format!("{:?}", (strategy(plan), data_config(&config, plan), schedule(&config, plan, 100)))
+    }
+
+    fn qat(p: &mut BuildPlan) -> &mut QatRecipe {
+        p.qat.as_mut().unwrap()
+    }
+
+    fn scaling(p: &mut BuildPlan) -> &mut LossScaling {
+        p.loss_scaling.as_mut().unwrap()
+    }
+
+    #[test]
+    fn every_decision_of_the_plan_reaches_the_worker() {
+        type Change = fn(&mut BuildPlan);
+        let changes: [(&str, Change); 29] = [
+            ("world_size", |p| p.world_size = 3),
+            ("rank", |p| p.rank = 1),
+            ("device", |p| p.set_device(PlanDevice::Cuda)),
+            ("local_rank", |p| {
+                p.set_device(PlanDevice::Cuda);
+                p.local_rank = 1;
+            }),
+            ("precision", |p| p.set_precision(Precision::Bf16)),
+            ("loss_scaling.mode", |p| scaling(p).set_mode(LossScalingMode::Dynamic)),
+            ("loss_scaling.scale", |p| {
+                scaling(p).set_mode(LossScalingMode::Static);
+                scaling(p).scale = 7.0;
+            }),
+            ("memory_layout", |p| p.set_memory_layout(MemoryLayout::Nchw)),
+            ("passes", |p| p.passes[0].on = !p.passes[0].on),
+            ("bucket_bytes", |p| p.bucket_bytes += 4),
+            ("microbatches", |p| p.microbatches += 1),
+            ("microbatch_size", |p| p.microbatch_size += 1),
+            ("total_steps", |p| p.total_steps += 10),
+            ("determinism.seed", |p| p.determinism = Some(Determinism { seed: 7, ..p.determinism.unwrap() })),
+            ("qat", |p| p.qat = None),
+            ("qat.target", |p| qat(p).set_target(QuantTarget::Tensorrt)),
+            ("qat.calibration_images", |p| qat(p).calibration_images += 1),
+            ("qat.freeze_observers_step", |p| qat(p).freeze_observers_step = None),
+            ("qat.freeze_bn_step", |p| qat(p).freeze_bn_step = Some(3)),
+            ("qat.observer_momentum", |p| qat(p).observer_momentum = 0.5),
+            ("qat.pass_through", |p| qat(p).pass_through = true),
+            ("qat.skip", |p| qat(p).skip.push("fc".into())),
+            ("qat.observer", |p| qat(p).set_observer(QuantObserver::Mse)),
+            ("qat.percentile", |p| qat(p).percentile = 90.0),
+            ("qat.weight_bits", |p| qat(p).weight_bits = 7),
+            ("qat.learn_scales", |p| qat(p).learn_scales = true),
+            ("qat.bn_images", |p| qat(p).bn_images = 64),
+            ("qat.distillation.weight", |p| qat(p).distillation.as_mut().unwrap().weight = 0.75),
+            ("qat.distillation.temperature", |p| qat(p).distillation.as_mut().unwrap().temperature = 2.0),
+        ];
+        let plan = planned(&config());
+        let before = made(&plan);
+        for (name, change) in changes {
+            let mut other = plan.clone();
+            change(&mut other);
+            assert_ne!(made(&other), before, "{name} of the plan is not obeyed");
+        }
+    }
+
+    #[test]
+    fn a_warm_up_nobody_asked_for_takes_a_tenth_of_the_run_at_most() {
+        let at = |given: Option<f64>, epochs: u32| {
+            let config = RunConfig { warmup_epochs: given, epochs, batch_size: 50, ..RunConfig::default() };
+            schedule(&config, &planned(&config), 100)
+        };
+        let (long, told) = at(None, 90);
+        assert_eq!((long.warmup_steps, told), (500, None));
+        let (short, told) = at(None, 1);
+        assert_eq!(short.warmup_steps, 10);
+        assert!(short.at(20) > 0.0 && told.unwrap().contains("10 of 100 steps"));
+        let (given, told) = at(Some(5.0), 1);
+        assert_eq!((given.warmup_steps, told), (500, None), "what is given is obeyed");
+    }
+
+    #[test]
+    fn images_that_do_not_fill_a_global_batch_are_counted() {
+        assert_eq!(remainder(128, 64), None);
+        assert!(remainder(130, 64).unwrap().starts_with("2 of 130 training images drop out of every epoch"));
     }
 }

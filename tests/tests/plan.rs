@@ -1,0 +1,111 @@
+//! What is in the plan is obeyed: every field of it, with the place in the worker that reads it. A field that nobody
+//! reads leaves the plan. That the places do what the fields say is for the tests of `trainer/setup.rs`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Message and field of the protocol, file of `worker/src`, and the words there that read it.
+const OBEYED: &[(&str, &str, &str, &str)] = &[
+    ("BuildPlan", "protocol_version", "session/connect.rs", "plan.protocol_version != PROTOCOL_VERSION"),
+    ("BuildPlan", "job_id", "session/connect.rs", "plan.job_id != registered.job_id"),
+    ("BuildPlan", "generation", "session/connect.rs", "plan.generation != registered.generation"),
+    ("BuildPlan", "world_size", "trainer/setup.rs", "plan.world_size as usize"),
+    ("BuildPlan", "purpose", "session/connect.rs", "plan.purpose != options.job.purpose"),
+    ("BuildPlan", "roster", "trainer/setup.rs", "plan.roster.iter()"),
+    ("BuildPlan", "rank", "trainer/setup.rs", "plan.rank as usize"),
+    ("BuildPlan", "local_rank", "trainer/setup.rs", "plan.local_rank as usize"),
+    ("BuildPlan", "host", "trainer/setup.rs", "p.host == plan.host"),
+    ("BuildPlan", "backend", "trainer/setup.rs", "match plan.backend()"),
+    ("BuildPlan", "device", "trainer/setup.rs", "match plan.device()"),
+    ("BuildPlan", "precision", "trainer/setup.rs", "match plan.precision()"),
+    ("BuildPlan", "loss_scaling", "trainer/setup.rs", "plan.loss_scaling.unwrap_or_default()"),
+    ("BuildPlan", "memory_layout", "trainer/setup.rs", "match plan.memory_layout()"),
+    ("BuildPlan", "passes", "trainer/setup.rs", ".passes"),
+    // For people: every decision with its reason. Its values are the other fields'.
+    ("BuildPlan", "settings", "cli/plan.rs", "plan::render("),
+    ("BuildPlan", "bucket_bytes", "trainer/setup.rs", "plan.bucket_bytes as usize"),
+    ("BuildPlan", "microbatches", "trainer/setup.rs", "microbatches: plan.microbatches as usize"),
+    ("BuildPlan", "microbatch_size", "trainer/setup.rs", "plan.microbatch_size as usize"),
+    ("BuildPlan", "total_steps", "trainer/setup.rs", "total_steps: plan.total_steps"),
+    ("BuildPlan", "qat", "trainer/setup.rs", "plan.qat.as_ref()"),
+    ("BuildPlan", "determinism", "trainer/setup.rs", "plan.determinism"),
+    ("BuildPlan", "threads", "trainer/setup.rs", "tch::set_num_threads(plan.threads"),
+    ("BuildPlan", "config_sha256", "session/connect.rs", "plan.config_sha256 != options.job.config_sha256"),
+    ("BuildPlan", "sha256", "session/connect.rs", "plan::digest(plan).as_slice() != plan.sha256"),
+    ("Placement", "rank", "session/connect.rs", "plan.roster.get(plan.rank as usize)"),
+    ("Placement", "host", "session/connect.rs", "p.host == options.host"),
+    ("Placement", "local_index", "session/connect.rs", "p.local_index == options.local_index"),
+    ("Placement", "local_rank", "session/connect.rs", "p.local_rank == plan.local_rank"),
+    ("LossScaling", "mode", "trainer/setup.rs", "match scaling.mode()"),
+    ("LossScaling", "scale", "trainer/setup.rs", "scaling.scale"),
+    ("PassDecision", "name", "trainer/setup.rs", "name: p.name.clone()"),
+    ("PassDecision", "on", "trainer/setup.rs", "on: p.on"),
+    ("PassDecision", "reason", "trainer/setup.rs", "reason: p.reason.clone()"),
+    ("QatRecipe", "target", "trainer/setup.rs", "session::QatRecipe::target"),
+    ("QatRecipe", "calibration_images", "trainer/setup.rs", "r.calibration_images as usize"),
+    ("QatRecipe", "freeze_observers_step", "trainer/setup.rs", "r.freeze_observers_step"),
+    ("QatRecipe", "freeze_bn_step", "trainer/setup.rs", "r.freeze_bn_step"),
+    ("QatRecipe", "observer_momentum", "trainer/setup.rs", "r.observer_momentum"),
+    ("QatRecipe", "pass_through", "trainer/setup.rs", "r.pass_through"),
+    ("QatRecipe", "skip", "trainer/setup.rs", "r.skip.clone()"),
+    ("QatRecipe", "observer", "trainer/setup.rs", "match r.observer()"),
+    ("QatRecipe", "percentile", "trainer/setup.rs", "r.percentile"),
+    ("QatRecipe", "weight_bits", "trainer/setup.rs", "r.weight_bits"),
+    ("QatRecipe", "learn_scales", "trainer/setup.rs", "r.learn_scales"),
+    ("QatRecipe", "bn_images", "trainer/setup.rs", "r.bn_images as usize"),
+    ("QatRecipe", "distillation", "trainer/setup.rs", "r.distillation"),
+    ("Distillation", "weight", "trainer/setup.rs", "d.weight"),
+    ("Distillation", "temperature", "trainer/setup.rs", "d.temperature"),
+    ("Determinism", "seed", "trainer/setup.rs", "d.seed"),
+    ("Determinism", "deterministic_kernels", "trainer/setup.rs", "d.deterministic_kernels"),
+];
+
+/// Decisions that the worker takes out of `optim::Strategy`, and where they are acted upon.
+const ACTED_UPON: &[(&str, &str)] = &[
+    ("trainer/quantization.rs", "qat.calibration_images"),
+    ("trainer/quantization.rs", "qat.bn_images"),
+    ("trainer/quantization.rs", "qat.freeze_bn_step"),
+    ("optim/program.rs", "bucket_bytes"),
+    ("optim/program.rs", "pass_through"),
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Fields of a message, as the protocol file has them.
+fn fields(proto: &str, message: &str) -> Vec<String> {
+    let begin = format!("message {message} {{");
+    let body = proto.lines().skip_while(|l| *l != begin).skip(1).take_while(|l| *l != "}");
+    body.filter(|l| !l.trim_start().starts_with("//") && !l.trim_start().starts_with("reserved"))
+        .filter_map(|l| Some(l.split_once(" = ")?.0.split_whitespace().last()?.to_string()))
+        .collect()
+}
+
+/// A file of the worker without its tests and comments.
+fn source(file: &str) -> String {
+    let text =
+        fs::read_to_string(root().join("worker/src").join(file)).unwrap_or_else(|e| panic!("{file}: {e}"));
+    let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+    code.lines().filter(|l| !l.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn every_field_of_the_plan_is_read_by_the_worker_at_a_place_that_is_named() {
+    let proto = fs::read_to_string(root().join("proto/proto/coordinator.proto")).unwrap();
+    let messages: BTreeSet<&str> = OBEYED.iter().map(|o| o.0).collect();
+    for message in messages {
+        let there: BTreeSet<String> = fields(&proto, message).into_iter().collect();
+        let listed: BTreeSet<String> =
+            OBEYED.iter().filter(|o| o.0 == message).map(|o| o.1.to_string()).collect();
+        assert!(!there.is_empty(), "no message {message}");
+        assert_eq!(there, listed, "fields of {message}: name the place where each is obeyed, or remove it");
+    }
+    for (message, field, file, words) in OBEYED {
+        assert!(source(file).contains(words), "{message}.{field}: {file} has no `{words}`");
+    }
+    for (file, words) in ACTED_UPON {
+        assert!(source(file).contains(words), "{file} has no `{words}`");
+    }
+}

@@ -1,0 +1,49 @@
+//! What data is wanted, and with which classes.
+
+use crate::config::RunConfig;
+
+/// Which classes there must be.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Names<'a> {
+    /// Those of the data.
+    OfData,
+    /// So many, as `--num-of-class` says.
+    Count(usize),
+    /// These, numbered like this: those of a checkpoint or a file.
+    Known {
+        /// The names.
+        names: &'a [String],
+        /// Whose they are, for messages.
+        whose: &'a str,
+        /// What to do where the data has others, for messages.
+        remedy: &'static str,
+    },
+}
+
+/// What data is wanted.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Wanted<'a> {
+    /// `digits`, `synthetic`, or a folder with `train/<class>/` and `val/<class>/`.
+    pub root: &'a str,
+    /// Which classes.
+    pub names: Names<'a>,
+    /// Side of synthetic images, in pixels.
+    pub side: usize,
+    /// Number of synthetic images.
+    pub synthetic_images: usize,
+    /// Classes may lack images in one of the splits.
+    pub allow_missing_classes: bool,
+}
+
+impl<'a> Wanted<'a> {
+    /// The data of a run.
+    pub fn of(config: &'a RunConfig) -> Self {
+        Self {
+            root: &config.image_root,
+            names: config.num_of_class.map_or(Names::OfData, Names::Count),
+            side: config.image_shape[1],
+            synthetic_images: config.synthetic_images,
+            allow_missing_classes: config.allow_missing_classes,
+        }
+    }
+}
