@@ -169,7 +169,7 @@ fn a_plan_that_was_tampered_with_or_meant_for_others_is_refused() {
         workers: vec![worker(0), worker(1)],
     };
     let good = plan::build("octrain", 3, &facts).unwrap();
-    let registered = RegisterReply { generation: 3, ..RegisterReply::default() };
+    let registered = RegisterReply { job_id: "octrain".into(), generation: 3, ..RegisterReply::default() };
     let check = |plan: &BuildPlan| connect::trust(plan, &registered, &options);
     assert_eq!(check(&good), Ok(()));
     let reseal = |mut plan: BuildPlan| {
@@ -182,6 +182,8 @@ fn a_plan_that_was_tampered_with_or_meant_for_others_is_refused() {
         (BuildPlan { protocol_version: 9, ..good.clone() }, "protocol"),
         (reseal(BuildPlan { generation: 4, ..good.clone() }), "generation"),
         (reseal(BuildPlan { config_sha256: "00".into(), ..good.clone() }), "another configuration"),
+        (reseal(BuildPlan { job_id: "other".into(), ..good.clone() }), "another job"),
+        (reseal(BuildPlan { purpose: Purpose::Eval.into(), ..good.clone() }), "another purpose"),
         (plan::for_rank(&good, 1), "not this worker"),
         (reseal(BuildPlan { world_size: 3, ..good.clone() }), "not this worker"),
     ];
