@@ -1,6 +1,7 @@
 //! The coordinator's configuration, checked before anything binds.
 
 use crate::ranks::Place;
+use crate::text::{hostile, line};
 use std::time::Duration;
 
 /// Settings of one coordinator.
@@ -28,6 +29,13 @@ pub struct CoordinatorConfig {
     pub linger: Duration,
 }
 
+/// Most workers of a job.
+pub const MAX_WORKERS: u32 = 16_384;
+/// Longest time that can be set.
+pub const MAX_TIME: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Longest name of a job, in bytes.
+const MAX_JOB_ID: usize = 256;
+
 /// Name of a job that nobody named.
 pub const DEFAULT_JOB: &str = "octrain";
 
@@ -52,7 +60,7 @@ impl CoordinatorConfig {
     pub fn with_heartbeat_timeout(mut self, timeout: Duration) -> Self {
         self.heartbeat_timeout = timeout;
         self.heartbeat_interval = timeout / 5;
-        self.disconnect_grace = timeout * 2 / 5;
+        self.disconnect_grace = timeout / 5 * 2;
         self
     }
 
@@ -67,11 +75,28 @@ impl CoordinatorConfig {
         if self.world_size == 0 {
             return Err(ConfigError::NoWorkers);
         }
+        if self.world_size > MAX_WORKERS {
+            return Err(ConfigError::TooManyWorkers { world_size: self.world_size });
+        }
         if !self.expected.is_empty() && self.expected.len() != self.world_size as usize {
             return Err(ConfigError::Expected { named: self.expected.len(), world_size: self.world_size });
         }
         if self.job_id.trim().is_empty() {
             return Err(ConfigError::NoJobId);
+        }
+        if self.job_id.len() > MAX_JOB_ID || self.job_id.chars().any(hostile) {
+            return Err(ConfigError::JobId { shown: line(&self.job_id, 64) });
+        }
+        for (flag, time) in [
+            ("heartbeat-timeout", self.heartbeat_timeout),
+            ("heartbeat-interval", self.heartbeat_interval),
+            ("disconnect-grace", self.disconnect_grace),
+            ("register-timeout", self.register_timeout),
+            ("linger", self.linger),
+        ] {
+            if time > MAX_TIME {
+                return Err(ConfigError::TooLong { flag, seconds: time.as_secs() });
+            }
         }
         if self.generation == 0 {
             return Err(ConfigError::Generation);
@@ -95,6 +120,28 @@ pub enum ConfigError {
     /// World of nobody.
     #[error("--world-size is 0: a job needs at least one worker")]
     NoWorkers,
+    /// World of too many.
+    #[error("--world-size is {world_size}: at most {MAX_WORKERS} workers are possible")]
+    TooManyWorkers {
+        /// Workers wanted.
+        world_size: u32,
+    },
+    /// A name that cannot be printed.
+    #[error(
+        "--job-id `{shown}` has control characters, or more than {MAX_JOB_ID} bytes: give the job a plain name"
+    )]
+    JobId {
+        /// Its beginning, made fit to print.
+        shown: String,
+    },
+    /// A time beyond all reason.
+    #[error("--{flag} is {seconds} seconds: at most a year ({} seconds) can be waited for", MAX_TIME.as_secs())]
+    TooLong {
+        /// Its name.
+        flag: &'static str,
+        /// What it is.
+        seconds: u64,
+    },
     /// Named workers do not add up.
     #[error("{named} workers are named, but --world-size is {world_size}: name all or none")]
     Expected {
@@ -137,6 +184,11 @@ mod tests {
             CoordinatorConfig { world_size: 0, ..good.clone() },
             CoordinatorConfig { expected: vec![place], ..good.clone() },
             CoordinatorConfig { job_id: " ".into(), ..good.clone() },
+            CoordinatorConfig { job_id: "a\nb".into(), ..good.clone() },
+            CoordinatorConfig { job_id: "x".repeat(300), ..good.clone() },
+            CoordinatorConfig { world_size: MAX_WORKERS + 1, ..good.clone() },
+            CoordinatorConfig { register_timeout: Duration::MAX, ..good.clone() },
+            good.clone().with_heartbeat_timeout(Duration::MAX),
             CoordinatorConfig { generation: 0, ..good.clone() },
             CoordinatorConfig { heartbeat_timeout: Duration::from_secs(1), ..good.clone() },
             CoordinatorConfig { register_timeout: Duration::ZERO, ..good.clone() },

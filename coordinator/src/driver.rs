@@ -4,10 +4,11 @@
 use crate::clock::{Clock, TICK};
 use crate::config::CoordinatorConfig;
 use crate::job::{self, Answer, Event, Job, Outcome, Reply, Wait};
+use crate::limits;
 use crate::log::Log;
 use crate::parked::{Answering, Parked, Room};
 use crate::refusal::Refusal;
-use std::io;
+use crate::text;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -87,12 +88,12 @@ struct Driver {
     ended: watch::Sender<Option<Outcome>>,
 }
 
-/// Starts the driver; the handle ends when the job has ended and everyone knows. `opening` is the log's first line.
+/// Starts the driver; the handle ends when the job has ended and everyone knows.
 pub(crate) fn start(
     config: Arc<CoordinatorConfig>,
     incarnation: u64,
-    opening: String,
-) -> io::Result<(Mailbox, tokio::task::JoinHandle<Outcome>)> {
+    log: Log,
+) -> (Mailbox, tokio::task::JoinHandle<Outcome>) {
     let (calls, inbox) = mpsc::channel(INBOX);
     let (stop, stopped) = watch::channel(None);
     let (ended, watching) = watch::channel(None);
@@ -101,13 +102,12 @@ pub(crate) fn start(
         start: Instant::now(),
         clock: Clock::new(Duration::ZERO),
         parked: Room::default(),
-        log: Log::start()?,
+        log,
         config,
         ended,
     };
-    driver.log.info(driver.config.generation, opening);
     let mailbox = Mailbox { calls, stop: Arc::new(stop), ended: watching };
-    Ok((mailbox, tokio::spawn(driver.run(inbox, stopped))))
+    (mailbox, tokio::spawn(driver.run(inbox, stopped)))
 }
 
 impl Driver {
@@ -166,6 +166,15 @@ impl Driver {
 
     fn call(&mut self, call: Call) {
         let Call { event, wait, reply } = call;
+        let event = match limits::admit(event) {
+            Ok(event) => event,
+            Err(refusal) => {
+                self.refused(&refusal);
+                // A caller that hung up does not care.
+                drop(reply.map(|r| r.send(Err(refusal))));
+                return;
+            }
+        };
         let again = match &event {
             Event::GetPlan { .. } | Event::StoreGet { .. } => Some(event.clone()),
             _ => None,
@@ -198,6 +207,11 @@ impl Driver {
         }
     }
 
+    fn refused(&mut self, refusal: &Refusal) {
+        let text = text::line(&refusal.to_string(), text::MAX_STATUS);
+        self.log.refused(self.start.elapsed(), self.config.generation, refusal.kind(), &text);
+    }
+
     fn step(&mut self, event: Event) -> Answer {
         let job = self.job.take().expect("put back after every transition");
         let step = job::step(self.now(), job, &self.config, event);
@@ -206,7 +220,7 @@ impl Driver {
             self.log.info(generation, reason);
         }
         if let Answer::Refuse(refusal) = &step.answer {
-            self.log.refused(self.start.elapsed(), generation, refusal.kind(), &refusal.to_string());
+            self.refused(refusal);
         }
         if let Some(outcome) = step.ended {
             self.ended.send_replace(Some(outcome));
@@ -250,6 +264,10 @@ mod tests {
     use octrain_proto::v1::{Header, Purpose, RegisterRequest};
     use serde_json::json;
 
+    fn log() -> Log {
+        Log::start().unwrap()
+    }
+
     async fn join(mailbox: &Mailbox, local_index: u32) -> Header {
         let request = RegisterRequest {
             protocol_version: PROTOCOL_VERSION,
@@ -270,7 +288,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn silence_ends_the_job_when_the_timeout_is_over_and_not_before() {
         let config = Arc::new(CoordinatorConfig::new("x", 2));
-        let (mailbox, driver) = start(config, 1, String::new()).unwrap();
+        let (mailbox, driver) = start(config, 1, log());
         let (begin, h0, _h1) = (Instant::now(), join(&mailbox, 0).await, join(&mailbox, 1).await);
         let mut ended = mailbox.ended();
         let beating = mailbox.clone();
@@ -295,7 +313,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stall_of_the_coordinator_itself_costs_nobodys_life() {
         let config = Arc::new(CoordinatorConfig::new("x", 2));
-        let (mailbox, _driver) = start(config, 1, String::new()).unwrap();
+        let (mailbox, _driver) = start(config, 1, log());
         let headers = [join(&mailbox, 0).await, join(&mailbox, 1).await];
         for (i, header) in headers.into_iter().enumerate() {
             let beating = mailbox.clone();
@@ -319,7 +337,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_who_is_dead_is_found_whatever_the_stalls() {
         let config = Arc::new(CoordinatorConfig::new("x", 1));
-        let (mailbox, _driver) = start(config, 1, String::new()).unwrap();
+        let (mailbox, _driver) = start(config, 1, log());
         join(&mailbox, 0).await;
         let listened = Instant::now();
         let mut ended = mailbox.ended();
@@ -333,7 +351,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn calls_beyond_those_that_can_be_kept_are_refused() {
-        let (mailbox, _driver) = start(Arc::new(CoordinatorConfig::new("x", 2)), 1, String::new()).unwrap();
+        let (mailbox, _driver) = start(Arc::new(CoordinatorConfig::new("x", 2)), 1, log());
         let h0 = join(&mailbox, 0).await;
         let wait = Duration::from_secs(3);
         let asking: Vec<_> = (0..200)
@@ -355,7 +373,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_call_waits_as_long_as_it_asked_to() {
-        let (mailbox, _driver) = start(Arc::new(CoordinatorConfig::new("x", 2)), 1, String::new()).unwrap();
+        let (mailbox, _driver) = start(Arc::new(CoordinatorConfig::new("x", 2)), 1, log());
         let h0 = join(&mailbox, 0).await;
         let begin = Instant::now();
         let event = Event::GetPlan { header: h0.clone(), wait: Wait::First };
@@ -373,7 +391,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nobody_comes() {
-        let (mailbox, driver) = start(Arc::new(CoordinatorConfig::new("x", 2)), 1, String::new()).unwrap();
+        let (mailbox, driver) = start(Arc::new(CoordinatorConfig::new("x", 2)), 1, log());
         let begin = Instant::now();
         let Outcome::Failed { abort } = driver.await.unwrap() else { panic!() };
         assert_eq!(begin.elapsed().as_secs(), 300);

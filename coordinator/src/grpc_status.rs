@@ -1,6 +1,7 @@
 //! Refusals as gRPC statuses: the only place that knows both.
 
 use crate::refusal::Refusal;
+use crate::text::{MAX_STATUS, line};
 use octrain_proto::REFUSAL_KEY;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
@@ -21,7 +22,7 @@ impl From<Refusal> for Status {
             Refusal::Ended(_) | Refusal::Finished => Code::Aborted,
             Refusal::Gone => Code::Unavailable,
         };
-        let mut status = Status::new(code, refusal.to_string());
+        let mut status = Status::new(code, line(&refusal.to_string(), MAX_STATUS));
         status.metadata_mut().insert(REFUSAL_KEY, MetadataValue::from_static(refusal.kind()));
         status
     }

@@ -1,5 +1,6 @@
 //! Octrain's coordinator: membership, ranks, build strategy, liveness, and the store the collectives meet in.
 
+mod accept;
 pub mod clock;
 pub mod config;
 mod driver;
@@ -7,6 +8,7 @@ pub mod exit_code;
 mod grpc_status;
 mod hex;
 pub mod job;
+pub mod limits;
 pub mod liveness;
 mod log;
 pub mod membership;
@@ -19,6 +21,7 @@ mod service;
 pub mod spec;
 pub mod store;
 pub mod strategy;
+pub mod text;
 
 pub use config::CoordinatorConfig;
 pub use job::Outcome;

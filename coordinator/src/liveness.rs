@@ -31,6 +31,23 @@ pub fn lost(now: Now, members: &Members, config: &CoordinatorConfig) -> Vec<Lost
     late.into_iter().map(|(name, m)| Lost { member: name.clone(), cause: cause(now, m) }).collect()
 }
 
+/// A member that had missed at least two heartbeats when `this` one was heard of for the last time, and has not been
+/// heard since. What happened to `this` one may be the echo of that silence: a peer that stands still takes down those
+/// that wait for it.
+pub fn silent_before<'a>(this: &Member, members: &'a Members, config: &CoordinatorConfig) -> Option<&'a str> {
+    let heard = this.disconnected.unwrap_or(this.last_seen);
+    let older = |m: &Member| m.counted() && m.last_seen + config.heartbeat_interval * 2 < heard;
+    let silent = members.iter().filter(|(_, m)| m.disconnected.is_none() && older(m));
+    silent.min_by_key(|(_, m)| m.last_seen).map(|(name, _)| name.as_str())
+}
+
+/// Whether a lost member is not to be blamed yet: its connection broke when another one had been silent for long, and
+/// that one's time is not over. It is within the heartbeat time-out, or by a sign of life.
+pub fn awaits_older(lost: &Lost, members: &Members, config: &CoordinatorConfig) -> bool {
+    let this = members.get(&lost.member);
+    this.is_some_and(|m| m.disconnected.is_some() && silent_before(m, members, config).is_some())
+}
+
 /// What speaks for a member's death.
 pub fn cause(now: Now, member: &Member) -> String {
     let silent = now.saturating_sub(member.last_seen).as_secs_f64();

@@ -20,12 +20,33 @@ const WINDOW: Duration = Duration::from_secs(10);
 enum Line {
     Info(u64, String),
     Warn(u64, String),
+    /// Nothing comes any more.
+    End,
 }
 
-/// Where lines are put, without ever waiting.
-pub(crate) struct Log {
+/// What puts lines, without ever waiting.
+#[derive(Clone)]
+pub(crate) struct Pen {
     lines: SyncSender<Line>,
     dropped: Arc<AtomicU64>,
+}
+
+impl Pen {
+    /// Something is wrong.
+    pub(crate) fn warn(&self, generation: u64, text: String) {
+        self.put(Line::Warn(generation, text));
+    }
+
+    fn put(&self, line: Line) {
+        if self.lines.try_send(line).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The driver's end of the queue.
+pub(crate) struct Log {
+    pen: Pen,
     written: oneshot::Receiver<()>,
     refusals: Refusals,
 }
@@ -42,17 +63,22 @@ impl Log {
             // Nobody waits for it any more when this fails.
             let _ = done.send(());
         })?;
-        Ok(Self { lines, dropped, written, refusals: Refusals::default() })
+        Ok(Self { pen: Pen { lines, dropped }, written, refusals: Refusals::default() })
     }
 
     /// Something happened.
     pub(crate) fn info(&self, generation: u64, text: String) {
-        self.put(Line::Info(generation, text));
+        self.pen.put(Line::Info(generation, text));
     }
 
     /// Something is wrong.
     pub(crate) fn warn(&self, generation: u64, text: String) {
-        self.put(Line::Warn(generation, text));
+        self.pen.warn(generation, text);
+    }
+
+    /// For others than the driver.
+    pub(crate) fn pen(&self) -> Pen {
+        self.pen.clone()
     }
 
     /// A call was refused, for a reason of this kind; a stranger that asks again and again does not fill the disk.
@@ -69,17 +95,12 @@ impl Log {
         }
     }
 
-    fn put(&self, line: Line) {
-        if self.lines.try_send(line).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
     /// Waits until everything is written, at most `patience`.
     pub(crate) async fn close(self, patience: Duration) {
-        drop(self.lines);
         // A reader that does not read is not waited for.
-        let _ = tokio::time::timeout(patience, self.written).await;
+        if self.pen.lines.try_send(Line::End).is_ok() {
+            let _ = tokio::time::timeout(patience, self.written).await;
+        }
     }
 }
 
@@ -88,6 +109,7 @@ fn write(queue: Receiver<Line>, dropped: &AtomicU64) {
         match line {
             Line::Info(generation, text) => tracing::info!(generation, "{text}"),
             Line::Warn(generation, text) => tracing::warn!(generation, "{text}"),
+            Line::End => return,
         }
         let lost = dropped.swap(0, Ordering::Relaxed);
         if lost > 0 {
@@ -150,10 +172,10 @@ mod tests {
         let (lines, queue) = sync_channel(2);
         let (_done, written) = oneshot::channel();
         let dropped = Arc::new(AtomicU64::new(0));
-        let log = Log { lines, dropped, written, refusals: Refusals::default() };
+        let log = Log { pen: Pen { lines, dropped }, written, refusals: Refusals::default() };
         for i in 0..5 {
             log.info(1, i.to_string());
         }
-        assert_eq!((log.dropped.load(Ordering::Relaxed), queue.try_iter().count()), (3, 2));
+        assert_eq!((log.pen.dropped.load(Ordering::Relaxed), queue.try_iter().count()), (3, 2));
     }
 }

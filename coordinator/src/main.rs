@@ -2,10 +2,12 @@
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use octrain_coordinator::config::{CoordinatorConfig, DEFAULT_JOB};
+use octrain_coordinator::config::{CoordinatorConfig, DEFAULT_JOB, MAX_TIME};
+use octrain_coordinator::exit_code::{self, EXIT_CONFIGURATION, EXIT_ERROR, EXIT_INTERRUPTED};
 use octrain_coordinator::job::Outcome;
 use octrain_coordinator::server::{self, ServeError};
-use octrain_proto::v1::AbortKind;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -35,7 +37,9 @@ struct Args {
 }
 
 fn seconds(flag: &str, value: f64) -> Result<Duration> {
-    Duration::try_from_secs_f64(value).with_context(|| format!("--{flag} is {value}: give seconds, e.g. 5"))
+    let most = MAX_TIME.as_secs();
+    Duration::try_from_secs_f64(value)
+        .with_context(|| format!("--{flag} is {value}: give seconds, e.g. 5, and at most a year ({most})"))
 }
 
 fn config(args: Args) -> Result<CoordinatorConfig> {
@@ -50,56 +54,78 @@ fn config(args: Args) -> Result<CoordinatorConfig> {
     Ok(config)
 }
 
+/// Descriptors that a process may open are few by default; one is needed for each worker, and the hard limit is the
+/// administrator's word.
+fn raise_file_limit() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!("the limit of open files stays as it is: {e}");
+    }
+}
+
+/// Says something on standard error; a reader that does not read does not hold up the end.
+fn say(text: String) {
+    let (done, said) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        eprintln!("octrain-coordinator: {text}");
+        let _ = done.send(());
+    });
+    let _ = said.recv_timeout(Duration::from_millis(500));
+}
+
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("OCTRAIN_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
     let config = match config(Args::parse()) {
         Ok(config) => config,
         Err(e) => {
-            eprintln!("octrain-coordinator: {e:#}");
-            return ExitCode::from(2);
+            say(format!("{e:#}"));
+            return ExitCode::from(EXIT_CONFIGURATION);
         }
     };
+    raise_file_limit();
     match run(config).await {
-        Ok(code) => code,
+        Ok(code) => ExitCode::from(code),
         Err(e) => {
-            eprintln!("octrain-coordinator: {e:#}");
-            ExitCode::from(if e.downcast_ref::<ServeError>().is_some() { 2 } else { 1 })
+            let configuration = matches!(e.downcast_ref(), Some(e) if !matches!(e, ServeError::Runtime(_)));
+            say(format!("{e:#}"));
+            ExitCode::from(if configuration { EXIT_CONFIGURATION } else { EXIT_ERROR })
         }
     }
 }
 
-/// Serves until the job has ended. Exit codes: 0 finished, 1 failed, 2 a configuration that cannot be run,
-/// 130 stopped by a signal.
-async fn run(config: CoordinatorConfig) -> Result<ExitCode> {
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+/// Serves until the job has ended. The first signal ends the job, of which the workers are told; the second one ends
+/// this process.
+async fn run(config: CoordinatorConfig) -> Result<u8> {
+    let listen = |kind, name| signal(kind).with_context(|| format!("cannot listen for {name}"));
+    let mut interrupt = listen(SignalKind::interrupt(), "SIGINT")?;
+    let mut terminate = listen(SignalKind::terminate(), "SIGTERM")?;
+    let mut hangup = listen(SignalKind::hangup(), "SIGHUP")?;
     let serving = server::start(config).await?;
-    // The one line on standard output: for scripts that chose port 0.
-    println!("listening on {}", serving.address());
+    // The one line on standard output: for scripts that chose port 0. Who has closed it does not want it.
+    let _ = writeln!(std::io::stdout(), "listening on {}", serving.address());
     let mut stopped = false;
     let outcome = loop {
         let name = tokio::select! {
             outcome = serving.over() => break outcome,
             _ = interrupt.recv() => "SIGINT",
             _ = terminate.recv() => "SIGTERM",
+            _ = hangup.recv() => "SIGHUP",
         };
         if stopped {
-            return Ok(ExitCode::from(130));
+            return Ok(EXIT_INTERRUPTED);
         }
         stopped = true;
         serving.stop(name);
     };
-    Ok(match outcome {
-        Outcome::Finished { .. } => ExitCode::SUCCESS,
-        Outcome::Failed { abort } => {
-            eprintln!("octrain-coordinator: {}", abort.message);
-            ExitCode::from(match abort.kind() {
-                AbortKind::Configuration => 2,
-                AbortKind::Shutdown => 130,
-                _ => 1,
-            })
-        }
-    })
+    if let Outcome::Failed { abort } = &outcome {
+        say(abort.message.clone());
+    }
+    Ok(exit_code::of(&outcome))
 }

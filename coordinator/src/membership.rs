@@ -3,7 +3,7 @@
 use crate::config::CoordinatorConfig;
 use crate::ranks::{Place, natural};
 use octrain_proto::v1::{JobSpec, StepReport, WorkerFacts};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 /// Time since the coordinator started, as it observed it (see [`crate::clock`]).
@@ -60,48 +60,60 @@ impl Member {
 /// Members by the name they were given.
 pub type Members = BTreeMap<String, Member>;
 
+/// Places named in a message; of more, their number is told.
+const NAMED: usize = 16;
+
 /// Who is missing, e.g. `1 of 4 workers missing: host b local 1; here: host a local 0, ...`; none when complete.
-/// Workers are named where the configuration or their launcher's worker count tells about them.
+/// Workers are named where the configuration or their launcher's worker count tells about them. However many workers a
+/// peer claims, this takes no longer than the job is large.
 pub fn missing(config: &CoordinatorConfig, members: &Members) -> Option<String> {
-    let mut here: Vec<Place> = members.values().map(Member::place).collect();
-    here.sort_by(|a, b| natural(&a.host, &b.host).then(a.local_index.cmp(&b.local_index)));
     let world = config.world_size as usize;
-    let count = world.saturating_sub(here.len());
+    let count = world.saturating_sub(members.len());
     if count == 0 {
         return None;
     }
+    let here: HashSet<Place> = members.values().map(Member::place).collect();
     let mut absent: Vec<Place> = config.expected.iter().filter(|p| !here.contains(p)).cloned().collect();
     if config.expected.is_empty() {
-        for place in here.iter() {
-            let told = members
-                .values()
-                .filter(|m| m.facts.host == place.host)
-                .map(|m| m.facts.local_world)
-                .max()
-                .unwrap_or(0);
-            for local_index in 0..told {
-                let other = Place { host: place.host.clone(), local_index };
-                if !here.contains(&other) && !absent.contains(&other) {
-                    absent.push(other);
-                }
-            }
+        let mut told: BTreeMap<&str, u32> = BTreeMap::new();
+        for m in members.values() {
+            let largest = told.entry(&m.facts.host).or_default();
+            *largest = m.facts.local_world.max(*largest);
         }
-        absent.truncate(count);
+        let mut hosts: Vec<(&str, u32)> = told.into_iter().collect();
+        hosts.sort_by(|a, b| natural(a.0, b.0));
+        absent = hosts
+            .into_iter()
+            .flat_map(|(host, told)| {
+                (0..told).map(move |local_index| Place { host: host.into(), local_index })
+            })
+            .filter(|place| !here.contains(place))
+            .take(count)
+            .collect();
     }
     let unknown = count - absent.len().min(count);
-    let mut parts: Vec<String> = absent.iter().map(Place::to_string).collect();
+    let mut parts = vec![named(&absent)];
     match (unknown, here.is_empty()) {
         (0, _) => {}
         (n, true) => parts.push(format!("all {n}, no worker has reached the coordinator")),
         (n, false) => parts.push(format!("{n} on hosts that have not reported")),
     }
+    parts.retain(|p| !p.is_empty());
     let mut text = format!("{count} of {world} workers missing: {}", parts.join(", "));
     if !here.is_empty() {
-        let shown: Vec<String> = here.iter().take(16).map(Place::to_string).collect();
-        let more = if here.len() > 16 { format!(" and {} more", here.len() - 16) } else { String::new() };
-        text.push_str(&format!("; here: {}{more}", shown.join(", ")));
+        let mut here: Vec<Place> = here.into_iter().collect();
+        here.sort_by(|a, b| natural(&a.host, &b.host).then(a.local_index.cmp(&b.local_index)));
+        text.push_str(&format!("; here: {}", named(&here)));
     }
     Some(text)
+}
+
+fn named(places: &[Place]) -> String {
+    let shown: Vec<String> = places.iter().take(NAMED).map(Place::to_string).collect();
+    match places.len().saturating_sub(NAMED) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
 }
 
 #[cfg(test)]
@@ -134,6 +146,24 @@ mod tests {
 
     fn members(of: &[(&str, u32, u32)]) -> Members {
         of.iter().map(|(h, l, w)| (format!("{h}:{l}"), member(h, *l, *w))).collect()
+    }
+
+    #[test]
+    fn a_peer_that_claims_billions_of_workers_costs_nothing() {
+        let config = CoordinatorConfig::new("x", 1000);
+        let hosts: Vec<String> = (0..900).map(|i| format!("h{i}")).collect();
+        let all: Vec<(&str, u32, u32)> = hosts.iter().map(|h| (h.as_str(), 0, u32::MAX)).collect();
+        let (members, begin) = (members(&all), std::time::Instant::now());
+        let text = missing(&config, &members).unwrap();
+        assert!(begin.elapsed() < Duration::from_secs(1), "it took {:?}", begin.elapsed());
+        assert!(
+            text.starts_with("100 of 1000 workers missing: host h0 local 1, host h0 local 2, "),
+            "{text}"
+        );
+        assert!(
+            text.contains(" and 84 more; here: host h0 local 0, ") && text.ends_with(" and 884 more"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! Binding, serving, ending.
 
+use crate::accept::incoming;
 use crate::config::{ConfigError, CoordinatorConfig};
 use crate::driver::{self, Mailbox};
 use crate::job::Outcome;
+use crate::limits::MAX_REQUEST;
+use crate::log::Log;
 use crate::service::Service;
 use octrain_proto::v1::coordinator_server::CoordinatorServer;
 use std::io;
@@ -11,8 +14,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
+
+/// Calls under way on one connection; a worker needs a handful.
+const STREAMS: u32 = 128;
 
 /// Why a coordinator cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -67,18 +72,27 @@ pub async fn start(config: CoordinatorConfig) -> Result<Serving, ServeError> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let incarnation = since.as_nanos() as u64 ^ u64::from(std::process::id()).rotate_left(48);
 
-    let (mailbox, driver) =
-        driver::start(Arc::new(config), incarnation, opening).map_err(ServeError::Runtime)?;
+    let log = Log::start().map_err(ServeError::Runtime)?;
+    let (pen, generation) = (log.pen(), config.generation);
+    log.info(generation, opening);
+    let (mailbox, driver) = driver::start(Arc::new(config), incarnation, log);
     let (stop, stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(
         Server::builder()
             .tcp_nodelay(true)
             .http2_keepalive_interval(Some(Duration::from_secs(10)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-            .add_service(CoordinatorServer::new(Service { mailbox: mailbox.clone() }))
-            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async {
-                let _ = stopped.await;
-            }),
+            .max_concurrent_streams(STREAMS)
+            .add_service(
+                CoordinatorServer::new(Service { mailbox: mailbox.clone() })
+                    .max_decoding_message_size(MAX_REQUEST),
+            )
+            .serve_with_incoming_shutdown(
+                incoming(listener, move |text| pen.warn(generation, text)),
+                async {
+                    let _ = stopped.await;
+                },
+            ),
     );
     let (tell_over, over) = watch::channel(None);
     tokio::spawn(async move {

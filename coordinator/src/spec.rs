@@ -1,10 +1,16 @@
 //! The job's specification: the same from every worker, compared key by key.
 
 use crate::hex::hex;
+use crate::text::line;
 use octrain_proto::v1::{JobSpec, ModelFacts, Purpose};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
+
+/// Differing keys that are named.
+const MAX_DIFFERENCES: usize = 12;
+/// Longest key or value shown, in bytes.
+const MAX_SHOWN: usize = 80;
 
 /// Makes the specification of a configuration (a JSON object with the flags as keys).
 pub fn spec(config: &Value, purpose: Purpose, model: ModelFacts, train_images: u64) -> JobSpec {
@@ -75,11 +81,15 @@ pub fn differences(mine: &JobSpec, other: &JobSpec) -> Vec<String> {
         let (a, b): (Value, Value) = (parse(mine), parse(other));
         let keys: BTreeSet<String> =
             [&a, &b].iter().filter_map(|v| v.as_object()).flat_map(|m| m.keys().cloned()).collect();
-        let show = |v: Option<&Value>| v.map_or("absent".to_string(), Value::to_string);
-        for key in keys {
-            if a.get(&key) != b.get(&key) {
-                out.push(format!("{key}: {} against {}", show(a.get(&key)), show(b.get(&key))));
-            }
+        let show = |v: Option<&Value>| v.map_or("absent".to_string(), |v| line(&v.to_string(), MAX_SHOWN));
+        let mut differing = keys.iter().filter(|key| a.get(*key) != b.get(*key));
+        for key in differing.by_ref().take(MAX_DIFFERENCES) {
+            let name = line(key, MAX_SHOWN);
+            out.push(format!("{name}: {} against {}", show(a.get(key)), show(b.get(key))));
+        }
+        match differing.count() {
+            0 => {}
+            more => out.push(format!("and {more} more")),
         }
     }
     if mine.purpose != other.purpose {

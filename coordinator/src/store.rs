@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 pub const MAX_KEY: usize = 1024;
 /// Largest value, in bytes.
 pub const MAX_VALUE: usize = 2 << 20;
-/// Bytes of keys and values in all.
+/// Bytes that an entry counts for besides its key and value, so that a great many tiny ones are bounded as well.
+pub const ENTRY: usize = 64;
+/// Bytes of entries in all.
 pub const MAX_TOTAL: usize = 64 << 20;
 
 /// Why the store refuses.
@@ -48,6 +50,10 @@ pub enum StoreRefusal {
     },
 }
 
+fn size(key: &str, value: &[u8]) -> usize {
+    ENTRY + key.len() + value.len()
+}
+
 /// Keys and values.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Store {
@@ -64,8 +70,8 @@ impl Store {
         if value.len() > MAX_VALUE {
             return Err(StoreRefusal::Value { key: key.into(), len: value.len() });
         }
-        let before = self.entries.get(key).map_or(0, |old| key.len() + old.len());
-        let bytes = self.bytes - before + key.len() + value.len();
+        let before = self.entries.get(key).map_or(0, |old| size(key, old));
+        let bytes = self.bytes - before + size(key, &value);
         if bytes > MAX_TOTAL {
             return Err(StoreRefusal::Full { key: key.into() });
         }
@@ -102,7 +108,7 @@ impl Store {
     pub fn delete(&mut self, key: &str) -> bool {
         match self.entries.remove(key) {
             Some(old) => {
-                self.bytes -= key.len() + old.len();
+                self.bytes -= size(key, &old);
                 true
             }
             None => false,
@@ -143,5 +149,8 @@ mod tests {
         assert_eq!(n, MAX_TOTAL / MAX_VALUE - 1);
         assert!(s.delete("key0"));
         s.set("again", vec![0; MAX_VALUE]).unwrap();
+        let mut tiny = Store::default();
+        let fitting = (0..).take_while(|n| tiny.set(&format!("{n:016}"), vec![]).is_ok()).count();
+        assert_eq!(fitting, MAX_TOTAL / (ENTRY + 16));
     }
 }

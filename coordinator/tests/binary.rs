@@ -17,17 +17,19 @@ fn a_port_in_use_is_a_clear_error() {
 fn missing_workers_end_it_after_the_register_timeout() {
     let (child, _) = start(&["--world-size", "2", "--register-timeout", "0.3"]);
     let (status, text) = end(child);
-    assert_eq!(status.code(), Some(1));
+    assert_eq!(status.code(), Some(3));
     assert!(text.contains("2 of 2 workers missing"), "{text}");
 }
 
 #[test]
-fn a_signal_stops_it() {
-    let (child, _) = start(&["--world-size", "2"]);
-    signal("TERM", &child);
-    let (status, text) = end(child);
-    assert_eq!(status.code(), Some(130));
-    assert!(text.contains("stopped: SIGTERM"), "{text}");
+fn a_signal_stops_it_and_a_scheduler_may_start_it_again() {
+    for name in ["TERM", "INT", "HUP"] {
+        let (child, _) = start(&["--world-size", "2"]);
+        signal(name, &child);
+        let (status, text) = end(child);
+        assert_eq!(status.code(), Some(4), "{text}");
+        assert!(text.contains(&format!("stopped: SIG{name}")), "{text}");
+    }
 }
 
 #[test]
@@ -37,6 +39,13 @@ fn nonsense_on_the_command_line_is_a_usage_error() {
         (vec!["--world-size", "1", "--heartbeat-timeout", "-1"], "--heartbeat-timeout is -1"),
         (vec!["--world-size", "1", "--heartbeat-timeout", "0.01"], "at least 50 ms"),
         (vec!["--world-size", "1", "--register-timeout", "0"], "--register-timeout is 0"),
+        (vec!["--world-size", "1", "--heartbeat-timeout", "1e300"], "--heartbeat-timeout is"),
+        (vec!["--world-size", "1", "--heartbeat-timeout", "1e18"], "at most a year"),
+        (vec!["--world-size", "1", "--heartbeat-timeout", "nan"], "--heartbeat-timeout is NaN"),
+        (vec!["--world-size", "1", "--register-timeout", "inf"], "--register-timeout is inf"),
+        (vec!["--world-size", "1", "--register-timeout", "1e12"], "at most a year"),
+        (vec!["--world-size", "4000000000"], "at most 16384 workers"),
+        (vec!["--world-size", "1", "--job-id", "a\nb"], "--job-id `a\\nb` has control characters"),
         (vec![], "--world-size"),
         (vec!["--world-size", "1", "--listen", "nowhere"], "HOST:PORT"),
     ] {

@@ -4,6 +4,7 @@ use super::{Job, Phase, Suspicion};
 use crate::config::CoordinatorConfig;
 use crate::liveness::{self, Lost};
 use crate::membership::{Member, Now, missing};
+use crate::text::{MAX_REASON, MAX_STATUS, line};
 use octrain_proto::v1::{Abort, AbortKind, FailureKind};
 
 /// Echoes kept.
@@ -20,6 +21,7 @@ pub(super) fn fail(
     if job.outcome().is_some() {
         return None;
     }
+    let message = line(&message, MAX_REASON);
     let culprit = culprit.and_then(|name| job.members.get(name)).and_then(|m| m.rank);
     job.phase =
         Phase::Failed { at: now, abort: Abort { kind: kind.into(), message: message.clone(), culprit } };
@@ -50,10 +52,12 @@ pub(super) fn reported(
     if kind == FailureKind::Configuration {
         return fail(now, job, AbortKind::Configuration, Some(name), said);
     }
-    // A worker whose connection broke before this report came is the likelier cause of a failed collective.
+    // A worker whose connection broke before this report came is the likelier cause of a failed collective; but not
+    // where another one had fallen silent before that, of which both may be the echo.
     let first = job.members.iter().filter(|(_, m)| m.counted() && m.disconnected.is_some());
     if let Some((gone, m)) = first.min_by_key(|(_, m)| m.disconnected)
         && kind == FailureKind::Communication
+        && liveness::silent_before(m, &job.members, config).is_none()
     {
         let lost = Lost { member: gone.clone(), cause: liveness::cause(now, m) };
         return lose(now, job, &lost, Some(&said));
@@ -86,6 +90,8 @@ pub(super) fn tick(now: Now, job: &mut Job, config: &CoordinatorConfig) -> Optio
                 let text: Vec<String> = lost.iter().filter_map(|l| forget(job, l)).collect();
                 Some(text.join("; "))
             }
+            // Its connection broke, and it has yet to be silent for the full time-out: an older silence comes first.
+            _ if liveness::awaits_older(first, &job.members, config) => None,
             _ => {
                 let others =
                     lost[1..].iter().filter_map(|l| job.members.get(&l.member).map(Member::describe));
@@ -106,7 +112,7 @@ pub(super) fn tick(now: Now, job: &mut Job, config: &CoordinatorConfig) -> Optio
                 "not all workers registered within {:.0} s: {who}",
                 config.register_timeout.as_secs_f64()
             );
-            if let Some(last) = job.refusals.back() {
+            if let Some((_, last)) = job.refusals.back() {
                 text.push_str(&format!("; last refused: {last}"));
             }
             fail(now, job, AbortKind::RegisterTimeout, None, text)
@@ -135,16 +141,18 @@ fn lose(now: Now, job: &mut Job, lost: &Lost, noticed: Option<&str>) -> Option<S
 fn forget(job: &mut Job, lost: &Lost) -> Option<String> {
     let member = job.members.remove(&lost.member)?;
     let text = format!("{} is lost before the start: {}", member.describe(), lost.cause);
-    job.remember(text.clone());
+    job.remember(member.place().to_string(), text.clone());
     Some(text)
 }
 
 impl Job {
     /// Keeps a refused registration, or a lost one, for messages.
-    pub(super) fn remember(&mut self, text: String) {
+    pub(super) fn remember(&mut self, place: String, text: String) {
+        // A worker that asks again and again takes one place.
+        self.refusals.retain(|(other, _)| *other != place);
         if self.refusals.len() == 16 {
             self.refusals.pop_front();
         }
-        self.refusals.push_back(text);
+        self.refusals.push_back((place, line(&text, MAX_STATUS)));
     }
 }

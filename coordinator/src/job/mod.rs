@@ -6,9 +6,12 @@
 //!     |  a lost worker is forgotten            |
 //!     |                                        | a worker is lost, or says that it failed
 //!     | register timeout, a worker fails,      | (a failed collective waits a moment for its root cause),
-//!     | strategy cannot be met, shutdown       | shutdown
+//!     | strategy cannot be met, told to stop   | told to stop
 //!     '----------------> Failed <--------------'
 //! ```
+//! Each end has its exit code ([`crate::exit_code::of`]): `Finished` is done, or preempted where a worker left because
+//! it was asked to; `Failed` says by its cause whether trying again helps.
+//!
 //! `now` is time that the coordinator observed: it stands still while the coordinator is stopped or starved, so that
 //! every time-out above (silence, registration, root cause) is one of listening. Each passes in a tick.
 //!
@@ -79,8 +82,8 @@ pub struct Job {
     pub members: Members,
     /// Rendezvous data of the generation.
     pub store: Store,
-    /// Refused registrations, newest last.
-    pub refusals: VecDeque<String>,
+    /// Places and why their registrations were refused, newest last.
+    pub refusals: VecDeque<(String, String)>,
     /// What was said after the job had failed.
     pub echoes: Vec<String>,
     /// Distinguishes this coordinator process from earlier ones at the same address.

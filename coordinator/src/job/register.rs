@@ -8,8 +8,10 @@ use crate::ranks::Place;
 use crate::refusal::Refusal;
 use crate::spec;
 use crate::strategy::{JobFacts, JobSettings};
+use crate::text::{MAX_REASON, line};
 use octrain_proto::PROTOCOL_VERSION;
 use octrain_proto::v1::{AbortKind, JobSpec, Purpose, RegisterReply, RegisterRequest, WorkerFacts};
+use std::collections::HashMap;
 
 /// A worker registers. The last one starts the job.
 pub(super) fn register(
@@ -21,7 +23,7 @@ pub(super) fn register(
     let place = request.worker.as_ref().map(crate::place_of);
     let admitted = admit(now, job, config, request);
     if let (Err(refusal), Some(place)) = (&admitted, place) {
-        job.remember(format!("{place}: {refusal}"));
+        job.remember(place.to_string(), format!("{place}: {refusal}"));
     }
     admitted
 }
@@ -62,7 +64,7 @@ fn admit(now: Now, job: &mut Job, config: &CoordinatorConfig, request: RegisterR
         Phase::Finished { .. } => return Err(Refusal::Finished),
         Phase::Failed { abort, .. } => return Err(Refusal::Ended(abort.clone())),
     }
-    fits(now, job, config, &place)?;
+    fits(now, job, config, &place, worker.local_world)?;
     agrees(job, &place, &spec)?;
 
     job.registered += 1;
@@ -103,7 +105,19 @@ fn reply(job: &Job, config: &CoordinatorConfig, member: String) -> Answer {
 }
 
 /// Whether there is room for a worker at this place.
-fn fits(now: Now, job: &Job, config: &CoordinatorConfig, place: &Place) -> Result<(), Refusal> {
+fn fits(
+    now: Now,
+    job: &Job,
+    config: &CoordinatorConfig,
+    place: &Place,
+    local_world: u32,
+) -> Result<(), Refusal> {
+    if local_world > config.world_size {
+        return Err(Refusal::Invalid(format!(
+            "{place} is one of {local_world} workers of its host, but the whole job has {}: check --world-size and --nproc-per-node",
+            config.world_size
+        )));
+    }
     if let Some(other) = job.members.values().find(|m| m.place() == *place) {
         return Err(Refusal::Duplicate {
             place: place.clone(),
@@ -121,7 +135,7 @@ fn fits(now: Now, job: &Job, config: &CoordinatorConfig, place: &Place) -> Resul
 /// Whether a worker is told to do what the others are.
 fn agrees(job: &Job, place: &Place, spec: &JobSpec) -> Result<(), Refusal> {
     spec::check(spec).map_err(|e| Refusal::Invalid(format!("{place}: {e}")))?;
-    JobSettings::parse(&spec.config_json).map_err(|e| Refusal::Invalid(e.to_string()))?;
+    JobSettings::parse(&spec.config_json).map_err(|e| Refusal::Invalid(line(&e.to_string(), MAX_REASON)))?;
     if spec.purpose() == Purpose::Train && spec.train_images == 0 {
         return Err(Refusal::Invalid(format!("{place} has no training images: check --image-root")));
     }
@@ -140,11 +154,13 @@ fn start(now: Now, job: &mut Job, config: &CoordinatorConfig) -> String {
     let spec = job.members.values().next().map(|m| m.spec.clone()).unwrap_or_default();
     match plan::build(&config.job_id, job.generation, &JobFacts { job: spec, workers }) {
         Ok(plan) => {
-            for placement in &plan.roster {
-                let place = Place { host: placement.host.clone(), local_index: placement.local_index };
-                for m in job.members.values_mut().filter(|m| m.place() == place) {
-                    m.rank = Some(placement.rank);
-                }
+            let ranks: HashMap<Place, u32> = plan
+                .roster
+                .iter()
+                .map(|p| (Place { host: p.host.clone(), local_index: p.local_index }, p.rank))
+                .collect();
+            for m in job.members.values_mut() {
+                m.rank = ranks.get(&m.place()).copied();
             }
             let reason = format!("all here: {}", plan::summary(&plan));
             job.phase = Phase::Running { plan: Box::new(plan), suspicion: None };

@@ -49,6 +49,6 @@ pub(super) fn status(now: Now, job: &Job, config: &CoordinatorConfig) -> StatusR
         members,
         message,
         plan,
-        refusals: job.refusals.iter().cloned().collect(),
+        refusals: job.refusals.iter().map(|(_, text)| text.clone()).collect(),
     }
 }

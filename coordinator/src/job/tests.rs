@@ -1,5 +1,7 @@
 //! The state machine, event by event, on a clock of the tests' own.
 
+mod blame;
+
 use super::*;
 use crate::ranks::Place;
 use crate::spec::spec;

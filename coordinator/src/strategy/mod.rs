@@ -25,6 +25,7 @@ use octrain_proto::v1::{
     Backend, Determinism, Device, JobSpec, LossScaling, MemoryLayout, ModelFacts, PassDecision, Precision,
     Purpose, QatRecipe, Setting, WorkerFacts,
 };
+use std::collections::BTreeMap;
 
 /// What strategy is decided from.
 #[derive(Debug, Clone, PartialEq)]
@@ -175,8 +176,12 @@ fn threads(s: &JobSettings, workers: &[WorkerFacts]) -> (u32, String) {
     if s.threads > 0 {
         return (s.threads, "--threads".into());
     }
+    let mut of_host: BTreeMap<&str, u32> = BTreeMap::new();
+    for w in workers {
+        *of_host.entry(&w.host).or_default() += 1;
+    }
     let share = |w: &WorkerFacts| {
-        let here = workers.iter().filter(|o| o.host == w.host).count() as u32;
+        let here = of_host[w.host.as_str()];
         let cores = w.capabilities.as_ref().map_or(1, |c| c.cpu_cores.max(1));
         ((cores / here).max(1), cores, here)
     };

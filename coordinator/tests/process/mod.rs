@@ -18,7 +18,23 @@ pub fn command(args: &[&str]) -> Child {
 
 /// Starts it on a port of the system's choice and reads which.
 pub fn start(args: &[&str]) -> (Child, SocketAddr) {
-    let mut child = command(&[&["--listen", "127.0.0.1:0"], args].concat());
+    listening(command(&[&["--listen", "127.0.0.1:0"], args].concat()))
+}
+
+/// Starts it below a shell that runs `first`, e.g. `ulimit -n 64`.
+pub fn start_after(first: &str, args: &[&str]) -> (Child, SocketAddr) {
+    let child = Command::new("sh")
+        .args(["-c", &format!("{first}; exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_octrain-coordinator")])
+        .args([&["--listen", "127.0.0.1:0"], args].concat())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    listening(child)
+}
+
+/// Reads where it listens.
+pub fn listening(mut child: Child) -> (Child, SocketAddr) {
     let mut line = String::new();
     BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
     let address = line.trim().strip_prefix("listening on ").unwrap_or_else(|| panic!("{line}"));
@@ -39,7 +55,9 @@ pub fn end(mut child: Child) -> (ExitStatus, String) {
         std::thread::sleep(Duration::from_millis(20));
     };
     let mut text = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+    if let Some(mut stderr) = child.stderr.take() {
+        stderr.read_to_string(&mut text).unwrap();
+    }
     (status, text)
 }
 

@@ -62,7 +62,7 @@ fn exit_code(e: &SessionError) -> u8 {
     match e {
         SessionError::Interrupted(_) => EXIT_INTERRUPTED,
         e if e.is_configuration() => EXIT_CONFIGURATION,
-        e if e.is_ended() => EXIT_ABORTED,
+        e if e.is_peers() => EXIT_ABORTED,
         _ => EXIT_ERROR,
     }
 }
@@ -104,11 +104,11 @@ pub fn run(config: &RunConfig, place: &Place, job: Job) -> Result<u8> {
     let ended = panics::guarded(&session, || trainer::run(config, &session, &job, &address));
     let (message, kind) = match ended {
         Ok(Ok(outcome)) if outcome.interrupted => {
-            session.leave_interrupted()?;
+            session.leave_interrupted();
             return Ok(EXIT_INTERRUPTED);
         }
         Ok(Ok(_)) => {
-            session.leave()?;
+            session.leave();
             return Ok(EXIT_OK);
         }
         Ok(Err(e)) => (e.to_string(), e.kind()),

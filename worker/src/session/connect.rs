@@ -2,7 +2,7 @@
 
 use super::background::{self, Rhythm, Shared};
 use super::connection::{Client, Connection, RETRY};
-use super::error::{innermost, is_transient, words};
+use super::error::{innermost, is_occupied_for_now, is_transient, words};
 use super::{Session, SessionError, SessionOptions};
 use octrain_coordinator::plan;
 use octrain_proto::PROTOCOL_VERSION;
@@ -17,6 +17,10 @@ use tonic::transport::Endpoint;
 
 /// Between messages on what is being waited for.
 const SAY: Duration = Duration::from_secs(5);
+/// Between attempts to take a place that another worker has.
+const OCCUPIED: Duration = Duration::from_secs(1);
+/// Longest time between heartbeats, and until silence is death, that a coordinator is believed to want.
+const SLOWEST: Duration = Duration::from_secs(24 * 3600);
 /// Longest wait for the reason of an end, when a coordinator has gone.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How long one call for the plan waits.
@@ -39,8 +43,8 @@ pub(super) fn connect(options: SessionOptions) -> Result<Session, SessionError> 
         Arc::new(Connection { client, header, address: options.coordinator.clone(), runtime: Some(runtime) });
     let shared = Shared::new();
     let rhythm = Rhythm {
-        interval: Duration::from_millis(registered.heartbeat_interval_ms.max(10)),
-        timeout: Duration::from_millis(registered.heartbeat_timeout_ms.max(20)),
+        interval: Duration::from_millis(registered.heartbeat_interval_ms.max(10)).min(SLOWEST),
+        timeout: Duration::from_millis(registered.heartbeat_timeout_ms.max(20)).min(SLOWEST),
     };
     let tasks = background::start(&connection, &shared, rhythm);
     // From here on, dropping the session ends its tasks.
@@ -48,9 +52,9 @@ pub(super) fn connect(options: SessionOptions) -> Result<Session, SessionError> 
     let plan = match wait_for_plan(&session, &options) {
         Ok(plan) => plan,
         Err(e) => {
-            // Another worker may take this place; a farewell that fails changes nothing about the error.
+            // Another worker may take this place.
             if !e.is_ended() {
-                let _ = session.leave();
+                session.leave();
             }
             return Err(e);
         }
@@ -156,19 +160,35 @@ async fn register(options: &SessionOptions) -> Result<(Client, RegisterReply), S
     };
     let start = Instant::now();
     let mut said: Option<Instant> = None;
+    // The last answer, where it was that the place is taken.
+    let mut occupied: Option<SessionError> = None;
     loop {
         let left = options.connect_timeout.saturating_sub(start.elapsed());
         let last = match tokio::time::timeout(left, attempt(&address, &endpoint, &request)).await {
             Ok(Ok(Ok(done))) => return Ok(done),
             Ok(Ok(Err(status))) if is_transient(&status) => words(&status),
-            Ok(Ok(Err(status))) => return Err(SessionError::of_status(&address, "register", &status)),
-            Ok(Err(why)) => why,
+            Ok(Ok(Err(status))) => {
+                let refused = SessionError::of_status(&address, "register", &status);
+                if !is_occupied_for_now(&status) {
+                    return Err(refused);
+                }
+                let last = status.message().to_string();
+                occupied = Some(refused);
+                last
+            }
+            Ok(Err(why)) => {
+                occupied = None;
+                why
+            }
             Err(_) => "no answer".to_string(),
         };
         if (options.interrupted)() {
             return Err(SessionError::Interrupted("the coordinator"));
         }
         if start.elapsed() + RETRY >= options.connect_timeout {
+            if let Some(refused) = occupied {
+                return Err(refused);
+            }
             return Err(SessionError::Unreachable { address, waited: options.connect_timeout, last });
         }
         if said.is_none_or(|s| s.elapsed() >= SAY) {
@@ -176,7 +196,7 @@ async fn register(options: &SessionOptions) -> Result<(Client, RegisterReply), S
             let left = options.connect_timeout.saturating_sub(start.elapsed()).as_secs();
             tracing::info!("waiting for the coordinator at {address}, {left} s more: {last}");
         }
-        tokio::time::sleep(RETRY).await;
+        tokio::time::sleep(if occupied.is_some() { OCCUPIED } else { RETRY }).await;
     }
 }
 

@@ -2,6 +2,8 @@
 
 use super::SessionError;
 use super::error::is_transient;
+use octrain_coordinator::limits::MAX_MESSAGE;
+use octrain_coordinator::text::line;
 use octrain_proto::v1::coordinator_client::CoordinatorClient;
 use octrain_proto::v1::{FailureKind, Header, ReportFailureRequest};
 use std::time::{Duration, Instant};
@@ -64,7 +66,7 @@ impl Connection {
     pub(super) fn report_failure(&self, message: &str, kind: FailureKind) {
         let request = ReportFailureRequest {
             header: Some(self.header.clone()),
-            message: message.into(),
+            message: line(message, MAX_MESSAGE),
             kind: kind.into(),
         };
         let told = self.call("report_failure", Instant::now() + ANSWER, async |mut client| {

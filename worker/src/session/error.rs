@@ -91,10 +91,7 @@ impl SessionError {
         match self {
             SessionError::Address { .. } | SessionError::Plan(_) => true,
             SessionError::Refused { kind, .. } => {
-                matches!(
-                    kind.as_str(),
-                    "protocol" | "job" | "duplicate" | "unexpected" | "config-mismatch" | "invalid" | "full"
-                )
+                matches!(kind.as_str(), "protocol" | "job" | "unexpected" | "config-mismatch" | "invalid")
             }
             SessionError::Ended { configuration, .. } => *configuration,
             _ => false,
@@ -104,6 +101,19 @@ impl SessionError {
     /// Whether another worker, or somebody from outside, ended the job.
     pub fn is_ended(&self) -> bool {
         matches!(self, SessionError::Ended { .. })
+    }
+
+    /// Whether another process is the cause, so that trying again may help: the job was ended, the coordinator is not
+    /// there (yet, or any more), workers did not come, or this worker's place is still another one's.
+    pub fn is_peers(&self) -> bool {
+        match self {
+            SessionError::Ended { configuration, .. } => !configuration,
+            SessionError::Refused { kind, .. } => is_occupied(kind) || kind == "unknown-member",
+            SessionError::Unreachable { .. } | SessionError::Lost { .. } | SessionError::NoPlan { .. } => {
+                true
+            }
+            _ => false,
+        }
     }
 
     /// A failed call as an error.
@@ -124,13 +134,26 @@ fn refusal(status: &Status) -> &str {
     status.metadata().get(REFUSAL_KEY).and_then(|v| v.to_str().ok()).unwrap_or_default()
 }
 
-/// Whether a failed call may be tried again: the coordinator was not reached, and said nothing.
+/// Whether a refusal says that the place or the job is taken: a worker that was started anew meets its predecessor
+/// until that one is given up.
+fn is_occupied(kind: &str) -> bool {
+    matches!(kind, "duplicate" | "full")
+}
+
+/// Whether a refused registration may succeed later.
+pub(super) fn is_occupied_for_now(status: &Status) -> bool {
+    is_occupied(refusal(status))
+}
+
+/// Whether a failed call may be tried again: the coordinator was not reached and said nothing, or has too much to do.
 pub(super) fn is_transient(status: &Status) -> bool {
-    status.metadata().get(REFUSAL_KEY).is_none()
-        && matches!(
+    match refusal(status) {
+        "" => matches!(
             status.code(),
             Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded
-        )
+        ),
+        kind => kind == "busy",
+    }
 }
 
 /// A status with its innermost cause, which is where the system's words are.

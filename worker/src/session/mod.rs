@@ -126,22 +126,25 @@ impl Session {
         conclusion(message, kind, verdict, self.plan.rank)
     }
 
-    /// Leaves: this worker is done.
-    pub fn leave(self) -> Result<(), SessionError> {
-        self.goodbye(false)
+    /// Leaves: this worker is done. What is done stays done when nobody hears of it any more.
+    pub fn leave(self) {
+        self.goodbye(false);
     }
 
     /// Leaves because it was asked to (a signal), after saving.
-    pub fn leave_interrupted(self) -> Result<(), SessionError> {
-        self.goodbye(true)
+    pub fn leave_interrupted(self) {
+        self.goodbye(true);
     }
 
-    fn goodbye(self, interrupted: bool) -> Result<(), SessionError> {
+    fn goodbye(self, interrupted: bool) {
         self.shared.leaving.store(true, Ordering::SeqCst);
         let c = &self.connection;
         let request = LeaveRequest { header: Some(c.header.clone()), interrupted };
-        c.call("leave", Instant::now() + ANSWER, async |mut client| client.leave(request.clone()).await)?;
-        Ok(())
+        let told =
+            c.call("leave", Instant::now() + ANSWER, async |mut client| client.leave(request.clone()).await);
+        if let Err(e) = told {
+            tracing::warn!("the coordinator did not hear that this worker leaves: {e}");
+        }
     }
 }
 

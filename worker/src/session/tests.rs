@@ -72,8 +72,8 @@ fn two_workers_meet_in_the_store_report_and_leave() {
     let late = sa.get("never", Duration::from_millis(50), a.abort()).unwrap_err();
     assert!(matches!(&late, StoreError::Timeout { key, .. } if key == "never"), "{late}");
     a.report_step(1, StepReport { loss: 0.5, ..StepReport::default() });
-    a.leave().unwrap();
-    b.leave_interrupted().unwrap();
+    a.leave();
+    b.leave_interrupted();
     assert_eq!(c.wait(LONG), Some(Outcome::Finished { interrupted: true }));
 }
 
@@ -110,7 +110,7 @@ fn a_session_dropped_without_leaving_is_a_lost_worker() {
 #[test]
 fn a_coordinator_that_goes_away_ends_the_job_here() {
     let c = coordinator(1);
-    let a = Session::connect(options(c.address(), 0)).unwrap();
+    let a = Session::connect(SessionOptions { local_world: 1, ..options(c.address(), 0) }).unwrap();
     drop(c);
     let why = a.wait_abort(LONG).unwrap();
     assert!(why.contains("has not answered"), "{why}");
@@ -139,11 +139,6 @@ fn an_unreachable_coordinator_is_named_and_a_stop_is_heeded() {
 #[test]
 fn refusals_are_configuration_errors_in_the_coordinators_words() {
     let c = coordinator(2);
-    let (_a, _b) = pair(&c);
-    let e = Session::connect(options(c.address(), 2)).unwrap_err();
-    assert!(e.is_configuration() && e.to_string().contains("has all its 2 workers"), "{e}");
-
-    let c = coordinator(2);
     let address = c.address();
     let first = std::thread::spawn(move || Session::connect(options(address, 0)));
     let other = RunConfig { lr: 0.5, ..RunConfig::default() };
@@ -152,6 +147,82 @@ fn refusals_are_configuration_errors_in_the_coordinators_words() {
     assert!(e.is_configuration() && e.to_string().contains("lr: 0.5 against 0.256"), "{e}");
     drop(c.shutdown("test"));
     assert!(first.join().unwrap().unwrap_err().is_ended());
+}
+
+#[test]
+fn a_job_that_is_full_is_tried_until_the_time_is_over_and_may_be_tried_again() {
+    let c = coordinator(2);
+    let (_a, _b) = pair(&c);
+    let begin = Instant::now();
+    let short = SessionOptions { connect_timeout: Duration::from_secs(3), ..options(c.address(), 2) };
+    let e = Session::connect(short).unwrap_err();
+    assert!(begin.elapsed() > Duration::from_secs(1), "it gave up after {:?}", begin.elapsed());
+    assert!(!e.is_configuration() && e.is_peers(), "{e}");
+    assert!(e.to_string().contains("has all its 2 workers"), "{e}");
+}
+
+#[test]
+fn a_worker_started_anew_waits_until_its_predecessor_is_given_up() {
+    let c = coordinator(2);
+    let address = c.address();
+    // The predecessor: registered, and never heard again.
+    let facts = octrain_proto::v1::WorkerFacts {
+        host: "here".into(),
+        local_index: 0,
+        local_world: 2,
+        pid: 1,
+        capabilities: Some(machine::capabilities(vec![])),
+    };
+    let request = octrain_proto::v1::RegisterRequest {
+        protocol_version: octrain_proto::PROTOCOL_VERSION,
+        job_id: "octrain".into(),
+        generation: 0,
+        nonce: "predecessor".into(),
+        worker: Some(facts),
+        job: Some(spec(&RunConfig::default())),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut client = connection::Client::connect(format!("http://{address}")).await.unwrap();
+        client.register(request).await.unwrap();
+    });
+    let (a, b) = pair(&c);
+    assert_eq!((a.plan().rank, b.plan().rank), (0, 1));
+}
+
+#[test]
+fn a_worker_that_is_done_leaves_even_if_nobody_hears_it() {
+    let c = coordinator(1);
+    let a = Session::connect(SessionOptions { local_world: 1, ..options(c.address(), 0) }).unwrap();
+    drop(c);
+    let begin = Instant::now();
+    a.leave();
+    assert!(begin.elapsed() < LONG, "it took {:?}", begin.elapsed());
+}
+
+#[test]
+fn what_another_process_causes_may_be_tried_again() {
+    let refused = |kind: &str| SessionError::Refused {
+        address: "x:1".into(),
+        kind: kind.into(),
+        message: String::new(),
+    };
+    let ended = |configuration| SessionError::Ended { message: String::new(), configuration };
+    let waited = Duration::ZERO;
+    for (e, configuration, peers) in [
+        (refused("duplicate"), false, true),
+        (refused("full"), false, true),
+        (refused("unknown-member"), false, true),
+        (refused("config-mismatch"), true, false),
+        (refused("job"), true, false),
+        (ended(true), true, false),
+        (ended(false), false, true),
+        (SessionError::NoPlan { waited, waiting_for: String::new() }, false, true),
+        (SessionError::Unreachable { address: "x:1".into(), waited, last: String::new() }, false, true),
+        (SessionError::Address { address: "x".into() }, true, false),
+    ] {
+        assert_eq!((e.is_configuration(), e.is_peers()), (configuration, peers), "{e}");
+    }
 }
 
 #[test]

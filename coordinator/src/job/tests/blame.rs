@@ -1,0 +1,74 @@
+//! Who is named as the cause, when one stands still and others fall over it.
+
+use super::*;
+
+/// A job of three whose rank 1 is heard for the last time at 1 s.
+fn one_stands_still() -> (World, Vec<Header>) {
+    let (mut w, h) = World::running(3);
+    w.pass(ms(1000), &[&h[0], &h[1], &h[2]]);
+    w.pass(ms(2500), &[&h[0], &h[2]]);
+    (w, h)
+}
+
+fn breaks(w: &mut World, header: &Header) {
+    let watch = w.watch(header);
+    w.event(Event::Disconnected { member: header.member.clone(), watch });
+}
+
+#[test]
+fn the_one_that_fell_silent_is_named_though_all_others_report_first() {
+    let (mut w, h) = one_stands_still();
+    w.fail(&h[0], "all-reduce: timed out", FailureKind::Communication);
+    w.fail(&h[2], "all-reduce: peer closed", FailureKind::Communication);
+    w.pass(ms(2000), &[]);
+    assert!(w.ended.is_empty());
+    w.pass(ms(500), &[]);
+    assert_eq!((w.abort().kind(), w.abort().culprit), (AbortKind::WorkerLost, Some(1)));
+    contains(&w.abort().message, &["rank 1", "no heartbeat for 5.0 s", "rank 0", "timed out"]);
+}
+
+#[test]
+fn the_one_that_fell_silent_is_named_though_another_fell_over_it_without_a_word() {
+    let (mut w, h) = one_stands_still();
+    // Rank 2 crashes in consequence; its grace is over before the time of rank 1 is.
+    breaks(&mut w, &h[2]);
+    w.fail(&h[0], "all-reduce: peer closed", FailureKind::Communication);
+    w.pass(ms(2000), &[]);
+    assert!(w.ended.is_empty());
+    w.pass(ms(500), &[]);
+    assert_eq!((w.abort().kind(), w.abort().culprit), (AbortKind::WorkerLost, Some(1)));
+    contains(&w.abort().message, &["rank 1", "also silent: rank 2"]);
+}
+
+#[test]
+fn the_one_that_crashed_is_named_once_the_silent_one_is_heard_again() {
+    let (mut w, h) = one_stands_still();
+    breaks(&mut w, &h[2]);
+    w.pass(ms(2000), &[&h[0]]);
+    assert!(w.ended.is_empty());
+    w.beat(&h[1]);
+    w.event(Event::Tick);
+    assert_eq!((w.abort().kind(), w.abort().culprit), (AbortKind::WorkerLost, Some(2)));
+}
+
+#[test]
+fn a_short_silence_excuses_nobody() {
+    let (mut w, h) = World::running(3);
+    w.pass(ms(1000), &[&h[0], &h[1], &h[2]]);
+    // One heartbeat late, which is nothing.
+    w.pass(ms(1500), &[&h[0], &h[2]]);
+    breaks(&mut w, &h[2]);
+    w.fail(&h[0], "all-reduce: peer closed", FailureKind::Communication);
+    assert_eq!(w.abort().culprit, Some(2));
+}
+
+#[test]
+fn a_worker_that_asks_again_and_again_takes_one_line_of_the_status() {
+    let mut w = World::new(2);
+    w.join(request("a", 0));
+    for _ in 0..40 {
+        w.refuse(RegisterRequest { nonce: "another process".into(), ..request("a", 0) });
+    }
+    w.refuse(RegisterRequest { protocol_version: 0, ..request("b", 0) });
+    assert_eq!(w.job.refusals.len(), 2);
+}
