@@ -5,6 +5,9 @@
 #   scripts/setup.sh            libtorch, OpenVINO, ONNX Runtime, the digits; the CUDA set where there is a GPU
 #   scripts/setup.sh --cuda     the CUDA set even without a GPU (for building an image)
 #   scripts/setup.sh --no-cuda  no CUDA set even with a GPU
+#   scripts/setup.sh --cuda-apart
+#                               the CUDA set as .deps/cuda-apart, where no run takes it from: for the test that
+#                               loads it on a machine without a GPU (about 2.5 GB)
 #   scripts/setup.sh --test     also .deps/python: PyTorch, ONNX, the engines and shellcheck, for the tests;
 #                               and .deps/nvrtc: the compiler of the CUDA kernels, which needs no GPU
 #
@@ -17,14 +20,15 @@ repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 say() { echo "setup: $*"; }
 die() { echo "setup: error: $*" >&2; exit 1; }
 
-want_cuda=auto want_test=no
+want_cuda=auto want_apart=no want_test=no
 for arg in "$@"; do
   case $arg in
     --cuda) want_cuda=yes ;;
     --no-cuda) want_cuda=no ;;
+    --cuda-apart) want_apart=yes ;;
     --test) want_test=yes ;;
-    -h|--help) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 0 ;;
-    *) echo "setup: unknown argument '$arg'; it takes --cuda, --no-cuda, --test" >&2; exit 2 ;;
+    -h|--help) sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    *) echo "setup: unknown argument '$arg'; it takes --cuda, --no-cuda, --cuda-apart, --test" >&2; exit 2 ;;
   esac
 done
 
@@ -81,16 +85,29 @@ else
   touch "$deps/.native"
 fi
 
-if [ $want_cuda = yes ]; then
+# cuda_set FOLDER: the CUDA libraries as FOLDER/libtorch-cuda, beside a `libtorch` that they look for.
+cuda_set() {
+  if [ -e "$1/libtorch-cuda/lib" ]; then
+    say "CUDA libraries in $1: in place"
+    return
+  fi
+  say "fetching the CUDA libraries for libtorch 2.11.0, with cuDNN and NCCL (about 2 GB)"
+  fetch_native native
+  fetch_native cuda
+  fetch_native nvrtc
+  python3 "$repo/scripts/setup/unpack.py" cuda "$wheels" "$work/libtorch-cuda"
+  mkdir -p "$1"
+  rm -rf "$1/libtorch-cuda" && mv "$work/libtorch-cuda" "$1/"
+}
+
+if [ $want_cuda = yes ]; then cuda_set "$deps"; fi
+
+if [ $want_apart = yes ]; then
   if [ -e "$deps/libtorch-cuda/lib" ]; then
-    say "CUDA libraries: in place"
+    say "CUDA libraries apart: not needed, $deps has them"
   else
-    say "fetching the CUDA libraries for libtorch 2.11.0, with cuDNN and NCCL (about 2 GB)"
-    fetch_native native
-    fetch_native cuda
-    fetch_native nvrtc
-    python3 "$repo/scripts/setup/unpack.py" cuda "$wheels" "$work/libtorch-cuda"
-    rm -rf "$deps/libtorch-cuda" && mv "$work/libtorch-cuda" "$deps/"
+    cuda_set "$deps/cuda-apart"
+    ln -sfn ../libtorch "$deps/cuda-apart/libtorch"
   fi
 fi
 

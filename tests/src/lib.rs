@@ -7,6 +7,7 @@ pub mod policy;
 mod python;
 pub mod run;
 mod skip;
+pub mod stand_in;
 pub mod wire;
 
 pub use binary::binary;

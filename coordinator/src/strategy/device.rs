@@ -1,6 +1,6 @@
 //! Device and backend.
 
-use super::{DeviceChoice, JobSettings, StrategyError};
+use super::{DeviceChoice, JobSettings, StrategyError, TestBackend};
 use crate::ranks::Place;
 use octrain_proto::v1::{Backend, Device, WorkerFacts};
 
@@ -37,11 +37,19 @@ pub(super) fn choose(s: &JobSettings, workers: &[WorkerFacts]) -> Result<(Device
 }
 
 /// How ranks communicate.
-pub(super) fn backend(device: Device, world: u64) -> (Backend, String) {
-    match (device, world) {
-        (_, 1) => (Backend::Local, "one worker: nothing to communicate".into()),
-        (Device::Cpu, n) => (Backend::Gloo, format!("{n} workers on CPUs")),
-        (Device::Cuda, n) => (Backend::Nccl, format!("{n} workers on CUDA devices")),
+pub(super) fn backend(
+    asked: TestBackend,
+    device: Device,
+    world: u64,
+) -> Result<(Backend, String), StrategyError> {
+    let on = |backend: Backend| Ok((backend, format!("--test-backend {}", backend_name(backend))));
+    match (asked, device, world) {
+        (TestBackend::Gloo, Device::Cuda, _) => Err(StrategyError::GlooOnGpus),
+        (TestBackend::Gloo, ..) => on(Backend::Gloo),
+        (TestBackend::Nccl, ..) => on(Backend::Nccl),
+        (TestBackend::Auto, _, 1) => Ok((Backend::Local, "one worker: nothing to communicate".into())),
+        (TestBackend::Auto, Device::Cpu, n) => Ok((Backend::Gloo, format!("{n} workers on CPUs"))),
+        (TestBackend::Auto, Device::Cuda, n) => Ok((Backend::Nccl, format!("{n} workers on CUDA devices"))),
     }
 }
 

@@ -39,6 +39,9 @@ pub enum StrategyError {
         /// Devices it sees.
         devices: usize,
     },
+    /// Gloo cannot reach a GPU's memory.
+    #[error("--test-backend gloo works on CPUs only: say --device cpu, or --test-backend nccl")]
+    GlooOnGpus,
     /// GPU too old for BF16.
     #[error(
         "--amp bf16, but {device} of {place} has compute capability {major}.{minor} and BF16 needs 8.0: say --amp fp16 --use-dynamic-loss-scaling, or --amp off"

@@ -18,7 +18,7 @@ pub(crate) use device::{backend_name, name as device_name};
 pub use error::StrategyError;
 pub(crate) use precision::{name as precision_name, scaling_text};
 pub use qat::freeze_step;
-pub use settings::{Amp, DataLayout, DeviceChoice, JobSettings, Observer, Target};
+pub use settings::{Amp, DataLayout, DeviceChoice, JobSettings, Observer, Target, TestBackend};
 
 use crate::ranks::natural;
 use octrain_proto::v1::{
@@ -100,7 +100,7 @@ pub fn decide(facts: &JobFacts) -> Result<Strategy, StrategyError> {
 
     let (device, reason) = device::choose(&s, &workers)?;
     settings.push(setting("device", device::name(device), reason));
-    let (backend, reason) = device::backend(device, world);
+    let (backend, reason) = device::backend(s.test_backend, device, world)?;
     settings.push(setting("backend", device::backend_name(backend), reason));
 
     let (precision, reason) = precision::choose(&s, device, &workers)?;

@@ -27,6 +27,19 @@ pub enum DeviceChoice {
     Cuda,
 }
 
+/// Backend asked for by a test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TestBackend {
+    /// None asked for: by device and number of workers.
+    #[default]
+    Auto,
+    /// Gloo.
+    Gloo,
+    /// NCCL.
+    Nccl,
+}
+
 /// Memory order asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -122,6 +135,9 @@ pub struct JobSettings {
     pub qat_distill_temperature: f64,
     /// Device.
     pub device: DeviceChoice,
+    /// Backend, in tests.
+    #[serde(default)]
+    pub test_backend: TestBackend,
     /// Compute threads per worker; 0: chosen.
     pub threads: u32,
     /// Gradient bucket in MiB.

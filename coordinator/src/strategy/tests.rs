@@ -58,6 +58,14 @@ fn device_and_backend() {
         let s = decide(&facts(json!({"device": flag}), workers.clone())).unwrap();
         assert_eq!((s.device, s.backend), (device, backend), "{flag} {workers:?}");
     }
+    let asked = |backend: &str, device: &str, workers| {
+        decide(&facts(json!({"test-backend": backend, "device": device}), workers)).map(|s| s.backend)
+    };
+    assert_eq!(asked("gloo", "cpu", vec![w("a", 0, 0)]), Ok(Gloo), "a group of one, for a test");
+    assert_eq!(asked("nccl", "auto", vec![w("a", 0, 1)]), Ok(Nccl));
+    assert_eq!(asked("nccl", "cpu", two()), Ok(Nccl), "over a stand-in");
+    assert_eq!(asked("auto", "auto", vec![w("a", 0, 1)]), Ok(Local));
+    assert_eq!(asked("gloo", "cuda", vec![w("a", 0, 1)]), Err(StrategyError::GlooOnGpus));
     let error =
         |flag: &str, workers| decide(&facts(json!({"device": flag}), workers)).unwrap_err().to_string();
     let e = error("cuda", vec![w("pod-10", 0, 1), w("pod-2", 1, 1), w("pod-2", 0, 1)]);

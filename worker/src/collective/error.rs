@@ -34,7 +34,9 @@ pub enum CollectiveError {
         rank: usize,
     },
     /// The library is not there.
-    #[error("NCCL cannot be loaded: {0}; run scripts/setup.sh on a machine with a GPU")]
+    #[error(
+        "NCCL cannot be loaded ({0}); run scripts/setup.sh --cuda, or name a libnccl.so.2 in OCTRAIN_NCCL"
+    )]
     NoNccl(String),
     /// A tensor that cannot be sent.
     #[error("{call}: a tensor of type {kind} with strides {strides:?} cannot be sent")]

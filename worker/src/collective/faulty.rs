@@ -81,4 +81,7 @@ impl Collective for Faulty {
         self.due("barrier")?;
         self.inner.barrier()
     }
+    fn finish(&mut self) -> Result<(), CollectiveError> {
+        self.inner.finish()
+    }
 }

@@ -17,7 +17,7 @@ pub use faulty::{Fault, Faulty};
 pub use gloo::Gloo;
 pub use local::Local;
 pub use memory::MemoryStore;
-pub use nccl::Nccl;
+pub use nccl::{NCCL_VARIABLE, Nccl, NcclLibrary, Place, load_nccl};
 pub use rendezvous::{RendezvousStore, StoreError};
 
 use tch::Tensor;
@@ -47,4 +47,9 @@ pub trait Collective: Send {
     fn all_gather(&self, tensor: &Tensor) -> Result<Vec<Tensor>, CollectiveError>;
     /// Returns once all ranks have called it.
     fn barrier(&self) -> Result<(), CollectiveError>;
+    /// The orderly end: returns once what slower ranks still need of this one has left it, after which every call
+    /// fails. A group that is dropped without it may cut off what others are receiving.
+    fn finish(&mut self) -> Result<(), CollectiveError> {
+        Ok(())
+    }
 }

@@ -45,6 +45,20 @@ pub enum DeviceKind {
     Cuda,
 }
 
+/// Collectives for tests, whatever the device and the number of workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, Default)]
+#[serde(rename_all = "lowercase")]
+#[value(rename_all = "lowercase")]
+pub enum TestBackend {
+    /// As outside tests: NCCL on GPUs, Gloo on CPUs, none for one worker.
+    #[default]
+    Auto,
+    /// Gloo, of one worker too.
+    Gloo,
+    /// NCCL, of one worker too; on CPUs only a stand-in for it, named in `OCTRAIN_NCCL`, can work.
+    Nccl,
+}
+
 /// Memory order of activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, Default)]
 #[serde(rename_all = "UPPERCASE")]
@@ -387,6 +401,9 @@ pub struct RunConfig {
     /// Workers on this host.
     #[arg(long, help_heading = "Machine", default_value_t = 1, allow_negative_numbers = true)]
     pub nproc: usize,
+    /// Collectives for tests.
+    #[arg(long, help_heading = "Machine", value_enum, default_value_t, hide = true)]
+    pub test_backend: TestBackend,
     /// Compute threads per worker (0: cores / workers).
     #[arg(long, help_heading = "Machine", default_value_t = 0, allow_negative_numbers = true)]
     pub threads: usize,
@@ -469,6 +486,7 @@ impl Default for RunConfig {
             allow_mismatch: false,
             device: DeviceKind::Auto,
             nproc: 1,
+            test_backend: TestBackend::Auto,
             threads: 0,
             bucket_mib: 25.0,
         }

@@ -6,7 +6,7 @@ use super::loss_scale::LossScale;
 use super::qat::Phase;
 use super::schedule::Schedule;
 use super::{CrossEntropy, OptimError, Sgd, Strategy, scales};
-use crate::collective::{Collective, ReduceOp};
+use crate::collective::{Collective, CollectiveError, ReduceOp};
 use crate::exec::{Executor, Mode, Prepared, Record, Watch, Weights, WeightsLayout};
 use crate::graph::Op;
 use crate::quant::observer;
@@ -131,6 +131,11 @@ impl Program {
     /// The collective all ranks share.
     pub fn collective(&self) -> &dyn Collective {
         &*self.collective
+    }
+
+    /// The orderly end of that collective, after which nothing can be reduced any more; see [`Collective::finish`].
+    pub fn finish(&mut self) -> Result<(), CollectiveError> {
+        self.collective.finish()
     }
 
     /// The strategy the program was made by.
@@ -327,9 +332,6 @@ impl Program {
     }
 
     fn reduce(&mut self, phase: Phase) -> Result<(), OptimError> {
-        if self.collective.world_size() == 1 {
-            return Ok(());
-        }
         for b in &self.buckets {
             self.collective.all_reduce(&self.comm.narrow(0, b.offset, b.len), ReduceOp::Sum)?;
         }

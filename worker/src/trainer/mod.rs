@@ -44,6 +44,15 @@ pub fn run(config: &RunConfig, session: &Session, job: &Job, address: &str) -> R
 
 fn train(config: &RunConfig, session: &Session, job: &Job, address: &str) -> Result<Outcome, TrainError> {
     let mut run = Run::new(config, session, job, address)?;
+    let outcome = to_the_end(&mut run, config)?;
+    // All there is to lose is saved: what goes wrong from here on is said and costs nothing.
+    if let Err(e) = run.program.finish() {
+        tracing::warn!("the ranks did not part in good order, which changes nothing of the results: {e}");
+    }
+    Ok(outcome)
+}
+
+fn to_the_end(run: &mut Run, config: &RunConfig) -> Result<Outcome, TrainError> {
     if config.run_scope == RunScope::EvalOnly {
         let eval = run.evaluate()?;
         return Ok(run.outcome(Some(eval), false));

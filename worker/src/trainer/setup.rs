@@ -3,7 +3,7 @@
 use super::job::Job;
 use super::{Outcome, TrainError, resume};
 use crate::checkpoint::Position;
-use crate::collective::{Collective, CollectiveError, Gloo, Local, Nccl};
+use crate::collective::{Collective, CollectiveError, Gloo, Local, Nccl, Place, load_nccl};
 use crate::config::{Amp, DataLayout, Observer, RunConfig, RunScope, Target};
 use crate::data::{DataConfig, Geometry, Sharding, TrainLoader};
 use crate::exec::initialise;
@@ -54,8 +54,12 @@ fn collective(session: &Session, address: &str) -> Result<Box<dyn Collective>, C
         Backend::Local => Box::new(Local),
         Backend::Gloo => Box::new(Gloo::connect(session.store(), rank, world, address, COLLECTIVE, abort)?),
         Backend::Nccl => {
-            let store = session.store();
-            Box::new(Nccl::connect(&*store, rank, world, plan.local_rank as usize, COLLECTIVE, abort)?)
+            let place = match device(plan) {
+                Device::Cuda(ordinal) => Place::Cuda(ordinal),
+                _ => Place::StandIn,
+            };
+            let (library, store) = (load_nccl()?, session.store());
+            Box::new(Nccl::connect(library, &*store, (rank, world), place, COLLECTIVE, abort)?)
         }
     };
     Ok(collective)

@@ -1,0 +1,337 @@
+//! `collective/nccl` without a GPU: the product's own code over a stand-in for libnccl that works on host memory and
+//! goes wrong as it is told to; ranks as threads, then as workers of a job.
+
+use octrain::collective::{
+    Abort, Collective, CollectiveError, MemoryStore, Nccl, NcclLibrary, Place, ReduceOp,
+};
+use octrain_tests::binary;
+use octrain_tests::run::{SMALL, newest, said, tensors};
+use octrain_tests::stand_in::StandIn;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tch::{Device, Kind, Tensor};
+
+/// Longer than any test takes.
+const LONG: Duration = Duration::from_secs(120);
+
+/// What a rank of a test is given.
+struct Rank {
+    library: &'static NcclLibrary,
+    store: Arc<MemoryStore>,
+    rank: usize,
+    world: usize,
+    timeout: Duration,
+    abort: Abort,
+}
+
+impl Rank {
+    fn connect(&self) -> Result<Nccl, CollectiveError> {
+        let place = (self.rank, self.world);
+        Nccl::connect(self.library, &*self.store, place, Place::StandIn, self.timeout, &self.abort)
+    }
+}
+
+/// Runs `f` on every rank, as threads; panics of ranks are the test's.
+fn on_ranks<T: Send>(
+    stand_in: &StandIn,
+    world: usize,
+    timeout: Duration,
+    f: impl Fn(Rank) -> T + Sync,
+) -> Vec<T> {
+    let library = NcclLibrary::open(stand_in.library().as_os_str()).expect("the stand-in loads");
+    let library: &'static NcclLibrary = Box::leak(Box::new(library));
+    let store = Arc::new(MemoryStore::default());
+    std::thread::scope(|s| {
+        let ranks: Vec<_> = (0..world)
+            .map(|rank| {
+                let (store, f) = (store.clone(), &f);
+                s.spawn(move || f(Rank { library, store, rank, world, timeout, abort: Abort::new() }))
+            })
+            .collect();
+        ranks.into_iter().map(|r| r.join().unwrap()).collect()
+    })
+}
+
+fn conforms(c: &dyn Collective) {
+    let (rank, world) = (c.rank(), c.world_size());
+    for kind in [Kind::Float, Kind::Double, Kind::Int64, Kind::BFloat16, Kind::Half, Kind::Uint8] {
+        let base = Tensor::arange(1000, (Kind::Int64, Device::Cpu)).remainder(7).to_kind(kind);
+        let of = |rank: i64| (&base + rank).to_kind(kind);
+        let mine = || of(rank as i64);
+        let t = mine();
+        c.all_reduce(&t, ReduceOp::Sum).unwrap();
+        let ranks = (world * (world - 1) / 2) as i64;
+        assert!(t.equal(&(&base * world as i64 + ranks).to_kind(kind)), "{kind:?} sum");
+        let t = mine();
+        c.all_reduce(&t, ReduceOp::Max).unwrap();
+        assert!(t.equal(&of(world as i64 - 1)), "{kind:?} maximum");
+        for root in 0..world {
+            let t = mine();
+            c.broadcast(&t, root).unwrap();
+            assert!(t.equal(&of(root as i64)), "{kind:?} broadcast of {root}");
+        }
+        let all = c.all_gather(&mine()).unwrap();
+        assert_eq!(all.len(), world);
+        assert!(all.iter().enumerate().all(|(r, t)| t.equal(&of(r as i64))), "{kind:?} gather");
+    }
+    c.barrier().unwrap();
+}
+
+#[test]
+fn every_call_conforms_on_one_two_and_three_ranks_however_often_nccl_says_in_progress() {
+    for (world, script) in [(1, ""), (2, "in-progress=3"), (3, "rank=1 in-progress=5")] {
+        let stand_in = StandIn::new(script);
+        on_ranks(&stand_in, world, LONG, |rank| {
+            let mut c = rank.connect().unwrap();
+            conforms(&c);
+            c.finish().unwrap();
+            let e = c.barrier().unwrap_err().to_string();
+            assert!(e.contains("is finished"), "{e}");
+        });
+        assert!(stand_in.parted_in_good_order(world), "{:?}", stand_in.log());
+    }
+}
+
+#[test]
+fn a_rank_that_has_finished_does_not_cut_off_what_a_slower_one_still_receives() {
+    let stand_in = StandIn::new("rank=1 slow-ms=400");
+    on_ranks(&stand_in, 2, LONG, |rank| {
+        let mut c = rank.connect().unwrap();
+        let t = Tensor::ones([8], (Kind::Float, Device::Cpu));
+        c.all_reduce(&t, ReduceOp::Sum).unwrap();
+        assert_eq!(t.double_value(&[0]), 2.0);
+        c.finish().unwrap();
+    });
+    assert!(stand_in.parted_in_good_order(2), "{:?}", stand_in.log());
+
+    // The same without the orderly end: the stand-in does see what it is there to see.
+    let stand_in = StandIn::new("rank=1 slow-ms=400");
+    let got = on_ranks(&stand_in, 2, LONG, |rank| {
+        let c = rank.connect().unwrap();
+        let t = Tensor::ones([8], (Kind::Float, Device::Cpu));
+        c.all_reduce(&t, ReduceOp::Sum)
+    });
+    assert_eq!(got[0], Ok(()));
+    let e = got[1].as_ref().unwrap_err().to_string();
+    assert!(e.contains("all_reduce on rank 1") && e.contains("rank 0 aborted before rank 1 received"), "{e}");
+    assert!(!stand_in.parted_in_good_order(2));
+}
+
+#[test]
+fn a_join_that_hangs_ends_on_abort_and_on_the_deadline_and_frees_what_it_began() {
+    let stand_in = StandIn::new("hang=init");
+    let begun = Instant::now();
+    on_ranks(&stand_in, 1, LONG, |rank| {
+        let abort = rank.abort.clone();
+        let other = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(300));
+            abort.trip();
+        });
+        let e = rank.connect().err().unwrap();
+        assert_eq!(e, CollectiveError::Aborted { call: "connect", rank: 0 });
+        other.join().unwrap();
+    });
+    assert!(begun.elapsed() < LONG / 2);
+    assert_eq!(stand_in.log(), ["rank 0 init", "rank 0 abort"]);
+
+    let stand_in = StandIn::new("rank=1 hang=init");
+    on_ranks(&stand_in, 2, Duration::from_secs(1), |rank| {
+        let e = rank.connect().err().unwrap().to_string();
+        let whose = format!("rank {} of 2 on host memory", rank.rank);
+        assert!(e.contains(&whose) && e.contains("no answer") && e.contains("within 1 s"), "{e}");
+    });
+    assert_eq!(stand_in.log().iter().filter(|l| l.ends_with("abort")).count(), 2, "{:?}", stand_in.log());
+}
+
+#[test]
+fn a_job_that_is_over_before_the_identifier_comes_is_not_waited_for() {
+    let stand_in = StandIn::new("");
+    on_ranks(&stand_in, 1, LONG, |mut rank| {
+        (rank.rank, rank.world) = (1, 2);
+        rank.abort.trip();
+        let e = rank.connect().err().unwrap();
+        assert_eq!(e, CollectiveError::Aborted { call: "connect", rank: 1 });
+    });
+    assert!(stand_in.log().is_empty(), "nothing was begun: {:?}", stand_in.log());
+}
+
+#[test]
+fn a_call_that_never_ends_is_ended_by_abort_and_by_the_deadline() {
+    let t = || Tensor::zeros([8], (Kind::Float, Device::Cpu));
+    let stand_in = StandIn::new("hang=call");
+    on_ranks(&stand_in, 1, LONG, |rank| {
+        let mut c = rank.connect().unwrap();
+        let abort = rank.abort.clone();
+        let other = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(300));
+            abort.trip();
+        });
+        let e = c.all_reduce(&t(), ReduceOp::Sum).unwrap_err();
+        assert_eq!(e, CollectiveError::Aborted { call: "all_reduce", rank: 0 });
+        assert!(matches!(c.barrier().unwrap_err(), CollectiveError::Aborted { .. }));
+        assert!(matches!(c.finish().unwrap_err(), CollectiveError::Aborted { .. }));
+        other.join().unwrap();
+    });
+    assert_eq!(stand_in.log(), ["rank 0 init", "rank 0 abort"], "freed once, by the thread that used it");
+
+    let stand_in = StandIn::new("hang=call");
+    on_ranks(&stand_in, 1, Duration::from_secs(1), |rank| {
+        let c = rank.connect().unwrap();
+        let e = c.broadcast(&t(), 0).unwrap_err().to_string();
+        assert!(e.contains("nccl broadcast on rank 0") && e.contains("within 1 s"), "{e}");
+    });
+    assert_eq!(stand_in.log(), ["rank 0 init", "rank 0 abort"]);
+}
+
+#[test]
+fn an_error_names_the_call_the_rank_and_nccl_s_last_words_and_nothing_is_asked_after_it() {
+    let stand_in = StandIn::new("rank=1 error-at=2");
+    on_ranks(&stand_in, 2, LONG, |rank| {
+        let mut c = rank.connect().unwrap();
+        let t = Tensor::zeros([8], (Kind::Float, Device::Cpu));
+        c.all_reduce(&t, ReduceOp::Sum).unwrap();
+        c.barrier().unwrap();
+        let e = c.all_gather(&t).unwrap_err().to_string();
+        let wanted: &[&str] = match rank.rank {
+            1 => &["all_gather on rank 1", "3 (internal error)", "scripted error at collective 2"],
+            _ => &["all_gather on rank 0", "6 (remote process exited", "rank 1 aborted"],
+        };
+        assert!(wanted.iter().all(|w| e.contains(w)), "{wanted:?}: {e}");
+        let later = c.barrier().unwrap_err().to_string();
+        assert!(later.contains("an earlier call of this group failed"), "{later}");
+        assert!(c.finish().is_err(), "what has failed has no orderly end");
+    });
+    let log = stand_in.log();
+    assert!(!log.iter().any(|l| l.contains("finalize") || l.contains("FAULT")), "{log:?}");
+    assert_eq!(log.iter().filter(|l| l.ends_with(" abort")).count(), 2, "{log:?}");
+}
+
+#[test]
+fn a_peer_that_never_finishes_holds_the_orderly_end_no_longer_than_the_deadline() {
+    let stand_in = StandIn::new("rank=1 slow-ms=3000");
+    on_ranks(&stand_in, 2, Duration::from_secs(1), |rank| {
+        let mut c = rank.connect().unwrap();
+        let t = Tensor::ones([8], (Kind::Float, Device::Cpu));
+        let done = c.all_reduce(&t, ReduceOp::Sum);
+        if rank.rank == 0 {
+            done.unwrap();
+            let e = c.finish().unwrap_err().to_string();
+            assert!(e.contains("finalize on rank 0") && e.contains("within 1 s"), "{e}");
+        }
+    });
+}
+
+#[test]
+fn what_cannot_be_sent_is_refused_before_nccl_sees_it() {
+    let stand_in = StandIn::new("");
+    on_ranks(&stand_in, 1, LONG, |rank| {
+        let c = rank.connect().unwrap();
+        let strided = Tensor::zeros([4, 4], (Kind::Float, Device::Cpu)).transpose(0, 1);
+        let e = c.all_reduce(&strided, ReduceOp::Sum).unwrap_err();
+        assert!(matches!(e, CollectiveError::Tensor { .. }), "{e}");
+        let e = c.broadcast(&Tensor::zeros([4], (Kind::Bool, Device::Cpu)), 0).unwrap_err();
+        assert!(matches!(e, CollectiveError::Tensor { .. }), "{e}");
+        c.barrier().unwrap();
+    });
+}
+
+// ---- as a job
+
+/// Trains a few steps with these workers and this backend; the stand-in is the process's NCCL.
+fn train(nccl: &Path, output: &Path, flags: &[&str]) -> Output {
+    let fixed = ["--batch-size", "16", "--max-steps", "4", "--lr", "0.05", "--qat", "--print-interval", "1"];
+    Command::new(binary("octrain"))
+        .arg("train")
+        .args(SMALL)
+        .args(fixed)
+        .args(["--qat-calibration-images", "32", "--output-dir", output.to_str().unwrap()])
+        .args(flags)
+        .env("OCTRAIN_NCCL", nccl)
+        .output()
+        .expect("the binary starts")
+}
+
+#[test]
+fn two_workers_train_over_nccl_to_the_same_bits_as_over_gloo_and_part_in_good_order() {
+    // Rank 1 is slow to receive throughout, so it is the last to end.
+    let stand_in = StandIn::new("in-progress=2\nrank=1 slow-ms=20");
+    let weights = |backend: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let output = train(&stand_in.library(), dir.path(), &["--nproc", "2", "--test-backend", backend]);
+        assert!(output.status.success(), "{backend}: {}", said(&output));
+        tensors(&newest(dir.path()).join("model.safetensors"))
+    };
+    let nccl = weights("nccl");
+    assert!(stand_in.parted_in_good_order(2), "{:?}", stand_in.log());
+    assert!(nccl == weights("gloo"), "a sum of two numbers has one value in FP32");
+}
+
+#[test]
+fn one_worker_can_have_a_group_of_one_over_gloo_and_over_nccl() {
+    let stand_in = StandIn::new("");
+    let weights = |backend: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let flags = ["--test-backend", backend, "--checks", "true"];
+        let output = train(&stand_in.library(), dir.path(), &flags);
+        assert!(output.status.success(), "{backend}: {}", said(&output));
+        let decided = if backend == "auto" { "local" } else { backend };
+        assert!(said(&output).contains(decided), "the plan says what was decided: {}", said(&output));
+        tensors(&newest(dir.path()).join("model.safetensors"))
+    };
+    let alone = weights("auto");
+    assert!(stand_in.log().is_empty());
+    assert!(weights("gloo") == alone && weights("nccl") == alone);
+    assert!(stand_in.parted_in_good_order(1), "{:?}", stand_in.log());
+}
+
+#[test]
+fn a_job_whose_nccl_fails_or_is_not_there_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let stand_in = StandIn::new("rank=1 error-at=6");
+    let output = train(&stand_in.library(), dir.path(), &["--nproc", "2", "--test-backend", "nccl"]);
+    assert!(!output.status.success());
+    assert!(said(&output).contains("scripted error at collective 6"), "{}", said(&output));
+
+    let missing = dir.path().join("libnccl.so.2");
+    let output = train(&missing, dir.path(), &["--nproc", "2", "--test-backend", "nccl"]);
+    assert!(!output.status.success());
+    let told = said(&output);
+    assert!(told.contains(missing.to_str().unwrap()) && told.contains("OCTRAIN_NCCL"), "{told}");
+}
+
+#[test]
+fn a_killed_worker_ends_one_that_waits_in_nccl() {
+    // Nobody ever joins: both workers wait in connect, one of them is killed, the other hears the coordinator.
+    let dir = tempfile::tempdir().unwrap();
+    let stand_in = StandIn::new("hang=init");
+    let mut launcher = Command::new(binary("octrain"));
+    launcher.arg("train").args(SMALL).args(["--nproc", "2", "--test-backend", "nccl", "--max-steps", "2"]);
+    launcher.args(["--batch-size", "16", "--output-dir", dir.path().to_str().unwrap()]);
+    let mut child = launcher.env("OCTRAIN_NCCL", stand_in.library()).spawn().unwrap();
+    let until = Instant::now() + LONG;
+    while stand_in.log().len() < 2 {
+        assert!(Instant::now() < until, "they never came to connect");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).unwrap();
+    let mut workers: Vec<String> = children.split_whitespace().map(str::to_string).collect();
+    for task in std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap().flatten() {
+        let more = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        workers.extend(more.split_whitespace().map(str::to_string));
+    }
+    let killed = Instant::now();
+    assert!(Command::new("kill").args(["-KILL", &workers[0]]).status().unwrap().success());
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > until {
+            let _ = child.kill();
+            panic!("the survivor still waits in NCCL");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(killed.elapsed() < Duration::from_secs(40), "it took {:?}", killed.elapsed());
+    let log = stand_in.log();
+    assert_eq!(log.iter().filter(|l| l.ends_with(" abort")).count(), 1, "{log:?}");
+    assert!(!log.iter().any(|l| l.starts_with("FAULT")), "{log:?}");
+}

@@ -1,0 +1,270 @@
+//! NCCL, non-blocking: every wait polls NCCL's state, the abort token and a deadline.
+//!
+//! Three layers: `sys` is the C interface, a table filled from a named file; `result` has checked answers; this module
+//! has groups. Work goes on CUDA's legacy default stream, where libtorch computes, so it is ordered after the kernels
+//! that make its input. A call returns when the device has done it.
+//!
+//! A group is used by one thread, which alone frees it, so nothing is aborted while a call is inside NCCL. It ends in
+//! one of two ways: [`Collective::finish`] finalizes it, which sends what slower peers still wait for; a group that
+//! failed, or is dropped unfinished, is aborted.
+
+mod library;
+mod place;
+mod result;
+mod sys;
+
+pub use library::{OVERRIDE as NCCL_VARIABLE, load as load_nccl};
+pub use place::Place;
+pub use result::Library as NcclLibrary;
+
+use super::{Abort, Collective, CollectiveError, ReduceOp, RendezvousStore, StoreError};
+use place::Side;
+use result::{Answer, Buffers, Handle, Refusal};
+use std::cell::{Cell, RefCell};
+use std::time::{Duration, Instant};
+use sys::{UNIQUE_ID_BYTES, UniqueId, datatype, operation};
+use tch::{Kind, Tensor};
+
+/// Key under which rank 0 puts NCCL's identifier of the group.
+const KEY: &str = "nccl/unique-id";
+
+/// Shortest and longest pause between two looks at NCCL's state; in between, a tenth of what was waited already.
+const PAUSES: [Duration; 2] = [Duration::from_micros(20), Duration::from_millis(2)];
+
+/// A NCCL group of one GPU per rank.
+pub struct Nccl {
+    library: &'static NcclLibrary,
+    /// None once it is freed.
+    comm: Option<Handle>,
+    side: Box<dyn Side>,
+    abort: Abort,
+    rank: usize,
+    world_size: usize,
+    timeout: Duration,
+    /// A call has failed: nothing more can be asked of the group.
+    broken: Cell<bool>,
+    /// Tensors of a failed call, which may still be worked on until the group is freed.
+    kept: RefCell<Vec<Tensor>>,
+}
+
+/// NCCL's name of an element type.
+fn datatype_of(kind: Kind) -> Option<std::ffi::c_int> {
+    Some(match kind {
+        Kind::Float => datatype::FLOAT32,
+        Kind::Double => datatype::FLOAT64,
+        Kind::Half => datatype::FLOAT16,
+        Kind::BFloat16 => datatype::BFLOAT16,
+        Kind::Int64 => datatype::INT64,
+        Kind::Uint8 => datatype::UINT8,
+        _ => return None,
+    })
+}
+
+/// The group's identifier: rank 0 makes it, the others find it in the store.
+fn identifier(
+    library: &NcclLibrary,
+    store: &dyn RendezvousStore,
+    rank: usize,
+    timeout: Duration,
+    abort: &Abort,
+) -> Result<UniqueId, String> {
+    let told = |e: StoreError| e.to_string();
+    if rank == 0 {
+        let id = library.unique_id().map_err(|e| e.to_string())?;
+        store.set(KEY, &id.0).map_err(told)?;
+        return Ok(id);
+    }
+    let bytes = store.get(KEY, timeout, abort).map_err(told)?;
+    let bytes: [u8; UNIQUE_ID_BYTES] =
+        bytes.try_into().map_err(|_| "rank 0 has published an identifier of another kind".to_string())?;
+    Ok(UniqueId(bytes))
+}
+
+impl Nccl {
+    /// Connects all ranks, each with a place of its own. They meet in `store`; `timeout` bounds every call, and all of
+    /// them, this one too, end once `abort` trips.
+    pub fn connect(
+        library: &'static NcclLibrary,
+        store: &dyn RendezvousStore,
+        (rank, world_size): (usize, usize),
+        place: Place,
+        timeout: Duration,
+        abort: &Abort,
+    ) -> Result<Self, CollectiveError> {
+        let failed = |why: String| match abort.is_tripped() {
+            true => CollectiveError::Aborted { call: "connect", rank },
+            false => CollectiveError::Connect {
+                backend: "nccl",
+                why: format!("rank {rank} of {world_size} on {place}: {why}"),
+            },
+        };
+        let side = place::prepare(place, library).map_err(failed)?;
+        side.enter().map_err(failed)?;
+        let id = identifier(library, store, rank, timeout, abort).map_err(failed)?;
+        if abort.is_tripped() {
+            return Err(failed(String::new()));
+        }
+        let (comm, answer) = library.join(id, rank, world_size).map_err(|e| failed(e.to_string()))?;
+        let broken = Cell::new(false);
+        let (comm, abort) = (Some(comm), abort.clone());
+        // From here on it is freed when this returns early.
+        let kept = RefCell::default();
+        let group = Self { library, comm, side, abort, rank, world_size, timeout, broken, kept };
+        match group.settle("connect", Ok(answer)) {
+            Ok(()) => Ok(group),
+            Err(CollectiveError::Failed { why, .. }) => Err(failed(why)),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The call's error; the group is of no more use.
+    fn failed(&self, call: &'static str, why: impl ToString) -> CollectiveError {
+        self.broken.set(true);
+        CollectiveError::Failed { backend: "nccl", call, rank: self.rank, why: why.to_string() }
+    }
+
+    fn aborted(&self, call: &'static str) -> CollectiveError {
+        self.broken.set(true);
+        CollectiveError::Aborted { call, rank: self.rank }
+    }
+
+    /// The communicator, if it can still be used.
+    fn comm(&self, call: &'static str) -> Result<Handle, CollectiveError> {
+        if self.abort.is_tripped() {
+            return Err(self.aborted(call));
+        }
+        match self.comm {
+            Some(comm) if !self.broken.get() => Ok(comm),
+            Some(_) => Err(self.failed(call, "an earlier call of this group failed")),
+            None => Err(self.failed(call, "the group is finished")),
+        }
+    }
+
+    /// Waits until `done` says so, watching NCCL's state, the abort token and the deadline.
+    fn wait(
+        &self,
+        call: &'static str,
+        mut done: impl FnMut(Answer) -> Result<bool, String>,
+    ) -> Result<(), CollectiveError> {
+        let comm = self.comm(call)?;
+        let since = Instant::now();
+        loop {
+            let state = self.library.state(comm).map_err(|e| self.failed(call, e))?;
+            if done(state).map_err(|why| self.failed(call, why))? {
+                return Ok(());
+            }
+            let waited = since.elapsed();
+            if self.abort.is_tripped() {
+                return Err(self.aborted(call));
+            }
+            if waited > self.timeout {
+                let why =
+                    format!("no answer from the other ranks within {:.0} s", self.timeout.as_secs_f64());
+                return Err(self.failed(call, why));
+            }
+            std::thread::sleep((waited / 10).clamp(PAUSES[0], PAUSES[1]));
+        }
+    }
+
+    /// Waits until NCCL has taken a call.
+    fn settle(&self, call: &'static str, answer: Result<Answer, Refusal>) -> Result<(), CollectiveError> {
+        match answer.map_err(|e| self.failed(call, e))? {
+            Answer::Done => Ok(()),
+            Answer::InProgress => self.wait(call, |state| Ok(state == Answer::Done)),
+        }
+    }
+
+    /// Starts a call that reads `tensor` and writes `out`, and waits until it is done.
+    fn run(
+        &self,
+        call: &'static str,
+        tensor: &Tensor,
+        out: &Tensor,
+        start: impl FnOnce(Buffers, Handle) -> Result<Answer, Refusal>,
+    ) -> Result<(), CollectiveError> {
+        let datatype = datatype_of(tensor.kind()).filter(|_| tensor.is_contiguous());
+        let Some(datatype) = datatype.filter(|_| tensor.device() == self.side.device()) else {
+            let (kind, strides) = (format!("{:?} on {:?}", tensor.kind(), tensor.device()), tensor.stride());
+            return Err(CollectiveError::Tensor { call, kind, strides });
+        };
+        let comm = self.comm(call)?;
+        self.side.enter().map_err(|why| self.failed(call, why))?;
+        let buffers =
+            Buffers { from: tensor.data_ptr(), to: out.data_ptr(), count: tensor.numel(), datatype };
+        let done = self.settle(call, start(buffers, comm));
+        let done = done.and_then(|()| self.wait(call, |_| self.side.idle(self.library, comm)));
+        if done.is_err() {
+            self.kept.borrow_mut().extend([tensor.shallow_clone(), out.shallow_clone()]);
+        }
+        done
+    }
+}
+
+impl Drop for Nccl {
+    fn drop(&mut self) {
+        // This thread is the only user, and is in no call.
+        if let Some(comm) = self.comm.take() {
+            self.library.abort(comm);
+        }
+    }
+}
+
+impl Collective for Nccl {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn world_size(&self) -> usize {
+        self.world_size
+    }
+
+    fn all_reduce(&self, tensor: &Tensor, op: ReduceOp) -> Result<(), CollectiveError> {
+        let op = match op {
+            ReduceOp::Sum => operation::SUM,
+            ReduceOp::Max => operation::MAX,
+        };
+        let stream = self.side.stream();
+        self.run("all_reduce", tensor, tensor, |buffers, comm| {
+            // SAFETY: the tensor's memory, where the rank computes; `run` waits for the end of the work, or keeps the
+            // memory until the group is freed.
+            unsafe { self.library.all_reduce(buffers, op, comm, stream) }
+        })
+    }
+
+    fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<(), CollectiveError> {
+        let stream = self.side.stream();
+        self.run("broadcast", tensor, tensor, |buffers, comm| {
+            // SAFETY: as above.
+            unsafe { self.library.broadcast(buffers, root, comm, stream) }
+        })
+    }
+
+    fn all_gather(&self, tensor: &Tensor) -> Result<Vec<Tensor>, CollectiveError> {
+        let call = "all_gather";
+        let mut shape = tensor.size();
+        shape.insert(0, self.world_size as i64);
+        let out = Tensor::f_zeros(shape.as_slice(), (tensor.kind(), tensor.device()))
+            .map_err(|e| self.failed(call, e))?;
+        let stream = self.side.stream();
+        self.run(call, tensor, &out, |buffers, comm| {
+            // SAFETY: as above; `out` holds as many tensors as there are ranks.
+            unsafe { self.library.all_gather(buffers, comm, stream) }
+        })?;
+        out.f_unbind(0).map_err(|e| self.failed(call, e))
+    }
+
+    fn barrier(&self) -> Result<(), CollectiveError> {
+        let one = Tensor::f_zeros([1], (Kind::Float, self.side.device()));
+        self.all_reduce(&one.map_err(|e| self.failed("barrier", e))?, ReduceOp::Sum)
+    }
+
+    fn finish(&mut self) -> Result<(), CollectiveError> {
+        let call = "finalize";
+        let Some(comm) = self.comm else { return Ok(()) };
+        self.comm(call)?;
+        self.side.enter().map_err(|why| self.failed(call, why))?;
+        self.settle(call, self.library.finalize(comm))?;
+        self.comm = None;
+        self.library.destroy(comm).map_err(|e| self.failed("destroy", e))
+    }
+}
