@@ -23,8 +23,8 @@ fn worker_imports() -> ImportRules {
             ("quant::scheme", PURE),
         ],
         only_used_by: vec![
-            // `session` carries the rendezvous of the collectives; `trainer` and `optim` reduce.
-            ("collective", &["optim", "trainer", "session"]),
+            // `session` carries the rendezvous of the collectives; `trainer` and `optim` reduce; `doctor` tries them out.
+            ("collective", &["optim", "trainer", "session", "doctor"]),
             // The binary's root, which is no room.
             ("cli", &[""]),
         ],

@@ -369,6 +369,9 @@ const char* octrain_isa() { return loops().name; }
 // Who launches the kernels for CUDA tensors.
 void octrain_register_cuda(OctrainLauncher run) { launcher.store(run); }
 
+// Whether libtorch's CUDA part has registered itself; this needs no GPU.
+bool octrain_has_cuda_guard() { return c10::impl::hasDeviceGuardImpl(c10::DeviceType::CUDA); }
+
 char* octrain_deterministic(bool on) {
   return octrain_guard([&] { at::globalContext().setDeterministicAlgorithms(on, false); });
 }

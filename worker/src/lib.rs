@@ -6,6 +6,7 @@ pub mod cli;
 pub mod collective;
 pub mod config;
 pub mod data;
+pub mod doctor;
 pub mod engine;
 pub mod exec;
 pub mod export;

@@ -5,6 +5,7 @@ mod args;
 mod checkpoint_base;
 mod compare;
 mod debug;
+mod doctor;
 mod eval;
 mod export;
 mod graph;
@@ -60,6 +61,9 @@ enum Command {
     Graph(graph::GraphArgs),
     /// Single-node debug mode: deterministic, every check on, graphs and plan shown, a few steps.
     Debug(debug::DebugArgs),
+    /// Say whether the CUDA libraries load, and with --gpu whether the first GPU does what the CPU does.
+    #[command(hide = true)]
+    Doctor(doctor::DoctorArgs),
     /// One worker; started by `train` and `launch`.
     #[command(hide = true)]
     Worker(worker::WorkerArgs),
@@ -118,6 +122,7 @@ fn run() -> Result<u8> {
         Command::Plan(args) => plan::main(args, sub),
         Command::Graph(args) => graph::main(args, sub),
         Command::Debug(args) => debug::main(args, sub),
+        Command::Doctor(args) => doctor::main(args),
         Command::Worker(args) => worker::main(args),
     }
 }

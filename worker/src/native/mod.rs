@@ -65,6 +65,7 @@ unsafe extern "C" {
     ) -> *mut c_char;
     fn octrain_abs_max(out: *mut *mut c_void, x: *const c_void) -> *mut c_char;
     fn octrain_deterministic(on: bool) -> *mut c_char;
+    fn octrain_has_cuda_guard() -> bool;
 }
 
 /// Takes the tensor a C++ function has made.
@@ -189,6 +190,12 @@ pub fn abs_max(x: &Tensor) -> Result<Tensor, NativeError> {
 pub fn deterministic(on: bool) -> Result<(), NativeError> {
     // SAFETY: sets a flag of libtorch.
     unsafe { check(octrain_deterministic(on)) }
+}
+
+/// Whether libtorch's CUDA part has registered itself with libtorch, which it does when it is loaded, GPU or not.
+pub fn has_cuda_guard() -> bool {
+    // SAFETY: reads a table of libtorch.
+    unsafe { octrain_has_cuda_guard() }
 }
 
 #[cfg(test)]

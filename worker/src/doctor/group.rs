@@ -1,0 +1,125 @@
+//! NCCL on the first GPU: a group of one, and two ranks that share the GPU where NCCL lets them.
+
+use super::{Check, check};
+use crate::collective::{Abort, Collective, CollectiveError, MemoryStore, Nccl, Place, ReduceOp, load_nccl};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tch::{Device, Kind, TchError, Tensor};
+
+/// Longest wait of a call that should succeed.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest wait of a call that nobody answers.
+const SHORT: Duration = Duration::from_secs(3);
+/// The first NCCL that lets ranks share a GPU.
+const SHARING: i32 = 23_000;
+
+fn said(e: CollectiveError) -> String {
+    e.to_string()
+}
+
+fn connect(
+    (rank, world): (usize, usize),
+    store: &MemoryStore,
+    timeout: Duration,
+    abort: &Abort,
+) -> Result<Nccl, CollectiveError> {
+    Nccl::connect(load_nccl()?, store, (rank, world), Place::Cuda(0), timeout, abort)
+}
+
+/// Every call, on every type that travels; then the orderly end.
+fn calls(mut group: Nccl) -> Result<String, String> {
+    let (rank, world) = (group.rank() as i64, group.world_size() as i64);
+    let device = Device::Cuda(0);
+    let tch = |e: TchError| e.to_string();
+    for kind in [Kind::Float, Kind::BFloat16, Kind::Half, Kind::Int64] {
+        let of = |n: i64| Tensor::f_full([1000], n, (kind, device)).map_err(tch);
+        let expect = |what: &str, got: &Tensor, n: i64| match got.f_equal(&of(n)?).map_err(tch)? {
+            true => Ok(()),
+            false => Err(format!("{what} of {kind:?} is wrong")),
+        };
+        let t = of(rank + 1)?;
+        group.all_reduce(&t, ReduceOp::Sum).map_err(said)?;
+        expect("the sum", &t, world * (world + 1) / 2)?;
+        let t = of(rank + 1)?;
+        group.all_reduce(&t, ReduceOp::Max).map_err(said)?;
+        expect("the maximum", &t, world)?;
+        let t = of(rank + 1)?;
+        group.broadcast(&t, 0).map_err(said)?;
+        expect("the broadcast", &t, 1)?;
+        for (r, t) in group.all_gather(&of(rank + 1)?).map_err(said)?.iter().enumerate() {
+            expect("a gathered part", t, r as i64 + 1)?;
+        }
+    }
+    group.barrier().map_err(said)?;
+    group.finish().map_err(said)?;
+    Ok("sum, maximum, broadcast, gather, barrier, finalize".into())
+}
+
+/// How a connect ends to which the second rank never comes.
+fn alone(timeout: Duration, abort: &Abort) -> Result<(CollectiveError, Duration), String> {
+    let begun = Instant::now();
+    match connect((0, 2), &MemoryStore::default(), timeout, abort) {
+        Ok(_) => Err("a group of two was made of one rank".into()),
+        Err(e) => Ok((e, begun.elapsed())),
+    }
+}
+
+fn deadline() -> Result<String, String> {
+    let (e, took) = alone(SHORT, &Abort::new())?;
+    match e {
+        CollectiveError::Connect { .. } if took < SHORT * 5 => {
+            Ok(format!("after {:.1} s", took.as_secs_f64()))
+        }
+        e => Err(format!("after {:.1} s: {e}", took.as_secs_f64())),
+    }
+}
+
+fn abort() -> Result<String, String> {
+    let abort = Abort::new();
+    let tripping = abort.clone();
+    let other = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_secs(1));
+        tripping.trip();
+    });
+    let ended = alone(PATIENCE, &abort);
+    let _ = other.join();
+    let (e, took) = ended?;
+    match e {
+        CollectiveError::Aborted { .. } if took < Duration::from_secs(10) => {
+            Ok(format!("{:.1} s after it was asked", (took.as_secs_f64() - 1.0).max(0.0)))
+        }
+        e => Err(format!("after {:.1} s: {e}", took.as_secs_f64())),
+    }
+}
+
+/// A group of one, and what happens to one that a rank is missing in.
+pub(super) fn one_rank() -> Vec<Check> {
+    let group = connect((0, 1), &MemoryStore::default(), PATIENCE, &Abort::new());
+    vec![
+        check("NCCL on one rank", group.map_err(said).and_then(calls)),
+        check("NCCL ends at the deadline", deadline()),
+        check("NCCL ends on abort", abort()),
+    ]
+}
+
+/// Two ranks as threads.
+pub(super) fn two_ranks() -> Check {
+    let name = "NCCL with two ranks on one GPU";
+    let run = || {
+        let version = load_nccl().map_err(said)?.version();
+        if version < SHARING {
+            return Err(format!("NCCL {version} does not let ranks share a GPU; {SHARING} does"));
+        }
+        let store = Arc::new(MemoryStore::default());
+        let rank = |rank: usize| {
+            let store = store.clone();
+            std::thread::spawn(move || {
+                connect((rank, 2), &store, PATIENCE, &Abort::new()).map_err(said).and_then(calls)
+            })
+        };
+        let ranks = [rank(0), rank(1)].map(|r| r.join().unwrap_or_else(|_| Err("a rank panicked".into())));
+        let [first, second] = ranks;
+        first.and(second)
+    };
+    check(name, run())
+}
