@@ -3,6 +3,8 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Bytes to replace by others of the same number, in one direction.
 #[derive(Clone)]
@@ -47,6 +49,42 @@ pub fn tampered(target: &str, there: Option<Change>, back: Option<Change>) -> So
                 let (from, to) = (from.try_clone().expect("a socket"), to.try_clone().expect("a socket"));
                 let change = change.clone();
                 std::thread::spawn(move || carry(from, to, change.as_ref()));
+            }
+        }
+    });
+    address
+}
+
+/// A port that leads to `target` until `last` is said there: that still arrives, and from then on nothing more is
+/// carried, either way. Connections stay open, as those of a process that is stopped or of a cable that is pulled.
+///
+/// # Panics
+/// When no port is free.
+pub fn silenced(target: &str, last: &[u8]) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let (target, last) = (target.to_string(), last.to_vec());
+    let silent = Arc::new(AtomicBool::new(false));
+    std::thread::spawn(move || {
+        for near in listener.incoming().flatten() {
+            let Ok(far) = TcpStream::connect(&target) else { continue };
+            for (from, to) in [(&near, &far), (&far, &near)] {
+                let (mut from, mut to) =
+                    (from.try_clone().expect("a socket"), to.try_clone().expect("a socket"));
+                let (last, silent) = (last.clone(), silent.clone());
+                std::thread::spawn(move || {
+                    let mut buffer = vec![0; 1 << 16];
+                    while let Ok(read @ 1..) = from.read(&mut buffer) {
+                        let bytes = &buffer[..read];
+                        let heard = silent.load(Ordering::SeqCst) || to.write_all(bytes).is_ok();
+                        if bytes.windows(last.len()).any(|w| w == last) {
+                            silent.store(true, Ordering::SeqCst);
+                        }
+                        if !heard {
+                            break;
+                        }
+                    }
+                });
             }
         }
     });

@@ -82,10 +82,31 @@ class RustStore : public c10d::Store {
   OctrainStore f_;
 };
 
+// The process group and its connections, each of which it owns.
+class Connected : public c10d::ProcessGroupGloo {
+ public:
+  using c10d::ProcessGroupGloo::ProcessGroupGloo;
+
+  // Closes the connections to all other ranks, so that whatever waits for one fails now. All are there: the
+  // constructor connects them. They are asked for by the object and not by descriptors, which other threads may open
+  // and close meanwhile. createDeviceForHostname makes TCP devices, so the pairs are TCP pairs.
+  void cut() {
+    for (const auto& context : contexts_)
+      for (int other = 0; other < getSize(); other++)
+        if (other != getRank())
+          reinterpret_cast<gloo::transport::tcp::Pair*>(context->getPair(other).get())
+              ->signalExceptionExternal("the group was aborted");
+  }
+};
+
 struct Group {
-  c10::intrusive_ptr<c10d::ProcessGroupGloo> gloo;
+  c10::intrusive_ptr<Connected> gloo;
   std::atomic<bool> aborted{false};
   std::chrono::milliseconds timeout;
+
+  void cut() {
+    if (!aborted.exchange(true)) gloo->cut();
+  }
 
   void finish(const c10::intrusive_ptr<c10d::Work>& work) {
     auto deadline = std::chrono::steady_clock::now() + timeout;
@@ -101,8 +122,11 @@ struct Group {
         }
       }
       TORCH_CHECK(!aborted.load(), "aborted");
-      TORCH_CHECK(std::chrono::steady_clock::now() < deadline, "no answer from the other ranks within ",
-                  timeout.count() / 1000, " s");
+      if (std::chrono::steady_clock::now() >= deadline) {
+        // Gloo's thread would hold up the end of the group.
+        cut();
+        TORCH_CHECK(false, "no answer from the other ranks within ", timeout.count() / 1000, " s");
+      }
     }
   }
 
@@ -122,14 +146,17 @@ char* octrain_gloo_new(Group** out, OctrainStore store, int rank, int size, cons
     options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(address));
     options->threads = 1;
     auto s = c10::make_intrusive<RustStore>(store, group->timeout);
-    group->gloo = c10::make_intrusive<c10d::ProcessGroupGloo>(s, rank, size, options);
+    group->gloo = c10::make_intrusive<Connected>(s, rank, size, options);
     *out = group.release();
   });
 }
 
-void octrain_gloo_abort(Group* group) { group->aborted.store(true); }
+// Makes the pending call and all later ones fail, whatever the other ranks do. For any thread.
+char* octrain_gloo_abort(Group* group) {
+  return octrain_guard([&] { group->cut(); });
+}
 
-// Drops the group; its threads are joined.
+// Drops the group; its threads are joined. None of them waits for another rank: calls end with their work, or by a cut.
 void octrain_gloo_free(Group* group) { delete group; }
 
 // `op`: 0 sum, 1 maximum.

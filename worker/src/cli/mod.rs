@@ -21,8 +21,10 @@ mod verify;
 mod worker;
 
 use crate::launcher::{EXIT_CONFIGURATION, EXIT_ERROR, follow_launcher, logging};
+use crate::native;
 use anyhow::Result;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::io::Write;
 use std::process::ExitCode;
 
 /// Distributed training of convolutional networks; quantization-aware with one flag, and the deployed INT8 engine
@@ -99,7 +101,9 @@ pub fn main() -> ExitCode {
             if exit.is_none_or(|x| !x.message.is_empty()) {
                 eprintln!("octrain: {e:#}");
             }
-            ExitCode::from(exit.map_or(EXIT_ERROR, |x| x.code))
+            // Without what libraries do at the end of a process: a failed run may have left a thread inside of one.
+            let _ = std::io::stdout().flush();
+            native::leave(exit.map_or(EXIT_ERROR, |x| x.code))
         }
     }
 }

@@ -4,6 +4,7 @@ use super::Exit;
 use crate::config::{DeviceKind, RunConfig};
 use crate::launcher::{
     EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, logging, signals,
+    watchdog::{self, Limits},
 };
 use crate::native;
 use crate::session::{FailureKind, Session, SessionError, SessionOptions, machine, panics};
@@ -89,6 +90,7 @@ pub fn run(config: &RunConfig, place: &Place, job: Job) -> Result<u8> {
     options.interrupted = Arc::new(signals::requested);
     let session =
         Session::connect(options).map_err(|e| Exit { code: exit_code(&e), message: e.to_string() })?;
+    watchdog::watch(session.abort(), Limits::WORKER).context("cannot start the watchdog")?;
     let shared = session.plan();
     logging::identify(shared.rank, shared.generation);
     tracing::info!(

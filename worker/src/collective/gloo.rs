@@ -1,11 +1,14 @@
 //! Gloo over TCP: libtorch's process group, which meets through our rendezvous store.
 
 use super::{Abort, Attached, Collective, CollectiveError, ReduceOp, RendezvousStore, StoreError};
-use crate::native;
-use std::ffi::{CString, c_char, c_int, c_void};
-use std::sync::Arc;
+use crate::native::{self, NativeError};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use tch::{Kind, Tensor};
+
+/// How much later than its timeout Gloo may come back from connecting.
+const LATE: Duration = Duration::from_secs(5);
 
 #[repr(C)]
 struct RawStore {
@@ -32,7 +35,7 @@ unsafe extern "C" {
         address: *const c_char,
         timeout_ms: i64,
     ) -> *mut c_char;
-    fn octrain_gloo_abort(group: *mut RawGroup);
+    fn octrain_gloo_abort(group: *mut RawGroup) -> *mut c_char;
     fn octrain_gloo_free(group: *mut RawGroup);
     fn octrain_gloo_all_reduce(group: *mut RawGroup, tensor: *const c_void, op: c_int) -> *mut c_char;
     fn octrain_gloo_broadcast(group: *mut RawGroup, tensor: *const c_void, root: c_int) -> *mut c_char;
@@ -152,9 +155,50 @@ unsafe impl Send for Group {}
 unsafe impl Sync for Group {}
 
 impl Group {
+    /// Connects, blocked in Gloo until all ranks have come or `timeout` is over.
+    fn connect(
+        context: Context,
+        (rank, world_size): (usize, usize),
+        host: &CStr,
+        timeout: Duration,
+    ) -> Result<Self, NativeError> {
+        let context = Box::into_raw(Box::new(context));
+        let raw_store = RawStore {
+            context: context.cast(),
+            set: store_set,
+            get: store_get,
+            add: store_add,
+            check: store_check,
+            remove: store_remove,
+        };
+        let mut raw = std::ptr::null_mut();
+        let milliseconds = timeout.as_millis() as i64;
+        // SAFETY: the callbacks and their context outlive the group (see `Group`); the address is copied.
+        let made = unsafe {
+            native::check(octrain_gloo_new(
+                &mut raw,
+                raw_store,
+                rank as c_int,
+                world_size as c_int,
+                host.as_ptr(),
+                milliseconds,
+            ))
+        };
+        match made {
+            Ok(()) => Ok(Self { raw, context }),
+            Err(e) => {
+                // SAFETY: made above; no group refers to it.
+                drop(unsafe { Box::from_raw(context) });
+                Err(e)
+            }
+        }
+    }
+
     fn abort(&self) {
-        // SAFETY: `raw` lives as long as `self`.
-        unsafe { octrain_gloo_abort(self.raw) };
+        // SAFETY: `raw` lives as long as `self`; the function answers null or a message from malloc.
+        if let Err(e) = unsafe { native::check(octrain_gloo_abort(self.raw)) } {
+            tracing::warn!("a connection of the group cannot be closed: {e}");
+        }
     }
 }
 
@@ -193,35 +237,26 @@ impl Gloo {
             false => CollectiveError::Connect { backend: "gloo", why },
         };
         let host = CString::new(address).map_err(|_| failed(format!("{address:?} is not an address")))?;
-        let context = Box::into_raw(Box::new(Context { store, abort: abort.clone() }));
-        let raw_store = RawStore {
-            context: context.cast(),
-            set: store_set,
-            get: store_get,
-            add: store_add,
-            check: store_check,
-            remove: store_remove,
+        let (tell, told) = mpsc::channel();
+        let over = tell.clone();
+        let ending = abort.attach(move || drop(over.send(None)));
+        let context = Context { store, abort: abort.clone() };
+        // Gloo's wait for a rank that does not connect cannot be ended from outside: there is no connection yet that
+        // could be closed. So it has a thread that may be left behind when the job ends, as the process soon does.
+        let connect = move || {
+            let made = Group::connect(context, (rank, world_size), &host, timeout);
+            // Nobody listens any more: the group is dropped here.
+            drop(tell.send(Some(made)));
         };
-        let mut raw = std::ptr::null_mut();
-        let milliseconds = timeout.as_millis() as i64;
-        // SAFETY: the callbacks and their context outlive the group (see `Group`); the address is copied.
-        let made = unsafe {
-            let message = octrain_gloo_new(
-                &mut raw,
-                raw_store,
-                rank as c_int,
-                world_size as c_int,
-                host.as_ptr(),
-                milliseconds,
-            );
-            native::check(message)
+        let started = std::thread::Builder::new().name("gloo-connect".into()).spawn(connect);
+        started.map_err(|e| failed(format!("no thread for it: {e}")))?;
+        let made = match told.recv_timeout(timeout + LATE) {
+            Ok(Some(made)) => made,
+            Ok(None) => return Err(CollectiveError::Aborted { call: "connect", rank }),
+            Err(_) => return Err(failed(format!("Gloo did not come back within {} s", timeout.as_secs()))),
         };
-        if let Err(e) = made {
-            // SAFETY: made above; no group refers to it.
-            drop(unsafe { Box::from_raw(context) });
-            return Err(failed(format!("at {address}: {e}")));
-        }
-        let group = Arc::new(Group { raw, context });
+        drop(ending);
+        let group = Arc::new(made.map_err(|e| failed(format!("at {address}: {e}")))?);
         let ending = Arc::clone(&group);
         let attached = abort.attach(move || ending.abort());
         Ok(Self { group, _attached: attached, abort: abort.clone(), rank, world_size })

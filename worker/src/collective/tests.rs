@@ -1,7 +1,7 @@
 //! What every collective does, on ranks that are threads; and what happens when one is gone.
 
 use super::*;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 use tch::{Device, Kind};
 
@@ -90,24 +90,97 @@ fn a_tensor_that_is_not_contiguous_is_refused() {
 }
 
 #[test]
-fn a_pending_call_ends_when_it_is_aborted_and_so_do_later_ones() {
-    on_abortable_ranks(2, TIMEOUT, |c, abort| {
+fn a_pending_call_ends_when_it_is_aborted_and_so_do_later_ones_and_the_group() {
+    // Longer than the test may take: nothing here ends because of it.
+    let timeout = Duration::from_secs(600);
+    let gone = Barrier::new(2);
+    on_abortable_ranks(2, timeout, |c, abort| {
         let t = Tensor::zeros([8], (Kind::Float, Device::Cpu));
         if c.rank() == 1 {
-            // Never joins the reduction of rank 0; stays until that one has given up.
-            std::thread::sleep(Duration::from_secs(2));
+            // Never joins the reduction of rank 0, and holds its connection until that one has given up.
+            gone.wait();
             return;
         }
+        let begun = Instant::now();
         let waiter = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(300));
             abort.trip();
         });
-        let begun = Instant::now();
         let e = c.all_reduce(&t, ReduceOp::Sum).unwrap_err();
         assert!(matches!(e, CollectiveError::Aborted { .. }), "{e}");
-        assert!(begun.elapsed() < TIMEOUT);
         assert!(matches!(c.barrier().unwrap_err(), CollectiveError::Aborted { .. }));
         waiter.join().unwrap();
+        drop(c);
+        assert!(begun.elapsed() < TIMEOUT, "it took {:?}", begun.elapsed());
+        gone.wait();
+    });
+}
+
+/// A rendezvous of which one rank only ever learns that it has published its address.
+struct Deaf(Arc<MemoryStore>);
+
+impl RendezvousStore for Deaf {
+    fn set(&self, key: &str, value: &[u8]) -> Result<(), StoreError> {
+        self.0.set(key, value)
+    }
+    fn get(&self, _: &str, timeout: Duration, abort: &Abort) -> Result<Vec<u8>, StoreError> {
+        self.0.get("never", timeout, abort)
+    }
+    fn add(&self, key: &str, amount: i64) -> Result<i64, StoreError> {
+        self.0.add(key, amount)
+    }
+    fn check(&self, keys: &[String]) -> Result<bool, StoreError> {
+        self.0.check(keys)
+    }
+    fn delete(&self, key: &str) -> Result<bool, StoreError> {
+        self.0.delete(key)
+    }
+}
+
+#[test]
+fn connecting_ends_when_it_is_aborted_whether_the_other_rank_came_or_not() {
+    let timeout = Duration::from_secs(600);
+    for published in [false, true] {
+        let (store, abort) = (Arc::new(MemoryStore::default()), Abort::new());
+        let other = published.then(|| {
+            let (deaf, abort) = (Arc::new(Deaf(store.clone())), abort.clone());
+            std::thread::spawn(move || Gloo::connect(deaf, 1, 2, "127.0.0.1", timeout, &abort).err())
+        });
+        let waiter = std::thread::spawn({
+            let (store, abort) = (store.clone(), abort.clone());
+            move || {
+                // Both addresses are known: from there on rank 0 waits inside of Gloo.
+                let ranks = if published { 2 } else { 1 };
+                while store.len() < ranks {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                std::thread::sleep(Duration::from_millis(300));
+                abort.trip();
+                Instant::now()
+            }
+        });
+        let made = Gloo::connect(store, 0, 2, "127.0.0.1", timeout, &abort);
+        // The side that dials counts itself connected once the other's system has taken the call.
+        let e = made.and_then(|c| c.barrier()).unwrap_err();
+        let took = waiter.join().unwrap().elapsed();
+        assert!(matches!(e, CollectiveError::Aborted { .. }), "{e}");
+        assert!(took < TIMEOUT, "it took {took:?}");
+        let told = other.map(|o| o.join().unwrap());
+        assert!(told.is_none_or(|e| e == Some(CollectiveError::Aborted { call: "connect", rank: 1 })));
+    }
+}
+
+#[test]
+fn a_call_beyond_its_deadline_does_not_hold_up_the_end_of_the_group() {
+    let gone = Barrier::new(2);
+    on_ranks(2, Duration::from_secs(2), |c| {
+        if c.rank() == 0 {
+            let t = Tensor::zeros([8], (Kind::Float, Device::Cpu));
+            let e = c.all_reduce(&t, ReduceOp::Sum).unwrap_err();
+            assert!(matches!(e, CollectiveError::Failed { .. }), "{e}");
+            drop(c);
+        }
+        gone.wait();
     });
 }
 

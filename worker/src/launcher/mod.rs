@@ -13,6 +13,7 @@ mod relay;
 pub mod signals;
 #[cfg(test)]
 mod tests;
+pub mod watchdog;
 
 pub use crowd::{Crowd, crowd};
 pub use exit::{End, Report, WorkerExit, verdict};

@@ -10,6 +10,7 @@
 
 mod cuda;
 mod error;
+mod leave;
 pub mod libraries;
 mod nvrtc;
 pub mod openvino_profile;
@@ -17,6 +18,7 @@ pub mod openvino_profile;
 pub use cuda::load as load_cuda;
 pub use error::NativeError;
 pub(crate) use error::check;
+pub use leave::leave;
 
 use crate::quant::scheme::MIN_STEP;
 use std::ffi::{c_char, c_void};

@@ -40,49 +40,59 @@ impl CoordinatorStore {
         }
     }
 
-    /// Sets a key, replacing what it held.
-    fn set_key(&self, key: &str, value: &[u8]) -> Result<(), SessionError> {
-        self.alive()?;
-        let r = StoreSetRequest { header: self.header(), key: key.into(), value: value.into() };
-        self.connection
-            .call("store_set", Instant::now() + ANSWER, async |mut c| c.store_set(r.clone()).await)
-            .map(drop)
-    }
-
-    /// Waits until the key exists, at most `timeout` or until `abort` or the job's own end, and returns its value.
-    fn get_key(&self, key: &str, timeout: Duration, abort: &Abort) -> Result<Vec<u8>, SessionError> {
-        let start = Instant::now();
+    /// The answer to a call, unless the job ends meanwhile or `abort` trips: an answer that comes in the same moment
+    /// is of no use any more.
+    fn unless_over<T>(
+        &self,
+        abort: &Abort,
+        call: impl Future<Output = Result<T, SessionError>>,
+    ) -> Result<T, SessionError> {
         let over = Arc::new(Notify::new());
-        // Both are mostly one token; a permit left over does no harm.
         let notify = |token: &Abort| {
             let over = Arc::clone(&over);
             token.attach(move || over.notify_one())
         };
         let _attached = (notify(abort), notify(&self.shared.token));
-        loop {
-            self.alive()?;
-            if abort.is_tripped() {
-                let message = "the wait for a rendezvous key was aborted".into();
-                return Err(SessionError::Ended { configuration: false, message });
+        let answer = self.connection.runtime().block_on(async {
+            tokio::select! {
+                biased;
+                () = over.notified() => None,
+                answer = call => Some(answer),
             }
+        });
+        answer.unwrap_or_else(|| {
+            self.alive()?;
+            let message = "a call to the rendezvous store was aborted".into();
+            Err(SessionError::Ended { configuration: false, message })
+        })
+    }
+
+    /// The answer to a call that does not wait for anything, unless the job ends meanwhile.
+    fn answer<T>(&self, call: impl Future<Output = Result<T, SessionError>>) -> Result<T, SessionError> {
+        self.unless_over(&self.shared.token, call)
+    }
+
+    /// Sets a key, replacing what it held.
+    fn set_key(&self, key: &str, value: &[u8]) -> Result<(), SessionError> {
+        let r = StoreSetRequest { header: self.header(), key: key.into(), value: value.into() };
+        let deadline = Instant::now() + ANSWER;
+        let call = self.connection.calling("store_set", deadline, async |mut c| c.store_set(r.clone()).await);
+        self.answer(call).map(drop)
+    }
+
+    /// Waits until the key exists, at most `timeout` or until the job ends or `abort` trips, and returns its value.
+    fn get_key(&self, key: &str, timeout: Duration, abort: &Abort) -> Result<Vec<u8>, SessionError> {
+        let start = Instant::now();
+        loop {
             let left = timeout.saturating_sub(start.elapsed()).min(SLICE);
             let wait_ms = left.as_millis() as u64;
             let r = StoreGetRequest { header: self.header(), key: key.into(), wait_ms };
             let deadline = Instant::now() + left + ANSWER;
             let call =
                 self.connection.calling("store_get", deadline, async |mut c| c.store_get(r.clone()).await);
-            // A key that comes in the same moment as the end is of no use any more.
-            let reply = self.connection.runtime().block_on(async {
-                tokio::select! {
-                    biased;
-                    () = over.notified() => None,
-                    reply = call => Some(reply),
-                }
-            });
-            match reply.transpose()? {
-                None => continue,
-                Some(reply) if reply.found => return Ok(reply.value),
-                Some(_) => {}
+            let reply = self.unless_over(abort, call)?;
+            if reply.found {
+                return Ok(reply.value);
             }
             if start.elapsed() >= timeout {
                 return Err(SessionError::StoreTimeout { key: key.into(), waited: timeout });
@@ -93,10 +103,9 @@ impl CoordinatorStore {
     /// Adds to a decimal counter (absent: 0) and returns the sum. Not tried twice: an addition whose answer was
     /// lost may have happened.
     fn add_key(&self, key: &str, amount: i64) -> Result<i64, SessionError> {
-        self.alive()?;
         let r = StoreAddRequest { header: self.header(), key: key.into(), amount };
         let c = &self.connection;
-        c.runtime().block_on(async {
+        let call = async {
             let mut client = c.client.clone();
             let answer = tokio::time::timeout(ANSWER, client.store_add(r)).await;
             let answer =
@@ -104,25 +113,26 @@ impl CoordinatorStore {
             answer
                 .map(|r| r.into_inner().value)
                 .map_err(|s| SessionError::of_status(&c.address, "store_add", &s))
-        })
+        };
+        self.answer(call)
     }
 
     /// Whether all keys exist.
     fn check_keys(&self, keys: &[String]) -> Result<bool, SessionError> {
-        self.alive()?;
         let r = StoreCheckRequest { header: self.header(), keys: keys.into() };
-        self.connection
-            .call("store_check", Instant::now() + ANSWER, async |mut c| c.store_check(r.clone()).await)
-            .map(|r| r.all)
+        let deadline = Instant::now() + ANSWER;
+        let call =
+            self.connection.calling("store_check", deadline, async |mut c| c.store_check(r.clone()).await);
+        self.answer(call).map(|r| r.all)
     }
 
     /// Removes a key; whether it was there.
     fn delete_key(&self, key: &str) -> Result<bool, SessionError> {
-        self.alive()?;
         let r = StoreDeleteRequest { header: self.header(), key: key.into() };
-        self.connection
-            .call("store_delete", Instant::now() + ANSWER, async |mut c| c.store_delete(r.clone()).await)
-            .map(|r| r.existed)
+        let deadline = Instant::now() + ANSWER;
+        let call =
+            self.connection.calling("store_delete", deadline, async |mut c| c.store_delete(r.clone()).await);
+        self.answer(call).map(|r| r.existed)
     }
 }
 

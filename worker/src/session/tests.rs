@@ -98,6 +98,24 @@ fn a_failure_reaches_the_others_and_names_the_culprit() {
 }
 
 #[test]
+fn a_wait_for_a_key_ends_with_the_job_and_with_its_token() {
+    let c = coordinator(2);
+    let (a, b) = pair(&c);
+    // Nothing here ends because of its deadline.
+    let wait = |abort: &Abort| {
+        let (store, abort) = (a.store(), abort.clone());
+        std::thread::spawn(move || store.get("never", Duration::from_secs(600), &abort).unwrap_err())
+    };
+    let token = Abort::new();
+    let alone = wait(&token);
+    token.trip();
+    assert!(matches!(alone.join().unwrap(), StoreError::Ended(why) if why.contains("aborted")));
+    let with_the_job = wait(&Abort::new());
+    b.report_failure("loss is NaN");
+    assert!(matches!(with_the_job.join().unwrap(), StoreError::Ended(why) if why.contains("loss is NaN")));
+}
+
+#[test]
 fn a_session_dropped_without_leaving_is_a_lost_worker() {
     let c = coordinator(2);
     let (a, b) = pair(&c);

@@ -16,6 +16,7 @@ use crate::checkpoint::{self, Position};
 use crate::config::{RunConfig, RunScope};
 use crate::data::{Batch, EvalLoader};
 use crate::launcher::signals;
+use crate::launcher::watchdog::{Phase, doing};
 use crate::metrics::{EvalMetrics, StepMetrics};
 use crate::native;
 use crate::optim::{Microbatch, OptimError, StepOutcome};
@@ -113,6 +114,7 @@ enum EpochEnd {
 impl Run<'_> {
     /// Runs the epoch from the current position to its end.
     fn epoch(&mut self) -> Result<EpochEnd, TrainError> {
+        let _doing = doing(Phase::Training);
         let (epoch, steps) = (self.position.epoch, self.steps_per_epoch());
         if let Some(loader) = &mut self.loader {
             loader.start_epoch(epoch, self.position.step_in_epoch)?;
@@ -225,6 +227,7 @@ impl Run<'_> {
 
     /// Evaluates the validation set on all ranks and reports it.
     fn evaluate(&mut self) -> Result<EvalResult, TrainError> {
+        let _doing = doing(Phase::Evaluating);
         let begun = Instant::now();
         let val = self.job.val.clone().ok_or(TrainError::NothingToEvaluate)?;
         let loader = EvalLoader::new(val, self.data.clone(), None)?;
@@ -248,6 +251,7 @@ impl Run<'_> {
     /// Rank 0 saves; all ranks hold the same state between steps.
     fn save(&mut self, eval: Option<&EvalResult>) -> Result<(), TrainError> {
         if self.data.sharding.rank == 0 {
+            let _doing = doing(Phase::Saving);
             let path = checkpoint::save(&self.config.output_dir, &self.snapshot(eval)?)?;
             self.reporter.saved(&path)?;
         }

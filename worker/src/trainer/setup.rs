@@ -7,6 +7,7 @@ use crate::collective::{Collective, CollectiveError, Gloo, Local, Nccl, Place, l
 use crate::config::{Amp, DataLayout, Observer, RunConfig, RunScope, Target};
 use crate::data::{DataConfig, Geometry, Sharding, TrainLoader};
 use crate::exec::initialise;
+use crate::launcher::watchdog::{Phase, doing};
 use crate::metrics::{Reporter, median};
 use crate::optim::loss_scale::LossScale;
 use crate::optim::qat::QatSchedule;
@@ -48,6 +49,7 @@ fn device(plan: &BuildPlan) -> Device {
 
 /// Connects the ranks as the plan says. `address` is this host's, as others reach it.
 fn collective(session: &Session, address: &str) -> Result<Box<dyn Collective>, CollectiveError> {
+    let _doing = doing(Phase::Connecting);
     let (plan, abort) = (session.plan(), session.abort());
     let (rank, world) = (plan.rank as usize, plan.world_size as usize);
     let collective: Box<dyn Collective> = match plan.backend() {
