@@ -1,13 +1,5 @@
 //! How processes of Octrain tell their scheduler how they ended: one table for coordinator, launcher and workers.
-//!
-//! | code | meaning | start it again? |
-//! | --- | --- | --- |
-//! | 0 | done | no |
-//! | 1 | failed while running | as the scheduler likes: it goes on from the last checkpoint |
-//! | 2 | usage, or a configuration that cannot be run | no: it would end the same way |
-//! | 3 | ended because of another process of the job, or of the coordinator; the state is saved where there is one | yes |
-//! | 4 | asked to stop by a signal (preempted, drained, Ctrl-C); the state is saved where there is one | yes |
-//! | 130 | ended at once by a second signal, without saving | yes: it goes on from the last checkpoint |
+//! [`TABLE`] is the only place where it stands; `--help` prints it.
 //!
 //! The coordinator ends as its job did: 4 as well when a worker left because it was asked to stop, 3 when a worker was
 //! lost or did not come, 1 when a worker said that it failed.
@@ -42,6 +34,61 @@ pub fn of(outcome: &Outcome) -> u8 {
     }
 }
 
+/// One row of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// The exit code.
+    pub code: u8,
+    /// What it means, in a few words.
+    pub meaning: &'static str,
+    /// Whether a scheduler should start the process again.
+    pub again: &'static str,
+}
+
+/// All codes, in ascending order.
+pub const TABLE: [Row; 6] = [
+    Row { code: EXIT_OK, meaning: "done", again: "no" },
+    Row {
+        code: EXIT_ERROR,
+        meaning: "failed while running",
+        again: "as you like: it goes on from the last checkpoint",
+    },
+    Row {
+        code: EXIT_CONFIGURATION,
+        meaning: "usage, or a configuration that cannot be run",
+        again: "no: it would end the same way",
+    },
+    Row {
+        code: EXIT_ABORTED,
+        meaning: "because of another process; saved where there was something to save",
+        again: "yes",
+    },
+    Row {
+        code: EXIT_PREEMPTED,
+        meaning: "asked to stop; saved where there was something to save",
+        again: "yes",
+    },
+    Row {
+        code: EXIT_INTERRUPTED,
+        meaning: "at once, by a second signal, without saving",
+        again: "yes: it goes on from the last checkpoint",
+    },
+];
+
+/// What a code means; none for a code that is not in the table.
+pub fn meaning(code: u8) -> Option<&'static str> {
+    TABLE.iter().find(|row| row.code == code).map(|row| row.meaning)
+}
+
+/// The table as `--help` shows it.
+pub fn help() -> String {
+    let mut text = String::from("Exit codes (start it again?):");
+    for Row { code, meaning, again } in TABLE {
+        text.push_str(&format!("\n  {code:>3}  {meaning} ({again})"));
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,5 +109,16 @@ mod tests {
         ] {
             assert_eq!(of(&outcome), code, "{outcome:?}");
         }
+    }
+
+    #[test]
+    fn every_code_has_a_row_and_codes_ascend() {
+        assert!(TABLE.windows(2).all(|w| w[0].code < w[1].code));
+        let text = help();
+        for code in [EXIT_OK, EXIT_ERROR, EXIT_CONFIGURATION, EXIT_ABORTED, EXIT_PREEMPTED, EXIT_INTERRUPTED]
+        {
+            assert!(meaning(code).is_some() && text.contains(&format!("\n  {code:>3}  ")), "{code}");
+        }
+        assert_eq!(meaning(7), None);
     }
 }

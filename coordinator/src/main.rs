@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Coordinates the workers of one job: ranks, build plan, liveness, rendezvous.
 #[derive(Parser)]
-#[command(name = "octrain-coordinator", version)]
+#[command(name = "octrain-coordinator", version, after_help = exit_code::help())]
 struct Args {
     /// Address to listen on; port 0 lets the system choose (the choice is printed).
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:29400", env = "OCTRAIN_LISTEN")]

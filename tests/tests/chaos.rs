@@ -55,7 +55,7 @@ fn ctrl_c_saves_and_leaves_and_the_run_goes_on_from_there() {
     let workers = run.workers();
     run.signal("INT", run.id());
     let (code, told) = run.end();
-    assert_eq!(code, Some(130), "{told}");
+    assert_eq!(code, Some(4), "{told}");
     assert!(all_gone(&workers));
     let kept = newest(dir.path());
     assert!(kept.join("manifest.json").exists());
@@ -73,7 +73,8 @@ fn ctrl_c_twice_leaves_at_once() {
     // A worker that does not react holds up the orderly way.
     run.signal("STOP", workers[0]);
     run.signal("INT", run.id());
-    std::thread::sleep(Duration::from_millis(300));
+    // A second one sooner than this counts as an echo of the first.
+    std::thread::sleep(Duration::from_millis(1500));
     assert!(alive(run.id()), "the first Ctrl-C waits for the workers");
     run.signal("INT", run.id());
     let asked = Instant::now();

@@ -41,8 +41,8 @@ pub fn worker_command(config: &RunConfig, place: &Place, passthrough: bool) -> R
 
 /// Starts workers and waits for their end; returns the exit code, having told the root cause.
 pub fn supervise(workers: Vec<WorkerCommand>) -> Result<u8> {
-    let received = signals::counted()?;
-    let report = launcher::spawn(LaunchOptions::new(workers)?)?.wait(&received);
+    let interrupt = signals::noted()?;
+    let report = launcher::spawn(LaunchOptions::new(workers)?)?.wait(&interrupt);
     if let Some(message) = report.message() {
         return Err(Exit { code: report.code, message }.into());
     }

@@ -24,6 +24,7 @@ use crate::launcher::{EXIT_CONFIGURATION, EXIT_ERROR, follow_launcher, logging};
 use crate::native;
 use anyhow::Result;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use octrain_coordinator::exit_code;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -39,6 +40,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Train on this host: embeds the coordinator and starts one worker per `--nproc`.
+    #[command(after_help = exit_code::help())]
     Train(train::TrainArgs),
     /// Evaluate a checkpoint, with its own configuration unless flags say otherwise.
     Eval(eval::EvalArgs),
@@ -51,6 +53,7 @@ enum Command {
     /// Rank layers by what quantizing them costs, show ranges and histograms, propose --qat-skip for a budget.
     Analyze(analyze::AnalyzeArgs),
     /// Join this host's workers to a coordinator: `octrain launch --coordinator HOST:PORT -- <train flags>`.
+    #[command(after_help = exit_code::help())]
     Launch(launch::LaunchArgs),
     /// The whole path on one data set: AMP training, QAT and its control, export, INT8 inference, a table.
     Quickstart(quickstart::QuickstartArgs),

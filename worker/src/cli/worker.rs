@@ -3,7 +3,7 @@
 use super::Exit;
 use crate::config::{DeviceKind, RunConfig};
 use crate::launcher::{
-    EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, logging, signals,
+    EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_ERROR, EXIT_OK, EXIT_PREEMPTED, logging, signals,
     watchdog::{self, Limits},
 };
 use crate::native;
@@ -61,7 +61,7 @@ pub fn main(args: &WorkerArgs) -> Result<u8> {
 
 fn exit_code(e: &SessionError) -> u8 {
     match e {
-        SessionError::Interrupted(_) => EXIT_INTERRUPTED,
+        SessionError::Interrupted(_) => EXIT_PREEMPTED,
         e if e.is_configuration() => EXIT_CONFIGURATION,
         e if e.is_peers() => EXIT_ABORTED,
         _ => EXIT_ERROR,
@@ -107,7 +107,7 @@ pub fn run(config: &RunConfig, place: &Place, job: Job) -> Result<u8> {
     let (message, kind) = match ended {
         Ok(Ok(outcome)) if outcome.interrupted => {
             session.leave_interrupted();
-            return Ok(EXIT_INTERRUPTED);
+            return Ok(EXIT_PREEMPTED);
         }
         Ok(Ok(_)) => {
             session.leave();

@@ -1,6 +1,9 @@
 //! Whose end was the cause of all the others: a pure function of how and in which order workers ended.
 
-use super::{EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK};
+use super::{
+    EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, EXIT_PREEMPTED, exit_code,
+};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -9,21 +12,56 @@ pub enum End {
     Code(i32),
     /// By this signal.
     Signal(i32),
-    /// By a signal to end from the launcher, because the others had ended or the user wanted it so.
+    /// Killed by the launcher, since it did not end by itself when the others had.
+    Silent,
+    /// Killed by the launcher, since the user wanted it so or the time to save was over.
     Killed,
 }
 
-impl End {
-    /// How telling an end is when several are seen at the same moment; less is more telling.
-    fn rank(self) -> u8 {
+/// What ends have in common, from the most to the least telling when several are seen at the same moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Crash,
+    Configuration,
+    Failure,
+    Silent,
+    Killed,
+    PeersFault,
+    Interrupted,
+    Preempted,
+    Done,
+}
+
+impl Kind {
+    /// The launcher's exit code when this is the root cause.
+    fn code(self) -> u8 {
         match self {
-            End::Signal(_) => 0,
-            End::Code(c) if c == i32::from(EXIT_CONFIGURATION) => 1,
-            End::Code(c) if c == i32::from(EXIT_OK) => 6,
-            End::Code(c) if c == i32::from(EXIT_INTERRUPTED) => 4,
-            End::Code(c) if c == i32::from(EXIT_ABORTED) => 3,
-            End::Code(_) => 2,
-            End::Killed => 5,
+            Kind::Crash | Kind::Failure => EXIT_ERROR,
+            Kind::Configuration => EXIT_CONFIGURATION,
+            Kind::Silent | Kind::PeersFault => EXIT_ABORTED,
+            Kind::Killed | Kind::Interrupted => EXIT_INTERRUPTED,
+            Kind::Preempted => EXIT_PREEMPTED,
+            Kind::Done => EXIT_OK,
+        }
+    }
+}
+
+impl End {
+    fn kind(self) -> Kind {
+        match self {
+            // It was asked to stop before it listened: there was nothing to save yet.
+            End::Signal(SIGHUP | SIGINT | SIGTERM) => Kind::Preempted,
+            End::Signal(_) => Kind::Crash,
+            End::Silent => Kind::Silent,
+            End::Killed => Kind::Killed,
+            End::Code(code) => match u8::try_from(code) {
+                Ok(EXIT_OK) => Kind::Done,
+                Ok(EXIT_CONFIGURATION) => Kind::Configuration,
+                Ok(EXIT_ABORTED) => Kind::PeersFault,
+                Ok(EXIT_PREEMPTED) => Kind::Preempted,
+                Ok(EXIT_INTERRUPTED) => Kind::Interrupted,
+                _ => Kind::Failure,
+            },
         }
     }
 }
@@ -31,7 +69,11 @@ impl End {
 impl std::fmt::Display for End {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            End::Code(code) => write!(f, "ended with exit code {code}"),
+            End::Code(code) => {
+                write!(f, "ended with exit code {code}")?;
+                let meaning = u8::try_from(*code).ok().and_then(exit_code::meaning);
+                meaning.map_or(Ok(()), |m| write!(f, " ({m})"))
+            }
             End::Signal(n) => {
                 let why = match n {
                     9 => " (SIGKILL: out of memory, or killed by hand)",
@@ -43,7 +85,8 @@ impl std::fmt::Display for End {
                 };
                 write!(f, "was killed by signal {n}{why}")
             }
-            End::Killed => write!(f, "was ended by the launcher"),
+            End::Silent => write!(f, "did not end by itself and was killed by the launcher"),
+            End::Killed => write!(f, "was killed by the launcher, without saving"),
         }
     }
 }
@@ -83,10 +126,12 @@ impl Report {
         let mut text = format!("{} (pid {}) {}", root.label, root.pid, root.end);
         let others = self.exits.iter().filter(|e| e.index != root.index && e.end != End::Code(0)).count();
         if others > 0 {
-            text.push_str(&format!(
-                "; {others} other worker{} ended in consequence",
-                if others == 1 { "" } else { "s" }
-            ));
+            let plural = if others == 1 { "" } else { "s" };
+            let how = if self.code == EXIT_PREEMPTED { "as well" } else { "in consequence" };
+            text.push_str(&format!("; {others} other worker{plural} ended {how}"));
+        }
+        if self.code == EXIT_PREEMPTED {
+            return Some(text);
         }
         for line in &root.last_lines {
             text.push_str(&format!("\n  {}: {line}", root.label));
@@ -96,22 +141,17 @@ impl Report {
 }
 
 /// Finds the root cause: the first end that is a cause of its own; of several seen at once, the most telling.
-/// A worker that says "another one ended the job" (3), was interrupted or was killed by the launcher is a cause
+/// A worker that was killed by the launcher, says "another one ended the job" (3) or was asked to stop is a cause
 /// only if there is no other.
 pub fn verdict(exits: Vec<WorkerExit>) -> Report {
-    let own = |e: &&WorkerExit| e.end.rank() <= 2;
-    let bad = |e: &&WorkerExit| e.end.rank() <= 5;
+    let own = |e: &&WorkerExit| e.end.kind() <= Kind::Failure;
+    let bad = |e: &&WorkerExit| e.end.kind() < Kind::Done;
     let root = exits
         .iter()
         .filter(own)
-        .min_by_key(|e| (e.round, e.end.rank(), e.index))
-        .or_else(|| exits.iter().filter(bad).min_by_key(|e| (e.end.rank(), e.round, e.index)))
+        .min_by_key(|e| (e.round, e.end.kind(), e.index))
+        .or_else(|| exits.iter().filter(bad).min_by_key(|e| (e.end.kind(), e.round, e.index)))
         .cloned();
-    let code = match root.as_ref().map(|r| r.end) {
-        None => EXIT_OK,
-        Some(End::Code(code)) => u8::try_from(code).unwrap_or(EXIT_ERROR),
-        Some(End::Killed) => EXIT_INTERRUPTED,
-        Some(End::Signal(_)) => EXIT_ERROR,
-    };
+    let code = root.as_ref().map_or(EXIT_OK, |r| r.end.kind().code());
     Report { exits, root, code }
 }

@@ -3,7 +3,7 @@
 use super::exit::{End, Report, WorkerExit, verdict};
 use super::follow::LAUNCHER_PID;
 use super::relay::{self, Tail};
-use super::signals::Received;
+use super::signals::Interrupt;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::ffi::OsString;
 use std::io;
@@ -77,7 +77,7 @@ struct Worker {
     tail: Tail,
     relays: Vec<JoinHandle<()>>,
     exit: Option<WorkerExit>,
-    asked: bool,
+    killed: Option<End>,
 }
 
 /// Running workers. Dropping the group kills them.
@@ -119,7 +119,7 @@ pub fn spawn(options: LaunchOptions) -> Result<Group, LaunchError> {
         if let Some(err) = child.stderr.take() {
             relays.push(relay::relay(err, prefix, Some(tail.clone()), io::stderr));
         }
-        group.workers.push(Worker { label: w.label, child, tail, relays, exit: None, asked: false });
+        group.workers.push(Worker { label: w.label, child, tail, relays, exit: None, killed: None });
     }
     Ok(group)
 }
@@ -132,8 +132,8 @@ impl Group {
 
     /// Waits until all have ended. The first signal is passed on to all, the second kills all; after a failure
     /// the others get `failure_grace` to end by themselves, and after a signal `stop_grace`.
-    pub fn wait(mut self, received: &Received) -> Report {
-        let mut passed = 0;
+    pub fn wait(mut self, interrupt: &Interrupt) -> Report {
+        let mut passed = false;
         let mut deadline: Option<Instant> = None;
         let mut terminated: Option<Instant> = None;
         loop {
@@ -142,29 +142,25 @@ impl Group {
                 break;
             }
             let now = Instant::now();
-            let count = received.count();
-            if count > passed {
-                let signal = Signal::from_named_raw(received.last()).unwrap_or(Signal::TERM);
-                match count {
-                    1 => {
-                        self.asked();
-                        self.signal(signal);
-                        deadline = Some(now + self.stop_grace);
-                    }
-                    _ => self.kill(),
-                }
-                passed = count;
+            if let Some(signal) = interrupt.signal().filter(|_| !passed) {
+                self.signal(Signal::from_named_raw(signal).unwrap_or(Signal::TERM));
+                deadline = Some(now + self.stop_grace);
+                passed = true;
+            }
+            // Whoever has to be killed without the user's wish is a cause of the end, not one of its victims.
+            let end = if passed { End::Killed } else { End::Silent };
+            if interrupt.at_once() {
+                self.kill(end);
             }
             if deadline.is_none() && self.failed() {
                 deadline = Some(now + self.failure_grace);
             }
             match terminated {
                 None if deadline.is_some_and(|d| now >= d) => {
-                    self.asked();
                     self.signal(Signal::TERM);
                     terminated = Some(now);
                 }
-                Some(at) if now >= at + TERM_TO_KILL => self.kill(),
+                Some(at) if now >= at + TERM_TO_KILL => self.kill(end),
                 _ => {}
             }
             std::thread::sleep(LOOK);
@@ -184,7 +180,7 @@ impl Group {
         for (index, w) in self.workers.iter_mut().enumerate().filter(|(_, w)| w.exit.is_none()) {
             let end = match w.child.try_wait() {
                 Ok(None) => continue,
-                Ok(Some(status)) => end(status, w.asked),
+                Ok(Some(status)) => end(status, w.killed),
                 // Not our child any more: nothing more will be known about it.
                 Err(_) => End::Code(i32::from(super::EXIT_ERROR)),
             };
@@ -213,32 +209,27 @@ impl Group {
         }
     }
 
-    /// From here on, dying of a signal to end is no failure of their own.
-    fn asked(&mut self) {
-        self.workers.iter_mut().filter(|w| w.exit.is_none()).for_each(|w| w.asked = true);
-    }
-
-    fn kill(&mut self) {
-        self.asked();
+    fn kill(&mut self, end: End) {
+        self.workers.iter_mut().filter(|w| w.exit.is_none()).for_each(|w| w.killed = Some(end));
         self.signal(Signal::KILL);
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        self.kill();
+        self.kill(End::Killed);
         for w in self.workers.iter_mut().filter(|w| w.exit.is_none()) {
             let _ = w.child.wait();
         }
     }
 }
 
-/// How a process ended; a code is its own, even after the launcher had asked it to end.
-fn end(status: ExitStatus, asked: bool) -> End {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => End::Code(code),
-        (None, Some(libc::SIGINT | libc::SIGTERM | libc::SIGKILL)) if asked => End::Killed,
-        (None, Some(signal)) => End::Signal(signal),
-        (None, None) => End::Code(i32::from(super::EXIT_ERROR)),
+/// How a process ended; a code is its own, even after the launcher had killed it.
+fn end(status: ExitStatus, killed: Option<End>) -> End {
+    match (status.code(), status.signal(), killed) {
+        (Some(code), _, _) => End::Code(code),
+        (None, Some(libc::SIGKILL), Some(killed)) => killed,
+        (None, Some(signal), _) => End::Signal(signal),
+        (None, None, _) => End::Code(i32::from(super::EXIT_ERROR)),
     }
 }

@@ -1,7 +1,7 @@
 //! Worker processes of one host: spawn, logs, signals, exit codes, root cause.
 //!
 //! The launcher starts workers of this binary, each in a process group of its own, relays what they print,
-//! passes a first SIGINT or SIGTERM on and kills at the second, and says whose end came first. A worker calls
+//! passes a first signal to stop on and kills at the second, and says whose end came first. A worker calls
 //! [`follow_launcher`] first of all, so that none is left behind when the launcher is killed.
 
 mod crowd;
@@ -19,6 +19,7 @@ pub use crowd::{Crowd, crowd};
 pub use exit::{End, Report, WorkerExit, verdict};
 pub use follow::{FollowError, follow_launcher};
 pub use group::{Group, LaunchError, LaunchOptions, WorkerCommand, spawn};
+use octrain_coordinator::exit_code;
 pub use octrain_coordinator::exit_code::{
     EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, EXIT_PREEMPTED,
 };

@@ -1,43 +1,136 @@
-//! Ctrl-C once: save and leave. Twice: at once.
+//! A first SIGINT, SIGTERM or SIGHUP: save and leave. A second one: at once, without saving.
+//!
+//! Schedulers signal every process of a job at once (SLURM, systemd), and launchers pass on what they get, so one
+//! request may arrive several times. Therefore a worker under a launcher never ends at once: that is the launcher's to
+//! do, with SIGKILL. Where a second signal counts, it counts only some time after the first.
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use super::follow::LAUNCHER_PID;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
-/// Whether this process was asked to stop. Cheap to ask and to clone.
+/// A signal within this time of the first one is the same request, come by another way.
+pub const ECHO: Duration = Duration::from_secs(1);
+
+/// What a signal says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Meaning {
+    /// The first: stop, with everything saved.
+    Stop,
+    /// The first one once more.
+    Echo,
+    /// A second request: end at once.
+    AtOnce,
+}
+
+/// The meaning of a signal that comes this long after the first one.
+fn meaning(since_first: Option<Duration>) -> Meaning {
+    match since_first {
+        None => Meaning::Stop,
+        Some(since) if since < ECHO => Meaning::Echo,
+        Some(_) => Meaning::AtOnce,
+    }
+}
+
+/// Whether this process was asked to stop, and how urgently. Cheap to ask; clones are the same request.
 #[derive(Debug, Clone, Default)]
 pub struct Interrupt {
-    asked: Arc<AtomicBool>,
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    first: Mutex<Option<Instant>>,
+    asked: AtomicBool,
+    at_once: AtomicBool,
+    signal: AtomicI32,
 }
 
 impl Interrupt {
-    /// Whether a SIGINT or SIGTERM has come (or [`Interrupt::raise`] was called).
+    /// Whether a signal to stop has come.
     pub fn requested(&self) -> bool {
-        self.asked.load(Ordering::SeqCst)
+        self.inner.asked.load(Ordering::SeqCst)
     }
 
-    /// Asks this process to stop as a signal would.
-    pub fn raise(&self) {
-        self.asked.store(true, Ordering::SeqCst);
+    /// Whether a second one has come that is no echo of the first.
+    pub fn at_once(&self) -> bool {
+        self.inner.at_once.load(Ordering::SeqCst)
+    }
+
+    /// The first signal's number; none before it.
+    pub fn signal(&self) -> Option<i32> {
+        self.requested().then(|| self.inner.signal.load(Ordering::SeqCst))
+    }
+
+    /// Takes note of a signal that came at `now`.
+    pub fn raise(&self, signal: i32, now: Instant) {
+        let mut first = self.inner.first.lock().unwrap_or_else(PoisonError::into_inner);
+        match meaning(first.map(|at| now.saturating_duration_since(at))) {
+            Meaning::Stop => {
+                *first = Some(now);
+                self.inner.signal.store(signal, Ordering::SeqCst);
+                self.inner.asked.store(true, Ordering::SeqCst);
+            }
+            Meaning::Echo => {}
+            Meaning::AtOnce => self.inner.at_once.store(true, Ordering::SeqCst),
+        }
     }
 }
 
-/// For a process that trains: the first SIGINT or SIGTERM sets the flag, which the loop asks between steps to
-/// save and leave; the second ends the process at once with exit code 130. To be called once.
-pub fn graceful() -> io::Result<Interrupt> {
-    let interrupt = Interrupt::default();
-    for signal in [SIGINT, SIGTERM] {
-        // In this order: the first signal finds the flag unset and sets it, the second finds it set.
-        signal_hook::flag::register_conditional_shutdown(signal, 130, interrupt.asked.clone())?;
-        signal_hook::flag::register(signal, interrupt.asked.clone())?;
+/// Name of a signal to stop.
+fn name(signal: i32) -> &'static str {
+    match signal {
+        SIGINT => "SIGINT",
+        SIGHUP => "SIGHUP",
+        _ => "SIGTERM",
     }
+}
+
+/// Whether whoever started this process has it ignore a signal, from the text of `/proc/self/status`.
+fn ignored(status: &str, signal: i32) -> bool {
+    let mask = status.lines().find_map(|l| l.strip_prefix("SigIgn:"));
+    mask.and_then(|m| u64::from_str_radix(m.trim(), 16).ok()).is_some_and(|m| m >> (signal - 1) & 1 == 1)
+}
+
+/// Listens on a thread of its own; `at_once` is called for a second request.
+fn listen(at_once: impl Fn() + Send + 'static) -> io::Result<Interrupt> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    // `nohup` means that the end of the terminal is no reason to stop.
+    let signals = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|&s| s != SIGHUP || !ignored(&status, s));
+    let mut signals = signal_hook::iterator::Signals::new(signals)?;
+    let interrupt = Interrupt::default();
+    let noted = interrupt.clone();
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        for signal in signals.forever() {
+            let first = !noted.requested();
+            noted.raise(signal, Instant::now());
+            if first {
+                tracing::warn!("{}: saves and leaves", name(signal));
+            }
+            if noted.at_once() {
+                at_once();
+            }
+        }
+    })?;
     Ok(interrupt)
+}
+
+/// For a process that trains: the first signal sets the flag, which the loop asks to save and leave. Without a
+/// launcher, a second one ends the process at once with exit code 130.
+fn graceful() -> io::Result<Interrupt> {
+    let launched = std::env::var_os(LAUNCHER_PID).is_some();
+    listen(move || {
+        if !launched {
+            signal_hook::low_level::exit(i32::from(super::EXIT_INTERRUPTED));
+        }
+    })
 }
 
 static INSTALLED: OnceLock<Interrupt> = OnceLock::new();
 
-/// [`graceful`] for the whole process: afterwards [`requested`] tells. Doing it again changes nothing.
+/// Listens for the whole process: afterwards [`requested`] tells. Doing it again changes nothing.
 pub fn install() -> io::Result<()> {
     if INSTALLED.get().is_none() {
         let interrupt = graceful()?;
@@ -51,42 +144,9 @@ pub fn requested() -> bool {
     INSTALLED.get().is_some_and(Interrupt::requested)
 }
 
-/// Signals a launcher has got: how many, and which one came last.
-#[derive(Debug, Clone, Default)]
-pub struct Received {
-    count: Arc<AtomicUsize>,
-    last: Arc<AtomicUsize>,
-}
-
-impl Received {
-    /// How many SIGINT and SIGTERM have come.
-    pub fn count(&self) -> usize {
-        self.count.load(Ordering::SeqCst)
-    }
-
-    /// The last one's number; 0: none yet.
-    pub fn last(&self) -> i32 {
-        self.last.load(Ordering::SeqCst) as i32
-    }
-
-    /// Counts a signal as if it had come.
-    pub fn raise(&self, signal: i32) {
-        self.last.store(signal as usize, Ordering::SeqCst);
-        self.count.fetch_add(1, Ordering::SeqCst);
-    }
-}
-
-/// For a launcher: counts SIGINT and SIGTERM from now on; [`super::Group::wait`] acts on them.
-pub fn counted() -> io::Result<Received> {
-    let received = Received::default();
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
-    let counter = received.clone();
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
-        for signal in signals.forever() {
-            counter.raise(signal);
-        }
-    })?;
-    Ok(received)
+/// For a launcher: notes signals from now on; [`super::Group::wait`] acts on them.
+pub fn noted() -> io::Result<Interrupt> {
+    listen(|| {})
 }
 
 #[cfg(test)]
@@ -94,13 +154,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn signals_are_counted_and_requests_seen_by_all_clones() {
-        let received = Received::default();
-        received.clone().raise(SIGTERM);
-        assert_eq!((received.count(), received.last()), (1, SIGTERM));
+    fn a_request_that_comes_by_two_ways_is_one_and_a_later_one_is_the_second() {
         let interrupt = Interrupt::default();
-        assert!(!interrupt.requested());
-        interrupt.clone().raise();
-        assert!(interrupt.requested());
+        assert_eq!((interrupt.requested(), interrupt.signal()), (false, None));
+        let now = Instant::now();
+        interrupt.clone().raise(SIGTERM, now);
+        interrupt.raise(SIGTERM, now + Duration::from_millis(1));
+        interrupt.raise(SIGINT, now + ECHO - Duration::from_millis(1));
+        assert_eq!((interrupt.signal(), interrupt.at_once()), (Some(SIGTERM), false));
+        interrupt.raise(SIGTERM, now + ECHO);
+        assert!(interrupt.at_once());
+    }
+
+    #[test]
+    fn what_nohup_ignores_is_read_from_the_mask() {
+        let status = "Name:\tx\nSigIgn:\t0000000000000001\nSigCgt:\t0000000000004002\n";
+        assert!(ignored(status, SIGHUP) && !ignored(status, SIGINT) && !ignored(status, SIGTERM));
+        assert!(!ignored("", SIGHUP));
     }
 }

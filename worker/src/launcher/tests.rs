@@ -1,7 +1,7 @@
 //! Real processes (a shell in place of the worker), and the verdict on their ends.
 
 use super::*;
-use signals::Received;
+use signals::{ECHO, Interrupt};
 use std::time::{Duration, Instant};
 
 fn sh(label: &str, script: &str) -> WorkerCommand {
@@ -18,7 +18,7 @@ fn options(workers: Vec<WorkerCommand>) -> LaunchOptions {
 }
 
 fn run(workers: Vec<WorkerCommand>) -> Report {
-    spawn(options(workers)).unwrap().wait(&Received::default())
+    spawn(options(workers)).unwrap().wait(&Interrupt::default())
 }
 
 #[test]
@@ -46,36 +46,46 @@ fn a_worker_killed_by_a_signal_is_named_with_it() {
     assert_eq!(report.root.as_ref().unwrap().end, End::Signal(9));
     assert_eq!(report.code, EXIT_ERROR);
     // The survivor, which did not end by itself, was ended.
-    assert_eq!(report.exits.iter().find(|e| e.label == "rank 1").unwrap().end, End::Killed);
+    assert_eq!(report.exits.iter().find(|e| e.label == "rank 1").unwrap().end, End::Signal(15));
 }
 
 #[test]
 fn the_first_signal_is_passed_on_and_the_second_kills() {
-    let received = Received::default();
-    let polite = "trap 'exit 130' TERM INT; while :; do sleep 0.05; done";
+    let interrupt = Interrupt::default();
+    let polite = "trap 'exit 4' TERM INT; while :; do sleep 0.05; done";
     let group = spawn(options(vec![sh("rank 0", polite), sh("rank 1", polite)])).unwrap();
-    let raise = received.clone();
+    let raise = interrupt.clone();
     let user = std::thread::spawn(move || {
         // Long enough for the shells to have set their traps.
         std::thread::sleep(Duration::from_millis(500));
-        raise.raise(15);
+        raise.raise(15, Instant::now());
     });
-    let report = group.wait(&received);
+    let report = group.wait(&interrupt);
     user.join().unwrap();
-    assert_eq!(report.code, EXIT_INTERRUPTED, "{report:?}");
+    assert_eq!(report.code, EXIT_PREEMPTED, "{report:?}");
 
-    let received = Received::default();
+    let interrupt = Interrupt::default();
     let stubborn = "trap '' TERM INT; exec sleep 60";
     let patient =
         LaunchOptions { stop_grace: Duration::from_secs(60), ..options(vec![sh("rank 0", stubborn)]) };
     let group = spawn(patient).unwrap();
-    received.raise(2);
-    received.raise(2);
+    let now = Instant::now();
+    interrupt.raise(2, now);
+    interrupt.raise(2, now + ECHO);
     let start = Instant::now();
-    let report = group.wait(&received);
+    let report = group.wait(&interrupt);
     assert_eq!(report.exits[0].end, End::Killed);
     assert_eq!(report.code, EXIT_INTERRUPTED);
     assert!(start.elapsed() < Duration::from_secs(30));
+}
+
+#[test]
+fn one_that_has_to_be_killed_after_the_others_have_ended_is_the_cause() {
+    let stubborn = "trap '' TERM; while :; do sleep 0.05; done";
+    let report = run(vec![sh("rank 0", "sleep 0.3; exit 3"), sh("rank 1", stubborn)]);
+    let message = report.message().unwrap();
+    assert_eq!((report.root.unwrap().label.as_str(), report.code), ("rank 1", EXIT_ABORTED), "{message}");
+    assert!(message.contains("did not end by itself"), "{message}");
 }
 
 #[test]
@@ -110,10 +120,10 @@ fn verdicts() {
         round,
         last_lines: vec![],
     };
-    use End::{Code, Killed, Signal};
+    use End::{Code, Killed, Signal, Silent};
     // (ends with the round they were seen in, root, code)
     type Case<'a> = (&'a [(End, u64)], Option<usize>, u8);
-    let cases: [Case; 10] = [
+    let cases: [Case; 16] = [
         (&[(Code(0), 1), (Code(0), 2)], None, 0),
         (&[(Code(1), 2), (Code(1), 1)], Some(1), 1),
         (&[(Code(3), 1), (Code(1), 2)], Some(1), 1),
@@ -121,9 +131,16 @@ fn verdicts() {
         (&[(Code(1), 1), (Signal(9), 2)], Some(0), 1),
         (&[(Code(1), 1), (Code(2), 1)], Some(1), 2),
         (&[(Code(3), 1), (Code(3), 1)], Some(0), 3),
-        (&[(Code(130), 1), (Code(130), 1)], Some(0), 130),
+        (&[(Code(3), 1), (Silent, 2)], Some(1), 3),
+        (&[(Code(4), 1), (Code(4), 1)], Some(0), 4),
+        (&[(Code(0), 1), (Code(4), 2)], Some(1), 4),
+        (&[(Code(4), 1), (Code(3), 2)], Some(1), 3),
+        // Before it listened, a worker dies of the signal.
+        (&[(Signal(15), 1), (Code(4), 2)], Some(0), 4),
+        (&[(Code(4), 1), (Signal(11), 2)], Some(1), 1),
+        (&[(Code(4), 1), (Code(1), 2)], Some(1), 1),
+        (&[(Code(4), 1), (Killed, 2)], Some(1), 130),
         (&[(Code(130), 1), (Code(1), 2)], Some(1), 1),
-        (&[(Code(0), 1), (Killed, 2)], Some(1), 130),
     ];
     for (ends, root, code) in cases {
         let exits = ends.iter().enumerate().map(|(i, (e, r))| exit(i, *e, *r)).collect();
@@ -151,7 +168,7 @@ fn launcher_and_worker() {
                 passthrough: true,
             };
             let group = spawn(LaunchOptions { program: me, ..options(vec![worker]) }).unwrap();
-            group.wait(&Received::default());
+            group.wait(&Interrupt::default());
         }
         Ok("worker") => {
             follow_launcher().unwrap();
