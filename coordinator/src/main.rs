@@ -7,7 +7,7 @@ use octrain_coordinator::exit_code::{self, EXIT_CONFIGURATION, EXIT_ERROR, EXIT_
 use octrain_coordinator::job::Outcome;
 use octrain_coordinator::server::{self, ServeError};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -67,7 +67,7 @@ fn raise_file_limit() {
 fn say(text: String) {
     let (done, said) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
-        eprintln!("octrain-coordinator: {text}");
+        let _ = writeln!(std::io::stderr(), "octrain-coordinator: {text}");
         let _ = done.send(());
     });
     let _ = said.recv_timeout(Duration::from_millis(500));
@@ -79,7 +79,9 @@ async fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(false)
+        // It would print to standard error what cannot be written to standard error, and panic.
+        .log_internal_errors(false)
         .with_target(false)
         .init();
     let config = match config(Args::parse()) {

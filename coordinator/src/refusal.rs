@@ -53,7 +53,7 @@ pub enum Refusal {
     },
     /// Place taken.
     #[error(
-        "{place} is taken by pid {pid}, alive {silent_ms} ms ago: two workers share a host name and a local index; give each its own --local-index (or OCTRAIN_HOST), or wait until the old one is gone"
+        "{place} is taken by pid {pid}, alive {silent_ms} ms ago: two launches on one host, or an old one that is still there; start all workers of a host with one `octrain launch --nproc-per-node N`, give a second launch a host name of its own (OCTRAIN_HOST=NAME), or wait until the old one is gone"
     )]
     Duplicate {
         /// The place.

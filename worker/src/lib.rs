@@ -1,5 +1,8 @@
 //! Octrain: distributed training of convolutional networks with quantization-aware training in the optimizer.
 
+// They panic when the reader has gone; `metrics::say!` and `metrics::print` do not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod analyze;
 pub mod checkpoint;
 pub mod cli;

@@ -6,7 +6,7 @@ use crate::analyze::{AnalyzeError, Calibration, Network, Ranges, Report, Subject
 use crate::checkpoint::{self, Manifest};
 use crate::config::{Augmentation, RunConfig, Target};
 use crate::data::{DataConfig, Dataset, EvalLoader, Geometry, Names, Sharding, Split, Wanted};
-use crate::metrics::ReportFile;
+use crate::metrics::{ReportFile, print, say};
 use anyhow::Result;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -168,14 +168,14 @@ pub fn main(args: &AnalyzeArgs) -> Result<u8> {
             network.top1_skipping(skip, loader()?)
         });
     report.proposal = Some(proposal.map_err(failed)?);
-    print!("{}", report.text());
+    print(report.text())?;
     if let Some(path) = &args.report_file {
         let mut file = ReportFile::open(path, false)?;
         report.json().iter().try_for_each(|line| file.write(line))?;
     }
     if let Some(path) = &args.html {
         output::write("--html", path, html(&report).as_bytes())?;
-        println!("{}", path.display());
+        say!("{}", path.display());
     }
     Ok(0)
 }

@@ -2,6 +2,7 @@
 
 use super::Exit;
 use crate::config::{Given, RunConfig, resolve};
+use crate::metrics::say;
 use clap::ArgMatches;
 use std::path::PathBuf;
 
@@ -29,7 +30,7 @@ impl RunFlags {
     /// Prints a configuration if that is wanted.
     pub fn show(&self, config: &RunConfig) -> anyhow::Result<()> {
         if self.show_config {
-            println!("# configuration\n{}", toml::to_string(config)?);
+            say!("# configuration\n{}", toml::to_string(config)?);
         }
         Ok(())
     }

@@ -4,7 +4,7 @@
 
 use super::recipe::{Recipe, last, run};
 use crate::checkpoint::write_atomic;
-use crate::metrics::table;
+use crate::metrics::{print, say, table};
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 use std::ffi::OsString;
@@ -70,10 +70,10 @@ pub fn main(args: &CompareArgs) -> Result<u8> {
     }
     let path = recipe.at("report.json");
     write_atomic(&path, serde_json::to_string_pretty(&Value::Object(report))?.as_bytes())?;
-    println!();
+    say!("");
     let head = ["from one checkpoint", "graph %", "openvino", "onnxruntime", "tensorrt (run in openvino)"];
-    print!("{}", table::<5>(&head, &rows));
-    println!(
+    print(table::<5>(&head, &rows))?;
+    say!(
         "\ntop-1 in percent, in the training graph and in each profile's engine; report in {}",
         path.display()
     );

@@ -2,6 +2,7 @@
 
 use crate::doctor::{self, Check};
 use crate::launcher::{EXIT_ERROR, EXIT_OK};
+use crate::metrics::say;
 use anyhow::Result;
 
 /// Arguments of `octrain doctor`.
@@ -23,8 +24,8 @@ pub fn main(args: &DoctorArgs) -> Result<u8> {
     }
     for Check { name, outcome } in &checks {
         match outcome {
-            Ok(found) => println!("ok      {name}: {found}"),
-            Err(why) => println!("FAILED  {name}: {why}"),
+            Ok(found) => say!("ok      {name}: {found}"),
+            Err(why) => say!("FAILED  {name}: {why}"),
         }
     }
     Ok(if checks.iter().all(|c| c.outcome.is_ok()) { EXIT_OK } else { EXIT_ERROR })

@@ -6,6 +6,7 @@ use crate::checkpoint::{self, Manifest, State};
 use crate::config::{Amp, DeviceKind, RunConfig};
 use crate::export::{FloatType, Options, Profile, emit, scale_table};
 use crate::graph::Graph;
+use crate::metrics::say;
 use crate::session::{Purpose, job_spec};
 use crate::{models, trainer};
 use anyhow::Result;
@@ -131,9 +132,9 @@ pub fn main(args: &ExportArgs) -> Result<u8> {
         let table = serde_json::to_string_pretty(&scale_table(&graph, &state))?;
         output::write("--scale-table", path, table.as_bytes())?;
     }
-    println!("{} ({} KiB, profile {})", args.output.display(), bytes.len() / 1024, args.profile.name());
+    say!("{} ({} KiB, profile {})", args.output.display(), bytes.len() / 1024, args.profile.name());
     for (node, why) in &exported.fp32_nodes {
-        println!("stays in FP32: {node} ({why})");
+        say!("stays in FP32: {node} ({why})");
     }
     Ok(0)
 }

@@ -4,6 +4,7 @@ use super::Exit;
 use super::args::RunFlags;
 use super::plan::local_plan;
 use crate::config::{RunConfig, UNTOLD_CLASSES};
+use crate::metrics::{print, say};
 use crate::session::{Purpose, job_spec};
 use crate::{models, passes, trainer};
 use anyhow::Result;
@@ -67,17 +68,17 @@ pub fn main(args: &GraphArgs, matches: &ArgMatches) -> Result<u8> {
     let strategy = trainer::strategy(&local_plan(&RunConfig { nproc: 1, ..config }, spec)?);
     let every = args.every_pass && args.format == Format::Text;
     if every {
-        println!("as built:\n{graph}");
+        say!("as built:\n{graph}");
     }
     let graph = passes::run(graph, &strategy.passes, &strategy.settings, |pass, graph| {
         if every {
-            println!("after {} ({}):\n{graph}", pass.name, pass.what);
+            say!("after {} ({}):\n{graph}", pass.name, pass.what);
         }
     })
     .map_err(Exit::configuration)?;
     match args.format {
-        Format::Dot => print!("{}", graph.to_dot()),
-        Format::Text if !every => print!("{graph}"),
+        Format::Dot => print(graph.to_dot())?,
+        Format::Text if !every => print(&graph)?,
         Format::Text => {}
     }
     Ok(0)

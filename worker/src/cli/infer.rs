@@ -4,7 +4,7 @@ use super::Exit;
 use crate::config::{Augmentation, RunConfig};
 use crate::data::{DataConfig, Dataset, EvalLoader, Geometry, Names, Sharding, Split, Wanted};
 use crate::engine::{self, Engine, EngineKind, Latency, ModelInfo};
-use crate::metrics::ReportFile;
+use crate::metrics::{ReportFile, say};
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -170,9 +170,11 @@ pub fn main(args: &InferArgs) -> Result<u8> {
             } else {
                 String::new()
             };
-            println!(
+            say!(
                 "{model} in {engine_name}: infer.top1 {:.2} infer.top5 {:.2} ({} images{corrupt})",
-                a.top1, a.top5, a.images
+                a.top1,
+                a.top5,
+                a.images
             );
             put("infer.top1", json!(a.top1));
             put("infer.top5", json!(a.top5));
@@ -188,9 +190,14 @@ pub fn main(args: &InferArgs) -> Result<u8> {
             engine::measure(&mut *engine, &images, args.benchmark_warmup_steps, args.benchmark_steps)?
         }
     };
-    println!(
+    say!(
         "{model} in {engine_name}: {:.1} images/s, batch {} in {:.3} ms on average (p90 {:.3}, p95 {:.3}, p99 {:.3})",
-        latency.images_per_second, args.batch_size, latency.mean, latency.p90, latency.p95, latency.p99
+        latency.images_per_second,
+        args.batch_size,
+        latency.mean,
+        latency.p90,
+        latency.p95,
+        latency.p99
     );
     put("kind", json!("infer"));
     put("engine", json!(engine_name));

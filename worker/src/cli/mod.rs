@@ -20,7 +20,8 @@ mod train;
 mod verify;
 mod worker;
 
-use crate::launcher::{EXIT_CONFIGURATION, EXIT_ERROR, follow_launcher, logging};
+use crate::launcher::{EXIT_CONFIGURATION, EXIT_ERROR, EXIT_OK, follow_launcher, logging};
+use crate::metrics::{last_word, print};
 use crate::native;
 use anyhow::Result;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -31,7 +32,7 @@ use std::process::ExitCode;
 /// Distributed training of convolutional networks; quantization-aware with one flag, and the deployed INT8 engine
 /// does what training measured.
 #[derive(Parser)]
-#[command(name = "octrain", version, arg_required_else_help = true)]
+#[command(name = "octrain", version, arg_required_else_help = true, after_help = WORDS)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -66,6 +67,8 @@ enum Command {
     Graph(graph::GraphArgs),
     /// Single-node debug mode: deterministic, every check on, graphs and plan shown, a few steps.
     Debug(debug::DebugArgs),
+    /// Explain the words that Octrain prints: generation, superset, LSB, dB, dead channels, ...
+    Glossary,
     /// Say whether the CUDA libraries load, and with --gpu whether the first GPU does what the CPU does.
     #[command(hide = true)]
     Doctor(doctor::DoctorArgs),
@@ -73,6 +76,12 @@ enum Command {
     #[command(hide = true)]
     Worker(worker::WorkerArgs),
 }
+
+/// What `--help` says at its end.
+const WORDS: &str =
+    "Words like generation, superset, LSB, dB or dead: octrain glossary\nExit codes: octrain train --help";
+/// The glossary, as it stands in the documentation.
+const GLOSSARY: &str = include_str!("../../../docs/glossary.md");
 
 /// An error with an exit code of its own.
 #[derive(Debug, thiserror::Error)]
@@ -102,7 +111,7 @@ pub fn main() -> ExitCode {
             let exit = e.downcast_ref::<Exit>();
             // A conclusion that was told already has no message.
             if exit.is_none_or(|x| !x.message.is_empty()) {
-                eprintln!("octrain: {e:#}");
+                last_word(format_args!("octrain: {e:#}"));
             }
             // Without what libraries do at the end of a process: a failed run may have left a thread inside of one.
             let _ = std::io::stdout().flush();
@@ -130,6 +139,7 @@ fn run() -> Result<u8> {
         Command::Graph(args) => graph::main(args, sub),
         Command::Debug(args) => debug::main(args, sub),
         Command::Doctor(args) => doctor::main(args),
+        Command::Glossary => print(GLOSSARY).map(|()| EXIT_OK).map_err(Into::into),
         Command::Worker(args) => worker::main(args),
     }
 }

@@ -3,6 +3,7 @@
 use super::Exit;
 use super::args::RunFlags;
 use crate::config::{DeviceKind, RunConfig};
+use crate::metrics::print;
 use crate::native;
 use crate::session::{BuildPlan, JobSpec, machine};
 use crate::trainer::Job;
@@ -47,6 +48,6 @@ pub fn main(args: &PlanArgs, matches: &ArgMatches) -> Result<u8> {
     let job = Job::open(&config).map_err(Exit::configuration)?;
     let spec = job.spec(&config).map_err(Exit::configuration)?;
     job.found().for_each(|found| tracing::info!("{found}"));
-    print!("{}", plan::render(&local_plan(&config, spec)?));
+    print(plan::render(&local_plan(&config, spec)?))?;
     Ok(0)
 }

@@ -3,7 +3,7 @@
 //! table that compares them.
 
 use super::recipe::{Recipe, last, run, words};
-use crate::metrics::table;
+use crate::metrics::{print, say, table};
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 use std::ffi::OsString;
@@ -165,15 +165,10 @@ pub fn main(args: &QuickstartArgs) -> Result<()> {
             "-".into(),
         ]
     });
-    println!();
+    say!("");
     let rows: Vec<_> = training.into_iter().chain(rows).collect();
-    print!("{}", table(&["network", "runs in", "top-1 %", "images/s", "KiB"], &rows));
-    println!(
-        "\n{} stages in {:.0} s; report in {}",
-        3 + 4 + 8,
-        started.elapsed().as_secs_f64(),
-        path.display()
-    );
+    print(table(&["network", "runs in", "top-1 %", "images/s", "KiB"], &rows))?;
+    say!("\n{} stages in {:.0} s; report in {}", 3 + 4 + 8, started.elapsed().as_secs_f64(), path.display());
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! Command lines of several stages in a row, each run by this binary as a user would type it.
 
+use crate::metrics::say;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::ffi::OsString;
@@ -99,7 +100,7 @@ impl Recipe {
             let _ = std::fs::remove_dir_all(&old);
             std::fs::rename(&self.output, &old)
                 .with_context(|| format!("cannot move {} to {}", self.output.display(), old.display()))?;
-            println!("moved the previous run to {}", old.display());
+            say!("moved the previous run to {}", old.display());
         }
         std::fs::create_dir_all(&self.output)
             .with_context(|| format!("cannot make {}", self.output.display()))
@@ -109,7 +110,7 @@ impl Recipe {
 /// Runs this binary with `line`; its output goes where ours goes.
 pub fn run(line: &[OsString]) -> Result<()> {
     let shown: Vec<_> = line.iter().map(|w| w.to_string_lossy()).collect();
-    println!("\n$ octrain {}", shown.join(" "));
+    say!("\n$ octrain {}", shown.join(" "));
     let binary = std::env::current_exe().context("cannot find this program's own file")?;
     let status = Command::new(binary).args(line).status().context("cannot start octrain")?;
     if !status.success() {

@@ -9,7 +9,7 @@ use crate::engine::{self, EngineKind, ModelInfo};
 use crate::export::Profile;
 use crate::export::onnx::ModelProto;
 use crate::launcher::EXIT_ERROR;
-use crate::metrics::ReportFile;
+use crate::metrics::{ReportFile, print};
 use crate::verify::{Layers, Limits, Report, TrainedGraph, html, sort_kernels};
 use anyhow::Result;
 use clap::ValueEnum;
@@ -173,7 +173,7 @@ pub fn main(args: &VerifyArgs) -> Result<u8> {
     if args.layer_images > 0 && profile.target().is_some() {
         compare_layers(args, &graph, images(Some(args.layer_images))?, &mut report)?;
     }
-    print!("{}", report.text(LISTED));
+    print(report.text(LISTED))?;
     if let Some(path) = &args.report_file {
         ReportFile::open(path, false)?.write(&report.json())?;
     }

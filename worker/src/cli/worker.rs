@@ -6,9 +6,10 @@ use crate::launcher::{
     EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_ERROR, EXIT_OK, EXIT_PREEMPTED, logging, signals,
     watchdog::{self, Limits},
 };
+use crate::metrics::say;
 use crate::native;
 use crate::session::{FailureKind, Session, SessionError, SessionOptions, machine, panics};
-use crate::trainer::{self, Job};
+use crate::trainer::{self, Job, TrainError};
 use anyhow::{Context, Result};
 use octrain_coordinator::plan;
 use std::sync::Arc;
@@ -99,7 +100,7 @@ pub fn run(config: &RunConfig, place: &Place, job: Job) -> Result<u8> {
         "joined; the plan with its reasons: octrain plan"
     );
     if config.checks && shared.rank == 0 {
-        println!("{}", plan::render(shared));
+        say!("{}", plan::render(shared));
     }
     let address = machine::address_towards(&place.coordinator)
         .with_context(|| format!("cannot find this host's address towards {}", place.coordinator))?;
@@ -112,6 +113,10 @@ pub fn run(config: &RunConfig, place: &Place, job: Job) -> Result<u8> {
         Ok(Ok(_)) => {
             session.leave();
             return Ok(EXIT_OK);
+        }
+        Ok(Err(e @ TrainError::Stopped(_))) => {
+            session.leave_interrupted();
+            return Err(Exit { code: EXIT_PREEMPTED, message: e.to_string() }.into());
         }
         Ok(Err(e)) => (e.to_string(), e.kind()),
         Err(panicked) => (panicked.to_string(), FailureKind::Own),

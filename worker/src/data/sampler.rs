@@ -41,6 +41,11 @@ impl Sharding {
         (n / self.global_batch()) as u64
     }
 
+    /// Batches of the rank that has most, when `n` images are shared out one by one for an evaluation.
+    pub fn evaluation_rounds(&self, n: usize) -> usize {
+        n.div_ceil(self.world).div_ceil(self.batch)
+    }
+
     /// This rank's microbatches: `[rank * M / world, (rank + 1) * M / world)`.
     pub fn share(&self) -> Range<usize> {
         self.rank * self.microbatches / self.world..(self.rank + 1) * self.microbatches / self.world
@@ -80,6 +85,8 @@ mod tests {
         for world in 2..=5 {
             assert_eq!(all(world), all(1));
         }
-        assert_eq!(Sharding { rank: 0, world: 1, microbatches: 5, batch: 3 }.steps(44), 2);
+        let two = Sharding { rank: 1, world: 2, microbatches: 5, batch: 3 };
+        assert_eq!(Sharding { world: 1, rank: 0, ..two }.steps(44), 2);
+        assert_eq!([0, 1, 6, 7, 13].map(|n| two.evaluation_rounds(n)), [0, 1, 1, 2, 3]);
     }
 }

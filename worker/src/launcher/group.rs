@@ -45,12 +45,12 @@ pub struct LaunchOptions {
 }
 
 impl LaunchOptions {
-    /// Workers of this very binary, 15 s to end after a failure, 60 s to save after a signal.
+    /// Workers of this very binary, 30 s to save and end after a failure, 60 s to save after a signal.
     pub fn new(workers: Vec<WorkerCommand>) -> io::Result<Self> {
         Ok(Self {
             program: std::env::current_exe()?,
             workers,
-            failure_grace: Duration::from_secs(15),
+            failure_grace: Duration::from_secs(30),
             stop_grace: Duration::from_secs(60),
         })
     }

@@ -50,6 +50,8 @@ where
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(false)
+        // It would print to standard error what cannot be written to standard error, and panic.
+        .log_internal_errors(false)
         .with_writer(to)
         .event_format(Line { identity: || IDENTITY.get().copied() })
         .finish()

@@ -7,7 +7,7 @@
 use super::EXIT_ABORTED;
 use crate::collective::Abort;
 use crate::native;
-use std::io;
+use std::io::{self, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
@@ -138,7 +138,7 @@ pub fn watch(abort: &Abort, limits: Limits) -> io::Result<()> {
 fn say(line: String) {
     let (done, wait) = mpsc::channel();
     let write = move || {
-        eprintln!("{line}");
+        let _ = writeln!(io::stderr(), "{line}");
         let _ = done.send(());
     };
     if std::thread::Builder::new().spawn(write).is_ok() {

@@ -1,9 +1,12 @@
 //! What a run tells: log lines or progress bars for people, JSON lines for programs, tables at the end.
 
+mod output;
 mod report;
 mod reporter;
 mod table;
 
+pub(crate) use output::say;
+pub use output::{last_word, line, print};
 pub use report::{ReportError, ReportFile};
 pub use reporter::{EvalMetrics, Reporter, StepMetrics};
 pub use table::table;

@@ -4,6 +4,7 @@
 use serde_json::Value;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// The report cannot be written.
@@ -38,8 +39,18 @@ impl ReportFile {
         Ok(Self { path: path.into(), file })
     }
 
-    /// Appends one line.
+    /// Whether its name still leads to the file that is open.
+    fn in_place(&self) -> bool {
+        let same = |a: std::fs::Metadata, b: std::fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+        self.file.metadata().ok().zip(std::fs::metadata(&self.path).ok()).is_some_and(|(a, b)| same(a, b))
+    }
+
+    /// Appends one line. A file that was moved or removed meanwhile is begun anew.
     pub fn write(&mut self, line: &Value) -> Result<(), ReportError> {
+        if !self.in_place() {
+            tracing::warn!("--report-file `{}` was moved or removed; it is begun anew", self.path.display());
+            *self = Self::open(&self.path, true)?;
+        }
         let failed = |source| ReportError { path: self.path.clone(), source };
         self.file.write_all(format!("{line}\n").as_bytes()).map_err(failed)
     }
@@ -49,6 +60,20 @@ impl ReportFile {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn one_that_is_removed_is_begun_anew_and_one_that_cannot_be_written_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/report.json");
+        let mut f = ReportFile::open(&path, false).unwrap();
+        f.write(&json!({"step": 1})).unwrap();
+        std::fs::remove_dir_all(dir.path().join("a")).unwrap();
+        f.write(&json!({"step": 2})).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"step\":2}\n");
+        std::fs::remove_dir_all(dir.path().join("a")).unwrap();
+        std::fs::write(dir.path().join("a"), "in the way").unwrap();
+        assert!(f.write(&json!({"step": 3})).unwrap_err().to_string().contains("--report-file"));
+    }
 
     #[test]
     fn a_new_run_empties_it_and_a_resumed_one_appends() {

@@ -1,6 +1,6 @@
 //! Rank 0 speaks for the run: a progress bar on a terminal, plain lines elsewhere, JSON lines in the report file.
 
-use super::{ReportError, ReportFile, median};
+use super::{ReportError, ReportFile, median, say};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use std::io::IsTerminal;
@@ -86,13 +86,19 @@ impl Reporter {
             return;
         }
         match &self.bar {
-            Some(bar) => bar.suspend(|| println!("{text}")),
-            None => println!("{text}"),
+            Some(bar) => bar.suspend(|| say!("{text}")),
+            None => say!("{text}"),
         }
     }
 
-    fn json(&mut self, value: &Value) -> Result<(), ReportError> {
-        self.file.as_mut().map_or(Ok(()), |f| f.write(value))
+    /// Training is worth more than its report: what cannot be written is said once, and goes on without it.
+    fn json(&mut self, value: &Value) {
+        if let Some(file) = &mut self.file
+            && let Err(e) = file.write(value)
+        {
+            tracing::error!("{e}; the run goes on without it");
+            self.file = None;
+        }
     }
 
     /// A line for people.
@@ -115,9 +121,9 @@ impl Reporter {
     }
 
     /// A step is done.
-    pub fn step(&mut self, m: &StepMetrics) -> Result<(), ReportError> {
+    pub fn step(&mut self, m: &StepMetrics) {
         if !self.speaks {
-            return Ok(());
+            return;
         }
         self.epoch.push(*m);
         let ips = m.images as f64 / m.step_time;
@@ -131,10 +137,10 @@ impl Reporter {
         }
         let last = m.step == self.steps_per_epoch;
         if !last && !m.step.is_multiple_of(self.print_interval) && !m.skipped {
-            return Ok(());
+            return;
         }
         if self.bar.is_none() {
-            println!(
+            say!(
                 "epoch {} step {}/{} train.loss {:.4} train.top1 {:.2} train.lr {:.3e} train.ips {ips:.1} data {:.3} s compute {:.3} s reduce {:.3} s{skipped}",
                 m.epoch,
                 m.step,
@@ -153,15 +159,15 @@ impl Reporter {
             "train.data_time": m.data_time, "train.compute_time": m.compute_time,
             "train.reduce_time": m.reduce_time, "train.batch_time": m.step_time,
             "train.grad_norm": m.grad_norm, "train.loss_scale": m.loss_scale, "train.skipped": m.skipped,
-        }))
+        }));
     }
 
     /// An epoch is done: averages over the steps this process has run of it.
-    pub fn epoch_end(&mut self) -> Result<(), ReportError> {
+    pub fn epoch_end(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
-        let Some(last) = self.epoch.last().copied() else { return Ok(()) };
+        let Some(last) = self.epoch.last().copied() else { return };
         let mean =
             |f: fn(&StepMetrics) -> f64| self.epoch.iter().map(f).sum::<f64>() / self.epoch.len() as f64;
         let times: Vec<f64> = self.epoch.iter().map(|m| m.step_time).collect();
@@ -176,11 +182,11 @@ impl Reporter {
             "epoch {} train.loss {loss:.4} train.top1 {top1:.2} train.ips {ips:.1} (median step)",
             last.epoch
         ));
-        self.json(&line)
+        self.json(&line);
     }
 
     /// An evaluation after `epoch` epochs.
-    pub fn eval(&mut self, epoch: u32, m: &EvalMetrics) -> Result<(), ReportError> {
+    pub fn eval(&mut self, epoch: u32, m: &EvalMetrics) {
         let ips = m.images as f64 / m.seconds;
         let corrupt =
             if m.corrupt > 0 { format!(", {} corrupt images left out", m.corrupt) } else { String::new() };
@@ -191,17 +197,17 @@ impl Reporter {
         self.json(&json!({
             "kind": "eval", "epoch": epoch, "val.top1": m.top1, "val.top5": m.top5, "val.loss": m.loss,
             "val.images": m.images, "val.corrupt": m.corrupt, "val.ips": ips,
-        }))
+        }));
     }
 
     /// A checkpoint is in place.
-    pub fn saved(&mut self, path: &Path) -> Result<(), ReportError> {
+    pub fn saved(&mut self, path: &Path) {
         self.line(&format!("saved {}", path.display()));
-        self.json(&json!({"kind": "checkpoint", "path": path}))
+        self.json(&json!({"kind": "checkpoint", "path": path}));
     }
 
     /// How the run ended.
-    pub fn summary(&mut self, values: Value) -> Result<(), ReportError> {
-        self.json(&values)
+    pub fn summary(&mut self, values: Value) {
+        self.json(&values);
     }
 }

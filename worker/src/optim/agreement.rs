@@ -1,6 +1,7 @@
-//! Whether ranks hold the same numbers.
+//! Whether ranks hold the same numbers, and where they stop.
 
 use super::{OptimError, Program};
+use crate::collective::ReduceOp;
 use crate::exec::ExecError;
 use sha2::{Digest, Sha256};
 use tch::{Device, Tensor};
@@ -21,6 +22,22 @@ impl Program {
             hash(&[&self.weights.flat, self.velocity(), self.scale_velocity()])?,
             hash(&[&self.weights.ranges, &self.weights.buffers])?,
         ])
+    }
+
+    /// Whether any rank was asked to stop: the same answer on all, which call this in the same places. A rank that
+    /// left alone would let the others wait in their next reduction.
+    pub fn agree_to_stop(&self, asked: bool) -> Result<bool, OptimError> {
+        if self.collective.world_size() == 1 {
+            return Ok(asked);
+        }
+        let any = Tensor::f_from_slice(&[f32::from(u8::from(asked))])?.f_to_device(self.strategy.device)?;
+        self.collective.all_reduce(&any, ReduceOp::Max)?;
+        Ok(any.f_double_value(&[0])? > 0.0)
+    }
+
+    /// Microbatches of the rank that has most, when `total` are shared out by position.
+    pub(super) fn rounds(&self, total: usize) -> usize {
+        total.div_ceil(self.collective.world_size())
     }
 
     /// Whether all ranks hold the same parameters, scales and statistics to the last bit.

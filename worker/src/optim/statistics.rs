@@ -17,15 +17,24 @@ pub type Placed = (usize, Tensor);
 
 impl Program {
     /// Sets unknown ranges as the observer says, from the floating-point network in evaluation mode. `microbatches`
-    /// are this rank's among `total` over all ranks; the result does not depend on how they are shared out.
-    pub fn calibrate(&mut self, microbatches: &[Placed], total: usize) -> Result<(), OptimError> {
-        let Some(qat) = self.strategy.qat else { return Ok(()) };
+    /// are this rank's among `total` over all ranks; the result does not depend on how they are shared out. `asked`
+    /// says whether this rank was asked to stop. True: done; false: all ranks stopped, and nothing was changed.
+    pub fn calibrate(
+        &mut self,
+        microbatches: &[Placed],
+        total: usize,
+        asked: &dyn Fn() -> bool,
+    ) -> Result<bool, OptimError> {
+        let Some(qat) = self.strategy.qat else { return Ok(true) };
         let _guard = tch::no_grad_guard();
-        let maxima = self.maxima(microbatches, total)?;
+        let Some(maxima) = self.maxima(microbatches, total, asked)? else { return Ok(false) };
         let known = self.weights.ranges_host()?;
         let wanted = wants_histogram(qat.observer) && known.iter().any(Option::is_none);
         let mut histograms = match wanted {
-            true => self.histograms(microbatches, &maxima)?.into_iter().map(Some).collect(),
+            true => match self.histograms(microbatches, total, &maxima, asked)? {
+                Some(histograms) => histograms.into_iter().map(Some).collect(),
+                None => return Ok(false),
+            },
             false => Vec::new(),
         };
         for (i, maxima) in maxima.iter().enumerate().filter(|&(i, _)| known[i].is_none()) {
@@ -34,15 +43,25 @@ impl Program {
                 let _ = self.weights.ranges.get(i as i64).f_fill_(f64::from(range))?;
             }
         }
-        self.executor.ensure_ranges(&self.weights).map_err(OptimError::from)
+        self.executor.ensure_ranges(&self.weights)?;
+        Ok(true)
     }
 
-    /// For every quantizer the absolute maxima of all microbatches, in order.
-    fn maxima(&mut self, microbatches: &[Placed], total: usize) -> Result<Vec<Vec<f32>>, OptimError> {
+    /// For every quantizer the absolute maxima of all microbatches, in order; none when the ranks stopped.
+    fn maxima(
+        &mut self,
+        microbatches: &[Placed],
+        total: usize,
+        asked: &dyn Fn() -> bool,
+    ) -> Result<Option<Vec<Vec<f32>>>, OptimError> {
         let quantizers = self.weights.layout.quantizers.len();
         let all = Tensor::f_zeros([total as i64, quantizers as i64, 2], (Kind::Float, self.strategy.device))?;
         let prepared = Prepared::new(self.executor.graph(), &self.weights, false, false)?;
-        for (position, images) in microbatches {
+        for round in 0..self.rounds(total) {
+            if self.agree_to_stop(asked())? {
+                return Ok(None);
+            }
+            let Some((position, images)) = microbatches.get(round) else { continue };
             self.record.clear()?;
             let (weights, record) = (&self.weights, &mut self.record);
             let _ = self.executor.forward(images, &prepared, weights, Mode::CALIBRATE, record, None)?;
@@ -55,20 +74,26 @@ impl Program {
             let row = Record::host_maxima(&all.get(position as i64), &self.weights.layout)?;
             row.into_iter().zip(&mut seen).for_each(|(x, s)| s.push(x));
         }
-        Ok(seen)
+        Ok(Some(seen))
     }
 
-    /// For every quantizer the histogram of its absolute values over all microbatches.
+    /// For every quantizer the histogram of its absolute values over all microbatches; none when the ranks stopped.
     fn histograms(
         &mut self,
         microbatches: &[Placed],
+        total: usize,
         maxima: &[Vec<f32>],
-    ) -> Result<Vec<Histogram>, OptimError> {
+        asked: &dyn Fn() -> bool,
+    ) -> Result<Option<Vec<Histogram>>, OptimError> {
         let tops: Vec<f32> = maxima.iter().map(|m| m.iter().copied().fold(0.0, f32::max)).collect();
         let counts = Tensor::f_zeros([tops.len() as i64, BINS as i64 + 1], (Kind::Int64, Device::Cpu))?;
         let prepared = Prepared::new(self.executor.graph(), &self.weights, false, false)?;
         let index = |name: &str| self.weights.layout.quantizers.iter().position(|n| n == name);
-        for (_, images) in microbatches {
+        for round in 0..self.rounds(total) {
+            if self.agree_to_stop(asked())? {
+                return Ok(None);
+            }
+            let Some((_, images)) = microbatches.get(round) else { continue };
             let mut failed = None;
             let mut watch = |node: &Node, value: &Tensor| {
                 if let Op::Quantize(q) = &node.op
@@ -95,25 +120,33 @@ impl Program {
         self.collective.all_reduce(&shared, ReduceOp::Sum)?;
         let host = Vec::<i64>::try_from(&shared.f_to_device(Device::Cpu)?.f_flatten(0, -1)?)?;
         let rows = host.chunks_exact(BINS + 1).zip(tops);
-        Ok(rows
-            .map(|(row, absmax)| Histogram {
-                absmax,
-                zeros: row[BINS] as u64,
-                counts: row[..BINS].iter().map(|&c| c as u64).collect(),
-            })
-            .collect())
+        let histograms = rows.map(|(row, absmax)| Histogram {
+            absmax,
+            zeros: row[BINS] as u64,
+            counts: row[..BINS].iter().map(|&c| c as u64).collect(),
+        });
+        Ok(Some(histograms.collect()))
     }
 
     /// BatchNorm's running statistics anew: the mean over microbatches of the statistics of each, under quantization
-    /// as it is trained.
-    pub fn reestimate_batch_norm(&mut self, microbatches: &[Placed], total: usize) -> Result<(), OptimError> {
+    /// as it is trained. `asked` and the result are as in [`Program::calibrate`].
+    pub fn reestimate_batch_norm(
+        &mut self,
+        microbatches: &[Placed],
+        total: usize,
+        asked: &dyn Fn() -> bool,
+    ) -> Result<bool, OptimError> {
         let _guard = tch::no_grad_guard();
         let quantize = self.strategy.qat.is_some();
         let len = self.weights.layout.buffers_len;
         let all = Tensor::f_zeros([total as i64, len], (Kind::Float, self.strategy.device))?;
         let prepared = Prepared::new(self.executor.graph(), &self.weights, quantize, false)?;
         let mode = Mode { batch_stats: true, quantize, observe: false, pass_through: false };
-        for (position, images) in microbatches {
+        for round in 0..self.rounds(total) {
+            if self.agree_to_stop(asked())? {
+                return Ok(false);
+            }
+            let Some((position, images)) = microbatches.get(round) else { continue };
             self.record.clear()?;
             let _ = self.executor.forward(images, &prepared, &self.weights, mode, &mut self.record, None)?;
             self.record.end_microbatch()?;
@@ -125,7 +158,7 @@ impl Program {
             return Err(OptimError::Statistics);
         }
         self.weights.buffers.f_copy_(&mean)?;
-        Ok(())
+        Ok(true)
     }
 }
 

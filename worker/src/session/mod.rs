@@ -115,14 +115,24 @@ impl Session {
         self.connection.report_failure(message, kind);
     }
 
+    /// Reports an error that may be another worker's fault, waits for the coordinator's verdict (at most three
+    /// heartbeat timeouts), and tells the rank to blame, where the verdict names one.
+    pub fn blame(&self, message: &str, kind: FailureKind) -> Option<u32> {
+        self.verdict(message, kind).and_then(|v| v.culprit)
+    }
+
+    fn verdict(&self, message: &str, kind: FailureKind) -> Option<AbortReason> {
+        if self.shared.abort().is_none() {
+            self.failure(message, kind);
+        }
+        self.shared.wait_abort(self.rhythm.timeout * 3)
+    }
+
     /// Ends this worker's part in the job after an error: reports it, waits for the coordinator's verdict (at most
     /// three heartbeat timeouts), and tells what to print and to exit with. An error that another worker caused
     /// becomes that worker's.
     pub fn conclude(self, message: &str, kind: FailureKind) -> Conclusion {
-        if self.shared.abort().is_none() {
-            self.failure(message, kind);
-        }
-        let verdict = self.shared.wait_abort(self.rhythm.timeout * 3);
+        let verdict = self.verdict(message, kind);
         conclusion(message, kind, verdict, self.plan.rank)
     }
 

@@ -60,6 +60,11 @@ pub enum TrainError {
     /// A setting that cannot be met.
     #[error("{0}")]
     Config(String),
+    /// A signal came where there is no state of this run's own yet.
+    #[error(
+        "asked to stop during {0}: there is nothing to save yet, and what the run started from is as it was"
+    )]
+    Stopped(&'static str),
     /// The validation set is empty.
     #[error("the validation set has no readable image; check the folder `val/`")]
     NothingToEvaluate,

@@ -1,9 +1,10 @@
 //! Evaluation: sums over all ranks, every image counted exactly once.
 
 use super::TrainError;
-use crate::collective::{Collective, ReduceOp};
+use crate::collective::ReduceOp;
 use crate::data::EvalLoader;
-use crate::exec::{Executor, Mode, Prepared, Record, Weights};
+use crate::exec::{Mode, Prepared, Record};
+use crate::optim::Program;
 use serde::Serialize;
 use tch::{Device, Kind, Reduction, Tensor};
 
@@ -34,14 +35,16 @@ fn score(logits: &Tensor, labels: &Tensor) -> Result<[f64; 4], tch::TchError> {
 }
 
 /// Evaluates this rank's shard and sums over ranks. `quantize` says whether the network's quantizers are in
-/// force; they then need their ranges.
+/// force; they then need their ranges. `rounds` are the batches of the rank that has most; before each, the ranks
+/// agree whether to stop, which `asked` says for this one: then there is no result.
 pub fn evaluate(
-    executor: &Executor,
-    weights: &Weights,
-    collective: &dyn Collective,
+    program: &Program,
     mut loader: EvalLoader,
+    rounds: usize,
     quantize: bool,
-) -> Result<EvalResult, TrainError> {
+    asked: &dyn Fn() -> bool,
+) -> Result<Option<EvalResult>, TrainError> {
+    let (executor, weights, collective) = (program.executor(), &program.weights, program.collective());
     let _guard = tch::no_grad_guard();
     if quantize {
         executor.ensure_ranges(weights)?;
@@ -50,7 +53,11 @@ pub fn evaluate(
     let mut record = Record::new(&weights.layout, weights.device())?;
     let mode = Mode { quantize, ..Mode::EVAL };
     let mut sums = [0.0f64; 5];
-    while let Some(batch) = loader.next()? {
+    for _ in 0..rounds {
+        if program.agree_to_stop(asked())? {
+            return Ok(None);
+        }
+        let Some(batch) = loader.next()? else { continue };
         sums[4] += batch.corrupt as f64;
         if batch.labels.size()[0] == 0 {
             continue;
@@ -72,11 +79,11 @@ pub fn evaluate(
         return Err(TrainError::NothingToEvaluate);
     }
     let percent = |hits: f64| 100.0 * hits / images;
-    Ok(EvalResult {
+    Ok(Some(EvalResult {
         top1: percent(top1),
         top5: percent(top5),
         loss: loss / images,
         images: images as u64,
         corrupt: corrupt as u64,
-    })
+    }))
 }

@@ -4,6 +4,7 @@ mod error;
 mod eval;
 mod job;
 mod quantization;
+mod rescue;
 mod resume;
 mod setup;
 
@@ -45,60 +46,10 @@ pub fn run(config: &RunConfig, session: &Session, job: &Job, address: &str) -> R
 
 fn train(config: &RunConfig, session: &Session, job: &Job, address: &str) -> Result<Outcome, TrainError> {
     let mut run = Run::new(config, session, job, address)?;
-    let outcome = to_the_end(&mut run, config)?;
+    let outcome = run.go().inspect_err(|e| run.rescue(e))?;
     // All there is to lose is saved: what goes wrong from here on is said and costs nothing.
     if let Err(e) = run.program.finish() {
         tracing::warn!("the ranks did not part in good order, which changes nothing of the results: {e}");
-    }
-    Ok(outcome)
-}
-
-fn to_the_end(run: &mut Run, config: &RunConfig) -> Result<Outcome, TrainError> {
-    if config.run_scope == RunScope::EvalOnly {
-        let eval = run.evaluate()?;
-        return Ok(run.outcome(Some(eval), false));
-    }
-    let mut eval = None;
-    if config.epochs == 0 {
-        // Post-training quantization: calibrated, not trained.
-        run.reestimate_batch_norm(true)?;
-        if config.run_scope == RunScope::TrainEval {
-            eval = Some(run.evaluate()?);
-        }
-        run.save(eval.as_ref())?;
-    }
-    while run.position.epoch < config.epochs {
-        let end = run.epoch()?;
-        if end == EpochEnd::Interrupted {
-            run.save(None)?;
-            return Ok(run.outcome(eval, true));
-        }
-        let (epoch, last) =
-            (run.position.epoch, end == EpochEnd::StepLimit || run.position.epoch >= config.epochs);
-        if !config.benchmark {
-            if last {
-                run.reestimate_batch_norm(true)?;
-            }
-            if config.run_scope == RunScope::TrainEval && (last || epoch.is_multiple_of(config.eval_interval))
-            {
-                eval = Some(run.evaluate()?);
-            }
-            if last || epoch.is_multiple_of(config.save_interval) {
-                run.save(eval.as_ref())?;
-            }
-        }
-        if end == EpochEnd::StepLimit {
-            break;
-        }
-    }
-    let outcome = run.outcome(eval, false);
-    run.reporter.summary(json!({
-        "kind": "summary", "epochs": outcome.position.epoch, "global_step": outcome.position.global_step,
-        "train.ips": outcome.images_per_second, "val.top1": outcome.eval.map(|e| e.top1),
-    }))?;
-    if config.benchmark {
-        let (n, ips) = (run.timed_steps(), outcome.images_per_second);
-        run.reporter.say(&format!("train.ips {ips:.1} images/s over all workers (median of {n} steps)"));
     }
     Ok(outcome)
 }
@@ -112,6 +63,83 @@ enum EpochEnd {
 }
 
 impl Run<'_> {
+    /// Evaluates, calibrates or trains as configured.
+    fn go(&mut self) -> Result<Outcome, TrainError> {
+        let config = self.config;
+        let evaluates = config.run_scope == RunScope::TrainEval;
+        if config.run_scope == RunScope::EvalOnly {
+            let eval = self.evaluate()?.ok_or(TrainError::Stopped("the evaluation"))?;
+            return Ok(self.outcome(Some(eval), false));
+        }
+        let mut eval = None;
+        // Post-training quantization: calibrated, not trained. Or a run that was stopped after its last step.
+        if config.epochs == 0 || (!self.evaluated && evaluates && self.position.epoch >= config.epochs) {
+            if !self.conclude_training(evaluates, &mut eval)? {
+                return self.stopped(eval);
+            }
+            self.save(eval.as_ref())?;
+        }
+        while self.position.epoch < config.epochs {
+            let end = self.epoch()?;
+            if end == EpochEnd::Interrupted {
+                return self.stopped(eval);
+            }
+            let (epoch, last) =
+                (self.position.epoch, end == EpochEnd::StepLimit || self.position.epoch >= config.epochs);
+            if !config.benchmark {
+                let due = evaluates && (last || epoch.is_multiple_of(config.eval_interval));
+                let done = if last {
+                    self.conclude_training(due, &mut eval)?
+                } else {
+                    !due || self.measure(&mut eval)?
+                };
+                if !done {
+                    return self.stopped(eval);
+                }
+                if last || epoch.is_multiple_of(config.save_interval) {
+                    self.save(eval.as_ref())?;
+                }
+            }
+            if end == EpochEnd::StepLimit {
+                break;
+            }
+        }
+        let outcome = self.outcome(eval, false);
+        self.reporter.summary(json!({
+            "kind": "summary", "epochs": outcome.position.epoch, "global_step": outcome.position.global_step,
+            "train.ips": outcome.images_per_second, "val.top1": outcome.eval.map(|e| e.top1),
+        }));
+        if config.benchmark {
+            let (n, ips) = (self.timed_steps(), outcome.images_per_second);
+            self.reporter.say(&format!("train.ips {ips:.1} images/s over all workers (median of {n} steps)"));
+        }
+        Ok(outcome)
+    }
+
+    /// What follows the last step. False: the ranks agreed to stop.
+    fn conclude_training(
+        &mut self,
+        evaluates: bool,
+        eval: &mut Option<EvalResult>,
+    ) -> Result<bool, TrainError> {
+        Ok(self.reestimate_batch_norm(true)? && (!evaluates || self.measure(eval)?))
+    }
+
+    /// Evaluates. False: the ranks agreed to stop, and `eval` is what it was.
+    fn measure(&mut self, eval: &mut Option<EvalResult>) -> Result<bool, TrainError> {
+        let result = self.evaluate()?;
+        let done = result.is_some();
+        *eval = result.or(*eval);
+        Ok(done)
+    }
+
+    /// The end by a signal, at a place the ranks have agreed on. Without an evaluation of its own, a checkpoint makes
+    /// the run that goes on from it measure what was left out at the end.
+    fn stopped(&mut self, eval: Option<EvalResult>) -> Result<Outcome, TrainError> {
+        self.save(None)?;
+        Ok(self.outcome(eval, true))
+    }
+
     /// Runs the epoch from the current position to its end.
     fn epoch(&mut self) -> Result<EpochEnd, TrainError> {
         let _doing = doing(Phase::Training);
@@ -125,7 +153,10 @@ impl Run<'_> {
             if let Some(reason) = self.session.abort_reason() {
                 return Err(TrainError::Aborted(reason));
             }
-            self.reestimate_batch_norm(false)?;
+            if !self.reestimate_batch_norm(false)? {
+                end = EpochEnd::Interrupted;
+                break;
+            }
             let begun = Instant::now();
             let batches = self.share()?;
             let data_time = begun.elapsed();
@@ -139,7 +170,7 @@ impl Run<'_> {
                 end = EpochEnd::StepLimit;
             }
         }
-        self.reporter.epoch_end()?;
+        self.reporter.epoch_end();
         if self.position.step_in_epoch == steps {
             self.position.epoch += 1;
             self.position.step_in_epoch = 0;
@@ -208,7 +239,7 @@ impl Run<'_> {
             reduce_time: outcome.reduce.as_secs_f64(),
             step_time: all.as_secs_f64(),
         };
-        self.reporter.step(&metrics)?;
+        self.reporter.step(&metrics);
         let report = step_report(&metrics);
         self.session.report_step(self.position.global_step, report);
         let every = self.config.save_interval_steps;
@@ -225,15 +256,17 @@ impl Run<'_> {
         benchmark || (c.max_steps > 0 && self.position.global_step >= c.max_steps)
     }
 
-    /// Evaluates the validation set on all ranks and reports it.
-    fn evaluate(&mut self) -> Result<EvalResult, TrainError> {
+    /// Evaluates the validation set on all ranks and reports it; none when the ranks agreed to stop.
+    fn evaluate(&mut self) -> Result<Option<EvalResult>, TrainError> {
         let _doing = doing(Phase::Evaluating);
         let begun = Instant::now();
         let val = self.job.val.clone().ok_or(TrainError::NothingToEvaluate)?;
+        let rounds = self.data.sharding.evaluation_rounds(val.len());
         let loader = EvalLoader::new(val, self.data.clone(), None)?;
-        let program = &self.program;
-        let result =
-            evaluate(program.executor(), &program.weights, program.collective(), loader, self.config.qat)?;
+        let quantize = self.config.qat;
+        let Some(result) = evaluate(&self.program, loader, rounds, quantize, &signals::requested)? else {
+            return Ok(None);
+        };
         self.reporter.eval(
             self.position.epoch,
             &EvalMetrics {
@@ -244,8 +277,8 @@ impl Run<'_> {
                 corrupt: result.corrupt,
                 seconds: begun.elapsed().as_secs_f64(),
             },
-        )?;
-        Ok(result)
+        );
+        Ok(Some(result))
     }
 
     /// Rank 0 saves; all ranks hold the same state between steps.
@@ -253,8 +286,9 @@ impl Run<'_> {
         if self.data.sharding.rank == 0 {
             let _doing = doing(Phase::Saving);
             let path = checkpoint::save(&self.config.output_dir, &self.snapshot(eval)?)?;
-            self.reporter.saved(&path)?;
+            self.reporter.saved(&path);
         }
+        self.kept = self.position;
         Ok(())
     }
 }

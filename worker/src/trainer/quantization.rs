@@ -5,6 +5,7 @@ use super::{Run, TrainError};
 use crate::checkpoint;
 use crate::config::{Amp, RunConfig};
 use crate::data::EvalLoader;
+use crate::launcher::signals;
 use crate::optim::{Placed, Teacher};
 use crate::passes;
 use std::path::PathBuf;
@@ -22,8 +23,9 @@ fn teacher_path(config: &RunConfig) -> Result<PathBuf, TrainError> {
 }
 
 impl Run<'_> {
-    /// This rank's share of the first `images` training images, unaugmented, and the microbatches of all ranks.
-    fn training_images(&self, images: usize) -> Result<(Vec<Placed>, usize), TrainError> {
+    /// This rank's share of the first `images` training images, unaugmented, and the microbatches of all ranks; none
+    /// when the ranks agreed to stop.
+    fn training_images(&self, images: usize) -> Result<Option<(Vec<Placed>, usize)>, TrainError> {
         let train = self
             .job
             .train
@@ -31,16 +33,21 @@ impl Run<'_> {
             .ok_or_else(|| TrainError::Config("there are no training images".into()))?;
         let (mut loader, total) = EvalLoader::calibration(train, self.data.clone(), images)?;
         let mut share = Vec::new();
-        while let Some(batch) = loader.next()? {
+        for _ in 0..total.div_ceil(self.data.sharding.world) {
+            if self.program.agree_to_stop(signals::requested())? {
+                return Ok(None);
+            }
+            let Some(batch) = loader.next()? else { continue };
             if batch.labels.size()[0] > 0 {
                 share.push((batch.position, batch.images.f_to_device(self.program.strategy().device)?));
             }
         }
-        Ok((share, total))
+        Ok(Some((share, total)))
     }
 
     /// Finds the ranges that are not known yet on training images.
     pub(super) fn calibrate(&mut self) -> Result<(), TrainError> {
+        let stopped = || TrainError::Stopped("calibration");
         let unknown = self.program.weights.ranges_host()?.iter().filter(|r| r.is_none()).count();
         if unknown == 0 {
             return Ok(());
@@ -52,28 +59,32 @@ impl Run<'_> {
                 "--qat-calibration-images is 0, but {unknown} activation ranges are not known: give at least one image"
             )));
         }
-        let (share, total) = self.training_images(wanted)?;
-        self.program.calibrate(&share, total)?;
+        let (share, total) = self.training_images(wanted)?.ok_or_else(stopped)?;
+        if !self.program.calibrate(&share, total, &signals::requested)? {
+            return Err(stopped());
+        }
         let images = total * self.data.sharding.batch;
         self.reporter.say(&format!("calibrated {unknown} activation ranges on {images} training images"));
         Ok(())
     }
 
     /// Estimates BatchNorm's statistics anew where the recipe says so: before the first step with frozen statistics,
-    /// or, where they never froze, at the end.
-    pub(super) fn reestimate_batch_norm(&mut self, at_end: bool) -> Result<(), TrainError> {
-        let Some(qat) = self.program.strategy().qat else { return Ok(()) };
+    /// or, where they never froze, at the end. False: the ranks agreed to stop, and nothing was changed.
+    pub(super) fn reestimate_batch_norm(&mut self, at_end: bool) -> Result<bool, TrainError> {
+        let Some(qat) = self.program.strategy().qat else { return Ok(true) };
         let wanted = qat.bn_images;
         let (step, freeze) = (self.position.global_step, qat.freeze_bn_step);
         let due = if at_end { step <= freeze } else { step == freeze };
         if wanted == 0 || !due {
-            return Ok(());
+            return Ok(true);
         }
-        let (share, total) = self.training_images(wanted)?;
-        self.program.reestimate_batch_norm(&share, total)?;
+        let Some((share, total)) = self.training_images(wanted)? else { return Ok(false) };
+        if !self.program.reestimate_batch_norm(&share, total, &signals::requested)? {
+            return Ok(false);
+        }
         let images = total * self.data.sharding.batch;
         self.reporter.say(&format!("estimated BatchNorm's statistics anew on {images} training images"));
-        Ok(())
+        Ok(true)
     }
 
     /// Loads the floating-point network whose logits training follows besides the labels.

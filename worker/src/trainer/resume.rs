@@ -28,6 +28,8 @@ fn scale_momentum(quantizer: &str) -> String {
 pub(super) struct Start {
     pub position: Position,
     pub resumed: bool,
+    /// The checkpoint it goes on from was evaluated.
+    pub evaluated: bool,
     /// For people.
     pub message: String,
 }
@@ -83,14 +85,15 @@ pub(super) fn start(
             "resumed from {} at epoch {epoch}, step {step_in_epoch} ({global_step} in all)",
             path.display()
         );
-        return Ok(Start { position, resumed: true, message });
+        let evaluated = !snapshot.manifest.metrics.is_empty();
+        return Ok(Start { position, resumed: true, evaluated, message });
     }
     if let Some(path) = &config.from_pretrained_params {
         let state = checkpoint::load_weights(path)?;
         let mismatch = load(program, path, &state, config.allow_mismatch)?;
         let rest = mismatch.map_or_else(String::new, |m| format!("; initialised or left out: {m}"));
         let message = format!("weights from {}{rest}", path.display());
-        return Ok(Start { position: Position::default(), resumed: false, message });
+        return Ok(Start { position: Position::default(), resumed: false, evaluated: false, message });
     }
     if config.run_scope == RunScope::EvalOnly {
         return Err(TrainError::Config(
@@ -104,7 +107,7 @@ pub(super) fn start(
         _ => String::new(),
     };
     let message = format!("starting from initial weights, seed {}{auto}", config.seed);
-    Ok(Start { position: Position::default(), resumed: false, message })
+    Ok(Start { position: Position::default(), resumed: false, evaluated: false, message })
 }
 
 /// Takes weights and ranges; what does not match is an error, or, if allowed, returned.

@@ -8,7 +8,7 @@ use crate::config::{Amp, DataLayout, Observer, RunConfig, RunScope, Target};
 use crate::data::{DataConfig, Geometry, Sharding, TrainLoader};
 use crate::exec::initialise;
 use crate::launcher::watchdog::{Phase, doing};
-use crate::metrics::{Reporter, median};
+use crate::metrics::{Reporter, median, say};
 use crate::optim::loss_scale::LossScale;
 use crate::optim::qat::QatSchedule;
 use crate::optim::schedule::Schedule;
@@ -32,6 +32,10 @@ pub struct Run<'a> {
     pub(super) loader: Option<TrainLoader>,
     pub(super) reporter: Reporter,
     pub(super) position: Position,
+    /// The newest position that a checkpoint holds, or where this process began.
+    pub(super) kept: Position,
+    /// The checkpoint it goes on from was evaluated.
+    pub(super) evaluated: bool,
     pub(super) data: DataConfig,
     times: Vec<f64>,
     begun: u64,
@@ -216,11 +220,11 @@ impl<'a> Run<'a> {
         let optimizer = DistributedOptimizer::new(rule, schedule, strategy(plan), collective);
         let dump = config.checks && plan.rank == 0;
         if dump {
-            println!("graph as built:\n{}", job.graph);
+            say!("graph as built:\n{}", job.graph);
         }
         let mut program = optimizer.minimize(job.graph.clone(), loss, |pass, graph| {
             if dump {
-                println!("graph after {} ({}):\n{graph}", pass.name, pass.what);
+                say!("graph after {} ({}):\n{graph}", pass.name, pass.what);
             }
         })?;
         initialise(&mut program.weights, seed(plan), config.zero_gamma)?;
@@ -237,6 +241,8 @@ impl<'a> Run<'a> {
             loader,
             reporter,
             position: start.position,
+            kept: start.position,
+            evaluated: start.evaluated,
             data,
             times: vec![],
             begun,

@@ -1,0 +1,54 @@
+//! What a survivor does when another process has ended the job: it saves what it has. A failed step changes nothing, so
+//! every survivor's state is that after a whole number of steps.
+
+use super::{Run, TrainError};
+use crate::checkpoint;
+use crate::launcher::watchdog::{Phase, doing};
+use crate::session::FailureKind;
+
+/// The rank that saves: the lowest one that is not the cause of the end, which is mostly gone.
+fn saver(world: u32, culprit: Option<u32>) -> Option<u32> {
+    (0..world).find(|&rank| Some(rank) != culprit)
+}
+
+impl Run<'_> {
+    /// Saves if the end of the run is another process's fault, there are steps that no checkpoint holds, and this
+    /// rank is the one to save. What cannot be saved is said; the error that ended the run stays the cause.
+    pub(super) fn rescue(&mut self, end: &TrainError) {
+        if end.kind() != FailureKind::Communication || self.position == self.kept {
+            return;
+        }
+        let plan = self.session.plan();
+        let culprit = self.session.blame(&end.to_string(), FailureKind::Communication);
+        let Some(rank) = saver(plan.world_size, culprit) else { return };
+        let step = self.position.global_step;
+        if rank != plan.rank {
+            tracing::info!("rank {rank} is the one to save step {step}");
+            return;
+        }
+        if self.program.global_step != step {
+            // Ranks that hold different numbers after a step: which are right is not known.
+            tracing::error!("nothing was saved: step {} was not confirmed by all ranks", step + 1);
+            return;
+        }
+        let _doing = doing(Phase::Saving);
+        let saved = self.snapshot(None).and_then(|s| Ok(checkpoint::save(&self.config.output_dir, &s)?));
+        match saved {
+            Ok(path) => tracing::warn!("saved {} (step {step}), though the job was ended", path.display()),
+            Err(e) => tracing::error!("step {step} was not saved: {e}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::saver;
+
+    #[test]
+    fn the_lowest_rank_that_is_not_to_blame_saves() {
+        assert_eq!(saver(4, None), Some(0));
+        assert_eq!(saver(4, Some(2)), Some(0));
+        assert_eq!(saver(4, Some(0)), Some(1));
+        assert_eq!(saver(1, Some(0)), None);
+    }
+}
