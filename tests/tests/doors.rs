@@ -2,6 +2,9 @@
 //! shortened, only parsed, or not run at all stands in one table with its reason, and the reasons are listed by
 //! `scripts/test.sh`; a command that is not in it is run.
 
+use octrain_coordinator::exit_code::{
+    EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, EXIT_PREEMPTED,
+};
 use octrain_tests::policy::repository;
 use octrain_tests::{binary, images, skipped};
 use std::fs;
@@ -143,19 +146,30 @@ fn shortened(page: &str, command: &str) -> Result<String, String> {
     })
 }
 
-fn printed() -> Vec<(&'static str, String)> {
+/// The pages, those of docs/ that are not named last.
+fn pages() -> Vec<String> {
+    let mut pages: Vec<String> = PAGES.map(str::to_string).into();
+    let entries = fs::read_dir(repository().join("docs")).unwrap().flatten();
+    let mut others: Vec<String> = entries
+        .filter(|e| e.path().extension().is_some_and(|x| x == "md"))
+        .map(|e| format!("docs/{}", e.file_name().to_str().unwrap()))
+        .filter(|name| !pages.contains(name))
+        .collect();
+    others.sort();
+    pages.extend(others);
+    pages
+}
+
+fn printed() -> Vec<(String, String)> {
     let text =
         |page: &str| fs::read_to_string(repository().join(page)).unwrap_or_else(|e| panic!("{page}: {e}"));
-    PAGES.iter().flat_map(|page| commands(&text(page)).into_iter().map(|c| (*page, c))).collect()
+    let of =
+        |page: String| commands(&text(&page)).into_iter().map(move |c| (page.clone(), c)).collect::<Vec<_>>();
+    pages().into_iter().flat_map(of).collect()
 }
 
 #[test]
-fn every_page_is_followed_and_every_line_of_the_table_is_of_use() {
-    let pages = fs::read_dir(repository().join("docs")).unwrap().flatten();
-    for page in pages.filter(|p| p.path().extension().is_some_and(|e| e == "md")) {
-        let name = format!("docs/{}", page.file_name().to_str().unwrap());
-        assert!(PAGES.contains(&name.as_str()), "{name} is not among the pages that are followed");
-    }
+fn every_line_of_the_table_is_of_use() {
     let used: Vec<usize> = printed().iter().filter_map(|(_, command)| entry(command)).collect();
     for (at, (start, _)) in TABLE.iter().enumerate() {
         assert!(used.contains(&at), "`{start}` is in the table and on no page");
@@ -171,9 +185,10 @@ fn commands_run_as_printed() {
     let copied = Command::new("cp").arg("-r").arg(repository().join("deploy")).arg(scratch).status().unwrap();
     assert!(copied.success());
     images::tree(&scratch.join("data"), 10, 7, 72);
+    let mut failed = Vec::new();
     let kubectl = Command::new("kubectl").arg("version").arg("--client").output().is_ok();
     for (page, command) in printed() {
-        let told = match shortened(page, &command) {
+        let told = match shortened(&page, &command) {
             Ok(line) if line.starts_with("kubectl") && !kubectl => {
                 skipped(&format!("{page}: `{command}`: kubectl is not on the PATH"));
                 continue;
@@ -185,9 +200,10 @@ fn commands_run_as_printed() {
             }
         };
         if let Err(told) = told {
-            panic!("{page}: `{command}` does not run:\n{told}");
+            failed.push(format!("{page}: `{command}` does not run:\n{told}"));
         }
     }
+    assert!(failed.is_empty(), "{}", failed.join("\n\n"));
 }
 
 /// Runs a line in the folder, as a shell of a user would who has built the binaries.
@@ -210,16 +226,30 @@ fn run(folder: &Path, line: &str) -> Result<(), String> {
 }
 
 #[test]
-fn the_table_of_exit_codes_is_the_code_s() {
-    let source = fs::read_to_string(repository().join("coordinator/src/exit_code.rs")).unwrap();
-    let table: Vec<&str> =
-        source.lines().filter_map(|l| l.strip_prefix("//! ")).filter(|l| l.starts_with('|')).collect();
-    assert_eq!(table.len(), 8, "{table:?}");
+fn the_page_has_the_code_s_exit_codes_and_says_which_to_start_again() {
     let page = fs::read_to_string(repository().join("docs/operations.md")).unwrap();
-    assert!(
-        page.contains(&table.join("\n")),
-        "docs/operations.md does not have this table:\n{}",
-        table.join("\n")
+    let rows: Vec<(u8, bool)> = page
+        .lines()
+        .filter_map(|line| {
+            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+            let code = cells.get(1)?.parse().ok()?;
+            Some((code, !cells.get(3)?.starts_with("no")))
+        })
+        .collect();
+    let wanted = [
+        (EXIT_OK, false),
+        (EXIT_ERROR, true),
+        (EXIT_CONFIGURATION, false),
+        (EXIT_ABORTED, true),
+        (EXIT_PREEMPTED, true),
+        (EXIT_INTERRUPTED, true),
+    ];
+    assert_eq!(rows, wanted);
+    let source = fs::read_to_string(repository().join("coordinator/src/exit_code.rs")).unwrap();
+    assert_eq!(
+        source.matches("pub const EXIT_").count(),
+        wanted.len(),
+        "a code is missing here and on the page"
     );
 }
 
