@@ -3,6 +3,9 @@
 # One cargo profile (dev) throughout, so nothing is compiled twice. Ends with what was skipped and a line for each step.
 #
 #   scripts/test.sh            all of it
+#   scripts/test.sh --no-cuda-wheels
+#                              without fetching the CUDA libraries (2.5 GB), which load without a GPU too; what was
+#                              not run for want of them is listed at the end
 #   scripts/test.sh NAME ...   set-up, then only the tests whose name contains NAME (as `cargo test` takes it)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -24,12 +27,21 @@ told=$(mktemp)
 trap 'rm -f "$told"' EXIT
 tests() { cargo test --locked --workspace --no-fail-fast 2>&1 | tee "$told"; }
 
+cuda_wheels=yes
+if [ "${1:-}" = --no-cuda-wheels ]; then cuda_wheels=no; shift; fi
+
 step set-up scripts/setup.sh --test
 [ $failed -eq 0 ] || { echo "test: set-up failed, so nothing else can run" >&2; exit 1; }
 
 if [ $# -gt 0 ]; then
   cargo build --locked --workspace # the binaries that tests start
   exec cargo test --locked --workspace -- "$@"
+fi
+
+if [ $cuda_wheels = yes ]; then
+  step "CUDA wheels" scripts/setup.sh --cuda-apart
+else
+  echo "test: --no-cuda-wheels: the CUDA libraries are not fetched"
 fi
 
 shellcheck=$(echo .deps/python/lib/python3.*/site-packages/bin/shellcheck)

@@ -260,7 +260,15 @@ fn setup_lays_the_libraries_out_and_is_idempotent() {
     assert!(said(&setup.run(&["--no-cuda"])).contains("in place"));
     assert!(marker.exists(), "a second run must leave what is there alone");
 
+    said(&setup.run(&["--no-cuda", "--cuda-apart"]));
+    let apart = |file: &str| text(setup.deps(&format!("cuda-apart/libtorch-cuda/lib/{file}")));
+    assert_eq!(apart("libnccl.so.2"), "nvidia/nccl/lib/libnccl.so.2");
+    assert_eq!(apart("libtorch_cpu.so"), "torch/lib/libtorch_cpu.so", "one libtorch serves both");
+    assert!(!setup.deps("libtorch-cuda").exists(), "a set apart is one that no run takes");
+    assert!(said(&setup.run(&["--no-cuda", "--cuda-apart"])).contains("cuda-apart: in place"));
+
     said(&setup.run(&["--cuda"]));
+    assert!(said(&setup.run(&["--no-cuda", "--cuda-apart"])).contains("apart: not needed"));
     assert_eq!(text(setup.deps("libtorch-cuda/lib/libnccl.so")), "nvidia/nccl/lib/libnccl.so.2");
     assert_eq!(text(setup.deps("libtorch-cuda/lib/libc10.so")), "torch/lib/libc10.so");
     assert_eq!(text(setup.deps("libtorch-cuda/lib/libcuda_nvrtc.so")), "nvidia/cu13/lib/libcuda_nvrtc.so.9");

@@ -1,0 +1,121 @@
+#!/usr/bin/env bash
+# What only a GPU can show, on a machine with one and nothing to install: the fake-quant kernels against the CPU, NCCL
+# on one rank with its deadline and its abort, 20 steps of quantization-aware training in FP32, BF16 and FP16 against
+# the CPU, the exit code when memory runs out, two ranks on the GPU where NCCL allows it, and throughput with and
+# without --qat. At most 8 minutes. Without a GPU it says that nothing was run.
+#
+#   scripts/gpu-check.sh
+#
+# Needs the CUDA set of scripts/setup.sh --cuda, and a binary that was built before: OCTRAIN_BIN, else this checkout's
+# (release before debug). OCTRAIN_NCCL may name a newer NCCL; two ranks on one GPU need 2.30.
+set -euo pipefail
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+if ! { [ -e /dev/nvidia0 ] || { command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; }; }; then
+  echo "SKIPPED: no GPU: scripts/gpu-check.sh has not been run"
+  exit 0
+fi
+
+if [ -z "${OCTRAIN_BIN:-}" ]; then
+  for built in "$repo/target/release/octrain" "$repo/target/debug/octrain"; do
+    if [ -x "$built" ]; then OCTRAIN_BIN=$built; break; fi
+  done
+fi
+[ -x "${OCTRAIN_BIN:-}" ] || { echo "gpu-check: no octrain is built here; run cargo build --release" >&2; exit 2; }
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failed=0
+ok() { echo "ok      $*"; }
+bad() { echo "FAILED  $*"; failed=$((failed + 1)); }
+
+# run SECONDS ARGUMENTS...: octrain within its limit and what is left of 8 minutes; its output in $work/log.
+run() {
+  local limit=$1 left=$((470 - SECONDS)); shift
+  [ "$left" -gt 0 ] || { echo "8 minutes are over" >"$work/log"; return 124; }
+  timeout --kill-after=5 $((limit < left ? limit : left)) "$OCTRAIN_BIN" "$@" >"$work/log" 2>&1
+}
+# The last lines of a command that went wrong.
+told() { tail -n "${1:-5}" "$work/log" | sed 's/^/          /'; }
+
+command -v nvidia-smi >/dev/null && nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
+
+# ---- libraries, kernels, NCCL on one rank
+code=0
+run 150 doctor --gpu || code=$?
+grep -E '^(ok|FAILED) ' "$work/log" || true
+failed=$((failed + $(grep -c '^FAILED ' "$work/log" || true)))
+if [ $code -ne 0 ] && ! grep -q '^FAILED ' "$work/log"; then bad "octrain doctor --gpu ended with $code"; told; fi
+nccl=$(sed -n 's/^ok  *NCCL: \([0-9]*\).*/\1/p' "$work/log")
+
+# ---- two ranks on the one GPU
+if [ "${nccl:-0}" -ge 23000 ]; then
+  code=0
+  # Few channels: ranks that share the processors must all fit, or they wait for each other for ever.
+  NCCL_MULTI_RANK_GPU_ENABLE=1 NCCL_MAX_CTAS=4 run 90 doctor --gpu --two-ranks || code=$?
+  if [ $code -eq 0 ]; then ok "two NCCL ranks on one GPU"; else bad "two NCCL ranks on one GPU: ended with $code"; told; fi
+else
+  echo "SKIPPED: two ranks on one GPU: NCCL ${nccl:-was not found and} does not allow it; name one from 2.30 on in OCTRAIN_NCCL"
+fi
+
+# ---- 20 steps against the CPU
+small=(--image-root digits --model-arch-name ResNet20 --num-of-class 10 --image-shape "3,32,32" --label-smoothing 0
+  --warmup-epochs 0 --batch-size 16 --lr 0.02 --max-steps 20 --print-interval 1 --run-scope train_only --qat
+  --qat-calibration-images 64 --show-config false)
+
+# losses FILE: train.loss of each step of a report, a line each.
+losses() { sed -n '/"kind":"step"/s/.*"train.loss":\([-+.0-9eE]*\).*/\1/p' "$1"; }
+
+# near A B TOLERANCE: whether two files of numbers are as long and differ by at most the tolerance, of 1 or more.
+near() {
+  paste "$1" "$2" | awk -v most="$3" '
+    NF != 2 { bad = 1 }
+    { d = $1 - $2; if (d < 0) d = -d; s = $1 > 1 ? $1 : 1; if (d / s > worst) worst = d / s }
+    END { printf "%d steps, losses differ by at most %.2g (allowed %.2g)\n", NR, worst, most; exit !(NR == 20 && !bad && worst <= most) }'
+}
+
+for precision in "off 0.01" "bf16 0.1" "fp16 0.1"; do
+  read -r amp tolerance <<<"$precision"
+  what="20 QAT steps, --amp $amp, against the CPU"
+  code=0
+  for device in cpu cuda; do
+    # On the GPU through NCCL, so that its calls are part of a step.
+    backend=auto; [ $device = cpu ] || backend=nccl
+    run 100 train "${small[@]}" --amp "$amp" --device $device --test-backend $backend \
+      --report-file "$work/$device-$amp.jsonl" --output-dir "$work/$device-$amp" || { code=$?; break; }
+    losses "$work/$device-$amp.jsonl" >"$work/$device-$amp.losses"
+  done
+  if [ $code -ne 0 ]; then
+    bad "$what: on $device it ended with $code"; told
+  elif found=$(near "$work/cpu-$amp.losses" "$work/cuda-$amp.losses" "$tolerance"); then
+    ok "$what: $found"
+  else
+    bad "$what: $found"
+  fi
+done
+
+# ---- memory
+imagenet=(--image-root synthetic --model-arch-name ResNet50 --num-of-class 1000 --run-scope train_only --device cuda
+  --show-config false --warmup-epochs 0)
+code=0
+run 90 train "${imagenet[@]}" --batch-size 8192 --synthetic-images 8192 --max-steps 1 --output-dir "$work/memory" || code=$?
+if [ $code -eq 2 ] && grep -q 'out of memory.*--batch-size' "$work/log"; then
+  ok "memory that runs out is a configuration error with advice"
+else
+  bad "memory that runs out: ended with $code, not with 2 and advice on --batch-size"; told
+fi
+
+# ---- throughput
+for qat in false true; do
+  code=0
+  run 90 train "${imagenet[@]}" --qat $qat --amp bf16 --batch-size 64 --synthetic-images 2048 --benchmark true \
+    --benchmark-steps 20 --benchmark-warmup-steps 10 --output-dir "$work/speed-$qat" || code=$?
+  if [ $code -eq 0 ] && speed=$(grep -o 'train.ips .*' "$work/log"); then
+    ok "throughput, ResNet50, 64 images, BF16, --qat $qat: $speed"
+  else
+    bad "throughput with --qat $qat: ended with $code"; told
+  fi
+done
+
+echo "gpu-check: $failed failed, in $SECONDS s"
+[ $failed -eq 0 ]
