@@ -4,7 +4,7 @@
 #
 #   scripts/training/train_resnet20_cifar10.sh FOLDER [--seed N] [MORE TRAIN FLAGS]
 #
-# FOLDER holds train/<class>/ and val/<class>/. Results go to runs/cifar10-<seed>/.
+# FOLDER holds train/<class>/ and val/<class>/. Results go to runs/cifar10-<seed>/; started again, training goes on there.
 set -euo pipefail
 [ $# -ge 1 ] || { sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 data=$1 seed=1; shift
@@ -19,6 +19,6 @@ shared=(
   --amp bf16 --nproc 2 --device cpu --seed "$seed" --print-interval 100
 )
 "$run" train --image-root "$data" "${shared[@]}" --epochs 8 --lr 0.1 --warmup-epochs 1 \
-  --eval-interval 8 --save-interval 8 --output-dir "$folder/fp" --report-file "$folder/fp.jsonl" "$@"
+  --eval-interval 8 --save-interval 8 --last-epoch-of-checkpoint auto --output-dir "$folder/fp" --report-file "$folder/fp.jsonl" "$@"
 "$run" compare --from-pretrained-params "$folder/fp" --image-root "$data" --output "$folder/compare" -- \
   "${shared[@]}" --epochs 2 --lr 0.01 --warmup-epochs 0 --eval-interval 2 --save-interval 2 "$@"

@@ -5,6 +5,7 @@
 #   IMAGENET=/imagenet scripts/training/train_resnet50_AMP_QAT_10E.sh [CHECKPOINT] [LAUNCH OR TRAIN FLAGS]
 #
 # The recipe of the reference's eight-GPU script: 8 x 256 images a step and a peak learning rate of 8 x 0.00005.
+# Started again, it goes on from the furthest checkpoint of its output folder (anew: --last-epoch-of-checkpoint none --overwrite).
 # Both stay as they are on fewer GPUs, which take more microbatches each. A flag given here wins over the recipe;
 # --target onnxruntime or tensorrt trains with that runtime's placement of the quantizers instead of OpenVINO's.
 set -euo pipefail
@@ -18,4 +19,4 @@ exec "$(dirname "${BASH_SOURCE[0]}")/../launch.sh" \
   --momentum 0.875 --weight-decay 3.0517578125e-05 --label-smoothing 0.1 \
   --crop-size 224 --resize-short 256 --data-layout NHWC \
   --amp fp16 --scale-loss 128 --use-dynamic-loss-scaling \
-  --output-dir output/resnet50_qat --report-file output/resnet50_qat/train.json "$@"
+  --last-epoch-of-checkpoint auto --output-dir output/resnet50_qat --report-file output/resnet50_qat/train.json "$@"

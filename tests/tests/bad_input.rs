@@ -92,7 +92,8 @@ fn corrupt_images_are_named_counted_and_skipped_up_to_the_limit() {
     let dir = tempfile::tempdir().unwrap();
     let data = images::tree(&dir.path().join("data"), 3, 12, 36);
     let output = dir.path().join("out");
-    let line = [&["train"], &folder_flags(&data)[..], &["--output-dir", text(&output)]].concat();
+    let line =
+        [&["train"], &folder_flags(&data)[..], &["--overwrite", "--output-dir", text(&output)]].concat();
     fs::write(data.join("train/b/2.jpg"), b"no image").unwrap();
     let told = succeed(&line);
     assert!(told.contains("train/b/2.jpg"), "{told}");
@@ -113,6 +114,7 @@ fn corrupt_images_are_named_counted_and_skipped_up_to_the_limit() {
 
 #[test]
 fn settings_that_cannot_be_met() {
+    let dir = tempfile::tempdir().unwrap();
     for (flags, want) in [
         (&["--batch-size", "16", "--global-batch-size", "50"][..], "--global-batch-size 50"),
         (&["--model-arch-name", "VGG16"], "unknown model `VGG16`"),
@@ -124,7 +126,8 @@ fn settings_that_cannot_be_met() {
         (&["--qat", "--qat-weight-bits", "4"], "--qat-weight-bits"),
         (&["--benchmark"], "--run-scope"),
     ] {
-        let told = refuse(2, &[&["train"], SMALL, &["--epochs", "1", "--batch-size", "16"], flags].concat());
+        let common = ["--epochs", "1", "--batch-size", "16", "--output-dir", text(dir.path())];
+        let told = refuse(2, &[&["train"], SMALL, &common, flags].concat());
         assert!(told.contains(want), "{want} in {told}");
     }
 }
@@ -136,7 +139,8 @@ fn checkpoints_that_are_damaged_or_of_another_run() {
     let model = damaged.join("model.safetensors");
     let whole = fs::read(&model).unwrap();
     fs::write(&model, &whole[..whole.len() / 2]).unwrap();
-    let flags = ["--epochs", "1", "--batch-size", "16", "--max-steps", "2"];
+    let output = dir.path().join("out");
+    let flags = ["--epochs", "1", "--batch-size", "16", "--max-steps", "2", "--output-dir", text(&output)];
     let output = octrain(&[&["train"], SMALL, &flags, &["--from-checkpoint", text(&damaged)]].concat());
     assert!(!output.status.success());
     assert!(said(&output).contains("model.safetensors"), "{}", said(&output));
@@ -229,7 +233,7 @@ fn a_loss_that_is_not_a_number_ends_the_run_and_spares_the_last_checkpoint() {
     let good = copy(dir.path());
     let before = fs::read(good.join("model.safetensors")).unwrap();
     let flags = ["--epochs", "2", "--batch-size", "16", "--lr", "1e30", "--nproc", "2"];
-    let start = ["--from-pretrained-params", text(&good), "--output-dir", text(dir.path())];
+    let start = ["--from-pretrained-params", text(&good), "--overwrite", "--output-dir", text(dir.path())];
     let output = octrain(&[&["train"], SMALL, &flags, &start].concat());
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     let told = said(&output);
@@ -240,25 +244,28 @@ fn a_loss_that_is_not_a_number_ends_the_run_and_spares_the_last_checkpoint() {
 #[test]
 fn a_full_disk_loses_nothing_that_was_saved() {
     let dir = tempfile::tempdir().unwrap();
-    // A checkpoint is 2.2 MB: the first fits, the second does not.
-    let mount = ["-t", "tmpfs", "-o", "size=3m", "tmpfs", text(dir.path())];
+    // A checkpoint is 2.2 MB: two fit, as the run asks for at its start, the third does not.
+    let mount = ["-t", "tmpfs", "-o", "size=5m", "tmpfs", text(dir.path())];
     if !Command::new("mount").args(mount).output().is_ok_and(|o| o.status.success()) {
         skipped("a small disk cannot be mounted here (root is needed)");
         return;
     }
-    let flags = ["--epochs", "2", "--batch-size", "256", "--lr", "0.01", "--run-scope", "train_only"];
+    let flags = ["--epochs", "3", "--batch-size", "256", "--lr", "0.01", "--run-scope", "train_only"];
     let output = octrain(&[&["train"], SMALL, &flags, &["--output-dir", text(dir.path())]].concat());
     let told = said(&output);
     let first = dir.path().join("1");
     let kept = first.join("manifest.json").exists().then(|| tensors(&first.join("model.safetensors")));
-    let left: Vec<_> = fs::read_dir(dir.path()).unwrap().flatten().map(|e| e.file_name()).collect();
+    let mut left: Vec<_> = fs::read_dir(dir.path()).unwrap().flatten().map(|e| e.file_name()).collect();
+    left.sort();
     let eval = ["eval", "--from-checkpoint", text(dir.path()), "--show-config", "false"];
     let again = octrain(&eval);
     let unmounted = Command::new("umount").arg(dir.path()).status().unwrap();
     assert_eq!(output.status.code(), Some(1), "{told}");
     assert!(told.to_lowercase().contains("no space left"), "{told}");
     assert!(kept.is_some_and(|t| t.len() > 50), "the first checkpoint is gone");
-    assert_eq!(left, ["1"], "something half-written was left behind");
+    assert_eq!(left, [".lock", "1", "2", "run.json"], "something half-written was left behind");
+    let line = told.lines().last().unwrap_or_default();
+    assert!(line.contains("octrain train --resume"), "the last line goes on: {told}");
     assert!(again.status.success(), "{}", said(&again));
     assert!(unmounted.success());
 }

@@ -142,7 +142,8 @@ fn debug_shows_graphs_plan_and_steps_of_all_ranks() {
         assert!(told.contains(line), "{line} in {told}");
     }
     // The first layer that makes NaN is named.
-    let flags = ["--batch-size", "16", "--max-steps", "4", "--lr", "1e30", "--output-dir", text(dir.path())];
+    let other = dir.path().join("other");
+    let flags = ["--batch-size", "16", "--max-steps", "4", "--lr", "1e30", "--output-dir", text(&other)];
     let output = octrain(&[&["debug"], SMALL, &flags].concat());
     assert!(!output.status.success());
     let told = said(&output);
@@ -226,17 +227,10 @@ fn the_baselines_stand_side_by_side() {
     let (fp, output) = (at("fp"), at("compare"));
     let flags = ["--epochs", "1", "--batch-size", "32", "--lr", "0.1", "--run-scope", "train_only"];
     succeed(&[&["train"], SMALL, &flags, &["--output-dir", text(&fp)]].concat());
-    let line = [
-        "compare",
-        "--from-pretrained-params",
-        text(&fp),
-        "--image-root",
-        "digits",
-        "--output",
-        text(&output),
-    ];
-    let flags = ["--epochs", "1", "--batch-size", "32", "--lr", "0.01", "--qat-calibration-images", "64"];
-    let told = succeed(&[&line[..], &["--"], &SMALL[2..], &flags].concat());
+    // The checkpoint brings network, data and all else.
+    let line = ["compare", "--from-checkpoint", text(&fp), "--output", text(&output), "--"];
+    let flags = ["--lr", "0.01", "--qat-calibration-images", "64"];
+    let told = succeed(&[&line[..], &flags].concat());
     assert!(told.contains("ptq") && told.contains("control"), "{told}");
     let kept: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string(output.join("report.json")).unwrap()).unwrap();

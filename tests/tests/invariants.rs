@@ -74,6 +74,9 @@ const WRITES: WriteRules = WriteRules {
     allowed: &[
         ("worker/src/checkpoint/atomic.rs", "it is the atomic store: one file"),
         ("worker/src/checkpoint/store.rs", "it is the atomic store: a folder of files"),
+        ("worker/src/checkpoint/lock.rs", "the file that is locked; what it says is for people"),
+        ("worker/src/checkpoint/trial.rs", "tries whether a folder can be written, and leaves nothing"),
+        ("worker/src/checkpoint/leftovers.rs", "puts back a checkpoint that a killed run was replacing"),
         ("worker/src/metrics/report.rs", "lines appended as they come; a torn last line costs that line"),
         ("worker/src/cli/recipe.rs", "moves the folder of an earlier experiment aside"),
     ],

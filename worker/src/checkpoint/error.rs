@@ -16,7 +16,7 @@ pub enum CheckpointError {
     },
     /// The disk is full.
     #[error(
-        "no space left on device while writing `{path}`; free some and start again with --from-checkpoint and --last-epoch-of-checkpoint auto: earlier checkpoints are untouched"
+        "no space left on device while writing `{path}`; free some and go on with `octrain train --resume`: earlier checkpoints are untouched"
     )]
     NoSpace {
         /// The file.
@@ -41,6 +41,73 @@ pub enum CheckpointError {
         path: PathBuf,
         /// What does not fit.
         why: String,
+    },
+    /// A setting this version cannot read; the checkpoint itself is whole.
+    #[error(
+        "`{path}` was trained with a setting this version does not know: {why}; use octrain {writer}, which wrote it"
+    )]
+    Setting {
+        /// The manifest.
+        path: PathBuf,
+        /// The setting.
+        why: String,
+        /// Version that wrote it.
+        writer: String,
+    },
+    /// A run works there.
+    #[error(
+        "the output folder `{path}` is in use by another run ({holder}). Two runs cannot share a folder: wait for that one to end, or give another --output-dir. If these are the tasks of one job, started by srun or mpirun, they do not know of each other: start them with `octrain launch` and one `octrain-coordinator`, or `octrain train --nproc N` once"
+    )]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+        /// Who says to be in it.
+        holder: String,
+    },
+    /// Checkpoints of others are there.
+    #[error(
+        "the output folder `{path}` cannot be this run's: {why}. To go on with what is there: `octrain train --resume {path}` (or --last-epoch-of-checkpoint auto, with the same settings). To start anew there: --overwrite, which removes those once the first new checkpoint is complete. Or give another --output-dir"
+    )]
+    Occupied {
+        /// The folder.
+        path: PathBuf,
+        /// What is there.
+        why: String,
+    },
+    /// Nothing can be written there.
+    #[error(
+        "the output folder `{path}` cannot be written (tried to {what}): {source}; make it writable or give another --output-dir"
+    )]
+    Unwritable {
+        /// The folder.
+        path: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// Not enough room.
+    #[error(
+        "the output folder `{path}` has {} MiB left, and two checkpoints of this run take {} MiB; free some or give another --output-dir",
+        .free >> 20, (.needed >> 20) + 1
+    )]
+    NoRoom {
+        /// The folder.
+        path: PathBuf,
+        /// Bytes left.
+        free: u64,
+        /// Bytes needed.
+        needed: u64,
+    },
+    /// Rank 0's checkpoint is not seen here.
+    #[error(
+        "rank 0 goes on from `{path}`, which this host {what}: checkpoints must lie in a folder that all hosts share, or be copied to every host"
+    )]
+    NotShared {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What is the matter here.
+        what: &'static str,
     },
     /// Written by a later version.
     #[error("`{path}` has checkpoint format {found}, this version reads {known}; use a newer octrain")]
@@ -93,6 +160,37 @@ impl CheckpointError {
         move |source| match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => CheckpointError::NoSpace { path },
             _ => CheckpointError::Io { what, path, source },
+        }
+    }
+
+    /// An output folder that does not let itself be written.
+    pub(super) fn unwritable(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CheckpointError {
+        let path = path.to_path_buf();
+        move |source| CheckpointError::Unwritable { what, path, source }
+    }
+
+    /// A folder that another process holds.
+    pub(super) fn in_use(path: &Path, holder: Option<&super::lock::Holder>) -> CheckpointError {
+        let holder = holder.map_or_else(|| "it does not say which".into(), ToString::to_string);
+        CheckpointError::InUse { path: path.into(), holder }
+    }
+
+    /// Whether trying again would end the same way.
+    pub fn is_configuration(&self) -> bool {
+        use CheckpointError as E;
+        match self {
+            E::NotFound { .. }
+            | E::Other { .. }
+            | E::Mismatch { .. }
+            | E::Pickle { .. }
+            | E::Format { .. }
+            | E::Setting { .. }
+            | E::InUse { .. }
+            | E::Occupied { .. }
+            | E::Unwritable { .. }
+            | E::NoRoom { .. }
+            | E::NotShared { .. } => true,
+            E::NoSpace { .. } | E::Io { .. } | E::Damaged { .. } => false,
         }
     }
 

@@ -1,11 +1,13 @@
 //! What a checkpoint is: everything but the tensors.
 
+use super::RunIdentity;
 use crate::config::{RunConfig, Target};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Version of the format this code writes.
-pub const FORMAT: u32 = 1;
+/// Version of the format this code writes. 1: the first; 2: with the run's identity, and a configuration whose keys are
+/// open (see `stored.rs`).
+pub const FORMAT: u32 = 2;
 
 /// Where a run stands; with the seed and the global batch, this is the whole state of the sampler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -63,6 +65,9 @@ pub struct Manifest {
     pub octrain_version: String,
     /// Seconds since 1970 when it was written.
     pub created_unix: u64,
+    /// The run that wrote it; none in the first format.
+    #[serde(default)]
+    pub run: Option<RunIdentity>,
     /// Name of the network.
     pub model: String,
     /// Channels, height, width.
@@ -87,4 +92,20 @@ pub struct Manifest {
     pub config: RunConfig,
     /// The files, written and synced before this manifest.
     pub files: Vec<FileEntry>,
+    /// Keys that another version wrote and this one does not know; they were left out.
+    #[serde(skip)]
+    pub unknown: Vec<String>,
+}
+
+impl Manifest {
+    /// What of it this version does not understand and leaves out, for people; none when it understands all.
+    pub fn left_out(&self) -> Option<String> {
+        (!self.unknown.is_empty()).then(|| {
+            format!(
+                "octrain {} wrote what this version does not know and leaves out: {}",
+                self.octrain_version,
+                self.unknown.join(", ")
+            )
+        })
+    }
 }

@@ -4,8 +4,8 @@
 //! written under a hidden name, its manifest last, and renamed when everything in it is synced.
 
 use super::atomic::{sync_folder, write_synced};
-use super::manifest::{FORMAT, FileEntry, Manifest, Position};
-use super::{CheckpointError, State, tensors};
+use super::manifest::{FileEntry, Manifest, Position};
+use super::{CheckpointError, State, stored, tensors};
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,12 +15,12 @@ const MODEL: &str = "model.safetensors";
 /// Momentum.
 const OPTIMIZER: &str = "optimizer.safetensors";
 /// Everything else; written last.
-const MANIFEST: &str = "manifest.json";
+pub(super) const MANIFEST: &str = "manifest.json";
 
 /// A checkpoint in memory.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
-    /// Everything but tensors; `files` is filled in by [`save`].
+    /// Everything but tensors; `files` and `run` are filled in when it is saved.
     pub manifest: Manifest,
     /// Parameters, running statistics, ranges.
     pub model: State,
@@ -45,10 +45,10 @@ fn folder_name(p: Position) -> String {
 }
 
 /// How far a checkpoint is: epochs, and steps of the next one.
-type Progress = (u32, u64);
+pub(super) type Progress = (u32, u64);
 
 /// Progress by a folder's name; none for other folders.
-fn parse_name(name: &str) -> Option<Progress> {
+pub(super) fn parse_name(name: &str) -> Option<Progress> {
     match name.split_once('-') {
         None => Some((name.parse().ok()?, 0)),
         Some((epoch, step)) => Some((epoch.parse().ok()?, step.parse().ok()?)),
@@ -56,7 +56,7 @@ fn parse_name(name: &str) -> Option<Progress> {
 }
 
 /// Complete checkpoints below a folder, with their positions.
-fn list(root: &Path) -> Result<Vec<(Progress, PathBuf)>, CheckpointError> {
+pub(super) fn list(root: &Path) -> Result<Vec<(Progress, PathBuf)>, CheckpointError> {
     let entries = fs::read_dir(root).map_err(CheckpointError::io("list", root))?;
     Ok(entries
         .filter_map(Result::ok)
@@ -69,8 +69,8 @@ fn hex_digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// Saves atomically below `root` and returns the folder. Earlier checkpoints within an epoch are removed once this
-/// one is in place. On error nothing that was there is lost.
+/// Saves atomically below `root` and returns the folder; whose folder it is, is not asked (see [`super::RunFolder`]). On
+/// error nothing that was there is lost.
 pub fn save(root: &Path, snapshot: &Snapshot) -> Result<PathBuf, CheckpointError> {
     fs::create_dir_all(root).map_err(CheckpointError::io("make the folder", root))?;
     let name = folder_name(snapshot.manifest.position);
@@ -80,11 +80,6 @@ pub fn save(root: &Path, snapshot: &Snapshot) -> Result<PathBuf, CheckpointError
     if let Err(e) = written {
         let _ = fs::remove_dir_all(&partial);
         return Err(e);
-    }
-    for ((_, step), path) in list(root)? {
-        if step > 0 && path != target {
-            fs::remove_dir_all(&path).map_err(CheckpointError::io("remove the superseded", &path))?;
-        }
     }
     Ok(target)
 }
@@ -152,13 +147,30 @@ pub fn find(path: &Path, which: Which) -> Result<PathBuf, CheckpointError> {
 pub fn load_manifest(folder: &Path) -> Result<Manifest, CheckpointError> {
     let path = folder.join(MANIFEST);
     let text = fs::read(&path).map_err(CheckpointError::io("read", &path))?;
-    let value: serde_json::Value =
-        serde_json::from_slice(&text).map_err(|e| CheckpointError::damaged(&path, e))?;
-    let found = value.get("format").and_then(serde_json::Value::as_u64).unwrap_or(0) as u32;
-    if found > FORMAT {
-        return Err(CheckpointError::Format { path, found, known: FORMAT });
+    stored::read(&path, &text)
+}
+
+/// The folder a checkpoint folder lies in; `path` itself where it is not a checkpoint but a folder of some.
+pub fn root_of(path: &Path) -> PathBuf {
+    if !path.join(MANIFEST).is_file() {
+        return path.into();
     }
-    serde_json::from_value(value).map_err(|e| CheckpointError::damaged(&path, e))
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
+        Some(parent) if path.file_name().is_some() => parent.into(),
+        _ => path.join(".."),
+    }
+}
+
+/// SHA-256 of a checkpoint's manifest, and so of all it lists.
+pub fn manifest_hash(folder: &Path) -> Result<String, CheckpointError> {
+    let path = folder.join(MANIFEST);
+    Ok(hex_digest(&fs::read(&path).map_err(CheckpointError::io("read", &path))?))
+}
+
+/// SHA-256 of a checkpoint's weights, as its manifest has it.
+pub(super) fn model_hash(manifest: &Manifest) -> Option<&str> {
+    manifest.files.iter().find(|f| f.name == MODEL).map(|f| f.sha256.as_str())
 }
 
 /// One tensor file of a checkpoint, its size and hash checked.
@@ -200,17 +212,19 @@ pub fn load_weights(path: &Path) -> Result<State, CheckpointError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::{HostTensor, LossScaleState};
+pub(super) mod testing {
+    use super::super::{FORMAT, HostTensor, LossScaleState};
     use super::*;
     use crate::config::RunConfig;
 
-    fn snapshot(epoch: u32, step: u64) -> Snapshot {
+    /// A small checkpoint at the end of `epoch` epochs and `step` steps.
+    pub fn snapshot(epoch: u32, step: u64) -> Snapshot {
         let tensor = HostTensor { shape: vec![3], data: vec![epoch as f32, step as f32, 0.1] };
         let manifest = Manifest {
             format: FORMAT,
             octrain_version: "0".into(),
             created_unix: 1,
+            run: None,
             model: "ResNet20".into(),
             image_shape: [3, 32, 32],
             class_names: vec!["a".into()],
@@ -223,10 +237,17 @@ mod tests {
             metrics: [("val.top1".to_string(), 0.1 + 0.2)].into(),
             config: RunConfig::default(),
             files: Vec::new(),
+            unknown: Vec::new(),
         };
         let state = |name: &str| State::from([(name.to_string(), tensor.clone())]);
         Snapshot { manifest, model: state("w"), optimizer: state("momentum.w") }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::snapshot;
+    use super::*;
 
     #[test]
     fn what_was_saved_is_found_and_loaded() {
@@ -239,17 +260,16 @@ mod tests {
             back.manifest.files.clear();
             assert_eq!(back, snapshot(epoch, step));
         }
-        // 10-3 is superseded by 10-4, and that by the end of the epoch.
         assert_eq!(find(root, Which::Auto).unwrap(), root.join("10-4"));
-        assert!(!root.join("10-3").exists());
+        assert_eq!(root_of(&root.join("10-4")), root);
+        assert_eq!(root_of(root), root);
         save(root, &snapshot(11, 0)).unwrap();
-        assert!(!root.join("10-4").exists());
         assert_eq!(find(root, Which::Epoch(2)).unwrap(), root.join("2"));
         assert_eq!(find(&root.join("2"), Which::Auto).unwrap(), root.join("2"));
         let e = find(root, Which::Epoch(7)).unwrap_err().to_string();
-        assert!(e.contains("only 1, 2, 10, 11"), "{e}");
+        assert!(e.contains("only 1, 2, 10, 10-3, 10-4, 11"), "{e}");
         assert_eq!(load_weights(root).unwrap(), snapshot(11, 0).model);
-        assert_eq!(fs::read_dir(root).unwrap().count(), 4, "nothing temporary is left");
+        assert_eq!(fs::read_dir(root).unwrap().count(), 6, "nothing temporary is left");
     }
 
     #[test]

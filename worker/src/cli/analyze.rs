@@ -145,6 +145,7 @@ pub fn main(args: &AnalyzeArgs) -> Result<u8> {
     }
     let (folder, mut manifest) =
         checkpoint_base::find(&args.from_checkpoint, args.last_epoch_of_checkpoint.as_deref())?;
+    checkpoint_base::announce(&folder, &manifest);
     let state = checkpoint::load(&folder).map_err(Exit::configuration)?.model;
     manifest.config = configuration(args, &manifest);
     let images = Images { run: manifest.config.clone(), classes: manifest.class_names.clone() };

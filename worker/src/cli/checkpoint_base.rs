@@ -1,8 +1,9 @@
 //! Commands that work on a checkpoint start from the configuration it was trained with.
 
 use super::Exit;
-use crate::checkpoint::{self, CheckpointError, Manifest, Which};
+use crate::checkpoint::{self, CheckpointError, Manifest, Origin, Which};
 use crate::config::{RunConfig, RunScope};
+use crate::metrics::say;
 use std::path::{Path, PathBuf};
 
 /// Finds a checkpoint: `which` is `auto` or a number of epochs.
@@ -23,6 +24,14 @@ pub fn find(path: &Path, which: Option<&str>) -> Result<(PathBuf, Manifest), Exi
     read().map_err(Exit::configuration)
 }
 
+/// Says which checkpoint was taken, of which run, how far and how good it is, in one line.
+pub fn announce(folder: &Path, manifest: &Manifest) {
+    say!("checkpoint {}: {}", folder.display(), Origin::of(folder, manifest));
+    if let Some(left_out) = manifest.left_out() {
+        tracing::warn!("{left_out}");
+    }
+}
+
 /// A checkpoint's configuration for evaluating it here.
 pub fn for_evaluation(folder: &Path, manifest: &Manifest) -> RunConfig {
     let trained = RunConfig::default();
@@ -38,6 +47,7 @@ pub fn for_evaluation(folder: &Path, manifest: &Manifest) -> RunConfig {
         threads: trained.threads,
         benchmark: false,
         checks: false,
+        overwrite: false,
         ..manifest.config.clone()
     }
 }

@@ -3,22 +3,27 @@
 //! same schedule (fine-tuning alone improves a network too).
 
 use super::recipe::{Recipe, last, run};
-use crate::checkpoint::write_atomic;
+use super::{Exit, checkpoint_base};
+use crate::checkpoint::{Manifest, write_atomic};
+use crate::config::{RunConfig, RunScope};
 use crate::metrics::{print, say, table};
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Arguments of `octrain compare`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct CompareArgs {
-    /// The floating-point checkpoint all start from.
-    #[arg(long, value_name = "FOLDER")]
-    pub from_pretrained_params: PathBuf,
-    /// `digits`, or a folder with `train/<class>/` and `val/<class>/`.
+    /// The floating-point checkpoint all start from, with the settings it was trained with; flags win.
+    #[arg(long, value_name = "FOLDER", required_unless_present = "from_pretrained_params")]
+    pub from_checkpoint: Option<PathBuf>,
+    /// The floating-point weights all start from, without any settings.
+    #[arg(long, value_name = "FOLDER", conflicts_with = "from_checkpoint", requires = "image_root")]
+    pub from_pretrained_params: Option<PathBuf>,
+    /// `digits`, or a folder with `train/<class>/` and `val/<class>/`; not given: the data of the checkpoint.
     #[arg(long, value_name = "DATA")]
-    pub image_root: String,
+    pub image_root: Option<String>,
     /// Where checkpoints, models and `report.json` go.
     #[arg(long, value_name = "FOLDER", default_value = "runs/compare")]
     pub output: PathBuf,
@@ -35,15 +40,64 @@ const DEPLOYED: [(&str, &str); 3] =
 const STAGES: [(&str, &[&str]); 3] =
     [("ptq", &["--qat", "--epochs", "0"]), ("qat", &["--qat"]), ("control", &[])];
 
-fn recipe(args: &CompareArgs) -> Recipe {
-    Recipe { output: args.output.clone(), data: args.image_root.clone(), train: args.flags.clone() }
+/// What a checkpoint was trained with, for trainings of their own that start from its weights.
+fn settings(manifest: &Manifest) -> RunConfig {
+    let new = RunConfig::default();
+    RunConfig {
+        output_dir: new.output_dir,
+        report_file: None,
+        run_scope: RunScope::TrainEval,
+        max_steps: 0,
+        benchmark: false,
+        checks: false,
+        qat: false,
+        from_checkpoint: None,
+        last_epoch_of_checkpoint: None,
+        from_pretrained_params: None,
+        overwrite: false,
+        ..manifest.config.clone()
+    }
+}
+
+/// The stages' recipe and the weights they start from.
+fn recipe(args: &CompareArgs) -> Result<(Recipe, PathBuf)> {
+    let recipe = |data: &str, train| Recipe { output: args.output.clone(), data: data.into(), train };
+    if let Some(weights) = &args.from_pretrained_params {
+        let data = args.image_root.as_deref().unwrap_or_default();
+        let recipe = recipe(data, args.flags.clone());
+        recipe.begin()?;
+        return Ok((recipe, weights.clone()));
+    }
+    let path = args.from_checkpoint.as_deref().unwrap_or(Path::new("."));
+    let (folder, manifest) = checkpoint_base::find(path, None)?;
+    if manifest.qat.is_some() {
+        let message = format!(
+            "{} was trained with --qat; the comparison starts from a floating-point checkpoint",
+            folder.display()
+        );
+        return Err(Exit::configuration(message).into());
+    }
+    let settings = settings(&manifest);
+    let file = args.output.join("settings.toml");
+    let mut train = vec![OsString::from("--config"), file.clone().into()];
+    train.extend(args.flags.iter().cloned());
+    let recipe = recipe(args.image_root.as_deref().unwrap_or(&settings.image_root), train);
+    // Before an earlier experiment's folder, in which it may lie, is moved aside.
+    let start = folder.canonicalize().unwrap_or(folder.clone());
+    if recipe.output.canonicalize().is_ok_and(|output| start.starts_with(output)) {
+        let message = format!("{} lies in --output, which is moved aside", folder.display());
+        return Err(Exit::configuration(message).into());
+    }
+    checkpoint_base::announce(&folder, &manifest);
+    recipe.begin()?;
+    write_atomic(&file, toml::to_string(&settings)?.as_bytes())?;
+    Ok((recipe, folder))
 }
 
 /// Runs all stages and writes `report.json`.
 pub fn main(args: &CompareArgs) -> Result<u8> {
-    let recipe = recipe(args);
-    recipe.begin()?;
-    let start = args.from_pretrained_params.to_string_lossy().into_owned();
+    let (recipe, start) = recipe(args)?;
+    let start = start.to_string_lossy().into_owned();
     let mut report = Map::new();
     let mut rows = Vec::new();
     for (stage, flags) in STAGES {

@@ -26,13 +26,16 @@ fn base() -> RunConfig {
         output_dir: "runs/debug".into(),
         deterministic: true,
         checks: true,
+        overwrite: true,
         ..RunConfig::default()
     }
 }
 
 /// Runs the command.
 pub fn main(args: &DebugArgs, matches: &ArgMatches) -> Result<u8> {
-    let (config, _) = args.flags.resolve(&base(), matches)?;
+    let (mut config, given) = args.flags.resolve(&base(), matches)?;
+    // Only its own folder is its to overwrite.
+    config.overwrite &= !given.contains("output-dir") || given.contains("overwrite");
     args.flags.show(&config)?;
     local::run(&config, "127.0.0.1:0")
 }

@@ -23,9 +23,10 @@ pub fn main(args: &EvalArgs, matches: &ArgMatches) -> Result<u8> {
     let (folder, manifest) = checkpoint_base::find(path, run.last_epoch_of_checkpoint.as_deref())?;
     let (mut config, _) =
         args.flags.resolve(&checkpoint_base::for_evaluation(&folder, &manifest), matches)?;
-    config.from_checkpoint = Some(folder);
+    config.from_checkpoint = Some(folder.clone());
     config.last_epoch_of_checkpoint = None;
     config.run_scope = RunScope::EvalOnly;
     args.flags.show(&config)?;
+    checkpoint_base::announce(&folder, &manifest);
     local::run(&config, "127.0.0.1:0")
 }

@@ -2,7 +2,7 @@
 
 use super::{Exit, checkpoint_base, output};
 use crate::analyze::Placement;
-use crate::checkpoint::{self, Manifest, State};
+use crate::checkpoint::{self, Manifest, Origin, State};
 use crate::config::{Amp, DeviceKind, RunConfig};
 use crate::export::{FloatType, Options, Profile, emit, scale_table};
 use crate::graph::Graph;
@@ -102,10 +102,7 @@ fn metadata(
         ("octrain.recipe", serde_json::to_string(c)?),
         ("octrain.position", serde_json::to_string(&manifest.position)?),
         ("octrain.scales", serde_json::to_string(&scale_table(graph, state))?),
-        (
-            "octrain.checkpoint",
-            text(json!({"name": folder.file_name().map(|n| n.to_string_lossy()), "files": manifest.files})),
-        ),
+        ("octrain.checkpoint", serde_json::to_string(&Origin::of(folder, manifest))?),
     ];
     Ok(entries.into_iter().map(|(k, v)| (k.to_string(), v)).collect())
 }
@@ -121,6 +118,7 @@ pub fn main(args: &ExportArgs) -> Result<u8> {
         );
         return Err(Exit::configuration(message).into());
     }
+    checkpoint_base::announce(&folder, &manifest);
     let state = checkpoint::load(&folder).map_err(Exit::configuration)?.model;
     let graph = deployed_graph(&manifest, args.profile)?;
     let options = Options { profile: args.profile, opset: args.opset, float_type: args.float_type };
@@ -152,6 +150,7 @@ mod tests {
             format: checkpoint::FORMAT,
             octrain_version: String::new(),
             created_unix: 0,
+            run: None,
             model: "ResNet20".into(),
             image_shape: [3, 32, 32],
             class_names: (0..10).map(|i| i.to_string()).collect(),
@@ -164,6 +163,7 @@ mod tests {
             metrics: BTreeMap::new(),
             config,
             files: Vec::new(),
+            unknown: Vec::new(),
         }
     }
 

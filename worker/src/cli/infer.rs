@@ -141,6 +141,17 @@ pub fn accuracy(engine: &mut dyn Engine, info: &ModelInfo, mut loader: EvalLoade
     Ok(Accuracy { top1: percent(hits), top5: percent(hits5), images, corrupt, predictions, latency })
 }
 
+/// Says from which checkpoint a file was exported, and if it runs in an engine it was not written for.
+pub fn announce(model: &Path, info: &ModelInfo, engine: EngineKind) {
+    match &info.origin {
+        Some(origin) => say!("{}: exported from checkpoint {}: {origin}", model.display(), origin.name),
+        None => say!("{}: it does not say from which checkpoint it comes", model.display()),
+    }
+    if let Some(note) = info.foreign(engine) {
+        say!("note: {note}");
+    }
+}
+
 /// Runs the command.
 pub fn main(args: &InferArgs) -> Result<u8> {
     if args.batch_size == 0 {
@@ -155,6 +166,7 @@ pub fn main(args: &InferArgs) -> Result<u8> {
         }
     };
     let info = ModelInfo::read(&args.model).map_err(Exit::configuration)?;
+    announce(&args.model, &info, args.engine);
     let allow = args.allow_missing_classes;
     let loader = root.map(|r| loader(&info, &args.model, r, allow, args.batch_size, None)).transpose()?;
     let mut engine = engine::load(args.engine, &args.model, &info, args.batch_size, args.threads)?;
@@ -202,6 +214,8 @@ pub fn main(args: &InferArgs) -> Result<u8> {
     put("kind", json!("infer"));
     put("engine", json!(engine_name));
     put("precision", json!(precision));
+    put("profile", json!(info.profile));
+    put("checkpoint", json!(info.origin));
     put("batch_size", json!(args.batch_size));
     put("throughput", json!(latency.images_per_second));
     put("infer.images_per_second", json!(latency.images_per_second));

@@ -1,9 +1,9 @@
 //! `octrain launch`: this host's workers of a job that a coordinator elsewhere holds together.
 
 use super::args::RunFlags;
+use super::resume::{self, ResumeFlag};
 use super::worker::Place;
 use super::{Exit, local};
-use crate::config::RunConfig;
 use crate::launcher::WorkerCommand;
 use crate::session::machine;
 use crate::trainer::Job;
@@ -41,10 +41,12 @@ pub struct LaunchArgs {
 /// Runs the command.
 pub fn main(args: &LaunchArgs) -> Result<u8> {
     let command = RunFlags::augment_args(Command::new("octrain launch --").no_binary_name(true));
+    let command = ResumeFlag::augment_args(command);
     let matches =
         command.args_override_self(true).try_get_matches_from(&args.flags).unwrap_or_else(|e| e.exit());
     let flags = RunFlags::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
-    let (config, _) = flags.resolve(&RunConfig::default(), &matches)?;
+    let going_on = ResumeFlag::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
+    let config = resume::resolve(&flags, &going_on, &matches)?;
     if args.nproc_per_node == 0 {
         return Err(Exit::configuration("--nproc-per-node is 0; at least one worker is needed").into());
     }
@@ -66,5 +68,9 @@ pub fn main(args: &LaunchArgs) -> Result<u8> {
         // Ranks are the coordinator's to give; here only the place is known.
         Ok(WorkerCommand { label: format!("host {host} local {local_index}"), ..command })
     });
-    local::supervise(commands.collect::<Result<_>>()?)
+    let again = format!(
+        "octrain launch --coordinator {} --nproc-per-node {} --",
+        args.coordinator, args.nproc_per_node
+    );
+    resume::with_continuation(local::supervise(commands.collect::<Result<_>>()?), &config, &again)
 }

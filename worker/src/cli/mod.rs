@@ -16,6 +16,7 @@ mod output;
 mod plan;
 mod quickstart;
 mod recipe;
+mod resume;
 mod train;
 mod verify;
 mod worker;

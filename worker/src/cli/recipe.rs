@@ -1,5 +1,7 @@
 //! Command lines of several stages in a row, each run by this binary as a user would type it.
 
+use super::Exit;
+use crate::checkpoint;
 use crate::metrics::say;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -93,17 +95,38 @@ impl Recipe {
         last(&self.at(&report), "infer.top1")
     }
 
-    /// Makes the folder, moving an earlier one aside.
+    /// Makes the folder, moving an earlier one aside; one that a run works in is left alone.
     pub fn begin(&self) -> Result<()> {
         if self.output.exists() {
-            let old = self.output.with_extension("previous");
-            let _ = std::fs::remove_dir_all(&old);
+            let stages = std::fs::read_dir(&self.output)
+                .with_context(|| format!("cannot list {}", self.output.display()))?;
+            for stage in stages.filter_map(Result::ok).map(|e| e.path()).filter(|p| p.is_dir()) {
+                if let Some(holder) = checkpoint::holder(&stage)? {
+                    let message = format!(
+                        "{} is in use ({holder}): wait for that run to end, or give another --output",
+                        stage.display()
+                    );
+                    return Err(Exit::configuration(message).into());
+                }
+            }
+            let old = self.aside();
             std::fs::rename(&self.output, &old)
                 .with_context(|| format!("cannot move {} to {}", self.output.display(), old.display()))?;
             say!("moved the previous run to {}", old.display());
         }
         std::fs::create_dir_all(&self.output)
             .with_context(|| format!("cannot make {}", self.output.display()))
+    }
+
+    /// Where an earlier experiment goes: `<folder>.previous`, or, where there is one already, `.previous-2` and so on.
+    fn aside(&self) -> PathBuf {
+        let name = |n: usize| {
+            let suffix = if n == 1 { ".previous".into() } else { format!(".previous-{n}") };
+            let mut path = self.output.clone().into_os_string();
+            path.push(suffix);
+            PathBuf::from(path)
+        };
+        (1..).map(name).find(|p| !p.exists()).unwrap_or_else(|| name(0))
     }
 }
 
@@ -127,4 +150,21 @@ pub fn last(path: &Path, key: &str) -> Result<f64> {
         .filter_map(|l| serde_json::from_str::<Value>(l).ok()?.get(key)?.as_f64())
         .next()
         .with_context(|| format!("{} holds no `{key}`", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn earlier_experiments_are_moved_aside_and_none_is_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let recipe = Recipe { output: dir.path().join("quick"), data: "digits".into(), train: vec![] };
+        for n in 0..3 {
+            recipe.begin().unwrap();
+            std::fs::write(recipe.at("n"), n.to_string()).unwrap();
+        }
+        let read = |name: &str| std::fs::read_to_string(dir.path().join(name).join("n")).unwrap();
+        assert_eq!(["quick.previous", "quick.previous-2", "quick"].map(read), ["0", "1", "2"]);
+    }
 }

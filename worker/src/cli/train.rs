@@ -1,8 +1,8 @@
 //! `octrain train`: one host.
 
 use super::args::RunFlags;
+use super::resume::{self, ResumeFlag};
 use super::{Exit, local};
-use crate::config::RunConfig;
 use crate::launcher::crowd;
 use anyhow::Result;
 use clap::ArgMatches;
@@ -14,6 +14,9 @@ pub struct TrainArgs {
     /// Settings.
     #[command(flatten)]
     pub flags: RunFlags,
+    /// Going on.
+    #[command(flatten)]
+    pub resume: ResumeFlag,
     /// Where the embedded coordinator listens (port 0: any free one).
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0")]
     pub listen: String,
@@ -24,7 +27,7 @@ pub fn main(args: &TrainArgs, matches: &ArgMatches) -> Result<u8> {
     if let Some(several) = crowd(|name| std::env::var(name).ok()) {
         return Err(Exit::configuration(several).into());
     }
-    let (config, _) = args.flags.resolve(&RunConfig::default(), matches)?;
+    let config = resume::resolve(&args.flags, &args.resume, matches)?;
     args.flags.show(&config)?;
-    local::run(&config, &args.listen)
+    resume::with_continuation(local::run(&config, &args.listen), &config, "octrain train")
 }

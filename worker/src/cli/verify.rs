@@ -1,9 +1,9 @@
 //! `octrain verify`: whether an engine does what training measured.
 
 use super::export::trained_graph;
-use super::infer::loader;
+use super::infer::{self, loader};
 use super::{Exit, checkpoint_base, output};
-use crate::checkpoint::{self, Manifest};
+use crate::checkpoint::{self, Manifest, Origin};
 use crate::data::EvalLoader;
 use crate::engine::{self, EngineKind, ModelInfo};
 use crate::export::Profile;
@@ -81,6 +81,16 @@ fn profile_of(args: &VerifyArgs, info: &ModelInfo, folder: &Path, manifest: &Man
         let message = format!("{} was not exported from {}", args.model.display(), folder.display());
         return Err(Exit::configuration(message).into());
     }
+    let ours = Origin::of(folder, manifest);
+    if let Some(theirs) = info.origin.as_ref().filter(|o| o.same_weights(&ours) == Some(false)) {
+        let message = format!(
+            "{} was not exported from {}: it comes from checkpoint {} ({theirs}), and this one is {ours}; give that one (--from-checkpoint, --last-epoch-of-checkpoint), or export the file anew",
+            args.model.display(),
+            folder.display(),
+            theirs.name,
+        );
+        return Err(Exit::configuration(message).into());
+    }
     Ok(profile)
 }
 
@@ -155,6 +165,8 @@ pub fn main(args: &VerifyArgs) -> Result<u8> {
     let (folder, manifest) =
         checkpoint_base::find(&args.from_checkpoint, args.last_epoch_of_checkpoint.as_deref())?;
     let info = ModelInfo::read(&args.model).map_err(Exit::configuration)?;
+    checkpoint_base::announce(&folder, &manifest);
+    infer::announce(&args.model, &info, args.engine);
     let profile = profile_of(args, &info, &folder, &manifest)?;
     let state = checkpoint::load(&folder).map_err(Exit::configuration)?.model;
     let graph = trained_graph(&manifest, profile)?;

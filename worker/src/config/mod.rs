@@ -1,9 +1,11 @@
 //! Flags and TOML to one validated [`RunConfig`], before anything binds or allocates.
 
+mod continuity;
 mod numbers;
 mod resolve;
 mod run_config;
 mod validate;
 
-pub use resolve::{ConfigError, Given, resolve};
+pub use continuity::differences;
+pub use resolve::{ConfigError, Given, given_checkpoint, resolve};
 pub use run_config::*;

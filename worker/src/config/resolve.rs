@@ -59,6 +59,31 @@ fn read_file(path: &Path) -> Result<Map<String, Value>, ConfigError> {
     }
 }
 
+/// The keys and values that were given: those of the file, then those of the command line.
+fn overrides(
+    file: Option<&Path>,
+    parsed: &RunConfig,
+    matches: &ArgMatches,
+) -> Result<Map<String, Value>, ConfigError> {
+    let mut given = file.map(read_file).transpose()?.unwrap_or_default();
+    for (key, value) in table(parsed) {
+        if matches.value_source(&key.replace('-', "_")) == Some(ValueSource::CommandLine) {
+            given.insert(key, value);
+        }
+    }
+    Ok(given)
+}
+
+/// The checkpoint a run is to go on from, by its flag or its file, before anything is resolved: it may bring the base.
+pub fn given_checkpoint(
+    file: Option<&Path>,
+    parsed: &RunConfig,
+    matches: &ArgMatches,
+) -> Result<Option<PathBuf>, ConfigError> {
+    let given = overrides(file, parsed, matches)?;
+    Ok(given.get("from-checkpoint").and_then(Value::as_str).map(PathBuf::from))
+}
+
 /// Resolves one configuration: `base` (defaults, or a checkpoint's configuration), then the TOML file, then the
 /// flags given on the command line. Returns it, validated, with the keys that were given.
 ///
@@ -70,21 +95,10 @@ pub fn resolve(
     matches: &ArgMatches,
 ) -> Result<(RunConfig, Given), ConfigError> {
     let mut merged = table(base);
-    let mut given = Given::new();
-    if let Some(path) = file {
-        for (key, value) in read_file(path)? {
-            given.insert(key.clone());
-            merged.insert(key, value);
-        }
-    }
     numbers(parsed)?;
-    for (key, value) in table(parsed) {
-        let id = key.replace('-', "_");
-        if matches.value_source(&id) == Some(ValueSource::CommandLine) {
-            given.insert(key.clone());
-            merged.insert(key, value);
-        }
-    }
+    let overrides = overrides(file, parsed, matches)?;
+    let given: Given = overrides.keys().cloned().collect();
+    merged.extend(overrides);
     let mut config: RunConfig =
         serde_json::from_value(Value::Object(merged)).map_err(|e| ConfigError::Invalid(e.to_string()))?;
     follow(&mut config, &given);

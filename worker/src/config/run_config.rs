@@ -384,7 +384,8 @@ pub struct RunConfig {
     /// Checkpoint folder to resume from (weights, optimizer, position).
     #[arg(long, help_heading = "Checkpoints")]
     pub from_checkpoint: Option<PathBuf>,
-    /// `auto` (newest) or an epoch, within `from-checkpoint` or `output-dir`.
+    /// Which checkpoint of `from-checkpoint` or `output-dir`: `auto` (the furthest; where `output-dir` holds none yet, the
+    /// run starts anew), a number of epochs, or `none` (its weights and momentum, from the first epoch).
     #[arg(long, help_heading = "Checkpoints")]
     pub last_epoch_of_checkpoint: Option<String>,
     /// Checkpoint folder or weights file to start from (weights only).
@@ -393,6 +394,11 @@ pub struct RunConfig {
     /// Parameters allowed to be missing, left over or of another shape when loading pretrained weights.
     #[arg(long, help_heading = "Checkpoints", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set)]
     pub allow_mismatch: bool,
+
+    /// Start anew in an output folder that holds checkpoints of another run: they are removed once the first new one is
+    /// complete.
+    #[arg(long, help_heading = "Checkpoints", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set)]
+    pub overwrite: bool,
 
     // ---- machine
     /// Device.
@@ -484,6 +490,7 @@ impl Default for RunConfig {
             last_epoch_of_checkpoint: None,
             from_pretrained_params: None,
             allow_mismatch: false,
+            overwrite: false,
             device: DeviceKind::Auto,
             nproc: 1,
             test_backend: TestBackend::Auto,

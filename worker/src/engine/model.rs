@@ -1,6 +1,7 @@
 //! What a file says about itself.
 
-use super::{EngineError, Port};
+use super::{EngineError, EngineKind, Port};
+use crate::checkpoint::Origin;
 use crate::export::onnx::{DimensionValue, ModelProto, ValueInfoProto};
 use prost::Message;
 use serde::Deserialize;
@@ -38,6 +39,8 @@ pub struct ModelInfo {
     pub class_names: Option<Vec<String>>,
     /// Profile it was exported for; none for files of others.
     pub profile: Option<String>,
+    /// Checkpoint it was exported from; none for files of others.
+    pub origin: Option<Origin>,
     /// Preprocessing; none for files of others.
     pub preprocessing: Option<Preprocessing>,
     /// Size in bytes.
@@ -74,6 +77,7 @@ impl ModelInfo {
         let metadata: BTreeMap<String, String> =
             model.metadata_props.into_iter().map(|e| (e.key, e.value)).collect();
         let preprocessing = metadata.get("octrain.preprocessing").map(|text| serde_json::from_str(text));
+        let origin = metadata.get("octrain.checkpoint").map(|text| serde_json::from_str(text));
         Ok(ModelInfo {
             input: input.name.clone(),
             output: output.name.clone(),
@@ -85,11 +89,21 @@ impl ModelInfo {
                 .transpose()
                 .map_err(|e| failed(format!("its classes: {e}")))?,
             profile: metadata.get("octrain.profile").cloned(),
+            origin: origin.transpose().map_err(|e| failed(format!("its checkpoint: {e}")))?,
             preprocessing: preprocessing
                 .transpose()
                 .map_err(|e| failed(format!("its preprocessing: {e}")))?,
             bytes: bytes.len() as u64,
         })
+    }
+
+    /// What to know when `engine` is not the runtime the file was written for; none when it is, or any is.
+    pub fn foreign(&self, engine: EngineKind) -> Option<String> {
+        let profile = self.profile.as_deref().filter(|p| *p != "fp32" && *p != engine.name())?;
+        Some(format!(
+            "the file was written for {profile} and runs in {name}: {name} may compute parts of it otherwise or in FP32, so neither speed nor accuracy are those of `octrain export --profile {name}`",
+            name = engine.name()
+        ))
     }
 
     /// The input, for batches of `batch` images.

@@ -28,6 +28,9 @@ pub enum TrainError {
     /// Ranks.
     #[error(transparent)]
     Collective(#[from] CollectiveError),
+    /// Rank 0's decision did not reach this rank.
+    #[error("the ranks cannot agree on where to start: {0}")]
+    Begin(#[from] crate::collective::StoreError),
     /// Checkpoints.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -120,15 +123,10 @@ impl TrainError {
             | TrainError::OutOfMemory { .. }
             | TrainError::NothingToEvaluate => FailureKind::Configuration,
             TrainError::Data(e) if e.is_configuration() => FailureKind::Configuration,
-            TrainError::Checkpoint(
-                CheckpointError::NotFound { .. }
-                | CheckpointError::Other { .. }
-                | CheckpointError::Mismatch { .. }
-                | CheckpointError::Pickle { .. }
-                | CheckpointError::Format { .. },
-            ) => FailureKind::Configuration,
+            TrainError::Checkpoint(e) if e.is_configuration() => FailureKind::Configuration,
             TrainError::Optim(OptimError::Graph(_)) => FailureKind::Configuration,
             TrainError::Collective(_)
+            | TrainError::Begin(_)
             | TrainError::Optim(OptimError::Collective(_))
             | TrainError::Aborted(_) => FailureKind::Communication,
             _ => FailureKind::Own,

@@ -1,5 +1,6 @@
 //! The training loop: data, step, report, evaluate, save.
 
+mod begin;
 mod error;
 mod eval;
 mod job;
@@ -8,12 +9,13 @@ mod rescue;
 mod resume;
 mod setup;
 
+pub use begin::source;
 pub use error::TrainError;
 pub use eval::{EvalResult, evaluate};
 pub use job::{Job, model_facts, purpose};
 pub use setup::{Run, strategy};
 
-use crate::checkpoint::{self, Position};
+use crate::checkpoint::Position;
 use crate::config::{RunConfig, RunScope};
 use crate::data::{Batch, EvalLoader};
 use crate::launcher::signals;
@@ -72,8 +74,19 @@ impl Run<'_> {
             return Ok(self.outcome(Some(eval), false));
         }
         let mut eval = None;
-        // Post-training quantization: calibrated, not trained. Or a run that was stopped after its last step.
-        if config.epochs == 0 || (!self.evaluated && evaluates && self.position.epoch >= config.epochs) {
+        if self.is_complete() {
+            // It may have been stopped between its last step and the evaluation.
+            if evaluates && !self.evaluated {
+                if !self.conclude_training(evaluates, &mut eval)? {
+                    return self.stopped(eval);
+                }
+                self.save(eval.as_ref())?;
+            }
+            self.say_complete();
+            return Ok(self.outcome(eval, false));
+        }
+        // Post-training quantization: calibrated, not trained.
+        if config.epochs == 0 {
             if !self.conclude_training(evaluates, &mut eval)? {
                 return self.stopped(eval);
             }
@@ -250,6 +263,24 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Whether a resumed run has nothing left to train.
+    fn is_complete(&self) -> bool {
+        let c = self.config;
+        self.resumed
+            && !c.benchmark
+            && (self.position.epoch >= c.epochs
+                || (c.max_steps > 0 && self.position.global_step >= c.max_steps))
+    }
+
+    fn say_complete(&mut self) {
+        let c = self.config;
+        let end = match self.position.epoch >= c.epochs {
+            true => format!("all {} epochs are trained; more with --epochs N", c.epochs),
+            false => format!("--max-steps {} are done; more with --max-steps N", c.max_steps),
+        };
+        self.reporter.say(&format!("nothing left to do: {end}"));
+    }
+
     fn step_limit(&self) -> bool {
         let c = self.config;
         let benchmark = c.benchmark && self.timed_steps() >= c.benchmark_steps;
@@ -283,10 +314,13 @@ impl Run<'_> {
 
     /// Rank 0 saves; all ranks hold the same state between steps.
     fn save(&mut self, eval: Option<&EvalResult>) -> Result<(), TrainError> {
-        if self.data.sharding.rank == 0 {
+        if self.folder.is_some() {
             let _doing = doing(Phase::Saving);
-            let path = checkpoint::save(&self.config.output_dir, &self.snapshot(eval)?)?;
-            self.reporter.saved(&path);
+            let snapshot = self.snapshot(eval)?;
+            if let Some(folder) = &mut self.folder {
+                let path = folder.save(&snapshot)?;
+                self.reporter.saved(&path);
+            }
         }
         self.kept = self.position;
         Ok(())

@@ -3,15 +3,15 @@
 use super::job::Job;
 use super::{EvalResult, Run, TrainError};
 use crate::checkpoint::{
-    self, CheckpointError, FORMAT, HostTensor, LossScaleState, Manifest, Position, QatState,
+    self, CheckpointError, FORMAT, HostTensor, LossScaleState, Manifest, Origin, Position, QatState,
 };
-use crate::checkpoint::{Snapshot, State, Which};
-use crate::config::{RunConfig, RunScope};
+use crate::checkpoint::{Snapshot, State};
+use crate::config::{RunConfig, RunScope, differences};
 use crate::exec::WeightsLayout;
 use crate::optim::Program;
 use crate::optim::loss_scale::LossScale;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tch::{Device, Tensor};
 
@@ -34,58 +34,32 @@ pub(super) struct Start {
     pub message: String,
 }
 
-/// The checkpoint to resume from, if any.
-fn source(config: &RunConfig) -> Result<Option<PathBuf>, TrainError> {
-    let which = match config.last_epoch_of_checkpoint.as_deref() {
-        None | Some("auto" | "none") => Which::Auto,
-        Some(number) => Which::Epoch(number.parse().map_err(|_| {
-            TrainError::Config(format!(
-                "--last-epoch-of-checkpoint is `{number}`, not `auto`, `none` or a number"
-            ))
-        })?),
-    };
-    match (&config.from_checkpoint, config.last_epoch_of_checkpoint.as_deref()) {
-        (Some(path), _) => Ok(Some(checkpoint::find(path, which)?)),
-        // A job that is restarted by its scheduler with the same command goes on where it was.
-        (None, Some("auto")) => match checkpoint::find(&config.output_dir, which) {
-            Ok(path) => Ok(Some(path)),
-            Err(CheckpointError::NotFound { .. }) => Ok(None),
-            Err(e) => Err(e.into()),
-        },
-        (None, Some("none") | None) => Ok(None),
-        (None, Some(_)) => Ok(Some(checkpoint::find(&config.output_dir, which)?)),
-    }
-}
-
 /// Loads what the configuration says into `program`, which is initialised.
 pub(super) fn start(
     config: &RunConfig,
     job: &Job,
+    source: Option<&Path>,
     program: &mut Program,
     steps_per_epoch: u64,
     global_batch: usize,
 ) -> Result<Start, TrainError> {
-    if let Some(path) = source(config)? {
-        let snapshot = checkpoint::load(&path)?;
-        let fits = Fits { path: &path, manifest: &snapshot.manifest };
+    if let Some(path) = source {
+        let snapshot = checkpoint::load(path)?;
+        let fits = Fits { path, manifest: &snapshot.manifest };
         fits.check(config, job)?;
         let restart = config.last_epoch_of_checkpoint.as_deref() == Some("none");
         let position = if restart { Position::default() } else { snapshot.manifest.position };
         if config.run_scope != RunScope::EvalOnly {
             fits.check_position(position, steps_per_epoch, global_batch)?;
         }
-        load(program, &path, &snapshot.model, false)?;
-        load_momentum(program, &path, &snapshot.optimizer)?;
+        load(program, path, &snapshot.model, false)?;
+        load_momentum(program, path, &snapshot.optimizer)?;
         if let LossScale::Dynamic { .. } = program.loss_scale {
             let s = snapshot.manifest.loss_scale;
             program.loss_scale = LossScale::Dynamic { scale: s.scale, good: s.good_steps };
         }
-        let Position { epoch, step_in_epoch, global_step } = position;
-        let message = format!(
-            "resumed from {} at epoch {epoch}, step {step_in_epoch} ({global_step} in all)",
-            path.display()
-        );
         let evaluated = !snapshot.manifest.metrics.is_empty();
+        let message = resumed(path, &snapshot.manifest, position, config, global_batch);
         return Ok(Start { position, resumed: true, evaluated, message });
     }
     if let Some(path) = &config.from_pretrained_params {
@@ -108,6 +82,40 @@ pub(super) fn start(
     };
     let message = format!("starting from initial weights, seed {}{auto}", config.seed);
     Ok(Start { position: Position::default(), resumed: false, evaluated: false, message })
+}
+
+/// Where a resumed run stands, and what is not as it was.
+fn resumed(
+    path: &Path,
+    manifest: &Manifest,
+    position: Position,
+    config: &RunConfig,
+    global_batch: usize,
+) -> String {
+    let Position { epoch, step_in_epoch, global_step } = position;
+    let mut message = format!(
+        "resumed from {} at epoch {epoch}, step {step_in_epoch} ({global_step} in all); {}",
+        path.display(),
+        Origin::of(path, manifest)
+    );
+    if config.run_scope == RunScope::EvalOnly {
+        return message;
+    }
+    let mut add = |text: String| message.push_str(&format!("\n  {text}"));
+    let changed = differences(&manifest.config, config);
+    if !changed.is_empty() {
+        add(format!("not as it was trained so far: {}", changed.join("; ")));
+    }
+    if manifest.global_batch != global_batch {
+        add(format!(
+            "the global batch changes from {} to {global_batch} images; --global-batch-size {} keeps it",
+            manifest.global_batch, manifest.global_batch
+        ));
+    }
+    if let Some(left_out) = manifest.left_out() {
+        add(left_out);
+    }
+    message
 }
 
 /// Takes weights and ranges; what does not match is an error, or, if allowed, returned.
@@ -283,6 +291,7 @@ impl Run<'_> {
                 format: FORMAT,
                 octrain_version: env!("CARGO_PKG_VERSION").into(),
                 created_unix,
+                run: None,
                 model: self.job.graph.name.clone(),
                 image_shape: self.config.image_shape,
                 class_names: self.job.classes().to_vec(),
@@ -297,8 +306,9 @@ impl Run<'_> {
                     observers_frozen,
                 }),
                 metrics,
-                config: self.config.clone(),
+                config: RunConfig { overwrite: false, ..self.config.clone() },
                 files: Vec::new(),
+                unknown: Vec::new(),
             },
             model: program.weights.to_state()?,
             optimizer,

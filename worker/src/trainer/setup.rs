@@ -1,8 +1,8 @@
 //! From a plan to a run: device, collective, optimizer, weights, loader.
 
 use super::job::Job;
-use super::{Outcome, TrainError, resume};
-use crate::checkpoint::Position;
+use super::{Outcome, TrainError, begin, resume};
+use crate::checkpoint::{OwnedFolder, Position};
 use crate::collective::{Collective, CollectiveError, Gloo, Local, Nccl, Place, load_nccl};
 use crate::config::{Amp, DataLayout, Observer, RunConfig, RunScope, Target};
 use crate::data::{DataConfig, Geometry, Sharding, TrainLoader};
@@ -36,6 +36,9 @@ pub struct Run<'a> {
     pub(super) kept: Position,
     /// The checkpoint it goes on from was evaluated.
     pub(super) evaluated: bool,
+    pub(super) resumed: bool,
+    /// Only on the rank that writes.
+    pub(super) folder: Option<OwnedFolder>,
     pub(super) data: DataConfig,
     times: Vec<f64>,
     begun: u64,
@@ -216,6 +219,7 @@ impl<'a> Run<'a> {
         };
         let loss = CrossEntropy { label_smoothing: config.label_smoothing };
         let (schedule, warmup) = schedule(config, plan, steps_per_epoch);
+        let begin = begin::agree(config, session, job)?;
         let collective = collective(session, address)?;
         let optimizer = DistributedOptimizer::new(rule, schedule, strategy(plan), collective);
         let dump = config.checks && plan.rank == 0;
@@ -228,7 +232,14 @@ impl<'a> Run<'a> {
             }
         })?;
         initialise(&mut program.weights, seed(plan), config.zero_gamma)?;
-        let start = resume::start(config, job, &mut program, steps_per_epoch, data.sharding.global_batch())?;
+        let start = resume::start(
+            config,
+            job,
+            begin.source.as_deref(),
+            &mut program,
+            steps_per_epoch,
+            data.sharding.global_batch(),
+        )?;
         program.global_step = start.position.global_step;
         let reporter =
             Reporter::new(plan.rank, config.report_file.as_deref(), start.resumed, config.print_interval)?;
@@ -243,11 +254,14 @@ impl<'a> Run<'a> {
             position: start.position,
             kept: start.position,
             evaluated: start.evaluated,
+            resumed: start.resumed,
+            folder: begin.folder,
             data,
             times: vec![],
             begun,
         };
         run.reporter.say(&start.message);
+        run.say_whose();
         job.found().for_each(|found| run.reporter.say(&found.to_string()));
         if let Some(train) = &job.train {
             let told = [remainder(train.len(), run.data.sharding.global_batch()), warmup];
@@ -261,6 +275,20 @@ impl<'a> Run<'a> {
         }
         run.program.ensure_equal_ranks()?;
         Ok(run)
+    }
+
+    /// Which run writes where, and what it will remove.
+    fn say_whose(&mut self) {
+        let Some(folder) = &self.folder else { return };
+        let mut text = format!("{} writes {}", folder.run(), self.config.output_dir.display());
+        let superseded = folder.superseded();
+        if !superseded.is_empty() {
+            text.push_str(&format!(
+                "; once its first checkpoint is complete, it overwrites {}",
+                superseded.join(", ")
+            ));
+        }
+        self.reporter.say(&text);
     }
 
     /// Optimizer steps of an epoch.

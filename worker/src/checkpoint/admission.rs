@@ -1,0 +1,130 @@
+//! Whether a run may write into a folder that holds checkpoints: a pure function of what is there and what is wanted.
+
+use super::RunIdentity;
+use super::store::Progress;
+use std::fmt;
+
+/// A complete checkpoint of the folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Found {
+    /// Name of its folder.
+    pub name: String,
+    /// How far it is.
+    pub progress: Progress,
+    /// The run that wrote it; none where the format did not say, or the manifest cannot be read.
+    pub run: Option<RunIdentity>,
+}
+
+/// What a run may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// It is a run of its own.
+    New {
+        /// Names of checkpoints to remove once the first new one is complete.
+        superseded: Vec<String>,
+    },
+    /// It goes on with the run that wrote the checkpoint.
+    Continue {
+        /// That run; none where the format did not say.
+        run: Option<RunIdentity>,
+        /// As above.
+        superseded: Vec<String>,
+    },
+}
+
+/// Why it may not write there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// Checkpoints of another run are there.
+    Occupied { run: Option<RunIdentity>, names: Vec<String> },
+    /// It starts from a checkpoint that others of the same folder are beyond.
+    Behind { start: String, names: Vec<String> },
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::Occupied { run, names } => {
+                let whose = run.as_ref().map_or_else(|| "another run".into(), ToString::to_string);
+                write!(f, "it holds checkpoints of {whose}: {}", listed(names))
+            }
+            Refusal::Behind { start, names } => write!(
+                f,
+                "this run starts from {start}, but checkpoints that are further are there: {}; whoever asks for the furthest would get one of those",
+                listed(names)
+            ),
+        }
+    }
+}
+
+fn listed(names: &[String]) -> String {
+    const SHOWN: usize = 6;
+    let more = names.len().saturating_sub(SHOWN);
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{rest}", names[..names.len() - more].join(", "))
+}
+
+/// Decides. `start` is the checkpoint of this very folder the run goes on from, if it does; `found` is in order of
+/// progress. With `overwrite`, what is in the way is superseded instead of being a reason to refuse.
+pub(super) fn decide(found: &[Found], start: Option<&str>, overwrite: bool) -> Result<Admission, Refusal> {
+    let names = |all: &[Found]| -> Vec<String> { all.iter().map(|f| f.name.clone()).collect() };
+    if let Some(at) = start.and_then(|name| found.iter().position(|f| f.name == name)) {
+        let superseded = names(&found[at + 1..]);
+        return match superseded.is_empty() || overwrite {
+            true => Ok(Admission::Continue { run: found[at].run.clone(), superseded }),
+            false => Err(Refusal::Behind { start: found[at].name.clone(), names: superseded }),
+        };
+    }
+    let superseded = names(found);
+    match found.last() {
+        Some(last) if !overwrite => Err(Refusal::Occupied { run: last.run.clone(), names: superseded }),
+        _ => Ok(Admission::New { superseded }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(names: &[&str]) -> Vec<Found> {
+        let run = RunIdentity { id: "abc".into(), started_unix: 0, host: "h".into() };
+        let entry = |n: &&str| Found {
+            name: (*n).into(),
+            progress: super::super::store::parse_name(n).unwrap(),
+            run: Some(run.clone()),
+        };
+        names.iter().map(entry).collect()
+    }
+
+    fn new(superseded: &[&str]) -> Admission {
+        Admission::New { superseded: superseded.iter().map(|s| s.to_string()).collect() }
+    }
+
+    #[test]
+    fn an_empty_folder_is_free_and_a_used_one_is_not() {
+        assert_eq!(decide(&[], None, false), Ok(new(&[])));
+        assert_eq!(decide(&[], None, true), Ok(new(&[])));
+        let used = found(&["1", "2"]);
+        let refused = decide(&used, None, false).unwrap_err().to_string();
+        assert!(refused.contains("run abc") && refused.contains("1, 2"), "{refused}");
+        assert_eq!(decide(&used, None, true), Ok(new(&["1", "2"])));
+    }
+
+    #[test]
+    fn a_run_goes_on_from_its_furthest_checkpoint_and_not_from_behind_it() {
+        let used = found(&["1", "2", "2-5"]);
+        let run = used[0].run.clone();
+        let furthest = Admission::Continue { run: run.clone(), superseded: vec![] };
+        assert_eq!(decide(&used, Some("2-5"), false), Ok(furthest));
+        let refused = decide(&used, Some("1"), false).unwrap_err().to_string();
+        assert!(refused.contains("starts from 1") && refused.contains("2, 2-5"), "{refused}");
+        let behind = Admission::Continue { run, superseded: vec!["2".into(), "2-5".into()] };
+        assert_eq!(decide(&used, Some("1"), true), Ok(behind));
+    }
+
+    #[test]
+    fn many_names_are_cut_short() {
+        let names: Vec<String> = (1..=90).map(|i| i.to_string()).collect();
+        assert_eq!(listed(&names), "1, 2, 3, 4, 5, 6 and 84 more");
+    }
+}

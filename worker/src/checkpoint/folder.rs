@@ -1,0 +1,211 @@
+//! The folder of one run: locked, cleaned and tried before the first step, and written by that run alone.
+
+use super::admission::{self, Admission, Found};
+use super::lock::{FolderLock, Holder};
+use super::store::{self, Progress};
+use super::{CheckpointError, RunIdentity, Snapshot, leftovers, trial};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Says whose folder it is, from the start of the run.
+const RUN: &str = "run.json";
+
+/// An output folder this process holds. Dropping it lets it go.
+#[derive(Debug)]
+pub struct RunFolder {
+    root: PathBuf,
+    _lock: FolderLock,
+    host: String,
+}
+
+/// A folder with a run that may write into it.
+#[derive(Debug)]
+pub struct OwnedFolder {
+    folder: RunFolder,
+    run: RunIdentity,
+    /// Goes on with a run whose checkpoints do not say whose they are: those are its own.
+    adopts_unnamed: bool,
+    /// Removed once the first checkpoint is complete.
+    superseded: Vec<PathBuf>,
+}
+
+impl RunFolder {
+    /// Makes the folder, locks it, removes what killed runs left half-written, and tries whether two checkpoints of
+    /// `bytes` each can be written there. Whatever is wrong is said now. `interrupted` ends the wait for the lock.
+    pub fn take(
+        root: &Path,
+        host: &str,
+        bytes: u64,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<Self, CheckpointError> {
+        fs::create_dir_all(root).map_err(CheckpointError::unwritable("make the folder", root))?;
+        let lock = FolderLock::take(root, &Holder::here(host), interrupted)?;
+        let cleaned = leftovers::clean(root)?;
+        if !cleaned.is_empty() {
+            tracing::info!(
+                "removed what a killed run left half-written in {}: {}",
+                root.display(),
+                cleaned.join(", ")
+            );
+        }
+        trial::try_out(root, bytes)?;
+        Ok(Self { root: root.into(), _lock: lock, host: host.into() })
+    }
+
+    /// Complete checkpoints, in order of progress.
+    fn found(&self) -> Result<Vec<Found>, CheckpointError> {
+        let mut all = store::list(&self.root)?;
+        all.sort();
+        let found = |(progress, path): (Progress, PathBuf)| Found {
+            name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            progress,
+            run: store::load_manifest(&path).ok().and_then(|m| m.run),
+        };
+        Ok(all.into_iter().map(found).collect())
+    }
+
+    /// The name of a checkpoint of this very folder; none for one that lies elsewhere.
+    fn own_name(&self, checkpoint: &Path) -> Option<String> {
+        let (path, root) = (checkpoint.canonicalize().ok()?, self.root.canonicalize().ok()?);
+        (path.parent()? == root).then(|| path.file_name().map(|n| n.to_string_lossy().into_owned()))?
+    }
+
+    /// Admits a run that goes on from checkpoint `start` (of this folder or another), or starts anew. Checkpoints of
+    /// others are refused, or, with `overwrite`, removed once the first new one is complete.
+    pub fn admit(self, start: Option<&Path>, overwrite: bool) -> Result<OwnedFolder, CheckpointError> {
+        let own = start.and_then(|path| self.own_name(path));
+        let refused =
+            |r: admission::Refusal| CheckpointError::Occupied { path: self.root.clone(), why: r.to_string() };
+        let admission = admission::decide(&self.found()?, own.as_deref(), overwrite).map_err(refused)?;
+        let paths = |names: Vec<String>| names.iter().map(|n| self.root.join(n)).collect();
+        let (run, adopts_unnamed, superseded) = match admission {
+            Admission::New { superseded } => (None, false, paths(superseded)),
+            Admission::Continue { run, superseded } => {
+                let unnamed = run.is_none();
+                (run, unnamed, paths(superseded))
+            }
+        };
+        let run = run.unwrap_or_else(|| RunIdentity::new(&self.host));
+        let path = self.root.join(RUN);
+        let text = serde_json::to_vec_pretty(&run).map_err(|e| CheckpointError::damaged(&path, e))?;
+        super::write_atomic(&path, &text)?;
+        Ok(OwnedFolder { folder: self, run, adopts_unnamed, superseded })
+    }
+}
+
+impl OwnedFolder {
+    /// The run that writes here.
+    pub fn run(&self) -> &RunIdentity {
+        &self.run
+    }
+
+    /// Names of others' checkpoints that go once the first one of this run is complete.
+    pub fn superseded(&self) -> Vec<String> {
+        let name = |p: &PathBuf| p.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        self.superseded.iter().map(name).collect()
+    }
+
+    fn owns(&self, path: &Path) -> bool {
+        match store::load_manifest(path).map(|m| m.run) {
+            Ok(Some(run)) => run.id == self.run.id,
+            Ok(None) => self.adopts_unnamed,
+            Err(_) => false,
+        }
+    }
+
+    /// Saves atomically and returns the checkpoint's folder. Once it is in place, this run's earlier checkpoints within
+    /// an epoch are removed, and those the run was told to overwrite. On error nothing that was there is lost.
+    pub fn save(&mut self, snapshot: &Snapshot) -> Result<PathBuf, CheckpointError> {
+        let mut snapshot = snapshot.clone();
+        snapshot.manifest.run = Some(self.run.clone());
+        let target = store::save(&self.folder.root, &snapshot)?;
+        let within_epoch = store::list(&self.folder.root)?
+            .into_iter()
+            .filter(|((_, step), path)| *step > 0 && *path != target && self.owns(path))
+            .map(|(_, path)| path);
+        let gone: Vec<PathBuf> =
+            within_epoch.chain(self.superseded.iter().filter(|p| **p != target).cloned()).collect();
+        for path in gone.iter().filter(|p| p.exists()) {
+            fs::remove_dir_all(path).map_err(CheckpointError::io("remove the superseded", path))?;
+        }
+        self.superseded.clear();
+        Ok(target)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::store::testing::snapshot;
+    use super::super::{Which, find, load_manifest};
+    use super::*;
+
+    fn take(root: &Path) -> RunFolder {
+        RunFolder::take(root, "here", 1 << 10, &|| false).unwrap()
+    }
+
+    fn names(root: &Path) -> Vec<String> {
+        let mut all: Vec<String> = store::list(root)
+            .unwrap()
+            .iter()
+            .map(|(_, p)| p.file_name().unwrap().to_str().unwrap().into())
+            .collect();
+        all.sort();
+        all
+    }
+
+    #[test]
+    fn a_second_run_neither_removes_nor_joins_the_firsts_checkpoints() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut first = take(dir.path()).admit(None, false).unwrap();
+        first.save(&snapshot(0, 30)).unwrap();
+        drop(first);
+        let e = take(dir.path()).admit(None, false).unwrap_err().to_string();
+        for want in ["0-30", "--resume", "--overwrite", "--output-dir"] {
+            assert!(e.contains(want), "{want} in {e}");
+        }
+        // Overwriting keeps the old one until the first new one is complete.
+        let mut second = take(dir.path()).admit(None, true).unwrap();
+        assert_eq!(names(dir.path()), ["0-30"]);
+        second.save(&snapshot(0, 12)).unwrap();
+        assert_eq!(names(dir.path()), ["0-12"]);
+    }
+
+    #[test]
+    fn who_goes_on_keeps_the_identity_and_removes_only_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut first = take(dir.path()).admit(None, false).unwrap();
+        let run = first.run().clone();
+        let at = first.save(&snapshot(1, 3)).unwrap();
+        drop(first);
+        // Somebody copied a checkpoint of another run into it.
+        let mut foreign = snapshot(0, 7);
+        foreign.manifest.run = Some(RunIdentity::new("elsewhere"));
+        store::save(dir.path(), &foreign).unwrap();
+        let mut again = take(dir.path()).admit(Some(&at), false).unwrap();
+        assert_eq!(again.run(), &run);
+        let saved = again.save(&snapshot(1, 4)).unwrap();
+        assert_eq!(load_manifest(&saved).unwrap().run, Some(run));
+        assert_eq!(names(dir.path()), ["0-7", "1-4"]);
+    }
+
+    #[test]
+    fn checkpoints_of_before_there_were_identities_belong_to_who_goes_on_with_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = store::save(dir.path(), &snapshot(0, 5)).unwrap();
+        let mut run = take(dir.path()).admit(Some(&old), false).unwrap();
+        run.save(&snapshot(0, 6)).unwrap();
+        assert_eq!(names(dir.path()), ["0-6"]);
+    }
+
+    #[test]
+    fn a_checkpoint_of_another_folder_begins_a_run_of_its_own() {
+        let (there, here) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut first = take(there.path()).admit(None, false).unwrap();
+        let at = first.save(&snapshot(2, 0)).unwrap();
+        let second = take(here.path()).admit(Some(&at), false).unwrap();
+        assert_ne!(first.run().id, second.run().id);
+        assert_eq!(find(there.path(), Which::Auto).unwrap(), at);
+        let text = fs::read_to_string(here.path().join(RUN)).unwrap();
+        assert!(text.contains(&second.run().id), "{text}");
+    }
+}

@@ -1,0 +1,90 @@
+//! Which checkpoint something was made from, in one line.
+
+use super::manifest::{Manifest, Position};
+use super::store::model_hash;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::Path;
+
+/// The checkpoint a command took or a file was exported from: what tells it from all others.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Origin {
+    /// Name of its folder.
+    pub name: String,
+    /// The run that wrote it; none before there were identities.
+    #[serde(default)]
+    pub run: Option<String>,
+    /// Where the run stood.
+    #[serde(default)]
+    pub position: Position,
+    /// Top-1 of its last evaluation in percent; none where it was not evaluated.
+    #[serde(default)]
+    pub top1: Option<f64>,
+    /// SHA-256 of its weights, hexadecimal.
+    #[serde(default)]
+    pub sha256: Option<String>,
+}
+
+impl Origin {
+    /// Of a checkpoint folder.
+    pub fn of(folder: &Path, manifest: &Manifest) -> Self {
+        // `.` and the like have no name of their own.
+        let name =
+            folder.file_name().map_or_else(|| folder.display().to_string(), |n| n.to_string_lossy().into());
+        Self {
+            name,
+            run: manifest.run.as_ref().map(|r| r.id.clone()),
+            position: manifest.position,
+            top1: manifest.metrics.get("val.top1").copied(),
+            sha256: model_hash(manifest).map(str::to_string),
+        }
+    }
+
+    /// Whether both have the same weights; none where one of them does not tell.
+    pub fn same_weights(&self, other: &Origin) -> Option<bool> {
+        Some(self.sha256.as_ref()? == other.sha256.as_ref()?)
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Position { epoch, step_in_epoch, global_step } = self.position;
+        match &self.run {
+            Some(run) => write!(f, "run {run}, ")?,
+            None => f.write_str("a run without identity, ")?,
+        }
+        match step_in_epoch {
+            0 => write!(f, "epoch {epoch} ({global_step} steps), ")?,
+            step => write!(f, "epoch {epoch} and {step} steps ({global_step} steps in all), ")?,
+        }
+        match self.top1 {
+            Some(top1) => write!(f, "val.top1 {top1:.2}"),
+            None => f.write_str("not evaluated"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::store::testing::snapshot;
+    use super::*;
+
+    #[test]
+    fn one_line_says_run_epoch_and_accuracy() {
+        let mut m = snapshot(3, 0).manifest;
+        let of = |m: &Manifest| Origin::of(Path::new("runs/a/3"), m);
+        assert_eq!(of(&m).to_string(), "a run without identity, epoch 3 (9 steps), val.top1 0.30");
+        m.run = Some(super::super::RunIdentity { id: "0123".into(), started_unix: 0, host: "h".into() });
+        m.position.step_in_epoch = 4;
+        m.metrics.clear();
+        assert_eq!(of(&m).to_string(), "run 0123, epoch 3 and 4 steps (9 steps in all), not evaluated");
+        assert_eq!(of(&m).name, "3");
+    }
+
+    #[test]
+    fn what_an_earlier_version_wrote_into_a_file_is_read() {
+        let old: Origin = serde_json::from_str(r#"{"name": "2", "files": [{"name": "x"}]}"#).unwrap();
+        assert_eq!((old.name.as_str(), old.run, old.sha256), ("2", None, None));
+    }
+}

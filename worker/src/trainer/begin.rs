@@ -1,0 +1,178 @@
+//! How a run begins: rank 0 decides from which checkpoint, takes the output folder, and tells all others, before anything
+//! is allocated.
+//!
+//! All ranks then load the same checkpoint of the same run, or say why they cannot, whether the hosts share a file system
+//! or not.
+
+use super::TrainError;
+use super::job::Job;
+use crate::checkpoint::{self, CheckpointError, OwnedFolder, RunFolder, Which};
+use crate::config::{RunConfig, RunScope, differences};
+use crate::launcher::signals;
+use crate::session::Session;
+use crate::session::machine::host_name;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Where rank 0 tells the others.
+const KEY: &str = "octrain/begin";
+/// Longest wait for it: rank 0 may have to wait for a lost host's lock.
+const DECIDED: Duration = Duration::from_secs(300);
+/// Bytes of a checkpoint besides its tensors.
+const MANIFEST_ROOM: u64 = 64 << 10;
+
+/// The checkpoint a run goes on from, by the rank that decides.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Chosen {
+    path: PathBuf,
+    manifest_sha256: String,
+}
+
+/// How a run begins.
+#[derive(Debug)]
+pub(super) struct Begin {
+    /// The checkpoint it goes on from.
+    pub source: Option<PathBuf>,
+    /// The folder it writes into; only on the rank that writes, and where something is written.
+    pub folder: Option<OwnedFolder>,
+}
+
+/// The checkpoint `config` goes on from, as the folders are now; none to start anew.
+///
+/// # Errors
+/// When there is none and one was asked for, or when `auto` finds one that was trained with other settings and may not
+/// overwrite it.
+pub fn source(config: &RunConfig) -> Result<Option<PathBuf>, TrainError> {
+    let text = config.last_epoch_of_checkpoint.as_deref();
+    let which = match text {
+        None | Some("auto" | "none") => Which::Auto,
+        Some(number) => Which::Epoch(number.parse().map_err(|_| {
+            TrainError::Config(format!(
+                "--last-epoch-of-checkpoint is `{number}`, not `auto`, `none` or a number"
+            ))
+        })?),
+    };
+    match (&config.from_checkpoint, text) {
+        (Some(path), _) => Ok(Some(checkpoint::find(path, which)?)),
+        // A job that is restarted by its scheduler with the same command goes on where it was.
+        (None, Some("auto")) => match checkpoint::find(&config.output_dir, which) {
+            Ok(path) => own(config, path),
+            Err(CheckpointError::NotFound { .. }) => Ok(None),
+            Err(e) => Err(e.into()),
+        },
+        (None, Some("none") | None) => Ok(None),
+        (None, Some(_)) => Ok(Some(checkpoint::find(&config.output_dir, which)?)),
+    }
+}
+
+/// `auto` takes a checkpoint only if it is of the same training.
+fn own(config: &RunConfig, path: PathBuf) -> Result<Option<PathBuf>, TrainError> {
+    let manifest = checkpoint::load_manifest(&path)?;
+    let changed = differences(&manifest.config, config);
+    match (changed.is_empty(), config.overwrite) {
+        (true, _) => Ok(Some(path)),
+        (false, true) => Ok(None),
+        (false, false) => Err(CheckpointError::Occupied {
+            path: config.output_dir.clone(),
+            why: format!(
+                "its furthest checkpoint {} was trained with other settings ({})",
+                path.file_name().unwrap_or_default().to_string_lossy(),
+                changed.join("; ")
+            ),
+        }
+        .into()),
+    }
+}
+
+/// Whether a run of this configuration writes checkpoints.
+fn writes(config: &RunConfig) -> bool {
+    config.run_scope != RunScope::EvalOnly && !config.benchmark
+}
+
+/// Decides on rank 0 and tells the others.
+pub(super) fn agree(config: &RunConfig, session: &Session, job: &Job) -> Result<Begin, TrainError> {
+    let plan = session.plan();
+    if plan.rank == 0 {
+        // The folder first: what others do in it ends before it is looked at.
+        let folder = if writes(config) {
+            // Weights and momentum in FP32, and statistics besides.
+            let scalars: usize = job.graph.params.iter().map(crate::graph::Param::len).sum();
+            let bytes = 2 * 4 * scalars as u64 + MANIFEST_ROOM;
+            let asked_to_end = || signals::requested() || session.abort().is_tripped();
+            match RunFolder::take(&config.output_dir, &host_name(), bytes, &asked_to_end) {
+                // Not the folder's fault, nor a reason not to try again.
+                Err(CheckpointError::InUse { .. }) if asked_to_end() => {
+                    let why = session.abort_reason();
+                    let why = why.unwrap_or_else(|| "asked to stop while it waited for its folder".into());
+                    return Err(TrainError::Aborted(why));
+                }
+                taken => Some(taken?),
+            }
+        } else {
+            None
+        };
+        let source = source(config)?;
+        // From the first epoch on: a run of its own, whatever weights it starts with.
+        let goes_on =
+            source.as_deref().filter(|_| config.last_epoch_of_checkpoint.as_deref() != Some("none"));
+        let folder = folder.map(|f| f.admit(goes_on, config.overwrite)).transpose()?;
+        if plan.world_size > 1 {
+            let chosen = source.as_ref().map(|path| {
+                Ok::<_, CheckpointError>(Chosen {
+                    path: path.clone(),
+                    manifest_sha256: checkpoint::manifest_hash(path)?,
+                })
+            });
+            let text =
+                serde_json::to_vec(&chosen.transpose()?).map_err(|e| TrainError::Config(e.to_string()))?;
+            session.store().set(KEY, &text)?;
+        }
+        return Ok(Begin { source, folder });
+    }
+    let text = session.store().get(KEY, DECIDED, session.abort())?;
+    let chosen: Option<Chosen> = serde_json::from_slice(&text)
+        .map_err(|e| TrainError::Config(format!("rank 0's decision on the start cannot be read: {e}")))?;
+    Ok(Begin { source: chosen.map(seen_here).transpose()?, folder: None })
+}
+
+/// The checkpoint rank 0 has chosen, if this host sees the same one.
+fn seen_here(chosen: Chosen) -> Result<PathBuf, CheckpointError> {
+    let Chosen { path, manifest_sha256 } = chosen;
+    match checkpoint::manifest_hash(&path) {
+        Ok(hash) if hash == manifest_sha256 => Ok(path),
+        Ok(_) => Err(CheckpointError::NotShared { path, what: "has in another state" }),
+        Err(_) => Err(CheckpointError::NotShared { path, what: "does not see" }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_checkpoints_auto_starts_anew_and_a_number_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let with = |which: Option<&str>| RunConfig {
+            output_dir: dir.path().into(),
+            last_epoch_of_checkpoint: which.map(String::from),
+            ..RunConfig::default()
+        };
+        assert_eq!(source(&with(Some("auto"))).unwrap(), None);
+        assert_eq!(source(&with(Some("none"))).unwrap(), None);
+        assert_eq!(source(&with(None)).unwrap(), None);
+        assert!(source(&with(Some("3"))).unwrap_err().to_string().contains("no checkpoint"));
+    }
+
+    #[test]
+    fn a_host_that_does_not_see_the_checkpoint_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let chosen = |sha: &str| Chosen { path: dir.path().into(), manifest_sha256: sha.into() };
+        let told = |c| seen_here(c).unwrap_err().to_string();
+        assert!(told(chosen("0")).contains("does not see"));
+        std::fs::write(dir.path().join("manifest.json"), "{}").unwrap();
+        assert!(told(chosen("0")).contains("another state"));
+        let hash = checkpoint::manifest_hash(dir.path()).unwrap();
+        assert_eq!(seen_here(chosen(&hash)).unwrap(), dir.path());
+    }
+}
