@@ -200,11 +200,29 @@ fn a_worker_started_anew_waits_until_its_predecessor_is_given_up() {
         job: Some(spec(&RunConfig::default())),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
+    let mut client = runtime.block_on(async {
         let mut client = connection::Client::connect(format!("http://{address}")).await.unwrap();
         client.register(request).await.unwrap();
+        client
     });
-    let (a, b) = pair(&c);
+    let first = std::thread::spawn(move || Session::connect(options(address, 0)).unwrap());
+    // The other one comes only then, or the job would start with the predecessor.
+    runtime.block_on(async {
+        let mine = |m: &octrain_proto::v1::MemberStatus| m.pid == std::process::id();
+        while !client
+            .status(octrain_proto::v1::StatusRequest {})
+            .await
+            .unwrap()
+            .into_inner()
+            .members
+            .iter()
+            .any(mine)
+        {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    let b = Session::connect(options(address, 1)).unwrap();
+    let a = first.join().unwrap();
     assert_eq!((a.plan().rank, b.plan().rank), (0, 1));
 }
 
