@@ -39,7 +39,7 @@ fn memory_that_runs_out_is_a_configuration_error_that_names_the_flag() {
     assert!(told.contains("octrain: out of memory: lower --batch-size") && told.contains("4096"), "{told}");
     assert!(!told.contains("frame #"), "no stack of libtorch's:\n{told}");
     // Not even the pixels fit.
-    let (code, told) = train_in_little_memory("2000000", "2000000");
+    let (code, told) = train_in_little_memory("1000000", "1000000");
     assert_eq!(code, Some(2), "{told}");
     assert!(told.contains("MiB for the pixels") && told.contains("lower --batch-size"), "{told}");
 }
