@@ -148,8 +148,15 @@ fn infer_and_verify_want_the_classes_of_the_file() {
         let told = refuse(2, line);
         assert!(told.contains("the data lacks c") && told.contains("--allow-missing-classes"), "{told}");
     }
-    let told = succeed(&[&infer[..], &["--allow-missing-classes"]].concat());
-    assert!(told.contains("(24 images)") && told.contains("none of c"), "{told}");
+    // What corrupt images are told to allow is a flag that is there.
+    for name in ["val/a/0.jpg", "val/a/2.jpg"] {
+        fs::write(data.join(name), "").unwrap();
+    }
+    let allowing = ["--allow-missing-classes", "--max-corrupt-images", "2"];
+    let told = refuse(1, &[&infer[..], &allowing[..1]].concat());
+    assert!(told.contains("--max-corrupt-images") && told.contains("val/a/"), "{told}");
+    let told = succeed(&[&infer[..], &allowing].concat());
+    assert!(told.contains("(22 images, 2 corrupt images left out)") && told.contains("none of c"), "{told}");
 }
 
 #[test]
@@ -167,6 +174,7 @@ fn settings_that_make_no_sense_are_named_with_their_range() {
         (&["--momentum", "1.5"], "--momentum is 1.5"),
         (&["--weight-decay", "-1e-4"], "--weight-decay is -0.0001"),
         (&["--warmup-epochs", "-1"], "--warmup-epochs is -1"),
+        (&["--lr", "--epochs"], "'--epochs' for '--lr <LR>'"),
         (&["--label-smoothing", "1"], "--label-smoothing is 1"),
         (&["--normalize-std", "0.2,0,0.2"], "--normalize-std is 0"),
         (&["--normalize-scale", "nan"], "--normalize-scale is NaN"),

@@ -1,5 +1,6 @@
 //! `octrain analyze`: which layers quantization hurts, why, and which to leave in floating point.
 
+use super::args::Tolerance;
 use super::export::placement;
 use super::{Exit, checkpoint_base, output};
 use crate::analyze::{AnalyzeError, Calibration, Network, Ranges, Report, Subject, calibrate, html, propose};
@@ -24,6 +25,9 @@ pub struct AnalyzeArgs {
     /// `digits`, or a folder with `train/<class>/` and `val/<class>/`; not given: the data of the checkpoint.
     #[arg(long, value_name = "DATA")]
     pub image_root: Option<String>,
+    /// What may be wrong with it.
+    #[command(flatten)]
+    pub tolerance: Tolerance,
     /// Runtime whose placement rules hold; not given: that of the checkpoint.
     #[arg(long, value_enum)]
     pub target: Option<Target>,
@@ -83,7 +87,7 @@ impl Images {
         let names = Names::Known {
             names: &self.classes,
             whose: "the checkpoint",
-            remedy: "give the data it was trained on, or data with the same classes (--image-root)",
+            remedy: "give the data it was trained on, or data with the same classes (--image-root); where the data only lacks some of them, --allow-missing-classes measures on the others",
         };
         let data = Dataset::open(split, &Wanted { names, ..Wanted::of(run) });
         let data = data.map_err(Exit::configuration)?;
@@ -133,6 +137,8 @@ fn configuration(args: &AnalyzeArgs, manifest: &Manifest) -> RunConfig {
         target: args.target.unwrap_or(trained.target),
         qat_skip: args.qat_skip.clone().unwrap_or_else(|| trained.qat_skip.clone()),
         augmentation: Augmentation::None,
+        allow_missing_classes: args.tolerance.allow_missing_classes || trained.allow_missing_classes,
+        max_corrupt_images: args.tolerance.max_corrupt_images.or(trained.max_corrupt_images),
         ..trained.clone()
     }
 }

@@ -6,6 +6,17 @@ use crate::metrics::say;
 use clap::ArgMatches;
 use std::path::PathBuf;
 
+/// What may be wrong with data that a checkpoint or a file is measured on.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct Tolerance {
+    /// Measure on data that lacks some of the classes.
+    #[arg(long)]
+    pub allow_missing_classes: bool,
+    /// Corrupt images tolerated (none: 0.1 % of the set, at least 1).
+    #[arg(long, value_name = "N")]
+    pub max_corrupt_images: Option<usize>,
+}
+
 /// The settings of a run, and where they come from.
 #[derive(Debug, Clone, clap::Args)]
 #[command(args_override_self = true)]

@@ -1,6 +1,7 @@
 //! `octrain infer`: an exported file in a runtime, on a validation set or on synthetic input.
 
 use super::Exit;
+use super::args::Tolerance;
 use crate::config::{Augmentation, RunConfig};
 use crate::data::{DataConfig, Dataset, EvalLoader, Geometry, Names, Sharding, Split, Wanted};
 use crate::engine::{self, Engine, EngineKind, Latency, ModelInfo};
@@ -24,9 +25,9 @@ pub struct InferArgs {
     /// Data to measure accuracy on: `digits`, or a folder with `val/<class>/`.
     #[arg(long, value_name = "DATA")]
     pub image_root: Option<String>,
-    /// Measure on data that lacks some of the file's classes.
-    #[arg(long)]
-    pub allow_missing_classes: bool,
+    /// What may be wrong with it.
+    #[command(flatten)]
+    pub tolerance: Tolerance,
     /// Images of a batch.
     #[arg(long, default_value_t = 32)]
     pub batch_size: usize,
@@ -72,7 +73,7 @@ pub fn loader(
     info: &ModelInfo,
     file: &Path,
     root: &str,
-    allow_missing_classes: bool,
+    tolerance: Tolerance,
     batch: usize,
     limit: Option<usize>,
 ) -> Result<EvalLoader> {
@@ -97,13 +98,14 @@ pub fn loader(
         sharding: Sharding { rank: 0, world: 1, microbatches: 1, batch },
         seed: 0,
         threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-        max_corrupt: None,
+        max_corrupt: tolerance.max_corrupt_images,
     };
     let names = info.class_names.as_deref().filter(|names| names.len() == info.classes).ok_or_else(|| {
         Exit::configuration("the model does not say the names of its classes; files of `octrain export` do")
     })?;
     let whose = file.display().to_string();
     let names = Names::Known { names, whose: &whose, remedy: OTHER_CLASSES };
+    let allow_missing_classes = tolerance.allow_missing_classes;
     let data = Dataset::open(Split::Val, &Wanted { names, allow_missing_classes, ..Wanted::of(&run) });
     let data = data.map_err(Exit::configuration)?;
     tracing::info!("{}", data.found);
@@ -167,8 +169,8 @@ pub fn main(args: &InferArgs) -> Result<u8> {
     };
     let info = ModelInfo::read(&args.model).map_err(Exit::configuration)?;
     announce(&args.model, &info, args.engine);
-    let allow = args.allow_missing_classes;
-    let loader = root.map(|r| loader(&info, &args.model, r, allow, args.batch_size, None)).transpose()?;
+    let tolerance = args.tolerance;
+    let loader = root.map(|r| loader(&info, &args.model, r, tolerance, args.batch_size, None)).transpose()?;
     let mut engine = engine::load(args.engine, &args.model, &info, args.batch_size, args.threads)?;
     let precision = if info.profile.as_deref().is_none_or(|p| p == "fp32") { "FP32" } else { "INT8" };
     let mut report = Map::new();

@@ -1,5 +1,6 @@
 //! `octrain verify`: whether an engine does what training measured.
 
+use super::args::Tolerance;
 use super::export::trained_graph;
 use super::infer::{self, loader};
 use super::{Exit, checkpoint_base, output};
@@ -37,9 +38,9 @@ pub struct VerifyArgs {
     /// `digits`, or a folder with `val/<class>/`; not given: the data of the checkpoint.
     #[arg(long, value_name = "DATA")]
     pub image_root: Option<String>,
-    /// Compare on data that lacks some of the file's classes.
-    #[arg(long)]
-    pub allow_missing_classes: bool,
+    /// What may be wrong with it.
+    #[command(flatten)]
+    pub tolerance: Tolerance,
     /// Images of a batch.
     #[arg(long, default_value_t = 50)]
     pub batch_size: usize,
@@ -178,7 +179,7 @@ pub fn main(args: &VerifyArgs) -> Result<u8> {
         batch_size: args.batch_size,
         ..Report::default()
     };
-    let images = |limit| loader(&info, &args.model, root, args.allow_missing_classes, args.batch_size, limit);
+    let images = |limit| loader(&info, &args.model, root, args.tolerance, args.batch_size, limit);
     compare_predictions(args, &graph, &info, images(args.max_images)?, &mut report)?;
     let nodes = engine::profile(args.engine, &args.model, &info, args.batch_size)?;
     report.kernels = sort_kernels(&nodes, graph.graph());

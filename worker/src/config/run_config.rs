@@ -251,7 +251,7 @@ pub struct RunConfig {
     #[arg(long, help_heading = "Data", value_parser = parse_list::<f32, 2>, default_value = "0.75,1.3333333333333333", value_name = "LIST", allow_hyphen_values = true)]
     pub rand_crop_ratio: [f32; 2],
     /// Factor on pixels before mean and deviation.
-    #[arg(long, help_heading = "Data", default_value_t = 1.0 / 255.0, allow_negative_numbers = true)]
+    #[arg(long, help_heading = "Data", default_value_t = 1.0 / 255.0, allow_hyphen_values = true)]
     pub normalize_scale: f32,
     /// Mean per channel, after scaling.
     #[arg(long, help_heading = "Data", value_parser = parse_list::<f32, 3>, default_value = "0.485,0.456,0.406", value_name = "LIST", allow_hyphen_values = true)]
@@ -280,7 +280,7 @@ pub struct RunConfig {
 
     // ---- optimizer
     /// Momentum of SGD.
-    #[arg(long, help_heading = "Optimizer", default_value_t = 0.875, allow_negative_numbers = true)]
+    #[arg(long, help_heading = "Optimizer", default_value_t = 0.875, allow_hyphen_values = true)]
     pub momentum: f64,
     /// Nesterov's form.
     #[arg(long, help_heading = "Optimizer", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set)]
@@ -290,26 +290,26 @@ pub struct RunConfig {
         long,
         help_heading = "Optimizer",
         default_value_t = 3.0517578125e-05,
-        allow_negative_numbers = true
+        allow_hyphen_values = true
     )]
     pub weight_decay: f64,
     /// Decay BatchNorm's parameters and biases too.
     #[arg(long, help_heading = "Optimizer", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set)]
     pub bn_weight_decay: bool,
     /// Label smoothing.
-    #[arg(long, help_heading = "Optimizer", default_value_t = 0.1, allow_negative_numbers = true)]
+    #[arg(long, help_heading = "Optimizer", default_value_t = 0.1, allow_hyphen_values = true)]
     pub label_smoothing: f64,
     /// Schedule.
     #[arg(long, help_heading = "Optimizer", value_enum, default_value_t, ignore_case = true)]
     pub lr_scheduler: LrScheduler,
     /// Peak learning rate.
-    #[arg(long, help_heading = "Optimizer", default_value_t = 0.256, allow_negative_numbers = true)]
+    #[arg(long, help_heading = "Optimizer", default_value_t = 0.256, allow_hyphen_values = true)]
     pub lr: f64,
     /// Linear warm-up, in epochs, fractions allowed (none: 5, but at most a tenth of the run).
-    #[arg(long, help_heading = "Optimizer", allow_negative_numbers = true)]
+    #[arg(long, help_heading = "Optimizer", allow_hyphen_values = true)]
     pub warmup_epochs: Option<f64>,
     /// Learning rate at the start of warm-up.
-    #[arg(long, help_heading = "Optimizer", default_value_t = 0.0, allow_negative_numbers = true)]
+    #[arg(long, help_heading = "Optimizer", default_value_t = 0.0, allow_hyphen_values = true)]
     pub warmup_start_lr: f64,
 
     // ---- precision
@@ -317,7 +317,7 @@ pub struct RunConfig {
     #[arg(long, help_heading = "Precision", value_enum, default_value_t, num_args = 0..=1, default_missing_value = "fp16")]
     pub amp: Amp,
     /// Loss scale (start of the dynamic one).
-    #[arg(long, help_heading = "Precision", default_value_t = 1.0, allow_negative_numbers = true)]
+    #[arg(long, help_heading = "Precision", default_value_t = 1.0, allow_hyphen_values = true)]
     pub scale_loss: f64,
     /// Adjust the loss scale.
     #[arg(long, help_heading = "Precision", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set)]
@@ -337,13 +337,13 @@ pub struct RunConfig {
     #[arg(long, help_heading = "Quantization", default_value_t = 512, allow_negative_numbers = true)]
     pub qat_calibration_images: usize,
     /// Part of the steps after which observers freeze (1: never).
-    #[arg(long, help_heading = "Quantization", default_value_t = 0.8, allow_negative_numbers = true)]
+    #[arg(long, help_heading = "Quantization", default_value_t = 0.8, allow_hyphen_values = true)]
     pub qat_freeze_observers: f64,
     /// Part of the steps after which BatchNorm statistics freeze (1: never).
-    #[arg(long, help_heading = "Quantization", default_value_t = 0.9, allow_negative_numbers = true)]
+    #[arg(long, help_heading = "Quantization", default_value_t = 0.9, allow_hyphen_values = true)]
     pub qat_freeze_bn: f64,
     /// Moving-average momentum of activation ranges: `range = m * range + (1 - m) * new`.
-    #[arg(long, help_heading = "Quantization", default_value_t = 0.9, allow_negative_numbers = true)]
+    #[arg(long, help_heading = "Quantization", default_value_t = 0.9, allow_hyphen_values = true)]
     pub qat_observer_momentum: f64,
     /// Let gradients through where values were clipped.
     #[arg(long, help_heading = "Quantization", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set)]
@@ -355,7 +355,7 @@ pub struct RunConfig {
     #[arg(long, help_heading = "Quantization", value_enum, default_value_t)]
     pub qat_observer: Observer,
     /// Percent of the absolute values within the range, for `--qat-observer percentile`.
-    #[arg(long, help_heading = "Quantization", default_value_t = 99.99, allow_negative_numbers = true)]
+    #[arg(long, help_heading = "Quantization", default_value_t = 99.99, allow_hyphen_values = true)]
     pub qat_percentile: f64,
     /// Bits of weight codes: 8, or 7 for CPUs without VNNI, whose 16-bit sums saturate otherwise.
     #[arg(long, help_heading = "Quantization", default_value_t = 8, allow_negative_numbers = true)]
@@ -374,10 +374,10 @@ pub struct RunConfig {
     #[arg(long, help_heading = "Quantization")]
     pub qat_teacher: Option<PathBuf>,
     /// Part of the loss that follows the teacher, from 0 to 1.
-    #[arg(long, help_heading = "Quantization", default_value_t = 0.5, allow_negative_numbers = true)]
+    #[arg(long, help_heading = "Quantization", default_value_t = 0.5, allow_hyphen_values = true)]
     pub qat_distill_weight: f64,
     /// Temperature of teacher and student.
-    #[arg(long, help_heading = "Quantization", default_value_t = 4.0, allow_negative_numbers = true)]
+    #[arg(long, help_heading = "Quantization", default_value_t = 4.0, allow_hyphen_values = true)]
     pub qat_distill_temperature: f64,
 
     // ---- checkpoints
@@ -414,7 +414,7 @@ pub struct RunConfig {
     #[arg(long, help_heading = "Machine", default_value_t = 0, allow_negative_numbers = true)]
     pub threads: usize,
     /// Gradient bucket size in MiB.
-    #[arg(long, help_heading = "Machine", default_value_t = 25.0, allow_negative_numbers = true)]
+    #[arg(long, help_heading = "Machine", default_value_t = 25.0, allow_hyphen_values = true)]
     pub bucket_mib: f64,
 }
 
