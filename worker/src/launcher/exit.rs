@@ -136,6 +136,13 @@ impl Report {
         for line in &root.last_lines {
             text.push_str(&format!("\n  {}: {line}", root.label));
         }
+        // One that fell silent cannot say why it was given up; a survivor heard it from the coordinator.
+        let heard = self.exits.iter().find(|e| e.end.kind() == Kind::PeersFault && !e.last_lines.is_empty());
+        if root.end == End::Silent
+            && let Some((survivor, line)) = heard.and_then(|e| Some((e, e.last_lines.last()?)))
+        {
+            text.push_str(&format!("\n  {}: {line}", survivor.label));
+        }
         Some(text)
     }
 }

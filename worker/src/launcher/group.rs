@@ -4,6 +4,7 @@ use super::exit::{End, Report, WorkerExit, verdict};
 use super::follow::LAUNCHER_PID;
 use super::relay::{self, Tail};
 use super::signals::Interrupt;
+use super::watchdog::Limits;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::ffi::OsString;
 use std::io;
@@ -15,6 +16,8 @@ use std::time::{Duration, Instant};
 
 /// Between looks at the processes.
 const LOOK: Duration = Duration::from_millis(50);
+/// What a stopped process (SIGSTOP) gets after a failure: it hears nothing, not even that its job is over.
+const STOPPED: Duration = Duration::from_secs(2);
 /// From SIGTERM to SIGKILL.
 const TERM_TO_KILL: Duration = Duration::from_secs(3);
 
@@ -45,12 +48,13 @@ pub struct LaunchOptions {
 }
 
 impl LaunchOptions {
-    /// Workers of this very binary, 30 s to save and end after a failure, 60 s to save after a signal.
+    /// Workers of this very binary, 35 s to end after a failure (each has a watchdog that ends it in 28 s), 60 s to save
+    /// after a signal.
     pub fn new(workers: Vec<WorkerCommand>) -> io::Result<Self> {
         Ok(Self {
             program: std::env::current_exe()?,
             workers,
-            failure_grace: Duration::from_secs(30),
+            failure_grace: Limits::WORKER.total() + Duration::from_secs(7),
             stop_grace: Duration::from_secs(60),
         })
     }
@@ -136,6 +140,7 @@ impl Group {
         let mut passed = false;
         let mut deadline: Option<Instant> = None;
         let mut terminated: Option<Instant> = None;
+        let mut failed: Option<Instant> = None;
         loop {
             self.look();
             if self.workers.iter().all(|w| w.exit.is_some()) {
@@ -151,6 +156,12 @@ impl Group {
             let end = if passed { End::Killed } else { End::Silent };
             if interrupt.at_once() {
                 self.kill(end);
+            }
+            if failed.is_none() && self.failed() {
+                failed = Some(now);
+            }
+            if !passed && failed.is_some_and(|at| now >= at + STOPPED) {
+                self.kill_stopped();
             }
             if deadline.is_none() && self.failed() {
                 deadline = Some(now + self.failure_grace);
@@ -209,6 +220,15 @@ impl Group {
         }
     }
 
+    /// Kills those that are stopped.
+    fn kill_stopped(&mut self) {
+        for w in self.workers.iter_mut().filter(|w| w.exit.is_none() && stopped(w.child.id())) {
+            w.killed = Some(End::Silent);
+            // It may have ended in between, which is what is wanted.
+            let _ = w.child.kill();
+        }
+    }
+
     fn kill(&mut self, end: End) {
         self.workers.iter_mut().filter(|w| w.exit.is_none()).for_each(|w| w.killed = Some(end));
         self.signal(Signal::KILL);
@@ -222,6 +242,12 @@ impl Drop for Group {
             let _ = w.child.wait();
         }
     }
+}
+
+/// Whether a process is stopped by a signal, by the letter behind its name in `/proc`.
+fn stopped(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
 }
 
 /// How a process ended; a code is its own, even after the launcher had killed it.
