@@ -133,6 +133,15 @@ fn a_survivor_saves_what_was_done_whichever_rank_is_killed() {
         assert_eq!(code, Some(1), "{told}");
         assert!(saved(dir.path()), "rank {killed} was killed: {told}");
         assert!(told.contains("though the job was ended"), "{told}");
+        // Whoever saved it, it is the run's own, and the run goes on from it.
+        let id = |path: &Path| {
+            let text = std::fs::read_to_string(path).unwrap();
+            let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+            value.get("run").unwrap_or(&value)["id"].as_str().map(String::from)
+        };
+        let run = id(&dir.path().join("run.json"));
+        assert!(run.is_some());
+        assert_eq!(id(&newest(dir.path()).join("manifest.json")), run, "rank {killed} was killed: {told}");
     }
 }
 
@@ -202,7 +211,7 @@ fn commands_that_only_print_end_quietly_when_nobody_reads() {
     for (command, flags) in [
         ("graph", &["--image-shape", "3,32,32", "--crop-size", "32"][..]),
         ("graph", &["--image-shape", "3,32,32", "--crop-size", "32", "--every-pass"]),
-        ("plan", &[&SMALL[..], &["--batch-size", "8"]].concat()[..]),
+        ("plan", &[SMALL, &["--batch-size", "8"]].concat()[..]),
     ] {
         let (code, told) = unread(&[&[command], &net[..], flags].concat(), true);
         assert_eq!((code, told.contains("panicked")), (Some(0), false), "{command}: {told}");

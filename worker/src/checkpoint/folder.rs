@@ -91,6 +91,32 @@ impl RunFolder {
         super::write_atomic(&path, &text)?;
         Ok(OwnedFolder { folder: self, run, adopts_unnamed, superseded })
     }
+
+    /// Goes on writing as `run`, which another rank has begun here, or on a host that does not share this folder.
+    ///
+    /// # Errors
+    /// When the folder is another run's by now, or `run` is none: a run that writes nothing.
+    pub fn rejoin(self, run: Option<&RunIdentity>) -> Result<OwnedFolder, CheckpointError> {
+        let path = self.root.join(RUN);
+        let there: Option<RunIdentity> = match fs::read(&path) {
+            Ok(text) => Some(serde_json::from_slice(&text).map_err(|e| CheckpointError::damaged(&path, e))?),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+            Err(e) => return Err(CheckpointError::io("read", &path)(e)),
+        };
+        match (run, there) {
+            (Some(run), there) if there.as_ref().is_none_or(|t| t.id == run.id) => Ok(OwnedFolder {
+                run: run.clone(),
+                folder: self,
+                adopts_unnamed: false,
+                superseded: Vec::new(),
+            }),
+            (_, there) => {
+                let whose =
+                    there.map_or_else(|| "no run writes there".to_string(), |t| format!("it is that of {t}"));
+                Err(CheckpointError::Occupied { path: self.root, why: whose })
+            }
+        }
+    }
 }
 
 impl OwnedFolder {
@@ -195,6 +221,22 @@ mod tests {
         let mut run = take(dir.path()).admit(Some(&old), false).unwrap();
         run.save(&snapshot(0, 6)).unwrap();
         assert_eq!(names(dir.path()), ["0-6"]);
+    }
+
+    #[test]
+    fn another_rank_goes_on_writing_as_the_same_run_and_as_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut first = take(dir.path()).admit(None, false).unwrap();
+        let run = first.run().clone();
+        first.save(&snapshot(0, 3)).unwrap();
+        drop(first);
+        let saved = take(dir.path()).rejoin(Some(&run)).unwrap().save(&snapshot(0, 5)).unwrap();
+        assert_eq!(load_manifest(&saved).unwrap().run, Some(run));
+        assert_eq!(names(dir.path()), ["0-5"]);
+        let other = RunIdentity::new("elsewhere");
+        let e = take(dir.path()).rejoin(Some(&other)).unwrap_err().to_string();
+        assert!(e.contains("it is that of run"), "{e}");
+        assert!(take(dir.path()).rejoin(None).is_err());
     }
 
     #[test]

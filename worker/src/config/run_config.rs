@@ -286,12 +286,7 @@ pub struct RunConfig {
     #[arg(long, help_heading = "Optimizer", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set)]
     pub nesterov: bool,
     /// L2 factor.
-    #[arg(
-        long,
-        help_heading = "Optimizer",
-        default_value_t = 3.0517578125e-05,
-        allow_hyphen_values = true
-    )]
+    #[arg(long, help_heading = "Optimizer", default_value_t = 3.0517578125e-05, allow_hyphen_values = true)]
     pub weight_decay: f64,
     /// Decay BatchNorm's parameters and biases too.
     #[arg(long, help_heading = "Optimizer", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set)]

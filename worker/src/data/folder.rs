@@ -148,7 +148,7 @@ fn labels(root: &Path, split: Split, here: &[String], wanted: &Wanted) -> Result
     }
     let there = class_folders(&other)?.0;
     let (only_here, only_there) = (without(here, &there), without(&there, here));
-    if !wanted.allow_missing_classes && !(only_here.is_empty() && only_there.is_empty()) {
+    if !wanted.allow_missing_classes && (!only_here.is_empty() || !only_there.is_empty()) {
         let alone = [(split, only_here), (split.other(), only_there)];
         return Err(DataError::one_sided(root, alone));
     }

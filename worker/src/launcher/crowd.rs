@@ -42,7 +42,8 @@ mod tests {
 
     #[test]
     fn only_one_of_several_tasks_is_a_crowd() {
-        let cases: [(&[(&str, &str)], Option<(&str, u32)>); 9] = [
+        type Case<'a> = (&'a [(&'a str, &'a str)], Option<(&'a str, u32)>);
+        let cases: [Case; 9] = [
             (&[], None),
             (&[("SLURM_STEP_NUM_TASKS", "4"), ("SLURM_PROCID", "0")], Some(("SLURM_STEP_NUM_TASKS", 4))),
             (&[("SLURM_STEP_NUM_TASKS", "1"), ("SLURM_PROCID", "0")], None),

@@ -6,7 +6,7 @@
 
 use super::TrainError;
 use super::job::Job;
-use crate::checkpoint::{self, CheckpointError, OwnedFolder, RunFolder, Which};
+use crate::checkpoint::{self, CheckpointError, OwnedFolder, RunFolder, RunIdentity, Which};
 use crate::config::{RunConfig, RunScope, differences};
 use crate::launcher::signals;
 use crate::session::Session;
@@ -29,6 +29,13 @@ struct Chosen {
     manifest_sha256: String,
 }
 
+/// What the rank that decides tells all others.
+#[derive(Debug, Serialize, Deserialize)]
+struct Told {
+    source: Option<Chosen>,
+    run: Option<RunIdentity>,
+}
+
 /// How a run begins.
 #[derive(Debug)]
 pub(super) struct Begin {
@@ -36,6 +43,8 @@ pub(super) struct Begin {
     pub source: Option<PathBuf>,
     /// The folder it writes into; only on the rank that writes, and where something is written.
     pub folder: Option<OwnedFolder>,
+    /// Whose checkpoints are written, on every rank; none where nothing is written.
+    pub run: Option<RunIdentity>,
 }
 
 /// The checkpoint `config` goes on from, as the folders are now; none to start anew.
@@ -117,6 +126,7 @@ pub(super) fn agree(config: &RunConfig, session: &Session, job: &Job) -> Result<
         let goes_on =
             source.as_deref().filter(|_| config.last_epoch_of_checkpoint.as_deref() != Some("none"));
         let folder = folder.map(|f| f.admit(goes_on, config.overwrite)).transpose()?;
+        let run = folder.as_ref().map(|f| f.run().clone());
         if plan.world_size > 1 {
             let chosen = source.as_ref().map(|path| {
                 Ok::<_, CheckpointError>(Chosen {
@@ -124,16 +134,16 @@ pub(super) fn agree(config: &RunConfig, session: &Session, job: &Job) -> Result<
                     manifest_sha256: checkpoint::manifest_hash(path)?,
                 })
             });
-            let text =
-                serde_json::to_vec(&chosen.transpose()?).map_err(|e| TrainError::Config(e.to_string()))?;
+            let told = Told { source: chosen.transpose()?, run: run.clone() };
+            let text = serde_json::to_vec(&told).map_err(|e| TrainError::Config(e.to_string()))?;
             session.store().set(KEY, &text)?;
         }
-        return Ok(Begin { source, folder });
+        return Ok(Begin { source, folder, run });
     }
     let text = session.store().get(KEY, DECIDED, session.abort())?;
-    let chosen: Option<Chosen> = serde_json::from_slice(&text)
+    let told: Told = serde_json::from_slice(&text)
         .map_err(|e| TrainError::Config(format!("rank 0's decision on the start cannot be read: {e}")))?;
-    Ok(Begin { source: chosen.map(seen_here).transpose()?, folder: None })
+    Ok(Begin { source: told.source.map(seen_here).transpose()?, folder: None, run: told.run })
 }
 
 /// The checkpoint rank 0 has chosen, if this host sees the same one.

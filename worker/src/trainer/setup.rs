@@ -2,7 +2,7 @@
 
 use super::job::Job;
 use super::{Outcome, TrainError, begin, resume};
-use crate::checkpoint::{OwnedFolder, Position};
+use crate::checkpoint::{OwnedFolder, Position, RunIdentity};
 use crate::collective::{Collective, CollectiveError, Gloo, Local, Nccl, Place, load_nccl};
 use crate::config::{Amp, DataLayout, Observer, RunConfig, RunScope, Target};
 use crate::data::{DataConfig, Geometry, Sharding, TrainLoader};
@@ -39,6 +39,8 @@ pub struct Run<'a> {
     pub(super) resumed: bool,
     /// Only on the rank that writes.
     pub(super) folder: Option<OwnedFolder>,
+    /// Whose checkpoints are written, on every rank.
+    pub(super) run: Option<RunIdentity>,
     pub(super) data: DataConfig,
     times: Vec<f64>,
     begun: u64,
@@ -256,6 +258,7 @@ impl<'a> Run<'a> {
             evaluated: start.evaluated,
             resumed: start.resumed,
             folder: begin.folder,
+            run: begin.run,
             data,
             times: vec![],
             begun,
