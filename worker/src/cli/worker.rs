@@ -91,7 +91,9 @@ pub fn run(config: &RunConfig, place: &Place, job: Job) -> Result<u8> {
     options.interrupted = Arc::new(signals::requested);
     let session =
         Session::connect(options).map_err(|e| Exit { code: exit_code(&e), message: e.to_string() })?;
-    watchdog::watch(session.abort(), Limits::WORKER).context("cannot start the watchdog")?;
+    let abort = session.abort().clone();
+    watchdog::watch(move |at_most| abort.wait(at_most), Limits::WORKER)
+        .context("cannot start the watchdog")?;
     let shared = session.plan();
     logging::identify(shared.rank, shared.generation);
     tracing::info!(

@@ -1,6 +1,7 @@
 //! Flags and TOML to one validated [`RunConfig`], before anything binds or allocates.
 
 mod continuity;
+mod list;
 mod numbers;
 mod resolve;
 mod run_config;

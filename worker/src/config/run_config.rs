@@ -1,5 +1,6 @@
 //! The resolved configuration of one run: every setting by the name of its flag.
 
+use super::list::parse_list;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -492,15 +493,5 @@ impl Default for RunConfig {
             threads: 0,
             bucket_mib: 25.0,
         }
-    }
-}
-
-/// Parses `A,B,C`.
-fn parse_list<T: std::str::FromStr, const N: usize>(text: &str) -> Result<[T; N], String> {
-    let parts: Vec<T> = text.split(',').filter_map(|p| p.trim().parse().ok()).collect();
-    let count = text.split(',').count();
-    match <[T; N]>::try_from(parts) {
-        Ok(list) if count == N => Ok(list),
-        _ => Err(format!("{N} numbers separated by commas are wanted, without blanks")),
     }
 }

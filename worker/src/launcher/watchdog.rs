@@ -5,7 +5,6 @@
 //! asks for another try. A checkpoint that is being saved has longer, since it is worth waiting for.
 
 use super::EXIT_ABORTED;
-use crate::collective::Abort;
 use crate::native;
 use std::io::{self, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
@@ -111,17 +110,16 @@ impl Drop for Doing {
     }
 }
 
-/// Watches this process from now on: once `abort` has tripped it ends within `limits`, by itself or by
-/// [`EXIT_ABORTED`].
-pub fn watch(abort: &Abort, limits: Limits) -> io::Result<()> {
-    let abort = abort.clone();
+/// Watches this process from now on: once its job is over it ends within `limits`, by itself or by [`EXIT_ABORTED`].
+/// `over` waits at most as long as it is told, and says whether the job is over.
+pub fn watch(over: impl Fn(Duration) -> bool + Send + 'static, limits: Limits) -> io::Result<()> {
     let begun = Instant::now();
     let run = move || {
-        while !abort.wait(Duration::from_secs(3600)) {}
-        let over = Instant::now();
+        while !over(Duration::from_secs(3600)) {}
+        let ended = Instant::now();
         loop {
             let (phase, since) = now_doing().unwrap_or((Phase::Preparing, begun));
-            match decide(over.elapsed(), phase, since.elapsed(), &limits) {
+            match decide(ended.elapsed(), phase, since.elapsed(), &limits) {
                 // Phases change meanwhile.
                 Decision::Wait(left) => std::thread::sleep(left.min(Duration::from_millis(100))),
                 Decision::End(why) => {

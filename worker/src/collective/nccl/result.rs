@@ -50,7 +50,7 @@ impl Library {
     /// Loads the file, or what the dynamic loader finds under a name without a slash, for good. The error is the dynamic
     /// loader's, or NCCL's own.
     pub fn open(file: &OsStr) -> Result<Self, String> {
-        let table = Table::open(file).map_err(|e| e.to_string())?;
+        let table = Table::open(file).map_err(|e| loader_words(&e))?;
         let mut library = Self { table, file: file.into(), version: 0 };
         let mut version = 0;
         // SAFETY: `version` is writable.
@@ -224,4 +224,8 @@ impl Library {
         let code = unsafe { (self.table.all_gather)(b.from, b.to, b.count, b.datatype, comm.0, stream) };
         self.checked("ncclAllGather", code, Some(comm))
     }
+}
+/// What the dynamic loader says; the error itself says only which of its calls failed.
+fn loader_words(error: &libloading::Error) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
