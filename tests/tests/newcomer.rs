@@ -193,7 +193,7 @@ fn settings_that_make_no_sense_are_named_with_their_range() {
         (&["--qat", "--qat-freeze-bn", "nan"], "--qat-freeze-bn is NaN"),
         (&["--amp", "int8"], "'int8'"),
         (&["--optimizer", "adam"], "'--optimizer'"),
-        (&["--model-arch-name", "resnet50"], "ResNet50"),
+        (&["--model-arch-name", "resnet51"], "ResNet50"),
     ] {
         let told = refuse(2, &[&line[..], flags].concat());
         assert!(told.contains(want), "{want} in {told}");

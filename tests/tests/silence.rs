@@ -50,28 +50,34 @@ fn fifo(path: &Path) {
 }
 
 #[test]
-fn survivors_of_a_silent_worker_end_at_the_coordinators_word_and_the_silent_one_is_named() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut run = start(dir.path(), &[]);
-    run.wait_for("step 2/");
-    let workers = run.workers();
-    run.signal("STOP", workers[1]);
-    run.wait_for("the job was ended: ");
-    let took = gone_after(workers[0]);
-    assert!(took < SOON, "the survivor was there for {took:?} after the coordinator's word");
-    let survived = Instant::now();
-    let (code, told) = run.end();
-    // A stopped process hears nothing: it is not given the time of one that still works.
-    assert!(survived.elapsed() < SOON, "the launcher took {:?}", survived.elapsed());
-    assert_eq!(code, Some(3), "{told}");
-    let named = format!("octrain: rank 1 (pid {}) did not end by itself", workers[1]);
-    let verdict = &told[told.find(&named).unwrap_or_else(|| panic!("{named} in {told}"))..];
-    // The coordinator's word, as the survivor passed it on.
-    let word = verdict.lines().find(|l| l.contains("rank 0: ")).unwrap_or_default();
-    for part in ["the job was ended: rank 1", "no heartbeat"] {
-        assert!(word.contains(part), "{part} in the launcher's words: {told}");
+fn survivors_of_a_silent_worker_save_and_end_at_the_coordinators_word_and_the_silent_one_is_named() {
+    // Rank 0 still holds the output folder while it is stopped.
+    for (silent, survivor) in [(1, 0), (0, 1)] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut run = start(dir.path(), &[]);
+        run.wait_for("step 2/");
+        let workers = run.workers();
+        run.signal("STOP", workers[silent]);
+        run.wait_for("the job was ended: ");
+        let took = gone_after(workers[survivor]);
+        assert!(took < SOON, "the survivor was there for {took:?} after the coordinator's word");
+        let survived = Instant::now();
+        let (code, told) = run.end();
+        // A stopped process hears nothing: it is not given the time of one that still works.
+        assert!(survived.elapsed() < SOON, "the launcher took {:?}", survived.elapsed());
+        assert_eq!(code, Some(3), "{told}");
+        assert!(!told.contains("watchdog"), "{told}");
+        let named = format!("octrain: rank {silent} (pid {}) did not end by itself", workers[silent]);
+        let verdict = &told[told.find(&named).unwrap_or_else(|| panic!("{named} in {told}"))..];
+        // The coordinator's word, as the survivor passed it on.
+        let by = format!("rank {survivor}: ");
+        let word = verdict.lines().find(|l| l.contains(&by)).unwrap_or_default();
+        for part in [&format!("the job was ended: rank {silent}")[..], "no heartbeat"] {
+            assert!(word.contains(part), "{part} in the launcher's words: {told}");
+        }
+        assert!(!alive(workers[silent]));
+        assert!(told.contains("though the job was ended") && newest(dir.path()).is_dir(), "{told}");
     }
-    assert!(!alive(workers[1]));
 }
 
 #[test]
@@ -107,7 +113,7 @@ fn a_survivor_whose_peer_falls_silent_while_they_connect_ends_at_the_coordinator
     assert!(begun.elapsed() < Duration::from_secs(60), "it took {:?}: {told}", begun.elapsed());
     assert_eq!(output.status.code(), Some(3), "{told}");
     assert!(told.contains("host b") && told.contains("no heartbeat"), "{told}");
-    assert!(!told.contains("step 1/"), "{told}");
+    assert!(!told.contains("step 1/") && !told.contains("watchdog"), "{told}");
     for child in [&mut silent, &mut coordinator] {
         let _ = child.kill();
         child.wait().expect("it ends");

@@ -91,32 +91,6 @@ impl RunFolder {
         super::write_atomic(&path, &text)?;
         Ok(OwnedFolder { folder: self, run, adopts_unnamed, superseded })
     }
-
-    /// Goes on writing as `run`, which another rank has begun here, or on a host that does not share this folder.
-    ///
-    /// # Errors
-    /// When the folder is another run's by now, or `run` is none: a run that writes nothing.
-    pub fn rejoin(self, run: Option<&RunIdentity>) -> Result<OwnedFolder, CheckpointError> {
-        let path = self.root.join(RUN);
-        let there: Option<RunIdentity> = match fs::read(&path) {
-            Ok(text) => Some(serde_json::from_slice(&text).map_err(|e| CheckpointError::damaged(&path, e))?),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
-            Err(e) => return Err(CheckpointError::io("read", &path)(e)),
-        };
-        match (run, there) {
-            (Some(run), there) if there.as_ref().is_none_or(|t| t.id == run.id) => Ok(OwnedFolder {
-                run: run.clone(),
-                folder: self,
-                adopts_unnamed: false,
-                superseded: Vec::new(),
-            }),
-            (_, there) => {
-                let whose =
-                    there.map_or_else(|| "no run writes there".to_string(), |t| format!("it is that of {t}"));
-                Err(CheckpointError::Occupied { path: self.root, why: whose })
-            }
-        }
-    }
 }
 
 impl OwnedFolder {
@@ -156,6 +130,35 @@ impl OwnedFolder {
         }
         self.superseded.clear();
         Ok(target)
+    }
+}
+
+/// Saves for `run`, whose writer has been given up: dead, or stopped and still holding the folder, so without its lock. A
+/// checkpoint appears whole and under a name of its own, and nothing is removed.
+///
+/// # Errors
+/// When the folder is another run's by now, or `run` is none: a run that writes nothing.
+pub fn save_for(
+    root: &Path,
+    run: Option<&RunIdentity>,
+    snapshot: &Snapshot,
+) -> Result<PathBuf, CheckpointError> {
+    let path = root.join(RUN);
+    let there: Option<RunIdentity> = match fs::read(&path) {
+        Ok(text) => Some(serde_json::from_slice(&text).map_err(|e| CheckpointError::damaged(&path, e))?),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+        Err(e) => return Err(CheckpointError::io("read", &path)(e)),
+    };
+    match (run, there) {
+        (Some(run), there) if there.as_ref().is_none_or(|t| t.id == run.id) => {
+            let mut snapshot = snapshot.clone();
+            snapshot.manifest.run = Some(run.clone());
+            store::save(root, &snapshot)
+        }
+        (_, there) => {
+            let why = there.map_or_else(|| "no run writes there".into(), |t| format!("it is that of {t}"));
+            Err(CheckpointError::Occupied { path: root.into(), why })
+        }
     }
 }
 
@@ -224,19 +227,18 @@ mod tests {
     }
 
     #[test]
-    fn another_rank_goes_on_writing_as_the_same_run_and_as_no_other() {
+    fn another_rank_saves_as_the_same_run_and_as_no_other_whoever_holds_the_folder() {
         let dir = tempfile::tempdir().unwrap();
         let mut first = take(dir.path()).admit(None, false).unwrap();
         let run = first.run().clone();
         first.save(&snapshot(0, 3)).unwrap();
-        drop(first);
-        let saved = take(dir.path()).rejoin(Some(&run)).unwrap().save(&snapshot(0, 5)).unwrap();
+        let saved = save_for(dir.path(), Some(&run), &snapshot(0, 5)).unwrap();
         assert_eq!(load_manifest(&saved).unwrap().run, Some(run));
-        assert_eq!(names(dir.path()), ["0-5"]);
+        assert_eq!(names(dir.path()), ["0-3", "0-5"]);
         let other = RunIdentity::new("elsewhere");
-        let e = take(dir.path()).rejoin(Some(&other)).unwrap_err().to_string();
+        let e = save_for(dir.path(), Some(&other), &snapshot(0, 6)).unwrap_err().to_string();
         assert!(e.contains("it is that of run"), "{e}");
-        assert!(take(dir.path()).rejoin(None).is_err());
+        assert!(save_for(dir.path(), None, &snapshot(0, 6)).is_err());
     }
 
     #[test]

@@ -26,6 +26,9 @@ const OTHER_HOST: Duration = Duration::from_secs(120);
 pub struct Holder {
     /// Name of the host.
     pub host: String,
+    /// The kernel's id of this start of the host: a pod keeps its host name on another node.
+    #[serde(default)]
+    pub boot: String,
     /// Process id there.
     pub pid: u32,
     /// Seconds since 1970.
@@ -36,7 +39,15 @@ impl Holder {
     /// This process, from now on.
     pub fn here(host: &str) -> Self {
         let since_unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        Self { host: host.into(), pid: std::process::id(), since_unix }
+        // Where the kernel does not tell, the name alone decides.
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        Self { host: host.into(), boot: boot.trim().into(), pid: std::process::id(), since_unix }
+    }
+}
+
+impl Holder {
+    fn same_host(&self, other: &Self) -> bool {
+        self.host == other.host && self.boot == other.boot
     }
 }
 
@@ -53,9 +64,9 @@ pub(super) struct FolderLock {
 }
 
 /// How long to wait for a holder, by where it is.
-fn patience(holder: Option<&Holder>, host: &str) -> Duration {
+fn patience(holder: Option<&Holder>, me: &Holder) -> Duration {
     match holder {
-        Some(h) if h.host != host => OTHER_HOST,
+        Some(h) if !h.same_host(me) => OTHER_HOST,
         _ => SAME_HOST,
     }
 }
@@ -83,10 +94,10 @@ impl FolderLock {
                 Err(e) => return Err(CheckpointError::unwritable("lock a file", folder)(e.into())),
             }
             let holder = read(&mut file);
-            if begun.elapsed() >= patience(holder.as_ref(), &me.host) || interrupted() {
+            if begun.elapsed() >= patience(holder.as_ref(), me) || interrupted() {
                 return Err(CheckpointError::in_use(folder, holder.as_ref()));
             }
-            if let Some(other) = holder.filter(|h| h.host != me.host && !told) {
+            if let Some(other) = holder.filter(|h| !h.same_host(me) && !told) {
                 tracing::warn!(
                     "the output folder {} is held by {other}; waiting at most {} s for it to be let go",
                     folder.display(),
@@ -158,9 +169,11 @@ mod tests {
 
     #[test]
     fn a_holder_elsewhere_gets_the_time_a_file_server_needs() {
-        let there = Holder::here("node-b");
-        assert_eq!(patience(Some(&there), "node-a"), OTHER_HOST);
-        assert_eq!(patience(Some(&there), "node-b"), SAME_HOST);
-        assert_eq!(patience(None, "node-a"), SAME_HOST);
+        let me = Holder::here("node-a");
+        assert_eq!(patience(Some(&Holder::here("node-b")), &me), OTHER_HOST);
+        assert_eq!(patience(Some(&Holder::here("node-a")), &me), SAME_HOST);
+        assert_eq!(patience(None, &me), SAME_HOST);
+        // A pod of the same name on another node.
+        assert_eq!(patience(Some(&Holder { boot: "other".into(), ..me.clone() }), &me), OTHER_HOST);
     }
 }

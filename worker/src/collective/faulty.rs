@@ -84,4 +84,7 @@ impl Collective for Faulty {
     fn finish(&mut self) -> Result<(), CollectiveError> {
         self.inner.finish()
     }
+    fn abandon(&mut self) {
+        self.inner.abandon();
+    }
 }

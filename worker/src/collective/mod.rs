@@ -52,4 +52,7 @@ pub trait Collective: Send {
     fn finish(&mut self) -> Result<(), CollectiveError> {
         Ok(())
     }
+    /// The end after a failure, without waiting for anybody: what still runs on this rank's device is stopped, so that
+    /// its memory can be read. Every call fails afterwards.
+    fn abandon(&mut self) {}
 }

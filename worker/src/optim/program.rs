@@ -138,6 +138,11 @@ impl Program {
         self.collective.finish()
     }
 
+    /// The end of that collective after a failure; see [`Collective::abandon`].
+    pub fn abandon(&mut self) {
+        self.collective.abandon();
+    }
+
     /// The strategy the program was made by.
     pub fn strategy(&self) -> &Strategy {
         &self.strategy

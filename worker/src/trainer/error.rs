@@ -83,8 +83,14 @@ impl From<tch::TchError> for TrainError {
 }
 
 /// What allocators say: libtorch's for GPUs and CPUs, cuDNN's and cuBLAS's, C++'s, the driver's.
-const NO_MEMORY: [&str; 5] =
-    ["out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED", "bad_alloc", "ERROR_OUT_OF_MEMORY"];
+const NO_MEMORY: [&str; 6] = [
+    "out of memory",
+    "can't allocate memory",
+    "STATUS_ALLOC_FAILED",
+    "ALLOCATION_FAILED",
+    "bad_alloc",
+    "ERROR_OUT_OF_MEMORY",
+];
 
 /// An allocator's words among an error and its sources: those of libtorch and of the native parts alone, so that no
 /// name of a file can be taken for them.
@@ -125,6 +131,10 @@ impl TrainError {
             TrainError::Data(e) if e.is_configuration() => FailureKind::Configuration,
             TrainError::Checkpoint(e) if e.is_configuration() => FailureKind::Configuration,
             TrainError::Optim(OptimError::Graph(_)) => FailureKind::Configuration,
+            // Nothing that another rank could have caused.
+            TrainError::Collective(CollectiveError::NoNccl(_) | CollectiveError::Tensor { .. }) => {
+                FailureKind::Configuration
+            }
             TrainError::Collective(_)
             | TrainError::Begin(_)
             | TrainError::Optim(OptimError::Collective(_))

@@ -2,10 +2,9 @@
 //! every survivor's state is that after a whole number of steps.
 
 use super::{Run, TrainError};
-use crate::checkpoint::{CheckpointError, RunFolder, Snapshot};
+use crate::checkpoint::{self, CheckpointError, Snapshot};
 use crate::launcher::watchdog::{Phase, doing};
 use crate::session::FailureKind;
-use crate::session::machine::host_name;
 use std::path::PathBuf;
 
 /// The rank that saves: the lowest one that is not the cause of the end, which is mostly gone.
@@ -34,6 +33,7 @@ impl Run<'_> {
             return;
         }
         let _doing = doing(Phase::Saving);
+        self.program.abandon();
         let saved = self.snapshot(None).and_then(|s| Ok(self.write(&s)?));
         match saved {
             Ok(path) => tracing::warn!("saved {} (step {step}), though the job was ended", path.display()),
@@ -41,17 +41,12 @@ impl Run<'_> {
         }
     }
 
-    /// Writes as the run that all ranks are of. A rank that does not hold the folder takes it first: the one that held
-    /// it is gone, or will be within moments.
+    /// Writes as the run that all ranks are of.
     fn write(&mut self, snapshot: &Snapshot) -> Result<PathBuf, CheckpointError> {
-        if let Some(folder) = &mut self.folder {
-            return folder.save(snapshot);
+        match &mut self.folder {
+            Some(folder) => folder.save(snapshot),
+            None => checkpoint::save_for(&self.config.output_dir, self.run.as_ref(), snapshot),
         }
-        let root = &self.config.output_dir;
-        let bytes = snapshot.model.values().chain(snapshot.optimizer.values());
-        let bytes = bytes.map(|t| 4 * t.data.len() as u64).sum();
-        let free = RunFolder::take(root, &host_name(), bytes, &|| false)?;
-        free.rejoin(self.run.as_ref())?.save(snapshot)
     }
 }
 

@@ -202,10 +202,7 @@ impl Nccl {
 
 impl Drop for Nccl {
     fn drop(&mut self) {
-        // This thread is the only user, and is in no call.
-        if let Some(comm) = self.comm.take() {
-            self.library.abort(comm);
-        }
+        self.abandon();
     }
 }
 
@@ -266,5 +263,13 @@ impl Collective for Nccl {
         self.settle(call, self.library.finalize(comm))?;
         self.comm = None;
         self.library.destroy(comm).map_err(|e| self.failed("destroy", e))
+    }
+
+    /// A kernel that waits for a rank which is gone holds up the stream that everything else is computed on.
+    fn abandon(&mut self) {
+        // This thread is the only user, and is in no call.
+        if let Some(comm) = self.comm.take() {
+            self.library.abort(comm);
+        }
     }
 }
