@@ -90,7 +90,8 @@ fn every_worker_gets_a_gpu_of_its_own_however_they_are_shown() {
         let s = decide(&facts(json!({"device": "cuda"}), workers)).unwrap();
         s.gpus.into_iter().map(|g| (g.ordinal, g.uuid)).collect()
     };
-    let cases: [(Vec<WorkerFacts>, &[(u32, &str)]); 5] = [
+    type Case<'a> = (Vec<WorkerFacts>, &'a [(u32, &'a str)]);
+    let cases: [Case; 5] = [
         // All are shown to all: by rank within the host.
         (vec![sees("a", 0, &[0, 1]), sees("a", 1, &[0, 1])], &[(0, "GPU-a-0"), (1, "GPU-a-1")]),
         // One is shown to each (`--gpus-per-task=1`): it is device 0 of each.
