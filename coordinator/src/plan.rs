@@ -2,7 +2,7 @@
 
 use crate::ranks::{self, Place};
 use crate::strategy::{self, JobFacts, StrategyError};
-use octrain_proto::v1::{BuildPlan, Device, LossScaling, MemoryLayout};
+use octrain_proto::v1::{BuildPlan, LossScaling, MemoryLayout};
 use octrain_proto::{PROTOCOL_VERSION, v1};
 use prost::Message;
 use sha2::{Digest, Sha256};
@@ -13,13 +13,17 @@ use std::fmt::Write;
 pub fn build(job_id: &str, generation: u64, facts: &JobFacts) -> Result<BuildPlan, StrategyError> {
     let s = strategy::decide(facts)?;
     let places: Vec<Place> = facts.workers.iter().map(crate::place_of).collect();
+    let mut roster = ranks::assign(&places);
+    for (place, gpu) in roster.iter_mut().zip(s.gpus) {
+        (place.cuda_device, place.cuda_uuid) = (Some(gpu.ordinal), gpu.uuid);
+    }
     let mut plan = BuildPlan {
         protocol_version: PROTOCOL_VERSION,
         job_id: job_id.into(),
         generation,
         world_size: facts.workers.len() as u32,
         purpose: s.purpose.into(),
-        roster: ranks::assign(&places),
+        roster,
         rank: 0,
         local_rank: 0,
         host: String::new(),
@@ -38,6 +42,7 @@ pub fn build(job_id: &str, generation: u64, facts: &JobFacts) -> Result<BuildPla
         determinism: Some(s.determinism),
         threads: s.threads,
         config_sha256: facts.job.config_sha256.clone(),
+        fp32_math: s.fp32_math.into(),
         sha256: Vec::new(),
     };
     plan.sha256 = digest(&plan).to_vec();
@@ -84,9 +89,9 @@ pub fn render(plan: &BuildPlan) -> String {
             v1::Purpose::Train => format!("microbatches {}..{}", share.start, share.end),
             _ => format!("images i with i % {} = {}", plan.world_size, p.rank),
         };
-        let device = match plan.device() {
-            Device::Cpu => "cpu".to_string(),
-            Device::Cuda => format!("cuda:{}", p.local_rank),
+        let device = match p.cuda_device {
+            None => "cpu".to_string(),
+            Some(ordinal) => format!("cuda:{ordinal} ({})", p.cuda_uuid),
         };
         [p.rank.to_string(), format!("{} local {}", p.host, p.local_index), format!("{device}, {what}")]
     });

@@ -65,6 +65,7 @@ pub fn assign(places: &[Place]) -> Vec<Placement> {
             host: place.host.clone(),
             local_index: place.local_index,
             local_rank,
+            ..Placement::default()
         });
     }
     roster

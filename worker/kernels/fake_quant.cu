@@ -5,13 +5,31 @@
 // Memory is taken in its own order as `rows` rows of `inner` elements, one step a row where there is more than one.
 // A row's mask has ceil(inner / 32) words, bit k of word w for element 32 w + k.
 
+// emulation.cpp compiles this file as C++; the few words it lacks are defined there.
+#ifndef OCTRAIN_EMULATION
+#define LAUNCHED_WITH(threads) __launch_bounds__(threads)
+static __device__ float half_to_float(unsigned short x) {
+  float f;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(x));
+  return f;
+}
+static __device__ unsigned short float_to_half(float f) {
+  unsigned short x;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(x) : "f"(f));
+  return x;
+}
+#else
+#define LAUNCHED_WITH(threads)
+#endif
+
 typedef unsigned int u32;
 typedef unsigned short u16;
 typedef unsigned long long u64;
 typedef long long i64;
 
 #define ALL_LANES 0xffffffffu
-#define WORDS 4  // of the mask that a warp makes in one turn: as many loads are under way at once
+#define THREADS 256  // of a block
+#define WORDS 4      // of the mask that a warp takes in one turn: as many loads are under way at once
 
 struct F32 {
   typedef u32 Word;
@@ -31,16 +49,8 @@ struct Bf16 {
 
 struct F16 {
   typedef u16 Word;
-  static __device__ float widen(Word x) {
-    float f;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(x));
-    return f;
-  }
-  static __device__ Word narrow(float f) {
-    Word x;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(x) : "f"(f));
-    return x;
-  }
+  static __device__ float widen(Word x) { return half_to_float(x); }
+  static __device__ Word narrow(float f) { return float_to_half(f); }
 };
 
 // Comparisons written so that NaN stays NaN.
@@ -91,7 +101,7 @@ static __device__ void quantize(const typename K::Word* x, typename K::Word* y, 
   const i64 warps = (i64)gridDim.x * (blockDim.x / 32);
   u32 largest = 0, others = 0;
   for (i64 tile = (i64)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32; tile < rows * tiles; tile += warps) {
-    const i64 row = tile / tiles, begin = tile % tiles * (32 * WORDS);
+    const i64 row = rows == 1 ? 0 : tile / tiles, begin = (tile - row * tiles) * (32 * WORDS);
     const typename K::Word* from = x + row * inner;
     float f[WORDS];
 #pragma unroll
@@ -126,13 +136,22 @@ static __device__ void quantize(const typename K::Word* x, typename K::Word* y, 
   if (seen) report(largest, others, scratch, seen);
 }
 
-// dx = dy where the bit is set, else 0.
+// dx = dy where the bit is set, else 0. A warp takes the same pieces as in `quantize`: one lane reads each word of the
+// mask, and there is one division a piece, not one an element.
 template <typename Word>
 static __device__ void mask(const Word* dy, Word* dx, const u32* bits, i64 rows, i64 inner) {
-  const i64 words = (inner + 31) / 32;
-  for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < rows * words * 32; i += (i64)gridDim.x * blockDim.x) {
-    const i64 word = i / 32, row = word / words, column = word % words * 32 + i % 32;
-    if (column < inner) dx[row * inner + column] = (bits[word] >> (i % 32)) & 1 ? dy[row * inner + column] : (Word)0;
+  const u32 lane = threadIdx.x % 32;
+  const i64 tiles = (inner + 32 * WORDS - 1) / (32 * WORDS), words = (inner + 31) / 32;
+  const i64 warps = (i64)gridDim.x * (blockDim.x / 32);
+  for (i64 tile = (i64)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32; tile < rows * tiles; tile += warps) {
+    const i64 row = rows == 1 ? 0 : tile / tiles, begin = (tile - row * tiles) * (32 * WORDS);
+    const u32 mine = lane < WORDS && begin / 32 + lane < words ? bits[row * words + begin / 32 + lane] : 0;
+#pragma unroll
+    for (int w = 0; w < WORDS; ++w) {
+      const u32 word = __shfl_sync(ALL_LANES, mine, w);
+      const i64 i = begin + w * 32 + lane;
+      if (i < inner) dx[row * inner + i] = (word >> lane) & 1 ? dy[row * inner + i] : (Word)0;
+    }
   }
 }
 
@@ -176,7 +195,7 @@ static __device__ void learn(const typename K::Word* x, const typename K::Word* 
   }
 }
 
-extern "C" __global__ void learn_sum(const double* partial, float* step_gradient, i64 rows, i64 pieces,
+extern "C" __global__ void LAUNCHED_WITH(THREADS) learn_sum(const double* partial, float* step_gradient, i64 rows, i64 pieces,
                                      float grad_scale) {
   for (i64 row = blockIdx.x; row < rows; row += gridDim.x) {
     double sum = 0.0;
@@ -187,15 +206,15 @@ extern "C" __global__ void learn_sum(const double* partial, float* step_gradient
 }
 
 #define FOR_TYPE(K, name)                                                                                          \
-  extern "C" __global__ void quantize_##name(const K::Word* x, K::Word* y, u32* bits, const float* steps, float* seen, \
+  extern "C" __global__ void LAUNCHED_WITH(THREADS) quantize_##name(const K::Word* x, K::Word* y, u32* bits, const float* steps, float* seen, \
                                              u64* scratch, i64 rows, i64 inner, float qmin, float qmax,              \
                                              float min_step) {                                                       \
     quantize<K>(x, y, bits, steps, seen, scratch, rows, inner, qmin, qmax, min_step);                                \
   }                                                                                                                  \
-  extern "C" __global__ void mask_##name(const K::Word* dy, K::Word* dx, const u32* bits, i64 rows, i64 inner) {     \
+  extern "C" __global__ void LAUNCHED_WITH(THREADS) mask_##name(const K::Word* dy, K::Word* dx, const u32* bits, i64 rows, i64 inner) {     \
     mask<K::Word>(dy, dx, bits, rows, inner);                                                                        \
   }                                                                                                                  \
-  extern "C" __global__ void learn_##name(const K::Word* x, const K::Word* dy, K::Word* dx, const float* steps,      \
+  extern "C" __global__ void LAUNCHED_WITH(THREADS) learn_##name(const K::Word* x, const K::Word* dy, K::Word* dx, const float* steps,      \
                                           double* partial, i64 rows, i64 inner, i64 chunk, float qmin, float qmax,   \
                                           float min_step) {                                                          \
     learn<K>(x, dy, dx, steps, partial, rows, inner, chunk, qmin, qmax, min_step);                                   \

@@ -2,38 +2,85 @@
 
 use super::{DeviceChoice, JobSettings, StrategyError, TestBackend};
 use crate::ranks::Place;
-use octrain_proto::v1::{Backend, Device, WorkerFacts};
+use octrain_proto::v1::{Backend, CudaDevice, Device, WorkerFacts};
 
-/// CPU or CUDA: all workers alike. `workers` in the order of ranks.
-pub(super) fn choose(s: &JobSettings, workers: &[WorkerFacts]) -> Result<(Device, String), StrategyError> {
-    let able: Vec<(Place, u32, usize)> = workers
+/// A worker's GPU.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gpu {
+    /// The number that the worker's own process knows it by.
+    pub ordinal: u32,
+    /// Which one it is, however processes number it.
+    pub uuid: String,
+}
+
+/// A worker, its rank within its host, and what it sees.
+struct Seen<'a> {
+    place: Place,
+    local_rank: u32,
+    devices: &'a [CudaDevice],
+}
+
+impl Seen<'_> {
+    /// The GPU that is to be this worker's: the only one it sees, else that of its rank within the host.
+    fn own(&self) -> Option<Gpu> {
+        let ordinal = if self.devices.len() == 1 { 0 } else { self.local_rank };
+        let device = self.devices.get(ordinal as usize)?;
+        Some(Gpu { ordinal, uuid: device.uuid.clone() })
+    }
+}
+
+/// CPU or CUDA: all workers alike; then a GPU for each. `workers` in the order of ranks, as is what is returned.
+pub(super) fn choose(
+    s: &JobSettings,
+    workers: &[WorkerFacts],
+) -> Result<(Device, String, Vec<Gpu>), StrategyError> {
+    if s.device == DeviceChoice::Cpu {
+        return Ok((Device::Cpu, "--device cpu".into(), Vec::new()));
+    }
+    let seen: Vec<Seen> = workers
         .iter()
         .enumerate()
-        .map(|(i, w)| {
-            let local_rank = workers[..i].iter().filter(|o| o.host == w.host).count() as u32;
-            let devices = w.capabilities.as_ref().map_or(0, |c| c.cuda_devices.len());
-            (crate::place_of(w), local_rank, devices)
+        .map(|(i, w)| Seen {
+            place: crate::place_of(w),
+            local_rank: workers[..i].iter().filter(|o| o.host == w.host).count() as u32,
+            devices: w.capabilities.as_ref().map_or(&[], |c| &c.cuda_devices),
         })
         .collect();
-    let with = able.iter().find(|(_, local, devices)| *devices > *local as usize);
-    let without = able.iter().find(|(_, local, devices)| *devices <= *local as usize);
-    match (s.device, with, without) {
-        (DeviceChoice::Cpu, ..) => Ok((Device::Cpu, "--device cpu".into())),
-        (DeviceChoice::Cuda, _, None) => Ok((Device::Cuda, "--device cuda: one GPU per worker".into())),
-        (DeviceChoice::Cuda, _, Some((place, local, devices))) => {
-            Err(StrategyError::Cuda { place: place.clone(), local_rank: *local, devices: *devices })
+    let own: Vec<Option<Gpu>> = seen.iter().map(Seen::own).collect();
+    let without = seen.iter().zip(&own).find_map(|(w, gpu)| gpu.is_none().then_some(w));
+    let with = seen.iter().zip(&own).find_map(|(w, gpu)| gpu.is_some().then_some(w));
+    let reason = match (s.device, with, without) {
+        (DeviceChoice::Cuda, _, Some(w)) => {
+            return Err(StrategyError::Cuda {
+                place: w.place.clone(),
+                local_rank: w.local_rank,
+                devices: w.devices.len(),
+            });
         }
-        (DeviceChoice::Auto, _, None) => Ok((Device::Cuda, "auto: every worker has a GPU of its own".into())),
-        (DeviceChoice::Auto, None, Some(_)) => Ok((Device::Cpu, "auto: no worker has a usable GPU".into())),
-        (DeviceChoice::Auto, Some((with, ..)), Some((without, local, devices))) => {
-            Err(StrategyError::MixedDevices {
-                with: with.clone(),
-                without: without.clone(),
-                local_rank: *local,
-                devices: *devices,
-            })
+        (_, None, _) => return Ok((Device::Cpu, "auto: no worker has a usable GPU".into(), Vec::new())),
+        (_, Some(with), Some(without)) => {
+            return Err(StrategyError::MixedDevices {
+                with: with.place.clone(),
+                without: without.place.clone(),
+                local_rank: without.local_rank,
+                devices: without.devices.len(),
+            });
+        }
+        (DeviceChoice::Cuda, ..) => "--device cuda: one GPU per worker",
+        (..) => "auto: every worker has a GPU of its own",
+    };
+    let own: Vec<Gpu> = own.into_iter().flatten().collect();
+    for (i, gpu) in own.iter().enumerate() {
+        let same = |j: &usize| seen[*j].place.host == seen[i].place.host && own[*j].uuid == gpu.uuid;
+        if let Some(first) = (0..i).find(same) {
+            return Err(StrategyError::SharedDevice {
+                first: seen[first].place.clone(),
+                second: seen[i].place.clone(),
+                uuid: gpu.uuid.clone(),
+            });
         }
     }
+    Ok((Device::Cuda, reason.into(), own))
 }
 
 /// How ranks communicate.

@@ -42,6 +42,18 @@ pub enum StrategyError {
     /// Gloo cannot reach a GPU's memory.
     #[error("--test-backend gloo works on CPUs only: say --device cpu, or --test-backend nccl")]
     GlooOnGpus,
+    /// Two workers on one GPU.
+    #[error(
+        "{first} and {second} would share the GPU {uuid}: start at most as many workers per host as it has GPUs, give each worker a GPU of its own (CUDA_VISIBLE_DEVICES, --gpus-per-task=1), or say --device cpu"
+    )]
+    SharedDevice {
+        /// A worker.
+        first: Place,
+        /// Another of its host.
+        second: Place,
+        /// The GPU.
+        uuid: String,
+    },
     /// GPU too old for BF16.
     #[error(
         "--amp bf16, but {device} of {place} has compute capability {major}.{minor} and BF16 needs 8.0: say --amp fp16 --use-dynamic-loss-scaling, or --amp off"

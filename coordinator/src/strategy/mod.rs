@@ -14,6 +14,7 @@ pub(crate) mod testing;
 mod tests;
 
 pub use batch::share;
+pub use device::Gpu;
 pub(crate) use device::{backend_name, name as device_name};
 pub use error::StrategyError;
 pub(crate) use precision::{name as precision_name, scaling_text};
@@ -22,8 +23,8 @@ pub use settings::{Amp, DataLayout, DeviceChoice, JobSettings, Observer, Target,
 
 use crate::ranks::natural;
 use octrain_proto::v1::{
-    Backend, Determinism, Device, JobSpec, LossScaling, MemoryLayout, ModelFacts, PassDecision, Precision,
-    Purpose, QatRecipe, Setting, WorkerFacts,
+    Backend, Determinism, Device, Fp32Math, JobSpec, LossScaling, MemoryLayout, ModelFacts, PassDecision,
+    Precision, Purpose, QatRecipe, Setting, WorkerFacts,
 };
 use std::collections::BTreeMap;
 
@@ -45,8 +46,12 @@ pub struct Strategy {
     pub backend: Backend,
     /// Where tensors live.
     pub device: Device,
+    /// A GPU for every worker, in the order of ranks; empty on CPUs.
+    pub gpus: Vec<Gpu>,
     /// Compute precision.
     pub precision: Precision,
+    /// What GPUs make of FP32 operands.
+    pub fp32_math: Fp32Math,
     /// Loss scaling.
     pub loss_scaling: LossScaling,
     /// Memory order.
@@ -98,13 +103,15 @@ pub fn decide(facts: &JobFacts) -> Result<Strategy, StrategyError> {
     workers.sort_by(|a, b| natural(&a.host, &b.host).then(a.local_index.cmp(&b.local_index)));
     let mut settings = Vec::new();
 
-    let (device, reason) = device::choose(&s, &workers)?;
+    let (device, reason, gpus) = device::choose(&s, &workers)?;
     settings.push(setting("device", device::name(device), reason));
     let (backend, reason) = device::backend(s.test_backend, device, world)?;
     settings.push(setting("backend", device::backend_name(backend), reason));
 
     let (precision, reason) = precision::choose(&s, device, &workers)?;
     settings.push(setting("precision", precision::name(precision), reason));
+    let (fp32_math, reason) = precision::fp32_math(&s, device, &workers);
+    settings.push(setting("fp32-math", precision::math_name(fp32_math), reason));
     let (loss_scaling, reason) = precision::loss_scaling(&s)?;
     settings.push(setting("loss-scale", precision::scaling_text(&loss_scaling), reason));
 
@@ -136,7 +143,9 @@ pub fn decide(facts: &JobFacts) -> Result<Strategy, StrategyError> {
         purpose,
         backend,
         device,
+        gpus,
         precision,
+        fp32_math,
         loss_scaling,
         memory_layout,
         passes: passes::decide(&s, &model, purpose),

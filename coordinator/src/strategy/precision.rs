@@ -1,7 +1,7 @@
 //! Compute precision and loss scaling.
 
 use super::{Amp, JobSettings, StrategyError};
-use octrain_proto::v1::{Device, LossScaling, LossScalingMode, Precision, WorkerFacts};
+use octrain_proto::v1::{Device, Fp32Math, LossScaling, LossScalingMode, Precision, WorkerFacts};
 
 /// Compute precision, checked against what the devices can do.
 pub(super) fn choose(
@@ -45,6 +45,26 @@ pub(super) fn choose(
     }
 }
 
+/// What GPUs make of FP32 operands: one setting for convolutions and matrix products.
+pub(super) fn fp32_math(s: &JobSettings, device: Device, workers: &[WorkerFacts]) -> (Fp32Math, String) {
+    let mut devices = workers.iter().flat_map(|w| w.capabilities.iter().flat_map(|c| &c.cuda_devices));
+    match device {
+        Device::Cpu => (Fp32Math::Ieee, "CPUs compute FP32 as it is".into()),
+        Device::Cuda if s.qat => (
+            Fp32Math::Ieee,
+            "--qat: TF32 would round operands, and what is measured would not be what is deployed".into(),
+        ),
+        Device::Cuda => match devices.find(|d| d.major < 8) {
+            Some(d) => (Fp32Math::Ieee, format!("{} ({}.{}) has no TF32", d.name, d.major, d.minor)),
+            None => (
+                Fp32Math::Tf32,
+                "as the reference's TF32 script trains: what is left in FP32 rounds operands to 10 bits"
+                    .into(),
+            ),
+        },
+    }
+}
+
 /// Loss scaling as asked for, in any precision.
 pub(super) fn loss_scaling(s: &JobSettings) -> Result<(LossScaling, String), StrategyError> {
     if !(s.scale_loss.is_finite() && s.scale_loss > 0.0) {
@@ -82,6 +102,14 @@ pub(crate) fn name(precision: Precision) -> &'static str {
         Precision::Fp32 => "fp32",
         Precision::Bf16 => "bf16",
         Precision::Fp16 => "fp16",
+    }
+}
+
+/// Name in texts.
+pub(crate) fn math_name(math: Fp32Math) -> &'static str {
+    match math {
+        Fp32Math::Ieee => "ieee",
+        Fp32Math::Tf32 => "tf32",
     }
 }
 

@@ -26,14 +26,20 @@ pub(crate) fn model() -> ModelFacts {
 }
 
 pub(crate) fn worker(host: &str, local_index: u32, gpus: usize) -> WorkerFacts {
-    let gpu = CudaDevice { name: "H200".into(), major: 9, minor: 0, memory_bytes: 1 << 37 };
+    let gpu = |i: usize| CudaDevice {
+        name: "H200".into(),
+        major: 9,
+        minor: 0,
+        memory_bytes: 1 << 37,
+        uuid: format!("GPU-{host}-{i}"),
+    };
     WorkerFacts {
         host: host.into(),
         local_index,
         local_world: 0,
         pid: 1,
         capabilities: Some(Capabilities {
-            cuda_devices: vec![gpu; gpus],
+            cuda_devices: (0..gpus).map(gpu).collect(),
             cpu_bf16: true,
             cpu_avx512: true,
             cpu_cores: 8,

@@ -68,12 +68,84 @@ fn device_and_backend() {
     assert_eq!(asked("gloo", "cuda", vec![w("a", 0, 1)]), Err(StrategyError::GlooOnGpus));
     let error =
         |flag: &str, workers| decide(&facts(json!({"device": flag}), workers)).unwrap_err().to_string();
-    let e = error("cuda", vec![w("pod-10", 0, 1), w("pod-2", 1, 1), w("pod-2", 0, 1)]);
-    assert!(e.contains("host pod-2 local 1 is worker 2 of its host and sees 1 CUDA devices"), "{e}");
+    let e = error("cuda", vec![w("pod-10", 0, 1), w("pod-2", 2, 2), w("pod-2", 1, 2), w("pod-2", 0, 2)]);
+    assert!(e.contains("host pod-2 local 2 is worker 3 of its host and sees 2 CUDA devices"), "{e}");
     let e = error("auto", vec![w("a", 0, 1), w("b", 0, 0)]);
     assert!(e.contains("host a local 0 can use") && e.contains("host b local 0 cannot"), "{e}");
-    let e = error("auto", vec![w("a", 0, 1), w("a", 1, 1)]);
-    assert!(e.contains("host a local 1 cannot"), "{e}");
+    let e = error("auto", vec![w("a", 0, 2), w("a", 1, 2), w("a", 2, 2)]);
+    assert!(e.contains("host a local 2 cannot"), "{e}");
+}
+
+/// A worker that sees these GPUs of its host, in this order.
+fn sees(host: &str, local_index: u32, gpus: &[usize]) -> WorkerFacts {
+    let mut w = worker(host, local_index, 8);
+    let all = std::mem::take(&mut w.capabilities.as_mut().unwrap().cuda_devices);
+    w.capabilities.as_mut().unwrap().cuda_devices = gpus.iter().map(|&i| all[i].clone()).collect();
+    w
+}
+
+#[test]
+fn every_worker_gets_a_gpu_of_its_own_however_they_are_shown() {
+    let gpus = |workers: Vec<WorkerFacts>| -> Vec<(u32, String)> {
+        let s = decide(&facts(json!({"device": "cuda"}), workers)).unwrap();
+        s.gpus.into_iter().map(|g| (g.ordinal, g.uuid)).collect()
+    };
+    type Case<'a> = (Vec<WorkerFacts>, &'a [(u32, &'a str)]);
+    let cases: [Case; 5] = [
+        // All are shown to all: by rank within the host.
+        (vec![sees("a", 0, &[0, 1]), sees("a", 1, &[0, 1])], &[(0, "GPU-a-0"), (1, "GPU-a-1")]),
+        // One is shown to each (`--gpus-per-task=1`): it is device 0 of each.
+        (vec![sees("a", 0, &[0]), sees("a", 1, &[1])], &[(0, "GPU-a-0"), (0, "GPU-a-1")]),
+        (vec![sees("a", 0, &[3]), sees("a", 1, &[2])], &[(0, "GPU-a-3"), (0, "GPU-a-2")]),
+        // Another host's GPU is another one.
+        (vec![sees("a", 0, &[0]), sees("b", 0, &[0])], &[(0, "GPU-a-0"), (0, "GPU-b-0")]),
+        // Each its own numbering.
+        (vec![sees("a", 0, &[4, 5]), sees("a", 1, &[5, 6])], &[(0, "GPU-a-4"), (1, "GPU-a-6")]),
+    ];
+    for (workers, want) in cases {
+        let got = gpus(workers.clone());
+        let got: Vec<(u32, &str)> = got.iter().map(|(i, uuid)| (*i, uuid.as_str())).collect();
+        assert_eq!(got, want, "{workers:?}");
+    }
+    for device in ["auto", "cuda"] {
+        for shared in
+            [vec![sees("a", 0, &[0]), sees("a", 1, &[0])], vec![sees("a", 0, &[1, 0]), sees("a", 1, &[0, 1])]]
+        {
+            let e = decide(&facts(json!({"device": device}), shared)).unwrap_err().to_string();
+            let parts = ["host a local 0 and host a local 1", "GPU-a-", "--gpus-per-task=1", "--device cpu"];
+            assert!(parts.iter().all(|part| e.contains(part)), "{e}");
+        }
+    }
+    let plan = crate::plan::build(
+        "job",
+        1,
+        &facts(json!({"device": "cuda"}), vec![sees("a", 1, &[7]), sees("a", 0, &[3])]),
+    )
+    .unwrap();
+    let roster: Vec<_> = plan.roster.iter().map(|p| (p.cuda_device, p.cuda_uuid.as_str())).collect();
+    assert_eq!(roster, [(Some(0), "GPU-a-3"), (Some(0), "GPU-a-7")]);
+    assert!(crate::plan::render(&plan).contains("cuda:0 (GPU-a-7), microbatch 1"));
+}
+
+#[test]
+fn fp32_on_gpus_is_one_setting_with_its_reason() {
+    let mut old = worker("b", 0, 1);
+    let d = &mut old.capabilities.as_mut().unwrap().cuda_devices[0];
+    (d.name, d.major, d.minor) = ("T4".into(), 7, 5);
+    for (changes, workers, math, reason) in [
+        (json!({}), vec![worker("a", 0, 1)], Fp32Math::Tf32, "reference"),
+        (json!({"amp": "bf16"}), vec![worker("a", 0, 1)], Fp32Math::Tf32, "left in FP32"),
+        (json!({"qat": true}), vec![worker("a", 0, 1)], Fp32Math::Ieee, "--qat"),
+        (json!({}), vec![worker("a", 0, 1), old], Fp32Math::Ieee, "T4 (7.5) has no TF32"),
+        (json!({}), two(), Fp32Math::Ieee, "CPUs"),
+        (json!({"device": "cpu"}), vec![worker("a", 0, 1)], Fp32Math::Ieee, "CPUs"),
+    ] {
+        let facts = facts(changes.clone(), workers);
+        let s = decide(&facts).unwrap();
+        assert_eq!(s.fp32_math, math, "{changes}");
+        assert!(of(&s, "fp32-math").1.contains(reason), "{:?}", of(&s, "fp32-math"));
+        assert_eq!(crate::plan::build("job", 1, &facts).unwrap().fp32_math(), math);
+    }
 }
 
 #[test]

@@ -2,12 +2,11 @@
 
 use super::Exit;
 use super::args::RunFlags;
-use crate::config::{DeviceKind, RunConfig};
+use crate::config::RunConfig;
 use crate::metrics::print;
-use crate::native;
 use crate::session::{BuildPlan, JobSpec, machine};
 use crate::trainer::Job;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::ArgMatches;
 use octrain_coordinator::config::DEFAULT_JOB;
 use octrain_coordinator::plan;
@@ -25,11 +24,7 @@ pub struct PlanArgs {
 
 /// The plan for `nproc` workers on this machine.
 pub fn local_plan(config: &RunConfig, job: JobSpec) -> Result<BuildPlan> {
-    let mut devices = Vec::new();
-    if config.device != DeviceKind::Cpu {
-        native::load_cuda().context("libtorch's CUDA part cannot be loaded; run scripts/setup.sh again")?;
-        devices = machine::cuda_devices();
-    }
+    let devices = machine::cuda_devices(config.device).map_err(Exit::configuration)?;
     let capabilities = machine::capabilities(devices);
     let workers = (0..config.nproc as u32).map(|local_index| WorkerFacts {
         host: machine::host_name(),

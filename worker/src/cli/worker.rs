@@ -1,13 +1,12 @@
 //! `octrain worker`: one rank.
 
 use super::Exit;
-use crate::config::{DeviceKind, RunConfig};
+use crate::config::RunConfig;
 use crate::launcher::{
     EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_ERROR, EXIT_OK, EXIT_PREEMPTED, logging, signals,
     watchdog::{self, Limits},
 };
 use crate::metrics::say;
-use crate::native;
 use crate::session::{FailureKind, Session, SessionError, SessionOptions, machine, panics};
 use crate::trainer::{self, Job, TrainError};
 use anyhow::{Context, Result};
@@ -72,11 +71,7 @@ fn exit_code(e: &SessionError) -> u8 {
 /// Runs one worker to its end; returns its exit code.
 pub fn run(config: &RunConfig, place: &Place, job: Job) -> Result<u8> {
     signals::install().context("cannot listen for signals")?;
-    let mut devices = Vec::new();
-    if config.device != DeviceKind::Cpu {
-        native::load_cuda().context("libtorch's CUDA part cannot be loaded; run scripts/setup.sh again")?;
-        devices = machine::cuda_devices();
-    }
+    let devices = machine::cuda_devices(config.device).map_err(Exit::configuration)?;
     let mut options = SessionOptions::new(
         &place.coordinator,
         job.spec(config).map_err(Exit::configuration)?,

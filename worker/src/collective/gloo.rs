@@ -276,8 +276,12 @@ impl Gloo {
         let done = unsafe { native::check(f(self.group.raw, tensor.as_ptr().cast())) };
         done.map_err(|e| match self.abort.is_tripped() {
             true => CollectiveError::Aborted { call, rank: self.rank },
-            false => CollectiveError::Failed { backend: "gloo", call, rank: self.rank, why: e.0 },
+            false => self.failed(call, e.0),
         })
+    }
+
+    fn failed(&self, call: &'static str, why: String) -> CollectiveError {
+        CollectiveError::Failed { backend: "gloo", call, rank: self.rank, why }
     }
 }
 
@@ -307,15 +311,17 @@ impl Collective for Gloo {
     fn all_gather(&self, tensor: &Tensor) -> Result<Vec<Tensor>, CollectiveError> {
         let mut shape = tensor.size();
         shape.insert(0, self.world_size as i64);
-        let out = Tensor::zeros(shape.as_slice(), (tensor.kind(), tensor.device()));
+        let failed = |e: tch::TchError| self.failed("all_gather", e.to_string());
+        let out = Tensor::f_zeros(shape.as_slice(), (tensor.kind(), tensor.device())).map_err(failed)?;
         // SAFETY: group and tensors are alive during the call.
         self.run("all_gather", tensor, |group, t| unsafe {
             octrain_gloo_all_gather(group, t, out.as_ptr().cast())
         })?;
-        Ok(out.unbind(0))
+        out.f_unbind(0).map_err(failed)
     }
 
     fn barrier(&self) -> Result<(), CollectiveError> {
-        self.all_reduce(&Tensor::zeros([1], (Kind::Float, tch::Device::Cpu)), ReduceOp::Sum)
+        let one = Tensor::f_zeros([1], (Kind::Float, tch::Device::Cpu));
+        self.all_reduce(&one.map_err(|e| self.failed("barrier", e.to_string()))?, ReduceOp::Sum)
     }
 }

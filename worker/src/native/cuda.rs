@@ -7,6 +7,7 @@ use cudarc::driver::{result, sys};
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_char, c_void};
 use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 /// Source of the kernels.
@@ -15,11 +16,29 @@ pub const SOURCE: &str = include_str!("../../kernels/fake_quant.cu");
 /// Ends of the kernels' names, by `OctrainKind`.
 const TYPES: [&str; 3] = ["f32", "bf16", "f16"];
 
-const THREADS: u32 = 256;
-/// Blocks of [`THREADS`] that a multiprocessor holds at once; kernels loop over what is left.
-const BLOCKS_PER_PROCESSOR: i64 = 8;
-/// Elements of a warp's turn in `quantize`: 32 lanes of 4.
+/// Threads of a block.
+pub(super) const THREADS: u32 = 256;
+/// Elements of a warp's turn in `quantize` and `mask`: 32 lanes of 4.
 const TILE: i64 = 128;
+
+/// `OctrainKernel` of `fake_quant.h`.
+pub(super) const QUANTIZE: i32 = 0;
+pub(super) const MASK: i32 = 1;
+pub(super) const LEARN: i32 = 2;
+
+/// Turns of blocks that a kernel has to do over `rows` rows of `inner` elements; `chunk` elements a turn in `learn`.
+pub(super) fn turns(kernel: i32, rows: i64, inner: i64, chunk: i64) -> i64 {
+    let ceil = |a: i64, b: i64| (a + b - 1) / b;
+    match kernel {
+        LEARN => rows * ceil(inner, chunk),
+        _ => ceil(rows * ceil(inner, TILE), i64::from(THREADS) / 32),
+    }
+}
+
+/// Blocks to start for so many turns: at most what the device holds at once, as kernels loop over what is left.
+pub(super) fn blocks(turns: i64, held: i64) -> u32 {
+    turns.clamp(1, held.clamp(1, i64::from(i32::MAX))) as u32
+}
 
 /// `OctrainLaunch` of `fake_quant.h`.
 #[repr(C)]
@@ -52,10 +71,15 @@ unsafe extern "C" {
     fn octrain_register_cuda(run: unsafe extern "C" fn(*const Launch) -> *mut c_char);
 }
 
+/// Where set-up puts libtorch's CUDA part.
+pub fn library() -> PathBuf {
+    deps_dir().join("libtorch-cuda/lib/libtorch_cuda.so")
+}
+
 /// Makes libtorch's CUDA part available where set-up has put it, and the fake-quant kernels with it; says whether it
 /// did. To be called before any tensor is made.
 pub fn load() -> Result<bool, libloading::Error> {
-    let library = deps_dir().join("libtorch-cuda/lib/libtorch_cuda.so");
+    let library = library();
     if !library.is_file() {
         return Ok(false);
     }
@@ -74,15 +98,22 @@ fn register() {
     unsafe { octrain_register_cuda(run) };
 }
 
+/// A kernel on one device.
+#[derive(Clone, Copy)]
+struct Function {
+    handle: sys::CUfunction,
+    /// Blocks of [`THREADS`] that the whole device holds at once, which its registers decide.
+    held: i64,
+}
+
 /// The kernels of one device.
 #[derive(Clone, Copy)]
 struct Kernels {
     context: sys::CUcontext,
-    processors: i64,
-    quantize: [sys::CUfunction; 3],
-    mask: [sys::CUfunction; 3],
-    learn: [sys::CUfunction; 3],
-    learn_sum: sys::CUfunction,
+    quantize: [Function; 3],
+    mask: [Function; 3],
+    learn: [Function; 3],
+    learn_sum: Function,
 }
 
 // SAFETY: handles of the driver, which any thread may use; they are never freed.
@@ -124,7 +155,7 @@ impl Kernels {
         };
         let major = attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
         let minor = attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
-        let processors = attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?.into();
+        let processors = i64::from(attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?);
         let code = nvrtc::compile(SOURCE, "fake_quant.cu", &format!("sm_{major}{minor}"))?;
         // SAFETY: the context libtorch uses too; it is kept for good.
         let context =
@@ -136,15 +167,20 @@ impl Kernels {
         let function = |name: String| {
             let c = CString::new(name.as_str()).expect("kernel names have no 0");
             // SAFETY: the module is never unloaded.
-            unsafe { result::module::get_function(module, c) }.map_err(failed(name))
+            let handle = unsafe { result::module::get_function(module, c) }.map_err(failed(&name))?;
+            let mut each = 0;
+            // SAFETY: `each` is writable, the function was just given by the driver.
+            unsafe { sys::cuOccupancyMaxActiveBlocksPerMultiprocessor(&mut each, handle, THREADS as i32, 0) }
+                .result()
+                .map_err(failed(format_args!("occupancy of {name}")))?;
+            Ok(Function { handle, held: processors * i64::from(each) })
         };
-        let of_types = |kernel: &str| -> Result<[sys::CUfunction; 3], NativeError> {
+        let of_types = |kernel: &str| -> Result<[Function; 3], NativeError> {
             let [a, b, c] = TYPES.map(|name| function(format!("{kernel}_{name}")));
             Ok([a?, b?, c?])
         };
         Ok(Self {
             context,
-            processors,
             quantize: of_types("quantize")?,
             mask: of_types("mask")?,
             learn: of_types("learn")?,
@@ -168,16 +204,17 @@ impl Kernels {
     /// `arguments` point to values of the kernel's parameter types; pointers among them are the device's and sized as
     /// the launch says.
     unsafe fn start(
-        &self,
-        function: sys::CUfunction,
+        function: Function,
         turns: i64,
         stream: sys::CUstream,
         arguments: &mut [*mut c_void],
     ) -> Result<(), NativeError> {
-        let blocks = turns.clamp(1, self.processors * BLOCKS_PER_PROCESSOR) as u32;
+        let blocks = blocks(turns, function.held);
         // SAFETY: the caller's promise; the function is of a module that stays loaded.
-        unsafe { result::launch_kernel(function, (blocks, 1, 1), (THREADS, 1, 1), 0, stream, arguments) }
-            .map_err(failed("launching a fake-quant kernel"))
+        unsafe {
+            result::launch_kernel(function.handle, (blocks, 1, 1), (THREADS, 1, 1), 0, stream, arguments)
+        }
+        .map_err(failed("launching a fake-quant kernel"))
     }
 }
 
@@ -193,30 +230,28 @@ unsafe fn start(l: &Launch) -> Result<(), NativeError> {
     let kind = kind.ok_or_else(|| NativeError(format!("no kernel for type {}", l.kind)))?;
     let kernels = Kernels::of(l.device)?;
     let _current = Current::enter(kernels.context)?;
-    let warps = i64::from(THREADS) / 32;
+    let turns = turns(l.kernel, l.rows, l.inner, l.chunk);
     // SAFETY: in each arm, the parameters of the kernel in fake_quant.cu, in order, and the caller's promise.
     unsafe {
         match l.kernel {
-            0 => {
-                let turns = (l.rows * ((l.inner + TILE - 1) / TILE) + warps - 1) / warps;
+            QUANTIZE => {
                 let list = arguments![
                     l.x, l.y, l.bits, l.steps, l.seen, l.scratch, l.rows, l.inner, l.qmin, l.qmax, l.min_step
                 ];
-                kernels.start(kernels.quantize[kind], turns, l.stream, list)
+                Kernels::start(kernels.quantize[kind], turns, l.stream, list)
             }
-            1 => {
-                let turns = (l.rows * l.row_words + warps - 1) / warps;
+            MASK => {
                 let list = arguments![l.dy, l.y, l.bits, l.rows, l.inner];
-                kernels.start(kernels.mask[kind], turns, l.stream, list)
+                Kernels::start(kernels.mask[kind], turns, l.stream, list)
             }
-            2 => {
+            LEARN => {
                 let pieces = (l.inner + l.chunk - 1) / l.chunk;
                 let list = arguments![
                     l.x, l.dy, l.y, l.steps, l.partial, l.rows, l.inner, l.chunk, l.qmin, l.qmax, l.min_step
                 ];
-                kernels.start(kernels.learn[kind], l.rows * pieces, l.stream, list)?;
+                Kernels::start(kernels.learn[kind], turns, l.stream, list)?;
                 let list = arguments![l.partial, l.step_gradient, l.rows, pieces, l.grad_scale];
-                kernels.start(kernels.learn_sum, l.rows, l.stream, list)
+                Kernels::start(kernels.learn_sum, l.rows, l.stream, list)
             }
             other => Err(NativeError(format!("no kernel number {other}"))),
         }

@@ -9,13 +9,14 @@
 //! GPUs the kernels are compiled by NVRTC when a tensor first needs them.
 
 mod cuda;
+pub mod devices;
 mod error;
 mod leave;
 pub mod libraries;
 mod nvrtc;
 pub mod openvino_profile;
 
-pub use cuda::load as load_cuda;
+pub use cuda::{library as cuda_library, load as load_cuda};
 pub use error::NativeError;
 pub(crate) use error::check;
 pub use leave::leave;

@@ -81,6 +81,16 @@ impl Program {
 /// Compiles CUDA `source`, called `name` in messages, for `arch`: machine code for `sm_90` and the like, PTX for
 /// `compute_90` and the like. Either can be loaded as a module. The error is the compiler's own message.
 pub fn compile(source: &str, name: &str, arch: &str) -> Result<Vec<u8>, NativeError> {
+    compile_and_tell(source, name, arch, &[]).map(|(code, _)| code)
+}
+
+/// [`compile`] with options besides, and what the compiler says about it.
+pub(super) fn compile_and_tell(
+    source: &str,
+    name: &str,
+    arch: &str,
+    besides: &[&str],
+) -> Result<(Vec<u8>, String), NativeError> {
     load()?;
     let failed =
         |what: &str, e: result::NvrtcError| NativeError(format!("NVRTC, {name} for {arch}: {what}: {e:?}"));
@@ -89,10 +99,11 @@ pub fn compile(source: &str, name: &str, arch: &str) -> Result<Vec<u8>, NativeEr
     let program = Program(result::create_program(&source, Some(&title)).map_err(|e| failed("create", e))?);
     let mut options: Vec<String> = OPTIONS.map(str::to_string).to_vec();
     options.push(format!("--gpu-architecture={arch}"));
+    options.extend(besides.iter().map(ToString::to_string));
     // SAFETY: the program is alive, as are its source and name.
     if unsafe { result::compile_program(program.0, &options) }.is_err() {
         return Err(NativeError(format!("NVRTC, {name} for {arch}:\n{}", program.log())));
     }
     let code = if arch.starts_with("sm_") { program.cubin() } else { program.ptx() };
-    code.map_err(|e| failed("result", e))
+    Ok((code.map_err(|e| failed("result", e))?, program.log()))
 }

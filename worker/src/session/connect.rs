@@ -8,7 +8,8 @@ use octrain_coordinator::plan;
 use octrain_proto::PROTOCOL_VERSION;
 use octrain_proto::v1::coordinator_client::CoordinatorClient;
 use octrain_proto::v1::{
-    BuildPlan, FailureKind, GetPlanRequest, Header, RegisterReply, RegisterRequest, WorkerFacts,
+    BuildPlan, CudaDevice, Device, FailureKind, GetPlanRequest, Header, Placement, RegisterReply,
+    RegisterRequest, WorkerFacts,
 };
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -97,7 +98,19 @@ pub(super) fn trust(
     {
         return Err(format!("rank {} of its roster is not this worker", plan.rank));
     }
-    Ok(())
+    mine.map_or(Ok(()), |p| own_device(plan, p, &options.capabilities.cuda_devices))
+}
+
+/// Whether the GPU that a plan names, if it names one, is one that this process sees under that number.
+fn own_device(plan: &BuildPlan, mine: &Placement, seen: &[CudaDevice]) -> Result<(), String> {
+    match (plan.device(), mine.cuda_device) {
+        (Device::Cpu, None) => Ok(()),
+        (Device::Cuda, Some(ordinal)) => match seen.get(ordinal as usize) {
+            Some(gpu) if gpu.uuid == mine.cuda_uuid => Ok(()),
+            _ => Err(format!("cuda:{ordinal} of this process is not the GPU {} it names", mine.cuda_uuid)),
+        },
+        (_, ordinal) => Err(format!("it says {:?} and names the GPU {ordinal:?}", plan.device())),
+    }
 }
 
 fn wait_for_plan(session: &Session, options: &SessionOptions) -> Result<BuildPlan, SessionError> {

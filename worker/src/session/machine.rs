@@ -1,7 +1,11 @@
 //! What this machine is and can do, for the coordinator's decisions.
 
+use crate::config::DeviceKind;
+use crate::native;
+use crate::native::devices::{self, Driver};
 use octrain_proto::v1::{Capabilities, CudaDevice};
 use std::net::{ToSocketAddrs, UdpSocket};
+use std::path::Path;
 
 /// Name of this host: `OCTRAIN_HOST`, else the kernel's host name.
 pub fn host_name() -> String {
@@ -52,33 +56,82 @@ fn memory_bytes(meminfo: &str) -> u64 {
     kib.unwrap_or(0) * 1024
 }
 
-/// CUDA devices libtorch can use in this process (`CUDA_VISIBLE_DEVICES` is heeded); none where libtorch's CUDA
-/// part is not loaded.
-pub fn cuda_devices() -> Vec<CudaDevice> {
-    use cudarc::driver::{CudaContext, sys::CUdevice_attribute as A};
-    // Where libtorch finds none there may be no driver to ask either.
-    let count = tch::Cuda::device_count();
-    let device = |ordinal| -> Result<CudaDevice, cudarc::driver::DriverError> {
-        let ctx = CudaContext::new(ordinal)?;
-        Ok(CudaDevice {
-            name: ctx.name()?,
-            major: ctx.attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)? as u32,
-            minor: ctx.attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)? as u32,
-            memory_bytes: ctx.total_mem()? as u64,
-        })
-    };
-    let mut devices = Vec::new();
-    for ordinal in 0..count.max(0) as usize {
-        match device(ordinal) {
-            Ok(d) => devices.push(d),
-            // Later devices keep their indices only if all before them are there.
-            Err(e) => {
-                tracing::warn!("CUDA device {ordinal} cannot be used: {e}");
-                break;
-            }
-        }
+/// A GPU that cannot be used although it is there, or was asked for. It is never left unused without a word.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CudaError {
+    /// The CUDA set is missing.
+    #[error(
+        "this machine has a GPU ({gpu}), but libtorch's CUDA part is not in {place}: run scripts/setup.sh --cuda, or say --device cpu"
+    )]
+    NoLibraries {
+        /// The GPU, or how it is known that there is one.
+        gpu: String,
+        /// Where the libraries were looked for.
+        place: String,
+    },
+    /// The driver does not work.
+    #[error(
+        "this machine has a GPU, but its driver cannot be used ({why}): mend the driver, or say --device cpu"
+    )]
+    Driver {
+        /// Its words.
+        why: String,
+    },
+    /// The CUDA set does not load.
+    #[error(
+        "libtorch's CUDA part cannot be loaded: {0}; run scripts/setup.sh --cuda again, or say --device cpu"
+    )]
+    Load(String),
+}
+
+/// Which GPUs this process may use, from what the driver says, whether there are device files of GPUs, and whether
+/// libtorch's CUDA part is where it should be. No GPU at all is no error: the coordinator decides what that means.
+fn usable(
+    driver: Driver,
+    files: bool,
+    library: &Path,
+    installed: bool,
+) -> Result<Vec<CudaDevice>, CudaError> {
+    let lacks = |gpu: &str| CudaError::NoLibraries { gpu: gpu.into(), place: library.display().to_string() };
+    match driver {
+        Driver::Shows(gpus) => match gpus.first() {
+            Some(first) if !installed => Err(lacks(&first.name)),
+            _ => Ok(gpus.into_iter().map(told).collect()),
+        },
+        Driver::Absent | Driver::Failed(_) if files && !installed => Err(lacks("/dev/nvidia0 or the like")),
+        Driver::Absent if files => Err(CudaError::Driver { why: "libcuda.so.1 is not found".into() }),
+        Driver::Failed(why) if files => Err(CudaError::Driver { why }),
+        // A driver's library without a GPU, as in an image built for GPUs.
+        Driver::Absent | Driver::Failed(_) => Ok(Vec::new()),
     }
-    devices
+}
+
+fn told(gpu: devices::Gpu) -> CudaDevice {
+    let devices::Gpu { name, major, minor, memory, uuid } = gpu;
+    CudaDevice { name, major, minor, memory_bytes: memory, uuid }
+}
+
+/// Whether a folder like `/dev` has device files of NVIDIA GPUs.
+fn has_gpu_files(dev: &Path) -> bool {
+    let numbered = |name: &str| {
+        name.strip_prefix("nvidia").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+    };
+    let entries = std::fs::read_dir(dev).into_iter().flatten().flatten();
+    entries.into_iter().any(|e| e.file_name().to_str().is_some_and(numbered))
+}
+
+/// CUDA devices this process may use (`CUDA_VISIBLE_DEVICES` is heeded), with libtorch's CUDA part loaded if there is
+/// one; none where the CPU is asked for. No context is made on any of them.
+pub fn cuda_devices(wanted: DeviceKind) -> Result<Vec<CudaDevice>, CudaError> {
+    if wanted == DeviceKind::Cpu {
+        return Ok(Vec::new());
+    }
+    let library = native::cuda_library();
+    let found = usable(devices::driver(), has_gpu_files(Path::new("/dev")), &library, library.is_file())?;
+    if !found.is_empty() {
+        native::load_cuda().map_err(|e| CudaError::Load(e.to_string()))?;
+    }
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -93,6 +146,56 @@ mod tests {
         assert!(cpu_flags("").is_empty());
         assert_eq!(memory_bytes("MemTotal:       24576 kB\nMemFree: 1 kB"), 24576 * 1024);
         assert_eq!(memory_bytes("nothing"), 0);
+    }
+
+    #[test]
+    fn a_gpu_is_never_left_unused_without_a_word() {
+        let gpu = || devices::Gpu {
+            name: "H200".into(),
+            major: 9,
+            minor: 0,
+            memory: 1 << 37,
+            uuid: "GPU-5d".into(),
+        };
+        let failed = || Driver::Failed("system has unsupported display driver".into());
+        let place = Path::new("deps/libtorch_cuda.so");
+        // (driver, device files, installed) -> number of GPUs, or words of the error
+        let cases: [(Driver, bool, bool, Result<usize, &str>); 11] = [
+            (Driver::Shows(vec![gpu(), gpu()]), true, true, Ok(2)),
+            (Driver::Shows(vec![gpu()]), true, false, Err("H200")),
+            (Driver::Shows(vec![gpu()]), false, false, Err("scripts/setup.sh --cuda")),
+            // Hidden on purpose: CUDA_VISIBLE_DEVICES is empty.
+            (Driver::Shows(vec![]), true, true, Ok(0)),
+            (Driver::Shows(vec![]), true, false, Ok(0)),
+            (Driver::Absent, true, false, Err("scripts/setup.sh --cuda")),
+            (Driver::Absent, true, true, Err("libcuda.so.1")),
+            (Driver::Absent, false, true, Ok(0)),
+            (Driver::Absent, false, false, Ok(0)),
+            (failed(), true, true, Err("unsupported display driver")),
+            (failed(), false, true, Ok(0)),
+        ];
+        for (driver, files, installed, want) in cases {
+            let case = format!("{driver:?} {files} {installed}");
+            match (usable(driver, files, place, installed), want) {
+                (Ok(found), Ok(count)) => assert_eq!(found.len(), count, "{case}"),
+                (Err(e), Err(words)) => {
+                    let e = e.to_string();
+                    assert!(e.contains(words) && e.contains("--device cpu"), "{case}: {e}");
+                }
+                (got, want) => panic!("{case}: {got:?}, not {want:?}"),
+            }
+        }
+        assert_eq!(usable(Driver::Shows(vec![gpu()]), true, place, true).unwrap()[0].uuid, "GPU-5d");
+    }
+
+    #[test]
+    fn device_files_of_gpus_are_known_by_their_numbers() {
+        let dev = tempfile::tempdir().unwrap();
+        let file = |name: &str| std::fs::write(dev.path().join(name), "").unwrap();
+        ["nvidiactl", "nvidia-uvm", "nvidia", "null"].into_iter().for_each(file);
+        assert!(!has_gpu_files(dev.path()) && !has_gpu_files(Path::new("no such folder")));
+        file("nvidia3");
+        assert!(has_gpu_files(dev.path()));
     }
 
     #[test]

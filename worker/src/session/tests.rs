@@ -301,6 +301,39 @@ fn a_plan_that_was_tampered_with_or_meant_for_others_is_refused() {
 }
 
 #[test]
+fn a_plan_that_names_a_gpu_other_than_this_workers_is_refused() {
+    let mut options = options("x:1", 0);
+    let gpu =
+        |uuid: &str| CudaDevice { name: "H200".into(), major: 9, uuid: uuid.into(), ..CudaDevice::default() };
+    let worker = |local_index, sees: CudaDevice| octrain_proto::v1::WorkerFacts {
+        host: "here".into(),
+        local_index,
+        local_world: 2,
+        pid: 1,
+        capabilities: Some(Capabilities { cuda_devices: vec![sees], ..options.capabilities.clone() }),
+    };
+    let workers = vec![worker(0, gpu("GPU-a")), worker(1, gpu("GPU-b"))];
+    let facts = octrain_coordinator::strategy::JobFacts { job: options.job.clone(), workers };
+    let plan = plan::build("octrain", 3, &facts).unwrap();
+    let registered = RegisterReply { job_id: "octrain".into(), generation: 3, ..RegisterReply::default() };
+    for (sees, want) in
+        [(vec![gpu("GPU-a")], None), (vec![gpu("GPU-b")], Some("GPU-a")), (vec![], Some("cuda:0"))]
+    {
+        options.capabilities.cuda_devices = sees;
+        let why = connect::trust(&plan, &registered, &options).err();
+        assert_eq!(why.is_some(), want.is_some(), "{why:?}");
+        assert!(
+            want.is_none_or(|words| why.as_ref().is_some_and(|w| w.contains(words))),
+            "{want:?} in: {why:?}"
+        );
+    }
+    let mut other = BuildPlan { device: Device::Cpu.into(), ..plan };
+    other.sha256 = plan::digest(&other).to_vec();
+    let why = connect::trust(&other, &registered, &options).unwrap_err();
+    assert!(why.contains("Cpu") && why.contains("Some(0)"), "{why}");
+}
+
+#[test]
 fn an_error_another_worker_caused_becomes_that_workers() {
     let verdict = |kind, culprit| Some(AbortReason { kind, message: "rank 1 is lost".into(), culprit });
     use AbortKind::{Configuration, WorkerFailed, WorkerLost};

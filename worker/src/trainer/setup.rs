@@ -9,12 +9,13 @@ use crate::data::{DataConfig, Geometry, Sharding, TrainLoader};
 use crate::exec::initialise;
 use crate::launcher::watchdog::{Phase, doing};
 use crate::metrics::{Reporter, median, say};
+use crate::native::devices;
 use crate::optim::loss_scale::LossScale;
 use crate::optim::qat::QatSchedule;
 use crate::optim::schedule::Schedule;
 use crate::optim::{CrossEntropy, Distillation, DistributedOptimizer, Program, Sgd, Strategy};
 use crate::passes;
-use crate::session::{Backend, BuildPlan, Device as PlanDevice, LossScalingMode, MemoryLayout, Precision};
+use crate::session::{Backend, BuildPlan, Fp32Math, LossScalingMode, MemoryLayout, Precision};
 use crate::session::{QuantObserver, QuantTarget, Session};
 use crate::{native, session};
 use std::time::Duration;
@@ -49,10 +50,11 @@ pub struct Run<'a> {
 /// Steps without a time at the start of a process, outside benchmarks: memory is still being allocated.
 const COLD: u64 = 2;
 
+/// This rank's device, as its placement names it.
 fn device(plan: &BuildPlan) -> Device {
-    match plan.device() {
-        PlanDevice::Cpu => Device::Cpu,
-        PlanDevice::Cuda => Device::Cuda(plan.local_rank as usize),
+    match plan.roster.get(plan.rank as usize).and_then(|p| p.cuda_device) {
+        None => Device::Cpu,
+        Some(ordinal) => Device::Cuda(ordinal as usize),
     }
 }
 
@@ -205,9 +207,13 @@ impl<'a> Run<'a> {
         address: &str,
     ) -> Result<Self, TrainError> {
         let plan = session.plan();
+        // Before anything is allocated: this is the one thread that calls CUDA besides libtorch's own.
+        let config_error = |e: native::NativeError| TrainError::Config(e.to_string());
+        devices::make_current(device(plan)).map_err(config_error)?;
+        devices::allow_tf32(plan.fp32_math() == Fp32Math::Tf32).map_err(config_error)?;
         tch::set_num_threads(plan.threads.max(1) as i32);
         if plan.determinism.is_some_and(|d| d.deterministic_kernels) {
-            native::deterministic(true).map_err(|e| TrainError::Config(e.to_string()))?;
+            native::deterministic(true).map_err(config_error)?;
         }
         let data = data_config(config, plan);
         let loader = job.train.clone().map(|d| TrainLoader::new(d, data.clone())).transpose()?;
@@ -361,14 +367,10 @@ mod tests {
     #[test]
     fn every_decision_of_the_plan_reaches_the_worker() {
         type Change = fn(&mut BuildPlan);
-        let changes: [(&str, Change); 29] = [
+        let changes: [(&str, Change); 28] = [
             ("world_size", |p| p.world_size = 3),
             ("rank", |p| p.rank = 1),
-            ("device", |p| p.set_device(PlanDevice::Cuda)),
-            ("local_rank", |p| {
-                p.set_device(PlanDevice::Cuda);
-                p.local_rank = 1;
-            }),
+            ("roster.cuda_device", |p| p.roster[0].cuda_device = Some(0)),
             ("precision", |p| p.set_precision(Precision::Bf16)),
             ("loss_scaling.mode", |p| scaling(p).set_mode(LossScalingMode::Dynamic)),
             ("loss_scaling.scale", |p| {

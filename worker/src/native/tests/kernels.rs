@@ -1,6 +1,7 @@
 //! The CUDA kernels compile, on any machine; NVRTC comes with `scripts/setup.sh --test`.
 
 use super::super::{cuda, nvrtc};
+use std::collections::BTreeMap;
 
 #[test]
 fn every_kernel_compiles_for_every_generation() {
@@ -8,7 +9,7 @@ fn every_kernel_compiles_for_every_generation() {
     for kernel in ["quantize", "mask", "learn"] {
         names.extend(["f32", "bf16", "f16"].map(|kind| format!("{kernel}_{kind}")));
     }
-    for arch in ["compute_80", "compute_90", "sm_80", "sm_90"] {
+    for arch in ["compute_80", "compute_90", "sm_80", "sm_90", "sm_100", "sm_120"] {
         let code = nvrtc::compile(cuda::SOURCE, "fake_quant.cu", arch).unwrap();
         let text = String::from_utf8_lossy(&code);
         for name in &names {
@@ -29,6 +30,67 @@ fn every_kernel_compiles_for_every_generation() {
             assert!(text.contains("div.rn.f32"));
         }
     }
+}
+
+/// What ptxas says of each kernel: bytes spilled, registers.
+fn resources(log: &str) -> BTreeMap<String, [u32; 2]> {
+    let mut found = BTreeMap::new();
+    let (mut name, mut spilled) = (String::new(), 0);
+    let before = |line: &str, what: &str| -> Option<u32> {
+        line.split(what).next()?.split_whitespace().last()?.parse().ok()
+    };
+    for line in log.lines() {
+        if let Some((_, rest)) = line.split_once("Compiling entry function '") {
+            name = rest.split('\'').next().unwrap_or_default().into();
+        }
+        if line.contains(" bytes spill stores") {
+            let counts = [" bytes stack frame", " bytes spill stores", " bytes spill loads"];
+            spilled = counts.iter().map(|what| before(line, what).expect("a number")).sum();
+        }
+        if line.contains(" registers") {
+            let registers = before(line, " registers").expect("a number");
+            found.insert(std::mem::take(&mut name), [spilled, registers]);
+        }
+    }
+    found
+}
+
+/// Blocks that the registers of a multiprocessor hold: 65,536, given to warps in pieces of 256. Threads are at most
+/// 1,536 on the smallest of these GPUs.
+fn held(registers: u32) -> u32 {
+    let of_a_warp = (registers * 32).next_multiple_of(256);
+    (65_536 / (of_a_warp * cuda::THREADS / 32)).min(1_536 / cuda::THREADS)
+}
+
+#[test]
+fn no_kernel_spills_and_a_multiprocessor_holds_half_its_threads_of_each() {
+    assert!(cuda::SOURCE.contains(&format!("#define THREADS {} ", cuda::THREADS)));
+    for arch in ["sm_80", "sm_90", "sm_100", "sm_120"] {
+        let (_, log) =
+            nvrtc::compile_and_tell(cuda::SOURCE, "fake_quant.cu", arch, &["--ptxas-options=-v"]).unwrap();
+        let kernels = resources(&log);
+        assert_eq!(kernels.len(), 10, "{log}");
+        for (name, [spilled, registers]) in kernels {
+            assert_eq!(spilled, 0, "{name} on {arch} spills");
+            assert!(held(registers) >= 4, "{name} on {arch}: {registers} registers");
+        }
+    }
+    assert_eq!([32, 42, 64, 65].map(held), [6, 5, 4, 3]);
+}
+
+#[test]
+fn a_launch_is_what_there_is_to_do_or_what_the_device_holds() {
+    // (kernel, rows, inner, chunk) -> turns
+    for (kernel, rows, inner, chunk, turns) in [
+        (cuda::QUANTIZE, 1, 1, 0, 1),
+        (cuda::QUANTIZE, 1, 1024, 0, 1),
+        (cuda::MASK, 1, 1025, 0, 2),
+        (cuda::MASK, 9, 1, 0, 2),
+        (cuda::LEARN, 3, 8193, 4096, 9),
+    ] {
+        assert_eq!(cuda::turns(kernel, rows, inner, chunk), turns, "{kernel} {rows} {inner}");
+    }
+    assert_eq!([(0, 660), (5, 660), (10_000, 660), (7, 0)].map(|(t, h)| cuda::blocks(t, h)), [1, 5, 660, 1]);
 }
 
 #[test]

@@ -3,13 +3,13 @@
 use super::*;
 
 /// `[sum, sum of magnitudes]` of the terms of the step's gradient.
-fn sums(x: &[f32], dy: &[f32], step: f32, range: [i64; 2]) -> [f64; 2] {
+pub fn sums(x: &[f32], dy: &[f32], step: f32, range: [i64; 2]) -> [f64; 2] {
     let terms = x.iter().zip(dy).map(|(x, dy)| f64::from(*dy) * expected(*x, step, range).by_step);
     terms.fold([0.0, 0.0], |[sum, most], t| [sum + t, most + t.abs()])
 }
 
 /// FP32's rounding of the result, and the order of the sum.
-fn close(got: f32, [sum, magnitudes]: [f64; 2], grad_scale: f32) -> bool {
+pub fn close(got: f32, [sum, magnitudes]: [f64; 2], grad_scale: f32) -> bool {
     let (want, scale) = (sum * f64::from(grad_scale), f64::from(grad_scale.abs()));
     (f64::from(got) - want).abs() <= want.abs() * 1.2e-7 + magnitudes * scale * 1e-12 + 1e-45
 }

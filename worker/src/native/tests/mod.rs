@@ -1,6 +1,8 @@
 //! The operator against plain FP64 arithmetic, the same tests on every device.
 
 mod cost;
+mod devices;
+mod emulated;
 mod isa;
 mod kernels;
 mod layout;
