@@ -6,6 +6,10 @@
 
 use crate::job::Outcome;
 use octrain_proto::v1::AbortKind;
+use std::time::Duration;
+
+/// A signal within this time of the first one is the same request, come by another way.
+pub const ECHO: Duration = Duration::from_secs(1);
 
 /// Done.
 pub const EXIT_OK: u8 = 0;

@@ -3,13 +3,13 @@
 use anyhow::{Context, Result};
 use clap::Parser;
 use octrain_coordinator::config::{CoordinatorConfig, DEFAULT_JOB, MAX_TIME};
-use octrain_coordinator::exit_code::{self, EXIT_CONFIGURATION, EXIT_ERROR, EXIT_INTERRUPTED};
+use octrain_coordinator::exit_code::{self, ECHO, EXIT_CONFIGURATION, EXIT_ERROR, EXIT_INTERRUPTED};
 use octrain_coordinator::job::Outcome;
 use octrain_coordinator::server::{self, ServeError};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::Write;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Coordinates the workers of one job: ranks, build plan, liveness, rendezvous.
@@ -102,8 +102,8 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Serves until the job has ended. The first signal ends the job, of which the workers are told; the second one ends
-/// this process.
+/// Serves until the job has ended. The first signal ends the job, of which the workers are told; the second one, at least
+/// [`ECHO`] later, ends this process.
 async fn run(config: CoordinatorConfig) -> Result<u8> {
     let listen = |kind, name| signal(kind).with_context(|| format!("cannot listen for {name}"));
     let mut interrupt = listen(SignalKind::interrupt(), "SIGINT")?;
@@ -112,7 +112,7 @@ async fn run(config: CoordinatorConfig) -> Result<u8> {
     let serving = server::start(config).await?;
     // The one line on standard output: for scripts that chose port 0. Who has closed it does not want it.
     let _ = writeln!(std::io::stdout(), "listening on {}", serving.address());
-    let mut stopped = false;
+    let mut stopped: Option<Instant> = None;
     let outcome = loop {
         let name = tokio::select! {
             outcome = serving.over() => break outcome,
@@ -120,11 +120,15 @@ async fn run(config: CoordinatorConfig) -> Result<u8> {
             _ = terminate.recv() => "SIGTERM",
             _ = hangup.recv() => "SIGHUP",
         };
-        if stopped {
-            return Ok(EXIT_INTERRUPTED);
+        match stopped {
+            // One request may arrive several times, as it may at a launcher.
+            Some(at) if at.elapsed() < ECHO => {}
+            Some(_) => return Ok(EXIT_INTERRUPTED),
+            None => {
+                stopped = Some(Instant::now());
+                serving.stop(name);
+            }
         }
-        stopped = true;
-        serving.stop(name);
     };
     if let Outcome::Failed { abort } = &outcome {
         say(abort.message.clone());

@@ -160,3 +160,16 @@ fn a_survivor_that_is_killed_while_saving_leaves_the_last_checkpoint_loadable() 
     let told = succeed(&[&["train"], SMALL, FLAGS, &flags, &["--output-dir", text(output.path())]].concat());
     assert!(told.contains("resumed from"), "{told}");
 }
+
+#[test]
+fn a_writer_that_dies_in_its_save_leaves_that_step_to_the_survivor() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut run = start(dir.path(), &["--save-interval-steps", "20"]);
+    run.wait_for("saved ");
+    let workers = run.workers();
+    fifo(&dir.path().join(format!(".0-40.{}/model.safetensors", workers[0])));
+    run.wait_for("step 40/");
+    run.signal("KILL", workers[0]);
+    let (_, told) = run.end();
+    assert_eq!(newest(dir.path()), dir.path().join("0-40"), "{told}");
+}

@@ -185,12 +185,11 @@ impl CheckpointError {
             | E::Pickle { .. }
             | E::Format { .. }
             | E::Setting { .. }
-            | E::InUse { .. }
             | E::Occupied { .. }
             | E::Unwritable { .. }
             | E::NoRoom { .. }
             | E::NotShared { .. } => true,
-            E::NoSpace { .. } | E::Io { .. } | E::Damaged { .. } => false,
+            E::InUse { .. } | E::NoSpace { .. } | E::Io { .. } | E::Damaged { .. } => false,
         }
     }
 

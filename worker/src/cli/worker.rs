@@ -102,7 +102,7 @@ pub fn run(config: &RunConfig, place: &Place, job: Job) -> Result<u8> {
     let address = machine::address_towards(&place.coordinator)
         .with_context(|| format!("cannot find this host's address towards {}", place.coordinator))?;
     let ended = panics::guarded(&session, || trainer::run(config, &session, &job, &address));
-    let (message, kind) = match ended {
+    let (message, kind, elsewhere) = match ended {
         Ok(Ok(outcome)) if outcome.interrupted => {
             session.leave_interrupted();
             return Ok(EXIT_PREEMPTED);
@@ -115,9 +115,13 @@ pub fn run(config: &RunConfig, place: &Place, job: Job) -> Result<u8> {
             session.leave_interrupted();
             return Err(Exit { code: EXIT_PREEMPTED, message: e.to_string() }.into());
         }
-        Ok(Err(e)) => (e.to_string(), e.kind()),
-        Err(panicked) => (panicked.to_string(), FailureKind::Own),
+        Ok(Err(e)) => (e.to_string(), e.kind(), e.is_of_another_process()),
+        Err(panicked) => (panicked.to_string(), FailureKind::Own, false),
     };
     let conclusion = session.conclude(&message, kind);
-    Err(Exit { code: conclusion.code, message: conclusion.message }.into())
+    let code = match conclusion.code {
+        EXIT_ERROR if elsewhere => EXIT_ABORTED,
+        code => code,
+    };
+    Err(Exit { code, message: conclusion.message }.into())
 }

@@ -11,8 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A signal within this time of the first one is the same request, come by another way.
-pub const ECHO: Duration = Duration::from_secs(1);
+pub use octrain_coordinator::exit_code::ECHO;
 
 /// What a signal says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -120,6 +120,11 @@ impl TrainError {
         }
     }
 
+    /// Whether a process that is not of this job is in the way, and may soon be gone.
+    pub fn is_of_another_process(&self) -> bool {
+        matches!(self, TrainError::Checkpoint(CheckpointError::InUse { .. }))
+    }
+
     /// What the coordinator makes of it: whether trying again can help, and whether another worker's end may be the
     /// cause.
     pub fn kind(&self) -> FailureKind {

@@ -174,6 +174,7 @@ impl Run<'_> {
             let batches = self.share()?;
             let data_time = begun.elapsed();
             let outcome = self.step(&batches)?;
+            self.kept = self.promised.take().unwrap_or(self.kept);
             self.position.step_in_epoch += 1;
             self.position.global_step += 1;
             self.after_step(&outcome, data_time, begun.elapsed())?;
@@ -322,7 +323,10 @@ impl Run<'_> {
                 self.reporter.saved(&path);
             }
         }
-        self.kept = self.position;
+        match self.folder {
+            Some(_) => self.kept = self.position,
+            None => self.promised = Some(self.position),
+        }
         Ok(())
     }
 }

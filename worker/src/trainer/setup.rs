@@ -35,6 +35,8 @@ pub struct Run<'a> {
     pub(super) position: Position,
     /// The newest position that a checkpoint holds, or where this process began.
     pub(super) kept: Position,
+    /// A position another rank saves: it is there once that rank has taken part in a later step.
+    pub(super) promised: Option<Position>,
     /// The checkpoint it goes on from was evaluated.
     pub(super) evaluated: bool,
     pub(super) resumed: bool,
@@ -261,6 +263,7 @@ impl<'a> Run<'a> {
             reporter,
             position: start.position,
             kept: start.position,
+            promised: None,
             evaluated: start.evaluated,
             resumed: start.resumed,
             folder: begin.folder,
