@@ -38,6 +38,10 @@ impl RunFolder {
         bytes: u64,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<Self, CheckpointError> {
+        if root.join(store::MANIFEST).exists() {
+            let why = "it is itself a checkpoint, of a run in the folder above it".into();
+            return Err(CheckpointError::Occupied { path: root.into(), why });
+        }
         fs::create_dir_all(root).map_err(CheckpointError::unwritable("make the folder", root))?;
         let lock = FolderLock::take(root, &Holder::here(host), interrupted)?;
         let cleaned = leftovers::clean(root)?;
@@ -197,6 +201,15 @@ mod tests {
         assert_eq!(names(dir.path()), ["0-30"]);
         second.save(&snapshot(0, 12)).unwrap();
         assert_eq!(names(dir.path()), ["0-12"]);
+    }
+
+    #[test]
+    fn a_checkpoint_is_no_output_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = take(dir.path()).admit(None, false).unwrap().save(&snapshot(1, 0)).unwrap();
+        let e = RunFolder::take(&at, "here", 1 << 10, &|| false).unwrap_err();
+        assert!(e.is_configuration() && e.to_string().contains("itself a checkpoint"), "{e}");
+        assert!(!at.join(RUN).exists());
     }
 
     #[test]
