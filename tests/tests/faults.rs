@@ -7,7 +7,8 @@ use octrain::session::{
 use octrain_coordinator::config::CoordinatorConfig;
 use octrain_coordinator::server::serve;
 use octrain_tests::binary;
-use octrain_tests::run::said;
+use octrain_tests::images;
+use octrain_tests::run::{Running, SMALL, newest, said, succeed};
 use std::process::Command;
 use std::time::Duration;
 
@@ -42,6 +43,30 @@ fn memory_that_runs_out_is_a_configuration_error_that_names_the_flag() {
     let (code, told) = train_in_little_memory("1000000", "1000000");
     assert_eq!(code, Some(2), "{told}");
     assert!(told.contains("MiB for the pixels") && told.contains("lower --batch-size"), "{told}");
+}
+
+#[test]
+fn data_that_goes_away_costs_no_step() {
+    for nproc in ["1", "2"] {
+        let folder = tempfile::tempdir().unwrap();
+        let data = images::tree(&folder.path().join("data"), 2, 40, 36);
+        let output = folder.path().join("run");
+        let places = ["--image-root", data.to_str().unwrap(), "--output-dir", output.to_str().unwrap()];
+        let flags = ["--num-of-class", "2", "--batch-size", "8", "--epochs", "500", "--nproc", nproc];
+        let more = ["--run-scope", "train_only", "--print-interval", "1", "--save-interval", "500"];
+        let mut run = Running::start(&[&["train"], SMALL, &places, &flags, &more].concat());
+        run.wait_for("step 3/");
+        let gone = folder.path().join("gone");
+        std::fs::rename(data.join("train"), &gone).unwrap();
+        let (code, told) = run.end();
+        assert_eq!(code, Some(1), "{told}");
+        assert!(told.contains("though the job was ended"), "{nproc}: {told}");
+        assert!(newest(&output).join("manifest.json").is_file(), "{told}");
+        std::fs::rename(&gone, data.join("train")).unwrap();
+        let told =
+            succeed(&["train", "--resume", output.to_str().unwrap(), "--epochs", "1", "--max-steps", "0"]);
+        assert!(told.contains("resumed from") || told.contains("nothing left to do"), "{told}");
+    }
 }
 
 fn connect(address: &str, local_index: u32) -> Session {

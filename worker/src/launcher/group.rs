@@ -48,7 +48,7 @@ pub struct LaunchOptions {
 }
 
 impl LaunchOptions {
-    /// Workers of this very binary, 35 s to end after a failure (each has a watchdog that ends it in 28 s), 60 s to save
+    /// Workers of this very binary, 67 s to end after a failure (each has a watchdog that ends it within 60 s), 60 s to save
     /// after a signal.
     pub fn new(workers: Vec<WorkerCommand>) -> io::Result<Self> {
         Ok(Self {

@@ -7,6 +7,7 @@
 use super::EXIT_ABORTED;
 use crate::native;
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
@@ -42,17 +43,26 @@ impl std::fmt::Display for Phase {
 pub struct Limits {
     /// To leave whatever it is doing.
     pub react: Duration,
+    /// To leave a step or a preparation, where steps have been seen that take long: twice the longest one, at most this.
+    pub work: Duration,
     /// To finish saving, counted from the end of the job or from the beginning of the save, whichever is later.
     pub save: Duration,
 }
 
 impl Limits {
-    /// 8 s, and 20 s to finish a save: at most 28 s from the end of the job to that of the process.
-    pub const WORKER: Self = Self { react: Duration::from_secs(8), save: Duration::from_secs(20) };
+    /// 8 s (up to 40 s where steps are long), and 20 s to finish a save: at most 28 s, or 60 s, from the end of the job to
+    /// that of the process.
+    pub const WORKER: Self =
+        Self { react: Duration::from_secs(8), work: Duration::from_secs(40), save: Duration::from_secs(20) };
+
+    /// To leave a step, of which the longest so far took `longest`.
+    fn step(&self, longest: Duration) -> Duration {
+        self.react.max(longest.saturating_mul(2).min(self.work))
+    }
 
     /// From the end of the job to the end of the process, at most.
-    pub const fn total(&self) -> Duration {
-        self.react.saturating_add(self.save)
+    pub fn total(&self) -> Duration {
+        self.react.max(self.work) + self.save
     }
 }
 
@@ -65,11 +75,23 @@ pub enum Decision {
     End(String),
 }
 
-/// Decides about a worker whose job has been over for `over` and that has been in `phase` for `in_phase`.
-pub fn decide(over: Duration, phase: Phase, in_phase: Duration, limits: &Limits) -> Decision {
-    let limit = if phase == Phase::Saving { limits.save } else { limits.react };
+/// Decides about a worker whose job has been over for `over`, that has been in `phase` for `in_phase`, and whose longest
+/// step took `longest`.
+pub fn decide(
+    over: Duration,
+    phase: Phase,
+    in_phase: Duration,
+    longest: Duration,
+    limits: &Limits,
+) -> Decision {
+    let step = limits.step(longest);
+    let limit = match phase {
+        Phase::Saving => limits.save,
+        Phase::Connecting => limits.react,
+        Phase::Preparing | Phase::Training | Phase::Evaluating => step,
+    };
     let used = over.min(in_phase);
-    let left = limit.saturating_sub(used).min(limits.total().saturating_sub(over));
+    let left = limit.saturating_sub(used).min((step + limits.save).saturating_sub(over));
     if !left.is_zero() {
         return Decision::Wait(left);
     }
@@ -86,6 +108,14 @@ pub fn decide(over: Duration, phase: Phase, in_phase: Duration, limits: &Limits)
 
 /// What this process is doing, and since when; none before anything was said.
 static DOING: Mutex<Option<(Phase, Instant)>> = Mutex::new(None);
+
+/// The longest step so far, in milliseconds.
+static LONGEST: AtomicU64 = AtomicU64::new(0);
+
+/// Notes how long a step took: one that is under way when the job ends may take as long again.
+pub fn took(step: Duration) {
+    LONGEST.fetch_max(u64::try_from(step.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+}
 
 fn now_doing() -> MutexGuard<'static, Option<(Phase, Instant)>> {
     // A plain value: a thread that panicked left it whole.
@@ -119,7 +149,8 @@ pub fn watch(over: impl Fn(Duration) -> bool + Send + 'static, limits: Limits) -
         let ended = Instant::now();
         loop {
             let (phase, since) = now_doing().unwrap_or((Phase::Preparing, begun));
-            match decide(ended.elapsed(), phase, since.elapsed(), &limits) {
+            let longest = Duration::from_millis(LONGEST.load(Ordering::Relaxed));
+            match decide(ended.elapsed(), phase, since.elapsed(), longest, &limits) {
                 // Phases change meanwhile.
                 Decision::Wait(left) => std::thread::sleep(left.min(Duration::from_millis(100))),
                 Decision::End(why) => {
@@ -148,10 +179,30 @@ fn say(line: String) {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { react: Duration::from_secs(8), save: Duration::from_secs(20) };
+    const LIMITS: Limits = Limits {
+        react: Duration::from_secs(8),
+        work: Duration::from_secs(40),
+        save: Duration::from_secs(20),
+    };
+
+    fn with(longest: u64, over: u64, phase: Phase, in_phase: u64) -> Decision {
+        let [over, in_phase, longest] = [over, in_phase, longest].map(Duration::from_secs);
+        decide(over, phase, in_phase, longest, &LIMITS)
+    }
 
     fn at(over: u64, phase: Phase, in_phase: u64) -> Decision {
-        decide(Duration::from_secs(over), phase, Duration::from_secs(in_phase), &LIMITS)
+        with(1, over, phase, in_phase)
+    }
+
+    #[test]
+    fn a_step_that_takes_long_has_its_time_within_bounds() {
+        let wait = |s| Decision::Wait(Duration::from_secs(s));
+        assert_eq!(with(15, 8, Phase::Training, 3600), wait(22));
+        assert!(matches!(with(15, 30, Phase::Training, 3600), Decision::End(_)));
+        assert_eq!(with(600, 8, Phase::Training, 3600), wait(32), "40 s at most");
+        assert_eq!(with(600, 8, Phase::Saving, 3600), wait(12), "a save has its own");
+        assert!(matches!(with(600, 8, Phase::Connecting, 3600), Decision::End(_)));
+        assert!(matches!(with(600, 60, Phase::Saving, 0), Decision::End(_)));
     }
 
     #[test]

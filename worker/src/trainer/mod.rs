@@ -19,7 +19,7 @@ use crate::checkpoint::Position;
 use crate::config::{RunConfig, RunScope};
 use crate::data::{Batch, EvalLoader};
 use crate::launcher::signals;
-use crate::launcher::watchdog::{Phase, doing};
+use crate::launcher::watchdog::{self, Phase, doing};
 use crate::metrics::{EvalMetrics, StepMetrics};
 use crate::native;
 use crate::optim::{Microbatch, OptimError, StepOutcome};
@@ -236,6 +236,7 @@ impl Run<'_> {
 
     fn after_step(&mut self, outcome: &StepOutcome, data: Duration, all: Duration) -> Result<(), TrainError> {
         self.timed(all);
+        watchdog::took(all);
         let images = self.data.sharding.global_batch() as u64;
         let metrics = StepMetrics {
             epoch: self.position.epoch,

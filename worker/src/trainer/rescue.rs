@@ -1,4 +1,4 @@
-//! What a survivor does when another process has ended the job: it saves what it has. A failed step changes nothing, so
+//! What a worker does when another process, or its data, has ended the job: it saves what it has. A failed step changes nothing, so
 //! every survivor's state is that after a whole number of steps.
 
 use super::{Run, TrainError};
@@ -7,20 +7,28 @@ use crate::launcher::watchdog::{Phase, doing};
 use crate::session::FailureKind;
 use std::path::PathBuf;
 
-/// The rank that saves: the lowest one that is not the cause of the end, which is mostly gone.
+/// The rank that saves: the lowest one that is not the cause of the end, which is mostly gone. One that is alone saves
+/// whatever it was.
 fn saver(world: u32, culprit: Option<u32>) -> Option<u32> {
+    if world == 1 {
+        return Some(0);
+    }
     (0..world).find(|&rank| Some(rank) != culprit)
 }
 
 impl Run<'_> {
-    /// Saves if the end of the run is another process's fault, there are steps that no checkpoint holds, and this
-    /// rank is the one to save. What cannot be saved is said; the error that ended the run stays the cause.
+    /// Saves if the end of the run is another process's fault or that of the data (a mount that went away), there are
+    /// steps that no checkpoint holds, and this rank is the one to save. What cannot be saved is said; the error that
+    /// ended the run stays the cause. After any other error of its own a worker's numbers are not to be trusted.
     pub(super) fn rescue(&mut self, end: &TrainError) {
-        if end.kind() != FailureKind::Communication || self.position == self.kept {
+        let kind = end.kind();
+        let whole = kind == FailureKind::Communication
+            || kind == FailureKind::Own && matches!(end, TrainError::Data(_));
+        if !whole || self.position == self.kept {
             return;
         }
         let plan = self.session.plan();
-        let culprit = self.session.blame(&end.to_string(), FailureKind::Communication);
+        let culprit = self.session.blame(&end.to_string(), kind);
         let Some(rank) = saver(plan.world_size, culprit) else { return };
         let step = self.position.global_step;
         if rank != plan.rank {
@@ -59,6 +67,7 @@ mod tests {
         assert_eq!(saver(4, None), Some(0));
         assert_eq!(saver(4, Some(2)), Some(0));
         assert_eq!(saver(4, Some(0)), Some(1));
-        assert_eq!(saver(1, Some(0)), None);
+        assert_eq!(saver(1, Some(0)), Some(0));
+        assert_eq!(saver(2, Some(1)), Some(0));
     }
 }
