@@ -295,7 +295,8 @@ fn a_job_whose_nccl_fails_or_is_not_there_says_so() {
     assert!(said(&output).contains("scripted error at collective 6"), "{}", said(&output));
 
     let missing = dir.path().join("libnccl.so.2");
-    let output = train(&missing, dir.path(), &["--nproc", "2", "--test-backend", "nccl"]);
+    // What the other rank has saved above is in the first folder.
+    let output = train(&missing, &dir.path().join("other"), &["--nproc", "2", "--test-backend", "nccl"]);
     assert!(!output.status.success());
     let told = said(&output);
     assert!(told.contains(missing.to_str().unwrap()) && told.contains("OCTRAIN_NCCL"), "{told}");
