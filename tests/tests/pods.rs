@@ -1,5 +1,4 @@
-//! The commands of the rendered pods, run as processes of this machine: what Kubernetes would start, and what its Job
-//! controller would do with their exit codes.
+//! The commands of the rendered pods, run as processes of this machine: what Kubernetes would start.
 //!
 //! Stated substitutions: the pods' mounts are folders of this machine, host names are given by `OCTRAIN_HOST`, the
 //! coordinator's service is the port that it was given here, and training is shortened.
@@ -19,7 +18,6 @@ const DEADLINE: Duration = Duration::from_secs(300);
 /// A container of a rendered pod.
 struct Container {
     pod: String,
-    job: Value,
     command: Vec<String>,
     env: BTreeMap<String, String>,
 }
@@ -56,19 +54,9 @@ fn containers(job: &Value) -> Vec<Container> {
             command.extend(words(&container["args"]));
             let command = command.iter().map(|word| expanded(word, &env)).collect();
             let pod = format!("{}-{index}", job["metadata"]["name"].as_str().expect("a name"));
-            Container { pod, job: job.clone(), command, env }
+            Container { pod, command, env }
         })
         .collect()
-}
-
-/// What a Job does with a container that ends with this code.
-fn action(job: &Value, code: i32) -> &str {
-    let rules = job["spec"]["podFailurePolicy"]["rules"].as_array().expect("rules");
-    let of = |rule: &&Value| {
-        let values = rule["onExitCodes"]["values"].as_array();
-        values.is_some_and(|v| v.contains(&code.into()))
-    };
-    rules.iter().find(of).map_or("Count", |r| r["action"].as_str().expect("an action"))
 }
 
 /// A run of the overlay's pods in a folder.
@@ -207,35 +195,4 @@ fn the_cpu_overlay_s_pods_train_to_the_end() {
     let run = dir.path().join("output").join(&cluster.workers[0].env["OCTRAIN_JOB_ID"]);
     assert!(octrain_tests::run::newest(&run).join("manifest.json").exists());
     assert!(run.join("train.jsonl").exists(), "the report lies beside the checkpoints");
-}
-
-#[test]
-fn an_evicted_worker_costs_no_try_and_the_run_goes_on_where_it_was() {
-    let dir = tempfile::tempdir().unwrap();
-    let Some(cluster) = Cluster::new("cpu", dir.path(), 3) else { return };
-    let containers: Vec<&Container> = [&cluster.coordinator].into_iter().chain(&cluster.workers).collect();
-    let start = |attempt| {
-        let mut coordinator = cluster.start(containers[0], None, attempt);
-        let port = port_of(&mut coordinator);
-        let mut pods = vec![coordinator];
-        pods.extend(containers[1..].iter().map(|w| cluster.start(w, Some(&port), attempt)));
-        pods
-    };
-    let mut pods = start(0);
-    pods[1].wait_for("step 2/");
-    // What the kubelet sends first.
-    let sent = Command::new("kill").args(["-TERM", &pods[2].child.id().to_string()]).status().unwrap();
-    assert!(sent.success());
-    for (pod, container) in pods.iter_mut().zip(&containers) {
-        let code = pod.end();
-        let told = pod.told();
-        assert_eq!(action(&container.job, code), "Ignore", "{} ended with {code}:\n{told}", container.pod);
-    }
-    drop(pods);
-    let mut pods = start(1);
-    for (pod, container) in pods.iter_mut().zip(&containers).rev() {
-        assert_eq!(pod.end(), i32::from(EXIT_OK), "{}:\n{}", container.pod, pod.told());
-    }
-    let told = pods[1].told() + &pods[2].told();
-    assert!(told.contains("resumed from"), "{told}");
 }
