@@ -69,6 +69,8 @@ fn the_first_signal_is_passed_on_and_the_second_kills() {
     let patient =
         LaunchOptions { stop_grace: Duration::from_secs(60), ..options(vec![sh("rank 0", stubborn)]) };
     let group = spawn(patient).unwrap();
+    // As above: the shell has set its trap.
+    std::thread::sleep(Duration::from_millis(500));
     let now = Instant::now();
     interrupt.raise(2, now);
     interrupt.raise(2, now + ECHO);
