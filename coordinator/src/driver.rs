@@ -5,7 +5,7 @@ use crate::clock::{Clock, TICK};
 use crate::config::CoordinatorConfig;
 use crate::job::{self, Answer, Event, Job, Outcome, Reply, Wait};
 use crate::limits;
-use crate::log::Log;
+use crate::log::{self, Refusals};
 use crate::parked::{Answering, Parked, Room};
 use crate::refusal::Refusal;
 use crate::text;
@@ -18,8 +18,6 @@ use tokio::time::{Instant, MissedTickBehavior};
 const INBOX: usize = 1024;
 /// How long a call waits for room in the inbox.
 const ROOM: Duration = Duration::from_secs(1);
-/// How long the end waits for the log to be read.
-const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// An event and who wants to know.
 pub(crate) struct Call {
@@ -84,7 +82,7 @@ struct Driver {
     /// Taken out while a transition runs.
     job: Option<Job>,
     parked: Room,
-    log: Log,
+    refusals: Refusals,
     ended: watch::Sender<Option<Outcome>>,
 }
 
@@ -92,7 +90,6 @@ struct Driver {
 pub(crate) fn start(
     config: Arc<CoordinatorConfig>,
     incarnation: u64,
-    log: Log,
 ) -> (Mailbox, tokio::task::JoinHandle<Outcome>) {
     let (calls, inbox) = mpsc::channel(INBOX);
     let (stop, stopped) = watch::channel(None);
@@ -102,7 +99,7 @@ pub(crate) fn start(
         start: Instant::now(),
         clock: Clock::new(Duration::ZERO),
         parked: Room::default(),
-        log,
+        refusals: Refusals::default(),
         config,
         ended,
     };
@@ -123,7 +120,6 @@ impl Driver {
             if let Some(outcome) = job.outcome()
                 && job.drained(self.now(), &self.config)
             {
-                self.log.close(LAST_WORDS).await;
                 return outcome;
             }
             tokio::select! {
@@ -156,7 +152,7 @@ impl Driver {
                 "the coordinator was held up for {:.1} s; the workers' silence in that time does not count",
                 late.as_secs_f64()
             );
-            self.log.warn(self.config.generation, text);
+            log::warn(self.config.generation, &text);
         }
         self.event(Event::Tick);
         for parked in self.parked.expired(Instant::now()) {
@@ -209,7 +205,7 @@ impl Driver {
 
     fn refused(&mut self, refusal: &Refusal) {
         let text = text::line(&refusal.to_string(), text::MAX_STATUS);
-        self.log.refused(self.start.elapsed(), self.config.generation, refusal.kind(), &text);
+        self.refusals.refused(self.start.elapsed(), self.config.generation, refusal.kind(), &text);
     }
 
     fn step(&mut self, event: Event) -> Answer {
@@ -217,7 +213,7 @@ impl Driver {
         let step = job::step(self.now(), job, &self.config, event);
         let generation = step.job.generation;
         if let Some(reason) = step.reason {
-            self.log.info(generation, reason);
+            log::info(generation, &reason);
         }
         if let Answer::Refuse(refusal) = &step.answer {
             self.refused(refusal);
@@ -264,10 +260,6 @@ mod tests {
     use octrain_proto::v1::{Header, Purpose, RegisterRequest};
     use serde_json::json;
 
-    fn log() -> Log {
-        Log::start().unwrap()
-    }
-
     async fn join(mailbox: &Mailbox, local_index: u32) -> Header {
         let request = RegisterRequest {
             protocol_version: PROTOCOL_VERSION,
@@ -288,7 +280,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn silence_ends_the_job_when_the_timeout_is_over_and_not_before() {
         let config = Arc::new(CoordinatorConfig::new("x", 2));
-        let (mailbox, driver) = start(config, 1, log());
+        let (mailbox, driver) = start(config, 1);
         let (begin, h0, _h1) = (Instant::now(), join(&mailbox, 0).await, join(&mailbox, 1).await);
         let mut ended = mailbox.ended();
         let beating = mailbox.clone();
@@ -313,7 +305,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stall_of_the_coordinator_itself_costs_nobodys_life() {
         let config = Arc::new(CoordinatorConfig::new("x", 2));
-        let (mailbox, _driver) = start(config, 1, log());
+        let (mailbox, _driver) = start(config, 1);
         let headers = [join(&mailbox, 0).await, join(&mailbox, 1).await];
         for (i, header) in headers.into_iter().enumerate() {
             let beating = mailbox.clone();
@@ -337,7 +329,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_who_is_dead_is_found_whatever_the_stalls() {
         let config = Arc::new(CoordinatorConfig::new("x", 1));
-        let (mailbox, _driver) = start(config, 1, log());
+        let (mailbox, _driver) = start(config, 1);
         join(&mailbox, 0).await;
         let listened = Instant::now();
         let mut ended = mailbox.ended();
@@ -351,7 +343,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn calls_beyond_those_that_can_be_kept_are_refused() {
-        let (mailbox, _driver) = start(Arc::new(CoordinatorConfig::new("x", 2)), 1, log());
+        let (mailbox, _driver) = start(Arc::new(CoordinatorConfig::new("x", 2)), 1);
         let h0 = join(&mailbox, 0).await;
         let wait = Duration::from_secs(3);
         let asking: Vec<_> = (0..200)
@@ -373,7 +365,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_call_waits_as_long_as_it_asked_to() {
-        let (mailbox, _driver) = start(Arc::new(CoordinatorConfig::new("x", 2)), 1, log());
+        let (mailbox, _driver) = start(Arc::new(CoordinatorConfig::new("x", 2)), 1);
         let h0 = join(&mailbox, 0).await;
         let begin = Instant::now();
         let event = Event::GetPlan { header: h0.clone(), wait: Wait::First };
@@ -391,7 +383,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nobody_comes() {
-        let (mailbox, driver) = start(Arc::new(CoordinatorConfig::new("x", 2)), 1, log());
+        let (mailbox, driver) = start(Arc::new(CoordinatorConfig::new("x", 2)), 1);
         let begin = Instant::now();
         let Outcome::Failed { abort } = driver.await.unwrap() else { panic!() };
         assert_eq!(begin.elapsed().as_secs(), 300);

@@ -12,6 +12,7 @@ pub mod limits;
 pub mod liveness;
 mod log;
 pub mod membership;
+pub mod outlet;
 mod parked;
 pub mod plan;
 pub mod ranks;

@@ -5,12 +5,16 @@ use clap::Parser;
 use octrain_coordinator::config::{CoordinatorConfig, DEFAULT_JOB, MAX_TIME};
 use octrain_coordinator::exit_code::{self, ECHO, EXIT_CONFIGURATION, EXIT_ERROR, EXIT_INTERRUPTED};
 use octrain_coordinator::job::Outcome;
+use octrain_coordinator::outlet::Standard;
 use octrain_coordinator::server::{self, ServeError};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::Write;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
+
+/// How long the end waits for the output to be read.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Coordinates the workers of one job: ranks, build plan, liveness, rendezvous.
 #[derive(Parser)]
@@ -63,22 +67,32 @@ fn raise_file_limit() {
     }
 }
 
-/// Says something on standard error; a reader that does not read does not hold up the end.
-fn say(text: String) {
-    let (done, said) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        let _ = writeln!(std::io::stderr(), "octrain-coordinator: {text}");
-        let _ = done.send(());
-    });
-    let _ = said.recv_timeout(Duration::from_millis(500));
-}
-
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> ExitCode {
+    let output = match Standard::start(|_| {}) {
+        Ok(output) => output,
+        Err(e) => {
+            let _ =
+                writeln!(std::io::stderr(), "octrain-coordinator: cannot start the thread that writes: {e}");
+            return ExitCode::from(EXIT_ERROR);
+        }
+    };
+    let code = serve(&output).await;
+    output.drain(Some(LAST_WORDS));
+    ExitCode::from(code)
+}
+
+/// Says something on standard error.
+fn say(output: &Standard, text: &str) {
+    output.err.insist(format!("octrain-coordinator: {text}\n").as_bytes());
+}
+
+async fn serve(output: &Standard) -> u8 {
+    let err = output.err.clone();
     let filter = tracing_subscriber::EnvFilter::try_from_env("OCTRAIN_LOG").unwrap_or_else(|_| "info".into());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(move || err.clone())
         .with_ansi(false)
         // It would print to standard error what cannot be written to standard error, and panic.
         .log_internal_errors(false)
@@ -87,31 +101,31 @@ async fn main() -> ExitCode {
     let config = match config(Args::parse()) {
         Ok(config) => config,
         Err(e) => {
-            say(format!("{e:#}"));
-            return ExitCode::from(EXIT_CONFIGURATION);
+            say(output, &format!("{e:#}"));
+            return EXIT_CONFIGURATION;
         }
     };
     raise_file_limit();
-    match run(config).await {
-        Ok(code) => ExitCode::from(code),
+    match run(config, output).await {
+        Ok(code) => code,
         Err(e) => {
             let configuration = matches!(e.downcast_ref(), Some(e) if !matches!(e, ServeError::Runtime(_)));
-            say(format!("{e:#}"));
-            ExitCode::from(if configuration { EXIT_CONFIGURATION } else { EXIT_ERROR })
+            say(output, &format!("{e:#}"));
+            if configuration { EXIT_CONFIGURATION } else { EXIT_ERROR }
         }
     }
 }
 
 /// Serves until the job has ended. The first signal ends the job, of which the workers are told; the second one, at least
 /// [`ECHO`] later, ends this process.
-async fn run(config: CoordinatorConfig) -> Result<u8> {
+async fn run(config: CoordinatorConfig, output: &Standard) -> Result<u8> {
     let listen = |kind, name| signal(kind).with_context(|| format!("cannot listen for {name}"));
     let mut interrupt = listen(SignalKind::interrupt(), "SIGINT")?;
     let mut terminate = listen(SignalKind::terminate(), "SIGTERM")?;
     let mut hangup = listen(SignalKind::hangup(), "SIGHUP")?;
     let serving = server::start(config).await?;
-    // The one line on standard output: for scripts that chose port 0. Who has closed it does not want it.
-    let _ = writeln!(std::io::stdout(), "listening on {}", serving.address());
+    // The one line on standard output: for scripts that chose port 0.
+    output.out.insist(format!("listening on {}\n", serving.address()).as_bytes());
     let mut stopped: Option<Instant> = None;
     let outcome = loop {
         let name = tokio::select! {
@@ -131,7 +145,7 @@ async fn run(config: CoordinatorConfig) -> Result<u8> {
         }
     };
     if let Outcome::Failed { abort } = &outcome {
-        say(abort.message.clone());
+        say(output, &abort.message);
     }
     Ok(exit_code::of(&outcome))
 }

@@ -5,7 +5,7 @@ use crate::config::{ConfigError, CoordinatorConfig};
 use crate::driver::{self, Mailbox};
 use crate::job::Outcome;
 use crate::limits::MAX_REQUEST;
-use crate::log::Log;
+use crate::log;
 use crate::service::Service;
 use octrain_proto::v1::coordinator_server::CoordinatorServer;
 use std::io;
@@ -72,10 +72,9 @@ pub async fn start(config: CoordinatorConfig) -> Result<Serving, ServeError> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let incarnation = since.as_nanos() as u64 ^ u64::from(std::process::id()).rotate_left(48);
 
-    let log = Log::start().map_err(ServeError::Runtime)?;
-    let (pen, generation) = (log.pen(), config.generation);
-    log.info(generation, opening);
-    let (mailbox, driver) = driver::start(Arc::new(config), incarnation, log);
+    let generation = config.generation;
+    log::info(generation, &opening);
+    let (mailbox, driver) = driver::start(Arc::new(config), incarnation);
     let (stop, stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(
         Server::builder()
@@ -88,7 +87,7 @@ pub async fn start(config: CoordinatorConfig) -> Result<Serving, ServeError> {
                     .max_decoding_message_size(MAX_REQUEST),
             )
             .serve_with_incoming_shutdown(
-                incoming(listener, move |text| pen.warn(generation, text)),
+                incoming(listener, move |text| log::warn(generation, &text)),
                 async {
                     let _ = stopped.await;
                 },

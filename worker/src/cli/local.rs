@@ -4,7 +4,10 @@
 use super::Exit;
 use super::worker::{self, Place};
 use crate::config::RunConfig;
-use crate::launcher::{self, EXIT_CONFIGURATION, LaunchOptions, WorkerCommand, signals};
+use crate::launcher::{
+    self, EXIT_CONFIGURATION, LaunchOptions, WorkerCommand,
+    signals::{self, Stage},
+};
 use crate::trainer::Job;
 use anyhow::Result;
 use octrain_coordinator::config::CoordinatorConfig;
@@ -41,7 +44,7 @@ pub fn worker_command(config: &RunConfig, place: &Place, passthrough: bool) -> R
 
 /// Starts workers and waits for their end; returns the exit code, having told the root cause.
 pub fn supervise(workers: Vec<WorkerCommand>) -> Result<u8> {
-    let interrupt = signals::noted()?;
+    let interrupt = signals::enter(Stage::Supervising)?;
     let report = launcher::spawn(LaunchOptions::new(workers)?)?.wait(&interrupt);
     if let Some(message) = report.message() {
         return Err(Exit { code: report.code, message }.into());

@@ -21,10 +21,10 @@ mod train;
 mod verify;
 mod worker;
 
-use crate::launcher::{EXIT_CONFIGURATION, EXIT_ERROR, EXIT_OK, follow_launcher, logging};
-use crate::metrics::{last_word, print};
+use crate::launcher::{EXIT_CONFIGURATION, EXIT_ERROR, EXIT_OK, follow_launcher, logging, signals};
+use crate::metrics::{self, Reader, last_word, print};
 use crate::native;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use octrain_coordinator::exit_code;
 use std::io::Write;
@@ -78,6 +78,29 @@ enum Command {
     Worker(worker::WorkerArgs),
 }
 
+impl Command {
+    /// Whether the work waits for whoever reads what it says.
+    fn reader(&self) -> Reader {
+        match self {
+            Command::Train(_)
+            | Command::Eval(_)
+            | Command::Launch(_)
+            | Command::Debug(_)
+            | Command::Worker(_)
+            | Command::Quickstart(_)
+            | Command::Compare(_) => Reader::NotAwaited,
+            Command::Export(_)
+            | Command::Infer(_)
+            | Command::Verify(_)
+            | Command::Analyze(_)
+            | Command::Plan(_)
+            | Command::Graph(_)
+            | Command::Glossary
+            | Command::Doctor(_) => Reader::Awaited,
+        }
+    }
+}
+
 /// What `--help` says at its end.
 const WORDS: &str =
     "Words like generation, superset, LSB, dB or dead: octrain glossary\nExit codes: octrain train --help";
@@ -107,7 +130,10 @@ pub fn main() -> ExitCode {
         })
     });
     match done {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => {
+            metrics::finish();
+            ExitCode::from(code)
+        }
         Err(e) => {
             let exit = e.downcast_ref::<Exit>();
             // A conclusion that was told already has no message.
@@ -115,6 +141,7 @@ pub fn main() -> ExitCode {
                 last_word(format_args!("octrain: {e:#}"));
             }
             // Without what libraries do at the end of a process: a failed run may have left a thread inside of one.
+            metrics::finish();
             let _ = std::io::stdout().flush();
             native::leave(exit.map_or(EXIT_ERROR, |x| x.code))
         }
@@ -125,7 +152,11 @@ fn run() -> Result<u8> {
     let matches = Cli::command().get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
     let (_, sub) = matches.subcommand().expect("clap asks for one");
+    metrics::start(cli.command.reader()).context("cannot start the thread that writes the output")?;
     logging::init(if matches!(cli.command, Command::Debug(_)) { "octrain=debug,info" } else { "info" })?;
+    if cli.command.reader() == Reader::NotAwaited {
+        signals::install().context("cannot listen for signals")?;
+    }
     match &cli.command {
         Command::Train(args) => train::main(args, sub),
         Command::Eval(args) => eval::main(args, sub),

@@ -3,7 +3,8 @@
 use super::Exit;
 use crate::config::RunConfig;
 use crate::launcher::{
-    EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_ERROR, EXIT_OK, EXIT_PREEMPTED, logging, signals,
+    EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_ERROR, EXIT_OK, EXIT_PREEMPTED, logging,
+    signals::{self, Stage},
     watchdog::{self, Limits},
 };
 use crate::metrics::say;
@@ -70,7 +71,7 @@ fn exit_code(e: &SessionError) -> u8 {
 
 /// Runs one worker to its end; returns its exit code.
 pub fn run(config: &RunConfig, place: &Place, job: Job) -> Result<u8> {
-    signals::install().context("cannot listen for signals")?;
+    signals::enter(Stage::Working).context("cannot listen for signals")?;
     let devices = machine::cuda_devices(config.device).map_err(Exit::configuration)?;
     let mut options = SessionOptions::new(
         &place.coordinator,

@@ -5,6 +5,7 @@ use super::follow::LAUNCHER_PID;
 use super::relay::{self, Tail};
 use super::signals::Interrupt;
 use super::watchdog::Limits;
+use crate::metrics;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::ffi::OsString;
 use std::io;
@@ -118,10 +119,10 @@ pub fn spawn(options: LaunchOptions) -> Result<Group, LaunchError> {
         let prefix = format!("[{}] ", w.label);
         let mut relays = Vec::new();
         if let Some(out) = child.stdout.take() {
-            relays.push(relay::relay(out, prefix.clone(), None, io::stdout));
+            relays.push(relay::relay(out, prefix.clone(), None, metrics::out));
         }
         if let Some(err) = child.stderr.take() {
-            relays.push(relay::relay(err, prefix, Some(tail.clone()), io::stderr));
+            relays.push(relay::relay(err, prefix, Some(tail.clone()), metrics::err));
         }
         group.workers.push(Worker { label: w.label, child, tail, relays, exit: None, killed: None });
     }

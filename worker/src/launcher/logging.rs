@@ -1,5 +1,6 @@
 //! Logs: text on standard error, every line with the worker's rank and the job's generation once they are known.
 
+use crate::metrics;
 use std::fmt;
 use std::sync::OnceLock;
 use tracing::{Event, Subscriber};
@@ -39,7 +40,7 @@ pub enum LoggingError {
 pub fn init(default: &str) -> Result<(), LoggingError> {
     let text = std::env::var(FILTER).unwrap_or_else(|_| default.into());
     let filter = EnvFilter::try_new(&text).map_err(|e| LoggingError::Filter { text, why: e.to_string() })?;
-    let subscriber = subscriber(filter, std::io::stderr);
+    let subscriber = subscriber(filter, metrics::err);
     tracing::subscriber::set_global_default(subscriber).map_err(|_| LoggingError::Twice)
 }
 

@@ -19,7 +19,8 @@ pub(super) fn lines(tail: &Tail) -> Vec<String> {
 }
 
 /// Copies `from` to `to()` line by line with a prefix until it ends, on a thread of its own. When the output
-/// goes away, reading goes on, so that the worker does not stall.
+/// goes away or does not take what comes (`to` must not wait for its reader), reading goes on, so that the worker does
+/// not stall.
 pub(super) fn relay<W: Write>(
     from: impl Read + Send + 'static,
     prefix: String,

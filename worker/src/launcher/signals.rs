@@ -5,6 +5,7 @@
 //! do, with SIGKILL. Where a second signal counts, it counts only some time after the first.
 
 use super::follow::LAUNCHER_PID;
+use crate::{metrics, native};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
@@ -15,7 +16,7 @@ pub use octrain_coordinator::exit_code::ECHO;
 
 /// What a signal says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Meaning {
+pub enum Meaning {
     /// The first: stop, with everything saved.
     Stop,
     /// The first one once more.
@@ -63,10 +64,11 @@ impl Interrupt {
         self.requested().then(|| self.inner.signal.load(Ordering::SeqCst))
     }
 
-    /// Takes note of a signal that came at `now`.
-    pub fn raise(&self, signal: i32, now: Instant) {
+    /// Takes note of a signal that came at `now`, and says what it means.
+    pub fn raise(&self, signal: i32, now: Instant) -> Meaning {
         let mut first = self.inner.first.lock().unwrap_or_else(PoisonError::into_inner);
-        match meaning(first.map(|at| now.saturating_duration_since(at))) {
+        let meaning = meaning(first.map(|at| now.saturating_duration_since(at)));
+        match meaning {
             Meaning::Stop => {
                 *first = Some(now);
                 self.inner.signal.store(signal, Ordering::SeqCst);
@@ -75,6 +77,7 @@ impl Interrupt {
             Meaning::Echo => {}
             Meaning::AtOnce => self.inner.at_once.store(true, Ordering::SeqCst),
         }
+        meaning
     }
 }
 
@@ -93,59 +96,97 @@ fn ignored(status: &str, signal: i32) -> bool {
     mask.and_then(|m| u64::from_str_radix(m.trim(), 16).ok()).is_some_and(|m| m >> (signal - 1) & 1 == 1)
 }
 
-/// Listens on a thread of its own; `at_once` is called for a second request.
-fn listen(at_once: impl Fn() + Send + 'static) -> io::Result<Interrupt> {
+/// What a process is doing when a signal comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Reading settings, looking for data: there is nothing to save yet, and a file system may hang, so the first
+    /// signal ends the process.
+    Preparing,
+    /// Training or the like: whoever works asks [`requested`].
+    Working,
+    /// Having other processes work: [`super::Group::wait`] passes signals on.
+    Supervising,
+}
+
+/// What is to be done about a signal, besides taking note of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Deed {
+    Nothing,
+    /// Say that the first signal was heard.
+    Say,
+    /// End with this code.
+    End(u8),
+}
+
+/// What a signal of this meaning calls for; a worker that was `launched` is ended by its launcher only.
+fn deed(stage: Stage, meaning: Meaning, launched: bool) -> Deed {
+    match (stage, meaning) {
+        (Stage::Preparing, _) => Deed::End(super::EXIT_PREEMPTED),
+        (_, Meaning::Stop) => Deed::Say,
+        (Stage::Working, Meaning::AtOnce) if !launched => Deed::End(super::EXIT_INTERRUPTED),
+        _ => Deed::Nothing,
+    }
+}
+
+/// This process's, once it listens.
+struct Installed {
+    interrupt: Interrupt,
+    stage: Arc<Mutex<Stage>>,
+}
+
+static INSTALLED: OnceLock<Installed> = OnceLock::new();
+
+/// Listens from now on, on a thread of its own; to be called first of all, since the first process of a container does
+/// not even die of a signal that it does not listen for. Doing it again changes nothing.
+pub fn install() -> io::Result<()> {
+    if INSTALLED.get().is_some() {
+        return Ok(());
+    }
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     // `nohup` means that the end of the terminal is no reason to stop.
     let signals = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|&s| s != SIGHUP || !ignored(&status, s));
     let mut signals = signal_hook::iterator::Signals::new(signals)?;
-    let interrupt = Interrupt::default();
-    let noted = interrupt.clone();
+    let launched = std::env::var_os(LAUNCHER_PID).is_some();
+    let (interrupt, stage) = (Interrupt::default(), Arc::new(Mutex::new(Stage::Preparing)));
+    let installed = Installed { interrupt: interrupt.clone(), stage: Arc::clone(&stage) };
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {
-            let first = !noted.requested();
-            noted.raise(signal, Instant::now());
-            if first {
-                tracing::warn!("{}: saves and leaves", name(signal));
-            }
-            if noted.at_once() {
-                at_once();
+            // Held until it is noted, so that no signal falls between two stages.
+            let stage = stage.lock().unwrap_or_else(PoisonError::into_inner);
+            let meaning = interrupt.raise(signal, Instant::now());
+            match deed(*stage, meaning, launched) {
+                Deed::Nothing => {}
+                Deed::Say => tracing::warn!("{}: saves and leaves", name(signal)),
+                Deed::End(code) => {
+                    if *stage == Stage::Preparing {
+                        metrics::last_word(format_args!(
+                            "octrain: {}: ended before the work began; there was nothing to save",
+                            name(signal)
+                        ));
+                    }
+                    metrics::finish_within(Duration::from_millis(500));
+                    native::leave(code);
+                }
             }
         }
     })?;
-    Ok(interrupt)
-}
-
-/// For a process that trains: the first signal sets the flag, which the loop asks to save and leave. Without a
-/// launcher, a second one ends the process at once with exit code 130.
-fn graceful() -> io::Result<Interrupt> {
-    let launched = std::env::var_os(LAUNCHER_PID).is_some();
-    listen(move || {
-        if !launched {
-            signal_hook::low_level::exit(i32::from(super::EXIT_INTERRUPTED));
-        }
-    })
-}
-
-static INSTALLED: OnceLock<Interrupt> = OnceLock::new();
-
-/// Listens for the whole process: afterwards [`requested`] tells. Doing it again changes nothing.
-pub fn install() -> io::Result<()> {
-    if INSTALLED.get().is_none() {
-        let interrupt = graceful()?;
-        let _ = INSTALLED.set(interrupt);
-    }
+    let _ = INSTALLED.set(installed);
     Ok(())
+}
+
+/// Says what this process does from now on; listens if it does not yet. Returns what signals become.
+pub fn enter(stage: Stage) -> io::Result<Interrupt> {
+    install()?;
+    let Some(installed) = INSTALLED.get() else {
+        return Err(io::Error::other("nothing listens for signals"));
+    };
+    *installed.stage.lock().unwrap_or_else(PoisonError::into_inner) = stage;
+    Ok(installed.interrupt.clone())
 }
 
 /// Whether this process was asked to stop; false where [`install`] was not called.
 pub fn requested() -> bool {
-    INSTALLED.get().is_some_and(Interrupt::requested)
-}
-
-/// For a launcher: notes signals from now on; [`super::Group::wait`] acts on them.
-pub fn noted() -> io::Result<Interrupt> {
-    listen(|| {})
+    INSTALLED.get().is_some_and(|i| i.interrupt.requested())
 }
 
 #[cfg(test)]
@@ -163,6 +204,21 @@ mod tests {
         assert_eq!((interrupt.signal(), interrupt.at_once()), (Some(SIGTERM), false));
         interrupt.raise(SIGTERM, now + ECHO);
         assert!(interrupt.at_once());
+    }
+
+    #[test]
+    fn a_signal_ends_what_has_not_begun_and_is_heeded_by_what_has() {
+        use Deed::{End, Nothing, Say};
+        for (stage, launched, want) in [
+            (Stage::Preparing, false, [End(4), End(4), End(4)]),
+            (Stage::Preparing, true, [End(4), End(4), End(4)]),
+            (Stage::Working, false, [Say, Nothing, End(130)]),
+            (Stage::Working, true, [Say, Nothing, Nothing]),
+            (Stage::Supervising, false, [Say, Nothing, Nothing]),
+        ] {
+            let got = [Meaning::Stop, Meaning::Echo, Meaning::AtOnce].map(|m| deed(stage, m, launched));
+            assert_eq!(got, want, "{stage:?}, launched: {launched}");
+        }
     }
 
     #[test]

@@ -5,10 +5,10 @@
 //! asks for another try. A checkpoint that is being saved has longer, since it is worth waiting for.
 
 use super::EXIT_ABORTED;
-use crate::native;
-use std::io::{self, Write};
+use crate::{metrics, native};
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What a worker is doing, as far as it matters to one who has to end it.
@@ -154,25 +154,15 @@ pub fn watch(over: impl Fn(Duration) -> bool + Send + 'static, limits: Limits) -
                 // Phases change meanwhile.
                 Decision::Wait(left) => std::thread::sleep(left.min(Duration::from_millis(100))),
                 Decision::End(why) => {
-                    say(format!("octrain: {why}"));
+                    // An output that hangs as well does not hold up the end.
+                    metrics::last_word(format_args!("octrain: {why}"));
+                    metrics::finish_within(Duration::from_secs(1));
                     native::leave(EXIT_ABORTED);
                 }
             }
         }
     };
     std::thread::Builder::new().name("watchdog".into()).spawn(run).map(drop)
-}
-
-/// Writes the last line; an output that hangs as well does not hold up the end.
-fn say(line: String) {
-    let (done, wait) = mpsc::channel();
-    let write = move || {
-        let _ = writeln!(io::stderr(), "{line}");
-        let _ = done.send(());
-    };
-    if std::thread::Builder::new().spawn(write).is_ok() {
-        let _ = wait.recv_timeout(Duration::from_secs(1));
-    }
 }
 
 #[cfg(test)]

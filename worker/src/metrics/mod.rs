@@ -3,10 +3,11 @@
 mod output;
 mod report;
 mod reporter;
+mod screen;
 mod table;
 
 pub(crate) use output::say;
-pub use output::{last_word, line, print};
+pub use output::{Lines, Reader, err, finish, finish_within, last_word, line, out, print, start};
 pub use report::{ReportError, ReportFile};
 pub use reporter::{EvalMetrics, Reporter, StepMetrics};
 pub use table::table;

@@ -1,12 +1,69 @@
-//! Standard output. A reader that has gone (`octrain train | head`) is no error: what would have been printed is left
-//! out, and the work goes on or ends as it would have. `println!` panics there.
+//! Standard output and standard error of this process. A command that trains does not wait for whoever reads them: a
+//! full pipe or a terminal that holds still leaves lines out and says how many. A command whose result is what it
+//! prints waits. A reader that has gone (`octrain train | head`) is no error: what would have been printed is left out,
+//! and the work goes on or ends as it would have. `println!` panics there.
 
+use octrain_coordinator::outlet::{Outlet, Standard};
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-/// Writes to standard output. Any error but a reader that has gone is returned: for commands that only print.
+/// How long the end of a command that trains waits for its reader.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
+/// Whoever reads what this process says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reader {
+    /// Gets everything, however long it takes: what is printed is the result.
+    Awaited,
+    /// Gets what it reads in time: the work goes on without it.
+    NotAwaited,
+}
+
+static STARTED: OnceLock<(Standard, Reader)> = OnceLock::new();
+
+/// From now on, what this process says is written by a thread of its own. The first call counts.
+pub fn start(reader: Reader) -> io::Result<()> {
+    if STARTED.get().is_none() {
+        let _ = STARTED.set((Standard::start(unwritable)?, reader));
+    }
+    Ok(())
+}
+
+/// Waits until what was said is written: a few seconds at most where the reader is not awaited.
+pub fn finish() {
+    finish_within(LAST_WORDS);
+}
+
+/// As [`finish`], with another patience.
+pub fn finish_within(patience: Duration) {
+    if let Some((standard, reader)) = STARTED.get() {
+        standard.drain((*reader == Reader::NotAwaited).then_some(patience));
+    }
+}
+
+/// Standard output that cannot be written (a full disk) is logged once.
+fn unwritable(e: &io::Error) {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if !SAID.swap(true, Ordering::SeqCst) {
+        tracing::error!("standard output cannot be written ({e}); what follows goes on without it");
+    }
+}
+
+/// Writes a result to standard output. Where the reader is awaited, any error but a reader that has gone is returned:
+/// for commands that only print.
 pub fn print(text: impl fmt::Display) -> io::Result<()> {
+    match STARTED.get() {
+        Some((standard, Reader::NotAwaited)) => {
+            standard.out.insist(text.to_string().as_bytes());
+            return Ok(());
+        }
+        // What was said before comes before.
+        Some((standard, Reader::Awaited)) => drop(standard.drain(None)),
+        None => {}
+    }
     to(&mut io::stdout().lock(), format_args!("{text}"))
 }
 
@@ -17,20 +74,68 @@ fn to(out: &mut impl Write, text: fmt::Arguments) -> io::Result<()> {
     }
 }
 
-/// Writes a line to standard output, for commands whose result is more than what they print: that it cannot be written
-/// (a full disk) is logged once. [`say!`] calls it.
+/// Writes a line to standard output, for commands whose result is more than what they print. [`say!`] calls it.
 pub fn line(text: fmt::Arguments) {
-    static SAID: AtomicBool = AtomicBool::new(false);
-    if let Err(e) = print(format_args!("{text}\n"))
-        && !SAID.swap(true, Ordering::SeqCst)
-    {
-        tracing::error!("standard output cannot be written ({e}); what follows goes on without it");
+    match STARTED.get() {
+        Some((standard, Reader::NotAwaited)) => standard.out.put(format!("{text}\n").as_bytes()),
+        Some((standard, Reader::Awaited)) => standard.out.put_patiently(format!("{text}\n").as_bytes()),
+        None => {
+            if let Err(e) = to(&mut io::stdout().lock(), format_args!("{text}\n")) {
+                unwritable(&e);
+            }
+        }
     }
 }
 
 /// Writes a last word to standard error; where that is gone, the exit code has to do.
 pub fn last_word(text: impl fmt::Display) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    match STARTED.get() {
+        Some((standard, _)) => standard.err.insist(format!("{text}\n").as_bytes()),
+        None => drop(writeln!(io::stderr().lock(), "{text}")),
+    }
+}
+
+/// A stream of this process that takes whole lines, and waits for nobody once [`start`] was called.
+pub enum Lines {
+    /// By the thread that writes.
+    Queued(Outlet),
+    /// Before there is one.
+    Direct(Box<dyn Write>),
+}
+
+impl Write for Lines {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        match self {
+            Lines::Queued(outlet) => outlet.write(text),
+            Lines::Direct(file) => file.write(text),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Lines::Queued(_) => Ok(()),
+            Lines::Direct(file) => file.flush(),
+        }
+    }
+}
+
+/// Standard output, for whole lines.
+pub fn out() -> Lines {
+    STARTED.get().map_or_else(|| Lines::Direct(Box::new(io::stdout())), |(s, _)| Lines::Queued(s.out.clone()))
+}
+
+/// Standard error, for whole lines.
+pub fn err() -> Lines {
+    STARTED.get().map_or_else(|| Lines::Direct(Box::new(io::stderr())), |(s, _)| Lines::Queued(s.err.clone()))
+}
+
+/// Puts a picture on standard error that is soon replaced by the next one.
+pub(super) fn sketch(picture: &str) -> io::Result<()> {
+    match STARTED.get() {
+        Some((standard, _)) => standard.err.sketch(picture.as_bytes()),
+        None => io::stderr().write_all(picture.as_bytes())?,
+    }
+    Ok(())
 }
 
 /// As `println!`, but it never panics.

@@ -1,5 +1,6 @@
 //! Rank 0 speaks for the run: a progress bar on a terminal, plain lines elsewhere, JSON lines in the report file.
 
+use super::screen::Screen;
 use super::{ReportError, ReportFile, median, say};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
@@ -111,7 +112,10 @@ impl Reporter {
         self.epoch.clear();
         self.steps_per_epoch = steps;
         if self.terminal {
-            let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr_with_hz(5));
+            let bar = ProgressBar::with_draw_target(
+                Some(steps),
+                ProgressDrawTarget::term_like_with_hz(Box::new(Screen::default()), 5),
+            );
             let style = ProgressStyle::with_template("{prefix} [{bar:32}] {pos}/{len} {msg} eta {eta}");
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar.set_prefix(format!("epoch {epoch}"));

@@ -24,6 +24,8 @@ const OCCUPIED: Duration = Duration::from_secs(1);
 const SLOWEST: Duration = Duration::from_secs(24 * 3600);
 /// Longest wait for the reason of an end, when a coordinator has gone.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// Between looks for a signal.
+const LISTEN: Duration = Duration::from_millis(50);
 /// How long one call for the plan waits.
 const PLAN_SLICE: Duration = Duration::from_secs(2);
 
@@ -121,7 +123,16 @@ fn wait_for_plan(session: &Session, options: &SessionOptions) -> Result<BuildPla
         let request =
             GetPlanRequest { header: Some(c.header.clone()), wait_ms: PLAN_SLICE.as_millis() as u64 };
         let deadline = Instant::now() + PLAN_SLICE + Duration::from_secs(10);
-        let reply = c.call("get_plan", deadline, async |mut client| client.get_plan(request.clone()).await);
+        let asked = async {
+            tokio::select! {
+                reply = c.calling("get_plan", deadline, async |mut client| client.get_plan(request.clone()).await) => reply,
+                () = interruption(options) => Err(SessionError::Interrupted("the other workers")),
+            }
+        };
+        let reply = match c.runtime().block_on(asked) {
+            Err(e @ SessionError::Interrupted(_)) => return Err(e),
+            reply => reply,
+        };
         let reply = reply.map_err(|e| match session.shared.wait_abort(FAREWELL) {
             // A coordinator whose job has ended leaves once all watches have told so; this call may come too late.
             Some(reason) if !e.is_ended() => reason.into(),
@@ -130,9 +141,6 @@ fn wait_for_plan(session: &Session, options: &SessionOptions) -> Result<BuildPla
         if let Some(plan) = reply.plan {
             return Ok(plan);
         }
-        if (options.interrupted)() {
-            return Err(SessionError::Interrupted("the other workers"));
-        }
         if start.elapsed() >= options.plan_timeout {
             return Err(SessionError::NoPlan { waited: start.elapsed(), waiting_for: reply.waiting_for });
         }
@@ -140,6 +148,13 @@ fn wait_for_plan(session: &Session, options: &SessionOptions) -> Result<BuildPla
             said = Instant::now();
             tracing::info!("waiting for the plan: {}", reply.waiting_for);
         }
+    }
+}
+
+/// Comes once this process is asked to stop.
+async fn interruption(options: &SessionOptions) {
+    while !(options.interrupted)() {
+        tokio::time::sleep(LISTEN).await;
     }
 }
 
@@ -177,10 +192,17 @@ async fn register(options: &SessionOptions) -> Result<(Client, RegisterReply), S
     let mut occupied: Option<SessionError> = None;
     loop {
         let left = options.connect_timeout.saturating_sub(start.elapsed());
-        let last = match tokio::time::timeout(left, attempt(&address, &endpoint, &request)).await {
-            Ok(Ok(Ok(done))) => return Ok(done),
-            Ok(Ok(Err(status))) if is_transient(&status) => words(&status),
-            Ok(Ok(Err(status))) => {
+        let attempt = async {
+            tokio::select! {
+                done = attempt(&address, &endpoint, &request) => Some(done),
+                () = interruption(options) => None,
+            }
+        };
+        let last = match tokio::time::timeout(left, attempt).await {
+            Ok(None) => return Err(SessionError::Interrupted("the coordinator")),
+            Ok(Some(Ok(Ok(done)))) => return Ok(done),
+            Ok(Some(Ok(Err(status)))) if is_transient(&status) => words(&status),
+            Ok(Some(Ok(Err(status)))) => {
                 let refused = SessionError::of_status(&address, "register", &status);
                 if !is_occupied_for_now(&status) {
                     return Err(refused);
@@ -189,15 +211,12 @@ async fn register(options: &SessionOptions) -> Result<(Client, RegisterReply), S
                 occupied = Some(refused);
                 last
             }
-            Ok(Err(why)) => {
+            Ok(Some(Err(why))) => {
                 occupied = None;
                 why
             }
             Err(_) => "no answer".to_string(),
         };
-        if (options.interrupted)() {
-            return Err(SessionError::Interrupted("the coordinator"));
-        }
         if start.elapsed() + RETRY >= options.connect_timeout {
             if let Some(refused) = occupied {
                 return Err(refused);
@@ -209,7 +228,11 @@ async fn register(options: &SessionOptions) -> Result<(Client, RegisterReply), S
             let left = options.connect_timeout.saturating_sub(start.elapsed()).as_secs();
             tracing::info!("waiting for the coordinator at {address}, {left} s more: {last}");
         }
-        tokio::time::sleep(if occupied.is_some() { OCCUPIED } else { RETRY }).await;
+        let rest = tokio::time::sleep(if occupied.is_some() { OCCUPIED } else { RETRY });
+        tokio::select! {
+            () = rest => {}
+            () = interruption(options) => return Err(SessionError::Interrupted("the coordinator")),
+        }
     }
 }
 

@@ -35,10 +35,11 @@ impl Listening {
         HOOK.call_once(|| {
             let usual = std::panic::take_hook();
             std::panic::set_hook(Box::new(move |info| {
-                usual(info);
                 if let Some(to) = &*listener() {
                     let _ = to.send(sentence(info));
                 }
+                // Afterwards: standard error may have a reader that does not read.
+                usual(info);
             }));
         });
         *listener() = Some(to);

@@ -1,0 +1,117 @@
+//! Signals that come before training begins: while settings are read, data is looked for, or a coordinator is awaited.
+
+use octrain_tests::binary;
+use octrain_tests::run::{DEADLINE, SMALL, said};
+use std::net::TcpListener;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+fn started(command: &mut Command) -> Child {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !done() {
+        assert!(Instant::now() < deadline, "no {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Whether a process has a file below this folder open.
+fn has_open(pid: u32, folder: &Path) -> bool {
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    open.filter_map(|e| std::fs::read_link(e.path()).ok()).any(|to| to.starts_with(folder))
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_whitespace().filter_map(|p| p.parse().ok()).collect()
+}
+
+fn terminate(pid: u32) {
+    assert!(Command::new("kill").args(["-TERM", &pid.to_string()]).status().unwrap().success());
+}
+
+/// Waits for the end.
+fn end(mut child: Child) -> Output {
+    wait_until("end", || child.try_wait().unwrap().is_some());
+    child.wait_with_output().unwrap()
+}
+
+/// An image folder that takes long to look through: many names of few files.
+fn large(folder: &Path) {
+    let pool = folder.join("pool");
+    std::fs::create_dir_all(&pool).unwrap();
+    (0..2000).for_each(|i| std::fs::write(pool.join(format!("{i}.jpg")), b"").unwrap());
+    for place in ["train/a", "train/b", "val/a", "val/b"] {
+        let class = folder.join(place);
+        std::fs::create_dir_all(&class).unwrap();
+        (0..300).for_each(|i| symlink(&pool, class.join(format!("{i}"))).unwrap());
+    }
+}
+
+#[test]
+fn a_signal_is_heard_while_the_data_is_looked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().canonicalize().unwrap();
+    large(&folder);
+    let data = ["--image-root", folder.to_str().unwrap(), "--output-dir", "nowhere"];
+    for how in [
+        &["train", "--nproc", "1"][..],
+        &["train", "--nproc", "2"],
+        &["launch", "--coordinator", "127.0.0.1:1", "--nproc-per-node", "1", "--"],
+    ] {
+        let child = started(Command::new(binary("octrain")).args([how, SMALL, &data].concat()));
+        wait_until("scan", || has_open(child.id(), &folder));
+        terminate(child.id());
+        let output = end(child);
+        assert_eq!(output.status.code(), Some(4), "{how:?}: {}", said(&output));
+        assert!(said(&output).contains("SIGTERM: ended before the work began"), "{}", said(&output));
+    }
+}
+
+#[test]
+fn the_first_process_of_a_container_hears_a_signal_from_the_beginning() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().canonicalize().unwrap();
+    large(&folder);
+    let container = ["--user", "--map-root-user", "--pid", "--fork", "--kill-child"];
+    let unshare = || {
+        let mut command = Command::new("unshare");
+        command.args(container);
+        command
+    };
+    if !unshare().arg("true").output().is_ok_and(|o| o.status.success()) {
+        octrain_tests::skipped("this system does not let a process have process ids of its own (unshare)");
+        return;
+    }
+    let launch = ["launch", "--coordinator", "127.0.0.1:1", "--nproc-per-node", "1", "--"];
+    let data = ["--image-root", folder.to_str().unwrap(), "--output-dir", "nowhere"];
+    let child = started(unshare().arg(binary("octrain")).args([&launch[..], SMALL, &data].concat()));
+    let first = || children(child.id()).first().copied();
+    wait_until("scan", || first().is_some_and(|pid| has_open(pid, &folder)));
+    terminate(first().unwrap());
+    let output = end(child);
+    assert_eq!(output.status.code(), Some(4), "{}", said(&output));
+}
+
+#[test]
+fn a_signal_is_heard_while_a_coordinator_does_not_answer() {
+    // Takes connections and says nothing, as one that is stopped does.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let launch = ["launch", "--coordinator", &address, "--connect-timeout", "86400", "--nproc-per-node", "1"];
+    let flags = ["--batch-size", "8", "--output-dir", "nowhere"];
+    let child = started(Command::new(binary("octrain")).args([&launch[..], &["--"], SMALL, &flags].concat()));
+    let (connection, _) = silent.accept().unwrap();
+    let asked = Instant::now();
+    terminate(child.id());
+    let output = end(child);
+    assert_eq!(output.status.code(), Some(4), "{}", said(&output));
+    // What is not heard ends when the connection is given up for dead, after 20 s.
+    assert!(asked.elapsed() < Duration::from_secs(15), "{:?}: {}", asked.elapsed(), said(&output));
+    drop(connection);
+}
