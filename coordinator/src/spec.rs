@@ -21,6 +21,7 @@ pub fn spec(config: &Value, purpose: Purpose, model: ModelFacts, train_images: u
         purpose: purpose.into(),
         model: Some(model),
         train_images,
+        kept_global_batch: 0,
     }
 }
 
@@ -73,7 +74,8 @@ pub fn check(spec: &JobSpec) -> Result<(), SpecError> {
     Ok(())
 }
 
-/// In what two specifications differ: `key: this one, the other one`. Empty when they agree.
+/// In what two specifications differ: `key: this one, the other one`. Empty when they agree. What each worker sees to go
+/// on with may differ.
 pub fn differences(mine: &JobSpec, other: &JobSpec) -> Vec<String> {
     let mut out = Vec::new();
     if mine.config_sha256 != other.config_sha256 {
@@ -128,6 +130,8 @@ mod tests {
         let more = JobSpec { train_images: 11, purpose: Purpose::Eval.into(), ..a.clone() };
         assert_eq!(differences(&more, &a), ["purpose: Eval against Train", "training images: 11 against 10"]);
         assert!(differences(&a, &a).is_empty());
+        let sees = JobSpec { kept_global_batch: 64, ..a.clone() };
+        assert!(differences(&sees, &a).is_empty(), "a checkpoint may appear between two registrations");
     }
 
     #[test]

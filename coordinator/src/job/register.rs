@@ -4,7 +4,7 @@ use super::{Answer, Applied, Job, Phase, Reply, failure};
 use crate::config::CoordinatorConfig;
 use crate::membership::{Member, Now};
 use crate::plan;
-use crate::ranks::Place;
+use crate::ranks::{self, Place};
 use crate::refusal::Refusal;
 use crate::spec;
 use crate::strategy::{JobFacts, JobSettings};
@@ -151,7 +151,10 @@ fn agrees(job: &Job, place: &Place, spec: &JobSpec) -> Result<(), Refusal> {
 /// Everyone is here: decide, and start or fail.
 fn start(now: Now, job: &mut Job, config: &CoordinatorConfig) -> String {
     let workers: Vec<WorkerFacts> = job.members.values().map(|m| m.facts.clone()).collect();
-    let spec = job.members.values().next().map(|m| m.spec.clone()).unwrap_or_default();
+    // Rank 0's: in what it sees to go on with, workers may differ.
+    let first =
+        |a: &&Member, b: &&Member| ranks::natural(&a.facts.host, &b.facts.host).then(a.facts.local_index.cmp(&b.facts.local_index));
+    let spec = job.members.values().min_by(first).map(|m| m.spec.clone()).unwrap_or_default();
     match plan::build(&config.job_id, job.generation, &JobFacts { job: spec, workers }) {
         Ok(plan) => {
             let ranks: HashMap<Place, u32> = plan

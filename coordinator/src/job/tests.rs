@@ -359,6 +359,19 @@ fn a_configuration_failure_is_final() {
 }
 
 #[test]
+fn of_workers_that_see_different_checkpoints_rank_0_counts() {
+    for (first, second, microbatches) in [((0, 0), (1, 256), 2), ((1, 256), (0, 0), 2), ((1, 0), (0, 256), 8)] {
+        let mut w = World::new(2);
+        for (local_index, kept_global_batch) in [first, second] {
+            let spec = JobSpec { kept_global_batch, ..spec_of(json!({})) };
+            w.join(RegisterRequest { job: Some(spec), ..request("a", local_index) });
+        }
+        let Phase::Running { plan, .. } = &w.job.phase else { panic!("it runs") };
+        assert_eq!(plan.microbatches, microbatches, "{first:?} {second:?}");
+    }
+}
+
+#[test]
 fn before_the_start_a_lost_worker_is_forgotten_and_may_be_replaced() {
     let mut w = World::new(2);
     let first = w.join(request("a", 0));

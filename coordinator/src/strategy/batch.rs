@@ -18,12 +18,14 @@ pub(super) struct Batch {
     pub settings: Vec<Setting>,
 }
 
-/// Divides the global batch. Evaluation and export need no division: they take one microbatch per worker.
+/// Divides the global batch. Evaluation and export need no division: they take one microbatch per worker. A run that goes
+/// on keeps its global batch, which is `kept` (0: there is none), on any number of workers, unless it is told otherwise.
 pub(super) fn decide(
     s: &JobSettings,
     purpose: Purpose,
     world: u64,
     train_images: u64,
+    kept: u64,
 ) -> Result<Batch, StrategyError> {
     let batch = s.batch_size;
     if batch == 0 {
@@ -36,11 +38,15 @@ pub(super) fn decide(
         ];
         return Ok(Batch { microbatches: world, microbatch_size: batch, total_steps: 0, settings });
     }
-    let (global, reason) = match s.global_batch_size {
-        Some(g) => (g, format!("--global-batch-size {g} / --batch-size {batch}")),
-        None => (batch.saturating_mul(world), "one per worker (no --global-batch-size)".to_string()),
+    let (global, reason) = match (s.global_batch_size, kept) {
+        (Some(g), _) => (g, format!("--global-batch-size {g} / --batch-size {batch}")),
+        (None, 0) => (batch.saturating_mul(world), "one per worker (no --global-batch-size)".to_string()),
+        (None, kept) => (kept, format!("the {kept} images of a step so far / --batch-size {batch}")),
     };
     let microbatches = global / batch;
+    if s.global_batch_size.is_none() && kept > 0 && (global % batch != 0 || microbatches < world) {
+        return Err(StrategyError::Kept { global, batch, world });
+    }
     if global % batch != 0 {
         return Err(StrategyError::Divide { global, batch, world });
     }

@@ -83,6 +83,18 @@ pub enum StrategyError {
         /// Workers.
         world: u64,
     },
+    /// The global batch of the run that is gone on with does not fit these workers.
+    #[error(
+        "the run has {global} images in a step so far, which {world} workers with --batch-size {batch} cannot share: {}--global-batch-size {} changes it", keeping(*global, *batch, *world), suggestion(*global, *batch, *world)
+    )]
+    Kept {
+        /// Global batch.
+        global: u64,
+        /// Microbatch.
+        batch: u64,
+        /// Workers.
+        world: u64,
+    },
     /// Fewer microbatches than workers.
     #[error(
         "--global-batch-size {global} with --batch-size {batch} makes {microbatches} microbatches, fewer than the {world} workers: lower --batch-size to at most {}, raise --global-batch-size to at least {}, or use fewer workers", (global / world).max(1), batch * world
@@ -130,4 +142,13 @@ pub enum StrategyError {
 /// The nearest global batch that works.
 fn suggestion(global: u64, batch: u64, world: u64) -> u64 {
     ((global + batch / 2) / batch).max(world) * batch
+}
+
+/// What keeps a global batch, for the start of a list.
+fn keeping(global: u64, batch: u64, world: u64) -> String {
+    let fits = |b: &u64| global.is_multiple_of(*b) && global / b >= world;
+    // Not for ever: the numbers are a worker's.
+    let smaller = (1..=batch.min(global)).rev().take(4096).find(fits);
+    let batch = smaller.map_or_else(String::new, |b| format!("--batch-size {b} keeps it, "));
+    format!("{batch}fewer workers (--nproc, --nproc-per-node) may, ")
 }

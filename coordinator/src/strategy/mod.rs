@@ -121,7 +121,7 @@ pub fn decide(facts: &JobFacts) -> Result<Strategy, StrategyError> {
     };
     settings.push(setting("data-layout", value, "--data-layout"));
 
-    let batch = batch::decide(&s, purpose, world, facts.job.train_images)?;
+    let batch = batch::decide(&s, purpose, world, facts.job.train_images, facts.job.kept_global_batch)?;
     settings.extend(batch.settings);
     let (bucket_bytes, reason) = buckets(&s, &model, backend)?;
     settings.push(setting("bucket-bytes", bucket_bytes, reason));

@@ -226,6 +226,29 @@ fn batches() {
 }
 
 #[test]
+fn a_run_that_goes_on_keeps_its_global_batch_unless_it_is_told_otherwise() {
+    let with = |changes: Value, kept: u64| {
+        let mut f = facts(changes, two());
+        f.job.kept_global_batch = kept;
+        decide(&f)
+    };
+    let s = with(json!({}), 128).unwrap();
+    assert_eq!(s.microbatches, 4);
+    assert!(of(&s, "microbatches").1.contains("128 images of a step so far"), "{:?}", of(&s, "microbatches"));
+    assert_eq!(with(json!({"global-batch-size": 64}), 128).unwrap().microbatches, 2);
+    // It fits no whole number of microbatches, or not one for each worker.
+    for (kept, fits) in [(32, 16), (80, 20)] {
+        let e = with(json!({}), kept).unwrap_err().to_string();
+        let (image, fits) = (format!("{kept} images in a step"), format!("--batch-size {fits} keeps it"));
+        for want in [&image[..], &fits, "--global-batch-size ", "fewer workers"] {
+            assert!(e.contains(want), "{want} in {e}");
+        }
+    }
+    // A number from nowhere costs no time.
+    with(json!({"batch-size": u64::MAX >> 12}), 1).unwrap_err();
+}
+
+#[test]
 fn shares_cover_all_microbatches_once() {
     for world in 1..9 {
         for m in world..40 {

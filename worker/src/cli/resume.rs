@@ -2,10 +2,9 @@
 
 use super::args::RunFlags;
 use super::{Exit, checkpoint_base};
-use crate::checkpoint::{Manifest, Which, find, load_manifest, root_of};
-use crate::config::{Given, RunConfig, given_checkpoint};
+use crate::checkpoint::{Manifest, Which, find, root_of};
+use crate::config::{RunConfig, given_checkpoint};
 use crate::launcher::{EXIT_CONFIGURATION, EXIT_ERROR, EXIT_OK};
-use crate::trainer;
 use anyhow::Result;
 use clap::ArgMatches;
 use std::path::{Path, PathBuf};
@@ -42,45 +41,17 @@ pub fn resolve(flags: &RunFlags, resume: &ResumeFlag, matches: &ArgMatches) -> R
     let run = &flags.run;
     let given = given_checkpoint(flags.config.as_deref(), run, matches).map_err(Exit::configuration)?;
     let Some(path) = resume.resume.clone().or(given) else {
-        let (config, given) = flags.resolve(&RunConfig::default(), matches)?;
-        return keep_global_batch(config, &given);
+        return Ok(flags.resolve(&RunConfig::default(), matches)?.0);
     };
     let (folder, manifest) = checkpoint_base::find(&path, run.last_epoch_of_checkpoint.as_deref())?;
     // A folder of checkpoints stays one, so that a number of epochs or a later start finds its place in it.
     let base = for_training(&manifest, root_of(&folder), path.clone());
-    let (mut config, given) = flags.resolve(&base, matches)?;
+    let (mut config, _) = flags.resolve(&base, matches)?;
     if let Some(dir) = &resume.resume {
         config.output_dir = root_of(dir);
         config.from_checkpoint = Some(path);
     }
-    keep_global_batch(config, &given)
-}
-
-/// A run that goes on keeps its global batch on any number of workers, unless it was told otherwise.
-fn keep_global_batch(config: RunConfig, given: &Given) -> Result<RunConfig, Exit> {
-    if given.contains("global-batch-size") {
-        return Ok(config);
-    }
-    let Some(folder) = trainer::source(&config).map_err(Exit::configuration)? else { return Ok(config) };
-    let global = load_manifest(&folder).map_err(Exit::configuration)?.global_batch;
-    if global < config.batch_size * config.nproc {
-        return Err(Exit::configuration(too_many_workers(global, &config)));
-    }
-    Ok(RunConfig { global_batch_size: Some(global), ..config })
-}
-
-/// What to say when the kept global batch has no microbatch for every worker.
-fn too_many_workers(global: usize, config: &RunConfig) -> String {
-    let RunConfig { batch_size, nproc, .. } = config;
-    let smaller = match global / nproc {
-        0 => String::new(),
-        size => format!("--batch-size {size} or less keeps it, "),
-    };
-    format!(
-        "the run has {global} images in a step, too few for {nproc} workers with --batch-size {batch_size}: {smaller}--global-batch-size {} changes it, and --nproc {} does without more workers",
-        batch_size * nproc,
-        (global / batch_size).max(1)
-    )
+    Ok(config)
 }
 
 /// A word as a shell takes it.
@@ -133,15 +104,6 @@ mod tests {
         assert_eq!(quoted("my runs"), "'my runs'");
         assert_eq!(quoted("it's"), r"'it'\''s'");
         assert_eq!(quoted(""), "''");
-    }
-
-    #[test]
-    fn more_workers_than_microbatches_are_told_what_fits() {
-        let config = RunConfig { batch_size: 16, nproc: 4, ..RunConfig::default() };
-        let told = too_many_workers(32, &config);
-        for want in ["32 images", "--batch-size 8 or", "--global-batch-size 64", "--nproc 2"] {
-            assert!(told.contains(want), "{want} in {told}");
-        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::launcher::{
     watchdog::{self, Limits},
 };
 use crate::metrics::say;
-use crate::session::{FailureKind, Session, SessionError, SessionOptions, machine, panics};
+use crate::session::{FailureKind, JobSpec, Session, SessionError, SessionOptions, machine, panics};
 use crate::trainer::{self, Job, TrainError};
 use anyhow::{Context, Result};
 use octrain_coordinator::plan;
@@ -73,11 +73,10 @@ fn exit_code(e: &SessionError) -> u8 {
 pub fn run(config: &RunConfig, place: &Place, job: Job) -> Result<u8> {
     signals::enter(Stage::Working).context("cannot listen for signals")?;
     let devices = machine::cuda_devices(config.device).map_err(Exit::configuration)?;
-    let mut options = SessionOptions::new(
-        &place.coordinator,
-        job.spec(config).map_err(Exit::configuration)?,
-        machine::capabilities(devices),
-    );
+    let spec = job.spec(config).map_err(Exit::configuration)?;
+    let spec = JobSpec { kept_global_batch: trainer::kept_global_batch(config), ..spec };
+    let mut options =
+        SessionOptions::new(&place.coordinator, spec, machine::capabilities(devices));
     options.job_id = place.job_id.clone();
     options.generation = place.generation;
     options.local_index = place.local_index;

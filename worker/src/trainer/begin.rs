@@ -2,14 +2,16 @@
 //! is allocated.
 //!
 //! All ranks then load the same checkpoint of the same run, or say why they cannot, whether the hosts share a file system
-//! or not.
+//! or not. Nothing before that depends on what is in the folder but the plan's global batch, which is that of the checkpoint
+//! rank 0 saw when it registered: where the folder has changed since so that the plan does not fit it any more, the job is
+//! started again.
 
 use super::TrainError;
 use super::job::Job;
 use crate::checkpoint::{self, CheckpointError, OwnedFolder, RunFolder, RunIdentity, Which};
 use crate::config::{RunConfig, RunScope, differences};
 use crate::launcher::signals;
-use crate::session::Session;
+use crate::session::{BuildPlan, Session};
 use crate::session::machine::host_name;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -47,12 +49,37 @@ pub(super) struct Begin {
     pub run: Option<RunIdentity>,
 }
 
+/// Images of an optimizer step of the run that `config` would go on with, as the folders are now; 0 where it would start
+/// anew, was told a global batch, or has none. What is wrong with the folders is left to the rank that decides.
+pub fn kept_global_batch(config: &RunConfig) -> u64 {
+    if config.global_batch_size.is_some() || config.run_scope == RunScope::EvalOnly {
+        return 0;
+    }
+    let manifest = source(config).ok().flatten().and_then(|path| checkpoint::load_manifest(&path).ok());
+    manifest.map_or(0, |m| m.global_batch as u64)
+}
+
+/// The global batch that the plan must have to go on from a checkpoint of `kept` images a step, or, without one, to start
+/// anew on `world` workers; an error where it has another, because the folder has changed since the plan was made.
+fn fits_plan(config: &RunConfig, plan: &BuildPlan, kept: Option<u64>) -> Result<(), TrainError> {
+    if config.global_batch_size.is_some() || config.run_scope == RunScope::EvalOnly {
+        return Ok(());
+    }
+    let planned = plan.microbatches * plan.microbatch_size;
+    let now = kept.unwrap_or(plan.microbatch_size * u64::from(plan.world_size));
+    if planned == now {
+        return Ok(());
+    }
+    let what = if kept.is_some() { "another checkpoint is there" } else { "the checkpoint is gone" };
+    Err(TrainError::FolderChanged { what, planned, now })
+}
+
 /// The checkpoint `config` goes on from, as the folders are now; none to start anew.
 ///
 /// # Errors
 /// When there is none and one was asked for, or when `auto` finds one that was trained with other settings and may not
 /// overwrite it.
-pub fn source(config: &RunConfig) -> Result<Option<PathBuf>, TrainError> {
+fn source(config: &RunConfig) -> Result<Option<PathBuf>, TrainError> {
     let text = config.last_epoch_of_checkpoint.as_deref();
     let which = match text {
         None | Some("auto" | "none") => Which::Auto,
@@ -122,6 +149,8 @@ pub(super) fn agree(config: &RunConfig, session: &Session, job: &Job) -> Result<
             None
         };
         let source = source(config)?;
+        let kept = source.as_deref().map(checkpoint::load_manifest).transpose()?;
+        fits_plan(config, plan, kept.map(|m| m.global_batch as u64))?;
         // From the first epoch on: a run of its own, whatever weights it starts with.
         let goes_on =
             source.as_deref().filter(|_| config.last_epoch_of_checkpoint.as_deref() != Some("none"));
@@ -172,6 +201,23 @@ mod tests {
         assert_eq!(source(&with(Some("none"))).unwrap(), None);
         assert_eq!(source(&with(None)).unwrap(), None);
         assert!(source(&with(Some("3"))).unwrap_err().to_string().contains("no checkpoint"));
+    }
+
+    #[test]
+    fn a_folder_that_has_changed_since_the_plan_was_made_is_said_where_it_matters() {
+        let config = RunConfig::default();
+        let plan =
+            BuildPlan { world_size: 2, microbatches: 4, microbatch_size: 16, ..BuildPlan::default() };
+        fits_plan(&config, &plan, Some(64)).unwrap();
+        let told = |kept| fits_plan(&config, &plan, kept).unwrap_err().to_string();
+        assert!(told(None).contains("the checkpoint is gone") && told(None).contains("not 32"), "{}", told(None));
+        assert!(told(Some(128)).contains("another checkpoint is there"), "{}", told(Some(128)));
+        let new = BuildPlan { microbatches: 2, ..plan.clone() };
+        fits_plan(&config, &new, None).unwrap();
+        // What was told is obeyed, whatever the checkpoint had.
+        let told = RunConfig { global_batch_size: Some(64), ..config };
+        fits_plan(&told, &plan, Some(128)).unwrap();
+        assert_eq!(kept_global_batch(&told), 0);
     }
 
     #[test]

@@ -63,6 +63,18 @@ pub enum TrainError {
     /// A setting that cannot be met.
     #[error("{0}")]
     Config(String),
+    /// What the plan was made for is not there any more.
+    #[error(
+        "what this run goes on from has changed while the job was being planned ({what}): the plan has {planned} images in a step, not {now}; nothing was done, start it again"
+    )]
+    FolderChanged {
+        /// What has changed.
+        what: &'static str,
+        /// Global batch of the plan.
+        planned: u64,
+        /// Global batch as the folder is now.
+        now: u64,
+    },
     /// A signal came where there is no state of this run's own yet.
     #[error(
         "asked to stop during {0}: there is nothing to save yet, and what the run started from is as it was"
@@ -120,9 +132,12 @@ impl TrainError {
         }
     }
 
-    /// Whether a process that is not of this job is in the way, and may soon be gone.
+    /// Whether a process that is not of this job is in the way and may soon be gone, or has changed the folder.
     pub fn is_of_another_process(&self) -> bool {
-        matches!(self, TrainError::Checkpoint(CheckpointError::InUse { .. }))
+        matches!(
+            self,
+            TrainError::Checkpoint(CheckpointError::InUse { .. }) | TrainError::FolderChanged { .. }
+        )
     }
 
     /// What the coordinator makes of it: whether trying again can help, and whether another worker's end may be the

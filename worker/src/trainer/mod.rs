@@ -9,7 +9,7 @@ mod rescue;
 mod resume;
 mod setup;
 
-pub use begin::source;
+pub use begin::kept_global_batch;
 pub use error::TrainError;
 pub use eval::{EvalResult, evaluate};
 pub use job::{Job, model_facts, purpose};

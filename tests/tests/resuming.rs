@@ -1,0 +1,114 @@
+//! Going on: from where is decided once, and whoever is told how can do it.
+
+use octrain_tests::binary;
+use octrain_tests::run::{SMALL, newest, said, succeed};
+use serde_json::Value;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+/// `octrain train` of a few steps into a folder.
+fn train<'a>(output: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
+    let flags = ["--epochs", "1", "--batch-size", "16", "--lr", "0.01", "--run-scope", "train_only"];
+    [&["train"], SMALL, &flags, &["--output-dir", text(output)], more].concat()
+}
+
+fn manifest(checkpoint: &Path) -> Value {
+    serde_json::from_slice(&fs::read(checkpoint.join("manifest.json")).expect("a manifest")).expect("JSON")
+}
+
+/// Copies a folder with everything in it.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().flatten() {
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        match from.is_dir() {
+            true => copy(&from, &to),
+            false => drop(fs::copy(&from, &to).unwrap()),
+        }
+    }
+}
+
+/// A coordinator of two workers, its log, and where it listens.
+fn coordinator() -> (Child, BufReader<ChildStderr>, String) {
+    let mut child = Command::new(binary("octrain-coordinator"))
+        .args(["--listen", "127.0.0.1:0", "--world-size", "2"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let log = BufReader::new(child.stderr.take().unwrap());
+    (child, log, line.trim().strip_prefix("listening on ").unwrap().to_string())
+}
+
+/// A host of one worker that goes on where it was, or starts anew.
+fn host(name: &str, address: &str, output: &Path, steps: &str) -> Child {
+    let line = ["launch", "--coordinator", address, "--nproc-per-node", "1", "--"];
+    let auto = ["--max-steps", steps, "--threads", "1", "--last-epoch-of-checkpoint", "auto"];
+    Command::new(binary("octrain"))
+        .args([&line[..], &train(output, &auto)[1..]].concat())
+        .env("OCTRAIN_HOST", name)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Two hosts of one job; between their registrations, `change` happens.
+fn job(output: &Path, steps: &str, change: impl FnOnce()) -> [Output; 2] {
+    let (mut coordinator, mut log, address) = coordinator();
+    let first = host("a", &address, output, steps);
+    let mut line = String::new();
+    while !line.contains("registered, 1 of 2") {
+        line.clear();
+        assert!(log.read_line(&mut line).unwrap() > 0, "the coordinator ended");
+    }
+    change();
+    let second = host("b", &address, output, steps);
+    // Nobody may have to wait for a reader.
+    let rest = std::thread::spawn(move || log.lines().map_while(Result::ok).for_each(drop));
+    let outputs = [first, second].map(|h| h.wait_with_output().unwrap());
+    coordinator.wait().unwrap();
+    rest.join().unwrap();
+    outputs
+}
+
+#[test]
+fn a_checkpoint_that_appears_or_goes_while_hosts_register_is_no_mismatch() {
+    let dir = tempfile::tempdir().unwrap();
+    let earlier = |name: &str, more: &[&str]| -> PathBuf {
+        let folder = dir.path().join(name);
+        succeed(&train(&folder, &[&["--max-steps", "2", "--nproc", "2"], more].concat()));
+        folder
+    };
+    // The global batch of the plan: whoever sees the checkpoint goes on from it.
+    let (same, output) = (earlier("same", &[]), dir.path().join("appears"));
+    for told in job(&output, "4", || copy(&same, &output)) {
+        assert_eq!(told.status.code(), Some(0), "{}", said(&told));
+    }
+    assert_eq!(manifest(&newest(&output))["position"]["global-step"], 4);
+    // Another one: the plan was made for what is no more. Started again, it is made for what is there.
+    let (other, output) = (earlier("other", &["--global-batch-size", "64"]), dir.path().join("larger"));
+    let told = job(&output, "4", || copy(&other, &output));
+    for told in &told {
+        assert_eq!(told.status.code(), Some(3), "{}", said(told));
+        assert!(said(told).contains("start it again"), "{}", said(told));
+    }
+    for told in job(&output, "4", || ()) {
+        assert_eq!(told.status.code(), Some(0), "{}", said(&told));
+    }
+    let last = manifest(&newest(&output));
+    assert_eq!((&last["position"]["global-step"], &last["global-batch"]), (&4.into(), &64.into()));
+    // And one that is taken away.
+    for told in job(&output, "6", || fs::remove_dir_all(newest(&output)).unwrap()) {
+        assert_eq!(told.status.code(), Some(3), "{}", said(&told));
+        assert!(said(&told).contains("the checkpoint is gone"), "{}", said(&told));
+    }
+}
