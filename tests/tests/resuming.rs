@@ -1,7 +1,7 @@
 //! Going on: from where is decided once, and whoever is told how can do it.
 
 use octrain_tests::binary;
-use octrain_tests::run::{SMALL, newest, said, succeed};
+use octrain_tests::run::{SMALL, newest, refuse, said, succeed};
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -111,4 +111,67 @@ fn a_checkpoint_that_appears_or_goes_while_hosts_register_is_no_mismatch() {
         assert_eq!(told.status.code(), Some(3), "{}", said(&told));
         assert!(said(&told).contains("the checkpoint is gone"), "{}", said(&told));
     }
+}
+
+/// The last line that goes on with a run, as a shell runs it with the binary under test.
+fn pasted(told: &str) -> (String, Output) {
+    let line = told.lines().rev().find(|l| l.trim_start().starts_with("octrain train --resume")).expect(told);
+    let command = line.trim().replacen("octrain", text(&binary("octrain")), 1);
+    (line.trim().into(), Command::new("sh").args(["-c", &command]).output().unwrap())
+}
+
+/// Cuts a file of a checkpoint short.
+fn damage(checkpoint: &Path, file: &str) {
+    let path = checkpoint.join(file);
+    let whole = fs::read(&path).unwrap();
+    fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+}
+
+#[test]
+fn whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before_by_the_command_that_is_printed() {
+    let dir = tempfile::tempdir().unwrap();
+    let little = ["--image-root", "synthetic", "--synthetic-images", "32", "--epochs", "3"];
+    for (nproc, file) in [("1", "model.safetensors"), ("2", "optimizer.safetensors"), ("1", "manifest.json")] {
+        let output = dir.path().join(format!("a run of {nproc}, {file}"));
+        let line = train(&output, &[&little[..], &["--nproc", nproc, "--batch-size", "8"]].concat());
+        succeed(&line);
+        let whole = manifest(&output.join("3"));
+        damage(&output.join("3"), file);
+        for again in [
+            vec!["train", "--resume", text(&output), "--epochs", "4"],
+            [&line[..], &["--epochs", "4", "--last-epoch-of-checkpoint", "auto"]].concat(),
+        ] {
+            let told = refuse(1, &again);
+            assert!(told.contains("is damaged") && told.contains(file), "{told}");
+            assert!(told.trim_end().ends_with(&format!("--resume '{}/2'", text(&output))), "{told}");
+            assert!(output.join("3").exists(), "nothing is done before it is asked for");
+        }
+        let (line, ended) = pasted(&refuse(1, &["train", "--resume", text(&output), "--epochs", "4"]));
+        let told = said(&ended);
+        assert_eq!(ended.status.code(), Some(0), "{line}: {told}");
+        assert!(told.contains("set aside 3 as 3.damaged"), "{told}");
+        assert!(output.join("3.damaged").join(file).exists());
+        let again = manifest(&output.join("3"));
+        assert_eq!((&again["run"], &again["position"]), (&whole["run"], &whole["position"]));
+        // It is the run's again.
+        succeed(&["train", "--resume", text(&output), "--epochs", "4"]);
+        assert!(output.join("4").exists());
+    }
+}
+
+#[test]
+fn who_goes_back_on_purpose_is_told_the_flag_and_it_works() {
+    let dir = tempfile::tempdir().unwrap();
+    let little = ["--image-root", "synthetic", "--synthetic-images", "32", "--epochs", "3"];
+    succeed(&train(dir.path(), &little));
+    let back = ["train", "--resume", text(dir.path()), "--last-epoch-of-checkpoint", "1", "--lr", "0.02"];
+    let told = refuse(2, &back);
+    let command = format!("octrain train --resume {}/1 --overwrite", text(dir.path()));
+    assert!(told.contains("starts from 1") && told.contains(&command), "{told}");
+    succeed(&[&back[..], &["--overwrite"]].concat());
+    assert_eq!(manifest(&newest(dir.path()))["config"]["lr"], 0.02);
+    // A damaged one is in nobody's way.
+    damage(&dir.path().join("3"), "model.safetensors");
+    succeed(&["train", "--resume", text(dir.path()), "--last-epoch-of-checkpoint", "2"]);
+    assert!(dir.path().join("3.damaged").exists());
 }

@@ -2,7 +2,6 @@
 
 use super::RunIdentity;
 use super::store::Progress;
-use std::fmt;
 
 /// A complete checkpoint of the folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +12,8 @@ pub(super) struct Found {
     pub progress: Progress,
     /// The run that wrote it; none where the format did not say, or the manifest cannot be read.
     pub run: Option<RunIdentity>,
+    /// What is the matter with its files; none where nothing is, or where it was not looked for.
+    pub damage: Option<String>,
 }
 
 /// What a run may do.
@@ -29,6 +30,9 @@ pub(super) enum Admission {
         run: Option<RunIdentity>,
         /// As above.
         superseded: Vec<String>,
+        /// Damaged ones beyond its start, by name and with what is the matter: to be renamed, so that nobody takes them
+        /// for the furthest. They are no reason to refuse, since nobody can go on from them.
+        damaged: Vec<(String, String)>,
     },
 }
 
@@ -41,23 +45,8 @@ pub(super) enum Refusal {
     Behind { start: String, names: Vec<String> },
 }
 
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Refusal::Occupied { run, names } => {
-                let whose = run.as_ref().map_or_else(|| "another run".into(), ToString::to_string);
-                write!(f, "it holds checkpoints of {whose}: {}", listed(names))
-            }
-            Refusal::Behind { start, names } => write!(
-                f,
-                "this run starts from {start}, but checkpoints that are further are there: {}; whoever asks for the furthest would get one of those",
-                listed(names)
-            ),
-        }
-    }
-}
-
-fn listed(names: &[String]) -> String {
+/// Names, not too many of them.
+pub(super) fn listed(names: &[String]) -> String {
     const SHOWN: usize = 6;
     let more = names.len().saturating_sub(SHOWN);
     let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
@@ -69,9 +58,12 @@ fn listed(names: &[String]) -> String {
 pub(super) fn decide(found: &[Found], start: Option<&str>, overwrite: bool) -> Result<Admission, Refusal> {
     let names = |all: &[Found]| -> Vec<String> { all.iter().map(|f| f.name.clone()).collect() };
     if let Some(at) = start.and_then(|name| found.iter().position(|f| f.name == name)) {
-        let superseded = names(&found[at + 1..]);
+        let beyond = &found[at + 1..];
+        let whole = beyond.iter().filter(|f| f.damage.is_none());
+        let superseded: Vec<String> = whole.map(|f| f.name.clone()).collect();
+        let damaged = beyond.iter().filter_map(|f| Some((f.name.clone(), f.damage.clone()?))).collect();
         return match superseded.is_empty() || overwrite {
-            true => Ok(Admission::Continue { run: found[at].run.clone(), superseded }),
+            true => Ok(Admission::Continue { run: found[at].run.clone(), superseded, damaged }),
             false => Err(Refusal::Behind { start: found[at].name.clone(), names: superseded }),
         };
     }
@@ -92,6 +84,7 @@ mod tests {
             name: (*n).into(),
             progress: super::super::store::parse_name(n).unwrap(),
             run: Some(run.clone()),
+            damage: None,
         };
         names.iter().map(entry).collect()
     }
@@ -105,8 +98,8 @@ mod tests {
         assert_eq!(decide(&[], None, false), Ok(new(&[])));
         assert_eq!(decide(&[], None, true), Ok(new(&[])));
         let used = found(&["1", "2"]);
-        let refused = decide(&used, None, false).unwrap_err().to_string();
-        assert!(refused.contains("run abc") && refused.contains("1, 2"), "{refused}");
+        let names = vec!["1".into(), "2".into()];
+        assert_eq!(decide(&used, None, false), Err(Refusal::Occupied { run: used[1].run.clone(), names }));
         assert_eq!(decide(&used, None, true), Ok(new(&["1", "2"])));
     }
 
@@ -114,12 +107,28 @@ mod tests {
     fn a_run_goes_on_from_its_furthest_checkpoint_and_not_from_behind_it() {
         let used = found(&["1", "2", "2-5"]);
         let run = used[0].run.clone();
-        let furthest = Admission::Continue { run: run.clone(), superseded: vec![] };
+        let furthest = Admission::Continue { run: run.clone(), superseded: vec![], damaged: vec![] };
         assert_eq!(decide(&used, Some("2-5"), false), Ok(furthest));
-        let refused = decide(&used, Some("1"), false).unwrap_err().to_string();
-        assert!(refused.contains("starts from 1") && refused.contains("2, 2-5"), "{refused}");
-        let behind = Admission::Continue { run, superseded: vec!["2".into(), "2-5".into()] };
+        let names = vec!["2".to_string(), "2-5".into()];
+        let refused = Refusal::Behind { start: "1".into(), names: names.clone() };
+        assert_eq!(decide(&used, Some("1"), false), Err(refused));
+        let behind = Admission::Continue { run, superseded: names, damaged: vec![] };
         assert_eq!(decide(&used, Some("1"), true), Ok(behind));
+    }
+
+    #[test]
+    fn damaged_ones_are_in_nobodys_way_and_never_superseded() {
+        let mut used = found(&["1", "2", "3"]);
+        let run = used[0].run.clone();
+        used[2].damage = Some("cut short".into());
+        let damaged = vec![("3".to_string(), "cut short".to_string())];
+        let from_2 = Admission::Continue { run: run.clone(), superseded: vec![], damaged: damaged.clone() };
+        assert_eq!(decide(&used, Some("2"), false), Ok(from_2));
+        // A whole one in between still is in the way.
+        let refused = Refusal::Behind { start: "1".into(), names: vec!["2".into()] };
+        assert_eq!(decide(&used, Some("1"), false), Err(refused));
+        let from_1 = Admission::Continue { run, superseded: vec!["2".into()], damaged };
+        assert_eq!(decide(&used, Some("1"), true), Ok(from_1));
     }
 
     #[test]

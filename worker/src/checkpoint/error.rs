@@ -34,7 +34,7 @@ pub enum CheckpointError {
     },
     /// Truncated, altered or not a checkpoint.
     #[error(
-        "checkpoint file `{path}` is damaged: {why}; take an earlier checkpoint (--last-epoch-of-checkpoint N)"
+        "checkpoint file `{path}` is damaged: {why}; an earlier checkpoint of its run is taken with --last-epoch-of-checkpoint N, or by its own folder"
     )]
     Damaged {
         /// The file.
@@ -73,6 +73,18 @@ pub enum CheckpointError {
         path: PathBuf,
         /// What is there.
         why: String,
+    },
+    /// The run would go on from a checkpoint that others of it are beyond.
+    #[error(
+        "this run starts from {start}, but checkpoints that are further are in `{path}`: {names}; whoever asks for the furthest would get one of those. To go on from the furthest: `octrain train --resume {path}`. To go on from {start} all the same: `octrain train --resume {path}/{start} --overwrite`, which removes those once the first new checkpoint is complete. Or give another --output-dir"
+    )]
+    Behind {
+        /// The folder.
+        path: PathBuf,
+        /// Name of the checkpoint it starts from.
+        start: String,
+        /// Names of those beyond.
+        names: String,
     },
     /// Nothing can be written there.
     #[error(
@@ -186,6 +198,7 @@ impl CheckpointError {
             | E::Format { .. }
             | E::Setting { .. }
             | E::Occupied { .. }
+            | E::Behind { .. }
             | E::Unwritable { .. }
             | E::NoRoom { .. }
             | E::NotShared { .. } => true,

@@ -1,6 +1,6 @@
 //! The folder of one run: locked, cleaned and tried before the first step, and written by that run alone.
 
-use super::admission::{self, Admission, Found};
+use super::admission::{self, Admission, Found, Refusal, listed};
 use super::lock::{FolderLock, Holder};
 use super::store::{self, Progress};
 use super::{CheckpointError, RunIdentity, Snapshot, leftovers, trial};
@@ -27,6 +27,27 @@ pub struct OwnedFolder {
     adopts_unnamed: bool,
     /// Removed once the first checkpoint is complete.
     superseded: Vec<PathBuf>,
+    /// What became of damaged checkpoints beyond its start, for people.
+    set_aside: Vec<String>,
+}
+
+/// The last part of a path.
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// Why a run may not write below `root`, with what to do.
+fn refused(root: &Path, refusal: Refusal) -> CheckpointError {
+    match refusal {
+        Refusal::Occupied { run, names } => {
+            let whose = run.as_ref().map_or_else(|| "another run".into(), ToString::to_string);
+            let why = format!("it holds checkpoints of {whose}: {}", listed(&names));
+            CheckpointError::Occupied { path: root.into(), why }
+        }
+        Refusal::Behind { start, names } => {
+            CheckpointError::Behind { path: root.into(), start, names: listed(&names) }
+        }
+    }
 }
 
 impl RunFolder {
@@ -56,16 +77,32 @@ impl RunFolder {
         Ok(Self { root: root.into(), _lock: lock, host: host.into() })
     }
 
-    /// Complete checkpoints, in order of progress.
-    fn found(&self) -> Result<Vec<Found>, CheckpointError> {
+    /// Complete checkpoints, in order of progress; those beyond `start` with what is the matter with them.
+    fn found(&self, start: Option<&str>) -> Result<Vec<Found>, CheckpointError> {
         let mut all = store::list(&self.root)?;
         all.sort();
+        let start = start.and_then(store::parse_name);
         let found = |(progress, path): (Progress, PathBuf)| Found {
-            name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            name: name_of(&path),
             progress,
             run: store::load_manifest(&path).ok().and_then(|m| m.run),
+            damage: start.filter(|start| progress > *start).and_then(|_| store::damage(&path)),
         };
         Ok(all.into_iter().map(found).collect())
+    }
+
+    /// Renames a damaged checkpoint, so that nobody takes it for one; returns its new name.
+    fn set_aside(&self, name: &str) -> Result<String, CheckpointError> {
+        let numbered = |n: usize| match n {
+            1 => format!("{name}.damaged"),
+            n => format!("{name}.damaged-{n}"),
+        };
+        let free = (1..).map(numbered).find(|new| !self.root.join(new).exists());
+        let new = free.unwrap_or_else(|| unreachable!("there are more numbers than names"));
+        let path = self.root.join(name);
+        fs::rename(&path, self.root.join(&new)).map_err(CheckpointError::io("set aside", &path))?;
+        super::atomic::sync_folder(&self.root)?;
+        Ok(new)
     }
 
     /// The name of a checkpoint of this very folder; none for one that lies elsewhere.
@@ -78,22 +115,24 @@ impl RunFolder {
     /// others are refused, or, with `overwrite`, removed once the first new one is complete.
     pub fn admit(self, start: Option<&Path>, overwrite: bool) -> Result<OwnedFolder, CheckpointError> {
         let own = start.and_then(|path| self.own_name(path));
-        let refused =
-            |r: admission::Refusal| CheckpointError::Occupied { path: self.root.clone(), why: r.to_string() };
-        let admission = admission::decide(&self.found()?, own.as_deref(), overwrite).map_err(refused)?;
+        let refused = |r| refused(&self.root, r);
+        let found = self.found(own.as_deref())?;
+        let admission = admission::decide(&found, own.as_deref(), overwrite).map_err(refused)?;
         let paths = |names: Vec<String>| names.iter().map(|n| self.root.join(n)).collect();
-        let (run, adopts_unnamed, superseded) = match admission {
-            Admission::New { superseded } => (None, false, paths(superseded)),
-            Admission::Continue { run, superseded } => {
+        let (run, adopts_unnamed, superseded, damaged) = match admission {
+            Admission::New { superseded } => (None, false, paths(superseded), vec![]),
+            Admission::Continue { run, superseded, damaged } => {
                 let unnamed = run.is_none();
-                (run, unnamed, paths(superseded))
+                (run, unnamed, paths(superseded), damaged)
             }
         };
+        let told = |(name, why): (String, String)| Ok(format!("{name} as {} ({why})", self.set_aside(&name)?));
+        let set_aside = damaged.into_iter().map(told).collect::<Result<_, CheckpointError>>()?;
         let run = run.unwrap_or_else(|| RunIdentity::new(&self.host));
         let path = self.root.join(RUN);
         let text = serde_json::to_vec_pretty(&run).map_err(|e| CheckpointError::damaged(&path, e))?;
         super::write_atomic(&path, &text)?;
-        Ok(OwnedFolder { folder: self, run, adopts_unnamed, superseded })
+        Ok(OwnedFolder { folder: self, run, adopts_unnamed, superseded, set_aside })
     }
 }
 
@@ -105,8 +144,12 @@ impl OwnedFolder {
 
     /// Names of others' checkpoints that go once the first one of this run is complete.
     pub fn superseded(&self) -> Vec<String> {
-        let name = |p: &PathBuf| p.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        self.superseded.iter().map(name).collect()
+        self.superseded.iter().map(|p| name_of(p)).collect()
+    }
+
+    /// Damaged checkpoints that were renamed, as `3 as 3.damaged (what is the matter)`.
+    pub fn set_aside(&self) -> &[String] {
+        &self.set_aside
     }
 
     fn owns(&self, path: &Path) -> bool {
@@ -201,6 +244,31 @@ mod tests {
         assert_eq!(names(dir.path()), ["0-30"]);
         second.save(&snapshot(0, 12)).unwrap();
         assert_eq!(names(dir.path()), ["0-12"]);
+    }
+
+    #[test]
+    fn damaged_checkpoints_beyond_the_start_are_renamed_and_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut first = take(dir.path()).admit(None, false).unwrap();
+        let at = first.save(&snapshot(1, 0)).unwrap();
+        for _ in 0..2 {
+            let damaged = first.save(&snapshot(2, 0)).unwrap().join("model.safetensors");
+            let model = fs::read(&damaged).unwrap();
+            fs::write(&damaged, &model[..model.len() / 2]).unwrap();
+            drop(first);
+            first = take(dir.path()).admit(Some(&at), false).unwrap();
+            assert!(first.set_aside()[0].contains("bytes"), "{:?}", first.set_aside());
+        }
+        assert_eq!(names(dir.path()), ["1"]);
+        for aside in ["2.damaged", "2.damaged-2"] {
+            assert!(dir.path().join(aside).join("model.safetensors").exists(), "{aside}");
+        }
+        assert_eq!(find(dir.path(), Which::Auto).unwrap(), at);
+        // A whole one is not set aside.
+        first.save(&snapshot(2, 0)).unwrap();
+        drop(first);
+        let e = take(dir.path()).admit(Some(&at), false).unwrap_err().to_string();
+        assert!(e.contains("starts from 1") && e.contains("/1 --overwrite`"), "{e}");
     }
 
     #[test]

@@ -25,4 +25,6 @@ pub use manifest::{FORMAT, FileEntry, LossScaleState, Manifest, Position, QatSta
 pub use matching::{Mismatch, match_weights};
 pub use origin::Origin;
 pub use state::{HostTensor, State, range_key};
-pub use store::{Snapshot, Which, find, load, load_manifest, load_weights, manifest_hash, root_of, save};
+pub use store::{
+    Furthest, Snapshot, Which, find, furthest, load, load_manifest, load_weights, manifest_hash, root_of, save,
+};

@@ -8,6 +8,7 @@ use super::manifest::{FileEntry, Manifest, Position};
 use super::{CheckpointError, State, stored, tensors};
 use sha2::{Digest, Sha256};
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Parameters, statistics and ranges.
@@ -173,8 +174,8 @@ pub(super) fn model_hash(manifest: &Manifest) -> Option<&str> {
     manifest.files.iter().find(|f| f.name == MODEL).map(|f| f.sha256.as_str())
 }
 
-/// One tensor file of a checkpoint, its size and hash checked.
-fn load_file(folder: &Path, manifest: &Manifest, name: &str) -> Result<State, CheckpointError> {
+/// The bytes of a file of a checkpoint, their number and hash checked.
+fn read_file(folder: &Path, manifest: &Manifest, name: &str) -> Result<Vec<u8>, CheckpointError> {
     let path = folder.join(name);
     let entry = manifest.files.iter().find(|f| f.name == name);
     let entry = entry.ok_or_else(|| CheckpointError::damaged(&path, "the manifest does not list it"))?;
@@ -186,7 +187,53 @@ fn load_file(folder: &Path, manifest: &Manifest, name: &str) -> Result<State, Ch
     if hex_digest(&bytes) != entry.sha256 {
         return Err(CheckpointError::damaged(&path, "its SHA-256 is not the one written"));
     }
-    tensors::decode(&bytes, &path)
+    Ok(bytes)
+}
+
+/// One tensor file of a checkpoint, checked.
+fn load_file(folder: &Path, manifest: &Manifest, name: &str) -> Result<State, CheckpointError> {
+    tensors::decode(&read_file(folder, manifest, name)?, &folder.join(name))
+}
+
+/// What is the matter with a checkpoint's files, which are read for it; none where they are what was written, or cannot be
+/// judged by this version.
+pub(super) fn damage(folder: &Path) -> Option<String> {
+    let checked = load_manifest(folder).and_then(|manifest| {
+        [MODEL, OPTIMIZER].iter().try_for_each(|name| read_file(folder, &manifest, name).map(drop))
+    });
+    match checked {
+        Err(CheckpointError::Damaged { path, why }) => {
+            Some(format!("{}: {why}", path.file_name().unwrap_or_default().to_string_lossy()))
+        }
+        Err(CheckpointError::Io { source, path, .. }) if source.kind() == ErrorKind::NotFound => {
+            Some(format!("{} is not there", path.file_name().unwrap_or_default().to_string_lossy()))
+        }
+        _ => None,
+    }
+}
+
+/// The furthest checkpoint below a folder whose files are whole, and those beyond it, furthest first, with what is the
+/// matter with them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Furthest {
+    /// The checkpoint; none where none is whole.
+    pub whole: Option<PathBuf>,
+    /// Damaged ones beyond it.
+    pub damaged: Vec<(PathBuf, String)>,
+}
+
+/// Looks for it, reading files until one is found.
+pub fn furthest(root: &Path) -> Result<Furthest, CheckpointError> {
+    let mut all = list(root)?;
+    all.sort();
+    let mut damaged = Vec::new();
+    for (_, path) in all.into_iter().rev() {
+        match damage(&path) {
+            None => return Ok(Furthest { whole: Some(path), damaged }),
+            Some(why) => damaged.push((path, why)),
+        }
+    }
+    Ok(Furthest { whole: None, damaged })
 }
 
 /// Loads a checkpoint folder; sizes and hashes are checked.

@@ -8,20 +8,26 @@ use std::path::{Path, PathBuf};
 
 /// Finds a checkpoint: `which` is `auto` or a number of epochs.
 pub fn find(path: &Path, which: Option<&str>) -> Result<(PathBuf, Manifest), Exit> {
-    let which = match which {
+    read(path, self::which(which)?).map_err(Exit::configuration)
+}
+
+/// What `--last-epoch-of-checkpoint` says.
+pub fn which(text: Option<&str>) -> Result<Which, Exit> {
+    Ok(match text {
         None | Some("auto" | "none") => Which::Auto,
         Some(n) => Which::Epoch(n.parse().map_err(|_| {
             Exit::configuration(format!(
                 "--last-epoch-of-checkpoint is `{n}`; it is `auto` or a number of epochs"
             ))
         })?),
-    };
-    let read = || -> Result<_, CheckpointError> {
-        let folder = checkpoint::find(path, which)?;
-        let manifest = checkpoint::load_manifest(&folder)?;
-        Ok((folder, manifest))
-    };
-    read().map_err(Exit::configuration)
+    })
+}
+
+/// Finds a checkpoint and reads what is in its manifest.
+pub fn read(path: &Path, which: Which) -> Result<(PathBuf, Manifest), CheckpointError> {
+    let folder = checkpoint::find(path, which)?;
+    let manifest = checkpoint::load_manifest(&folder)?;
+    Ok((folder, manifest))
 }
 
 /// Says which checkpoint was taken, of which run, how far and how good it is, in one line.

@@ -1,7 +1,7 @@
 //! `octrain launch`: this host's workers of a job that a coordinator elsewhere holds together.
 
 use super::args::RunFlags;
-use super::resume::{self, ResumeFlag};
+use super::resume::{self, Again, ResumeFlag};
 use super::worker::Place;
 use super::{Exit, local};
 use crate::launcher::WorkerCommand;
@@ -10,6 +10,10 @@ use crate::trainer::Job;
 use anyhow::Result;
 use clap::{Args, Command, FromArgMatches};
 use octrain_coordinator::config::DEFAULT_JOB;
+
+/// Longest wait for the coordinator and for the other hosts, in seconds, where nothing is said.
+const CONNECT_TIMEOUT: u64 = 60;
+const PLAN_TIMEOUT: u64 = 3600;
 
 /// Arguments of `octrain launch`.
 #[derive(Debug, Clone, clap::Args)]
@@ -27,15 +31,37 @@ pub struct LaunchArgs {
     #[arg(long, value_name = "N", default_value_t = 0, env = "OCTRAIN_GENERATION")]
     pub generation: u64,
     /// Longest wait for the coordinator to be reached, in seconds; names are resolved again and again meanwhile.
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    #[arg(long, value_name = "SECONDS", default_value_t = CONNECT_TIMEOUT)]
     pub connect_timeout: u64,
     /// Longest wait, from there on, for the workers of the other hosts, in seconds; the coordinator's
     /// --register-timeout usually ends it earlier.
-    #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
+    #[arg(long, value_name = "SECONDS", default_value_t = PLAN_TIMEOUT)]
     pub plan_timeout: u64,
     /// Flags of `octrain train`, the same on every host.
     #[arg(last = true, value_name = "TRAIN FLAGS")]
     pub flags: Vec<String>,
+}
+
+/// The command that joins another job for the same run; what is as it is by default is left out. The generation is that of
+/// the job that has ended.
+fn again(args: &LaunchArgs) -> String {
+    let flag = |name: &str, value: &str, default: &str| match value == default {
+        true => String::new(),
+        false => format!(" --{name} {}", resume::quoted(value)),
+    };
+    let seconds = |name: &str, value: u64, default: u64| flag(name, &value.to_string(), &default.to_string());
+    [
+        format!(
+            "octrain launch --coordinator {} --nproc-per-node {}",
+            resume::quoted(&args.coordinator),
+            args.nproc_per_node
+        ),
+        flag("job-id", &args.job_id, DEFAULT_JOB),
+        seconds("connect-timeout", args.connect_timeout, CONNECT_TIMEOUT),
+        seconds("plan-timeout", args.plan_timeout, PLAN_TIMEOUT),
+        " --".into(),
+    ]
+    .concat()
 }
 
 /// Runs the command.
@@ -46,7 +72,8 @@ pub fn main(args: &LaunchArgs) -> Result<u8> {
         command.args_override_self(true).try_get_matches_from(&args.flags).unwrap_or_else(|e| e.exit());
     let flags = RunFlags::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
     let going_on = ResumeFlag::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
-    let config = resume::resolve(&flags, &going_on, &matches)?;
+    let again = Again { command: again(args), needs: ", on every host and with a coordinator started anew" };
+    let config = resume::resolve(&flags, &going_on, &matches, &again)?;
     if args.nproc_per_node == 0 {
         return Err(Exit::configuration("--nproc-per-node is 0; at least one worker is needed").into());
     }
@@ -68,9 +95,30 @@ pub fn main(args: &LaunchArgs) -> Result<u8> {
         // Ranks are the coordinator's to give; here only the place is known.
         Ok(WorkerCommand { label: format!("host {host} local {local_index}"), ..command })
     });
-    let again = format!(
-        "octrain launch --coordinator {} --nproc-per-node {} --",
-        args.coordinator, args.nproc_per_node
-    );
     resume::with_continuation(local::supervise(commands.collect::<Result<_>>()?), &config, &again)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: LaunchArgs,
+    }
+
+    #[test]
+    fn the_command_that_goes_on_has_all_that_was_said_to_the_launcher() {
+        let again = |flags: &[&str]| {
+            let line = [&["launch", "--coordinator", "node-0:29400", "--nproc-per-node", "8"], flags].concat();
+            again(&Line::parse_from(line).args)
+        };
+        let short = "octrain launch --coordinator node-0:29400 --nproc-per-node 8 --";
+        assert_eq!(again(&["--generation", "3", "--", "--qat"]), short);
+        let told = again(&["--job-id", "my run", "--connect-timeout", "86400", "--plan-timeout", "7200"]);
+        let long = short.replace(" --nproc-per-node 8 --", " --nproc-per-node 8 --job-id 'my run' --connect-timeout 86400 --plan-timeout 7200 --");
+        assert_eq!(told, long);
+    }
 }

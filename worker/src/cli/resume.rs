@@ -2,7 +2,7 @@
 
 use super::args::RunFlags;
 use super::{Exit, checkpoint_base};
-use crate::checkpoint::{Manifest, Which, find, root_of};
+use crate::checkpoint::{CheckpointError, Furthest, Manifest, furthest, root_of};
 use crate::config::{RunConfig, given_checkpoint};
 use crate::launcher::{EXIT_CONFIGURATION, EXIT_ERROR, EXIT_OK};
 use anyhow::Result;
@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 /// `--resume`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ResumeFlag {
-    /// Go on with the run in this folder, with everything as it was; flags given besides win (`--epochs`, `--nproc`).
-    #[arg(long, value_name = "FOLDER", help_heading = "Checkpoints", conflicts_with_all = ["from_checkpoint", "from_pretrained_params", "overwrite"])]
+    /// Go on with the run in this folder, with everything as it was; flags given besides win (`--epochs`, `--nproc`). One
+    /// of its checkpoints goes on from there; with --overwrite, though others are further.
+    #[arg(long, value_name = "FOLDER", help_heading = "Checkpoints", conflicts_with_all = ["from_checkpoint", "from_pretrained_params"])]
     pub resume: Option<PathBuf>,
 }
 
@@ -37,13 +38,27 @@ fn for_training(manifest: &Manifest, output: PathBuf, from: PathBuf) -> RunConfi
 
 /// Resolves the configuration of a run that trains: defaults, or, where it goes on from a checkpoint, that checkpoint's
 /// settings; then the file, then the flags.
-pub fn resolve(flags: &RunFlags, resume: &ResumeFlag, matches: &ArgMatches) -> Result<RunConfig, Exit> {
+///
+/// `again` is for the last line where its checkpoint is damaged.
+pub fn resolve(
+    flags: &RunFlags,
+    resume: &ResumeFlag,
+    matches: &ArgMatches,
+    again: &Again,
+) -> Result<RunConfig, Exit> {
     let run = &flags.run;
     let given = given_checkpoint(flags.config.as_deref(), run, matches).map_err(Exit::configuration)?;
     let Some(path) = resume.resume.clone().or(given) else {
         return Ok(flags.resolve(&RunConfig::default(), matches)?.0);
     };
-    let (folder, manifest) = checkpoint_base::find(&path, run.last_epoch_of_checkpoint.as_deref())?;
+    let which = checkpoint_base::which(run.last_epoch_of_checkpoint.as_deref())?;
+    let (folder, manifest) = checkpoint_base::read(&path, which).map_err(|e| match e {
+        CheckpointError::Damaged { .. } => {
+            let next = continuation(&root_of(&path), again).map_or_else(String::new, |line| format!("\n{line}"));
+            Exit { code: EXIT_ERROR, message: format!("{e}{next}") }
+        }
+        e => Exit::configuration(e),
+    })?;
     // A folder of checkpoints stays one, so that a number of epochs or a later start finds its place in it.
     let base = for_training(&manifest, root_of(&folder), path.clone());
     let (mut config, _) = flags.resolve(&base, matches)?;
@@ -54,8 +69,17 @@ pub fn resolve(flags: &RunFlags, resume: &ResumeFlag, matches: &ArgMatches) -> R
     Ok(config)
 }
 
+/// How this command goes on with a run.
+#[derive(Debug, Clone)]
+pub struct Again {
+    /// The command, to which `--resume` is added.
+    pub command: String,
+    /// What must be there for it, as `, with ...`; empty where nothing must.
+    pub needs: &'static str,
+}
+
 /// A word as a shell takes it.
-fn quoted(word: &str) -> String {
+pub fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         return word.into();
@@ -63,19 +87,31 @@ fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-/// The command that goes on, where there is something to go on from; a line of its own.
-fn continuation(output: &Path, command: &str) -> Option<String> {
-    let folder = find(output, Which::Auto).ok()?;
-    Some(format!(
-        "the furthest checkpoint is {}; to go on:\n  {command} --resume {}",
-        folder.display(),
-        quoted(&output.to_string_lossy())
-    ))
+/// The command that goes on, where there is something to go on from; a line of its own. Beyond a damaged checkpoint it
+/// names the one before, which sets the damaged one aside.
+fn continuation(output: &Path, again: &Again) -> Option<String> {
+    let Again { command, needs } = again;
+    let Furthest { whole, damaged } = furthest(output).ok()?;
+    let told: Vec<String> = damaged.iter().map(|(path, why)| format!("{} is damaged ({why})", path.display())).collect();
+    let from = |path: &Path| format!("  {command} --resume {}", quoted(&path.to_string_lossy()));
+    match (whole, told.is_empty()) {
+        (Some(path), true) => {
+            Some(format!("the furthest checkpoint is {}; to go on{needs}:\n{}", path.display(), from(output)))
+        }
+        (Some(path), false) => Some(format!(
+            "{}; to go on from {}{needs}, and keep the damaged under another name:\n{}",
+            told.join("; "),
+            path.display(),
+            from(&path)
+        )),
+        (None, true) => None,
+        (None, false) => Some(format!("{}; no checkpoint before is whole: --overwrite starts anew", told.join("; "))),
+    }
 }
 
 /// Makes the command that continues the last line of a run that ended before it was done, for whatever reason but a
 /// configuration that would end it again.
-pub fn with_continuation(ended: Result<u8>, config: &RunConfig, command: &str) -> Result<u8> {
+pub fn with_continuation(ended: Result<u8>, config: &RunConfig, again: &Again) -> Result<u8> {
     let code = match &ended {
         Ok(code) => *code,
         Err(e) => e.downcast_ref::<Exit>().map_or(EXIT_ERROR, |x| x.code),
@@ -83,7 +119,7 @@ pub fn with_continuation(ended: Result<u8>, config: &RunConfig, command: &str) -
     if matches!(code, EXIT_OK | EXIT_CONFIGURATION) {
         return ended;
     }
-    let Some(line) = continuation(&config.output_dir, command) else { return ended };
+    let Some(line) = continuation(&config.output_dir, again) else { return ended };
     match ended {
         Ok(code) => Err(Exit { code, message: line }.into()),
         Err(e) => {
@@ -110,16 +146,17 @@ mod tests {
     fn a_run_that_is_done_or_cannot_be_run_has_no_continuation() {
         let dir = tempfile::tempdir().unwrap();
         let config = RunConfig { output_dir: dir.path().into(), ..RunConfig::default() };
-        assert_eq!(with_continuation(Ok(4), &config, "octrain train").unwrap(), 4, "nothing to go on from");
+        let again = Again { command: "octrain train".into(), needs: "" };
+        assert_eq!(with_continuation(Ok(4), &config, &again).unwrap(), 4, "nothing to go on from");
         std::fs::create_dir(dir.path().join("1")).unwrap();
         std::fs::write(dir.path().join("1/manifest.json"), "{}").unwrap();
-        assert_eq!(with_continuation(Ok(0), &config, "octrain train").unwrap(), 0);
-        let told = with_continuation(Ok(4), &config, "octrain train").unwrap_err();
+        assert_eq!(with_continuation(Ok(0), &config, &again).unwrap(), 0);
+        let told = with_continuation(Ok(4), &config, &again).unwrap_err();
         assert_eq!(told.downcast_ref::<Exit>().unwrap().code, 4);
         let line = format!("  octrain train --resume {}", dir.path().display());
         assert_eq!(told.to_string().lines().last(), Some(&line[..]));
         let failed = Exit { code: 1, message: "it broke".into() };
-        let told = with_continuation(Err(failed.into()), &config, "octrain train").unwrap_err().to_string();
+        let told = with_continuation(Err(failed.into()), &config, &again).unwrap_err().to_string();
         assert!(told.starts_with("it broke\n") && told.ends_with(&line), "{told}");
     }
 }

@@ -1,11 +1,14 @@
 //! `octrain train`: one host.
 
 use super::args::RunFlags;
-use super::resume::{self, ResumeFlag};
+use super::resume::{self, Again, ResumeFlag};
 use super::{Exit, local};
 use crate::launcher::crowd;
 use anyhow::Result;
 use clap::ArgMatches;
+
+/// Where the embedded coordinator listens if nothing else is said.
+const ANY_PORT: &str = "127.0.0.1:0";
 
 /// Arguments of `octrain train`.
 #[derive(Debug, Clone, clap::Args)]
@@ -18,7 +21,7 @@ pub struct TrainArgs {
     #[command(flatten)]
     pub resume: ResumeFlag,
     /// Where the embedded coordinator listens (port 0: any free one).
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0")]
+    #[arg(long, value_name = "HOST:PORT", default_value = ANY_PORT)]
     pub listen: String,
 }
 
@@ -27,7 +30,12 @@ pub fn main(args: &TrainArgs, matches: &ArgMatches) -> Result<u8> {
     if let Some(several) = crowd(|name| std::env::var(name).ok()) {
         return Err(Exit::configuration(several).into());
     }
-    let config = resume::resolve(&args.flags, &args.resume, matches)?;
+    let command = match args.listen.as_str() {
+        ANY_PORT => "octrain train".into(),
+        listen => format!("octrain train --listen {}", resume::quoted(listen)),
+    };
+    let again = Again { command, needs: "" };
+    let config = resume::resolve(&args.flags, &args.resume, matches, &again)?;
     args.flags.show(&config)?;
-    resume::with_continuation(local::run(&config, &args.listen), &config, "octrain train")
+    resume::with_continuation(local::run(&config, &args.listen), &config, &again)
 }

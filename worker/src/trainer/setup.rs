@@ -300,6 +300,9 @@ impl<'a> Run<'a> {
                 superseded.join(", ")
             ));
         }
+        for aside in folder.set_aside() {
+            text.push_str(&format!("; set aside {aside}"));
+        }
         self.reporter.say(&text);
     }
 
