@@ -37,7 +37,7 @@ fn copy(from: &Path, to: &Path) {
 /// A coordinator of two workers, its log, and where it listens.
 fn coordinator() -> (Child, BufReader<ChildStderr>, String) {
     let mut child = Command::new(binary("octrain-coordinator"))
-        .args(["--listen", "127.0.0.1:0", "--world-size", "2"])
+        .args(["--listen", "127.0.0.1:0", "--world-size", "2", "--register-timeout", "60"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
