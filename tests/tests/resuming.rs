@@ -131,7 +131,8 @@ fn damage(checkpoint: &Path, file: &str) {
 fn whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before_by_the_command_that_is_printed() {
     let dir = tempfile::tempdir().unwrap();
     let little = ["--image-root", "synthetic", "--synthetic-images", "32", "--epochs", "3"];
-    for (nproc, file) in [("1", "model.safetensors"), ("2", "optimizer.safetensors"), ("1", "manifest.json")] {
+    for (nproc, file) in [("1", "model.safetensors"), ("2", "optimizer.safetensors"), ("1", "manifest.json")]
+    {
         let output = dir.path().join(format!("a run of {nproc}, {file}"));
         let line = train(&output, &[&little[..], &["--nproc", nproc, "--batch-size", "8"]].concat());
         succeed(&line);

@@ -152,8 +152,9 @@ fn agrees(job: &Job, place: &Place, spec: &JobSpec) -> Result<(), Refusal> {
 fn start(now: Now, job: &mut Job, config: &CoordinatorConfig) -> String {
     let workers: Vec<WorkerFacts> = job.members.values().map(|m| m.facts.clone()).collect();
     // Rank 0's: in what it sees to go on with, workers may differ.
-    let first =
-        |a: &&Member, b: &&Member| ranks::natural(&a.facts.host, &b.facts.host).then(a.facts.local_index.cmp(&b.facts.local_index));
+    let first = |a: &&Member, b: &&Member| {
+        ranks::natural(&a.facts.host, &b.facts.host).then(a.facts.local_index.cmp(&b.facts.local_index))
+    };
     let spec = job.members.values().min_by(first).map(|m| m.spec.clone()).unwrap_or_default();
     match plan::build(&config.job_id, job.generation, &JobFacts { job: spec, workers }) {
         Ok(plan) => {

@@ -360,7 +360,8 @@ fn a_configuration_failure_is_final() {
 
 #[test]
 fn of_workers_that_see_different_checkpoints_rank_0_counts() {
-    for (first, second, microbatches) in [((0, 0), (1, 256), 2), ((1, 256), (0, 0), 2), ((1, 0), (0, 256), 8)] {
+    for (first, second, microbatches) in [((0, 0), (1, 256), 2), ((1, 256), (0, 0), 2), ((1, 0), (0, 256), 8)]
+    {
         let mut w = World::new(2);
         for (local_index, kept_global_batch) in [first, second] {
             let spec = JobSpec { kept_global_batch, ..spec_of(json!({})) };

@@ -126,7 +126,8 @@ impl RunFolder {
                 (run, unnamed, paths(superseded), damaged)
             }
         };
-        let told = |(name, why): (String, String)| Ok(format!("{name} as {} ({why})", self.set_aside(&name)?));
+        let told =
+            |(name, why): (String, String)| Ok(format!("{name} as {} ({why})", self.set_aside(&name)?));
         let set_aside = damaged.into_iter().map(told).collect::<Result<_, CheckpointError>>()?;
         let run = run.unwrap_or_else(|| RunIdentity::new(&self.host));
         let path = self.root.join(RUN);

@@ -26,5 +26,6 @@ pub use matching::{Mismatch, match_weights};
 pub use origin::Origin;
 pub use state::{HostTensor, State, range_key};
 pub use store::{
-    Furthest, Snapshot, Which, find, furthest, load, load_manifest, load_weights, manifest_hash, root_of, save,
+    Furthest, Snapshot, Which, find, furthest, load, load_manifest, load_weights, manifest_hash, root_of,
+    save,
 };

@@ -112,13 +112,17 @@ mod tests {
     #[test]
     fn the_command_that_goes_on_has_all_that_was_said_to_the_launcher() {
         let again = |flags: &[&str]| {
-            let line = [&["launch", "--coordinator", "node-0:29400", "--nproc-per-node", "8"], flags].concat();
+            let line =
+                [&["launch", "--coordinator", "node-0:29400", "--nproc-per-node", "8"], flags].concat();
             again(&Line::parse_from(line).args)
         };
         let short = "octrain launch --coordinator node-0:29400 --nproc-per-node 8 --";
         assert_eq!(again(&["--generation", "3", "--", "--qat"]), short);
         let told = again(&["--job-id", "my run", "--connect-timeout", "86400", "--plan-timeout", "7200"]);
-        let long = short.replace(" --nproc-per-node 8 --", " --nproc-per-node 8 --job-id 'my run' --connect-timeout 86400 --plan-timeout 7200 --");
+        let long = short.replace(
+            " --nproc-per-node 8 --",
+            " --nproc-per-node 8 --job-id 'my run' --connect-timeout 86400 --plan-timeout 7200 --",
+        );
         assert_eq!(told, long);
     }
 }

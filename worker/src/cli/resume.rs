@@ -54,7 +54,8 @@ pub fn resolve(
     let which = checkpoint_base::which(run.last_epoch_of_checkpoint.as_deref())?;
     let (folder, manifest) = checkpoint_base::read(&path, which).map_err(|e| match e {
         CheckpointError::Damaged { .. } => {
-            let next = continuation(&root_of(&path), again).map_or_else(String::new, |line| format!("\n{line}"));
+            let next =
+                continuation(&root_of(&path), again).map_or_else(String::new, |line| format!("\n{line}"));
             Exit { code: EXIT_ERROR, message: format!("{e}{next}") }
         }
         e => Exit::configuration(e),
@@ -92,7 +93,8 @@ pub fn quoted(word: &str) -> String {
 fn continuation(output: &Path, again: &Again) -> Option<String> {
     let Again { command, needs } = again;
     let Furthest { whole, damaged } = furthest(output).ok()?;
-    let told: Vec<String> = damaged.iter().map(|(path, why)| format!("{} is damaged ({why})", path.display())).collect();
+    let told: Vec<String> =
+        damaged.iter().map(|(path, why)| format!("{} is damaged ({why})", path.display())).collect();
     let from = |path: &Path| format!("  {command} --resume {}", quoted(&path.to_string_lossy()));
     match (whole, told.is_empty()) {
         (Some(path), true) => {
@@ -105,7 +107,9 @@ fn continuation(output: &Path, again: &Again) -> Option<String> {
             from(&path)
         )),
         (None, true) => None,
-        (None, false) => Some(format!("{}; no checkpoint before is whole: --overwrite starts anew", told.join("; "))),
+        (None, false) => {
+            Some(format!("{}; no checkpoint before is whole: --overwrite starts anew", told.join("; ")))
+        }
     }
 }
 

@@ -75,8 +75,7 @@ pub fn run(config: &RunConfig, place: &Place, job: Job) -> Result<u8> {
     let devices = machine::cuda_devices(config.device).map_err(Exit::configuration)?;
     let spec = job.spec(config).map_err(Exit::configuration)?;
     let spec = JobSpec { kept_global_batch: trainer::kept_global_batch(config), ..spec };
-    let mut options =
-        SessionOptions::new(&place.coordinator, spec, machine::capabilities(devices));
+    let mut options = SessionOptions::new(&place.coordinator, spec, machine::capabilities(devices));
     options.job_id = place.job_id.clone();
     options.generation = place.generation;
     options.local_index = place.local_index;

@@ -11,8 +11,8 @@ use super::job::Job;
 use crate::checkpoint::{self, CheckpointError, OwnedFolder, RunFolder, RunIdentity, Which};
 use crate::config::{RunConfig, RunScope, differences};
 use crate::launcher::signals;
-use crate::session::{BuildPlan, Session};
 use crate::session::machine::host_name;
+use crate::session::{BuildPlan, Session};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -206,11 +206,14 @@ mod tests {
     #[test]
     fn a_folder_that_has_changed_since_the_plan_was_made_is_said_where_it_matters() {
         let config = RunConfig::default();
-        let plan =
-            BuildPlan { world_size: 2, microbatches: 4, microbatch_size: 16, ..BuildPlan::default() };
+        let plan = BuildPlan { world_size: 2, microbatches: 4, microbatch_size: 16, ..BuildPlan::default() };
         fits_plan(&config, &plan, Some(64)).unwrap();
         let told = |kept| fits_plan(&config, &plan, kept).unwrap_err().to_string();
-        assert!(told(None).contains("the checkpoint is gone") && told(None).contains("not 32"), "{}", told(None));
+        assert!(
+            told(None).contains("the checkpoint is gone") && told(None).contains("not 32"),
+            "{}",
+            told(None)
+        );
         assert!(told(Some(128)).contains("another checkpoint is there"), "{}", told(Some(128)));
         let new = BuildPlan { microbatches: 2, ..plan.clone() };
         fits_plan(&config, &new, None).unwrap();
