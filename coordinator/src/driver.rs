@@ -286,7 +286,7 @@ mod tests {
         let beating = mailbox.clone();
         tokio::spawn(async move {
             loop {
-                let beat = Event::Heartbeat { header: h0.clone(), step: 3 };
+                let beat = Event::Heartbeat { header: h0.clone(), step: 3, collectives: 0 };
                 if beating.ask(beat, Duration::ZERO).await.is_err() {
                     return;
                 }
@@ -312,7 +312,7 @@ mod tests {
             tokio::spawn(async move {
                 // Out of step with each other, and with the ticks.
                 tokio::time::sleep(Duration::from_millis(37 + 330 * i as u64)).await;
-                let beat = Event::Heartbeat { header, step: 3 };
+                let beat = Event::Heartbeat { header, step: 3, collectives: 0 };
                 while beating.ask(beat.clone(), Duration::ZERO).await.is_ok() {
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }

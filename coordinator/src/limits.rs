@@ -118,7 +118,7 @@ mod tests {
 
     fn heartbeat(member: &str) -> Event {
         let header = Header { job_id: "octrain".into(), generation: 1, member: member.into() };
-        Event::Heartbeat { header, step: 1 }
+        Event::Heartbeat { header, step: 1, collectives: 0 }
     }
 
     #[test]

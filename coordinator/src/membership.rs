@@ -26,6 +26,8 @@ pub struct Member {
     pub watches: u64,
     /// Optimizer steps it has finished.
     pub step: u64,
+    /// Collectives it has entered.
+    pub collectives: u64,
     /// Its last report.
     pub report: Option<StepReport>,
     /// Its rank, once assigned.
@@ -61,7 +63,7 @@ impl Member {
 pub type Members = BTreeMap<String, Member>;
 
 /// Places named in a message; of more, their number is told.
-const NAMED: usize = 16;
+pub(crate) const NAMED: usize = 16;
 
 /// Who is missing, e.g. `1 of 4 workers missing: host b local 1; here: host a local 0, ...`; none when complete.
 /// Workers are named where the configuration or their launcher's worker count tells about them. However many workers a
@@ -132,6 +134,7 @@ pub(crate) fn member(host: &str, local_index: u32, local_world: u32) -> Member {
         disconnected: None,
         watches: 0,
         step: 0,
+        collectives: 0,
         report: None,
         rank: None,
         left: false,

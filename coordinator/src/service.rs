@@ -64,7 +64,10 @@ impl Coordinator for Service {
 
     async fn heartbeat(&self, r: Request<HeartbeatRequest>) -> Result<Response<HeartbeatReply>, Status> {
         let r = r.into_inner();
-        match self.ask(Event::Heartbeat { header: header(r.header)?, step: r.step }).await? {
+        match self
+            .ask(Event::Heartbeat { header: header(r.header)?, step: r.step, collectives: r.collectives })
+            .await?
+        {
             Reply::Heartbeat(abort) => Ok(Response::new(HeartbeatReply { abort })),
             other => Err(unexpected(other)),
         }

@@ -119,7 +119,11 @@ async fn headers_keys_and_values_are_bounded() {
     let serving = serve(2).await;
     let (mut a, mut b) = pair(&serving).await;
     let header = Header { member: "m\n".repeat(5000), ..a.header.clone() };
-    let e = a.client.heartbeat(HeartbeatRequest { header: Some(header), step: 0 }).await.unwrap_err();
+    let e = a
+        .client
+        .heartbeat(HeartbeatRequest { header: Some(header), step: 0, collectives: 0 })
+        .await
+        .unwrap_err();
     refused(&e, "invalid", "identity has 10000 bytes");
     let set = |key: &str, bytes: usize| StoreSetRequest {
         header: b.header(),

@@ -122,7 +122,7 @@ async fn stale_and_foreign_headers_are_refused() {
     a.header.member = "somebody".into();
     let e = a.beat(0).await.unwrap_err();
     assert_eq!((e.code(), kind(&e)), (Code::NotFound, "unknown-member"));
-    let e = a.client.heartbeat(HeartbeatRequest { header: None, step: 0 }).await.unwrap_err();
+    let e = a.client.heartbeat(HeartbeatRequest { header: None, step: 0, collectives: 0 }).await.unwrap_err();
     assert_eq!((e.code(), kind(&e)), (Code::InvalidArgument, "invalid"));
 }
 

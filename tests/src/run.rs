@@ -117,8 +117,17 @@ impl Running {
     /// # Panics
     /// When it does not start.
     pub fn start(args: &[&str]) -> Self {
+        Self::start_with(args, &[])
+    }
+
+    /// Starts `octrain` with these variables in its environment.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_with(args: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut child = Command::new(binary("octrain"))
             .args(args)
+            .envs(variables.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

@@ -2,7 +2,7 @@
 //! goes wrong as it is told to; ranks as threads, then as workers of a job.
 
 use octrain::collective::{
-    Abort, Collective, CollectiveError, MemoryStore, Nccl, NcclLibrary, Place, ReduceOp,
+    Abort, Cause, Collective, CollectiveError, Counted, MemoryStore, Nccl, NcclLibrary, Place, ReduceOp,
 };
 use octrain_tests::binary;
 use octrain_tests::run::{SMALL, newest, said, tensors};
@@ -10,6 +10,7 @@ use octrain_tests::stand_in::StandIn;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tch::{Device, Kind, Tensor};
 
@@ -84,8 +85,11 @@ fn every_call_conforms_on_one_two_and_three_ranks_however_often_nccl_says_in_pro
     for (world, script) in [(1, ""), (2, "in-progress=3"), (3, "rank=1 in-progress=5")] {
         let stand_in = StandIn::new(script);
         on_ranks(&stand_in, world, LONG, |rank| {
-            let mut c = rank.connect().unwrap();
+            let c = rank.connect().unwrap();
+            let entered = Arc::new(AtomicU64::new(0));
+            let mut c = Counted::new(Box::new(c), entered.clone());
             conforms(&c);
+            assert_eq!(entered.load(Ordering::SeqCst), 6 * (3 + rank.world as u64) + 1);
             c.finish().unwrap();
             let e = c.barrier().unwrap_err().to_string();
             assert!(e.contains("is finished"), "{e}");
@@ -209,6 +213,118 @@ fn an_error_names_the_call_the_rank_and_nccl_s_last_words_and_nothing_is_asked_a
 }
 
 #[test]
+fn a_fault_of_a_rank_s_own_device_is_its_own_and_the_others_know_that_it_is_not_theirs() {
+    let cases = [
+        ("code=1 text=Cuda_failure_214_'uncorrectable_ECC_error_encountered'", Cause::Own),
+        ("code=1", Cause::Own),
+        ("code=1 text=Cuda_failure_2_'out_of_memory'", Cause::Memory),
+        ("code=1 text=Failed_to_CUDA_calloc_4194304_bytes", Cause::Memory),
+        ("code=2 text=Error_while_creating_shared_memory_segment_/dev/shm/nccl-x", Cause::Setup),
+        ("code=2 text=Call_to_connect_to_10.0.0.7<40123>_failed_:_Connection_refused", Cause::Peers),
+        ("code=3", Cause::Peers),
+        ("code=6", Cause::Peers),
+    ];
+    for (fault, cause) in cases {
+        let stand_in = StandIn::new(&format!("rank=1 error-at=1 {fault}"));
+        on_ranks(&stand_in, 2, LONG, |rank| {
+            let c = rank.connect().unwrap();
+            c.barrier().unwrap();
+            let e = c.barrier().unwrap_err();
+            let wanted = if rank.rank == 1 { cause } else { Cause::Peers };
+            assert_eq!(e.cause(), wanted, "rank {}: {e}", rank.rank);
+            assert_eq!(e.to_string().contains("enlarge /dev/shm"), wanted == Cause::Setup, "{e}");
+        });
+    }
+    // Nobody's, as far as the one knows that waited.
+    let stand_in = StandIn::new("rank=1 hang=call");
+    let ended = on_ranks(&stand_in, 2, Duration::from_secs(1), |rank| {
+        let c = rank.connect().unwrap();
+        let e = c.barrier().unwrap_err();
+        // Not freed before both have ended: that would be heard.
+        (e.cause(), c)
+    });
+    assert!(ended.iter().all(|(cause, _)| *cause == Cause::Waited));
+}
+
+#[test]
+fn a_rank_whose_kernel_hangs_says_so_itself_and_has_not_entered_the_call_that_the_others_wait_in() {
+    let stand_in = StandIn::new("rank=1 hang=device");
+    // Not freed before both have ended: that would be heard.
+    let ended = on_ranks(&stand_in, 2, Duration::from_secs(2), |rank| {
+        let entered = Arc::new(AtomicU64::new(0));
+        let c = Counted::new(Box::new(rank.connect().unwrap()), entered.clone());
+        let e = c.all_reduce(&Tensor::zeros([8], (Kind::Float, Device::Cpu)), ReduceOp::Sum).unwrap_err();
+        let (cause, words, calls) = match rank.rank {
+            0 => (Cause::Waited, "no answer from the other ranks within 2 s", 1),
+            _ => (Cause::Own, "a kernel hangs", 0),
+        };
+        assert!(e.to_string().contains(words) && e.to_string().contains("all_reduce"), "{e}");
+        assert_eq!((e.cause(), entered.load(Ordering::SeqCst)), (cause, calls), "rank {}", rank.rank);
+        c
+    });
+    drop(ended);
+}
+
+#[test]
+fn a_free_that_hangs_holds_nobody_up_for_long() {
+    let stand_in = StandIn::new("error-at=0 hang=free");
+    let begun = Instant::now();
+    on_ranks(&stand_in, 1, LONG, |rank| {
+        let mut c = rank.connect().unwrap();
+        c.barrier().unwrap_err();
+        c.abandon();
+        assert!(c.barrier().is_err());
+    });
+    assert!(begun.elapsed() < LONG / 2, "it took {:?}", begun.elapsed());
+    assert_eq!(stand_in.log(), ["rank 0 init", "rank 0 abort"], "it is asked once");
+}
+
+/// Calls of a program that does not ask how the last one stands.
+const IMPATIENT: &str = r#"
+#include "SOURCE"
+#include <assert.h>
+int settle(Comm* comm) {
+  int state = InProgress;
+  while (state == InProgress) assert(ncclCommGetAsyncError(comm, &state) == Success);
+  return state;
+}
+int main() {
+  Id id;
+  assert(ncclGetUniqueId(&id) == Success);
+  char bytes[80] = {};
+  Config* config = reinterpret_cast<Config*>(bytes);
+  *config = Config{80, 0xcafebeef, 22809, 0};
+  Comm* comm;
+  float x[4] = {1, 2, 3, 4};
+  auto reduce = [&] { return ncclAllReduce(x, x, 4, Float32, Sum, comm, nullptr); };
+  assert(ncclCommInitRankConfig(&comm, 1, id, 0, config) == InProgress);
+  assert(reduce() == InvalidArgument);
+  assert(strstr(ncclGetLastError(comm), "before the previous operation returned ncclSuccess"));
+  assert(settle(comm) == Success);
+  assert(reduce() == InProgress);
+  assert(reduce() == InvalidArgument && ncclCommFinalize(comm) == InvalidArgument);
+  assert(settle(comm) == Success && reduce() == InProgress && settle(comm) == Success);
+  assert(ncclCommFinalize(comm) == InProgress && settle(comm) == Success && ncclCommDestroy(comm) == Success);
+}
+"#;
+
+#[test]
+fn the_stand_in_refuses_a_call_while_another_is_in_progress_as_nccl_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let fixture = octrain_tests::policy::repository().join("tests/fixtures/nccl_stand_in.cpp");
+    let (source, program) = (folder.path().join("impatient.cpp"), folder.path().join("impatient"));
+    std::fs::write(&source, IMPATIENT.replace("SOURCE", fixture.to_str().unwrap())).unwrap();
+    std::fs::write(folder.path().join("impatient.script"), "in-progress=2").unwrap();
+    let flags = ["-std=c++17", "-O1", "-pthread", "-rdynamic", "-o"];
+    let compiled = Command::new("c++").args(flags).args([&program, &source]).output().unwrap();
+    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+    let output = Command::new(&program).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let log = std::fs::read_to_string(folder.path().join("impatient.log")).unwrap();
+    assert_eq!(log.lines().filter(|l| l.starts_with("FAULT")).count(), 3, "{log}");
+}
+
+#[test]
 fn a_peer_that_never_finishes_holds_the_orderly_end_no_longer_than_the_deadline() {
     let stand_in = StandIn::new("rank=1 slow-ms=3000");
     on_ranks(&stand_in, 2, Duration::from_secs(1), |rank| {
@@ -300,6 +416,31 @@ fn a_job_whose_nccl_fails_or_is_not_there_says_so() {
     assert!(!output.status.success());
     let told = said(&output);
     assert!(told.contains(missing.to_str().unwrap()) && told.contains("OCTRAIN_NCCL"), "{told}");
+}
+
+#[test]
+fn a_fault_of_a_gpu_is_told_though_nccl_never_comes_back_from_being_freed() {
+    let cases = [
+        ("Cuda_failure_214_'uncorrectable_ECC_error_encountered'", 1, "uncorrectable ECC error"),
+        ("Failed_to_CUDA_calloc_4194304_bytes", 2, "out of memory: lower --batch-size"),
+    ];
+    for (text, code, words) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let stand_in = StandIn::new(&format!("rank=1 error-at=6 code=1 text={text} hang=free"));
+        let begun = Instant::now();
+        let flags = ["--nproc", "2", "--test-backend", "nccl"];
+        let output = train(&stand_in.library(), dir.path(), &flags);
+        let told = said(&output);
+        assert!(begun.elapsed() < LONG, "it took {:?}: {told}", begun.elapsed());
+        assert_eq!(output.status.code(), Some(code), "{told}");
+        let last = told.rfind("octrain: ").map_or("", |at| &told[at..]);
+        assert!(last.contains("rank 1") && last.contains(words), "{told}");
+        // The survivor hears it from the coordinator, and the coordinator before anything was freed.
+        assert!(
+            told.contains("the job was ended: rank 1") && !told.contains("waiting for the root cause"),
+            "{told}"
+        );
+    }
 }
 
 #[test]

@@ -147,6 +147,29 @@ fn a_worker_that_hangs_in_a_save_is_ended_by_its_watchdog_after_its_grace() {
 }
 
 #[test]
+fn a_worker_that_waited_in_vain_is_not_blamed_but_the_one_that_hangs() {
+    let dir = tempfile::tempdir().unwrap();
+    let flags = ["--output-dir", text(dir.path()), "--save-interval-steps", "20"];
+    let mut run = Running::start_with(
+        &[&["train", "--nproc", "2"], SMALL, FLAGS, &flags].concat(),
+        &[("OCTRAIN_COLLECTIVE_TIMEOUT", "8")],
+    );
+    run.wait_for("saved ");
+    let workers = run.workers();
+    // Rank 0 hangs in the save of step 40, its heartbeats go on; rank 1 waits for it in step 41.
+    fifo(&dir.path().join(format!(".0-40.{}/model.safetensors", workers[0])));
+    run.wait_for("step 40/");
+    let told = run.wait_for("the job was ended: ");
+    for part in ["rank 1 (", "waited in vain: gloo ", "had not reached that call: rank 0 (", "last step 40"] {
+        assert!(told.contains(part), "{part} in {told}");
+    }
+    assert!(!told.contains("rank 1 is lost"), "{told}");
+    let (code, told) = run.end();
+    assert_eq!(code, Some(3), "a retry may help: {told}");
+    assert!(!told.contains("no other worker has failed"), "{told}");
+}
+
+#[test]
 fn a_survivor_that_is_killed_while_saving_leaves_the_last_checkpoint_loadable() {
     let dir = tempfile::tempdir().unwrap();
     let (run, workers) = hung_in_a_save(dir.path());

@@ -3,7 +3,7 @@
 use super::{Job, Phase, Suspicion};
 use crate::config::CoordinatorConfig;
 use crate::liveness::{self, Lost};
-use crate::membership::{Member, Now, missing};
+use crate::membership::{Member, Members, NAMED, Now, missing};
 use crate::text::{MAX_REASON, MAX_STATUS, line};
 use octrain_proto::v1::{Abort, AbortKind, FailureKind};
 
@@ -39,7 +39,10 @@ pub(super) fn reported(
 ) -> Option<String> {
     let member = job.members.get_mut(name)?;
     member.failed = true;
-    let said = format!("{} failed: {message}", member.describe());
+    let waited = kind == FailureKind::Waited;
+    let echo = waited || kind == FailureKind::Communication;
+    let what = if waited { "waited in vain" } else { "failed" };
+    let said = format!("{} {what}: {message}", member.describe());
     if job.outcome().is_some() {
         if let Some(m) = job.members.get_mut(name) {
             m.told = true;
@@ -56,21 +59,21 @@ pub(super) fn reported(
     // where another one had fallen silent before that, of which both may be the echo.
     let first = job.members.iter().filter(|(_, m)| m.counted() && m.disconnected.is_some());
     if let Some((gone, m)) = first.min_by_key(|(_, m)| m.disconnected)
-        && kind == FailureKind::Communication
+        && echo
         && liveness::silent_before(m, &job.members, config).is_none()
     {
         let lost = Lost { member: gone.clone(), cause: liveness::cause(now, m) };
         return lose(now, job, &lost, Some(&said));
     }
-    match (&mut job.phase, kind) {
-        (Phase::Running { suspicion, .. }, FailureKind::Communication) => {
+    match &mut job.phase {
+        Phase::Running { suspicion, .. } if echo => {
             if suspicion.is_none() {
-                let until = now + config.heartbeat_timeout;
-                *suspicion = Some(Suspicion { until, member: name.into(), message: said.clone() });
+                let (until, member) = (now + config.heartbeat_timeout, name.into());
+                *suspicion = Some(Suspicion { until, member, message: said.clone(), waited });
             }
             Some(format!("{said}; waiting for the root cause"))
         }
-        (Phase::Running { suspicion: Some(s), .. }, _) => {
+        Phase::Running { suspicion: Some(s), .. } => {
             let text = format!("{said} (noticed first by: {})", s.message);
             fail(now, job, AbortKind::WorkerFailed, Some(name), text)
         }
@@ -103,6 +106,10 @@ pub(super) fn tick(now: Now, job: &mut Job, config: &CoordinatorConfig) -> Optio
     }
     match &job.phase {
         Phase::Running { suspicion: Some(s), .. } if s.until <= now => {
+            if s.waited {
+                let (culprit, text) = absent(s, &job.members);
+                return fail(now, job, AbortKind::WorkerLost, culprit.as_deref(), text);
+            }
             let (by, text) = (s.member.clone(), format!("{} (no other worker has failed)", s.message));
             fail(now, job, AbortKind::WorkerFailed, Some(&by), text)
         }
@@ -119,6 +126,31 @@ pub(super) fn tick(now: Now, job: &mut Job, config: &CoordinatorConfig) -> Optio
         }
         _ => None,
     }
+}
+
+/// For whom a worker waited until the deadline though all of them live: the name of the one to blame, where there is
+/// just one, and what to say. Counted are the collectives that each has entered.
+fn absent(waited: &Suspicion, members: &Members) -> (Option<String>, String) {
+    let entered = members.get(&waited.member).map_or(0, |m| m.collectives);
+    let mut behind: Vec<(&String, &Member)> =
+        members.iter().filter(|(_, m)| !m.left && m.collectives < entered).collect();
+    behind.sort_by_key(|(_, m)| m.rank);
+    let said = &waited.message;
+    if behind.is_empty() {
+        let text = format!(
+            "{said}; every rank had reached that call, so none is to blame by what is known: the network between them, or a GPU, hangs"
+        );
+        return (None, text);
+    }
+    let named: Vec<String> = behind.iter().take(NAMED).map(|(_, m)| m.describe()).collect();
+    let more = behind.len() - named.len();
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let text = format!(
+        "{said}; ranks that had not reached that call: {}{more}; look there for a GPU, a file system or a loader that hangs",
+        named.join(", ")
+    );
+    let culprit = (behind.len() == 1).then(|| behind[0].0.clone());
+    (culprit, text)
 }
 
 /// A running job loses a worker.

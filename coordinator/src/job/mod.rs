@@ -69,6 +69,8 @@ pub struct Suspicion {
     pub member: String,
     /// What it said.
     pub message: String,
+    /// Its collective did not fail: it waited in it until the deadline.
+    pub waited: bool,
 }
 
 /// The state.
@@ -116,6 +118,7 @@ pub enum Event {
     Heartbeat {
         header: Header,
         step: u64,
+        collectives: u64,
     },
     Watch {
         header: Header,
@@ -353,7 +356,7 @@ fn apply(now: Now, job: &mut Job, config: &CoordinatorConfig, event: Event) -> A
     match event {
         Event::Register(request) => register::register(now, job, config, *request),
         Event::GetPlan { header, wait } => get_plan(now, job, config, &header, wait),
-        Event::Heartbeat { header, step } => {
+        Event::Heartbeat { header, step, collectives } => {
             let abort = match &job.phase {
                 Phase::Failed { abort, .. } => Some(abort.clone()),
                 _ => None,
@@ -361,6 +364,7 @@ fn apply(now: Now, job: &mut Job, config: &CoordinatorConfig, event: Event) -> A
             let member = job.caller(&header, config)?;
             member.heard(now);
             member.step = member.step.max(step);
+            member.collectives = member.collectives.max(collectives);
             member.told |= abort.is_some();
             Ok((Answer::Reply(Reply::Heartbeat(abort)), None))
         }

@@ -77,6 +77,7 @@ fn admit(now: Now, job: &mut Job, config: &CoordinatorConfig, request: RegisterR
         disconnected: None,
         watches: 0,
         step: 0,
+        collectives: 0,
         report: None,
         rank: None,
         left: false,

@@ -85,7 +85,7 @@ impl World {
     }
 
     fn beat(&mut self, header: &Header) -> Option<Abort> {
-        match self.ok(Event::Heartbeat { header: header.clone(), step: 0 }) {
+        match self.ok(Event::Heartbeat { header: header.clone(), step: 0, collectives: 0 }) {
             Reply::Heartbeat(abort) => abort,
             other => panic!("{other:?}"),
         }
@@ -170,7 +170,7 @@ fn four_workers_out_of_order_get_one_plan_and_finish() {
 fn headers_are_checked() {
     let (mut w, headers) = World::running(2);
     let good = headers[0].clone();
-    let beat = |header: Header| Event::Heartbeat { header, step: 0 };
+    let beat = |header: Header| Event::Heartbeat { header, step: 0, collectives: 0 };
     let stale = w.refused(beat(Header { generation: 2, ..good.clone() }));
     assert_eq!(stale, Refusal::Stale { theirs: 2, ours: 1, job: "octrain".into() });
     let job = w.refused(beat(Header { job_id: "other".into(), ..good.clone() }));
@@ -252,7 +252,7 @@ fn only_expected_workers_are_admitted_where_they_are_named() {
 #[test]
 fn a_silent_worker_ends_the_job_and_is_named() {
     let (mut w, h) = World::running(3);
-    w.ok(Event::Heartbeat { header: h[1].clone(), step: 41 });
+    w.ok(Event::Heartbeat { header: h[1].clone(), step: 41, collectives: 0 });
     w.pass(ms(4500), &[&h[0], &h[2]]);
     assert!(w.ended.is_empty());
     w.pass(ms(500), &[&h[0], &h[2]]);
@@ -380,7 +380,7 @@ fn before_the_start_a_lost_worker_is_forgotten_and_may_be_replaced() {
     assert_eq!(w.refuse(second.clone()).kind(), "duplicate");
     w.pass(ms(5500), &[]);
     assert!(w.job.members.is_empty() && w.ended.is_empty());
-    let unknown = w.refused(Event::Heartbeat { header: first, step: 0 });
+    let unknown = w.refused(Event::Heartbeat { header: first, step: 0, collectives: 0 });
     assert_eq!(unknown.kind(), "unknown-member");
     w.join(second);
     let third = w.join(request("a", 1));

@@ -74,7 +74,12 @@ impl Worker {
     }
 
     pub async fn beat(&mut self, step: u64) -> Result<Option<Abort>, Status> {
-        Ok(self.client.heartbeat(HeartbeatRequest { header: self.header(), step }).await?.into_inner().abort)
+        Ok(self
+            .client
+            .heartbeat(HeartbeatRequest { header: self.header(), step, collectives: 0 })
+            .await?
+            .into_inner()
+            .abort)
     }
 
     /// Sends heartbeats until the job is ended, and returns why.

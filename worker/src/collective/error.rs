@@ -1,19 +1,73 @@
-//! What can go wrong among ranks.
+//! What can go wrong among ranks, and whose failure it is.
+
+use super::StoreError;
+use crate::native::says_no_memory;
+
+/// Whose failure it is that a group cannot be formed, or that a call fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// Nobody's that is known here: this rank did its part and waited until the deadline for the others.
+    Waited,
+    /// Another rank's, or the network's between them: mostly the echo of another worker's end.
+    Peers,
+    /// This worker's own: its device, its driver, or Octrain.
+    Own,
+    /// This worker's device, or its host, has no memory left.
+    Memory,
+    /// That of how the machines are set up: trying again does not help.
+    Setup,
+}
+
+/// What went wrong, and whose failure it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Trouble {
+    pub cause: Cause,
+    pub why: String,
+}
+
+impl Trouble {
+    pub fn new(cause: Cause, why: impl ToString) -> Self {
+        Self { cause, why: why.to_string() }
+    }
+
+    /// Of this worker's own memory or device, by the words of what failed.
+    pub fn own(why: impl ToString) -> Self {
+        let why = why.to_string();
+        let cause = if says_no_memory(&why) { Cause::Memory } else { Cause::Own };
+        Self { cause, why }
+    }
+}
+
+impl From<StoreError> for Trouble {
+    fn from(e: StoreError) -> Self {
+        let cause = match e {
+            StoreError::Timeout { .. } => Cause::Waited,
+            StoreError::Ended(_) | StoreError::Failed(_) => Cause::Peers,
+        };
+        Self::new(cause, e)
+    }
+}
+
+impl From<tch::TchError> for Trouble {
+    fn from(e: tch::TchError) -> Self {
+        Self::own(e)
+    }
+}
 
 /// An error of a collective.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CollectiveError {
     /// The group could not be formed.
-    #[error(
-        "{backend}: the ranks could not connect: {why}; check that every host can reach the others' addresses (OCTRAIN_ADDRESS names this host's)"
-    )]
+    #[error("{backend}: the ranks could not connect: {why}{}", reach(*.cause))]
     Connect {
         /// `gloo` or `nccl`.
         backend: &'static str,
+        /// Whose failure it is.
+        cause: Cause,
         /// The library's words.
         why: String,
     },
-    /// A call failed, mostly because another rank is gone.
+    /// A call failed.
     #[error("{backend} {call} on rank {rank}: {why}")]
     Failed {
         /// `gloo` or `nccl`.
@@ -22,6 +76,8 @@ pub enum CollectiveError {
         call: &'static str,
         /// This rank.
         rank: usize,
+        /// Whose failure it is.
+        cause: Cause,
         /// The library's words.
         why: String,
     },
@@ -48,4 +104,26 @@ pub enum CollectiveError {
         /// Its strides.
         strides: Vec<i64>,
     },
+}
+
+/// What to look at when ranks do not reach each other.
+fn reach(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Waited | Cause::Peers => {
+            "; check that every host can reach the others' addresses (OCTRAIN_ADDRESS names this host's)"
+        }
+        Cause::Own | Cause::Memory | Cause::Setup => "",
+    }
+}
+
+impl CollectiveError {
+    /// Whose failure it is.
+    pub fn cause(&self) -> Cause {
+        match self {
+            CollectiveError::Connect { cause, .. } | CollectiveError::Failed { cause, .. } => *cause,
+            CollectiveError::Aborted { .. } => Cause::Peers,
+            // Nothing that another rank could have caused.
+            CollectiveError::NoNccl(_) | CollectiveError::Tensor { .. } => Cause::Setup,
+        }
+    }
 }

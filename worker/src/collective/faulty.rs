@@ -1,6 +1,6 @@
 //! A collective that fails when told to: what the rest does about it can be tested.
 
-use super::{Collective, CollectiveError, ReduceOp};
+use super::{Cause, Collective, CollectiveError, ReduceOp};
 use std::sync::atomic::{AtomicU64, Ordering};
 use tch::Tensor;
 
@@ -32,8 +32,8 @@ impl Faulty {
         let now = self.calls.fetch_add(1, Ordering::SeqCst) == self.at;
         match self.fault {
             Fault::Fail if now => {
-                let why = "a declared fault".to_string();
-                Err(CollectiveError::Failed { backend: "faulty", call, rank: self.inner.rank(), why })
+                let (rank, why) = (self.inner.rank(), "a declared fault".to_string());
+                Err(CollectiveError::Failed { backend: "faulty", call, rank, cause: Cause::Peers, why })
             }
             fault => Ok(now && fault == Fault::Corrupt),
         }

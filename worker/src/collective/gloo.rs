@@ -1,7 +1,8 @@
 //! Gloo over TCP: libtorch's process group, which meets through our rendezvous store.
 
-use super::{Abort, Attached, Collective, CollectiveError, ReduceOp, RendezvousStore, StoreError};
-use crate::native::{self, NativeError};
+use super::error::Trouble;
+use super::{Abort, Attached, Cause, Collective, CollectiveError, ReduceOp, RendezvousStore, StoreError};
+use crate::native::{self, NativeError, says_no_memory};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -212,6 +213,18 @@ impl Drop for Group {
     }
 }
 
+/// Whose failure it is, by Gloo's words, which is all it gives.
+fn of_words(why: String) -> Trouble {
+    let cause = if says_no_memory(&why) {
+        Cause::Memory
+    } else if why.contains("Timed out waiting") || why.contains("did not appear within") {
+        Cause::Waited
+    } else {
+        Cause::Peers
+    };
+    Trouble { cause, why }
+}
+
 /// A Gloo group.
 pub struct Gloo {
     group: Arc<Group>,
@@ -232,11 +245,12 @@ impl Gloo {
         timeout: Duration,
         abort: &Abort,
     ) -> Result<Self, CollectiveError> {
-        let failed = |why: String| match abort.is_tripped() {
+        let failed = |trouble: Trouble| match abort.is_tripped() {
             true => CollectiveError::Aborted { call: "connect", rank },
-            false => CollectiveError::Connect { backend: "gloo", why },
+            false => CollectiveError::Connect { backend: "gloo", cause: trouble.cause, why: trouble.why },
         };
-        let host = CString::new(address).map_err(|_| failed(format!("{address:?} is not an address")))?;
+        let host = CString::new(address)
+            .map_err(|_| failed(Trouble::new(Cause::Setup, format!("{address:?} is not an address"))))?;
         let (tell, told) = mpsc::channel();
         let over = tell.clone();
         let ending = abort.attach(move || drop(over.send(None)));
@@ -249,14 +263,17 @@ impl Gloo {
             drop(tell.send(Some(made)));
         };
         let started = std::thread::Builder::new().name("gloo-connect".into()).spawn(connect);
-        started.map_err(|e| failed(format!("no thread for it: {e}")))?;
+        started.map_err(|e| failed(Trouble::own(format!("no thread for it: {e}"))))?;
         let made = match told.recv_timeout(timeout + LATE) {
             Ok(Some(made)) => made,
             Ok(None) => return Err(CollectiveError::Aborted { call: "connect", rank }),
-            Err(_) => return Err(failed(format!("Gloo did not come back within {} s", timeout.as_secs()))),
+            Err(_) => {
+                let why = format!("Gloo did not come back within {} s", timeout.as_secs());
+                return Err(failed(Trouble::new(Cause::Waited, why)));
+            }
         };
         drop(ending);
-        let group = Arc::new(made.map_err(|e| failed(format!("at {address}: {e}")))?);
+        let group = Arc::new(made.map_err(|e| failed(of_words(format!("at {address}: {e}"))))?);
         let ending = Arc::clone(&group);
         let attached = abort.attach(move || ending.abort());
         Ok(Self { group, _attached: attached, abort: abort.clone(), rank, world_size })
@@ -276,12 +293,13 @@ impl Gloo {
         let done = unsafe { native::check(f(self.group.raw, tensor.as_ptr().cast())) };
         done.map_err(|e| match self.abort.is_tripped() {
             true => CollectiveError::Aborted { call, rank: self.rank },
-            false => self.failed(call, e.0),
+            false => self.failed(call, of_words(e.0)),
         })
     }
 
-    fn failed(&self, call: &'static str, why: String) -> CollectiveError {
-        CollectiveError::Failed { backend: "gloo", call, rank: self.rank, why }
+    fn failed(&self, call: &'static str, trouble: impl Into<Trouble>) -> CollectiveError {
+        let Trouble { cause, why } = trouble.into();
+        CollectiveError::Failed { backend: "gloo", call, rank: self.rank, cause, why }
     }
 }
 
@@ -311,7 +329,7 @@ impl Collective for Gloo {
     fn all_gather(&self, tensor: &Tensor) -> Result<Vec<Tensor>, CollectiveError> {
         let mut shape = tensor.size();
         shape.insert(0, self.world_size as i64);
-        let failed = |e: tch::TchError| self.failed("all_gather", e.to_string());
+        let failed = |e: tch::TchError| self.failed("all_gather", e);
         let out = Tensor::f_zeros(shape.as_slice(), (tensor.kind(), tensor.device())).map_err(failed)?;
         // SAFETY: group and tensors are alive during the call.
         self.run("all_gather", tensor, |group, t| unsafe {
@@ -322,6 +340,6 @@ impl Collective for Gloo {
 
     fn barrier(&self) -> Result<(), CollectiveError> {
         let one = Tensor::f_zeros([1], (Kind::Float, tch::Device::Cpu));
-        self.all_reduce(&one.map_err(|e| self.failed("barrier", e.to_string()))?, ReduceOp::Sum)
+        self.all_reduce(&one.map_err(|e| self.failed("barrier", e))?, ReduceOp::Sum)
     }
 }

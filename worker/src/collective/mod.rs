@@ -1,6 +1,7 @@
-//! Collectives over ranks behind one trait: Gloo, NCCL, local, faulty.
+//! Collectives over ranks behind one trait: Gloo, NCCL, local, faulty, counted.
 
 mod abort;
+mod counted;
 mod error;
 mod faulty;
 mod gloo;
@@ -12,7 +13,8 @@ mod rendezvous;
 mod tests;
 
 pub use abort::{Abort, Attached};
-pub use error::CollectiveError;
+pub use counted::Counted;
+pub use error::{Cause, CollectiveError};
 pub use faulty::{Fault, Faulty};
 pub use gloo::Gloo;
 pub use local::Local;
@@ -39,6 +41,11 @@ pub trait Collective: Send {
     fn rank(&self) -> usize;
     /// Number of ranks.
     fn world_size(&self) -> usize;
+    /// Returns once this rank's device has done what it was given before `call`, so that what the call then waits for
+    /// are the other ranks; an error of it is this rank's own.
+    fn ready(&self, _call: &'static str) -> Result<(), CollectiveError> {
+        Ok(())
+    }
     /// Replaces `tensor` by the combination over all ranks, the same bits on each.
     fn all_reduce(&self, tensor: &Tensor, op: ReduceOp) -> Result<(), CollectiveError>;
     /// Replaces `tensor` by that of rank `root`.

@@ -7,6 +7,27 @@ use std::ffi::{CStr, c_char};
 #[error("{0}")]
 pub struct NativeError(pub String);
 
+/// What allocators say: libtorch's for GPUs and CPUs, cuDNN's and cuBLAS's, C++'s, the driver's, NCCL's, whose last
+/// words after a failed allocation name the bytes only.
+const NO_MEMORY: [&str; 11] = [
+    "out of memory",
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "STATUS_ALLOC_FAILED",
+    "ALLOCATION_FAILED",
+    "bad_alloc",
+    "ERROR_OUT_OF_MEMORY",
+    "Failed to CUDA malloc",
+    "Failed to CUDA calloc",
+    "Failed to CUDA host alloc",
+    "Failed to malloc",
+];
+
+/// Whether these are words of an allocator that has no memory left.
+pub fn says_no_memory(words: &str) -> bool {
+    NO_MEMORY.iter().any(|w| words.contains(w))
+}
+
 /// Turns a C++ function's answer into a result.
 ///
 /// # Safety

@@ -17,8 +17,8 @@ mod nvrtc;
 pub mod openvino_profile;
 
 pub use cuda::{library as cuda_library, load as load_cuda};
-pub use error::NativeError;
 pub(crate) use error::check;
+pub use error::{NativeError, says_no_memory};
 pub use leave::leave;
 
 use crate::quant::scheme::MIN_STEP;

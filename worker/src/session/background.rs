@@ -14,6 +14,8 @@ use tonic::Status;
 pub(super) struct Shared {
     /// Optimizer steps finished.
     pub step: AtomicU64,
+    /// Collectives entered.
+    pub collectives: Arc<AtomicU64>,
     /// The newest step report.
     pub report: watch::Sender<Option<StepReport>>,
     /// The session is on its way out; the end of the connection is no surprise.
@@ -28,6 +30,7 @@ impl Shared {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
             step: AtomicU64::new(0),
+            collectives: Arc::default(),
             report: watch::Sender::new(None),
             leaving: AtomicBool::new(false),
             token: Abort::new(),
@@ -120,8 +123,9 @@ async fn heartbeats(
     let mut looked = answered;
     loop {
         clock.tick().await;
-        let step = shared.step.load(Ordering::Relaxed);
-        let request = HeartbeatRequest { header: Some(header.clone()), step };
+        let (step, collectives) =
+            (shared.step.load(Ordering::Relaxed), shared.collectives.load(Ordering::Relaxed));
+        let request = HeartbeatRequest { header: Some(header.clone()), step, collectives };
         // Time in which this process did not run at all (stopped, swapped out) is not the coordinator's silence.
         let held_up = looked.elapsed().saturating_sub(rhythm.timeout + rhythm.interval);
         answered += held_up;

@@ -12,6 +12,7 @@ use octrain_proto::v1::{
     RegisterRequest, WorkerFacts,
 };
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 use tonic::Status;
 use tonic::transport::Endpoint;
@@ -51,7 +52,8 @@ pub(super) fn connect(options: SessionOptions) -> Result<Session, SessionError> 
     };
     let tasks = background::start(&connection, &shared, rhythm);
     // From here on, dropping the session ends its tasks.
-    let mut session = Session { connection, shared, plan: BuildPlan::default(), rhythm, tasks };
+    let (plan, reported) = (BuildPlan::default(), AtomicBool::new(false));
+    let mut session = Session { connection, shared, plan, rhythm, tasks, reported };
     let plan = match wait_for_plan(&session, &options) {
         Ok(plan) => plan,
         Err(e) => {

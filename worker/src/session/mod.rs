@@ -31,7 +31,7 @@ use connection::{ANSWER, Connection};
 use error::AbortReason;
 use octrain_proto::v1::LeaveRequest;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// This worker's membership in a job.
@@ -41,6 +41,8 @@ pub struct Session {
     plan: BuildPlan,
     rhythm: background::Rhythm,
     tasks: Vec<tokio::task::JoinHandle<()>>,
+    /// The coordinator was told that this worker cannot go on.
+    reported: AtomicBool,
 }
 
 impl std::fmt::Debug for Session {
@@ -74,6 +76,11 @@ impl Session {
         self.shared.report.send_replace(Some(StepReport { step, ..metrics }));
     }
 
+    /// Where the collectives that this worker enters are counted; heartbeats carry the number.
+    pub fn collectives(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.shared.collectives)
+    }
+
     /// Why the coordinator ended the job, naming the culprit; none while it goes on.
     pub fn abort_reason(&self) -> Option<String> {
         self.shared.abort().map(|a| a.message)
@@ -95,27 +102,18 @@ impl Session {
         &self.shared.token
     }
 
-    /// Tells the coordinator that this worker cannot go on, for a reason of its own; this ends the job.
-    pub fn report_failure(&self, message: &str) {
-        self.failure(message, FailureKind::Own);
+    /// Tells the coordinator why this worker cannot go on, which ends the job; the first word counts, later ones are not
+    /// sent. A failed collective ([`FailureKind::Communication`]) is mostly the echo of another worker's end, so the
+    /// coordinator waits up to its heartbeat timeout for the root cause before it blames this worker, which it never does
+    /// where that only waited for others ([`FailureKind::Waited`]). Whoever may hang
+    /// while it cleans up reports first.
+    pub fn report_failure(&self, message: &str, kind: FailureKind) {
+        if !self.reported.swap(true, Ordering::SeqCst) {
+            self.connection.report_failure(message, kind);
+        }
     }
 
-    /// Tells the coordinator that a collective failed. That is mostly the echo of another worker's end, so the
-    /// coordinator waits up to its heartbeat timeout for the root cause before it blames this worker.
-    pub fn report_communication_failure(&self, message: &str) {
-        self.failure(message, FailureKind::Communication);
-    }
-
-    /// Tells the coordinator that the job cannot be run as configured; trying again will not help.
-    pub fn report_configuration_failure(&self, message: &str) {
-        self.failure(message, FailureKind::Configuration);
-    }
-
-    fn failure(&self, message: &str, kind: FailureKind) {
-        self.connection.report_failure(message, kind);
-    }
-
-    /// Reports an error that may be another worker's fault, waits for the coordinator's verdict (at most three
+    /// Reports an error that may be another worker's fault, if it was not reported, waits for the coordinator's verdict (at most three
     /// heartbeat timeouts), and tells the rank to blame, where the verdict names one.
     pub fn blame(&self, message: &str, kind: FailureKind) -> Option<u32> {
         self.verdict(message, kind).and_then(|v| v.culprit)
@@ -123,12 +121,12 @@ impl Session {
 
     fn verdict(&self, message: &str, kind: FailureKind) -> Option<AbortReason> {
         if self.shared.abort().is_none() {
-            self.failure(message, kind);
+            self.report_failure(message, kind);
         }
         self.shared.wait_abort(self.rhythm.timeout * 3)
     }
 
-    /// Ends this worker's part in the job after an error: reports it, waits for the coordinator's verdict (at most
+    /// Ends this worker's part in the job after an error: reports it, if that was not done, waits for the coordinator's verdict (at most
     /// three heartbeat timeouts), and tells what to print and to exit with. An error that another worker caused
     /// becomes that worker's.
     pub fn conclude(self, message: &str, kind: FailureKind) -> Conclusion {

@@ -84,9 +84,9 @@ fn a_failure_reaches_the_others_and_names_the_culprit() {
     let (tell, told) = mpsc::channel();
     let _told = a.abort().attach(move || tell.send(()).unwrap());
     // The echo comes first; the root cause still wins.
-    a.report_communication_failure("all-reduce: connection closed by peer");
+    a.report_failure("all-reduce: connection closed by peer", FailureKind::Communication);
     b.report_step(7, StepReport::default());
-    b.report_failure("loss is NaN");
+    b.report_failure("loss is NaN", FailureKind::Own);
     told.recv_timeout(LONG).unwrap();
     let why = a.abort_reason().unwrap();
     for part in ["rank 1", "host here", "local index 1", "loss is NaN", "last step 7"] {
@@ -111,7 +111,7 @@ fn a_wait_for_a_key_ends_with_the_job_and_with_its_token() {
     token.trip();
     assert!(matches!(alone.join().unwrap(), StoreError::Ended(why) if why.contains("aborted")));
     let with_the_job = wait(&Abort::new());
-    b.report_failure("loss is NaN");
+    b.report_failure("loss is NaN", FailureKind::Own);
     assert!(matches!(with_the_job.join().unwrap(), StoreError::Ended(why) if why.contains("loss is NaN")));
 }
 

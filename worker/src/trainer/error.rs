@@ -1,12 +1,12 @@
 //! What can end a run.
 
 use crate::checkpoint::CheckpointError;
-use crate::collective::CollectiveError;
+use crate::collective::{Cause, CollectiveError};
 use crate::data::DataError;
 use crate::exec::{ExecError, words};
 use crate::metrics::ReportError;
 use crate::models::ModelError;
-use crate::native::NativeError;
+use crate::native::{NativeError, says_no_memory};
 use crate::optim::OptimError;
 use crate::session::{FailureKind, SessionError};
 
@@ -94,16 +94,6 @@ impl From<tch::TchError> for TrainError {
     }
 }
 
-/// What allocators say: libtorch's for GPUs and CPUs, cuDNN's and cuBLAS's, C++'s, the driver's.
-const NO_MEMORY: [&str; 6] = [
-    "out of memory",
-    "can't allocate memory",
-    "STATUS_ALLOC_FAILED",
-    "ALLOCATION_FAILED",
-    "bad_alloc",
-    "ERROR_OUT_OF_MEMORY",
-];
-
 /// An allocator's words among an error and its sources: those of libtorch and of the native parts alone, so that no
 /// name of a file can be taken for them.
 fn no_memory(error: &TrainError) -> Option<String> {
@@ -111,14 +101,14 @@ fn no_memory(error: &TrainError) -> Option<String> {
     while let Some(e) = next {
         let native = e.is::<tch::TchError>() || e.is::<NativeError>();
         let words = words(e);
-        if native && NO_MEMORY.iter().any(|w| words.contains(w)) {
+        if native && says_no_memory(&words) {
             return Some(words);
         }
         next = e.source();
     }
     match error {
         TrainError::Data(e @ DataError::Memory { .. }) => Some(e.to_string()),
-        _ => None,
+        e => e.collective().filter(|e| e.cause() == Cause::Memory).map(CollectiveError::to_string),
     }
 }
 
@@ -129,6 +119,14 @@ impl TrainError {
         match no_memory(&self) {
             Some(what) => TrainError::OutOfMemory { batch, what },
             None => self,
+        }
+    }
+
+    /// The error of a group of ranks, where it is one.
+    fn collective(&self) -> Option<&CollectiveError> {
+        match self {
+            TrainError::Collective(e) | TrainError::Optim(OptimError::Collective(e)) => Some(e),
+            _ => None,
         }
     }
 
@@ -151,15 +149,13 @@ impl TrainError {
             TrainError::Data(e) if e.is_configuration() => FailureKind::Configuration,
             TrainError::Checkpoint(e) if e.is_configuration() => FailureKind::Configuration,
             TrainError::Optim(OptimError::Graph(_)) => FailureKind::Configuration,
-            // Nothing that another rank could have caused.
-            TrainError::Collective(CollectiveError::NoNccl(_) | CollectiveError::Tensor { .. }) => {
-                FailureKind::Configuration
-            }
-            TrainError::Collective(_)
-            | TrainError::Begin(_)
-            | TrainError::Optim(OptimError::Collective(_))
-            | TrainError::Aborted(_) => FailureKind::Communication,
-            _ => FailureKind::Own,
+            TrainError::Begin(_) | TrainError::Aborted(_) => FailureKind::Communication,
+            e => match e.collective().map(CollectiveError::cause) {
+                Some(Cause::Waited) => FailureKind::Waited,
+                Some(Cause::Peers) => FailureKind::Communication,
+                Some(Cause::Memory | Cause::Setup) => FailureKind::Configuration,
+                Some(Cause::Own) | None => FailureKind::Own,
+            },
         }
     }
 }
@@ -197,6 +193,35 @@ mod tests {
                 "{told}"
             );
         }
+    }
+
+    #[test]
+    fn a_failed_collective_is_the_failure_of_whoever_caused_it() {
+        let failed = |cause, why: &str| CollectiveError::Failed {
+            backend: "nccl",
+            call: "all_reduce",
+            rank: 1,
+            cause,
+            why: why.into(),
+        };
+        let kinds = [
+            (Cause::Waited, FailureKind::Waited),
+            (Cause::Peers, FailureKind::Communication),
+            (Cause::Own, FailureKind::Own),
+            (Cause::Memory, FailureKind::Configuration),
+            (Cause::Setup, FailureKind::Configuration),
+        ];
+        for (cause, kind) in kinds {
+            let e = failed(cause, "words");
+            assert_eq!(TrainError::Collective(e.clone()).kind(), kind, "{cause:?}");
+            assert_eq!(TrainError::from(OptimError::from(e)).kind(), kind, "{cause:?} in a step");
+        }
+        let full = failed(Cause::Memory, "Cuda failure 2 'out of memory'");
+        let e = TrainError::from(OptimError::from(full)).with_advice(64);
+        assert!(matches!(e, TrainError::OutOfMemory { batch: 64, .. }), "{e}");
+        assert!(e.to_string().contains("--batch-size") && e.to_string().contains("all_reduce on rank 1"));
+        let ecc = failed(Cause::Own, "Cuda failure 214 'uncorrectable ECC error encountered'");
+        assert!(!TrainError::Collective(ecc).with_advice(64).to_string().contains("--batch-size"));
     }
 
     #[test]

@@ -43,12 +43,15 @@ pub struct Outcome {
 /// Trains (or evaluates) as configured, in the ranks and by the plan of `session`. `address` is this host's, as the
 /// other ranks reach it.
 pub fn run(config: &RunConfig, session: &Session, job: &Job, address: &str) -> Result<Outcome, TrainError> {
-    train(config, session, job, address).map_err(|e| e.with_advice(config.batch_size))
-}
-
-fn train(config: &RunConfig, session: &Session, job: &Job, address: &str) -> Result<Outcome, TrainError> {
-    let mut run = Run::new(config, session, job, address)?;
-    let outcome = run.go().inspect_err(|e| run.rescue(e))?;
+    let advised = |e: TrainError| e.with_advice(config.batch_size);
+    let mut run = Run::new(config, session, job, address).map_err(advised)?;
+    let outcome = run.prepare().and_then(|()| run.go()).map_err(advised).inspect_err(|e| {
+        // Before anything is freed: a device that hangs could hold up the word for good.
+        if !matches!(e, TrainError::Stopped(_)) && session.abort_reason().is_none() {
+            session.report_failure(&e.to_string(), e.kind());
+        }
+        run.rescue(e);
+    })?;
     // All there is to lose is saved: what goes wrong from here on is said and costs nothing.
     if let Err(e) = run.program.finish() {
         tracing::warn!("the ranks did not part in good order, which changes nothing of the results: {e}");

@@ -22,7 +22,7 @@ impl Run<'_> {
     /// ended the run stays the cause. After any other error of its own a worker's numbers are not to be trusted.
     pub(super) fn rescue(&mut self, end: &TrainError) {
         let kind = end.kind();
-        let whole = kind == FailureKind::Communication
+        let whole = matches!(kind, FailureKind::Communication | FailureKind::Waited)
             || kind == FailureKind::Own && matches!(end, TrainError::Data(_));
         if !whole || self.position == self.kept {
             return;

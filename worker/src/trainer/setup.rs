@@ -3,7 +3,7 @@
 use super::job::Job;
 use super::{Outcome, TrainError, begin, resume};
 use crate::checkpoint::{OwnedFolder, Position, RunIdentity};
-use crate::collective::{Collective, CollectiveError, Gloo, Local, Nccl, Place, load_nccl};
+use crate::collective::{Collective, CollectiveError, Counted, Gloo, Local, Nccl, Place, load_nccl};
 use crate::config::{Amp, DataLayout, Observer, RunConfig, RunScope, Target};
 use crate::data::{DataConfig, Geometry, Sharding, TrainLoader};
 use crate::exec::initialise;
@@ -21,8 +21,21 @@ use crate::{native, session};
 use std::time::Duration;
 use tch::Device;
 
-/// Longest wait of a collective; the coordinator's liveness ends a job long before.
+/// Longest wait of a collective, where [`PATIENCE`] does not say otherwise; where a worker dies, the coordinator's
+/// liveness ends the job long before.
 const COLLECTIVE: Duration = Duration::from_secs(600);
+
+/// Environment variable with the longest wait of a collective, in seconds.
+const PATIENCE: &str = "OCTRAIN_COLLECTIVE_TIMEOUT";
+
+/// The longest wait of a collective: what the variable says, if it says something.
+fn patience(said: Option<&str>) -> Result<Duration, TrainError> {
+    let Some(said) = said.filter(|s| !s.is_empty()) else { return Ok(COLLECTIVE) };
+    match said.parse::<u64>() {
+        Ok(seconds @ 1..=86_400) => Ok(Duration::from_secs(seconds)),
+        _ => Err(TrainError::Config(format!("{PATIENCE} is `{said}`, not whole seconds from 1 to 86400"))),
+    }
+}
 
 /// A run that is set up.
 pub struct Run<'a> {
@@ -47,6 +60,8 @@ pub struct Run<'a> {
     pub(super) data: DataConfig,
     times: Vec<f64>,
     begun: u64,
+    /// What is to be said before the first step: where it begins, and about the warm-up.
+    beginning: (String, Option<String>),
 }
 
 /// Steps without a time at the start of a process, outside benchmarks: memory is still being allocated.
@@ -60,24 +75,28 @@ fn device(plan: &BuildPlan) -> Device {
     }
 }
 
-/// Connects the ranks as the plan says. `address` is this host's, as others reach it.
-fn collective(session: &Session, address: &str) -> Result<Box<dyn Collective>, CollectiveError> {
+/// Connects the ranks as the plan says. `address` is this host's, as others reach it; `patience` bounds every call.
+fn collective(
+    session: &Session,
+    address: &str,
+    patience: Duration,
+) -> Result<Box<dyn Collective>, CollectiveError> {
     let _doing = doing(Phase::Connecting);
     let (plan, abort) = (session.plan(), session.abort());
     let (rank, world) = (plan.rank as usize, plan.world_size as usize);
     let collective: Box<dyn Collective> = match plan.backend() {
         Backend::Local => Box::new(Local),
-        Backend::Gloo => Box::new(Gloo::connect(session.store(), rank, world, address, COLLECTIVE, abort)?),
+        Backend::Gloo => Box::new(Gloo::connect(session.store(), rank, world, address, patience, abort)?),
         Backend::Nccl => {
             let place = match device(plan) {
                 Device::Cuda(ordinal) => Place::Cuda(ordinal),
                 _ => Place::StandIn,
             };
             let (library, store) = (load_nccl()?, session.store());
-            Box::new(Nccl::connect(library, &*store, (rank, world), place, COLLECTIVE, abort)?)
+            Box::new(Nccl::connect(library, &*store, (rank, world), place, patience, abort)?)
         }
     };
-    Ok(collective)
+    Ok(Box::new(Counted::new(collective, session.collectives())))
 }
 
 /// The optimizer's strategy: the plan's decisions in the worker's types.
@@ -209,6 +228,7 @@ impl<'a> Run<'a> {
         address: &str,
     ) -> Result<Self, TrainError> {
         let plan = session.plan();
+        let patience = patience(std::env::var(PATIENCE).ok().as_deref())?;
         // Before anything is allocated: this is the one thread that calls CUDA besides libtorch's own.
         let config_error = |e: native::NativeError| TrainError::Config(e.to_string());
         devices::make_current(device(plan)).map_err(config_error)?;
@@ -230,7 +250,7 @@ impl<'a> Run<'a> {
         let loss = CrossEntropy { label_smoothing: config.label_smoothing };
         let (schedule, warmup) = schedule(config, plan, steps_per_epoch);
         let begin = begin::agree(config, session, job)?;
-        let collective = collective(session, address)?;
+        let collective = collective(session, address, patience)?;
         let optimizer = DistributedOptimizer::new(rule, schedule, strategy(plan), collective);
         let dump = config.checks && plan.rank == 0;
         if dump {
@@ -254,7 +274,7 @@ impl<'a> Run<'a> {
         let reporter =
             Reporter::new(plan.rank, config.report_file.as_deref(), start.resumed, config.print_interval)?;
         let begun = start.position.global_step;
-        let mut run = Self {
+        Ok(Self {
             config,
             session,
             job,
@@ -271,22 +291,29 @@ impl<'a> Run<'a> {
             data,
             times: vec![],
             begun,
-        };
-        run.reporter.say(&start.message);
-        run.say_whose();
-        job.found().for_each(|found| run.reporter.say(&found.to_string()));
+            beginning: (start.message, warmup),
+        })
+    }
+
+    /// Says where it begins, and does what needs all ranks before the first step.
+    pub(super) fn prepare(&mut self) -> Result<(), TrainError> {
+        let (config, job) = (self.config, self.job);
+        let (beginning, warmup) = std::mem::take(&mut self.beginning);
+        self.reporter.say(&beginning);
+        self.say_whose();
+        job.found().for_each(|found| self.reporter.say(&found.to_string()));
         if let Some(train) = &job.train {
-            let told = [remainder(train.len(), run.data.sharding.global_batch()), warmup];
-            told.into_iter().flatten().for_each(|line| run.reporter.say(&line));
+            let told = [remainder(train.len(), self.data.sharding.global_batch()), warmup];
+            told.into_iter().flatten().for_each(|line| self.reporter.say(&line));
         }
         if config.run_scope != RunScope::EvalOnly {
-            run.calibrate()?;
+            self.calibrate()?;
         }
-        if run.program.strategy().distillation.is_some() && config.run_scope != RunScope::EvalOnly {
-            run.learn_from_teacher()?;
+        if self.program.strategy().distillation.is_some() && config.run_scope != RunScope::EvalOnly {
+            self.learn_from_teacher()?;
         }
-        run.program.ensure_equal_ranks()?;
-        Ok(run)
+        self.program.ensure_equal_ranks()?;
+        Ok(())
     }
 
     /// Which run writes where, and what it will remove.
@@ -428,6 +455,18 @@ mod tests {
         assert!(short.at(20) > 0.0 && told.unwrap().contains("10 of 100 steps"));
         let (given, told) = at(Some(5.0), 1);
         assert_eq!((given.warmup_steps, told), (500, None), "what is given is obeyed");
+    }
+
+    #[test]
+    fn the_longest_wait_of_a_collective_can_be_set_and_is_checked() {
+        assert_eq!(patience(None).unwrap(), COLLECTIVE);
+        assert_eq!(patience(Some("")).unwrap(), COLLECTIVE);
+        assert_eq!(patience(Some("90")).unwrap(), Duration::from_secs(90));
+        for bad in ["0", "86401", "1.5", "ten"] {
+            let e = patience(Some(bad)).unwrap_err();
+            assert_eq!(e.kind(), crate::session::FailureKind::Configuration);
+            assert!(e.to_string().contains(PATIENCE) && e.to_string().contains(bad), "{e}");
+        }
     }
 
     #[test]

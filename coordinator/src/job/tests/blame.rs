@@ -72,3 +72,70 @@ fn a_worker_that_asks_again_and_again_takes_one_line_of_the_status() {
     w.refuse(RegisterRequest { protocol_version: 0, ..request("b", 0) });
     assert_eq!(w.job.refusals.len(), 2);
 }
+
+impl World {
+    /// Heartbeats that tell how many collectives each has entered.
+    fn enter(&mut self, headers: &[Header], entered: &[u64]) {
+        for (header, &collectives) in headers.iter().zip(entered) {
+            self.ok(Event::Heartbeat { header: header.clone(), step: 41, collectives });
+        }
+    }
+}
+
+const LATE: &str = "nccl all_reduce on rank 0: no answer from the other ranks within 600 s";
+
+#[test]
+fn a_rank_that_waited_in_vain_is_not_blamed_but_the_one_that_had_not_come() {
+    let (mut w, h) = World::running(3);
+    let all: Vec<&Header> = h.iter().collect();
+    w.enter(&h, &[7, 6, 7]);
+    w.fail(&h[0], LATE, FailureKind::Waited);
+    w.fail(&h[2], LATE, FailureKind::Waited);
+    w.pass(ms(4500), &all);
+    assert!(w.ended.is_empty(), "the root cause may still come");
+    w.pass(ms(500), &all);
+    assert_eq!((w.abort().kind(), w.abort().culprit), (AbortKind::WorkerLost, Some(1)));
+    let text = w.abort().message;
+    contains(
+        &text,
+        &["rank 0", "waited in vain", LATE, "had not reached that call: rank 1 (host a", "last step 41"],
+    );
+    assert!(!text.contains("failed") && !text.contains("rank 2"), "{text}");
+}
+
+#[test]
+fn where_it_cannot_be_known_nobody_is_blamed() {
+    // Two had not come: both are named, neither is the culprit. All had come: nobody is.
+    for (entered, words) in [
+        (
+            [7, 6, 6],
+            "had not reached that call: rank 1 (host a, local index 1, pid 1, last step 41), rank 2 ",
+        ),
+        ([7, 7, 7], "every rank had reached that call"),
+        // One that told more than the other waited for is not behind.
+        ([7, 7, 8], "every rank had reached that call"),
+    ] {
+        let (mut w, h) = World::running(3);
+        w.enter(&h, &entered);
+        w.fail(&h[0], LATE, FailureKind::Waited);
+        w.pass(ms(5000), &h.iter().collect::<Vec<_>>());
+        assert_eq!((w.abort().kind(), w.abort().culprit), (AbortKind::WorkerLost, None));
+        contains(&w.abort().message, &[words]);
+    }
+}
+
+#[test]
+fn one_that_waited_in_vain_hears_of_the_root_cause_where_it_comes() {
+    let (mut w, h) = World::running(2);
+    w.enter(&h, &[7, 6]);
+    w.fail(&h[0], LATE, FailureKind::Waited);
+    w.fail(&h[1], "a kernel hangs", FailureKind::Own);
+    assert_eq!((w.abort().kind(), w.abort().culprit), (AbortKind::WorkerFailed, Some(1)));
+    contains(&w.abort().message, &["rank 1", "a kernel hangs", "noticed first by: rank 0", "waited in vain"]);
+    // One that fell silent is lost as ever.
+    let (mut w, h) = World::running(2);
+    w.enter(&h, &[7, 6]);
+    w.fail(&h[0], LATE, FailureKind::Waited);
+    w.pass(ms(5500), &[&h[0]]);
+    contains(&w.abort().message, &["rank 1", "is lost: no heartbeat", "waited in vain"]);
+}

@@ -4,10 +4,12 @@
 //! has groups. Work goes on CUDA's legacy default stream, where libtorch computes, so it is ordered after the kernels
 //! that make its input. A call returns when the device has done it.
 //!
-//! A group is used by one thread, which alone frees it, so nothing is aborted while a call is inside NCCL. It ends in
-//! one of two ways: [`Collective::finish`] finalizes it, which sends what slower peers still wait for; a group that
-//! failed, or is dropped unfinished, is aborted.
+//! A group is used by one thread, and freed when that one is in no call, so nothing is aborted while a call is inside
+//! NCCL. It ends in one of two ways: [`Collective::finish`] finalizes it, which sends what slower peers still wait for; a
+//! group that failed, or is dropped unfinished, is aborted. Either may hang with the device: a thread of its own frees, and
+//! is left behind after [`FREE`].
 
+mod cause;
 mod library;
 mod place;
 mod result;
@@ -17,10 +19,12 @@ pub use library::{OVERRIDE as NCCL_VARIABLE, load as load_nccl};
 pub use place::Place;
 pub use result::Library as NcclLibrary;
 
-use super::{Abort, Collective, CollectiveError, ReduceOp, RendezvousStore, StoreError};
+use super::error::Trouble;
+use super::{Abort, Cause, Collective, CollectiveError, ReduceOp, RendezvousStore};
 use place::Side;
 use result::{Answer, Buffers, Handle, Refusal};
 use std::cell::{Cell, RefCell};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 use sys::{UNIQUE_ID_BYTES, UniqueId, datatype, operation};
 use tch::{Kind, Tensor};
@@ -31,12 +35,21 @@ const KEY: &str = "nccl/unique-id";
 /// Shortest and longest pause between two looks at NCCL's state; in between, a tenth of what was waited already.
 const PAUSES: [Duration; 2] = [Duration::from_micros(20), Duration::from_millis(2)];
 
+/// What was waited for in vain when a call has been begun, and whose failure that is.
+const OTHERS: (Cause, &str) = (Cause::Waited, "no answer from the other ranks");
+/// The same, before it has been begun.
+const OWN_WORK: (Cause, &str) =
+    (Cause::Own, "a kernel hangs: what this rank's GPU had to do before the call is not done");
+
+/// Longest wait for NCCL to free a group.
+const FREE: Duration = Duration::from_secs(5);
+
 /// A NCCL group of one GPU per rank.
 pub struct Nccl {
     library: &'static NcclLibrary,
     /// None once it is freed.
     comm: Option<Handle>,
-    side: Box<dyn Side>,
+    side: Arc<dyn Side>,
     abort: Abort,
     rank: usize,
     world_size: usize,
@@ -67,16 +80,15 @@ fn identifier(
     rank: usize,
     timeout: Duration,
     abort: &Abort,
-) -> Result<UniqueId, String> {
-    let told = |e: StoreError| e.to_string();
+) -> Result<UniqueId, Trouble> {
     if rank == 0 {
-        let id = library.unique_id().map_err(|e| e.to_string())?;
-        store.set(KEY, &id.0).map_err(told)?;
+        let id = library.unique_id()?;
+        store.set(KEY, &id.0)?;
         return Ok(id);
     }
-    let bytes = store.get(KEY, timeout, abort).map_err(told)?;
-    let bytes: [u8; UNIQUE_ID_BYTES] =
-        bytes.try_into().map_err(|_| "rank 0 has published an identifier of another kind".to_string())?;
+    let bytes = store.get(KEY, timeout, abort)?;
+    let other = |_| Trouble::new(Cause::Setup, "rank 0 has published an identifier of another kind");
+    let bytes: [u8; UNIQUE_ID_BYTES] = bytes.try_into().map_err(other)?;
     Ok(UniqueId(bytes))
 }
 
@@ -91,10 +103,11 @@ impl Nccl {
         timeout: Duration,
         abort: &Abort,
     ) -> Result<Self, CollectiveError> {
-        let failed = |why: String| match abort.is_tripped() {
+        let failed = |Trouble { cause, why }: Trouble| match abort.is_tripped() {
             true => CollectiveError::Aborted { call: "connect", rank },
             false => CollectiveError::Connect {
                 backend: "nccl",
+                cause,
                 why: format!("rank {rank} of {world_size} on {place}: {why}"),
             },
         };
@@ -102,9 +115,9 @@ impl Nccl {
         side.enter().map_err(failed)?;
         let id = identifier(library, store, rank, timeout, abort).map_err(failed)?;
         if abort.is_tripped() {
-            return Err(failed(String::new()));
+            return Err(CollectiveError::Aborted { call: "connect", rank });
         }
-        let (comm, answer) = library.join(id, rank, world_size).map_err(|e| failed(e.to_string()))?;
+        let (comm, answer) = library.join(id, rank, world_size).map_err(|e| failed(e.into()))?;
         let broken = Cell::new(false);
         let (comm, abort) = (Some(comm), abort.clone());
         // From here on it is freed when this returns early.
@@ -112,15 +125,16 @@ impl Nccl {
         let group = Self { library, comm, side, abort, rank, world_size, timeout, broken, kept };
         match group.settle("connect", Ok(answer)) {
             Ok(()) => Ok(group),
-            Err(CollectiveError::Failed { why, .. }) => Err(failed(why)),
+            Err(CollectiveError::Failed { cause, why, .. }) => Err(failed(Trouble { cause, why })),
             Err(e) => Err(e),
         }
     }
 
     /// The call's error; the group is of no more use.
-    fn failed(&self, call: &'static str, why: impl ToString) -> CollectiveError {
+    fn failed(&self, call: &'static str, trouble: impl Into<Trouble>) -> CollectiveError {
         self.broken.set(true);
-        CollectiveError::Failed { backend: "nccl", call, rank: self.rank, why: why.to_string() }
+        let Trouble { cause, why } = trouble.into();
+        CollectiveError::Failed { backend: "nccl", call, rank: self.rank, cause, why }
     }
 
     fn aborted(&self, call: &'static str) -> CollectiveError {
@@ -135,22 +149,26 @@ impl Nccl {
         }
         match self.comm {
             Some(comm) if !self.broken.get() => Ok(comm),
-            Some(_) => Err(self.failed(call, "an earlier call of this group failed")),
-            None => Err(self.failed(call, "the group is finished")),
+            Some(_) => {
+                Err(self.failed(call, Trouble::new(Cause::Peers, "an earlier call of this group failed")))
+            }
+            None => Err(self.failed(call, Trouble::new(Cause::Own, "the group is finished"))),
         }
     }
 
-    /// Waits until `done` says so, watching NCCL's state, the abort token and the deadline.
+    /// Waits until `done` says so, watching NCCL's state, the abort token and the deadline, beyond which `late` is what
+    /// went wrong.
     fn wait(
         &self,
         call: &'static str,
-        mut done: impl FnMut(Answer) -> Result<bool, String>,
+        (cause, late): (Cause, &str),
+        mut done: impl FnMut(Answer) -> Result<bool, Trouble>,
     ) -> Result<(), CollectiveError> {
         let comm = self.comm(call)?;
         let since = Instant::now();
         loop {
             let state = self.library.state(comm).map_err(|e| self.failed(call, e))?;
-            if done(state).map_err(|why| self.failed(call, why))? {
+            if done(state).map_err(|e| self.failed(call, e))? {
                 return Ok(());
             }
             let waited = since.elapsed();
@@ -158,9 +176,8 @@ impl Nccl {
                 return Err(self.aborted(call));
             }
             if waited > self.timeout {
-                let why =
-                    format!("no answer from the other ranks within {:.0} s", self.timeout.as_secs_f64());
-                return Err(self.failed(call, why));
+                let why = format!("{late} within {:.0} s", self.timeout.as_secs_f64());
+                return Err(self.failed(call, Trouble { cause, why }));
             }
             std::thread::sleep((waited / 10).clamp(PAUSES[0], PAUSES[1]));
         }
@@ -170,7 +187,7 @@ impl Nccl {
     fn settle(&self, call: &'static str, answer: Result<Answer, Refusal>) -> Result<(), CollectiveError> {
         match answer.map_err(|e| self.failed(call, e))? {
             Answer::Done => Ok(()),
-            Answer::InProgress => self.wait(call, |state| Ok(state == Answer::Done)),
+            Answer::InProgress => self.wait(call, OTHERS, |state| Ok(state == Answer::Done)),
         }
     }
 
@@ -188,15 +205,33 @@ impl Nccl {
             return Err(CollectiveError::Tensor { call, kind, strides });
         };
         let comm = self.comm(call)?;
-        self.side.enter().map_err(|why| self.failed(call, why))?;
+        self.side.enter().map_err(|e| self.failed(call, e))?;
         let buffers =
             Buffers { from: tensor.data_ptr(), to: out.data_ptr(), count: tensor.numel(), datatype };
         let done = self.settle(call, start(buffers, comm));
-        let done = done.and_then(|()| self.wait(call, |_| self.side.idle(self.library, comm)));
+        let done = done.and_then(|()| self.wait(call, OTHERS, |_| self.side.idle(self.library, comm)));
         if done.is_err() {
             self.kept.borrow_mut().extend([tensor.shallow_clone(), out.shallow_clone()]);
         }
         done
+    }
+}
+
+impl Nccl {
+    /// Has `free` run on a thread of its own, on this group's device; none if it does not come back in time.
+    fn release<T: Send + 'static>(
+        &self,
+        free: impl FnOnce(&'static NcclLibrary) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (done, freed) = mpsc::channel();
+        let (library, side) = (self.library, Arc::clone(&self.side));
+        let run = move || {
+            // A device that cannot be entered any more does not keep NCCL from freeing what it has on the host.
+            let _ = side.enter();
+            let _ = done.send(free(library));
+        };
+        let started = std::thread::Builder::new().name("nccl-free".into()).spawn(run);
+        started.ok().and_then(|_| freed.recv_timeout(FREE).ok())
     }
 }
 
@@ -213,6 +248,12 @@ impl Collective for Nccl {
 
     fn world_size(&self) -> usize {
         self.world_size
+    }
+
+    fn ready(&self, call: &'static str) -> Result<(), CollectiveError> {
+        let comm = self.comm(call)?;
+        self.side.enter().map_err(|e| self.failed(call, e))?;
+        self.wait(call, OWN_WORK, |_| self.side.idle(self.library, comm))
     }
 
     fn all_reduce(&self, tensor: &Tensor, op: ReduceOp) -> Result<(), CollectiveError> {
@@ -259,17 +300,29 @@ impl Collective for Nccl {
         let call = "finalize";
         let Some(comm) = self.comm else { return Ok(()) };
         self.comm(call)?;
-        self.side.enter().map_err(|why| self.failed(call, why))?;
+        self.side.enter().map_err(|e| self.failed(call, e))?;
         self.settle(call, self.library.finalize(comm))?;
         self.comm = None;
-        self.library.destroy(comm).map_err(|e| self.failed("destroy", e))
+        let late = || {
+            let why = format!("NCCL did not come back within {} s", FREE.as_secs());
+            self.failed("destroy", Trouble::new(Cause::Own, why))
+        };
+        let freed = self.release(move |library| library.destroy(comm)).ok_or_else(late)?;
+        freed.map_err(|e| self.failed("destroy", e))
     }
 
     /// A kernel that waits for a rank which is gone holds up the stream that everything else is computed on.
     fn abandon(&mut self) {
         // This thread is the only user, and is in no call.
-        if let Some(comm) = self.comm.take() {
-            self.library.abort(comm);
+        let Some(comm) = self.comm.take() else { return };
+        if self.release(move |library| library.abort(comm)).is_none() {
+            tracing::warn!(
+                "rank {}: NCCL does not come back from ncclCommAbort within {} s: the GPU or its driver hangs",
+                self.rank,
+                FREE.as_secs()
+            );
+            // It may still work on them.
+            std::mem::forget(self.kept.take());
         }
     }
 }

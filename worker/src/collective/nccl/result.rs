@@ -1,6 +1,8 @@
 //! NCCL's functions with checked answers: an error carries its number, its name and NCCL's last words.
 
+use super::cause;
 use super::sys::{Code, Comm, Config, Stream, Table, UniqueId};
+use crate::collective::error::Trouble;
 use std::ffi::{CStr, OsStr, OsString, c_char, c_int, c_void};
 
 /// How a call that may go on in the background was answered.
@@ -14,12 +16,18 @@ pub(super) enum Answer {
 
 /// What NCCL says of a call that it refuses.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{function} answers {code} ({name}){last}")]
+#[error("{function} answers {code} ({name}){last}{}", cause::advice(.last))]
 pub(super) struct Refusal {
     function: &'static str,
     code: c_int,
     name: String,
     last: String,
+}
+
+impl From<Refusal> for Trouble {
+    fn from(refusal: Refusal) -> Self {
+        Self::new(cause::of_answer(refusal.code, &refusal.last), refusal)
+    }
 }
 
 /// A communicator that was made and not yet freed. It may be used from any one thread at a time.
