@@ -2,7 +2,9 @@
 //! [`TABLE`] is the only place where it stands; `--help` prints it.
 //!
 //! The coordinator ends as its job did: 4 as well when a worker left because it was asked to stop, 3 when a worker was
-//! lost or did not come, 1 when a worker said that it failed.
+//! lost, 1 when a worker said that it failed or
+//! workers did not come in the time that they were given: nothing else would ever end that wait for good. A worker that
+//! was there meanwhile ends with 3.
 
 use crate::job::Outcome;
 use octrain_proto::v1::AbortKind;
@@ -30,9 +32,9 @@ pub fn of(outcome: &Outcome) -> u8 {
         Outcome::Finished { interrupted: false } => EXIT_OK,
         Outcome::Finished { interrupted: true } => EXIT_PREEMPTED,
         Outcome::Failed { abort } => match abort.kind() {
-            AbortKind::WorkerFailed => EXIT_ERROR,
+            AbortKind::WorkerFailed | AbortKind::RegisterTimeout => EXIT_ERROR,
             AbortKind::Configuration => EXIT_CONFIGURATION,
-            AbortKind::WorkerLost | AbortKind::RegisterTimeout => EXIT_ABORTED,
+            AbortKind::WorkerLost => EXIT_ABORTED,
             AbortKind::Shutdown => EXIT_PREEMPTED,
         },
     }
@@ -108,7 +110,7 @@ mod tests {
             (failed(AbortKind::WorkerFailed), 1),
             (failed(AbortKind::Configuration), 2),
             (failed(AbortKind::WorkerLost), 3),
-            (failed(AbortKind::RegisterTimeout), 3),
+            (failed(AbortKind::RegisterTimeout), 1),
             (failed(AbortKind::Shutdown), 4),
         ] {
             assert_eq!(of(&outcome), code, "{outcome:?}");

@@ -15,9 +15,10 @@ impl From<Refusal> for Status {
             Refusal::Unknown { .. } | Refusal::Left { .. } => Code::NotFound,
             Refusal::Duplicate { .. } => Code::AlreadyExists,
             Refusal::Full { .. } | Refusal::Busy => Code::ResourceExhausted,
-            Refusal::Unexpected { .. } | Refusal::Mismatch { .. } | Refusal::Invalid(_) => {
-                Code::InvalidArgument
-            }
+            Refusal::Unexpected { .. }
+            | Refusal::Mismatch { .. }
+            | Refusal::Configuration(_)
+            | Refusal::Invalid(_) => Code::InvalidArgument,
             Refusal::Store(_) => Code::OutOfRange,
             Refusal::Ended(_) | Refusal::Finished => Code::Aborted,
             Refusal::Gone => Code::Unavailable,

@@ -6,7 +6,7 @@ use crate::job::Event;
 use crate::refusal::Refusal;
 use crate::store::{MAX_KEY, MAX_VALUE};
 use crate::text::{hostile, line};
-use octrain_proto::v1::{Header, JobSpec, RegisterRequest, WorkerFacts};
+use octrain_proto::v1::{GiveUpRequest, Header, JobSpec, RegisterRequest, WorkerFacts};
 
 /// Longest name (host, job, nonce, member, model, device), in bytes.
 pub const MAX_NAME: usize = 256;
@@ -25,6 +25,11 @@ pub const MAX_REQUEST: usize = MAX_VALUE + (128 << 10);
 pub fn admit(event: Event) -> Result<Event, Refusal> {
     match &event {
         Event::Register(request) => registration(request)?,
+        Event::GiveUp(request) => {
+            name("the job's name", &request.job_id)?;
+            name("the host's name", &request.host)?;
+            number("local index", request.local_index.unwrap_or_default())?;
+        }
         Event::GetPlan { header: h, .. }
         | Event::Heartbeat { header: h, .. }
         | Event::Watch { header: h }
@@ -50,6 +55,10 @@ pub fn admit(event: Event) -> Result<Event, Refusal> {
         Event::ReportFailure { header, message, kind } => {
             Event::ReportFailure { header, message: line(&message, MAX_MESSAGE), kind }
         }
+        Event::GiveUp(request) => {
+            let message = line(&request.message, MAX_MESSAGE);
+            Event::GiveUp(Box::new(GiveUpRequest { message, ..*request }))
+        }
         within => within,
     })
 }
@@ -59,13 +68,8 @@ fn registration(r: &RegisterRequest) -> Result<(), Refusal> {
     name("the nonce", &r.nonce)?;
     if let Some(WorkerFacts { host, local_index, local_world, capabilities, .. }) = &r.worker {
         name("the host's name", host)?;
-        for (what, number) in [("local index", *local_index), ("number of workers of its host", *local_world)]
-        {
-            if number > MAX_WORKERS {
-                let text = format!("the worker's {what} is {number}; at most {MAX_WORKERS} is possible");
-                return Err(Refusal::Invalid(text));
-            }
-        }
+        number("local index", *local_index)?;
+        number("number of workers of its host", *local_world)?;
         let devices = capabilities.as_ref().map_or(&[][..], |c| &c.cuda_devices);
         count("CUDA devices", devices.len(), MAX_DEVICES)?;
         devices.iter().try_for_each(|d| name("the name of a CUDA device", &d.name))?;
@@ -76,6 +80,13 @@ fn registration(r: &RegisterRequest) -> Result<(), Refusal> {
         model.iter().try_for_each(|m| name("the model's name", &m.name))?;
     }
     Ok(())
+}
+
+fn number(what: &str, number: u32) -> Result<(), Refusal> {
+    if number <= MAX_WORKERS {
+        return Ok(());
+    }
+    Err(Refusal::Invalid(format!("the worker's {what} is {number}; at most {MAX_WORKERS} is possible")))
 }
 
 fn header(header: &Header) -> Result<(), Refusal> {

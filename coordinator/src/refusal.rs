@@ -93,6 +93,9 @@ pub enum Refusal {
         /// `key: this against that`.
         differences: Vec<String>,
     },
+    /// A configuration that cannot be run, whoever else comes.
+    #[error("{0}")]
+    Configuration(String),
     /// A request that makes no sense.
     #[error("{0}")]
     Invalid(String),
@@ -117,6 +120,11 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Whether a worker that was meant to be one of the job's is configured so that the job can never be run with it.
+    pub fn ends_the_wait(&self) -> bool {
+        matches!(self, Refusal::Protocol { .. } | Refusal::Mismatch { .. } | Refusal::Configuration(_))
+    }
+
     /// Kind, in kebab case, for programs.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -129,6 +137,7 @@ impl Refusal {
             Refusal::Unexpected { .. } => "unexpected",
             Refusal::Full { .. } => "full",
             Refusal::Mismatch { .. } => "config-mismatch",
+            Refusal::Configuration(_) => "configuration",
             Refusal::Invalid(_) => "invalid",
             Refusal::NotRunning => "not-running",
             Refusal::Store(_) => "store",

@@ -53,6 +53,11 @@ impl Coordinator for Service {
         }
     }
 
+    async fn give_up(&self, r: Request<GiveUpRequest>) -> Result<Response<GiveUpReply>, Status> {
+        self.done(Event::GiveUp(Box::new(r.into_inner()))).await?;
+        Ok(Response::new(GiveUpReply {}))
+    }
+
     async fn get_plan(&self, r: Request<GetPlanRequest>) -> Result<Response<GetPlanReply>, Status> {
         let r = r.into_inner();
         let event = Event::GetPlan { header: header(r.header)?, wait: Wait::First };

@@ -45,7 +45,6 @@ async fn names_and_numbers_of_a_registration_are_bounded() {
         (facts(|w| w.host = "a\n2026 INFO rank 0 left\u{1b}[2J".into()), "control characters: a\\n2026 INFO"),
         (facts(|w| w.local_index = u32::MAX), "local index is 4294967295"),
         (facts(|w| w.local_world = u32::MAX), "number of workers of its host is 4294967295"),
-        (facts(|w| w.local_world = 3), "one of 3 workers of its host, but the whole job has 2"),
         (
             {
                 let mut r = request("a", 0);

@@ -131,12 +131,6 @@ async fn registrations_that_do_not_fit_are_refused() {
     let serving = serve(3).await;
     let _a = Worker::join(serving.address(), request("a", 0)).await.unwrap();
     let refused = async |r: RegisterRequest| Worker::join(serving.address(), r).await.err().unwrap();
-    let e = refused(RegisterRequest { protocol_version: 99, ..request("a", 1) }).await;
-    assert_eq!((e.code(), kind(&e)), (Code::FailedPrecondition, "protocol"));
-    assert!(e.message().contains("protocol version 99"), "{e}");
-    let e = refused(RegisterRequest { job: Some(job(43)), ..request("a", 1) }).await;
-    assert_eq!((e.code(), kind(&e)), (Code::InvalidArgument, "config-mismatch"));
-    assert!(e.message().contains("seed: 43 against 42"), "{e}");
     let e = refused(RegisterRequest { nonce: "other".into(), ..request("a", 0) }).await;
     assert_eq!((e.code(), kind(&e)), (Code::AlreadyExists, "duplicate"));
     assert!(e.message().contains("host a local 0 is taken by pid 1000"), "{e}");
@@ -145,6 +139,33 @@ async fn registrations_that_do_not_fit_are_refused() {
     let status = client(serving.address()).await.status(StatusRequest {}).await.unwrap().into_inner();
     // One line for each of the two places, with the newest reason.
     assert_eq!((status.members.len(), status.refusals.len()), (1, 2));
+}
+
+#[tokio::test]
+async fn one_that_can_never_be_a_part_of_the_job_ends_the_wait() {
+    for (wrong, code, kinds, words) in [
+        (
+            RegisterRequest { protocol_version: 99, ..request("a", 1) },
+            Code::FailedPrecondition,
+            "protocol",
+            "protocol version 99",
+        ),
+        (
+            RegisterRequest { job: Some(job(43)), ..request("a", 1) },
+            Code::InvalidArgument,
+            "config-mismatch",
+            "seed: 43 against 42",
+        ),
+    ] {
+        let serving = serve(3).await;
+        let mut a = Worker::join(serving.address(), request("a", 0)).await.unwrap();
+        let e = Worker::join(serving.address(), wrong).await.err().unwrap();
+        assert_eq!((e.code(), kind(&e)), (code, kinds));
+        assert!(e.message().contains(words), "{e}");
+        let told = a.until_abort().await;
+        assert_eq!(told.kind(), AbortKind::Configuration);
+        assert!(told.message.contains(words) && told.message.contains("host a local 1"), "{}", told.message);
+    }
 }
 
 #[tokio::test]

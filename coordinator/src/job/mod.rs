@@ -5,8 +5,9 @@
 //! Gathering ------------------------------> Running ----------------------> Finished
 //!     |  a lost worker is forgotten            |
 //!     |                                        | a worker is lost, or says that it failed
-//!     | register timeout, a worker fails,      | (a failed collective waits a moment for its root cause),
-//!     | strategy cannot be met, told to stop   | told to stop
+//!     | register timeout, a worker fails or    | (a failed collective waits a moment for its root cause),
+//!     | cannot be run as configured,           | told to stop
+//!     | strategy cannot be met, told to stop   |
 //!     '----------------> Failed <--------------'
 //! ```
 //! Each end has its exit code ([`crate::exit_code::of`]): `Finished` is done, or preempted where a worker left because
@@ -29,8 +30,8 @@ use crate::plan;
 use crate::refusal::Refusal;
 use crate::store::Store;
 use octrain_proto::v1::{
-    Abort, AbortKind, BuildPlan, FailureKind, GetPlanReply, Header, RegisterReply, RegisterRequest,
-    StatusReply, StepReport,
+    Abort, AbortKind, BuildPlan, FailureKind, GetPlanReply, GiveUpRequest, Header, RegisterReply,
+    RegisterRequest, StatusReply, StepReport,
 };
 use std::collections::VecDeque;
 
@@ -111,6 +112,7 @@ pub enum Wait {
 #[allow(missing_docs)]
 pub enum Event {
     Register(Box<RegisterRequest>),
+    GiveUp(Box<GiveUpRequest>),
     GetPlan {
         header: Header,
         wait: Wait,
@@ -355,6 +357,7 @@ fn done(reason: Option<String>) -> Applied {
 fn apply(now: Now, job: &mut Job, config: &CoordinatorConfig, event: Event) -> Applied {
     match event {
         Event::Register(request) => register::register(now, job, config, *request),
+        Event::GiveUp(request) => register::give_up(now, job, config, *request),
         Event::GetPlan { header, wait } => get_plan(now, job, config, &header, wait),
         Event::Heartbeat { header, step, collectives } => {
             let abort = match &job.phase {

@@ -10,10 +10,12 @@ use crate::spec;
 use crate::strategy::{JobFacts, JobSettings};
 use crate::text::{MAX_REASON, line};
 use octrain_proto::PROTOCOL_VERSION;
-use octrain_proto::v1::{AbortKind, JobSpec, Purpose, RegisterReply, RegisterRequest, WorkerFacts};
+use octrain_proto::v1::{
+    AbortKind, GiveUpRequest, JobSpec, Purpose, RegisterReply, RegisterRequest, WorkerFacts,
+};
 use std::collections::HashMap;
 
-/// A worker registers. The last one starts the job.
+/// A worker registers. The last one starts the job; one that can never be a part of it ends the wait of the others.
 pub(super) fn register(
     now: Now,
     job: &mut Job,
@@ -21,24 +23,95 @@ pub(super) fn register(
     request: RegisterRequest,
 ) -> Applied {
     let place = request.worker.as_ref().map(crate::place_of);
+    let meant = meant(job, config, &request.job_id, request.generation).is_ok();
     let admitted = admit(now, job, config, request);
     if let (Err(refusal), Some(place)) = (&admitted, place) {
         job.remember(place.to_string(), format!("{place}: {refusal}"));
+        if meant
+            && refusal.ends_the_wait()
+            && open(now, job, config, &place.host, Some(place.local_index)).is_ok()
+        {
+            cannot_be_run(now, job, &place.to_string(), &refusal.to_string());
+        }
     }
     admitted
+}
+
+/// A launcher, or a worker that has not registered, cannot be run as configured: the others would wait in vain. This
+/// takes no more than to register does: a job that has started, and one whose place at that host is taken, goes on.
+pub(super) fn give_up(
+    now: Now,
+    job: &mut Job,
+    config: &CoordinatorConfig,
+    request: GiveUpRequest,
+) -> Applied {
+    let GiveUpRequest { job_id, generation, host, local_index, pid, message } = request;
+    meant(job, config, &job_id, generation)?;
+    if host.is_empty() {
+        return Err(Refusal::Invalid("the request lacks the host's name".into()));
+    }
+    open(now, job, config, &host, local_index)?;
+    let who = match local_index {
+        Some(local_index) => Place { host, local_index }.to_string(),
+        None => format!("host {host}"),
+    };
+    super::done(cannot_be_run(now, job, &format!("{who} (pid {pid})"), &message))
+}
+
+fn cannot_be_run(now: Now, job: &mut Job, who: &str, why: &str) -> Option<String> {
+    let text = format!("the job cannot be run as configured; {who}: {why}");
+    failure::fail(now, job, AbortKind::Configuration, None, text)
+}
+
+/// Whether a caller means this job.
+fn meant(job: &Job, config: &CoordinatorConfig, job_id: &str, generation: u64) -> Result<(), Refusal> {
+    if job_id != config.job_id {
+        return Err(Refusal::Job { theirs: job_id.into(), ours: config.job_id.clone() });
+    }
+    if generation != 0 && generation != job.generation {
+        let (theirs, ours) = (generation, job.generation);
+        return Err(Refusal::Stale { theirs, ours, job: config.job_id.clone() });
+    }
+    Ok(())
+}
+
+/// Whether the job waits for workers, and for this one (`None`: for any of this host).
+fn open(
+    now: Now,
+    job: &Job,
+    config: &CoordinatorConfig,
+    host: &str,
+    local_index: Option<u32>,
+) -> Result<(), Refusal> {
+    match &job.phase {
+        Phase::Gathering => {}
+        Phase::Running { .. } => {
+            return Err(Refusal::Full { job: config.job_id.clone(), world: config.world_size });
+        }
+        Phase::Finished { .. } => return Err(Refusal::Finished),
+        Phase::Failed { abort, .. } => return Err(Refusal::Ended(abort.clone())),
+    }
+    let there = |place: &Place| place.host == host && local_index.is_none_or(|i| i == place.local_index);
+    if let Some(other) = job.members.values().find(|m| there(&m.place())) {
+        return Err(Refusal::Duplicate {
+            place: other.place(),
+            pid: other.facts.pid,
+            silent_ms: now.saturating_sub(other.last_seen).as_millis() as u64,
+        });
+    }
+    if !config.expected.is_empty() && !config.expected.iter().any(there) {
+        let expected = config.expected.iter().map(Place::to_string).collect::<Vec<_>>().join(", ");
+        let place = Place { host: host.into(), local_index: local_index.unwrap_or_default() };
+        return Err(Refusal::Unexpected { place, expected });
+    }
+    Ok(())
 }
 
 fn admit(now: Now, job: &mut Job, config: &CoordinatorConfig, request: RegisterRequest) -> Applied {
     if request.protocol_version != PROTOCOL_VERSION {
         return Err(Refusal::Protocol { theirs: request.protocol_version, ours: PROTOCOL_VERSION });
     }
-    if request.job_id != config.job_id {
-        return Err(Refusal::Job { theirs: request.job_id, ours: config.job_id.clone() });
-    }
-    if request.generation != 0 && request.generation != job.generation {
-        let (theirs, ours) = (request.generation, job.generation);
-        return Err(Refusal::Stale { theirs, ours, job: config.job_id.clone() });
-    }
+    meant(job, config, &request.job_id, request.generation)?;
     let incomplete = |what: &str| Refusal::Invalid(format!("the registration lacks {what}"));
     let worker = request.worker.ok_or_else(|| incomplete("the worker's facts"))?;
     let spec = request.job.ok_or_else(|| incomplete("the job's specification"))?;
@@ -56,15 +129,8 @@ fn admit(now: Now, job: &mut Job, config: &CoordinatorConfig, request: RegisterR
         let name = name.clone();
         return Ok((reply(job, config, name), None));
     }
-    match &job.phase {
-        Phase::Gathering => {}
-        Phase::Running { .. } => {
-            return Err(Refusal::Full { job: config.job_id.clone(), world: config.world_size });
-        }
-        Phase::Finished { .. } => return Err(Refusal::Finished),
-        Phase::Failed { abort, .. } => return Err(Refusal::Ended(abort.clone())),
-    }
-    fits(now, job, config, &place, worker.local_world)?;
+    open(now, job, config, &place.host, Some(place.local_index))?;
+    fits(config, &place, worker.local_world)?;
     agrees(job, &place, &spec)?;
 
     job.registered += 1;
@@ -105,30 +171,13 @@ fn reply(job: &Job, config: &CoordinatorConfig, member: String) -> Answer {
     }))
 }
 
-/// Whether there is room for a worker at this place.
-fn fits(
-    now: Now,
-    job: &Job,
-    config: &CoordinatorConfig,
-    place: &Place,
-    local_world: u32,
-) -> Result<(), Refusal> {
+/// Whether a host has no more workers than the job.
+fn fits(config: &CoordinatorConfig, place: &Place, local_world: u32) -> Result<(), Refusal> {
     if local_world > config.world_size {
-        return Err(Refusal::Invalid(format!(
+        return Err(Refusal::Configuration(format!(
             "{place} is one of {local_world} workers of its host, but the whole job has {}: check --world-size and --nproc-per-node",
             config.world_size
         )));
-    }
-    if let Some(other) = job.members.values().find(|m| m.place() == *place) {
-        return Err(Refusal::Duplicate {
-            place: place.clone(),
-            pid: other.facts.pid,
-            silent_ms: now.saturating_sub(other.last_seen).as_millis() as u64,
-        });
-    }
-    if !config.expected.is_empty() && !config.expected.contains(place) {
-        let expected = config.expected.iter().map(Place::to_string).collect::<Vec<_>>().join(", ");
-        return Err(Refusal::Unexpected { place: place.clone(), expected });
     }
     Ok(())
 }
@@ -136,9 +185,10 @@ fn fits(
 /// Whether a worker is told to do what the others are.
 fn agrees(job: &Job, place: &Place, spec: &JobSpec) -> Result<(), Refusal> {
     spec::check(spec).map_err(|e| Refusal::Invalid(format!("{place}: {e}")))?;
-    JobSettings::parse(&spec.config_json).map_err(|e| Refusal::Invalid(line(&e.to_string(), MAX_REASON)))?;
+    JobSettings::parse(&spec.config_json)
+        .map_err(|e| Refusal::Configuration(line(&e.to_string(), MAX_REASON)))?;
     if spec.purpose() == Purpose::Train && spec.train_images == 0 {
-        return Err(Refusal::Invalid(format!("{place} has no training images: check --image-root")));
+        return Err(Refusal::Configuration(format!("{place} has no training images: check --image-root")));
     }
     if let Some(first) = job.members.values().next() {
         let differences = spec::differences(spec, &first.spec);

@@ -3,13 +3,17 @@
 use super::args::RunFlags;
 use super::resume::{self, Again, ResumeFlag};
 use super::worker::Place;
-use super::{Exit, local};
+use super::{Exit, in_vain, local};
+use crate::config::RunConfig;
 use crate::launcher::WorkerCommand;
-use crate::session::machine;
+use crate::session::{GivingUp, machine};
 use crate::trainer::Job;
 use anyhow::Result;
+use clap::parser::ValueSource;
 use clap::{Args, Command, FromArgMatches};
 use octrain_coordinator::config::DEFAULT_JOB;
+use std::ffi::OsString;
+use std::time::Duration;
 
 /// Longest wait for the coordinator and for the other hosts, in seconds, where nothing is said.
 const CONNECT_TIMEOUT: u64 = 60;
@@ -64,21 +68,72 @@ fn again(args: &LaunchArgs) -> String {
     .concat()
 }
 
+impl LaunchArgs {
+    /// This launcher, as it tells the coordinator that it cannot be run.
+    fn giving_up(&self) -> GivingUp {
+        GivingUp {
+            coordinator: self.coordinator.clone(),
+            job_id: self.job_id.clone(),
+            generation: self.generation,
+            local_index: None,
+            patience: in_vain::PATIENCE.min(Duration::from_secs(self.connect_timeout)),
+        }
+    }
+
+    /// The training flags, read.
+    fn training(&self, again: &Again) -> Result<(RunFlags, RunConfig)> {
+        let command = RunFlags::augment_args(Command::new("octrain launch --").no_binary_name(true));
+        let command = ResumeFlag::augment_args(command);
+        let matches =
+            command.args_override_self(true).try_get_matches_from(&self.flags).map_err(|e| usage(&e))?;
+        let flags = RunFlags::from_arg_matches(&matches).map_err(|e| usage(&e))?;
+        let going_on = ResumeFlag::from_arg_matches(&matches).map_err(|e| usage(&e))?;
+        if matches.value_source("nproc") == Some(ValueSource::CommandLine) {
+            let message = "--nproc behind `--` says nothing to a launcher: the workers of this host are given by --nproc-per-node N, before `--`";
+            return Err(Exit::configuration(message).into());
+        }
+        let config = resume::resolve(&flags, &going_on, &matches, again)?;
+        if self.nproc_per_node == 0 {
+            return Err(Exit::configuration("--nproc-per-node is 0; at least one worker is needed").into());
+        }
+        // Whatever is wrong with network or data is said once, here, and not by every worker.
+        Job::open(&config).map_err(Exit::configuration)?;
+        Ok((flags, config))
+    }
+}
+
+/// A usage error as one of the configuration; help that was asked for is shown, and is all.
+fn usage(e: &clap::Error) -> Exit {
+    if !e.use_stderr() {
+        e.exit();
+    }
+    Exit::configuration(e.render().to_string().trim_end())
+}
+
+/// The command line of a launcher could not be read: tells the coordinator, where at least that one is named.
+pub fn misspelt(line: impl Iterator<Item = OsString>, e: &clap::Error) {
+    let mut line = line.peekable();
+    if line.next_if(|word| word == "launch").is_none() {
+        return;
+    }
+    let command = LaunchArgs::augment_args(Command::new("launch").no_binary_name(true)).ignore_errors(true);
+    let Ok(matches) = command.try_get_matches_from(line) else { return };
+    let text = |name: &str| matches.try_get_one::<String>(name).ok().flatten().cloned();
+    let Some(coordinator) = text("coordinator") else { return };
+    let who = GivingUp {
+        coordinator,
+        job_id: text("job_id").unwrap_or_else(|| DEFAULT_JOB.into()),
+        generation: matches.try_get_one("generation").ok().flatten().copied().unwrap_or_default(),
+        local_index: None,
+        patience: in_vain::PATIENCE,
+    };
+    in_vain::tell(&who, &in_vain::brief(&e.render().to_string()));
+}
+
 /// Runs the command.
 pub fn main(args: &LaunchArgs) -> Result<u8> {
-    let command = RunFlags::augment_args(Command::new("octrain launch --").no_binary_name(true));
-    let command = ResumeFlag::augment_args(command);
-    let matches =
-        command.args_override_self(true).try_get_matches_from(&args.flags).unwrap_or_else(|e| e.exit());
-    let flags = RunFlags::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
-    let going_on = ResumeFlag::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
     let again = Again { command: again(args), needs: ", on every host and with a coordinator started anew" };
-    let config = resume::resolve(&flags, &going_on, &matches, &again)?;
-    if args.nproc_per_node == 0 {
-        return Err(Exit::configuration("--nproc-per-node is 0; at least one worker is needed").into());
-    }
-    // Whatever is wrong with network or data is said once, here, and not by every worker.
-    Job::open(&config).map_err(Exit::configuration)?;
+    let (flags, config) = args.training(&again).map_err(|e| in_vain::told(&args.giving_up(), e))?;
     flags.show(&config)?;
     let host = machine::host_name();
     let commands = (0..args.nproc_per_node).map(|local_index| {

@@ -9,6 +9,7 @@ mod doctor;
 mod eval;
 mod export;
 mod graph;
+mod in_vain;
 mod infer;
 mod launch;
 mod local;
@@ -149,7 +150,15 @@ pub fn main() -> ExitCode {
 }
 
 fn run() -> Result<u8> {
-    let matches = Cli::command().get_matches();
+    let matches = Cli::command().try_get_matches().unwrap_or_else(|e| {
+        if e.use_stderr() {
+            // What is known of the command line says whom to tell.
+            let _ = e.print();
+            launch::misspelt(std::env::args_os().skip(1), &e);
+            std::process::exit(i32::from(EXIT_CONFIGURATION));
+        }
+        e.exit()
+    });
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
     let (_, sub) = matches.subcommand().expect("clap asks for one");
     metrics::start(cli.command.reader()).context("cannot start the thread that writes the output")?;

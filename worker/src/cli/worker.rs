@@ -1,6 +1,6 @@
 //! `octrain worker`: one rank.
 
-use super::Exit;
+use super::{Exit, in_vain};
 use crate::config::RunConfig;
 use crate::launcher::{
     EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_ERROR, EXIT_OK, EXIT_PREEMPTED, logging,
@@ -8,11 +8,14 @@ use crate::launcher::{
     watchdog::{self, Limits},
 };
 use crate::metrics::say;
-use crate::session::{FailureKind, JobSpec, Session, SessionError, SessionOptions, machine, panics};
+use crate::session::{
+    FailureKind, GivingUp, JobSpec, Session, SessionError, SessionOptions, machine, panics,
+};
 use crate::trainer::{self, Job, TrainError};
 use anyhow::{Context, Result};
 use octrain_coordinator::plan;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Which worker of which job this is.
 #[derive(Debug, Clone, clap::Args)]
@@ -53,11 +56,46 @@ pub struct WorkerArgs {
 
 /// Runs the command.
 pub fn main(args: &WorkerArgs) -> Result<u8> {
-    let config: RunConfig = serde_json::from_str(&args.run_config).map_err(|e| {
+    let (config, job) = open(&args.run_config).map_err(|e| in_vain::told(&args.place.giving_up(), e))?;
+    run(&config, &args.place, job)
+}
+
+fn open(run_config: &str) -> Result<(RunConfig, Job)> {
+    let config: RunConfig = serde_json::from_str(run_config).map_err(|e| {
         Exit::configuration(format!("--run-config is not a configuration of this version: {e}"))
     })?;
     let job = Job::open(&config).map_err(Exit::configuration)?;
-    run(&config, &args.place, job)
+    Ok((config, job))
+}
+
+impl Place {
+    /// This worker, as it tells the coordinator that it cannot be run.
+    fn giving_up(&self) -> GivingUp {
+        GivingUp {
+            coordinator: self.coordinator.clone(),
+            job_id: self.job_id.clone(),
+            generation: self.generation,
+            local_index: Some(self.local_index),
+            patience: in_vain::PATIENCE.min(Duration::from_secs(self.connect_timeout)),
+        }
+    }
+
+    /// What a session at this place is opened with.
+    fn options(&self, config: &RunConfig, job: &Job) -> Result<SessionOptions> {
+        let devices = machine::cuda_devices(config.device).map_err(Exit::configuration)?;
+        let spec = job.spec(config).map_err(Exit::configuration)?;
+        let spec = JobSpec { kept_global_batch: trainer::kept_global_batch(config), ..spec };
+        Ok(SessionOptions {
+            job_id: self.job_id.clone(),
+            generation: self.generation,
+            local_index: self.local_index,
+            local_world: self.local_world,
+            connect_timeout: Duration::from_secs(self.connect_timeout),
+            plan_timeout: Duration::from_secs(self.plan_timeout),
+            interrupted: Arc::new(signals::requested),
+            ..SessionOptions::new(&self.coordinator, spec, machine::capabilities(devices))
+        })
+    }
 }
 
 fn exit_code(e: &SessionError) -> u8 {
@@ -72,17 +110,7 @@ fn exit_code(e: &SessionError) -> u8 {
 /// Runs one worker to its end; returns its exit code.
 pub fn run(config: &RunConfig, place: &Place, job: Job) -> Result<u8> {
     signals::enter(Stage::Working).context("cannot listen for signals")?;
-    let devices = machine::cuda_devices(config.device).map_err(Exit::configuration)?;
-    let spec = job.spec(config).map_err(Exit::configuration)?;
-    let spec = JobSpec { kept_global_batch: trainer::kept_global_batch(config), ..spec };
-    let mut options = SessionOptions::new(&place.coordinator, spec, machine::capabilities(devices));
-    options.job_id = place.job_id.clone();
-    options.generation = place.generation;
-    options.local_index = place.local_index;
-    options.local_world = place.local_world;
-    options.connect_timeout = std::time::Duration::from_secs(place.connect_timeout);
-    options.plan_timeout = std::time::Duration::from_secs(place.plan_timeout);
-    options.interrupted = Arc::new(signals::requested);
+    let options = place.options(config, &job).map_err(|e| in_vain::told(&place.giving_up(), e))?;
     let session =
         Session::connect(options).map_err(|e| Exit { code: exit_code(&e), message: e.to_string() })?;
     let abort = session.abort().clone();

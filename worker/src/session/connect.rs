@@ -153,16 +153,9 @@ fn wait_for_plan(session: &Session, options: &SessionOptions) -> Result<BuildPla
     }
 }
 
-/// Comes once this process is asked to stop.
-async fn interruption(options: &SessionOptions) {
-    while !(options.interrupted)() {
-        tokio::time::sleep(LISTEN).await;
-    }
-}
-
-/// Resolves, connects and registers, again and again until the deadline; a refusal ends it at once.
-async fn register(options: &SessionOptions) -> Result<(Client, RegisterReply), SessionError> {
-    let address = options.coordinator.trim_start_matches("http://").to_string();
+/// A coordinator's address, and how it is connected to.
+pub(super) fn endpoint(coordinator: &str) -> Result<(String, Endpoint), SessionError> {
+    let address = coordinator.trim_start_matches("http://").to_string();
     let bad = || SessionError::Address { address: address.clone() };
     let (host, port) = address.rsplit_once(':').ok_or_else(bad)?;
     if host.is_empty() || port.parse::<u16>().map_or(true, |p| p == 0) {
@@ -174,6 +167,29 @@ async fn register(options: &SessionOptions) -> Result<(Client, RegisterReply), S
         .tcp_nodelay(true)
         .http2_keep_alive_interval(Duration::from_secs(10))
         .keep_alive_timeout(Duration::from_secs(10));
+    Ok((address, endpoint))
+}
+
+/// Whether the name of an address resolves. Looked up only for the message: the channel looks up again whenever it
+/// connects.
+pub(super) async fn found(address: &str) -> Result<(), String> {
+    match tokio::net::lookup_host(address).await.map(|mut a| a.next().is_some()) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err("its name resolves to no address".into()),
+        Err(e) => Err(format!("its name does not resolve ({e})")),
+    }
+}
+
+/// Comes once this process is asked to stop.
+async fn interruption(options: &SessionOptions) {
+    while !(options.interrupted)() {
+        tokio::time::sleep(LISTEN).await;
+    }
+}
+
+/// Resolves, connects and registers, again and again until the deadline; a refusal ends it at once.
+async fn register(options: &SessionOptions) -> Result<(Client, RegisterReply), SessionError> {
+    let (address, endpoint) = endpoint(&options.coordinator)?;
     let request = RegisterRequest {
         protocol_version: PROTOCOL_VERSION,
         job_id: options.job_id.clone(),
@@ -244,13 +260,7 @@ async fn attempt(
     endpoint: &Endpoint,
     request: &RegisterRequest,
 ) -> Result<Result<(Client, RegisterReply), Status>, String> {
-    // Looked up here only for the message: the channel looks up again whenever it connects.
-    let found = tokio::net::lookup_host(address).await.map(|mut a| a.next().is_some());
-    match found {
-        Ok(true) => {}
-        Ok(false) => return Err("its name resolves to no address".into()),
-        Err(e) => return Err(format!("its name does not resolve ({e})")),
-    }
+    found(address).await?;
     let channel = endpoint.connect().await.map_err(|e| innermost(&e))?;
     let mut client = CoordinatorClient::new(channel);
     match client.register(request.clone()).await {

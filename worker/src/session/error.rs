@@ -91,7 +91,10 @@ impl SessionError {
         match self {
             SessionError::Address { .. } | SessionError::Plan(_) => true,
             SessionError::Refused { kind, .. } => {
-                matches!(kind.as_str(), "protocol" | "job" | "unexpected" | "config-mismatch" | "invalid")
+                matches!(
+                    kind.as_str(),
+                    "protocol" | "job" | "unexpected" | "config-mismatch" | "configuration" | "invalid"
+                )
             }
             SessionError::Ended { configuration, .. } => *configuration,
             _ => false,

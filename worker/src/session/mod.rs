@@ -7,6 +7,7 @@ mod background;
 mod connect;
 mod connection;
 mod error;
+mod give_up;
 pub mod machine;
 mod options;
 pub mod panics;
@@ -15,6 +16,7 @@ mod store;
 mod tests;
 
 pub use error::SessionError;
+pub use give_up::{GivingUp, give_up};
 pub use octrain_coordinator::spec::spec as job_spec;
 pub use octrain_proto::v1::{
     AbortKind, Backend, BuildPlan, Capabilities, CudaDevice, Determinism, Device, FailureKind, Fp32Math,
