@@ -66,6 +66,28 @@ fn a_checkpoint_of_format_1_evaluates_exports_deploys_and_is_trained_further() {
     succeed(&[&verify[..], &["--last-epoch-of-checkpoint", "0", "--layer-images", "0"]].concat());
 }
 
+#[test]
+fn a_run_of_the_first_release_is_started_again_by_the_command_it_was_started_with() {
+    let (_dir, run) = unpacked("format-1");
+    // As that release wrote it for who did not say how long the warm-up is.
+    edit(&run, "\"warmup-epochs\": 0.0", "\"warmup-epochs\": 5.0");
+    let words = "train --image-root digits --model-arch-name ResNet20 --image-shape 3,32,32 --crop-size 32 \
+        --resize-short 32 --batch-size 32 --label-smoothing 0 --qat --qat-calibration-images 64 --device cpu \
+        --epochs 1 --last-epoch-of-checkpoint auto --show-config false --output-dir";
+    let line: Vec<&str> = words.split_whitespace().chain([text(&run)]).collect();
+    let told = succeed(&[&line[..], &["--max-steps", "2"]].concat());
+    assert!(told.contains("warmup-epochs null, now 5.0") && told.contains("at epoch 0, step 0"), "{told}");
+    // What it has saved by now is of today's format, and still its own.
+    let told = succeed(&[&line[..], &["--max-steps", "3"]].concat());
+    assert!(told.contains("at epoch 0, step 2"), "{told}");
+    let saved: serde_json::Value =
+        serde_json::from_slice(&fs::read(run.join("0-3/manifest.json")).unwrap()).unwrap();
+    assert_eq!(saved["config"]["warmup-epochs"], 5.0);
+    // What is said stands.
+    let told = refuse(2, &[&line[..], &["--max-steps", "4", "--warmup-epochs", "1"]].concat());
+    assert!(told.contains("warmup-epochs 5.0, now 1.0"), "{told}");
+}
+
 /// Changes the text of the fixture's manifest.
 fn edit(run: &Path, from: &str, to: &str) {
     let path = run.join("0/manifest.json");

@@ -1,7 +1,7 @@
 //! Going on: from where is decided once, and whoever is told how can do it.
 
-use octrain_tests::binary;
-use octrain_tests::run::{SMALL, newest, refuse, said, succeed};
+use octrain_tests::run::{Running, SMALL, newest, refuse, said, succeed, tensors};
+use octrain_tests::{binary, images};
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -175,4 +175,69 @@ fn who_goes_back_on_purpose_is_told_the_flag_and_it_works() {
     damage(&dir.path().join("3"), "model.safetensors");
     succeed(&["train", "--resume", text(dir.path()), "--last-epoch-of-checkpoint", "2"]);
     assert!(dir.path().join("3.damaged").exists());
+}
+
+#[test]
+fn a_signal_during_the_last_new_statistics_leaves_them_to_who_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let recipe = [
+        "--image-root",
+        "synthetic",
+        "--synthetic-images",
+        "3000",
+        "--max-steps",
+        "2",
+        "--qat",
+        "--qat-calibration-images",
+        "16",
+        "--qat-freeze-bn",
+        "1",
+        "--qat-bn-images",
+        "3000",
+        "--nproc",
+        "2",
+        "--batch-size",
+        "8",
+    ];
+    let (stopped, whole) = (dir.path().join("stopped"), dir.path().join("whole"));
+    let mut run = Running::start(&train(&stopped, &recipe));
+    // The last line before 3,000 images are looked at.
+    run.wait_for("(median step)");
+    run.signal("TERM", run.id());
+    let (code, told) = run.end();
+    assert_eq!(code, Some(4), "{told}");
+    assert!(!told.contains("estimated BatchNorm's statistics anew"), "{told}");
+    assert_eq!(manifest(&newest(&stopped))["concluded"], false);
+    let resume = ["train", "--resume", text(&stopped), "--show-config", "false"];
+    let told = succeed(&resume);
+    assert!(told.contains("estimated BatchNorm's statistics anew"), "{told}");
+    assert_eq!(manifest(&newest(&stopped))["concluded"], true);
+    // As if nobody had stopped it, and not twice.
+    succeed(&train(&whole, &recipe));
+    let [stopped, whole] = [&stopped, &whole].map(|run| tensors(&newest(run).join("model.safetensors")));
+    assert!(stopped.len() > 50 && stopped == whole);
+    let told = succeed(&resume);
+    assert!(!told.contains("anew on") && told.contains("nothing left to do"), "{told}");
+}
+
+#[test]
+fn a_run_whose_data_was_moved_goes_on_and_one_on_other_data_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let (output, data) = (dir.path().join("run"), images::tree(&dir.path().join("data"), 3, 12, 36));
+    let line = |data, steps| {
+        let more = ["--image-root", data, "--num-of-class", "3", "--batch-size", "8", "--max-steps", steps];
+        let auto = ["--last-epoch-of-checkpoint", "auto"];
+        [&train(&output, &[])[..], &more, &auto].concat()
+    };
+    succeed(&line(text(&data), "1"));
+    let moved = dir.path().join("moved");
+    fs::rename(&data, &moved).unwrap();
+    let told = succeed(&line(text(&moved), "2"));
+    assert!(
+        told.contains("at epoch 0, step 1") && told.contains("now \"") && told.contains("moved"),
+        "{told}"
+    );
+    let other = images::tree(&dir.path().join("other"), 3, 24, 36);
+    let told = refuse(2, &line(text(&other), "3"));
+    assert!(told.contains("other settings (image-root"), "{told}");
 }

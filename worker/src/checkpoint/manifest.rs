@@ -86,6 +86,10 @@ pub struct Manifest {
     pub loss_scale: LossScaleState,
     /// Quantization, if trained with it.
     pub qat: Option<QatState>,
+    /// What follows a run's last step (BatchNorm's new statistics, the last evaluation) is done, or the steps are not. A
+    /// writer that does not say so has concluded.
+    #[serde(default = "concluded")]
+    pub concluded: bool,
     /// Last evaluation.
     pub metrics: BTreeMap<String, f64>,
     /// The resolved configuration of the run.
@@ -95,6 +99,10 @@ pub struct Manifest {
     /// Keys that another version wrote and this one does not know; they were left out.
     #[serde(skip)]
     pub unknown: Vec<String>,
+}
+
+fn concluded() -> bool {
+    true
 }
 
 impl Manifest {

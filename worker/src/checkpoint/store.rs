@@ -281,6 +281,7 @@ pub(super) mod testing {
             world_size: 2,
             loss_scale: LossScaleState { scale: 128.0, good_steps: 3 },
             qat: None,
+            concluded: true,
             metrics: [("val.top1".to_string(), 0.1 + 0.2)].into(),
             config: RunConfig::default(),
             files: Vec::new(),

@@ -160,6 +160,7 @@ mod tests {
             world_size: 1,
             loss_scale: checkpoint::LossScaleState { scale: 1.0, good_steps: 0 },
             qat: None,
+            concluded: true,
             metrics: BTreeMap::new(),
             config,
             files: Vec::new(),

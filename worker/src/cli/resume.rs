@@ -2,8 +2,8 @@
 
 use super::args::RunFlags;
 use super::{Exit, checkpoint_base};
-use crate::checkpoint::{CheckpointError, Furthest, Manifest, furthest, root_of};
-use crate::config::{RunConfig, given_checkpoint};
+use crate::checkpoint::{CheckpointError, Furthest, Manifest, Which, furthest, root_of};
+use crate::config::{Given, RunConfig, differences, given_checkpoint, with_former_defaults};
 use crate::launcher::{EXIT_CONFIGURATION, EXIT_ERROR, EXIT_OK};
 use anyhow::Result;
 use clap::ArgMatches;
@@ -49,7 +49,8 @@ pub fn resolve(
     let run = &flags.run;
     let given = given_checkpoint(flags.config.as_deref(), run, matches).map_err(Exit::configuration)?;
     let Some(path) = resume.resume.clone().or(given) else {
-        return Ok(flags.resolve(&RunConfig::default(), matches)?.0);
+        let (config, given) = flags.resolve(&RunConfig::default(), matches)?;
+        return Ok(as_started(config, &given));
     };
     let which = checkpoint_base::which(run.last_epoch_of_checkpoint.as_deref())?;
     let (folder, manifest) = checkpoint_base::read(&path, which).map_err(|e| match e {
@@ -68,6 +69,27 @@ pub fn resolve(
         config.from_checkpoint = Some(path);
     }
     Ok(config)
+}
+
+/// The settings of a run that may have been started before, by `--last-epoch-of-checkpoint auto`, and by an earlier release.
+/// Whether it was, and whether it is the same training, is for rank 0 to decide.
+fn as_started(config: RunConfig, given: &Given) -> RunConfig {
+    if config.last_epoch_of_checkpoint.as_deref() != Some("auto") {
+        return config;
+    }
+    let Ok((folder, manifest)) = checkpoint_base::read(&config.output_dir, Which::Auto) else {
+        return config;
+    };
+    let started = with_former_defaults(&manifest.config, &config, given);
+    let kept = differences(&config, &started);
+    if !kept.is_empty() {
+        tracing::info!(
+            "{} was started with defaults of an earlier release, with which it goes on: {}",
+            folder.display(),
+            kept.join("; ")
+        );
+    }
+    started
 }
 
 /// How this command goes on with a run.
@@ -153,7 +175,8 @@ mod tests {
         let again = Again { command: "octrain train".into(), needs: "" };
         assert_eq!(with_continuation(Ok(4), &config, &again).unwrap(), 4, "nothing to go on from");
         std::fs::create_dir(dir.path().join("1")).unwrap();
-        std::fs::write(dir.path().join("1/manifest.json"), "{}").unwrap();
+        // Of a later version, which cannot be judged.
+        std::fs::write(dir.path().join("1/manifest.json"), r#"{"format": 99}"#).unwrap();
         assert_eq!(with_continuation(Ok(0), &config, &again).unwrap(), 0);
         let told = with_continuation(Ok(4), &config, &again).unwrap_err();
         assert_eq!(told.downcast_ref::<Exit>().unwrap().code, 4);

@@ -84,7 +84,7 @@ impl Place {
     fn options(&self, config: &RunConfig, job: &Job) -> Result<SessionOptions> {
         let devices = machine::cuda_devices(config.device).map_err(Exit::configuration)?;
         let spec = job.spec(config).map_err(Exit::configuration)?;
-        let spec = JobSpec { kept_global_batch: trainer::kept_global_batch(config), ..spec };
+        let spec = JobSpec { kept_global_batch: trainer::kept_global_batch(config, job), ..spec };
         Ok(SessionOptions {
             job_id: self.job_id.clone(),
             generation: self.generation,

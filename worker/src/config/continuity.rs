@@ -1,6 +1,6 @@
 //! Whether two configurations describe the same training.
 
-use super::RunConfig;
+use super::{Given, RunConfig};
 use serde_json::{Map, Value};
 
 /// Settings that may differ from start to start of one run: where things are, how far it goes, how it is spread over
@@ -25,6 +25,7 @@ const FREE: &[&str] = &[
     "global-batch-size",
     "data-threads",
     "max-corrupt-images",
+    "allow-missing-classes",
     "from-checkpoint",
     "last-epoch-of-checkpoint",
     "from-pretrained-params",
@@ -37,6 +38,37 @@ const FREE: &[&str] = &[
     "bucket-mib",
 ];
 
+/// Takes from a stored configuration a setting that has the default of an earlier release.
+type TakeOver = fn(stored: &RunConfig, mine: &mut RunConfig);
+
+/// Settings whose default has changed since the first release: a run that was started with the earlier one goes on with
+/// it where nobody says otherwise. A line is added whenever a default changes.
+const FORMER_DEFAULTS: &[(&str, TakeOver)] = &[
+    // 4 channels, whatever the size of the image.
+    ("image-shape", |stored, mine| {
+        if stored.image_shape[0] == 4 {
+            mine.image_shape[0] = 4;
+        }
+    }),
+    // Without a bound for short runs.
+    ("warmup-epochs", |stored, mine| {
+        if stored.warmup_epochs == Some(5.0) {
+            mine.warmup_epochs = stored.warmup_epochs;
+        }
+    }),
+];
+
+/// `mine`, with the defaults of the release that started the run in place of today's wherever they were not given; `mine`
+/// as it is where that does not make it the same training.
+pub fn with_former_defaults(stored: &RunConfig, mine: &RunConfig, given: &Given) -> RunConfig {
+    let mut candidate = mine.clone();
+    FORMER_DEFAULTS
+        .iter()
+        .filter(|(key, _)| !given.contains(*key))
+        .for_each(|(_, take_over)| take_over(stored, &mut candidate));
+    if unlike(stored, &candidate, true).is_empty() { candidate } else { mine.clone() }
+}
+
 fn table(config: &RunConfig) -> Map<String, Value> {
     match serde_json::to_value(config) {
         Ok(Value::Object(map)) => map,
@@ -44,13 +76,27 @@ fn table(config: &RunConfig) -> Map<String, Value> {
     }
 }
 
+/// Settings that decide what is learnt and differ: their keys, and how they differ.
+fn changed(stored: &RunConfig, mine: &RunConfig) -> Vec<(String, String)> {
+    let (stored, mine) = (table(stored), table(mine));
+    mine.into_iter()
+        .filter(|(key, value)| !FREE.contains(&key.as_str()) && stored.get(key) != Some(value))
+        .map(|(key, value)| {
+            let text = format!("{key} {}, now {value}", stored.get(&key).unwrap_or(&Value::Null));
+            (key, text)
+        })
+        .collect()
+}
+
 /// Settings that decide what is learnt and differ, as `lr 0.1, now 0.01`; empty when both are the same training.
 pub fn differences(stored: &RunConfig, mine: &RunConfig) -> Vec<String> {
-    let (stored, mine) = (table(stored), table(mine));
-    mine.iter()
-        .filter(|(key, value)| !FREE.contains(&key.as_str()) && stored.get(*key) != Some(value))
-        .map(|(key, value)| format!("{key} {}, now {value}", stored.get(key).unwrap_or(&Value::Null)))
-        .collect()
+    changed(stored, mine).into_iter().map(|(_, text)| text).collect()
+}
+
+/// The same, of a run that goes on without anybody having said so; with `same_images`, the data may lie elsewhere.
+pub fn unlike(stored: &RunConfig, mine: &RunConfig, same_images: bool) -> Vec<String> {
+    let all = changed(stored, mine).into_iter();
+    all.filter(|(key, _)| !(same_images && key == "image-root")).map(|(_, text)| text).collect()
 }
 
 #[cfg(test)]
@@ -73,9 +119,34 @@ mod tests {
     }
 
     #[test]
+    fn a_run_of_an_earlier_release_keeps_its_defaults_unless_told_otherwise() {
+        let mine = RunConfig { crop_size: 32, image_shape: [3, 32, 32], ..RunConfig::default() };
+        let stored = RunConfig { image_shape: [4, 32, 32], warmup_epochs: Some(5.0), ..mine.clone() };
+        let kept = |given: &[&str], mine: &RunConfig| {
+            with_former_defaults(&stored, mine, &given.iter().map(|g| g.to_string()).collect())
+        };
+        assert_eq!(kept(&["crop-size"], &mine), stored);
+        let moved = RunConfig { image_root: "/elsewhere".into(), ..mine.clone() };
+        assert_eq!(kept(&[], &moved), RunConfig { image_root: "/elsewhere".into(), ..stored.clone() });
+        // What was given stands, and then it is another training, which is left as it is.
+        assert_eq!(kept(&["warmup-epochs"], &mine), mine);
+        let other = RunConfig { lr: 0.5, ..mine.clone() };
+        assert_eq!(kept(&[], &other), other);
+    }
+
+    #[test]
+    fn data_may_lie_elsewhere_if_it_is_the_same() {
+        let stored = RunConfig::default();
+        let moved = RunConfig { image_root: "/new".into(), ..stored.clone() };
+        assert_eq!(unlike(&stored, &moved, true), [""; 0]);
+        assert_eq!(unlike(&stored, &moved, false), differences(&stored, &moved));
+        assert_eq!(differences(&stored, &moved), ["image-root \"digits\", now \"/new\""]);
+    }
+
+    #[test]
     fn every_free_setting_is_one() {
         let known = table(&RunConfig::default());
-        for key in FREE {
+        for key in FREE.iter().chain(FORMER_DEFAULTS.iter().map(|(key, _)| key)) {
             assert!(known.contains_key(*key), "{key}");
         }
     }

@@ -7,6 +7,6 @@ mod resolve;
 mod run_config;
 mod validate;
 
-pub use continuity::differences;
+pub use continuity::{differences, unlike, with_former_defaults};
 pub use resolve::{ConfigError, Given, given_checkpoint, resolve};
 pub use run_config::*;

@@ -9,7 +9,7 @@
 use super::TrainError;
 use super::job::Job;
 use crate::checkpoint::{self, CheckpointError, OwnedFolder, RunFolder, RunIdentity, Which};
-use crate::config::{RunConfig, RunScope, differences};
+use crate::config::{RunConfig, RunScope, unlike};
 use crate::launcher::signals;
 use crate::session::machine::host_name;
 use crate::session::{BuildPlan, Session};
@@ -51,11 +51,21 @@ pub(super) struct Begin {
 
 /// Images of an optimizer step of the run that `config` would go on with, as the folders are now; 0 where it would start
 /// anew, was told a global batch, or has none. What is wrong with the folders is left to the rank that decides.
-pub fn kept_global_batch(config: &RunConfig) -> u64 {
+pub fn kept_global_batch(config: &RunConfig, job: &Job) -> u64 {
+    kept(config, training_images(job))
+}
+
+/// Images of the training set; 0 without one.
+fn training_images(job: &Job) -> usize {
+    job.train.as_ref().map_or(0, |d| d.len())
+}
+
+fn kept(config: &RunConfig, images: usize) -> u64 {
     if config.global_batch_size.is_some() || config.run_scope == RunScope::EvalOnly {
         return 0;
     }
-    let manifest = source(config).ok().flatten().and_then(|path| checkpoint::load_manifest(&path).ok());
+    let manifest =
+        source(config, images).ok().flatten().and_then(|path| checkpoint::load_manifest(&path).ok());
     manifest.map_or(0, |m| m.global_batch as u64)
 }
 
@@ -78,8 +88,8 @@ fn fits_plan(config: &RunConfig, plan: &BuildPlan, kept: Option<u64>) -> Result<
 ///
 /// # Errors
 /// When there is none and one was asked for, or when `auto` finds one that was trained with other settings and may not
-/// overwrite it.
-fn source(config: &RunConfig) -> Result<Option<PathBuf>, TrainError> {
+/// overwrite it. `images`: of the training set.
+fn source(config: &RunConfig, images: usize) -> Result<Option<PathBuf>, TrainError> {
     let text = config.last_epoch_of_checkpoint.as_deref();
     let which = match text {
         None | Some("auto" | "none") => Which::Auto,
@@ -93,7 +103,7 @@ fn source(config: &RunConfig) -> Result<Option<PathBuf>, TrainError> {
         (Some(path), _) => Ok(Some(checkpoint::find(path, which)?)),
         // A job that is restarted by its scheduler with the same command goes on where it was.
         (None, Some("auto")) => match checkpoint::find(&config.output_dir, which) {
-            Ok(path) => own(config, path),
+            Ok(path) => own(config, images, path),
             Err(CheckpointError::NotFound { .. }) => Ok(None),
             Err(e) => Err(e.into()),
         },
@@ -102,10 +112,12 @@ fn source(config: &RunConfig) -> Result<Option<PathBuf>, TrainError> {
     }
 }
 
-/// `auto` takes a checkpoint only if it is of the same training.
-fn own(config: &RunConfig, path: PathBuf) -> Result<Option<PathBuf>, TrainError> {
+/// `auto` takes a checkpoint only if it is of the same training. The data may have been moved: as many images of the same
+/// classes, whose names are compared later, are taken for the same.
+fn own(config: &RunConfig, images: usize, path: PathBuf) -> Result<Option<PathBuf>, TrainError> {
     let manifest = checkpoint::load_manifest(&path)?;
-    let changed = differences(&manifest.config, config);
+    let same_images = manifest.steps_per_epoch == (images / manifest.global_batch.max(1)) as u64;
+    let changed = unlike(&manifest.config, config, same_images);
     match (changed.is_empty(), config.overwrite) {
         (true, _) => Ok(Some(path)),
         (false, true) => Ok(None),
@@ -148,7 +160,7 @@ pub(super) fn agree(config: &RunConfig, session: &Session, job: &Job) -> Result<
         } else {
             None
         };
-        let source = source(config)?;
+        let source = source(config, training_images(job))?;
         let kept = source.as_deref().map(checkpoint::load_manifest).transpose()?;
         fits_plan(config, plan, kept.map(|m| m.global_batch as u64))?;
         // From the first epoch on: a run of its own, whatever weights it starts with.
@@ -197,10 +209,10 @@ mod tests {
             last_epoch_of_checkpoint: which.map(String::from),
             ..RunConfig::default()
         };
-        assert_eq!(source(&with(Some("auto"))).unwrap(), None);
-        assert_eq!(source(&with(Some("none"))).unwrap(), None);
-        assert_eq!(source(&with(None)).unwrap(), None);
-        assert!(source(&with(Some("3"))).unwrap_err().to_string().contains("no checkpoint"));
+        assert_eq!(source(&with(Some("auto")), 9).unwrap(), None);
+        assert_eq!(source(&with(Some("none")), 9).unwrap(), None);
+        assert_eq!(source(&with(None), 9).unwrap(), None);
+        assert!(source(&with(Some("3")), 9).unwrap_err().to_string().contains("no checkpoint"));
     }
 
     #[test]
@@ -220,7 +232,7 @@ mod tests {
         // What was told is obeyed, whatever the checkpoint had.
         let told = RunConfig { global_batch_size: Some(64), ..config };
         fits_plan(&told, &plan, Some(128)).unwrap();
-        assert_eq!(kept_global_batch(&told), 0);
+        assert_eq!(kept(&told, 9), 0);
     }
 
     #[test]

@@ -78,8 +78,8 @@ impl Run<'_> {
         }
         let mut eval = None;
         if self.is_complete() {
-            // It may have been stopped between its last step and the evaluation.
-            if evaluates && !self.evaluated {
+            // It may have been stopped between its last step and its end.
+            if self.owes_conclusion() {
                 if !self.conclude_training(evaluates, &mut eval)? {
                     return self.stopped(eval);
                 }
@@ -138,7 +138,14 @@ impl Run<'_> {
         evaluates: bool,
         eval: &mut Option<EvalResult>,
     ) -> Result<bool, TrainError> {
-        Ok(self.reestimate_batch_norm(true)? && (!evaluates || self.measure(eval)?))
+        self.concluded = self.reestimate_batch_norm(true)? && (!evaluates || self.measure(eval)?);
+        Ok(self.concluded)
+    }
+
+    /// Whether a run whose steps are all done has left out what follows them.
+    fn owes_conclusion(&self) -> bool {
+        let evaluates = self.config.run_scope == RunScope::TrainEval;
+        evaluates && !self.evaluated || !self.concluded && self.due_batch_norm(true).is_some()
     }
 
     /// Evaluates. False: the ranks agreed to stop, and `eval` is what it was.
@@ -159,6 +166,7 @@ impl Run<'_> {
     /// Runs the epoch from the current position to its end.
     fn epoch(&mut self) -> Result<EpochEnd, TrainError> {
         let _doing = doing(Phase::Training);
+        self.concluded = false;
         let (epoch, steps) = (self.position.epoch, self.steps_per_epoch());
         if let Some(loader) = &mut self.loader {
             loader.start_epoch(epoch, self.position.step_in_epoch)?;

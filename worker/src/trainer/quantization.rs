@@ -68,16 +68,19 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Estimates BatchNorm's statistics anew where the recipe says so: before the first step with frozen statistics,
-    /// or, where they never froze, at the end. False: the ranks agreed to stop, and nothing was changed.
-    pub(super) fn reestimate_batch_norm(&mut self, at_end: bool) -> Result<bool, TrainError> {
-        let Some(qat) = self.program.strategy().qat else { return Ok(true) };
+    /// The images from which BatchNorm's statistics are to be estimated anew now, where the recipe says so: before the
+    /// first step with frozen statistics, or, where they never froze, at the end.
+    pub(super) fn due_batch_norm(&self, at_end: bool) -> Option<usize> {
+        let qat = self.program.strategy().qat?;
         let wanted = qat.bn_images;
         let (step, freeze) = (self.position.global_step, qat.freeze_bn_step);
         let due = if at_end { step <= freeze } else { step == freeze };
-        if wanted == 0 || !due {
-            return Ok(true);
-        }
+        (due && wanted > 0).then_some(wanted)
+    }
+
+    /// Estimates BatchNorm's statistics anew where that is due. False: the ranks agreed to stop, and nothing was changed.
+    pub(super) fn reestimate_batch_norm(&mut self, at_end: bool) -> Result<bool, TrainError> {
+        let Some(wanted) = self.due_batch_norm(at_end) else { return Ok(true) };
         let Some((share, total)) = self.training_images(wanted)? else { return Ok(false) };
         if !self.program.reestimate_batch_norm(&share, total, &signals::requested)? {
             return Ok(false);

@@ -30,8 +30,18 @@ pub(super) struct Start {
     pub resumed: bool,
     /// The checkpoint it goes on from was evaluated.
     pub evaluated: bool,
+    /// What follows the last step of its run is done, if that step is.
+    pub concluded: bool,
     /// For people.
     pub message: String,
+}
+
+impl Start {
+    /// At the first step.
+    fn anew(message: String) -> Self {
+        let position = Position::default();
+        Self { position, resumed: false, evaluated: false, concluded: false, message }
+    }
 }
 
 /// Loads what the configuration says into `program`, which is initialised.
@@ -60,14 +70,15 @@ pub(super) fn start(
         }
         let evaluated = !snapshot.manifest.metrics.is_empty();
         let message = resumed(path, &snapshot.manifest, position, config, global_batch);
-        return Ok(Start { position, resumed: true, evaluated, message });
+        let concluded = snapshot.manifest.concluded;
+        return Ok(Start { position, resumed: true, evaluated, concluded, message });
     }
     if let Some(path) = &config.from_pretrained_params {
         let state = checkpoint::load_weights(path)?;
         let mismatch = load(program, path, &state, config.allow_mismatch)?;
         let rest = mismatch.map_or_else(String::new, |m| format!("; initialised or left out: {m}"));
         let message = format!("weights from {}{rest}", path.display());
-        return Ok(Start { position: Position::default(), resumed: false, evaluated: false, message });
+        return Ok(Start::anew(message));
     }
     if config.run_scope == RunScope::EvalOnly {
         return Err(TrainError::Config(
@@ -81,7 +92,7 @@ pub(super) fn start(
         _ => String::new(),
     };
     let message = format!("starting from initial weights, seed {}{auto}", config.seed);
-    Ok(Start { position: Position::default(), resumed: false, evaluated: false, message })
+    Ok(Start::anew(message))
 }
 
 /// Where a resumed run stands, and what is not as it was.
@@ -305,6 +316,7 @@ impl Run<'_> {
                     calibrated,
                     observers_frozen,
                 }),
+                concluded: self.concluded,
                 metrics,
                 config: RunConfig { overwrite: false, ..self.config.clone() },
                 files: Vec::new(),

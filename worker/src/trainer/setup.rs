@@ -52,6 +52,8 @@ pub struct Run<'a> {
     pub(super) promised: Option<Position>,
     /// The checkpoint it goes on from was evaluated.
     pub(super) evaluated: bool,
+    /// What follows the last step is done.
+    pub(super) concluded: bool,
     pub(super) resumed: bool,
     /// Only on the rank that writes.
     pub(super) folder: Option<OwnedFolder>,
@@ -285,6 +287,7 @@ impl<'a> Run<'a> {
             kept: start.position,
             promised: None,
             evaluated: start.evaluated,
+            concluded: start.concluded,
             resumed: start.resumed,
             folder: begin.folder,
             run: begin.run,
