@@ -1,19 +1,22 @@
 //! Generates the protocol's types without a protoc on the machine.
 
-/// Files with a service: messages, clients and servers.
-const SERVICES: &[&str] = &["proto/coordinator.proto"];
-/// Files with messages only.
-const MESSAGES: &[&str] = &[];
+/// The file, in the folder `proto`.
+const FILE: &str = "proto/coordinator.proto";
+/// Enumerations that are defined in `octrain-core`, once for files, flags, the library and the wire.
+const CHOICES: &[(&str, &str)] = &[
+    (".octrain.v1.Amp", "::octrain_core::strategy::Amp"),
+    (".octrain.v1.Device", "::octrain_core::strategy::Device"),
+    (".octrain.v1.Layout", "::octrain_core::strategy::Layout"),
+    (".octrain.v1.Observer", "::octrain_core::strategy::Observer"),
+    (".octrain.v1.Pass", "::octrain_core::passes::Pass"),
+    (".octrain.v1.Purpose", "::octrain_core::strategy::Purpose"),
+    (".octrain.v1.Target", "::octrain_core::strategy::Target"),
+];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    for file in SERVICES.iter().chain(MESSAGES) {
-        println!("cargo:rerun-if-changed={file}");
-        let descriptors = protox::compile([file], ["proto"])?;
-        if SERVICES.contains(file) {
-            tonic_prost_build::configure().compile_fds(descriptors)?;
-        } else {
-            prost_build::Config::new().compile_fds(descriptors)?;
-        }
-    }
+    println!("cargo:rerun-if-changed={FILE}");
+    let builder =
+        CHOICES.iter().fold(tonic_prost_build::configure(), |b, (proto, rust)| b.extern_path(*proto, *rust));
+    builder.compile_fds(protox::compile([FILE], ["proto"])?)?;
     Ok(())
 }

@@ -256,8 +256,9 @@ mod tests {
     use crate::job::Outcome;
     use crate::spec::spec;
     use crate::strategy::testing::{config as settings, model, worker};
+    use octrain_core::strategy::Purpose;
     use octrain_proto::PROTOCOL_VERSION;
-    use octrain_proto::v1::{Header, Purpose, RegisterRequest};
+    use octrain_proto::v1::{Header, RegisterRequest};
     use serde_json::json;
 
     async fn join(mailbox: &Mailbox, local_index: u32) -> Header {

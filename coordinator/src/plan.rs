@@ -2,7 +2,9 @@
 
 use crate::ranks::{self, Place};
 use crate::strategy::{self, JobFacts, StrategyError};
-use octrain_proto::v1::{BuildPlan, LossScaling, MemoryLayout};
+use octrain_core::passes::Decision;
+use octrain_core::strategy::Purpose;
+use octrain_proto::v1::{BuildPlan, LossScaling};
 use octrain_proto::{PROTOCOL_VERSION, v1};
 use prost::Message;
 use sha2::{Digest, Sha256};
@@ -22,23 +24,23 @@ pub fn build(job_id: &str, generation: u64, facts: &JobFacts) -> Result<BuildPla
         job_id: job_id.into(),
         generation,
         world_size: facts.workers.len() as u32,
-        purpose: s.purpose.into(),
+        purpose: s.purpose as i32,
         roster,
         rank: 0,
         local_rank: 0,
         host: String::new(),
         backend: s.backend.into(),
-        device: s.device.into(),
-        precision: s.precision.into(),
+        device: s.device as i32,
+        amp: s.strategy.amp as i32,
         loss_scaling: Some(s.loss_scaling),
-        memory_layout: s.memory_layout.into(),
-        passes: s.passes,
+        layout: s.strategy.layout as i32,
+        passes: s.passes.into_iter().map(sent).collect(),
         settings: s.settings,
         bucket_bytes: s.bucket_bytes,
         microbatches: s.microbatches,
         microbatch_size: s.microbatch_size,
         total_steps: s.total_steps,
-        qat: s.qat,
+        qat: s.strategy.qat.as_ref().map(|q| octrain_proto::recipe(q, s.total_steps)),
         determinism: Some(s.determinism),
         threads: s.threads,
         config_sha256: facts.job.config_sha256.clone(),
@@ -47,6 +49,11 @@ pub fn build(job_id: &str, generation: u64, facts: &JobFacts) -> Result<BuildPla
     };
     plan.sha256 = digest(&plan).to_vec();
     Ok(for_rank(&plan, 0))
+}
+
+/// A decision on a pass as it is sent.
+fn sent(decision: Decision) -> v1::PassDecision {
+    v1::PassDecision { pass: decision.pass as i32, on: decision.on, reason: decision.reason }
 }
 
 /// The plan as rank `rank` gets it; the hash stays. `rank` must be in the roster.
@@ -85,8 +92,8 @@ pub fn render(plan: &BuildPlan) -> String {
     let ranks = plan.roster.iter().map(|p| {
         let share = strategy::share(p.rank.into(), plan.world_size.into(), plan.microbatches);
         let what = match plan.purpose() {
-            v1::Purpose::Train if share.end == share.start + 1 => format!("microbatch {}", share.start),
-            v1::Purpose::Train => format!("microbatches {}..{}", share.start, share.end),
+            Purpose::Train if share.end == share.start + 1 => format!("microbatch {}", share.start),
+            Purpose::Train => format!("microbatches {}..{}", share.start, share.end),
             _ => format!("images i with i % {} = {}", plan.world_size, p.rank),
         };
         let device = match p.cuda_device {
@@ -99,7 +106,7 @@ pub fn render(plan: &BuildPlan) -> String {
     let passes = plan
         .passes
         .iter()
-        .map(|p| [p.name.clone(), if p.on { "on" } else { "off" }.into(), p.reason.clone()]);
+        .map(|p| [p.pass().name().to_string(), if p.on { "on" } else { "off" }.into(), p.reason.clone()]);
     table(&mut out, "passes, in order", passes);
     let settings = plan.settings.iter().map(|s| [s.name.clone(), s.value.clone(), s.reason.clone()]);
     table(&mut out, "settings", settings);
@@ -119,15 +126,15 @@ fn table(out: &mut String, title: &str, rows: impl Iterator<Item = [String; 3]>)
 /// One line on the essentials, for logs.
 pub fn summary(plan: &BuildPlan) -> String {
     let scaling = plan.loss_scaling.unwrap_or(LossScaling { mode: 0, scale: 1.0 });
-    let on: Vec<&str> = plan.passes.iter().filter(|p| p.on).map(|p| p.name.as_str()).collect();
+    let on: Vec<&str> = plan.passes.iter().filter(|p| p.on).map(|p| p.pass().name()).collect();
     format!(
         "{} workers, {} on {}, {}, loss scale {}, {}, {} x {} images per step, passes {}",
         plan.world_size,
         strategy::backend_name(plan.backend()),
-        strategy::device_name(plan.device()),
-        strategy::precision_name(plan.precision()),
+        plan.device(),
+        plan.amp().precision(),
         strategy::scaling_text(&scaling),
-        if plan.memory_layout() == MemoryLayout::Nhwc { "NHWC" } else { "NCHW" },
+        plan.layout(),
         plan.microbatches,
         plan.microbatch_size,
         on.join(", ")
@@ -190,8 +197,10 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} in:\n{text}");
         }
-        for name in plan.passes.iter().map(|p| &p.name).chain(plan.settings.iter().map(|s| &s.name)) {
-            assert!(text.contains(name.as_str()), "{name}");
+        for name in
+            plan.passes.iter().map(|p| p.pass().name()).chain(plan.settings.iter().map(|s| s.name.as_str()))
+        {
+            assert!(text.contains(name), "{name}");
         }
         assert!(summary(&plan).contains("gloo on cpu, bf16"), "{}", summary(&plan));
     }

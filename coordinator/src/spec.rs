@@ -2,7 +2,8 @@
 
 use crate::hex::hex;
 use crate::text::line;
-use octrain_proto::v1::{JobSpec, ModelFacts, Purpose};
+use octrain_core::strategy::Purpose;
+use octrain_proto::v1::{JobSpec, ModelFacts};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
@@ -18,7 +19,7 @@ pub fn spec(config: &Value, purpose: Purpose, model: ModelFacts, train_images: u
     JobSpec {
         config_sha256: hex(&Sha256::digest(config_json.as_bytes())),
         config_json,
-        purpose: purpose.into(),
+        purpose: purpose as i32,
         model: Some(model),
         train_images,
         kept_global_batch: 0,
@@ -127,7 +128,7 @@ mod tests {
             got,
             ["b: [1] against [1,{\"x\":2,\"y\":1}]", "lr: 0.2 against 0.1", "qat: true against absent"]
         );
-        let more = JobSpec { train_images: 11, purpose: Purpose::Eval.into(), ..a.clone() };
+        let more = JobSpec { train_images: 11, purpose: Purpose::Eval as i32, ..a.clone() };
         assert_eq!(differences(&more, &a), ["purpose: Eval against Train", "training images: 11 against 10"]);
         assert!(differences(&a, &a).is_empty());
         let sees = JobSpec { kept_global_batch: 64, ..a.clone() };

@@ -5,6 +5,7 @@ mod worker;
 
 use octrain_coordinator::CoordinatorConfig;
 use octrain_coordinator::server::{self, Serving};
+use octrain_core::strategy::Purpose;
 use octrain_proto::v1::*;
 use std::time::{Duration, Instant};
 use tonic::{Code, Status};

@@ -4,6 +4,7 @@ use octrain_coordinator::config::CoordinatorConfig;
 use octrain_coordinator::job::Outcome;
 use octrain_coordinator::server::{self, ServeError, Serving};
 use octrain_coordinator::{plan, spec};
+use octrain_core::strategy::Purpose;
 use octrain_proto::v1::*;
 use std::time::Duration;
 use tonic::Code;

@@ -1,4 +1,4 @@
-//! Octrain's protocol: generated types only.
+//! Octrain's protocol: generated types, and the recipe's way onto the wire and back.
 //!
 //! ```no_run
 //! # async fn f() -> Result<(), Box<dyn std::error::Error>> {
@@ -7,6 +7,10 @@
 //! println!("{:?}", client.status(StatusRequest {}).await?.into_inner().phase());
 //! # Ok(()) }
 //! ```
+
+mod recipe;
+
+pub use recipe::{qat, recipe};
 
 /// Version of the protocol between coordinator and workers. Grows with every change that an older peer would
 /// misunderstand; peers of different versions refuse each other.

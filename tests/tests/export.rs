@@ -2,12 +2,12 @@
 //! how far their codes are from those of training.
 
 use octrain::checkpoint::{HostTensor, State, range_key};
-use octrain::config::{Amp, DataLayout};
 use octrain::engine::{EngineKind, Port, load_network, profile_network};
 use octrain::exec::{self, Weights};
 use octrain::export::onnx::{FLOAT, FLOAT16, ModelProto};
 use octrain::export::{FloatType, Options, Profile, emit};
 use octrain::graph::{Builder, Graph, NodeId, Op, ParamKind, Window};
+use octrain::strategy::{Purpose, Qat, Strategy};
 use octrain::verify::{Codes, LOGITS, Layers, TrainedGraph, cuts, float_layers_of_cuts, sort_kernels};
 use octrain::{models, passes};
 use octrain_tests::python;
@@ -60,17 +60,9 @@ fn layers(graph: &Graph) -> usize {
     graph.nodes.iter().filter(|n| matches!(n.op, Op::Conv(_) | Op::Linear(_))).count()
 }
 
-fn graph(base: &Graph, profile: Profile, bits: u32, names: &[&str]) -> Graph {
-    let settings = passes::Settings {
-        target: profile.target().unwrap_or_default(),
-        skip: Vec::new(),
-        weight_bits: bits,
-        amp: Amp::Off,
-        layout: DataLayout::Nhwc,
-    };
-    let on = |name: &&str| passes::Decision { name: name.to_string(), on: true, reason: "test".into() };
-    let decisions: Vec<_> = names.iter().map(on).collect();
-    passes::run(base.clone(), &decisions, &settings, |_, _| {}).unwrap()
+fn graph(base: &Graph, profile: Profile, weight_bits: u32, purpose: Purpose) -> Graph {
+    let qat = profile.target().map(|target| Qat { target, weight_bits, ..Qat::default() });
+    passes::run(base.clone(), &Strategy { qat, ..Strategy::default() }, purpose).unwrap()
 }
 
 fn images(n: i64) -> Tensor {
@@ -80,13 +72,8 @@ fn images(n: i64) -> Tensor {
 
 impl Network {
     fn new(base: &Graph, profile: Profile, bits: u32) -> Self {
-        let mut names = vec!["quantize-weights", "quantize-activations", "observe-superset"];
-        if profile == Profile::Fp32 {
-            names.clear();
-        }
-        let trained = graph(base, profile, bits, &names);
-        names.push("fold-batch-norm");
-        let deployed = graph(base, profile, bits, &names);
+        let trained = graph(base, profile, bits, Purpose::Eval);
+        let deployed = graph(base, profile, bits, Purpose::Export);
         let mut weights = Weights::zeros(&trained, false, Device::Cpu).unwrap();
         exec::initialise(&mut weights, 11, false).unwrap();
         let mut state = weights.to_state().unwrap();

@@ -1,9 +1,8 @@
 //! Faults that nobody asked for: memory that runs out, a thread that panics.
 
 use octrain::config::RunConfig;
-use octrain::session::{
-    FailureKind, ModelFacts, Purpose, Session, SessionOptions, job_spec, machine, panics,
-};
+use octrain::session::{FailureKind, ModelFacts, Session, SessionOptions, job_spec, machine, panics};
+use octrain::strategy::Purpose;
 use octrain_coordinator::config::CoordinatorConfig;
 use octrain_coordinator::server::serve;
 use octrain_tests::binary;

@@ -3,43 +3,27 @@
 
 use octrain::checkpoint::State;
 use octrain::collective::Local;
-use octrain::config::{Amp, DataLayout, LrScheduler, Target};
+use octrain::config::LrScheduler;
 use octrain::exec;
 use octrain::graph::Graph;
+use octrain::models;
 use octrain::native;
-use octrain::optim::loss_scale::LossScale;
 use octrain::optim::schedule::Schedule;
-use octrain::optim::{CrossEntropy, DistributedOptimizer, Microbatch, Program, Sgd, Strategy};
-use octrain::{models, passes};
+use octrain::optim::{CrossEntropy, DistributedOptimizer, Microbatch, Program, Sgd, Sharing};
+use octrain::strategy::{Layout, Strategy};
 use octrain_tests::python;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
 const MICROBATCHES: usize = 2;
 
-fn program(graph: Graph, rule: Sgd, schedule: Schedule, layout: DataLayout) -> Program {
-    let settings = passes::Settings {
-        target: Target::Openvino,
-        skip: Vec::new(),
-        weight_bits: 8,
-        amp: Amp::Off,
-        layout,
-    };
-    let on = |name: &str| passes::Decision { name: name.into(), on: true, reason: "oracle".into() };
-    let strategy = Strategy {
-        passes: vec![on("drop-dead"), on("memory-layout")],
-        settings,
-        microbatches: MICROBATCHES,
-        bucket_bytes: 1 << 20,
-        loss_scale: LossScale::Off,
-        qat: None,
-        distillation: None,
-        pass_through: false,
-        device: Device::Cpu,
-    };
+fn program(graph: Graph, rule: Sgd, schedule: Schedule, layout: Layout) -> Program {
+    let strategy = Strategy { layout, ..Strategy::default() };
+    let sharing = Sharing { microbatches: MICROBATCHES, bucket_bytes: 1 << 20 };
     let loss = CrossEntropy { label_smoothing: 0.1 };
     let collective = Box::new(Local);
-    DistributedOptimizer::new(rule, schedule, strategy, collective).minimize(graph, loss, |_, _| {}).unwrap()
+    let optimizer = DistributedOptimizer::new(rule, strategy, collective).schedule(schedule).sharing(sharing);
+    optimizer.minimize(graph, loss).unwrap()
 }
 
 fn write(path: &Path, tensors: &[(String, Tensor)]) {
@@ -57,7 +41,7 @@ fn difference(got: &Tensor, want: &Tensor) -> f64 {
     (got.to_kind(Kind::Double) - want.to_kind(Kind::Double)).abs().max().double_value(&[]) / scale
 }
 
-fn steps_agree(model: &str, [channels, side]: [usize; 2], steps: usize, nesterov: bool, layout: DataLayout) {
+fn steps_agree(model: &str, [channels, side]: [usize; 2], steps: usize, nesterov: bool, layout: Layout) {
     let Some(python) = python() else { return };
     let classes = 10;
     let graph = models::build(model, [channels, side, side], classes).unwrap();
@@ -152,23 +136,23 @@ fn steps_agree(model: &str, [channels, side]: [usize; 2], steps: usize, nesterov
 
 #[test]
 fn resnet20_trains_as_in_pytorch() {
-    steps_agree("ResNet20", [3, 32], 3, false, DataLayout::Nhwc);
+    steps_agree("ResNet20", [3, 32], 3, false, Layout::Nhwc);
 }
 
 #[test]
 fn resnet20_with_nesterov_and_channels_first_trains_as_in_pytorch() {
-    steps_agree("ResNet20", [3, 32], 3, true, DataLayout::Nchw);
+    steps_agree("ResNet20", [3, 32], 3, true, Layout::Nchw);
 }
 
 #[test]
 fn resnet18_with_four_channels_trains_as_in_pytorch() {
-    steps_agree("ResNet18", [4, 64], 3, false, DataLayout::Nhwc);
+    steps_agree("ResNet18", [4, 64], 3, false, Layout::Nhwc);
 }
 
 #[test]
 fn resnet50_trains_as_in_pytorch() {
     // One step: from its initial weights this network magnifies rounding beyond any tolerance within two.
-    steps_agree("ResNet50", [3, 64], 1, false, DataLayout::Nhwc);
+    steps_agree("ResNet50", [3, 64], 1, false, Layout::Nhwc);
 }
 
 #[test]

@@ -5,6 +5,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// Where the recipe is read off the wire, and where plans are shown.
+const RECIPE: &str = "../../proto/src/recipe.rs";
+const PLAN: &str = "../../coordinator/src/plan.rs";
+
 /// Message and field of the protocol, file of `worker/src`, and the words there that read it.
 const OBEYED: &[(&str, &str, &str, &str)] = &[
     ("BuildPlan", "protocol_version", "session/connect.rs", "plan.protocol_version != PROTOCOL_VERSION"),
@@ -18,10 +22,10 @@ const OBEYED: &[(&str, &str, &str, &str)] = &[
     ("BuildPlan", "host", "trainer/setup.rs", "p.host == plan.host"),
     ("BuildPlan", "backend", "trainer/setup.rs", "match plan.backend()"),
     ("BuildPlan", "device", "session/connect.rs", "match (plan.device(), mine.cuda_device)"),
-    ("BuildPlan", "precision", "trainer/setup.rs", "match plan.precision()"),
+    ("BuildPlan", "amp", "trainer/setup.rs", "amp: plan.amp()"),
     ("BuildPlan", "loss_scaling", "trainer/setup.rs", "plan.loss_scaling.unwrap_or_default()"),
-    ("BuildPlan", "memory_layout", "trainer/setup.rs", "match plan.memory_layout()"),
-    ("BuildPlan", "passes", "trainer/setup.rs", ".passes"),
+    ("BuildPlan", "layout", "trainer/setup.rs", "layout: plan.layout()"),
+    ("BuildPlan", "passes", "trainer/setup.rs", "plan.passes.iter()"),
     // For people: every decision with its reason. Its values are the other fields'.
     ("BuildPlan", "settings", "cli/plan.rs", "plan::render("),
     ("BuildPlan", "bucket_bytes", "trainer/setup.rs", "plan.bucket_bytes as usize"),
@@ -42,33 +46,33 @@ const OBEYED: &[(&str, &str, &str, &str)] = &[
     ("Placement", "cuda_uuid", "session/connect.rs", "gpu.uuid == mine.cuda_uuid"),
     ("LossScaling", "mode", "trainer/setup.rs", "match scaling.mode()"),
     ("LossScaling", "scale", "trainer/setup.rs", "scaling.scale"),
-    ("PassDecision", "name", "trainer/setup.rs", "name: p.name.clone()"),
-    ("PassDecision", "on", "trainer/setup.rs", "on: p.on"),
-    ("PassDecision", "reason", "trainer/setup.rs", "reason: p.reason.clone()"),
-    ("QatRecipe", "target", "trainer/setup.rs", "session::QatRecipe::target"),
-    ("QatRecipe", "calibration_images", "trainer/setup.rs", "r.calibration_images as usize"),
-    ("QatRecipe", "freeze_observers_step", "trainer/setup.rs", "r.freeze_observers_step"),
-    ("QatRecipe", "freeze_bn_step", "trainer/setup.rs", "r.freeze_bn_step"),
-    ("QatRecipe", "observer_momentum", "trainer/setup.rs", "r.observer_momentum"),
-    ("QatRecipe", "pass_through", "trainer/setup.rs", "r.pass_through"),
-    ("QatRecipe", "skip", "trainer/setup.rs", "r.skip.clone()"),
-    ("QatRecipe", "observer", "trainer/setup.rs", "match r.observer()"),
-    ("QatRecipe", "percentile", "trainer/setup.rs", "r.percentile"),
-    ("QatRecipe", "weight_bits", "trainer/setup.rs", "r.weight_bits"),
-    ("QatRecipe", "learn_scales", "trainer/setup.rs", "r.learn_scales"),
-    ("QatRecipe", "bn_images", "trainer/setup.rs", "r.bn_images as usize"),
-    ("QatRecipe", "distillation", "trainer/setup.rs", "r.distillation"),
-    ("Distillation", "weight", "trainer/setup.rs", "d.weight"),
-    ("Distillation", "temperature", "trainer/setup.rs", "d.temperature"),
+    ("PassDecision", "pass", "trainer/setup.rs", "(p.pass, p.on)"),
+    ("PassDecision", "on", "trainer/setup.rs", "(p.pass, p.on)"),
+    ("PassDecision", "reason", PLAN, "p.reason.clone()"),
+    ("QatRecipe", "target", RECIPE, "recipe.target.try_into()"),
+    ("QatRecipe", "calibration_images", RECIPE, "calibration_images: recipe.calibration_images"),
+    ("QatRecipe", "freeze_observers_step", RECIPE, "at(recipe.freeze_observers_step)"),
+    ("QatRecipe", "freeze_bn_step", RECIPE, "at(recipe.freeze_bn_step)"),
+    ("QatRecipe", "observer_momentum", RECIPE, "observer_momentum: recipe.observer_momentum"),
+    ("QatRecipe", "pass_through", RECIPE, "pass_through: recipe.pass_through"),
+    ("QatRecipe", "skip", RECIPE, "recipe.skip.clone()"),
+    ("QatRecipe", "observer", RECIPE, "recipe.observer.try_into()"),
+    ("QatRecipe", "percentile", RECIPE, "percentile: recipe.percentile"),
+    ("QatRecipe", "weight_bits", RECIPE, "weight_bits: recipe.weight_bits"),
+    ("QatRecipe", "learn_scales", RECIPE, "learn_scales: recipe.learn_scales"),
+    ("QatRecipe", "bn_images", RECIPE, "bn_images: recipe.bn_images"),
+    ("QatRecipe", "distillation", RECIPE, ".distillation"),
+    ("Distillation", "weight", RECIPE, "d.weight"),
+    ("Distillation", "temperature", RECIPE, "d.temperature"),
     ("Determinism", "seed", "trainer/setup.rs", "d.seed"),
     ("Determinism", "deterministic_kernels", "trainer/setup.rs", "d.deterministic_kernels"),
 ];
 
-/// Decisions that the worker takes out of `optim::Strategy`, and where they are acted upon.
+/// Decisions that the worker takes out of its strategy, and where they are acted upon.
 const ACTED_UPON: &[(&str, &str)] = &[
     ("trainer/quantization.rs", "qat.calibration_images"),
     ("trainer/quantization.rs", "qat.bn_images"),
-    ("trainer/quantization.rs", "qat.freeze_bn_step"),
+    ("trainer/quantization.rs", "qat.freeze_bn.step("),
     ("optim/program.rs", "bucket_bytes"),
     ("optim/program.rs", "pass_through"),
 ];

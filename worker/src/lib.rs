@@ -13,15 +13,13 @@ pub mod doctor;
 pub mod engine;
 pub mod exec;
 pub mod export;
-pub mod graph;
 pub mod launcher;
 pub mod metrics;
-pub mod models;
 pub mod native;
 pub mod optim;
 pub mod page;
-pub mod passes;
-pub mod quant;
 pub mod session;
 pub mod trainer;
 pub mod verify;
+
+pub use octrain_core::{graph, models, passes, quant, strategy};

@@ -9,10 +9,9 @@ use crate::refusal::Refusal;
 use crate::spec;
 use crate::strategy::{JobFacts, JobSettings};
 use crate::text::{MAX_REASON, line};
+use octrain_core::strategy::Purpose;
 use octrain_proto::PROTOCOL_VERSION;
-use octrain_proto::v1::{
-    AbortKind, GiveUpRequest, JobSpec, Purpose, RegisterReply, RegisterRequest, WorkerFacts,
-};
+use octrain_proto::v1::{AbortKind, GiveUpRequest, JobSpec, RegisterReply, RegisterRequest, WorkerFacts};
 use std::collections::HashMap;
 
 /// A worker registers. The last one starts the job; one that can never be a part of it ends the wait of the others.

@@ -7,8 +7,9 @@ use super::*;
 use crate::ranks::Place;
 use crate::spec::spec;
 use crate::strategy::testing::{config as settings, model, worker};
+use octrain_core::strategy::Purpose;
 use octrain_proto::PROTOCOL_VERSION;
-use octrain_proto::v1::{JobPhase, JobSpec, Purpose};
+use octrain_proto::v1::{JobPhase, JobSpec};
 use serde_json::{Value, json};
 use std::time::Duration;
 

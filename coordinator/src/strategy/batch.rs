@@ -1,7 +1,8 @@
 //! Microbatches and steps.
 
 use super::{JobSettings, StrategyError, setting};
-use octrain_proto::v1::{Purpose, Setting};
+use octrain_core::strategy::Purpose;
+use octrain_proto::v1::Setting;
 use std::ops::Range;
 
 /// Microbatches that rank `rank` of `world` owns: `[rank * M / world, (rank + 1) * M / world)`.

@@ -1,8 +1,9 @@
 //! Device and backend.
 
-use super::{DeviceChoice, JobSettings, StrategyError, TestBackend};
+use super::{JobSettings, StrategyError};
 use crate::ranks::Place;
-use octrain_proto::v1::{Backend, CudaDevice, Device, WorkerFacts};
+use octrain_core::strategy::{Device, DeviceChoice, TestBackend};
+use octrain_proto::v1::{Backend, CudaDevice, WorkerFacts};
 
 /// A worker's GPU.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,14 +98,6 @@ pub(super) fn backend(
         (TestBackend::Auto, _, 1) => Ok((Backend::Local, "one worker: nothing to communicate".into())),
         (TestBackend::Auto, Device::Cpu, n) => Ok((Backend::Gloo, format!("{n} workers on CPUs"))),
         (TestBackend::Auto, Device::Cuda, n) => Ok((Backend::Nccl, format!("{n} workers on CUDA devices"))),
-    }
-}
-
-/// Name in texts.
-pub(crate) fn name(device: Device) -> &'static str {
-    match device {
-        Device::Cpu => "cpu",
-        Device::Cuda => "cuda",
     }
 }
 

@@ -1,6 +1,7 @@
 //! Strategies that cannot be met. None is downgraded; each says what to change.
 
 use crate::ranks::Place;
+use octrain_core::strategy::QatError;
 
 /// Why a job cannot be run as configured.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -131,6 +132,9 @@ pub enum StrategyError {
         /// What it must be.
         want: &'static str,
     },
+    /// A number of the recipe out of range.
+    #[error("--qat-{} is {}: {}", .0.field, .0.value, .0.want)]
+    Qat(#[from] QatError),
     /// QAT of a network without anything to quantize.
     #[error("--qat, but {model} has no convolution to quantize: train it without --qat")]
     NothingToQuantize {

@@ -4,7 +4,6 @@
 mod batch;
 mod device;
 mod error;
-pub mod passes;
 mod precision;
 mod qat;
 mod settings;
@@ -15,16 +14,17 @@ mod tests;
 
 pub use batch::share;
 pub use device::Gpu;
-pub(crate) use device::{backend_name, name as device_name};
+pub(crate) use device::backend_name;
 pub use error::StrategyError;
-pub(crate) use precision::{name as precision_name, scaling_text};
-pub use qat::freeze_step;
-pub use settings::{Amp, DataLayout, DeviceChoice, JobSettings, Observer, Target, TestBackend};
+pub(crate) use precision::scaling_text;
+pub use settings::JobSettings;
 
 use crate::ranks::natural;
+use octrain_core::graph::NetworkFacts;
+use octrain_core::passes::{self, Decision};
+use octrain_core::strategy::{Device, Purpose, Strategy};
 use octrain_proto::v1::{
-    Backend, Determinism, Device, Fp32Math, JobSpec, LossScaling, MemoryLayout, ModelFacts, PassDecision,
-    Precision, Purpose, QatRecipe, Setting, WorkerFacts,
+    Backend, Determinism, Fp32Math, JobSpec, LossScaling, ModelFacts, Setting, WorkerFacts,
 };
 use std::collections::BTreeMap;
 
@@ -39,7 +39,9 @@ pub struct JobFacts {
 
 /// What was decided.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Strategy {
+pub struct BuildStrategy {
+    /// What is trained, quantization scheduled.
+    pub strategy: Strategy,
     /// What the graph is wanted for.
     pub purpose: Purpose,
     /// How ranks communicate.
@@ -48,16 +50,12 @@ pub struct Strategy {
     pub device: Device,
     /// A GPU for every worker, in the order of ranks; empty on CPUs.
     pub gpus: Vec<Gpu>,
-    /// Compute precision.
-    pub precision: Precision,
     /// What GPUs make of FP32 operands.
     pub fp32_math: Fp32Math,
     /// Loss scaling.
     pub loss_scaling: LossScaling,
-    /// Memory order.
-    pub memory_layout: MemoryLayout,
     /// Passes in order, on or off.
-    pub passes: Vec<PassDecision>,
+    pub passes: Vec<Decision>,
     /// Every setting with its value and reason, for people.
     pub settings: Vec<Setting>,
     /// Gradient bucket in bytes.
@@ -68,21 +66,10 @@ pub struct Strategy {
     pub microbatch_size: u64,
     /// Steps in all; 0: unknown.
     pub total_steps: u64,
-    /// Quantization.
-    pub qat: Option<QatRecipe>,
     /// Determinism.
     pub determinism: Determinism,
     /// Compute threads per worker.
     pub threads: u32,
-}
-
-/// Name of a target in messages and flags.
-pub(crate) fn target_name(target: Target) -> &'static str {
-    match target {
-        Target::Openvino => "openvino",
-        Target::Onnxruntime => "onnxruntime",
-        Target::Tensorrt => "tensorrt",
-    }
 }
 
 fn setting(name: &str, value: impl ToString, reason: impl Into<String>) -> Setting {
@@ -90,10 +77,11 @@ fn setting(name: &str, value: impl ToString, reason: impl Into<String>) -> Setti
 }
 
 /// Decides everything.
-pub fn decide(facts: &JobFacts) -> Result<Strategy, StrategyError> {
+pub fn decide(facts: &JobFacts) -> Result<BuildStrategy, StrategyError> {
     let s = JobSettings::parse(&facts.job.config_json)?;
     let purpose = facts.job.purpose();
-    let model = facts.job.model.clone().unwrap_or_default();
+    let mut strategy = Strategy::from(&s.strategy);
+    let network = network(facts.job.model.clone().unwrap_or_default());
     let world = facts.workers.len() as u64;
     if world == 0 {
         return Err(StrategyError::NoWorkers);
@@ -104,30 +92,26 @@ pub fn decide(facts: &JobFacts) -> Result<Strategy, StrategyError> {
     let mut settings = Vec::new();
 
     let (device, reason, gpus) = device::choose(&s, &workers)?;
-    settings.push(setting("device", device::name(device), reason));
+    settings.push(setting("device", device, reason));
     let (backend, reason) = device::backend(s.test_backend, device, world)?;
     settings.push(setting("backend", device::backend_name(backend), reason));
 
-    let (precision, reason) = precision::choose(&s, device, &workers)?;
-    settings.push(setting("precision", precision::name(precision), reason));
+    let reason = precision::choose(&s, device, &workers)?;
+    settings.push(setting("precision", strategy.amp.precision(), reason));
     let (fp32_math, reason) = precision::fp32_math(&s, device, &workers);
     settings.push(setting("fp32-math", precision::math_name(fp32_math), reason));
     let (loss_scaling, reason) = precision::loss_scaling(&s)?;
     settings.push(setting("loss-scale", precision::scaling_text(&loss_scaling), reason));
 
-    let (memory_layout, value) = match s.data_layout {
-        DataLayout::Nhwc => (MemoryLayout::Nhwc, "NHWC"),
-        DataLayout::Nchw => (MemoryLayout::Nchw, "NCHW"),
-    };
-    settings.push(setting("data-layout", value, "--data-layout"));
+    settings.push(setting("data-layout", strategy.layout, "--data-layout"));
 
     let batch = batch::decide(&s, purpose, world, facts.job.train_images, facts.job.kept_global_batch)?;
     settings.extend(batch.settings);
-    let (bucket_bytes, reason) = buckets(&s, &model, backend)?;
+    let (bucket_bytes, reason) = buckets(&s, &network, backend)?;
     settings.push(setting("bucket-bytes", bucket_bytes, reason));
 
-    let (qat, qat_settings) = qat::decide(&s, &model, batch.total_steps)?;
-    settings.extend(qat_settings);
+    settings.extend(qat::settings(strategy.qat.as_ref(), &network, batch.total_steps)?);
+    strategy.qat = strategy.qat.map(|q| q.scheduled(batch.total_steps));
 
     let (threads, reason) = threads(&s, &workers);
     settings.push(setting("threads", threads, reason));
@@ -139,35 +123,43 @@ pub fn decide(facts: &JobFacts) -> Result<Strategy, StrategyError> {
     };
     settings.push(setting("determinism", format!("{value}, seed {}", s.seed), reason));
 
-    Ok(Strategy {
+    Ok(BuildStrategy {
+        passes: passes::decide(&strategy, &network, purpose),
+        strategy,
         purpose,
         backend,
         device,
         gpus,
-        precision,
         fp32_math,
         loss_scaling,
-        memory_layout,
-        passes: passes::decide(&s, &model, purpose),
         settings,
         bucket_bytes,
         microbatches: batch.microbatches,
         microbatch_size: batch.microbatch_size,
         total_steps: batch.total_steps,
-        qat,
         determinism: Determinism { seed: s.seed, deterministic_kernels: s.deterministic },
         threads,
     })
 }
 
-fn buckets(s: &JobSettings, model: &ModelFacts, backend: Backend) -> Result<(u64, String), StrategyError> {
+/// The network as workers describe it.
+fn network(model: ModelFacts) -> NetworkFacts {
+    let ModelFacts { name, parameters, convolutions, batch_norms } = model;
+    NetworkFacts { name, parameters, convolutions, batch_norms }
+}
+
+fn buckets(
+    s: &JobSettings,
+    network: &NetworkFacts,
+    backend: Backend,
+) -> Result<(u64, String), StrategyError> {
     const MIB: f64 = (1u64 << 20) as f64;
     let want = "a size in MiB above 0 and at most 16384, e.g. 25";
     if !(s.bucket_mib > 0.0 && s.bucket_mib <= 16384.0) {
         return Err(StrategyError::Range { flag: "bucket-mib", value: s.bucket_mib, want });
     }
     let bytes = ((s.bucket_mib * MIB) as u64).max(4);
-    let gradients = model.parameters * 4;
+    let gradients = network.parameters * 4;
     let reason = match backend {
         Backend::Local => "one worker: gradients stay where they are".into(),
         _ => format!(

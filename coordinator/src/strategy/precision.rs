@@ -1,21 +1,21 @@
 //! Compute precision and loss scaling.
 
-use super::{Amp, JobSettings, StrategyError};
-use octrain_proto::v1::{Device, Fp32Math, LossScaling, LossScalingMode, Precision, WorkerFacts};
+use super::{JobSettings, StrategyError};
+use octrain_core::strategy::{Amp, Device};
+use octrain_proto::v1::{Fp32Math, LossScaling, LossScalingMode, WorkerFacts};
 
-/// Compute precision, checked against what the devices can do.
+/// Why the precision that was asked for is what it is, checked against what the devices can do.
 pub(super) fn choose(
     s: &JobSettings,
     device: Device,
     workers: &[WorkerFacts],
-) -> Result<(Precision, String), StrategyError> {
-    match (s.amp, device) {
-        (Amp::Off, _) => Ok((Precision::Fp32, "--amp is off".into())),
-        (Amp::Fp16, Device::Cuda) => Ok((Precision::Fp16, "--amp fp16".into())),
-        (Amp::Fp16, Device::Cpu) => Ok((
-            Precision::Fp16,
-            "--amp fp16; CPUs emulate most of it, so it is slow: --amp bf16 suits them better".into(),
-        )),
+) -> Result<String, StrategyError> {
+    match (s.strategy.amp, device) {
+        (Amp::Off, _) => Ok("--amp is off".into()),
+        (Amp::Fp16, Device::Cuda) => Ok("--amp fp16".into()),
+        (Amp::Fp16, Device::Cpu) => {
+            Ok("--amp fp16; CPUs emulate most of it, so it is slow: --amp bf16 suits them better".into())
+        }
         (Amp::Bf16, Device::Cuda) => {
             for w in workers {
                 if let Some(d) = w.capabilities.iter().flat_map(|c| &c.cuda_devices).find(|d| d.major < 8) {
@@ -27,20 +27,17 @@ pub(super) fn choose(
                     });
                 }
             }
-            Ok((Precision::Bf16, "--amp bf16; all GPUs compute it in hardware".into()))
+            Ok("--amp bf16; all GPUs compute it in hardware".into())
         }
         (Amp::Bf16, Device::Cpu) => {
             let slow = workers.iter().find(|w| !w.capabilities.as_ref().is_some_and(|c| c.cpu_bf16));
-            Ok((
-                Precision::Bf16,
-                match slow {
-                    None => "--amp bf16; all CPUs compute it in hardware".into(),
-                    Some(w) => format!(
-                        "--amp bf16; the CPU of {} has no BF16 instructions and emulates it, correct but not faster than FP32",
-                        w.host
-                    ),
-                },
-            ))
+            Ok(match slow {
+                None => "--amp bf16; all CPUs compute it in hardware".into(),
+                Some(w) => format!(
+                    "--amp bf16; the CPU of {} has no BF16 instructions and emulates it, correct but not faster than FP32",
+                    w.host
+                ),
+            })
         }
     }
 }
@@ -50,7 +47,7 @@ pub(super) fn fp32_math(s: &JobSettings, device: Device, workers: &[WorkerFacts]
     let mut devices = workers.iter().flat_map(|w| w.capabilities.iter().flat_map(|c| &c.cuda_devices));
     match device {
         Device::Cpu => (Fp32Math::Ieee, "CPUs compute FP32 as it is".into()),
-        Device::Cuda if s.qat => (
+        Device::Cuda if s.strategy.qat => (
             Fp32Math::Ieee,
             "--qat: TF32 would round operands, and what is measured would not be what is deployed".into(),
         ),
@@ -71,7 +68,7 @@ pub(super) fn loss_scaling(s: &JobSettings) -> Result<(LossScaling, String), Str
         let want = "a finite factor above 0, e.g. 128";
         return Err(StrategyError::Range { flag: "scale-loss", value: s.scale_loss, want });
     }
-    let needless = match s.amp {
+    let needless = match s.strategy.amp {
         Amp::Fp16 => "",
         Amp::Bf16 => " (needless: BF16 has the range of FP32)",
         Amp::Off => " (needless in FP32)",
@@ -84,7 +81,7 @@ pub(super) fn loss_scaling(s: &JobSettings) -> Result<(LossScaling, String), Str
     } else if s.scale_loss != 1.0 {
         (LossScalingMode::Static, format!("--scale-loss {}{needless}", s.scale_loss))
     } else {
-        let reason = match s.amp {
+        let reason = match s.strategy.amp {
             Amp::Fp16 => {
                 "no scaling asked for; small FP16 gradients may underflow: --use-dynamic-loss-scaling avoids it"
             }
@@ -94,15 +91,6 @@ pub(super) fn loss_scaling(s: &JobSettings) -> Result<(LossScaling, String), Str
         (LossScalingMode::Off, reason.into())
     };
     Ok((LossScaling { mode: mode.into(), scale: s.scale_loss }, reason))
-}
-
-/// Name in texts.
-pub(crate) fn name(precision: Precision) -> &'static str {
-    match precision {
-        Precision::Fp32 => "fp32",
-        Precision::Bf16 => "bf16",
-        Precision::Fp16 => "fp16",
-    }
 }
 
 /// Name in texts.

@@ -2,7 +2,8 @@
 
 use super::JobFacts;
 use crate::spec::spec;
-use octrain_proto::v1::{Capabilities, CudaDevice, ModelFacts, Purpose, WorkerFacts};
+use octrain_core::strategy::Purpose;
+use octrain_proto::v1::{Capabilities, CudaDevice, ModelFacts, WorkerFacts};
 use serde_json::{Value, json};
 
 pub(crate) fn config(changes: Value) -> Value {

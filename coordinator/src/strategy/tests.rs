@@ -2,42 +2,33 @@
 
 use super::testing::{facts, model, two, worker};
 use super::*;
+use octrain_core::passes::Pass;
+use octrain_core::strategy::{Amp, Freeze, Qat, Target};
 use serde_json::{Value, json};
 
-fn of(s: &Strategy, name: &str) -> (String, String) {
+fn of(s: &BuildStrategy, name: &str) -> (String, String) {
     let s = s.settings.iter().find(|s| s.name == name).unwrap_or_else(|| panic!("no setting {name}"));
     (s.value.clone(), s.reason.clone())
 }
 
 #[test]
-fn passes_follow_the_flags() {
-    let on = |changes: Value, purpose: Purpose| -> Vec<String> {
-        let mut f = facts(changes, two());
-        f.job.purpose = purpose.into();
-        let passes = decide(&f).unwrap().passes;
-        assert_eq!(passes.iter().map(|p| p.name.as_str()).collect::<Vec<_>>(), passes::ORDER);
-        assert!(passes.iter().all(|p| !p.reason.is_empty()));
-        passes.into_iter().filter(|p| p.on).map(|p| p.name).collect()
-    };
-    let quantize = ["quantize-weights", "quantize-activations", "observe-superset"];
-    assert_eq!(on(json!({}), Purpose::Train), ["drop-dead", "memory-layout"]);
-    assert_eq!(on(json!({"data-layout": "NCHW"}), Purpose::Train), ["drop-dead"]);
-    assert_eq!(on(json!({"amp": "bf16"}), Purpose::Train), ["drop-dead", "amp-cast", "memory-layout"]);
-    assert_eq!(on(json!({"amp": "fp16"}), Purpose::Eval), ["drop-dead", "amp-cast", "memory-layout"]);
-    let qat = on(json!({"qat": true, "amp": "bf16"}), Purpose::Train);
-    assert_eq!(qat, [&["drop-dead"][..], &quantize, &["amp-cast", "memory-layout"]].concat());
-    let export = on(json!({"qat": true, "amp": "bf16"}), Purpose::Export);
-    assert_eq!(export, [&["drop-dead"][..], &quantize, &["memory-layout", "fold-batch-norm"]].concat());
-}
-
-#[test]
-fn a_network_without_batch_norm_has_nothing_to_fold() {
-    let mut f = facts(json!({}), two());
-    f.job.purpose = Purpose::Export.into();
-    f.job.model = Some(ModelFacts { batch_norms: 0, ..model() });
-    let s = decide(&f).unwrap();
-    let fold = s.passes.last().unwrap();
-    assert!(!fold.on && fold.reason.contains("has no BatchNorm"), "{fold:?}");
+fn passes_are_those_that_follow_from_the_flags() {
+    let mut f = facts(json!({"qat": true, "amp": "bf16", "qat-skip": ["fc"]}), two());
+    for &purpose in Purpose::ALL {
+        f.job.purpose = purpose as i32;
+        let s = decide(&f).unwrap();
+        let qat = s.strategy.qat.as_ref().unwrap();
+        assert_eq!((s.strategy.amp, &qat.skip[..]), (Amp::Bf16, &["fc".to_string()][..]));
+        assert_eq!(s.passes, passes::decide(&s.strategy, &network(model()), purpose));
+        assert!(s.passes.iter().any(|d| d.on && d.pass == Pass::QuantizeWeights));
+    }
+    assert!(
+        decide(&facts(json!({"data-layout": "NCHW"}), two()))
+            .unwrap()
+            .passes
+            .iter()
+            .all(|d| { d.on == (d.pass == Pass::DropDead) })
+    );
 }
 
 #[test]
@@ -156,12 +147,12 @@ fn precision_meets_the_hardware_or_says_what_to_change() {
     let f = |amp: &str| facts(json!({"amp": amp}), vec![worker("a", 0, 1), old.clone()]);
     let e = decide(&f("bf16")).unwrap_err().to_string();
     assert!(e.contains("T4 of host b local 0 has compute capability 7.5"), "{e}");
-    assert_eq!(decide(&f("fp16")).unwrap().precision, Precision::Fp16);
+    assert_eq!(decide(&f("fp16")).unwrap().strategy.amp, Amp::Fp16);
 
     let mut plain = worker("b", 0, 0);
     plain.capabilities.as_mut().unwrap().cpu_bf16 = false;
     let s = decide(&facts(json!({"amp": "bf16"}), vec![worker("a", 0, 0), plain])).unwrap();
-    assert_eq!(s.precision, Precision::Bf16);
+    assert_eq!(s.strategy.amp, Amp::Bf16);
     assert!(of(&s, "precision").1.contains("CPU of b has no BF16"), "{:?}", of(&s, "precision"));
     let s = decide(&facts(json!({"amp": "fp16"}), two())).unwrap();
     assert!(of(&s, "precision").1.contains("slow"));
@@ -276,22 +267,22 @@ fn steps_are_whole_global_batches_of_all_epochs() {
     assert_eq!(of(&s, "observers-freeze-step").0, "at 0.8 of the steps");
 }
 
+fn qat(s: &BuildStrategy) -> Qat {
+    s.strategy.qat.clone().expect("a recipe")
+}
+
 #[test]
 fn the_qat_recipe() {
     let s = decide(&facts(json!({"max-steps": 100, "qat": true, "target": "tensorrt"}), two())).unwrap();
-    let q = s.qat.clone().unwrap();
-    assert_eq!(q.target(), octrain_proto::v1::QuantTarget::Tensorrt);
-    assert_eq!((q.calibration_images, of(&s, "calibration-images").0.as_str()), (512, "512"));
-    assert_eq!((q.freeze_observers_step, q.freeze_bn_step), (Some(80), Some(90)));
+    let q = qat(&s);
+    assert_eq!((q.target, q.calibration_images), (Target::Tensorrt, 512));
+    assert_eq!(of(&s, "calibration-images").0, "512");
+    assert_eq!((q.freeze_observers, q.freeze_bn), (Freeze::Step(80), Freeze::Step(90)));
     assert_eq!(of(&s, "quant-target").0, "tensorrt");
     let s = decide(&facts(json!({"qat": true, "qat-freeze-observers": 1.0}), two())).unwrap();
-    assert_eq!(s.qat.as_ref().unwrap().freeze_observers_step, None);
+    assert_eq!(qat(&s).freeze_observers, Freeze::Never);
     assert_eq!(of(&s, "observers-freeze-step").0, "never");
-    assert_eq!(decide(&facts(json!({}), two())).unwrap().qat, None);
-    assert_eq!(
-        [(0.0, 100), (0.8, 100), (0.501, 100)].map(|(p, n)| freeze_step(p, n)),
-        [Some(0), Some(80), Some(51)]
-    );
+    assert_eq!(decide(&facts(json!({}), two())).unwrap().strategy.qat, None);
 }
 
 #[test]
@@ -303,22 +294,22 @@ fn ranges_that_calibration_or_gradients_own_are_not_observed() {
         json!({"qat": true, "qat-learn-scales": true}),
     ] {
         let s = decide(&facts(changes.clone(), two())).unwrap();
-        assert_eq!(s.qat.as_ref().unwrap().freeze_observers_step, Some(0), "{changes}");
+        assert_eq!(qat(&s).freeze_observers, Freeze::Step(0), "{changes}");
         assert!(of(&s, "observers-freeze-step").1.contains("calibration"), "{changes}");
     }
     let s = decide(&facts(json!({"qat": true, "qat-observer": "max", "max-steps": 10}), two())).unwrap();
-    assert_eq!(s.qat.as_ref().unwrap().freeze_observers_step, Some(8));
+    assert_eq!(qat(&s).freeze_observers, Freeze::Step(8));
 }
 
 #[test]
 fn the_recipe_carries_weight_bits_and_distillation() {
     let s = decide(&facts(json!({"qat": true, "qat-weight-bits": 7, "qat-distill": true}), two())).unwrap();
-    let q = s.qat.clone().unwrap();
+    let q = qat(&s);
     assert_eq!(q.weight_bits, 7);
     assert!(of(&s, "quant-weights").0.starts_with("int7"));
     let d = q.distillation.unwrap();
     assert_eq!((d.weight, d.temperature), (0.5, 4.0));
-    assert_eq!(decide(&facts(json!({"qat": true}), two())).unwrap().qat.unwrap().distillation, None);
+    assert_eq!(qat(&decide(&facts(json!({"qat": true}), two())).unwrap()).distillation, None);
 }
 
 #[test]
@@ -332,12 +323,15 @@ fn numbers_out_of_range_are_refused_by_the_name_of_their_flag() {
         (json!({"qat": true, "qat-observer-momentum": 1.0}), "qat-observer-momentum"),
         (json!({"qat": true, "qat-percentile": 40.0}), "qat-percentile"),
         (json!({"qat": true, "qat-weight-bits": 4}), "qat-weight-bits"),
-        (json!({"qat": true, "qat-distill-weight": 0.0}), "qat-distill-weight"),
-        (json!({"qat": true, "qat-distill-temperature": 0.5}), "qat-distill-temperature"),
+        (json!({"qat": true, "qat-distill": true, "qat-distill-weight": 0.0}), "qat-distill-weight"),
+        (
+            json!({"qat": true, "qat-distill": true, "qat-distill-temperature": 0.5}),
+            "qat-distill-temperature",
+        ),
     ] {
         let e = decide(&facts(changes.clone(), two())).unwrap_err();
-        assert!(matches!(&e, StrategyError::Range { flag: f, .. } if *f == flag), "{changes}: {e}");
-        assert!(e.to_string().contains(&format!("--{flag}")));
+        assert!(matches!(e, StrategyError::Range { .. } | StrategyError::Qat(_)), "{changes}: {e}");
+        assert!(e.to_string().starts_with(&format!("--{flag} is ")), "{changes}: {e}");
     }
     let mut f = facts(json!({"qat": true}), two());
     f.job.model = Some(ModelFacts { convolutions: 0, ..model() });

@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 use octrain_coordinator::spec;
+use octrain_core::strategy::Purpose;
 use octrain_proto::v1::coordinator_client::CoordinatorClient;
 use octrain_proto::v1::*;
 use octrain_proto::{PROTOCOL_VERSION, REFUSAL_KEY};

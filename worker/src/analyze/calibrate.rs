@@ -2,12 +2,12 @@
 
 use super::AnalyzeError;
 use super::variant::{Variant, ensure_finite};
-use crate::config::Observer;
 use crate::data::EvalLoader;
 use crate::exec::Weights;
 use crate::graph::{Graph, Node, Op};
 use crate::quant::histogram::{BINS, Histogram};
 use crate::quant::observer::{calibrated, wants_histogram};
+use crate::strategy::Observer;
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
 

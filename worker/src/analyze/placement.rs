@@ -1,7 +1,8 @@
 //! What is quantized in a network, and the same network with less of it quantized.
 
 use crate::graph::{Conv, Graph, GraphError, Linear, Op};
-use crate::passes::{self, Decision, Settings};
+use crate::passes;
+use crate::strategy::{Purpose, Strategy};
 
 /// A node that computes with quantized inputs: what `--qat-skip` can leave in floating point.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,18 +24,18 @@ pub struct Layer {
 pub struct Placement {
     /// The network before any pass.
     pub graph: Graph,
-    /// The passes that run.
-    pub decisions: Vec<Decision>,
-    /// What they are told.
-    pub settings: Settings,
+    /// What it is evaluated as.
+    pub strategy: Strategy,
 }
 
 impl Placement {
-    /// The quantized network, with these nodes left in floating point besides those of the settings.
+    /// The quantized network, with these nodes left in floating point besides those of the recipe.
     pub fn skipping<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Result<Graph, GraphError> {
-        let mut settings = self.settings.clone();
-        settings.skip.extend(names.into_iter().map(str::to_string));
-        passes::run(self.graph.clone(), &self.decisions, &settings, |_, _| {})
+        let mut strategy = self.strategy.clone();
+        if let Some(qat) = &mut strategy.qat {
+            qat.skip.extend(names.into_iter().map(str::to_string));
+        }
+        passes::run(self.graph.clone(), &strategy, Purpose::Eval)
     }
 
     /// The network with `name` alone quantized, of `layers`, which are all that can be.
@@ -73,20 +74,14 @@ pub fn layers(graph: &Graph) -> Vec<Layer> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::config::{Amp, DataLayout, Target};
     use crate::models;
+    use crate::strategy::{Layout, Qat, Target};
 
     pub fn placement(model: &str, side: usize, target: Target, skip: &[&str]) -> Placement {
-        let settings = Settings {
-            target,
-            skip: skip.iter().map(|s| s.to_string()).collect(),
-            weight_bits: 8,
-            amp: Amp::Off,
-            layout: DataLayout::Nchw,
-        };
-        let on = |n: &str| Decision { name: n.into(), on: true, reason: "test".into() };
-        let decisions = ["quantize-weights", "quantize-activations", "observe-superset"].map(on).to_vec();
-        Placement { graph: models::build(model, [3, side, side], 10).unwrap(), decisions, settings }
+        let skip = skip.iter().map(|s| s.to_string()).collect();
+        let qat = Some(Qat { target, skip, ..Qat::default() });
+        let strategy = Strategy { layout: Layout::Nchw, qat, ..Strategy::default() };
+        Placement { graph: models::build(model, [3, side, side], 10).unwrap(), strategy }
     }
 
     fn quantized_weights(graph: &Graph) -> Vec<&str> {

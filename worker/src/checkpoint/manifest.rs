@@ -1,7 +1,8 @@
 //! What a checkpoint is: everything but the tensors.
 
 use super::RunIdentity;
-use crate::config::{RunConfig, Target};
+use crate::config::RunConfig;
+use crate::strategy::Target;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

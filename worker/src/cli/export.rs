@@ -3,12 +3,12 @@
 use super::{Exit, checkpoint_base, output};
 use crate::analyze::Placement;
 use crate::checkpoint::{self, Manifest, Origin, State};
-use crate::config::{Amp, DeviceKind, RunConfig};
+use crate::config::RunConfig;
 use crate::export::{FloatType, Options, Profile, emit, scale_table};
 use crate::graph::Graph;
 use crate::metrics::say;
-use crate::session::{Purpose, job_spec};
-use crate::{models, trainer};
+use crate::strategy::{Amp, Purpose, Strategy};
+use crate::{models, passes};
 use anyhow::Result;
 use prost::Message;
 use serde_json::json;
@@ -58,23 +58,20 @@ fn graph_for(manifest: &Manifest, profile: Profile, purpose: Purpose) -> Result<
         target: target.unwrap_or(manifest.config.target),
         ..manifest.config.clone()
     };
-    let p = decided(manifest, &config, purpose)?;
-    Ok(p.skipping([])?)
+    let p = placed(manifest, &config)?;
+    Ok(passes::run(p.graph, &p.strategy, purpose).map_err(Exit::configuration)?)
 }
 
 /// The network of a checkpoint, quantized as its configuration says for its target, as it is evaluated in FP32
 /// arithmetic; whether it was trained with --qat does not matter.
 pub fn placement(manifest: &Manifest) -> Result<Placement> {
-    decided(manifest, &RunConfig { qat: true, ..manifest.config.clone() }, Purpose::Eval)
+    placed(manifest, &RunConfig { qat: true, ..manifest.config.clone() })
 }
 
-fn decided(manifest: &Manifest, config: &RunConfig, purpose: Purpose) -> Result<Placement> {
+fn placed(manifest: &Manifest, config: &RunConfig) -> Result<Placement> {
     let graph = models::build(&manifest.model, manifest.image_shape, manifest.class_names.len());
-    let graph = graph.map_err(Exit::configuration)?;
-    let config = RunConfig { amp: Amp::Off, nproc: 1, device: DeviceKind::Cpu, ..config.clone() };
-    let spec = job_spec(&serde_json::to_value(&config)?, purpose, trainer::model_facts(&graph), 0);
-    let strategy = trainer::strategy(&super::plan::local_plan(&config, spec)?);
-    Ok(Placement { graph, decisions: strategy.passes, settings: strategy.settings })
+    let strategy = Strategy { amp: Amp::Off, ..config.strategy() };
+    Ok(Placement { graph: graph.map_err(Exit::configuration)?, strategy })
 }
 
 fn metadata(

@@ -2,11 +2,11 @@
 
 use super::Exit;
 use super::args::RunFlags;
-use super::plan::local_plan;
 use crate::config::{RunConfig, UNTOLD_CLASSES};
 use crate::metrics::{print, say};
-use crate::session::{Purpose, job_spec};
-use crate::{models, passes, trainer};
+use crate::models;
+use crate::passes::Passes;
+use crate::strategy::Purpose;
 use anyhow::Result;
 use clap::{ArgMatches, ValueEnum};
 
@@ -17,17 +17,6 @@ pub enum Format {
     Text,
     /// Graphviz.
     Dot,
-}
-
-/// What the network is wanted for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum For {
-    /// Training.
-    Train,
-    /// Evaluation.
-    Eval,
-    /// Export.
-    Export,
 }
 
 /// Arguments of `octrain graph`.
@@ -41,8 +30,8 @@ pub struct GraphArgs {
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,
     /// What it is wanted for.
-    #[arg(long = "for", value_enum, default_value = "train")]
-    pub wanted: For,
+    #[arg(long = "for", value_enum, default_value_t)]
+    pub wanted: Purpose,
     /// Print every stage, not only the last (text only).
     #[arg(long)]
     pub every_pass: bool,
@@ -59,23 +48,17 @@ pub fn main(args: &GraphArgs, matches: &ArgMatches) -> Result<u8> {
     });
     let built = models::build(&config.model_arch_name, config.image_shape, classes);
     let graph = built.map_err(Exit::configuration)?;
-    let purpose = match args.wanted {
-        For::Train => Purpose::Train,
-        For::Eval => Purpose::Eval,
-        For::Export => Purpose::Export,
-    };
-    let spec = job_spec(&serde_json::to_value(&config)?, purpose, trainer::model_facts(&graph), 0);
-    let strategy = trainer::strategy(&local_plan(&RunConfig { nproc: 1, ..config }, spec)?);
     let every = args.every_pass && args.format == Format::Text;
     if every {
         say!("as built:\n{graph}");
     }
-    let graph = passes::run(graph, &strategy.passes, &strategy.settings, |pass, graph| {
-        if every {
-            say!("after {} ({}):\n{graph}", pass.name, pass.what);
-        }
-    })
-    .map_err(Exit::configuration)?;
+    let graph = Passes::default()
+        .run(graph, &config.strategy(), args.wanted, |pass, graph| {
+            if every {
+                say!("after {} ({}):\n{graph}", pass.name(), pass.what());
+            }
+        })
+        .map_err(Exit::configuration)?;
     match args.format {
         Format::Dot => print(graph.to_dot())?,
         Format::Text if !every => print(&graph)?,

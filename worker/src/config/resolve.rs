@@ -163,7 +163,7 @@ mod tests {
     fn flags_win_over_the_file_and_the_last_flag_over_the_first() {
         let file = "lr = 0.5\nqat = true\nimage-shape = [3, 32, 32]\nqat-skip = [\"conv1\"]\n";
         let (config, given) = run(&["--lr", "0.1", "--lr", "0.2", "--amp"], Some(file)).unwrap();
-        assert_eq!((config.lr, config.qat, config.amp), (0.2, true, super::super::Amp::Fp16));
+        assert_eq!((config.lr, config.qat, config.amp), (0.2, true, crate::strategy::Amp::Fp16));
         assert_eq!((config.crop_size, config.resize_short), (32, 32));
         assert_eq!(config.qat_skip, ["conv1"]);
         assert!(given.contains("lr") && given.contains("qat") && !given.contains("momentum"));

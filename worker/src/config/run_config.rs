@@ -1,6 +1,9 @@
 //! The resolved configuration of one run: every setting by the name of its flag.
 
 use super::list::parse_list;
+use octrain_core::strategy::{
+    Amp, DeviceChoice, Layout, Observer, Strategy, StrategySettings, Target, TestBackend,
+};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -16,103 +19,6 @@ pub enum RunScope {
     TrainOnly,
     /// Evaluate a checkpoint only.
     EvalOnly,
-}
-
-/// Automatic mixed precision.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, Default)]
-#[serde(rename_all = "lowercase")]
-#[value(rename_all = "lowercase")]
-pub enum Amp {
-    /// FP32 throughout (TF32 matrix products on GPUs that have them).
-    #[default]
-    Off,
-    /// BF16 compute, FP32 master weights.
-    Bf16,
-    /// FP16 compute, FP32 master weights, loss scaling.
-    Fp16,
-}
-
-/// Where tensors live.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, Default)]
-#[serde(rename_all = "lowercase")]
-#[value(rename_all = "lowercase")]
-pub enum DeviceKind {
-    /// CUDA when the machine has a usable GPU, CPU otherwise; the choice is logged with its reason.
-    #[default]
-    Auto,
-    /// CPU, collectives over Gloo.
-    Cpu,
-    /// One GPU per worker, collectives over NCCL.
-    Cuda,
-}
-
-/// Collectives for tests, whatever the device and the number of workers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, Default)]
-#[serde(rename_all = "lowercase")]
-#[value(rename_all = "lowercase")]
-pub enum TestBackend {
-    /// As outside tests: NCCL on GPUs, Gloo on CPUs, none for one worker.
-    #[default]
-    Auto,
-    /// Gloo, of one worker too.
-    Gloo,
-    /// NCCL, of one worker too; on CPUs only a stand-in for it, named in `OCTRAIN_NCCL`, can work.
-    Nccl,
-}
-
-/// Memory order of activations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, Default)]
-#[serde(rename_all = "UPPERCASE")]
-#[value(rename_all = "UPPER")]
-pub enum DataLayout {
-    /// Channels last.
-    #[default]
-    Nhwc,
-    /// Channels first.
-    Nchw,
-}
-
-/// The runtime a quantized network is trained for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum, Default)]
-#[serde(rename_all = "lowercase")]
-#[value(rename_all = "lowercase")]
-pub enum Target {
-    /// OpenVINO on CPUs.
-    #[default]
-    Openvino,
-    /// ONNX Runtime's CPU provider.
-    Onnxruntime,
-    /// NVIDIA TensorRT.
-    Tensorrt,
-}
-
-impl Target {
-    /// Its name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Target::Openvino => "openvino",
-            Target::Onnxruntime => "onnxruntime",
-            Target::Tensorrt => "tensorrt",
-        }
-    }
-}
-
-/// How activation ranges are found and kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum, Default)]
-#[serde(rename_all = "kebab-case")]
-#[value(rename_all = "kebab-case")]
-pub enum Observer {
-    /// Calibrated by the mean of the microbatches' absolute maxima, then moved by them.
-    #[default]
-    MovingAverage,
-    /// The largest absolute value ever seen.
-    Max,
-    /// Calibrated by a percentile of the absolute values, then held.
-    Percentile,
-    /// Calibrated by the smallest squared quantization error, then held.
-    Mse,
-    /// Calibrated by the smallest relative entropy (Kullback-Leibler), then held.
-    Entropy,
 }
 
 /// Learning-rate schedule after warm-up.
@@ -320,7 +226,7 @@ pub struct RunConfig {
     pub use_dynamic_loss_scaling: bool,
     /// Memory order.
     #[arg(long, help_heading = "Precision", value_enum, default_value_t, ignore_case = true)]
-    pub data_layout: DataLayout,
+    pub data_layout: Layout,
 
     // ---- quantization
     /// Quantization-aware training.
@@ -399,7 +305,7 @@ pub struct RunConfig {
     // ---- machine
     /// Device.
     #[arg(long, help_heading = "Machine", value_enum, default_value_t)]
-    pub device: DeviceKind,
+    pub device: DeviceChoice,
     /// Workers on this host.
     #[arg(long, help_heading = "Machine", default_value_t = 1, allow_negative_numbers = true)]
     pub nproc: usize,
@@ -464,7 +370,7 @@ impl Default for RunConfig {
             amp: Amp::Off,
             scale_loss: 1.0,
             use_dynamic_loss_scaling: false,
-            data_layout: DataLayout::Nhwc,
+            data_layout: Layout::Nhwc,
             qat: false,
             target: Target::Openvino,
             qat_calibration_images: 512,
@@ -487,11 +393,21 @@ impl Default for RunConfig {
             from_pretrained_params: None,
             allow_mismatch: false,
             overwrite: false,
-            device: DeviceKind::Auto,
+            device: DeviceChoice::Auto,
             nproc: 1,
             test_backend: TestBackend::Auto,
             threads: 0,
             bucket_mib: 25.0,
         }
+    }
+}
+
+impl RunConfig {
+    /// What is trained: the strategy that these settings make.
+    pub fn strategy(&self) -> Strategy {
+        let settings: StrategySettings = serde_json::to_value(self)
+            .and_then(serde_json::from_value)
+            .expect("the settings of a strategy are all among a run's");
+        Strategy::from(&settings)
     }
 }

@@ -98,28 +98,17 @@ pub(super) fn round_biases(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Amp, DataLayout, Target};
     use crate::exec::{Prepared, initialise};
+    use crate::strategy::{Amp, Purpose, Qat, Strategy, Target};
     use crate::{models, passes};
     use tch::Kind;
 
     /// ResNet20 for ONNX Runtime as training and evaluation have it, with every pass of that precision.
     fn trained(amp: Amp) -> Graph {
-        let settings = passes::Settings {
-            target: Target::Onnxruntime,
-            skip: Vec::new(),
-            weight_bits: 8,
-            amp,
-            layout: DataLayout::Nhwc,
-        };
-        let on = |p: &passes::Pass| passes::Decision {
-            name: p.name.into(),
-            on: p.name != "fold-batch-norm",
-            reason: "test".into(),
-        };
-        let decisions: Vec<_> = passes::PASSES.iter().map(on).collect();
+        let qat = Some(Qat { target: Target::Onnxruntime, ..Qat::default() });
+        let strategy = Strategy { amp, qat, ..Strategy::default() };
         let graph = models::build("ResNet20", [3, 32, 32], 10).unwrap();
-        passes::run(graph, &decisions, &settings, |_, _| {}).unwrap()
+        passes::run(graph, &strategy, Purpose::Train).unwrap()
     }
 
     /// Shifts of all BatchNorms: as they are, and as an evaluation uses them.

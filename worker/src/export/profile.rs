@@ -1,6 +1,6 @@
 //! For whom a file is written.
 
-use crate::config::Target;
+use crate::strategy::Target;
 
 /// The profile of an exported file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum, serde::Serialize)]

@@ -30,7 +30,7 @@ impl Program {
         if self.collective.world_size() == 1 {
             return Ok(asked);
         }
-        let any = Tensor::f_from_slice(&[f32::from(u8::from(asked))])?.f_to_device(self.strategy.device)?;
+        let any = Tensor::f_from_slice(&[f32::from(u8::from(asked))])?.f_to_device(self.device)?;
         self.collective.all_reduce(&any, ReduceOp::Max)?;
         Ok(any.f_double_value(&[0])? > 0.0)
     }
@@ -45,7 +45,7 @@ impl Program {
         if self.collective.world_size() == 1 {
             return Ok(());
         }
-        let mine = Tensor::f_from_slice(&self.fingerprint()?)?.f_to_device(self.strategy.device)?;
+        let mine = Tensor::f_from_slice(&self.fingerprint()?)?.f_to_device(self.device)?;
         let all: Vec<Vec<i64>> = self
             .collective
             .all_gather(&mine)?

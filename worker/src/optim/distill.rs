@@ -4,33 +4,23 @@ use super::OptimError;
 use crate::checkpoint::State;
 use crate::exec::{ExecError, Executor, Mode, Prepared, Record, Weights};
 use crate::graph::Graph;
+use crate::strategy::Distillation;
 use tch::{Device, Kind, Tensor};
 
-/// How much of the loss follows the teacher: `(1 - weight) * CE + weight * T^2 * KL(teacher / T, student / T)`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Distillation {
-    /// That part, above 0 and at most 1.
-    pub weight: f64,
-    /// Temperature T, at least 1.
-    pub temperature: f64,
-}
-
-impl Distillation {
-    /// The loss of one microbatch: cross-entropy `labels_loss` and logits `[b, classes]` (FP32) of both.
-    pub fn loss(
-        &self,
-        labels_loss: &Tensor,
-        student: &Tensor,
-        teacher: &Tensor,
-    ) -> Result<Tensor, tch::TchError> {
-        let t = self.temperature;
-        let student = student.f_div_scalar(t)?.f_log_softmax(1, Kind::Float)?;
-        let teacher = teacher.f_div_scalar(t)?.f_log_softmax(1, Kind::Float)?;
-        let divergence = (teacher.f_exp()?.f_mul(&teacher.f_sub(&student)?)?)
-            .f_sum_dim_intlist([1i64].as_slice(), false, Kind::Float)?
-            .f_mean(Kind::Float)?;
-        labels_loss.f_mul_scalar(1.0 - self.weight)?.f_add(&divergence.f_mul_scalar(self.weight * t * t)?)
-    }
+/// The loss of one microbatch: cross-entropy `labels_loss` and logits `[b, classes]` (FP32) of both networks.
+pub(super) fn loss(
+    d: Distillation,
+    labels_loss: &Tensor,
+    student: &Tensor,
+    teacher: &Tensor,
+) -> Result<Tensor, tch::TchError> {
+    let t = d.temperature;
+    let student = student.f_div_scalar(t)?.f_log_softmax(1, Kind::Float)?;
+    let teacher = teacher.f_div_scalar(t)?.f_log_softmax(1, Kind::Float)?;
+    let divergence = (teacher.f_exp()?.f_mul(&teacher.f_sub(&student)?)?)
+        .f_sum_dim_intlist([1i64].as_slice(), false, Kind::Float)?
+        .f_mean(Kind::Float)?;
+    labels_loss.f_mul_scalar(1.0 - d.weight)?.f_add(&divergence.f_mul_scalar(d.weight * t * t)?)
 }
 
 /// The floating-point network in evaluation mode, in the precision of the run.
@@ -77,7 +67,7 @@ mod tests {
         let d = Distillation { weight: 0.25, temperature: 4.0 };
         let logits = Tensor::from_slice(&[1.0f32, -2.0, 0.5, 3.0, 0.0, -1.0]).view([2, 3]);
         let ce = Tensor::from_slice(&[2.0f32]).squeeze();
-        let same = d.loss(&ce, &logits, &logits).unwrap().double_value(&[]);
+        let same = loss(d, &ce, &logits, &logits).unwrap().double_value(&[]);
         assert!((same - 1.5).abs() < 1e-6, "{same}");
     }
 
@@ -88,7 +78,7 @@ mod tests {
         let teacher = Tensor::from_slice(&[2.0f32, 0.0]).view([1, 2]);
         let p = 1.0 / (1.0 + (-1.0f64).exp());
         let kl = p * (p / 0.5).ln() + (1.0 - p) * ((1.0 - p) / 0.5).ln();
-        let got = d.loss(&Tensor::from(0.0f32), &student, &teacher).unwrap().double_value(&[]);
+        let got = loss(d, &Tensor::from(0.0f32), &student, &teacher).unwrap().double_value(&[]);
         assert!((got - 4.0 * kl).abs() < 1e-6, "{got} against {}", 4.0 * kl);
     }
 }

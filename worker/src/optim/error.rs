@@ -3,10 +3,14 @@
 use crate::collective::CollectiveError;
 use crate::exec::ExecError;
 use crate::graph::GraphError;
+use crate::strategy::QatError;
 
 /// An error of the distributed optimizer.
 #[derive(Debug, thiserror::Error)]
 pub enum OptimError {
+    /// A number of the recipe is out of its range.
+    #[error(transparent)]
+    Qat(#[from] QatError),
     /// The passes failed.
     #[error(transparent)]
     Graph(#[from] GraphError),

@@ -1,5 +1,5 @@
 //! The distributed optimizer: it builds the program by the pass list, sums gradients over microbatches and
-//! ranks, and updates. Quantization is one field of its [`Strategy`].
+//! ranks, and updates. Quantization is one field of the [`Strategy`](crate::strategy::Strategy).
 
 mod agreement;
 mod buckets;
@@ -7,14 +7,13 @@ mod distill;
 mod error;
 pub mod loss_scale;
 mod program;
-pub mod qat;
 pub mod scales;
 pub mod schedule;
 mod sgd;
 mod statistics;
 
 pub use buckets::{Bucket, plan_buckets};
-pub use distill::{Distillation, Teacher};
+pub use distill::Teacher;
 pub use error::OptimError;
 pub use program::{Microbatch, Program, StepOutcome};
 pub use sgd::Sgd;
@@ -23,35 +22,11 @@ pub use statistics::Placed;
 use crate::collective::Collective;
 use crate::exec::{Executor, Weights};
 use crate::graph::Graph;
-use crate::passes;
+use crate::passes::{GraphPass, Passes};
+use crate::strategy::{Purpose, Strategy};
 use loss_scale::LossScale;
-use qat::QatSchedule;
 use schedule::Schedule;
 use tch::Device;
-
-/// Everything that shapes a program besides the network and the update rule. `passes` come from the
-/// coordinator's plan.
-#[derive(Debug, Clone)]
-pub struct Strategy {
-    /// Passes on or off, with reasons.
-    pub passes: Vec<passes::Decision>,
-    /// What the passes need to know.
-    pub settings: passes::Settings,
-    /// Microbatches in a global batch, over all ranks.
-    pub microbatches: usize,
-    /// Bucket size in bytes.
-    pub bucket_bytes: usize,
-    /// Loss scaling; [`LossScale::Off`] outside FP16.
-    pub loss_scale: LossScale,
-    /// Quantization-aware training, if any.
-    pub qat: Option<QatSchedule>,
-    /// Follow a floating-point teacher besides the labels.
-    pub distillation: Option<Distillation>,
-    /// Let gradients through where activations were clipped.
-    pub pass_through: bool,
-    /// Where tensors live.
-    pub device: Device,
-}
 
 /// What is minimised: softmax cross-entropy with label smoothing, averaged over the global batch.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -60,31 +35,95 @@ pub struct CrossEntropy {
     pub label_smoothing: f64,
 }
 
+/// How the ranks of a collective share out a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sharing {
+    /// Microbatches in a global batch, over all ranks.
+    pub microbatches: usize,
+    /// Bytes of gradients that are reduced in one piece.
+    pub bucket_bytes: usize,
+}
+
 /// An optimizer over all ranks of a collective.
 pub struct DistributedOptimizer {
     rule: Sgd,
-    schedule: Schedule,
     strategy: Strategy,
     collective: Box<dyn Collective>,
+    schedule: Schedule,
+    sharing: Sharing,
+    loss_scale: LossScale,
+    device: Device,
+    purpose: Purpose,
+    passes: Passes,
 }
 
 impl DistributedOptimizer {
-    /// An optimizer with an update rule, a learning-rate schedule and a strategy, over a collective.
-    pub fn new(rule: Sgd, schedule: Schedule, strategy: Strategy, collective: Box<dyn Collective>) -> Self {
-        Self { rule, schedule, strategy, collective }
+    /// An optimizer with an update rule and a strategy, over a collective: one microbatch per rank and step, 25 MiB
+    /// buckets, a constant learning rate of 0.1, no loss scaling, on the CPU.
+    pub fn new(rule: Sgd, strategy: Strategy, collective: Box<dyn Collective>) -> Self {
+        let sharing = Sharing { microbatches: collective.world_size(), bucket_bytes: 25 << 20 };
+        Self {
+            rule,
+            strategy,
+            collective,
+            schedule: Schedule::constant(0.1),
+            sharing,
+            loss_scale: LossScale::Off,
+            device: Device::Cpu,
+            purpose: Purpose::Train,
+            passes: Passes::default(),
+        }
     }
 
-    /// Runs the pass list over the network and makes the program that trains it; weights start at zero and are
-    /// to be initialised or loaded. `watch` sees the graph after each pass.
-    pub fn minimize(
+    /// With this learning-rate schedule; its number of steps is what parts of the recipe's schedule are parts of.
+    pub fn schedule(self, schedule: Schedule) -> Self {
+        Self { schedule, ..self }
+    }
+
+    /// With steps shared out like this.
+    pub fn sharing(self, sharing: Sharing) -> Self {
+        Self { sharing, ..self }
+    }
+
+    /// With this loss scaling.
+    pub fn loss_scale(self, loss_scale: LossScale) -> Self {
+        Self { loss_scale, ..self }
+    }
+
+    /// With weights and gradients on this device.
+    pub fn device(self, device: Device) -> Self {
+        Self { device, ..self }
+    }
+
+    /// With a network for this purpose: one that is only evaluated need not be trained first.
+    pub fn purpose(self, purpose: Purpose) -> Self {
+        Self { purpose, ..self }
+    }
+
+    /// With passes of one's own among Octrain's.
+    pub fn passes(self, passes: Passes) -> Self {
+        Self { passes, ..self }
+    }
+
+    /// Makes the program that trains a network: the passes that follow from the strategy run over it. Weights start at
+    /// zero and are to be initialised or loaded.
+    pub fn minimize(self, graph: Graph, loss: CrossEntropy) -> Result<Program, OptimError> {
+        self.minimize_watched(graph, loss, |_, _| {})
+    }
+
+    /// [`Self::minimize`]; `watch` sees the graph after each pass.
+    pub fn minimize_watched(
         self,
         graph: Graph,
         loss: CrossEntropy,
-        watch: impl FnMut(&passes::Pass, &Graph),
+        watch: impl FnMut(&dyn GraphPass, &Graph),
     ) -> Result<Program, OptimError> {
-        let graph = passes::run(graph, &self.strategy.passes, &self.strategy.settings, watch)?;
-        let weights = Weights::zeros(&graph, self.rule.decay_all, self.strategy.device)?;
+        if let Some(qat) = &self.strategy.qat {
+            qat.check()?;
+        }
+        let graph = self.passes.run(graph, &self.strategy, self.purpose, watch)?;
+        let weights = Weights::zeros(&graph, self.rule.decay_all, self.device)?;
         let executor = Executor::new(graph, &weights)?;
-        Program::new(executor, weights, self.rule, self.schedule, self.strategy, loss, self.collective)
+        Program::new(self, executor, weights, loss)
     }
 }

@@ -3,13 +3,13 @@
 use super::buckets::{Bucket, plan_buckets};
 use super::distill::Teacher;
 use super::loss_scale::LossScale;
-use super::qat::Phase;
 use super::schedule::Schedule;
-use super::{CrossEntropy, OptimError, Sgd, Strategy, scales};
+use super::{CrossEntropy, DistributedOptimizer, OptimError, Sgd, Sharing, distill, scales};
 use crate::collective::{Collective, CollectiveError, ReduceOp};
 use crate::exec::{Executor, Mode, Prepared, Record, Watch, Weights, WeightsLayout};
 use crate::graph::Op;
 use crate::quant::observer;
+use crate::strategy::{Phase, Strategy};
 use std::time::{Duration, Instant};
 use tch::{Device, Kind, Reduction, Tensor};
 
@@ -64,6 +64,8 @@ pub struct Program {
     rule: Sgd,
     schedule: Schedule,
     pub(super) strategy: Strategy,
+    sharing: Sharing,
+    pub(super) device: Device,
     loss: CrossEntropy,
     /// State of the loss scale.
     pub loss_scale: LossScale,
@@ -78,14 +80,14 @@ const EXTRA: i64 = 4;
 
 impl Program {
     pub(super) fn new(
+        optimizer: DistributedOptimizer,
         executor: Executor,
         weights: Weights,
-        rule: Sgd,
-        schedule: Schedule,
-        strategy: Strategy,
         loss: CrossEntropy,
-        collective: Box<dyn Collective>,
     ) -> Result<Self, OptimError> {
+        let DistributedOptimizer {
+            rule, strategy, collective, schedule, sharing, loss_scale, device, ..
+        } = optimizer;
         let mut momenta = executor.graph().nodes.iter().filter_map(|n| match &n.op {
             Op::BatchNorm(b) => Some(b.momentum),
             _ => None,
@@ -100,21 +102,23 @@ impl Program {
             _ => 0,
         };
         let tail = layout.buffers_len + learned + EXTRA;
-        let f32s = (Kind::Float, strategy.device);
+        let f32s = (Kind::Float, device);
         let comm = Tensor::f_zeros([layout.trainable_len + tail], f32s)?;
         Ok(Self {
             velocity: Tensor::f_zeros([layout.trainable_len], f32s)?,
             scale_velocity: Tensor::f_zeros([learned], f32s)?,
             teacher: None,
             gradients: WeightsLayout::views(&comm, &layout.trainable),
-            buckets: plan_buckets(layout, tail, strategy.bucket_bytes),
-            record: Record::new(layout, strategy.device)?,
+            buckets: plan_buckets(layout, tail, sharing.bucket_bytes),
+            record: Record::new(layout, device)?,
             comm,
             bn_momentum,
             rule,
             schedule,
-            loss_scale: strategy.loss_scale,
+            loss_scale,
             strategy,
+            sharing,
+            device,
             loss,
             executor,
             weights,
@@ -146,6 +150,11 @@ impl Program {
     /// The strategy the program was made by.
     pub fn strategy(&self) -> &Strategy {
         &self.strategy
+    }
+
+    /// Where its weights and gradients live.
+    pub fn device(&self) -> Device {
+        self.device
     }
 
     /// The learning-rate schedule.
@@ -189,7 +198,7 @@ impl Program {
     /// What step `step` does.
     pub fn phase(&self, step: u64) -> Phase {
         let plain = Phase { observe: false, batch_stats: true };
-        self.strategy.qat.as_ref().map_or(plain, |q| q.phase(step))
+        self.strategy.qat.as_ref().map_or(plain, |q| q.phase(step, self.schedule.total_steps))
     }
 
     /// One optimizer step from this rank's share of the global batch, in the sampler's order. `stop` asks all
@@ -217,7 +226,7 @@ impl Program {
         else {
             unreachable!("EXTRA is 4")
         };
-        let loss = f64::from(loss_sum) / self.strategy.microbatches as f64;
+        let loss = f64::from(loss_sum) / self.sharing.microbatches as f64;
         if !loss.is_finite() {
             return Err(OptimError::Loss { loss, step: self.global_step, lr });
         }
@@ -252,7 +261,7 @@ impl Program {
 
     fn check_share(&self, got: usize) -> Result<(), OptimError> {
         let (rank, world, all) =
-            (self.collective.rank(), self.collective.world_size(), self.strategy.microbatches);
+            (self.collective.rank(), self.collective.world_size(), self.sharing.microbatches);
         let share = (rank + 1) * all / world - rank * all / world;
         if got == share { Ok(()) } else { Err(OptimError::Share { rank, world, got, all, share }) }
     }
@@ -274,7 +283,7 @@ impl Program {
             batch_stats: phase.batch_stats,
             quantize,
             observe: phase.observe,
-            pass_through: self.strategy.pass_through,
+            pass_through: self.strategy.qat.as_ref().is_some_and(|q| q.pass_through),
         };
         let mut prepared = Prepared::new(self.executor.graph(), &self.weights, quantize, true)?;
         let mut wanted: Vec<Tensor> = prepared.leaves.iter().map(Tensor::shallow_clone).collect();
@@ -286,7 +295,7 @@ impl Program {
         self.record.clear()?;
         let _ = self.comm.f_zero_()?;
         let mut extra = [0.0, 0.0, 0.0, f64::from(u8::from(stop))];
-        let factor = scale / self.strategy.microbatches as f64;
+        let factor = scale / self.sharing.microbatches as f64;
         for m in microbatches {
             let logits = self.executor.forward(
                 m.images,
@@ -303,9 +312,9 @@ impl Program {
                 -100,
                 self.loss.label_smoothing,
             )?;
-            let loss = match (&self.strategy.distillation, &mut self.teacher) {
+            let loss = match (self.strategy.qat.as_ref().and_then(|q| q.distillation), &mut self.teacher) {
                 (None, _) => loss,
-                (Some(d), Some(teacher)) => d.loss(&loss, &logits, &teacher.logits(m.images)?)?,
+                (Some(d), Some(teacher)) => distill::loss(d, &loss, &logits, &teacher.logits(m.images)?)?,
                 (Some(_), None) => return Err(OptimError::NoTeacher),
             };
             let grads = Tensor::f_run_backward(&[loss.f_mul_scalar(factor)?], &wanted, false, false)?;
@@ -378,7 +387,7 @@ impl Program {
             let mean = self
                 .comm
                 .narrow(0, layout.trainable_len, layout.buffers_len)
-                .f_div_scalar(self.strategy.microbatches as f64)?;
+                .f_div_scalar(self.sharing.microbatches as f64)?;
             let _ = self
                 .weights
                 .buffers

@@ -18,6 +18,11 @@ pub struct Schedule {
 }
 
 impl Schedule {
+    /// `lr` throughout, for a training whose length is not known.
+    pub fn constant(lr: f64) -> Self {
+        Self { kind: LrScheduler::Constant, lr, warmup_start_lr: lr, warmup_steps: 0, total_steps: 0 }
+    }
+
     /// Learning rate of a step (0-based): `start + (lr - start) * step / warmup` in warm-up, then
     /// `lr / 2 * (1 + cos(pi * t / T))` with `t` counted from the end of warm-up. At and beyond the end: 0 for
     /// cosine.

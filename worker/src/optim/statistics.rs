@@ -25,7 +25,7 @@ impl Program {
         total: usize,
         asked: &dyn Fn() -> bool,
     ) -> Result<bool, OptimError> {
-        let Some(qat) = self.strategy.qat else { return Ok(true) };
+        let Some(qat) = self.strategy.qat.clone() else { return Ok(true) };
         let _guard = tch::no_grad_guard();
         let Some(maxima) = self.maxima(microbatches, total, asked)? else { return Ok(false) };
         let known = self.weights.ranges_host()?;
@@ -55,7 +55,7 @@ impl Program {
         asked: &dyn Fn() -> bool,
     ) -> Result<Option<Vec<Vec<f32>>>, OptimError> {
         let quantizers = self.weights.layout.quantizers.len();
-        let all = Tensor::f_zeros([total as i64, quantizers as i64, 2], (Kind::Float, self.strategy.device))?;
+        let all = Tensor::f_zeros([total as i64, quantizers as i64, 2], (Kind::Float, self.device))?;
         let prepared = Prepared::new(self.executor.graph(), &self.weights, false, false)?;
         for round in 0..self.rounds(total) {
             if self.agree_to_stop(asked())? {
@@ -116,7 +116,7 @@ impl Program {
                 return Err(ExecError::Node { node, source }.into());
             }
         }
-        let shared = counts.f_to_device(self.strategy.device)?;
+        let shared = counts.f_to_device(self.device)?;
         self.collective.all_reduce(&shared, ReduceOp::Sum)?;
         let host = Vec::<i64>::try_from(&shared.f_to_device(Device::Cpu)?.f_flatten(0, -1)?)?;
         let rows = host.chunks_exact(BINS + 1).zip(tops);
@@ -139,7 +139,7 @@ impl Program {
         let _guard = tch::no_grad_guard();
         let quantize = self.strategy.qat.is_some();
         let len = self.weights.layout.buffers_len;
-        let all = Tensor::f_zeros([total as i64, len], (Kind::Float, self.strategy.device))?;
+        let all = Tensor::f_zeros([total as i64, len], (Kind::Float, self.device))?;
         let prepared = Prepared::new(self.executor.graph(), &self.weights, quantize, false)?;
         let mode = Mode { batch_stats: true, quantize, observe: false, pass_through: false };
         for round in 0..self.rounds(total) {

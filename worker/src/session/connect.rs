@@ -4,12 +4,13 @@ use super::background::{self, Rhythm, Shared};
 use super::connection::{Client, Connection, RETRY};
 use super::error::{innermost, is_occupied_for_now, is_transient, words};
 use super::{Session, SessionError, SessionOptions};
+use crate::strategy::Device;
 use octrain_coordinator::plan;
 use octrain_proto::PROTOCOL_VERSION;
 use octrain_proto::v1::coordinator_client::CoordinatorClient;
 use octrain_proto::v1::{
-    BuildPlan, CudaDevice, Device, FailureKind, GetPlanRequest, Header, Placement, RegisterReply,
-    RegisterRequest, WorkerFacts,
+    BuildPlan, CudaDevice, FailureKind, GetPlanRequest, Header, Placement, RegisterReply, RegisterRequest,
+    WorkerFacts,
 };
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

@@ -1,8 +1,8 @@
 //! What this machine is and can do, for the coordinator's decisions.
 
-use crate::config::DeviceKind;
 use crate::native;
 use crate::native::devices::{self, Driver};
+use crate::strategy::DeviceChoice;
 use octrain_proto::v1::{Capabilities, CudaDevice};
 use std::net::{ToSocketAddrs, UdpSocket};
 use std::path::Path;
@@ -122,8 +122,8 @@ fn has_gpu_files(dev: &Path) -> bool {
 
 /// CUDA devices this process may use (`CUDA_VISIBLE_DEVICES` is heeded), with libtorch's CUDA part loaded if there is
 /// one; none where the CPU is asked for. No context is made on any of them.
-pub fn cuda_devices(wanted: DeviceKind) -> Result<Vec<CudaDevice>, CudaError> {
-    if wanted == DeviceKind::Cpu {
+pub fn cuda_devices(wanted: DeviceChoice) -> Result<Vec<CudaDevice>, CudaError> {
+    if wanted == DeviceChoice::Cpu {
         return Ok(Vec::new());
     }
     let library = native::cuda_library();

@@ -19,9 +19,9 @@ pub use error::SessionError;
 pub use give_up::{GivingUp, give_up};
 pub use octrain_coordinator::spec::spec as job_spec;
 pub use octrain_proto::v1::{
-    AbortKind, Backend, BuildPlan, Capabilities, CudaDevice, Determinism, Device, FailureKind, Fp32Math,
-    JobSpec, LossScaling, LossScalingMode, MemoryLayout, ModelFacts, PassDecision, Placement, Precision,
-    Purpose, QatRecipe, QuantObserver, QuantTarget, Setting, StepReport, WorkerFacts,
+    AbortKind, Backend, BuildPlan, Capabilities, CudaDevice, Determinism, FailureKind, Fp32Math, JobSpec,
+    LossScaling, LossScalingMode, ModelFacts, PassDecision, Placement, QatRecipe, Setting, StepReport,
+    WorkerFacts,
 };
 pub use options::SessionOptions;
 pub use store::CoordinatorStore;

@@ -3,6 +3,7 @@
 use super::*;
 use crate::collective::StoreError;
 use crate::config::RunConfig;
+use crate::strategy::{Device, Purpose};
 use octrain_coordinator::config::CoordinatorConfig;
 use octrain_coordinator::server::{Embedded, serve};
 use octrain_coordinator::{Outcome, plan};
@@ -290,7 +291,7 @@ fn a_plan_that_was_tampered_with_or_meant_for_others_is_refused() {
         (reseal(BuildPlan { generation: 4, ..good.clone() }), "generation"),
         (reseal(BuildPlan { config_sha256: "00".into(), ..good.clone() }), "another configuration"),
         (reseal(BuildPlan { job_id: "other".into(), ..good.clone() }), "another job"),
-        (reseal(BuildPlan { purpose: Purpose::Eval.into(), ..good.clone() }), "another purpose"),
+        (reseal(BuildPlan { purpose: Purpose::Eval as i32, ..good.clone() }), "another purpose"),
         (plan::for_rank(&good, 1), "not this worker"),
         (reseal(BuildPlan { world_size: 3, ..good.clone() }), "not this worker"),
     ];
@@ -327,7 +328,7 @@ fn a_plan_that_names_a_gpu_other_than_this_workers_is_refused() {
             "{want:?} in: {why:?}"
         );
     }
-    let mut other = BuildPlan { device: Device::Cpu.into(), ..plan };
+    let mut other = BuildPlan { device: Device::Cpu as i32, ..plan };
     other.sha256 = plan::digest(&other).to_vec();
     let why = connect::trust(&other, &registered, &options).unwrap_err();
     assert!(why.contains("Cpu") && why.contains("Some(0)"), "{why}");

@@ -4,9 +4,10 @@
 use super::TrainError;
 use crate::config::{RunConfig, RunScope};
 use crate::data::{Dataset, Found, Split, Wanted};
-use crate::graph::{Graph, Op};
+use crate::graph::{Graph, NetworkFacts};
 use crate::models;
-use crate::session::{JobSpec, ModelFacts, Purpose, job_spec};
+use crate::session::{JobSpec, ModelFacts, job_spec};
+use crate::strategy::Purpose;
 use std::sync::Arc;
 
 /// A run's network and data.
@@ -27,15 +28,10 @@ pub fn purpose(config: &RunConfig) -> Purpose {
     }
 }
 
-/// Facts of a network that decisions depend on.
-pub fn model_facts(graph: &Graph) -> ModelFacts {
-    let count = |f: fn(&Op) -> bool| graph.nodes.iter().filter(|n| f(&n.op)).count() as u32;
-    ModelFacts {
-        name: graph.name.clone(),
-        parameters: graph.parameter_count() as u64,
-        convolutions: count(|op| matches!(op, Op::Conv(_))),
-        batch_norms: count(|op| matches!(op, Op::BatchNorm(_))),
-    }
+/// Facts of a network as they are sent to the coordinator.
+pub fn model_facts(network: &NetworkFacts) -> ModelFacts {
+    let NetworkFacts { name, parameters, convolutions, batch_norms } = network.clone();
+    ModelFacts { name, parameters, convolutions, batch_norms }
 }
 
 impl Job {
@@ -62,7 +58,7 @@ impl Job {
         let shared = RunConfig { nproc: 1, data_threads: 0, num_of_class: classes, ..config.clone() };
         let value = serde_json::to_value(shared).map_err(|e| TrainError::Config(e.to_string()))?;
         let images = self.train.as_ref().map_or(0, |d| d.len() as u64);
-        Ok(job_spec(&value, purpose(config), model_facts(&self.graph), images))
+        Ok(job_spec(&value, purpose(config), model_facts(&NetworkFacts::of(&self.graph)), images))
     }
 
     /// Names of the classes, in the order of the logits.

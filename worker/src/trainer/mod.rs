@@ -13,7 +13,7 @@ pub use begin::kept_global_batch;
 pub use error::TrainError;
 pub use eval::{EvalResult, evaluate};
 pub use job::{Job, model_facts, purpose};
-pub use setup::{Run, strategy};
+pub use setup::Run;
 
 use crate::checkpoint::Position;
 use crate::config::{RunConfig, RunScope};
@@ -206,7 +206,7 @@ impl Run<'_> {
     /// This rank's microbatches of the next step.
     fn share(&mut self) -> Result<Vec<Batch>, TrainError> {
         let ended = || TrainError::Config("the loader ended before the epoch did".into());
-        let device = self.program.strategy().device;
+        let device = self.program.device();
         let loader = self.loader.as_mut().ok_or_else(ended)?;
         (0..self.data.sharding.share().len())
             .map(|_| Ok(loader.next()?.ok_or_else(ended)?.on(device)?))

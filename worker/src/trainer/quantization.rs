@@ -3,15 +3,13 @@
 
 use super::{Run, TrainError};
 use crate::checkpoint;
-use crate::config::{Amp, RunConfig};
+use crate::config::RunConfig;
 use crate::data::EvalLoader;
 use crate::launcher::signals;
 use crate::optim::{Placed, Teacher};
 use crate::passes;
+use crate::strategy::Purpose;
 use std::path::PathBuf;
-
-/// Passes that make a network quantized; a teacher's graph goes through the others.
-const QUANTIZE: [&str; 3] = ["quantize-weights", "quantize-activations", "observe-superset"];
 
 /// Where the teacher's weights come from: told, or what this run or the one it goes on from started from.
 fn teacher_path(config: &RunConfig) -> Result<PathBuf, TrainError> {
@@ -39,7 +37,7 @@ impl Run<'_> {
             }
             let Some(batch) = loader.next()? else { continue };
             if batch.labels.size()[0] > 0 {
-                share.push((batch.position, batch.images.f_to_device(self.program.strategy().device)?));
+                share.push((batch.position, batch.images.f_to_device(self.program.device())?));
             }
         }
         Ok(Some((share, total)))
@@ -52,8 +50,8 @@ impl Run<'_> {
         if unknown == 0 {
             return Ok(());
         }
-        let Some(qat) = self.program.strategy().qat else { return Ok(()) };
-        let wanted = qat.calibration_images;
+        let Some(qat) = &self.program.strategy().qat else { return Ok(()) };
+        let wanted = qat.calibration_images as usize;
         if wanted == 0 {
             return Err(TrainError::Config(format!(
                 "--qat-calibration-images is 0, but {unknown} activation ranges are not known: give at least one image"
@@ -71,9 +69,10 @@ impl Run<'_> {
     /// The images from which BatchNorm's statistics are to be estimated anew now, where the recipe says so: before the
     /// first step with frozen statistics, or, where they never froze, at the end.
     pub(super) fn due_batch_norm(&self, at_end: bool) -> Option<usize> {
-        let qat = self.program.strategy().qat?;
-        let wanted = qat.bn_images;
-        let (step, freeze) = (self.position.global_step, qat.freeze_bn_step);
+        let qat = self.program.strategy().qat.as_ref()?;
+        let wanted = qat.bn_images as usize;
+        let freeze = qat.freeze_bn.step(self.program.schedule().total_steps).unwrap_or(u64::MAX);
+        let step = self.position.global_step;
         let due = if at_end { step <= freeze } else { step == freeze };
         (due && wanted > 0).then_some(wanted)
     }
@@ -94,19 +93,10 @@ impl Run<'_> {
     pub(super) fn learn_from_teacher(&mut self) -> Result<(), TrainError> {
         let path = teacher_path(self.config)?;
         let strategy = self.program.strategy();
-        let decisions: Vec<passes::Decision> = strategy
-            .passes
-            .iter()
-            .map(|d| passes::Decision { on: d.on && !QUANTIZE.contains(&d.name.as_str()), ..d.clone() })
-            .collect();
-        let graph = passes::run(self.job.graph.clone(), &decisions, &strategy.settings, |_, _| {})
+        let graph = passes::run(self.job.graph.clone(), &strategy.without_qat(), Purpose::Train)
             .map_err(|e| TrainError::Optim(e.into()))?;
-        let precision = match strategy.settings.amp {
-            Amp::Off => "FP32",
-            Amp::Bf16 => "BF16",
-            Amp::Fp16 => "FP16",
-        };
-        let mut teacher = Teacher::new(graph, strategy.device)?;
+        let precision = strategy.amp.precision().to_uppercase();
+        let mut teacher = Teacher::new(graph, self.program.device())?;
         teacher.load(&checkpoint::load_weights(&path)?)?;
         self.program.follow(teacher);
         self.reporter.say(&format!("distilling from {} in {precision}", path.display()));

@@ -4,20 +4,20 @@ use super::job::Job;
 use super::{Outcome, TrainError, begin, resume};
 use crate::checkpoint::{OwnedFolder, Position, RunIdentity};
 use crate::collective::{Collective, CollectiveError, Counted, Gloo, Local, Nccl, Place, load_nccl};
-use crate::config::{Amp, DataLayout, Observer, RunConfig, RunScope, Target};
+use crate::config::{RunConfig, RunScope};
 use crate::data::{DataConfig, Geometry, Sharding, TrainLoader};
 use crate::exec::initialise;
+use crate::graph::NetworkFacts;
 use crate::launcher::watchdog::{Phase, doing};
 use crate::metrics::{Reporter, median, say};
+use crate::native;
 use crate::native::devices;
 use crate::optim::loss_scale::LossScale;
-use crate::optim::qat::QatSchedule;
 use crate::optim::schedule::Schedule;
-use crate::optim::{CrossEntropy, Distillation, DistributedOptimizer, Program, Sgd, Strategy};
+use crate::optim::{CrossEntropy, DistributedOptimizer, Program, Sgd, Sharing};
 use crate::passes;
-use crate::session::{Backend, BuildPlan, Fp32Math, LossScalingMode, MemoryLayout, Precision};
-use crate::session::{QuantObserver, QuantTarget, Session};
-use crate::{native, session};
+use crate::session::{Backend, BuildPlan, Fp32Math, LossScalingMode, Session};
+use crate::strategy::Strategy;
 use std::time::Duration;
 use tch::Device;
 
@@ -101,62 +101,35 @@ fn collective(
     Ok(Box::new(Counted::new(collective, session.collectives())))
 }
 
-/// The optimizer's strategy: the plan's decisions in the worker's types.
-pub fn strategy(plan: &BuildPlan) -> Strategy {
-    let recipe = plan.qat.as_ref();
+/// What is trained, as the plan says. A plan whose passes are not those that follow from it here is an error.
+fn strategy(plan: &BuildPlan, network: &NetworkFacts) -> Result<Strategy, TrainError> {
+    let other = |what: String| {
+        TrainError::Config(format!(
+            "{what}: coordinator and worker are of different versions; use the same octrain everywhere"
+        ))
+    };
+    let qat = plan.qat.as_ref().map(octrain_proto::qat).transpose().map_err(|e| other(e.to_string()))?;
+    let strategy = Strategy { amp: plan.amp(), layout: plan.layout(), qat };
+    let derived = passes::decide(&strategy, network, plan.purpose());
+    let planned = plan.passes.iter().map(|p| (p.pass, p.on));
+    if !planned.eq(derived.iter().map(|d| (d.pass as i32, d.on))) {
+        return Err(other("the plan lists other passes than follow from its strategy".into()));
+    }
+    Ok(strategy)
+}
+
+/// How ranks share out a step.
+fn sharing(plan: &BuildPlan) -> Sharing {
+    Sharing { microbatches: plan.microbatches as usize, bucket_bytes: plan.bucket_bytes as usize }
+}
+
+/// How the loss is scaled at the start.
+fn loss_scale(plan: &BuildPlan) -> LossScale {
     let scaling = plan.loss_scaling.unwrap_or_default();
-    Strategy {
-        passes: plan
-            .passes
-            .iter()
-            .map(|p| passes::Decision { name: p.name.clone(), on: p.on, reason: p.reason.clone() })
-            .collect(),
-        settings: passes::Settings {
-            target: match recipe.map(session::QatRecipe::target) {
-                Some(QuantTarget::Onnxruntime) => Target::Onnxruntime,
-                Some(QuantTarget::Tensorrt) => Target::Tensorrt,
-                Some(QuantTarget::Openvino) | None => Target::Openvino,
-            },
-            skip: recipe.map_or_else(Vec::new, |r| r.skip.clone()),
-            weight_bits: recipe.map_or(8, |r| r.weight_bits),
-            amp: match plan.precision() {
-                Precision::Fp32 => Amp::Off,
-                Precision::Bf16 => Amp::Bf16,
-                Precision::Fp16 => Amp::Fp16,
-            },
-            layout: match plan.memory_layout() {
-                MemoryLayout::Nhwc => DataLayout::Nhwc,
-                MemoryLayout::Nchw => DataLayout::Nchw,
-            },
-        },
-        microbatches: plan.microbatches as usize,
-        bucket_bytes: plan.bucket_bytes as usize,
-        loss_scale: match scaling.mode() {
-            LossScalingMode::Off => LossScale::Off,
-            LossScalingMode::Static => LossScale::Static(scaling.scale),
-            LossScalingMode::Dynamic => LossScale::Dynamic { scale: scaling.scale, good: 0 },
-        },
-        qat: recipe.map(|r| QatSchedule {
-            calibration_images: r.calibration_images as usize,
-            bn_images: r.bn_images as usize,
-            observer: match r.observer() {
-                QuantObserver::MovingAverage => Observer::MovingAverage,
-                QuantObserver::Max => Observer::Max,
-                QuantObserver::Percentile => Observer::Percentile,
-                QuantObserver::Mse => Observer::Mse,
-                QuantObserver::Entropy => Observer::Entropy,
-            },
-            percentile: r.percentile,
-            learn_scales: r.learn_scales,
-            observer_momentum: r.observer_momentum,
-            freeze_observers_step: r.freeze_observers_step.unwrap_or(u64::MAX),
-            freeze_bn_step: r.freeze_bn_step.unwrap_or(u64::MAX),
-        }),
-        distillation: recipe
-            .and_then(|r| r.distillation)
-            .map(|d| Distillation { weight: d.weight, temperature: d.temperature }),
-        pass_through: recipe.is_some_and(|r| r.pass_through),
-        device: device(plan),
+    match scaling.mode() {
+        LossScalingMode::Off => LossScale::Off,
+        LossScalingMode::Static => LossScale::Static(scaling.scale),
+        LossScalingMode::Dynamic => LossScale::Dynamic { scale: scaling.scale, good: 0 },
     }
 }
 
@@ -239,6 +212,7 @@ impl<'a> Run<'a> {
         if plan.determinism.is_some_and(|d| d.deterministic_kernels) {
             native::deterministic(true).map_err(config_error)?;
         }
+        let strategy = strategy(plan, &NetworkFacts::of(&job.graph))?;
         let data = data_config(config, plan);
         let loader = job.train.clone().map(|d| TrainLoader::new(d, data.clone())).transpose()?;
         let steps_per_epoch = loader.as_ref().map_or(0, TrainLoader::steps);
@@ -253,14 +227,19 @@ impl<'a> Run<'a> {
         let (schedule, warmup) = schedule(config, plan, steps_per_epoch);
         let begin = begin::agree(config, session, job)?;
         let collective = collective(session, address, patience)?;
-        let optimizer = DistributedOptimizer::new(rule, schedule, strategy(plan), collective);
+        let optimizer = DistributedOptimizer::new(rule, strategy, collective)
+            .schedule(schedule)
+            .sharing(sharing(plan))
+            .loss_scale(loss_scale(plan))
+            .device(device(plan))
+            .purpose(plan.purpose());
         let dump = config.checks && plan.rank == 0;
         if dump {
             say!("graph as built:\n{}", job.graph);
         }
-        let mut program = optimizer.minimize(job.graph.clone(), loss, |pass, graph| {
+        let mut program = optimizer.minimize_watched(job.graph.clone(), loss, |pass, graph| {
             if dump {
-                say!("graph after {} ({}):\n{graph}", pass.name, pass.what);
+                say!("graph after {} ({}):\n{graph}", pass.name(), pass.what());
             }
         })?;
         initialise(&mut program.weights, seed(plan), config.zero_gamma)?;
@@ -312,7 +291,9 @@ impl<'a> Run<'a> {
         if config.run_scope != RunScope::EvalOnly {
             self.calibrate()?;
         }
-        if self.program.strategy().distillation.is_some() && config.run_scope != RunScope::EvalOnly {
+        if self.program.strategy().qat.as_ref().is_some_and(|q| q.distillation.is_some())
+            && config.run_scope != RunScope::EvalOnly
+        {
             self.learn_from_teacher()?;
         }
         self.program.ensure_equal_ranks()?;
@@ -365,6 +346,7 @@ impl<'a> Run<'a> {
 mod tests {
     use super::*;
     use crate::session::{Determinism, LossScaling, QatRecipe, WorkerFacts, job_spec, machine};
+    use crate::strategy::{Amp, Layout, Observer, Target};
     use crate::trainer::purpose;
     use octrain_coordinator::{plan, strategy::JobFacts};
 
@@ -372,9 +354,13 @@ mod tests {
         RunConfig { qat: true, qat_distill: true, batch_size: 4, max_steps: 1000, ..RunConfig::default() }
     }
 
+    fn network() -> NetworkFacts {
+        NetworkFacts { convolutions: 1, ..NetworkFacts::default() }
+    }
+
     /// The plan of a run of two workers.
     fn planned(config: &RunConfig) -> BuildPlan {
-        let model = session::ModelFacts { convolutions: 1, ..Default::default() };
+        let model = crate::trainer::model_facts(&network());
         let job = job_spec(&serde_json::to_value(config).unwrap(), purpose(config), model, 10_000);
         let worker = |local_index| WorkerFacts {
             host: "a".into(),
@@ -389,7 +375,9 @@ mod tests {
     /// What the worker makes of a plan.
     fn made(plan: &BuildPlan) -> String {
         let config = config();
-        format!("{:?}", (strategy(plan), data_config(&config, plan), schedule(&config, plan, 100)))
+        let strategy = strategy(plan, &network()).map_err(|e| e.to_string());
+        let step = (sharing(plan), loss_scale(plan), device(plan));
+        format!("{:?}", (strategy, step, data_config(&config, plan), schedule(&config, plan, 100)))
     }
 
     fn qat(p: &mut BuildPlan) -> &mut QatRecipe {
@@ -407,13 +395,13 @@ mod tests {
             ("world_size", |p| p.world_size = 3),
             ("rank", |p| p.rank = 1),
             ("roster.cuda_device", |p| p.roster[0].cuda_device = Some(0)),
-            ("precision", |p| p.set_precision(Precision::Bf16)),
+            ("amp", |p| p.set_amp(Amp::Bf16)),
             ("loss_scaling.mode", |p| scaling(p).set_mode(LossScalingMode::Dynamic)),
             ("loss_scaling.scale", |p| {
                 scaling(p).set_mode(LossScalingMode::Static);
                 scaling(p).scale = 7.0;
             }),
-            ("memory_layout", |p| p.set_memory_layout(MemoryLayout::Nchw)),
+            ("layout", |p| p.set_layout(Layout::Nchw)),
             ("passes", |p| p.passes[0].on = !p.passes[0].on),
             ("bucket_bytes", |p| p.bucket_bytes += 4),
             ("microbatches", |p| p.microbatches += 1),
@@ -421,14 +409,14 @@ mod tests {
             ("total_steps", |p| p.total_steps += 10),
             ("determinism.seed", |p| p.determinism = Some(Determinism { seed: 7, ..p.determinism.unwrap() })),
             ("qat", |p| p.qat = None),
-            ("qat.target", |p| qat(p).set_target(QuantTarget::Tensorrt)),
+            ("qat.target", |p| qat(p).set_target(Target::Tensorrt)),
             ("qat.calibration_images", |p| qat(p).calibration_images += 1),
             ("qat.freeze_observers_step", |p| qat(p).freeze_observers_step = None),
             ("qat.freeze_bn_step", |p| qat(p).freeze_bn_step = Some(3)),
             ("qat.observer_momentum", |p| qat(p).observer_momentum = 0.5),
             ("qat.pass_through", |p| qat(p).pass_through = true),
             ("qat.skip", |p| qat(p).skip.push("fc".into())),
-            ("qat.observer", |p| qat(p).set_observer(QuantObserver::Mse)),
+            ("qat.observer", |p| qat(p).set_observer(Observer::Mse)),
             ("qat.percentile", |p| qat(p).percentile = 90.0),
             ("qat.weight_bits", |p| qat(p).weight_bits = 7),
             ("qat.learn_scales", |p| qat(p).learn_scales = true),
@@ -438,6 +426,7 @@ mod tests {
         ];
         let plan = planned(&config());
         let before = made(&plan);
+        assert!(before.starts_with("(Ok("), "{before}");
         for (name, change) in changes {
             let mut other = plan.clone();
             change(&mut other);

@@ -12,9 +12,9 @@
 //! scale. The first layer reads the quantized image; the result of the last is not quantized. An operator that no
 //! rule speaks of (Sigmoid) is an error unless `--qat-skip` names it: nothing is left in floating point unsaid.
 
-use crate::config::Target;
 use crate::graph::{Graph, GraphError, NodeId, Op};
 use crate::quant::scheme::Sign;
+use crate::strategy::Target;
 use std::collections::BTreeSet;
 
 /// An edge: the reading node and the position of the input.

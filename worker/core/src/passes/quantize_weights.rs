@@ -1,14 +1,14 @@
 //! `quantize-weights`: marks the weights of Conv and Linear INT8, symmetric, per output channel.
 
-use super::Settings;
-use crate::config::Target;
 use crate::graph::{Graph, GraphError, Op};
 use crate::quant::placement;
+use crate::strategy::{Strategy, Target};
 
-pub(super) fn apply(mut graph: Graph, settings: &Settings) -> Result<Graph, GraphError> {
-    graph.weight_bits = settings.weight_bits;
-    graph.integer_biases = settings.target == Target::Onnxruntime;
-    let skip = placement::skipped(&graph, &settings.skip)?;
+pub(super) fn apply(mut graph: Graph, strategy: &Strategy) -> Result<Graph, GraphError> {
+    let Some(qat) = &strategy.qat else { return Ok(graph) };
+    graph.weight_bits = qat.weight_bits;
+    graph.integer_biases = qat.target == Target::Onnxruntime;
+    let skip = placement::skipped(&graph, &qat.skip)?;
     for (node, skip) in graph.nodes.iter_mut().zip(skip) {
         match &mut node.op {
             Op::Conv(c) => c.quantized = !skip,

@@ -1,9 +1,8 @@
 //! `drop-dead`: removes nodes the output does not depend on, and parameters nobody reads.
 
-use super::Settings;
 use crate::graph::{Graph, GraphError, NodeId};
 
-pub(super) fn apply(graph: Graph, _: &Settings) -> Result<Graph, GraphError> {
+pub(super) fn apply(graph: Graph) -> Result<Graph, GraphError> {
     let live = graph.live();
     let mut new_id = vec![NodeId(0); graph.nodes.len()];
     let mut nodes = Vec::new();

@@ -2,7 +2,7 @@
 //! counts) holds the same ranges to the last bit.
 
 use super::histogram::Histogram;
-use crate::config::Observer;
+use crate::strategy::Observer;
 
 /// A tensor held NaN or infinity where a range was to be observed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]

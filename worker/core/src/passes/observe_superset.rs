@@ -1,15 +1,17 @@
 //! `observe-superset`: observes what other targets would quantize, so that every profile can be written from
 //! every checkpoint.
 
+use super::edit;
 use super::quantize_activations::quantizer;
-use super::{Settings, edit};
 use crate::graph::{Graph, GraphError};
 use crate::quant::placement;
+use crate::strategy::Strategy;
 
-pub(super) fn apply(graph: Graph, settings: &Settings) -> Result<Graph, GraphError> {
+pub(super) fn apply(graph: Graph, strategy: &Strategy) -> Result<Graph, GraphError> {
+    let Some(qat) = &strategy.qat else { return Ok(graph) };
     // The rules look at the graph without quantizers; names of values are the same in both.
     let plain = super::strip_quantizers(&graph);
-    let skip = placement::skipped(&plain, &settings.skip)?;
+    let skip = placement::skipped(&plain, &qat.skip)?;
     let consumers = graph.consumers();
     let mut insertions = Vec::new();
     for value in placement::superset(&plain, &skip)? {

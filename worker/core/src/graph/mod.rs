@@ -6,13 +6,16 @@
 mod build;
 mod dot;
 mod error;
+mod facts;
 mod infer;
 mod node;
 mod text;
 mod verify;
 
+pub use crate::strategy::Layout;
 pub use build::Builder;
 pub use error::GraphError;
+pub use facts::NetworkFacts;
 pub use infer::infer_type;
 pub use node::*;
 
@@ -63,6 +66,12 @@ impl Graph {
             }
         }
         out
+    }
+
+    /// Lets every node that reads `from` read `to` instead, and the output be `to` if it was `from`.
+    pub fn reroute(&mut self, from: NodeId, to: NodeId) {
+        let inputs = self.nodes.iter_mut().flat_map(|n| &mut n.inputs);
+        inputs.chain([&mut self.output]).filter(|i| **i == from).for_each(|i| *i = to);
     }
 
     /// The parameter of this name.

@@ -1,14 +1,16 @@
 //! `quantize-activations`: places activation quantizers by the target's rules.
 
-use super::{Settings, edit};
+use super::edit;
 use crate::graph::{DType, Graph, GraphError, Node, NodeId, Op, Quantizer, TensorType};
 use crate::quant::placement;
+use crate::strategy::Strategy;
 use std::collections::BTreeMap;
 
-pub(super) fn apply(graph: Graph, settings: &Settings) -> Result<Graph, GraphError> {
-    let skip = placement::skipped(&graph, &settings.skip)?;
+pub(super) fn apply(graph: Graph, strategy: &Strategy) -> Result<Graph, GraphError> {
+    let Some(qat) = &strategy.qat else { return Ok(graph) };
+    let skip = placement::skipped(&graph, &qat.skip)?;
     let mut by_value: BTreeMap<NodeId, Vec<_>> = BTreeMap::new();
-    for (node, slot) in placement::edges(&graph, settings.target, &skip)? {
+    for (node, slot) in placement::edges(&graph, qat.target, &skip)? {
         by_value.entry(graph.node(node).inputs[slot]).or_default().push((node, slot));
     }
     let insertions = by_value

@@ -1,10 +1,9 @@
 //! `fold-batch-norm`: removes every BatchNorm and notes it in its convolution. Weights are not touched here: export
 //! multiplies each channel's step, not its codes, so what was trained is what is deployed.
 
-use super::Settings;
 use crate::graph::{Graph, GraphError, NodeId, Op};
 
-pub(super) fn apply(graph: Graph, _: &Settings) -> Result<Graph, GraphError> {
+pub(super) fn apply(graph: Graph) -> Result<Graph, GraphError> {
     let consumers = graph.consumers();
     let mut graph = graph;
     let mut nodes = Vec::with_capacity(graph.nodes.len());

@@ -41,9 +41,4 @@ pub enum GraphError {
         /// The runtime.
         target: &'static str,
     },
-    /// An unknown pass.
-    #[error(
-        "the plan names a pass `{0}` that this worker does not have: coordinator and worker are of different versions"
-    )]
-    UnknownPass(String),
 }

@@ -1,20 +1,14 @@
 //! A golden graph for each placement rule, on the smallest graph it speaks of, for every target.
 
-use super::tests::{all, golden};
-use super::{Settings, run};
-use crate::config::{Amp, DataLayout, Target};
+use super::run;
+use super::tests::{golden, quantizing};
 use crate::graph::{Builder, Graph, GraphError, NodeId, Op, ParamKind, Window};
+use crate::strategy::{Purpose, Target};
 
 const TARGETS: [Target; 3] = [Target::Openvino, Target::Onnxruntime, Target::Tensorrt];
 
-fn settings(target: Target, skip: &[&str]) -> Settings {
-    let skip = skip.iter().map(|s| s.to_string()).collect();
-    Settings { target, skip, weight_bits: 8, amp: Amp::Off, layout: DataLayout::Nchw }
-}
-
 fn quantized(graph: Graph, target: Target, skip: &[&str]) -> Result<Graph, GraphError> {
-    let passes = all(&["quantize-weights", "quantize-activations", "observe-superset"]);
-    run(graph, &passes, &settings(target, skip), |_, _| {})
+    run(graph, &quantizing(target, skip), Purpose::Train)
 }
 
 fn rule(name: &str, graph: &Graph, skip: &[&str]) {

@@ -1,12 +1,12 @@
 //! `amp-cast`: Conv and Linear compute in BF16 or FP16, everything between them follows; logits leave in FP32.
 //! The image is quantized before it is cast, so that its codes are those the engine computes.
 
-use super::{Settings, edit};
-use crate::config::Amp;
+use super::edit;
 use crate::graph::{DType, Graph, GraphError, Node, NodeId, Op, TensorType};
+use crate::strategy::{Amp, Strategy};
 
-pub(super) fn apply(mut graph: Graph, settings: &Settings) -> Result<Graph, GraphError> {
-    let dtype = match settings.amp {
+pub(super) fn apply(mut graph: Graph, strategy: &Strategy) -> Result<Graph, GraphError> {
+    let dtype = match strategy.amp {
         Amp::Off => return Ok(graph),
         Amp::Bf16 => DType::Bf16,
         Amp::Fp16 => DType::F16,

@@ -1,0 +1,163 @@
+//! The list of passes on the networks there are.
+
+use super::*;
+use crate::models;
+use crate::strategy::{Amp, Layout, Qat, Target};
+use std::path::Path;
+
+/// Quantization for `target`, and nothing else that a strategy can ask for.
+pub(super) fn quantizing(target: Target, skip: &[&str]) -> Strategy {
+    let skip = skip.iter().map(|s| s.to_string()).collect();
+    Strategy {
+        layout: Layout::Nchw,
+        qat: Some(Qat { target, skip, ..Qat::default() }),
+        ..Strategy::default()
+    }
+}
+
+/// Compares with `tests/golden/FOLDER/NAME.txt`; `OCTRAIN_UPDATE_GOLDEN=1` writes it anew.
+pub(super) fn golden(folder: &str, name: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/golden")
+        .join(folder)
+        .join(format!("{name}.txt"));
+    if std::env::var_os("OCTRAIN_UPDATE_GOLDEN").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+    }
+    let want = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    assert_eq!(text, want, "{name}: set OCTRAIN_UPDATE_GOLDEN=1 and read the difference");
+}
+
+#[test]
+fn every_pass_on_every_target_is_as_recorded() {
+    for (model, shape) in [("ResNet20", [3, 32, 32]), ("ResNet18", [3, 64, 64]), ("ResNet50", [4, 224, 224])]
+    {
+        for &target in Target::ALL {
+            let strategy = Strategy { amp: Amp::Bf16, layout: Layout::Nhwc, ..quantizing(target, &[]) };
+            let graph = models::build(model, shape, 10).unwrap();
+            let mut text = String::new();
+            Passes::default()
+                .run(graph, &strategy, Purpose::Train, |pass, graph| {
+                    if model == "ResNet20" || pass.name() == Pass::MemoryLayout.name() {
+                        text.push_str(&format!("after {}\n{graph}\n", pass.name()));
+                    }
+                })
+                .unwrap();
+            golden("passes", &format!("{model}-{target:?}").to_lowercase(), &text);
+        }
+    }
+}
+
+#[test]
+fn a_quantizer_is_shared_by_all_edges_of_its_value_and_every_target_observes_the_same_values() {
+    let mut seen = Vec::new();
+    for &target in Target::ALL {
+        let graph = models::build("ResNet18", [3, 64, 64], 10).unwrap();
+        let graph = run(graph, &quantizing(target, &[]), Purpose::Train).unwrap();
+        let mut names: Vec<String> = graph.quantizers().map(|(_, q)| q.name.clone()).collect();
+        let count = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), count, "a value has two quantizers");
+        seen.push(names);
+    }
+    assert!(seen.windows(2).all(|w| w[0] == w[1]));
+}
+
+#[test]
+fn skipped_nodes_stay_in_floating_point() {
+    let graph = models::build("ResNet20", [3, 32, 32], 10).unwrap();
+    let graph = run(graph, &quantizing(Target::Openvino, &["conv1", "fc"]), Purpose::Train).unwrap();
+    let Op::Conv(conv) = &graph.node(graph.find("conv1").unwrap()).op else { panic!() };
+    assert!(!conv.quantized);
+    assert!(
+        graph.quantizers().filter(|(_, q)| q.active).all(|(_, q)| q.name != "input" && q.name != "avgpool")
+    );
+}
+
+#[test]
+fn folding_leaves_no_batch_norm_and_all_parameters() {
+    let graph = models::build("ResNet50", [3, 64, 64], 10).unwrap();
+    let before = graph.params.clone();
+    let graph = run(graph, &quantizing(Target::Openvino, &[]), Purpose::Export).unwrap();
+    assert!(graph.nodes.iter().all(|n| !matches!(n.op, Op::BatchNorm(_))));
+    assert!(graph.nodes.iter().all(|n| !matches!(&n.op, Op::Conv(c) if c.folded.is_none())));
+    assert_eq!(graph.params, before);
+}
+
+#[test]
+fn a_batch_norm_that_cannot_be_folded_is_an_error_that_names_it() {
+    let mut graph = models::build("ResNet20", [3, 32, 32], 10).unwrap();
+    let add = graph.find("layer1.0.add").unwrap();
+    // The convolution's own value is read besides its BatchNorm's.
+    graph.nodes[add.0].inputs[1] = graph.find("layer1.0.conv2").unwrap();
+    let e = run(graph, &Strategy::default(), Purpose::Export).unwrap_err().to_string();
+    assert!(e.contains("layer1.0.bn2"), "{e}");
+}
+
+/// A pass that tells when it ran.
+struct Named(&'static str, Purpose);
+
+impl GraphPass for Named {
+    fn name(&self) -> &str {
+        self.0
+    }
+
+    fn what(&self) -> &str {
+        "changes nothing"
+    }
+
+    fn apply(&self, graph: Graph, _: &Strategy) -> Result<Graph, GraphError> {
+        Ok(graph)
+    }
+
+    fn runs(&self, _: &Strategy, network: &crate::graph::NetworkFacts, purpose: Purpose) -> bool {
+        network.convolutions == 21 && purpose == self.1
+    }
+}
+
+#[test]
+fn passes_of_ones_own_run_where_they_were_put_and_for_what_they_say() {
+    let passes = Passes::default()
+        .before(Pass::QuantizeWeights, Named("a", Purpose::Train))
+        .after(Pass::QuantizeWeights, Named("c", Purpose::Train))
+        .before(Pass::QuantizeWeights, Named("b", Purpose::Train))
+        .after(Pass::FoldBatchNorm, Named("z", Purpose::Export));
+    let ran = |purpose| {
+        let graph = models::build("ResNet20", [3, 32, 32], 10).unwrap();
+        let mut names = Vec::new();
+        let strategy = quantizing(Target::Openvino, &[]);
+        passes.run(graph, &strategy, purpose, |p, _| names.push(p.name().to_string())).unwrap();
+        names
+    };
+    let quantize = ["quantize-activations", "observe-superset"];
+    assert_eq!(
+        ran(Purpose::Train),
+        [&["drop-dead", "a", "b", "quantize-weights", "c"], &quantize[..]].concat()
+    );
+    let plain = ["drop-dead", "quantize-weights", "quantize-activations", "observe-superset"];
+    assert_eq!(ran(Purpose::Export), [&plain[..], &["fold-batch-norm", "z"]].concat());
+    assert!(format!("{passes:?}").starts_with("[\"drop-dead\", \"a\", \"b\","), "{passes:?}");
+}
+
+#[test]
+fn what_a_pass_makes_is_checked() {
+    struct Broken;
+    impl GraphPass for Broken {
+        fn name(&self) -> &str {
+            "broken"
+        }
+        fn what(&self) -> &str {
+            "reads a value that is made later"
+        }
+        fn apply(&self, mut graph: Graph, _: &Strategy) -> Result<Graph, GraphError> {
+            graph.nodes[1].inputs[0] = NodeId(5);
+            Ok(graph)
+        }
+    }
+    let graph = models::build("ResNet20", [3, 32, 32], 10).unwrap();
+    let passes = Passes::default().after(Pass::DropDead, Broken);
+    let e = passes.run(graph, &Strategy::default(), Purpose::Train, |_, _| {}).unwrap_err().to_string();
+    assert!(e.contains("`conv1`") && e.contains("not made before it"), "{e}");
+}

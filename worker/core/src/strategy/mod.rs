@@ -1,0 +1,31 @@
+//! The strategy of a training: what it computes in and whether it is quantization-aware. Everything else about how a
+//! graph is rewritten and run follows from it.
+
+mod choice;
+mod qat;
+mod settings;
+
+pub(crate) use choice::choice;
+pub use choice::{Amp, Device, DeviceChoice, Layout, Observer, Purpose, Target, TestBackend, UnknownChoice};
+pub use qat::{Distillation, Freeze, Phase, Qat, QatError};
+pub use settings::StrategySettings;
+
+/// How a network is trained, besides its update rule and its data. [`Strategy::default`] is FP32, channels last, without
+/// quantization.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Strategy {
+    /// The type in which convolutions and matrix products compute.
+    pub amp: Amp,
+    /// Memory order of four-dimensional values.
+    pub layout: Layout,
+    /// Quantization-aware training and its recipe. This field is the only switch: passes, observers and schedules follow
+    /// from it.
+    pub qat: Option<Qat>,
+}
+
+impl Strategy {
+    /// The same strategy in floating point: what a teacher and a control run have.
+    pub fn without_qat(&self) -> Self {
+        Self { qat: None, ..self.clone() }
+    }
+}

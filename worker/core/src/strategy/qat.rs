@@ -1,0 +1,259 @@
+//! The recipe of quantization-aware training, and its schedule: calibrate, train with observers on, freeze observers,
+//! freeze BatchNorm's statistics. Pure functions of the step.
+
+use super::{Observer, Target};
+use serde::{Deserialize, Serialize};
+
+/// How a network is trained for INT8. [`Qat::default`] suits a fine-tuning of a few epochs from a trained network.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Qat {
+    /// The runtime whose placement rules are trained.
+    pub target: Target,
+    /// Nodes left in floating point, by name; `*` stands for any run of characters.
+    pub skip: Vec<String>,
+    /// Bits of weight codes: 8, or 7 for CPUs without VNNI, whose 16-bit sums saturate otherwise.
+    pub weight_bits: u32,
+    /// How activation ranges are found and kept.
+    pub observer: Observer,
+    /// Percent of the absolute values within the range, above 50 and at most 100, for [`Observer::Percentile`].
+    pub percentile: f64,
+    /// Training images for calibration before the first step, rounded up to whole microbatches.
+    pub calibration_images: u64,
+    /// Momentum of ranges, from 0 to below 1: `range = m * range + (1 - m) * observed`.
+    pub observer_momentum: f64,
+    /// Ranges are learned by gradient (LSQ, Esser et al., arXiv 1902.08153) from where calibration puts them; observers
+    /// then rest.
+    pub learn_scales: bool,
+    /// Gradients pass where values were clipped (unclipped straight-through).
+    pub pass_through: bool,
+    /// When observers freeze.
+    pub freeze_observers: Freeze,
+    /// When BatchNorm's statistics freeze.
+    pub freeze_bn: Freeze,
+    /// Training images from which BatchNorm's statistics are estimated anew when they freeze; 0: they stay as trained.
+    pub bn_images: u64,
+    /// Part of the loss follows a floating-point teacher.
+    pub distillation: Option<Distillation>,
+}
+
+/// When a part of the schedule freezes.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Freeze {
+    /// Never.
+    Never,
+    /// From this step (0-based) on.
+    Step(u64),
+    /// After this part of all steps, from 0 to 1; a part of 1 is never.
+    Part(f64),
+}
+
+impl Freeze {
+    /// The first frozen step of a training of `total_steps` steps; none: never. A part is rounded up to a whole step.
+    pub fn step(self, total_steps: u64) -> Option<u64> {
+        match self {
+            Freeze::Never => None,
+            Freeze::Step(step) => Some(step),
+            Freeze::Part(part) => (part < 1.0).then(|| (part * total_steps as f64).ceil() as u64),
+        }
+    }
+}
+
+/// Knowledge distillation (Hinton et al., arXiv 1503.02531):
+/// `loss = (1 - weight) * CE + weight * T^2 * KL(teacher / T, student / T)`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Distillation {
+    /// The part of the loss that follows the teacher, above 0 and at most 1.
+    pub weight: f64,
+    /// Temperature T, at least 1.
+    pub temperature: f64,
+}
+
+/// What a step of quantization-aware training does besides its update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Phase {
+    /// Quantizers observe and move their ranges.
+    pub observe: bool,
+    /// BatchNorm normalises with batch statistics and moves the running ones.
+    pub batch_stats: bool,
+}
+
+/// A number of the recipe out of its range.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("qat.{field} is {value}: {want}")]
+pub struct QatError {
+    /// The field, e.g. `weight-bits`.
+    pub field: &'static str,
+    /// What it was.
+    pub value: f64,
+    /// What it must be.
+    pub want: &'static str,
+}
+
+impl Default for Qat {
+    fn default() -> Self {
+        Self {
+            target: Target::default(),
+            skip: Vec::new(),
+            weight_bits: 8,
+            observer: Observer::default(),
+            percentile: 99.99,
+            calibration_images: 512,
+            observer_momentum: 0.9,
+            learn_scales: false,
+            pass_through: false,
+            freeze_observers: Freeze::Part(0.8),
+            freeze_bn: Freeze::Part(0.9),
+            bn_images: 0,
+            distillation: None,
+        }
+    }
+}
+
+impl Qat {
+    /// The first number out of its range is the error.
+    pub fn check(&self) -> Result<(), QatError> {
+        let part = "a part of the steps, from 0 to 1 (1: never)";
+        let of = |freeze| match freeze {
+            Freeze::Part(part) => part,
+            Freeze::Never | Freeze::Step(_) => 0.0,
+        };
+        let within = |part: f64| (0.0..=1.0).contains(&part);
+        let d = self.distillation.unwrap_or(Distillation { weight: 0.5, temperature: 4.0 });
+        let checks: [(&'static str, f64, bool, &'static str); 7] = [
+            ("freeze-observers", of(self.freeze_observers), within(of(self.freeze_observers)), part),
+            ("freeze-bn", of(self.freeze_bn), within(of(self.freeze_bn)), part),
+            (
+                "observer-momentum",
+                self.observer_momentum,
+                (0.0..1.0).contains(&self.observer_momentum),
+                "a momentum from 0 to below 1, e.g. 0.9",
+            ),
+            (
+                "percentile",
+                self.percentile,
+                self.percentile > 50.0 && self.percentile <= 100.0,
+                "a percentage above 50 and at most 100, e.g. 99.99",
+            ),
+            (
+                "weight-bits",
+                f64::from(self.weight_bits),
+                (7..=8).contains(&self.weight_bits),
+                "8, or 7 for CPUs without VNNI",
+            ),
+            (
+                "distill-weight",
+                d.weight,
+                d.weight > 0.0 && d.weight <= 1.0,
+                "a part of the loss, above 0 and at most 1",
+            ),
+            (
+                "distill-temperature",
+                d.temperature,
+                d.temperature >= 1.0 && d.temperature.is_finite(),
+                "a temperature of at least 1, e.g. 4",
+            ),
+        ];
+        match checks.into_iter().find(|(.., fine, _)| !fine) {
+            Some((field, value, _, want)) => Err(QatError { field, value, want }),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether ranges rest where calibration puts them, or are moved by their gradient: no observer moves them.
+    pub fn holds_ranges(&self) -> bool {
+        self.learn_scales || matches!(self.observer, Observer::Percentile | Observer::Mse | Observer::Entropy)
+    }
+
+    /// The recipe for a training of `total_steps` steps: parts become steps, and observers of ranges that are held freeze
+    /// at step 0. Scheduling twice is scheduling once.
+    pub fn scheduled(&self, total_steps: u64) -> Qat {
+        let at = |freeze: Freeze| freeze.step(total_steps).map_or(Freeze::Never, Freeze::Step);
+        let freeze_observers = if self.holds_ranges() { Freeze::Step(0) } else { at(self.freeze_observers) };
+        Qat { freeze_observers, freeze_bn: at(self.freeze_bn), ..self.clone() }
+    }
+
+    /// What step `step` (0-based) of a training of `total_steps` steps does.
+    pub fn phase(&self, step: u64, total_steps: u64) -> Phase {
+        let before = |freeze: Freeze| freeze.step(total_steps).is_none_or(|first| step < first);
+        Phase {
+            observe: !self.holds_ranges() && before(self.freeze_observers),
+            batch_stats: before(self.freeze_bn),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn observers_freeze_before_batch_norm() {
+        let q = Qat::default();
+        assert_eq!(q.phase(79, 100), Phase { observe: true, batch_stats: true });
+        assert_eq!(q.phase(80, 100), Phase { observe: false, batch_stats: true });
+        assert_eq!(q.phase(90, 100), Phase { observe: false, batch_stats: false });
+        let scheduled = q.scheduled(100);
+        assert_eq!((scheduled.freeze_observers, scheduled.freeze_bn), (Freeze::Step(80), Freeze::Step(90)));
+        for step in [0, 79, 80, 89, 90, 99] {
+            assert_eq!(scheduled.phase(step, 100), q.phase(step, 100));
+        }
+        assert_eq!(scheduled.scheduled(7), scheduled);
+    }
+
+    #[test]
+    fn a_part_of_one_is_never_and_parts_round_up() {
+        assert_eq!(Freeze::Part(1.0).step(100), None);
+        assert_eq!(Freeze::Part(0.0).step(100), Some(0));
+        assert_eq!(Freeze::Part(0.805).step(100), Some(81));
+        assert_eq!((Freeze::Never.step(9), Freeze::Step(3).step(9)), (None, Some(3)));
+        assert_eq!(
+            Qat { freeze_bn: Freeze::Part(1.0), ..Qat::default() }.scheduled(10).freeze_bn,
+            Freeze::Never
+        );
+    }
+
+    #[test]
+    fn ranges_that_are_held_or_learned_are_not_moved_by_observers() {
+        for observer in [Observer::Percentile, Observer::Mse, Observer::Entropy] {
+            let q = Qat { observer, ..Qat::default() };
+            assert!(q.holds_ranges() && !q.phase(0, 100).observe);
+            assert_eq!(q.scheduled(100).freeze_observers, Freeze::Step(0));
+        }
+        assert!(!Qat { observer: Observer::Max, ..Qat::default() }.holds_ranges());
+        assert!(!Qat { learn_scales: true, ..Qat::default() }.phase(0, 100).observe);
+        assert!(Qat::default().phase(0, 100).observe);
+    }
+
+    #[test]
+    fn numbers_out_of_their_range_are_named() {
+        let d = |weight, temperature| Some(Distillation { weight, temperature });
+        let bad: [(&str, Qat); 14] = [
+            ("freeze-observers", Qat { freeze_observers: Freeze::Part(1.1), ..Qat::default() }),
+            ("freeze-bn", Qat { freeze_bn: Freeze::Part(-0.1), ..Qat::default() }),
+            ("freeze-bn", Qat { freeze_bn: Freeze::Part(f64::NAN), ..Qat::default() }),
+            ("observer-momentum", Qat { observer_momentum: 1.0, ..Qat::default() }),
+            ("observer-momentum", Qat { observer_momentum: -0.1, ..Qat::default() }),
+            ("percentile", Qat { percentile: 50.0, ..Qat::default() }),
+            ("percentile", Qat { percentile: 100.1, ..Qat::default() }),
+            ("weight-bits", Qat { weight_bits: 6, ..Qat::default() }),
+            ("weight-bits", Qat { weight_bits: 9, ..Qat::default() }),
+            ("distill-weight", Qat { distillation: d(0.0, 4.0), ..Qat::default() }),
+            ("distill-weight", Qat { distillation: d(1.1, 4.0), ..Qat::default() }),
+            ("distill-temperature", Qat { distillation: d(0.5, 0.9), ..Qat::default() }),
+            ("distill-temperature", Qat { distillation: d(0.5, f64::INFINITY), ..Qat::default() }),
+            ("distill-temperature", Qat { distillation: d(1.0, f64::NAN), ..Qat::default() }),
+        ];
+        for (field, qat) in bad {
+            assert_eq!(qat.check().unwrap_err().field, field, "{qat:?}");
+        }
+        for fine in [
+            Qat::default(),
+            Qat { percentile: 100.0, weight_bits: 7, observer_momentum: 0.0, ..Qat::default() },
+            Qat { distillation: d(1.0, 1.0), freeze_bn: Freeze::Part(1.0), ..Qat::default() },
+            Qat { freeze_observers: Freeze::Step(u64::MAX), freeze_bn: Freeze::Never, ..Qat::default() },
+        ] {
+            fine.check().unwrap();
+        }
+    }
+}
