@@ -201,7 +201,7 @@ fn an_import_is_seen_however_it_is_written() {
         "fn f() { crate::collective::open() }",
     ];
     for text in bad {
-        let found = rules.check(&[Source::snippet("worker/src/graph/node.rs", text)]).unwrap();
+        let found = rules.check(&[Source::snippet("worker/src/config/validate.rs", text)]).unwrap();
         assert_eq!(found.len(), 1, "{text}: {found:?}");
     }
     let good = [
@@ -210,7 +210,7 @@ fn an_import_is_seen_however_it_is_written() {
         "#[cfg(test)] mod tests { use crate::export::write; }",
     ];
     for text in good {
-        assert_eq!(rules.check(&[Source::snippet("worker/src/graph/node.rs", text)]).unwrap(), [], "{text}");
+        assert_eq!(rules.check(&[Source::snippet("worker/src/config/validate.rs", text)]).unwrap(), [], "{text}");
     }
 }
 
@@ -259,7 +259,7 @@ fn a_circle_of_rooms_is_shown() {
     let apart = [
         Source::snippet("worker/src/quant/scheme.rs", ""),
         Source::snippet("worker/src/quant/placement.rs", "use crate::graph::Node;"),
-        Source::snippet("worker/src/graph/node.rs", "use crate::quant::scheme::Sign;"),
+        Source::snippet("worker/src/config/validate.rs", "use crate::quant::scheme::Sign;"),
     ];
     assert!(rooms.cycle(&apart).unwrap().is_some());
     assert_eq!(CORE.cycle(&apart).unwrap(), None);
