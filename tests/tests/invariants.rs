@@ -210,7 +210,11 @@ fn an_import_is_seen_however_it_is_written() {
         "#[cfg(test)] mod tests { use crate::export::write; }",
     ];
     for text in good {
-        assert_eq!(rules.check(&[Source::snippet("worker/src/config/validate.rs", text)]).unwrap(), [], "{text}");
+        assert_eq!(
+            rules.check(&[Source::snippet("worker/src/config/validate.rs", text)]).unwrap(),
+            [],
+            "{text}"
+        );
     }
 }
 
