@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # What only a GPU can show, on a machine with one and nothing to install: the fake-quant kernels against the CPU, NCCL
 # on one rank with its deadline and its abort, 20 steps of quantization-aware training in FP32, BF16 and FP16 against
-# the CPU, the exit code when memory runs out, two ranks on the GPU where NCCL allows it, and throughput with and
-# without --qat. At most 8 minutes. Without a GPU it says that nothing was run.
+# the CPU, the exit code when memory runs out, two NCCL ranks (on two GPUs where there are two, with a job of two workers;
+# else on one, where NCCL allows it), and throughput with and without --qat. At most 8 minutes. Without a GPU it says that
+# nothing was run.
 #
 #   scripts/gpu-check.sh
 #
@@ -48,12 +49,13 @@ failed=$((failed + $(grep -c '^FAILED ' "$work/log" || true)))
 if [ $code -ne 0 ] && ! grep -q '^FAILED ' "$work/log"; then bad "octrain doctor --gpu ended with $code"; told; fi
 nccl=$(sed -n 's/^ok  *NCCL: \([0-9]*\).*/\1/p' "$work/log")
 
-# ---- two ranks on the one GPU
-if [ "${nccl:-0}" -ge 23000 ]; then
+# ---- two ranks
+gpus=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU ' || true)
+where="one GPU"; [ "$gpus" -lt 2 ] || where="two GPUs"
+if [ "$gpus" -ge 2 ] || [ "${nccl:-0}" -ge 23000 ]; then
   code=0
-  # Few channels: ranks that share the processors must all fit, or they wait for each other for ever.
-  NCCL_MULTI_RANK_GPU_ENABLE=1 NCCL_MAX_CTAS=4 run 90 doctor --gpu --two-ranks || code=$?
-  if [ $code -eq 0 ]; then ok "two NCCL ranks on one GPU"; else bad "two NCCL ranks on one GPU: ended with $code"; told; fi
+  run 120 doctor --two-ranks || code=$?
+  if [ $code -eq 0 ]; then ok "two NCCL ranks on $where"; else bad "two NCCL ranks on $where: ended with $code"; told; fi
 else
   echo "SKIPPED: two ranks on one GPU: NCCL ${nccl:-was not found and} does not allow it; name one from 2.30 on in OCTRAIN_NCCL"
 fi
@@ -93,6 +95,24 @@ for precision in "off 0.01" "bf16 0.1" "fp16 0.1"; do
     bad "$what: $found"
   fi
 done
+
+# ---- a job of two workers on two GPUs
+if [ "$gpus" -ge 2 ]; then
+  what="20 QAT steps of two workers on two GPUs, against two on the CPU"
+  code=0
+  for device in cpu cuda; do
+    run 100 train "${small[@]}" --nproc 2 --device $device --report-file "$work/two-$device.jsonl" \
+      --output-dir "$work/two-$device" || { code=$?; break; }
+    losses "$work/two-$device.jsonl" >"$work/two-$device.losses"
+  done
+  if [ $code -ne 0 ]; then
+    bad "$what: on $device it ended with $code"; told
+  elif found=$(near "$work/two-cpu.losses" "$work/two-cuda.losses" 0.01); then
+    ok "$what: $found"
+  else
+    bad "$what: $found"
+  fi
+fi
 
 # ---- memory
 imagenet=(--image-root synthetic --model-arch-name ResNet50 --num-of-class 1000 --run-scope train_only --device cuda

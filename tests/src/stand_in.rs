@@ -3,6 +3,24 @@
 use crate::policy::repository;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
+
+/// The library, compiled once in a process.
+fn compiled() -> &'static [u8] {
+    static LIBRARY: OnceLock<Vec<u8>> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
+        let folder = tempfile::tempdir().expect("a folder for temporary files");
+        let library = folder.path().join("libnccl.so.2");
+        let source = repository().join("tests/fixtures/nccl_stand_in.cpp");
+        let output = Command::new("c++")
+            .args(["-std=c++17", "-O1", "-fPIC", "-shared", "-Wall", "-Werror", "-pthread", "-o"])
+            .args([&library, &source])
+            .output()
+            .expect("the compiler that the build needs too");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        std::fs::read(&library).expect("it was just written")
+    })
+}
 
 /// A copy of the stand-in with a script and a log of its own.
 pub struct StandIn {
@@ -10,20 +28,14 @@ pub struct StandIn {
 }
 
 impl StandIn {
-    /// Compiles it; `script` says what goes wrong, a line for each fault, as the source explains.
+    /// A copy; `script` says what goes wrong, a line for each fault, as the source explains.
     ///
     /// # Panics
-    /// When the system's C++ compiler does not.
+    /// When the system's C++ compiler does not compile it.
     pub fn new(script: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder for temporary files");
         let it = Self { folder };
-        let source = repository().join("tests/fixtures/nccl_stand_in.cpp");
-        let output = Command::new("c++")
-            .args(["-std=c++17", "-O1", "-fPIC", "-shared", "-Wall", "-Werror", "-pthread", "-o"])
-            .args([&it.library(), &source])
-            .output()
-            .expect("the compiler that the build needs too");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        std::fs::write(it.library(), compiled()).expect("the folder can be written");
         std::fs::write(it.beside(".script"), script).expect("the folder can be written");
         it
     }

@@ -83,7 +83,15 @@ fn gpu_check_says_that_it_was_not_run_and_with_a_gpu_that_fails_each_check_fails
         assert!(output.status.success(), "{}", said(&output));
         assert_eq!(said(&output).trim(), "SKIPPED: no GPU: scripts/gpu-check.sh has not been run");
     }
-    let output = gpu_check("echo GPU", "echo nothing works; exit 1");
+    let two = said(&gpu_check("echo 'GPU 0: A'; echo 'GPU 1: A'", "echo nothing works; exit 1"));
+    for line in [
+        "FAILED  two NCCL ranks on two GPUs: ended with 1",
+        "FAILED  20 QAT steps of two workers on two GPUs, against two on the CPU: on cpu it ended with 1",
+        "gpu-check: 9 failed",
+    ] {
+        assert!(two.contains(line), "no `{line}` in:\n{two}");
+    }
+    let output = gpu_check("echo 'GPU 0: A'", "echo nothing works; exit 1");
     let told = said(&output);
     assert_eq!(output.status.code(), Some(1), "{told}");
     for line in [

@@ -57,6 +57,7 @@ const WRITES: WriteRules = WriteRules {
         ("worker/src/checkpoint/lock.rs", "the file that is locked; what it says is for people"),
         ("worker/src/checkpoint/trial.rs", "tries whether a folder can be written, and leaves nothing"),
         ("worker/src/checkpoint/leftovers.rs", "puts back a checkpoint that a killed run was replacing"),
+        ("worker/src/collective/folder.rs", "where processes of one host meet for as long as a check takes"),
         ("worker/src/metrics/report.rs", "lines appended as they come; a torn last line costs that line"),
         ("worker/src/cli/recipe.rs", "moves the folder of an earlier experiment aside"),
     ],

@@ -3,11 +3,12 @@
 
 use super::Exit;
 use super::worker::{self, Place};
-use crate::config::RunConfig;
+use crate::config::{DeviceKind, RunConfig, TestBackend};
 use crate::launcher::{
     self, EXIT_CONFIGURATION, LaunchOptions, WorkerCommand,
     signals::{self, Stage},
 };
+use crate::session::network;
 use crate::trainer::Job;
 use anyhow::Result;
 use octrain_coordinator::config::CoordinatorConfig;
@@ -34,10 +35,18 @@ pub fn worker_command(config: &RunConfig, place: &Place, passthrough: bool) -> R
     // Thread pools of native libraries are made before the plan is known.
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = (cores / place.local_world.max(1) as usize).max(1).to_string();
+    let mut env: Vec<(OsString, OsString)> = vec![("OMP_NUM_THREADS".into(), threads.into())];
+    if config.device != DeviceKind::Cpu || config.test_backend == TestBackend::Nccl {
+        let nccl = network::nccl_environment(&place.coordinator);
+        if place.local_index == 0 {
+            nccl.said.iter().for_each(|line| tracing::warn!("{line}"));
+        }
+        env.extend(nccl.set.into_iter().map(|(name, value)| (name.into(), value.into())));
+    }
     Ok(WorkerCommand {
         label: format!("rank {}", place.local_index),
         args,
-        env: vec![("OMP_NUM_THREADS".into(), threads.into())],
+        env,
         passthrough,
     })
 }

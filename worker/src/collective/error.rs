@@ -58,7 +58,7 @@ impl From<tch::TchError> for Trouble {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CollectiveError {
     /// The group could not be formed.
-    #[error("{backend}: the ranks could not connect: {why}{}", reach(*.cause))]
+    #[error("{backend}: the ranks could not connect: {why}{}", reach(.backend, *.cause))]
     Connect {
         /// `gloo` or `nccl`.
         backend: &'static str,
@@ -107,12 +107,13 @@ pub enum CollectiveError {
 }
 
 /// What to look at when ranks do not reach each other.
-fn reach(cause: Cause) -> &'static str {
-    match cause {
-        Cause::Waited | Cause::Peers => {
-            "; check that every host can reach the others' addresses (OCTRAIN_ADDRESS names this host's)"
+fn reach(backend: &str, cause: Cause) -> &'static str {
+    match (cause, backend) {
+        (Cause::Own | Cause::Memory | Cause::Setup, _) => "",
+        (_, "nccl") => {
+            "; check that every host can reach the others through the interface that NCCL uses (NCCL_SOCKET_IFNAME names it; where that is not set, it is the one of OCTRAIN_ADDRESS, or else the one towards the coordinator)"
         }
-        Cause::Own | Cause::Memory | Cause::Setup => "",
+        _ => "; check that every host can reach the others' addresses (OCTRAIN_ADDRESS names this host's)",
     }
 }
 
@@ -124,6 +125,22 @@ impl CollectiveError {
             CollectiveError::Aborted { .. } => Cause::Peers,
             // Nothing that another rank could have caused.
             CollectiveError::NoNccl(_) | CollectiveError::Tensor { .. } => Cause::Setup,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_advised_has_an_effect_on_the_backend_that_did_not_connect() {
+        let told = |backend, cause| CollectiveError::Connect { backend, cause, why: "x".into() }.to_string();
+        assert!(told("gloo", Cause::Peers).contains("OCTRAIN_ADDRESS"));
+        assert!(!told("gloo", Cause::Waited).contains("NCCL"));
+        assert!(told("nccl", Cause::Waited).contains("NCCL_SOCKET_IFNAME"));
+        for cause in [Cause::Own, Cause::Memory, Cause::Setup] {
+            assert!(told("nccl", cause).ends_with(": x"), "no address is at fault");
         }
     }
 }

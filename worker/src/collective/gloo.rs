@@ -1,7 +1,9 @@
 //! Gloo over TCP: libtorch's process group, which meets through our rendezvous store.
 
 use super::error::Trouble;
-use super::{Abort, Attached, Cause, Collective, CollectiveError, ReduceOp, RendezvousStore, StoreError};
+use super::{
+    Abort, Attached, Cause, Collective, CollectiveError, ReduceOp, RendezvousStore, StoreError, room_for_all,
+};
 use crate::native::{self, NativeError, says_no_memory};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::{Arc, mpsc};
@@ -327,10 +329,8 @@ impl Collective for Gloo {
     }
 
     fn all_gather(&self, tensor: &Tensor) -> Result<Vec<Tensor>, CollectiveError> {
-        let mut shape = tensor.size();
-        shape.insert(0, self.world_size as i64);
         let failed = |e: tch::TchError| self.failed("all_gather", e);
-        let out = Tensor::f_zeros(shape.as_slice(), (tensor.kind(), tensor.device())).map_err(failed)?;
+        let out = room_for_all(tensor, self.world_size).map_err(failed)?;
         // SAFETY: group and tensors are alive during the call.
         self.run("all_gather", tensor, |group, t| unsafe {
             octrain_gloo_all_gather(group, t, out.as_ptr().cast())

@@ -4,6 +4,7 @@ mod abort;
 mod counted;
 mod error;
 mod faulty;
+mod folder;
 mod gloo;
 mod local;
 mod memory;
@@ -16,6 +17,7 @@ pub use abort::{Abort, Attached};
 pub use counted::Counted;
 pub use error::{Cause, CollectiveError};
 pub use faulty::{Fault, Faulty};
+pub use folder::FolderStore;
 pub use gloo::Gloo;
 pub use local::Local;
 pub use memory::MemoryStore;
@@ -23,6 +25,13 @@ pub use nccl::{NCCL_VARIABLE, Nccl, NcclLibrary, Place, load_nccl};
 pub use rendezvous::{RendezvousStore, StoreError};
 
 use tch::Tensor;
+
+/// Room for what every one of `ranks` ranks has like `tensor`.
+fn room_for_all(tensor: &Tensor, ranks: usize) -> Result<Tensor, tch::TchError> {
+    let mut shape = tensor.size();
+    shape.insert(0, ranks as i64);
+    Tensor::f_zeros(shape.as_slice(), (tensor.kind(), tensor.device()))
+}
 
 /// How values of ranks are combined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

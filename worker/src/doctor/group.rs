@@ -1,19 +1,16 @@
-//! NCCL on the first GPU: a group of one, and two ranks that share the GPU where NCCL lets them.
+//! NCCL on the first GPU: a group of one, and what happens to one that a rank is missing in.
 
 use super::{Check, check};
 use crate::collective::{Abort, Collective, CollectiveError, MemoryStore, Nccl, Place, ReduceOp, load_nccl};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tch::{Device, Kind, TchError, Tensor};
 
 /// Longest wait of a call that should succeed.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 /// Longest wait of a call that nobody answers.
 const SHORT: Duration = Duration::from_secs(3);
-/// The first NCCL that lets ranks share a GPU.
-const SHARING: i32 = 23_000;
 
-fn said(e: CollectiveError) -> String {
+pub(super) fn said(e: CollectiveError) -> String {
     e.to_string()
 }
 
@@ -26,10 +23,13 @@ fn connect(
     Nccl::connect(load_nccl()?, store, (rank, world), Place::Cuda(0), timeout, abort)
 }
 
-/// Every call, on every type that travels; then the orderly end.
-fn calls(mut group: Nccl) -> Result<String, String> {
+/// Every call, on every type that travels, of a group whose tensors lie at `place`; then the orderly end.
+pub(super) fn calls(mut group: Nccl, place: Place) -> Result<String, String> {
     let (rank, world) = (group.rank() as i64, group.world_size() as i64);
-    let device = Device::Cuda(0);
+    let device = match place {
+        Place::Cuda(ordinal) => Device::Cuda(ordinal),
+        Place::StandIn => Device::Cpu,
+    };
     let tch = |e: TchError| e.to_string();
     for kind in [Kind::Float, Kind::BFloat16, Kind::Half, Kind::Int64] {
         let of = |n: i64| Tensor::f_full([1000], n, (kind, device)).map_err(tch);
@@ -96,30 +96,8 @@ fn abort() -> Result<String, String> {
 pub(super) fn one_rank() -> Vec<Check> {
     let group = connect((0, 1), &MemoryStore::default(), PATIENCE, &Abort::new());
     vec![
-        check("NCCL on one rank", group.map_err(said).and_then(calls)),
+        check("NCCL on one rank", group.map_err(said).and_then(|group| calls(group, Place::Cuda(0)))),
         check("NCCL ends at the deadline", deadline()),
         check("NCCL ends on abort", abort()),
     ]
-}
-
-/// Two ranks as threads.
-pub(super) fn two_ranks() -> Check {
-    let name = "NCCL with two ranks on one GPU";
-    let run = || {
-        let version = load_nccl().map_err(said)?.version();
-        if version < SHARING {
-            return Err(format!("NCCL {version} does not let ranks share a GPU; {SHARING} does"));
-        }
-        let store = Arc::new(MemoryStore::default());
-        let rank = |rank: usize| {
-            let store = store.clone();
-            std::thread::spawn(move || {
-                connect((rank, 2), &store, PATIENCE, &Abort::new()).map_err(said).and_then(calls)
-            })
-        };
-        let ranks = [rank(0), rank(1)].map(|r| r.join().unwrap_or_else(|_| Err("a rank panicked".into())));
-        let [first, second] = ranks;
-        first.and(second)
-    };
-    check(name, run())
 }

@@ -3,6 +3,9 @@
 
 mod group;
 mod kernels;
+mod pair;
+
+pub use pair::{Rank, rank, two_ranks};
 
 use crate::collective::load_nccl;
 use crate::native;
@@ -50,15 +53,24 @@ pub fn libraries() -> Vec<Check> {
     ]
 }
 
-/// Tries the first GPU; `two_ranks` also has two NCCL ranks share it.
-pub fn gpu(two_ranks: bool) -> Vec<Check> {
+/// How many GPUs libtorch can use, once its CUDA part is loaded.
+pub fn gpus() -> usize {
+    usize::try_from(tch::Cuda::device_count()).unwrap_or(0)
+}
+
+/// Tries the first GPU.
+pub fn gpu() -> Vec<Check> {
+    let driver = match native::devices::versions() {
+        Some(old) if old.too_old() => Err(old.to_string()),
+        Some(fine) => Ok(fine.to_string()),
+        None => Err("there is no libcuda.so.1".into()),
+    };
+    let driver = check("driver", driver);
     if !tch::Cuda::is_available() {
-        return vec![check("GPU", Err("libtorch finds none it can use".into()))];
+        return vec![driver, check("GPU", Err("libtorch finds none it can use".into()))];
     }
-    let mut checks = kernels::against_the_cpu(Device::Cuda(0));
+    let mut checks = vec![driver];
+    checks.extend(kernels::against_the_cpu(Device::Cuda(0)));
     checks.extend(group::one_rank());
-    if two_ranks {
-        checks.push(group::two_ranks());
-    }
     checks
 }

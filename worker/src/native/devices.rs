@@ -2,7 +2,7 @@
 //! are another's. The order and the numbers are libtorch's (`CUDA_VISIBLE_DEVICES` is heeded).
 
 use super::{NativeError, check};
-use cudarc::driver::sys::{CUdevice_attribute as A, CUresult, is_culib_present};
+use cudarc::driver::sys::{CUdevice_attribute as A, CUresult, cuDriverGetVersion, is_culib_present};
 use cudarc::driver::{DriverError, result};
 use std::ffi::c_char;
 use std::fmt::Write;
@@ -30,8 +30,63 @@ pub enum Driver {
     Absent,
     /// It cannot be used: its words.
     Failed(String),
+    /// It is older than libtorch's CUDA part needs.
+    TooOld(Versions),
     /// What it shows to this process.
     Shows(Vec<Gpu>),
+}
+
+/// The CUDA that libtorch's CUDA part was built for (`scripts/setup.sh --cuda`), as the driver counts: 13000 is 13.0.
+const NEEDED: i32 = 13_000;
+
+/// The oldest driver for Linux that has that CUDA.
+const OLDEST: &str = "580.65.06";
+
+/// What a driver is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Versions {
+    /// Its own version, e.g. `535.183.01`, where the kernel tells.
+    pub driver: Option<String>,
+    /// The newest CUDA it can run, as it counts: 12020 is 12.2.
+    pub cuda: i32,
+}
+
+impl Versions {
+    /// Whether it is older than libtorch's CUDA part needs.
+    pub fn too_old(&self) -> bool {
+        self.cuda < NEEDED
+    }
+}
+
+impl std::fmt::Display for Versions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let dotted = |cuda: i32| format!("{}.{}", cuda / 1000, cuda % 1000 / 10);
+        let driver = self.driver.as_deref().unwrap_or("of an unknown version");
+        write!(f, "driver {driver} can run CUDA up to {}", dotted(self.cuda))?;
+        if self.too_old() {
+            write!(f, "; CUDA {} is needed, which driver {OLDEST} is the first to have", dotted(NEEDED))?;
+        }
+        Ok(())
+    }
+}
+
+/// The driver's version in the text of `/proc/driver/nvidia/version`.
+fn driver_version(text: &str) -> Option<String> {
+    let numbered = |word: &&str| word.contains('.') && word.chars().all(|c| c.is_ascii_digit() || c == '.');
+    text.lines().find(|l| l.starts_with("NVRM"))?.split_whitespace().find(numbered).map(str::to_string)
+}
+
+/// What the driver is; none where there is none.
+pub fn versions() -> Option<Versions> {
+    // SAFETY: opens the library if it is there; the driver's initialisers may run at any time.
+    if !unsafe { is_culib_present() } {
+        return None;
+    }
+    let mut cuda = 0;
+    // SAFETY: `cuda` is writable; the function needs no initialised driver.
+    let told = unsafe { cuDriverGetVersion(&mut cuda) };
+    let text = std::fs::read_to_string("/proc/driver/nvidia/version").unwrap_or_default();
+    (told == CUresult::CUDA_SUCCESS).then(|| Versions { driver: driver_version(&text), cuda })
 }
 
 /// Asks the driver for the GPUs that this process sees.
@@ -41,7 +96,10 @@ pub fn driver() -> Driver {
         return Driver::Absent;
     }
     match listed() {
-        Ok(gpus) => Driver::Shows(gpus),
+        Ok(gpus) => match versions().filter(Versions::too_old) {
+            Some(old) if !gpus.is_empty() => Driver::TooOld(old),
+            _ => Driver::Shows(gpus),
+        },
         Err(DriverError(CUresult::CUDA_ERROR_NO_DEVICE)) => Driver::Shows(Vec::new()),
         Err(e) => Driver::Failed(e.to_string()),
     }
@@ -101,4 +159,26 @@ pub fn tf32_allowed() -> Result<[bool; 2], NativeError> {
     // SAFETY: both are writable; flags of libtorch are read.
     unsafe { check(octrain_tf32(&mut convolutions, &mut products)) }?;
     Ok([convolutions, products])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_driver_that_is_too_old_names_both_versions_and_the_first_that_is_not() {
+        let text = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12 19:39:15 UTC 2024\nGCC version:  gcc version 12.2.0";
+        let open = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build";
+        assert_eq!(driver_version(text).as_deref(), Some("535.183.01"));
+        assert_eq!(driver_version(open).as_deref(), Some("580.95.05"));
+        assert_eq!(driver_version(""), None);
+        let old = Versions { driver: driver_version(text), cuda: 12_020 };
+        let told = old.to_string();
+        assert!(old.too_old() && told.contains("535.183.01 can run CUDA up to 12.2"), "{told}");
+        assert!(told.contains("CUDA 13.0 is needed") && told.contains("580.65.06"), "{told}");
+        for cuda in [13_000, 13_010, 14_000] {
+            let fine = Versions { driver: None, cuda };
+            assert!(!fine.too_old() && !fine.to_string().contains("needed"), "{fine}");
+        }
+    }
 }

@@ -11,6 +11,7 @@
 mod cuda;
 pub mod devices;
 mod error;
+mod interfaces;
 mod leave;
 pub mod libraries;
 mod nvrtc;
@@ -19,6 +20,7 @@ pub mod openvino_profile;
 pub use cuda::{library as cuda_library, load as load_cuda};
 pub(crate) use error::check;
 pub use error::{NativeError, says_no_memory};
+pub use interfaces::interfaces;
 pub use leave::leave;
 
 use crate::quant::scheme::MIN_STEP;

@@ -77,6 +77,9 @@ pub enum CudaError {
         /// Its words.
         why: String,
     },
+    /// The driver is older than the CUDA set needs.
+    #[error("this machine has a GPU, but its driver is too old ({0}): install a newer driver, or say --device cpu")]
+    OldDriver(devices::Versions),
     /// The CUDA set does not load.
     #[error(
         "libtorch's CUDA part cannot be loaded: {0}; run scripts/setup.sh --cuda again, or say --device cpu"
@@ -98,6 +101,7 @@ fn usable(
             Some(first) if !installed => Err(lacks(&first.name)),
             _ => Ok(gpus.into_iter().map(told).collect()),
         },
+        Driver::TooOld(versions) => Err(CudaError::OldDriver(versions)),
         Driver::Absent | Driver::Failed(_) if files && !installed => Err(lacks("/dev/nvidia0 or the like")),
         Driver::Absent if files => Err(CudaError::Driver { why: "libcuda.so.1 is not found".into() }),
         Driver::Failed(why) if files => Err(CudaError::Driver { why }),
@@ -158,9 +162,11 @@ mod tests {
             uuid: "GPU-5d".into(),
         };
         let failed = || Driver::Failed("system has unsupported display driver".into());
+        let old =
+            || Driver::TooOld(devices::Versions { driver: Some("535.183.01".into()), cuda: 12_020 });
         let place = Path::new("deps/libtorch_cuda.so");
         // (driver, device files, installed) -> number of GPUs, or words of the error
-        let cases: [(Driver, bool, bool, Result<usize, &str>); 11] = [
+        let cases: [(Driver, bool, bool, Result<usize, &str>); 13] = [
             (Driver::Shows(vec![gpu(), gpu()]), true, true, Ok(2)),
             (Driver::Shows(vec![gpu()]), true, false, Err("H200")),
             (Driver::Shows(vec![gpu()]), false, false, Err("scripts/setup.sh --cuda")),
@@ -173,6 +179,8 @@ mod tests {
             (Driver::Absent, false, false, Ok(0)),
             (failed(), true, true, Err("unsupported display driver")),
             (failed(), false, true, Ok(0)),
+            (old(), true, true, Err("535.183.01 can run CUDA up to 12.2; CUDA 13.0 is needed")),
+            (old(), false, false, Err("580.65.06")),
         ];
         for (driver, files, installed, want) in cases {
             let case = format!("{driver:?} {files} {installed}");

@@ -9,6 +9,7 @@ mod connection;
 mod error;
 mod give_up;
 pub mod machine;
+pub mod network;
 mod options;
 pub mod panics;
 mod store;
@@ -81,6 +82,11 @@ impl Session {
     /// Where the collectives that this worker enters are counted; heartbeats carry the number.
     pub fn collectives(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.shared.collectives)
+    }
+
+    /// Counts, among these, another place where this worker waits for the others, its own part of it done.
+    pub fn meets(&self) {
+        self.shared.collectives.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Why the coordinator ended the job, naming the culprit; none while it goes on.

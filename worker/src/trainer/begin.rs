@@ -178,9 +178,11 @@ pub(super) fn agree(config: &RunConfig, session: &Session, job: &Job) -> Result<
             let told = Told { source: chosen.transpose()?, run: run.clone() };
             let text = serde_json::to_vec(&told).map_err(|e| TrainError::Config(e.to_string()))?;
             session.store().set(KEY, &text)?;
+            session.meets();
         }
         return Ok(Begin { source, folder, run });
     }
+    session.meets();
     let text = session.store().get(KEY, DECIDED, session.abort())?;
     let told: Told = serde_json::from_slice(&text)
         .map_err(|e| TrainError::Config(format!("rank 0's decision on the start cannot be read: {e}")))?;

@@ -1,7 +1,7 @@
 //! What can end a run.
 
 use crate::checkpoint::CheckpointError;
-use crate::collective::{Cause, CollectiveError};
+use crate::collective::{Cause, CollectiveError, StoreError};
 use crate::data::DataError;
 use crate::exec::{ExecError, words};
 use crate::metrics::ReportError;
@@ -30,7 +30,7 @@ pub enum TrainError {
     Collective(#[from] CollectiveError),
     /// Rank 0's decision did not reach this rank.
     #[error("the ranks cannot agree on where to start: {0}")]
-    Begin(#[from] crate::collective::StoreError),
+    Begin(#[from] StoreError),
     /// Checkpoints.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -149,6 +149,7 @@ impl TrainError {
             TrainError::Data(e) if e.is_configuration() => FailureKind::Configuration,
             TrainError::Checkpoint(e) if e.is_configuration() => FailureKind::Configuration,
             TrainError::Optim(OptimError::Graph(_)) => FailureKind::Configuration,
+            TrainError::Begin(StoreError::Timeout { .. }) => FailureKind::Waited,
             TrainError::Begin(_) | TrainError::Aborted(_) => FailureKind::Communication,
             e => match e.collective().map(CollectiveError::cause) {
                 Some(Cause::Waited) => FailureKind::Waited,
@@ -216,6 +217,8 @@ mod tests {
             assert_eq!(TrainError::Collective(e.clone()).kind(), kind, "{cause:?}");
             assert_eq!(TrainError::from(OptimError::from(e)).kind(), kind, "{cause:?} in a step");
         }
+        let begin = StoreError::Timeout { key: "k".into(), waited: std::time::Duration::ZERO };
+        assert_eq!(TrainError::Begin(begin).kind(), FailureKind::Waited);
         let full = failed(Cause::Memory, "Cuda failure 2 'out of memory'");
         let e = TrainError::from(OptimError::from(full)).with_advice(64);
         assert!(matches!(e, TrainError::OutOfMemory { batch: 64, .. }), "{e}");

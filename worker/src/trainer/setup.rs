@@ -86,6 +86,7 @@ fn collective(
     let _doing = doing(Phase::Connecting);
     let (plan, abort) = (session.plan(), session.abort());
     let (rank, world) = (plan.rank as usize, plan.world_size as usize);
+    session.meets();
     let collective: Box<dyn Collective> = match plan.backend() {
         Backend::Local => Box::new(Local),
         Backend::Gloo => Box::new(Gloo::connect(session.store(), rank, world, address, patience, abort)?),

@@ -20,7 +20,7 @@ pub use place::Place;
 pub use result::Library as NcclLibrary;
 
 use super::error::Trouble;
-use super::{Abort, Cause, Collective, CollectiveError, ReduceOp, RendezvousStore};
+use super::{Abort, Cause, Collective, CollectiveError, ReduceOp, RendezvousStore, room_for_all};
 use place::Side;
 use result::{Answer, Buffers, Handle, Refusal};
 use std::cell::{Cell, RefCell};
@@ -58,6 +58,20 @@ pub struct Nccl {
     broken: Cell<bool>,
     /// Tensors of a failed call, which may still be worked on until the group is freed.
     kept: RefCell<Vec<Tensor>>,
+}
+
+/// Environment variable that overrides what is asked of NCCL: calls that return at once.
+const BLOCKING: &str = "NCCL_COMM_BLOCKING";
+
+/// Refuses an environment in which NCCL's calls block: neither deadline nor abort would end them.
+fn not_blocking(said: Option<&str>) -> Result<(), Trouble> {
+    match said {
+        None | Some("" | "0") => Ok(()),
+        Some(value) => Err(Trouble::new(
+            Cause::Setup,
+            format!("{BLOCKING}={value} makes NCCL's calls block, so that nothing could abort them: unset it"),
+        )),
+    }
 }
 
 /// NCCL's name of an element type.
@@ -111,6 +125,7 @@ impl Nccl {
                 why: format!("rank {rank} of {world_size} on {place}: {why}"),
             },
         };
+        not_blocking(std::env::var(BLOCKING).ok().as_deref()).map_err(failed)?;
         let side = place::prepare(place, library).map_err(failed)?;
         side.enter().map_err(failed)?;
         let id = identifier(library, store, rank, timeout, abort).map_err(failed)?;
@@ -279,10 +294,7 @@ impl Collective for Nccl {
 
     fn all_gather(&self, tensor: &Tensor) -> Result<Vec<Tensor>, CollectiveError> {
         let call = "all_gather";
-        let mut shape = tensor.size();
-        shape.insert(0, self.world_size as i64);
-        let out = Tensor::f_zeros(shape.as_slice(), (tensor.kind(), tensor.device()))
-            .map_err(|e| self.failed(call, e))?;
+        let out = room_for_all(tensor, self.world_size).map_err(|e| self.failed(call, e))?;
         let stream = self.side.stream();
         self.run(call, tensor, &out, |buffers, comm| {
             // SAFETY: as above; `out` holds as many tensors as there are ranks.
@@ -324,5 +336,19 @@ impl Collective for Nccl {
             // It may still work on them.
             std::mem::forget(self.kept.take());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_environment_in_which_nccl_blocks_is_refused() {
+        for fine in [None, Some(""), Some("0")] {
+            assert_eq!(not_blocking(fine), Ok(()));
+        }
+        let e = not_blocking(Some("1")).unwrap_err();
+        assert!(e.cause == Cause::Setup && e.why.contains("NCCL_COMM_BLOCKING=1"), "{}", e.why);
     }
 }

@@ -79,7 +79,7 @@ impl Library {
     }
 
     /// Whether this is a stand-in, which works on the host's memory.
-    pub(super) fn is_stand_in(&self) -> bool {
+    pub fn is_stand_in(&self) -> bool {
         self.table.stand_in_query.is_some()
     }
 

@@ -145,6 +145,14 @@ impl Case {
         Self { kind, x, dy, steps: Tensor::from_slice(steps), rows, inner, range }
     }
 
+    /// Numbers without pattern, where row r has r + 1 times the step.
+    fn random(kind: Kind, rows: i64, inner: i64, step: f32) -> Self {
+        let n = (rows * inner) as usize;
+        let make = |scale| Tensor::from_slice(&random(n, scale)).to_kind(kind);
+        let steps: Vec<f32> = (0..rows).map(|r| step * (r + 1) as f32).collect();
+        Self::new(kind, &make(2.0), &make(1.0).flip([0i64]), &steps, [-127, 127])
+    }
+
     fn bounds(&self) -> [f32; 2] {
         self.range.map(|q| q as f32)
     }
@@ -294,11 +302,7 @@ fn rows_of_every_length_around_words_and_tiles_are_whole_whatever_the_grid() {
         for (rows, inner) in
             [(1, 1), (5, 1), (3, 31), (3, 32), (2, 33), (3, 127), (7, 128), (2, 129), (1, 4095), (19, 300)]
         {
-            let n = (rows * inner) as usize;
-            let make = |scale| Tensor::from_slice(&random(n, scale)).to_kind(kind);
-            let steps: Vec<f32> = (0..rows).map(|r| 0.004 * (r + 1) as f32).collect();
-            let case = Case::new(kind, &make(2.0), &make(1.0).flip([0i64]), &steps, [-127, 127]);
-            compare(&case, &GRIDS);
+            compare(&Case::random(kind, rows, inner, 0.004), &GRIDS);
         }
     }
 }
@@ -308,10 +312,8 @@ fn learned_steps_have_the_gradient_of_the_cpu() {
     for (kind, (rows, inner, chunk)) in
         KINDS.into_iter().flat_map(|k| [(1, 10_007, 4096), (3, 600, 256), (9, 33, 4096)].map(|s| (k, s)))
     {
-        let n = (rows * inner) as usize;
-        let make = |scale| Tensor::from_slice(&random(n, scale)).to_kind(kind);
-        let steps: Vec<f32> = (0..rows).map(|r| 0.01 * (r + 1) as f32).collect();
-        let case = Case::new(kind, &make(2.0), &make(1.0).flip([0i64]), &steps, [-127, 127]);
+        let case = Case::random(kind, rows, inner, 0.01);
+        let steps = values(&case.steps);
         let want = case.on_cpu();
         for grid in GRIDS {
             let [dx, by_step] = case.learned(grid, 1e-3, chunk);
