@@ -154,6 +154,20 @@ fn the_doctor_runs_two_ranks_as_two_processes() {
 }
 
 #[test]
+fn ranks_that_all_wait_for_a_connection_until_the_deadline_blame_nobody() {
+    let (dir, stand_in) = (tempfile::tempdir().unwrap(), StandIn::new("hang=init"));
+    let flags = ["--nproc", "2", "--test-backend", "nccl"];
+    let mut command = command(&stand_in.library(), dir.path(), &flags);
+    let output = command.env("OCTRAIN_COLLECTIVE_TIMEOUT", "4").output().expect("the binary starts");
+    let told = said(&output);
+    assert_eq!(output.status.code(), Some(3), "{told}");
+    for part in ["waited in vain", "NCCL_SOCKET_IFNAME", "every rank had reached that call"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    assert!(!told.contains("no other worker has failed"), "{told}");
+}
+
+#[test]
 fn a_killed_worker_ends_one_that_waits_in_nccl() {
     // Nobody ever joins: both workers wait in connect, one of them is killed, the other hears the coordinator.
     let dir = tempfile::tempdir().unwrap();
