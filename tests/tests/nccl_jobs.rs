@@ -107,8 +107,10 @@ fn a_fault_of_a_gpu_is_told_though_nccl_never_comes_back_from_being_freed() {
 fn workers_use_the_interface_of_their_address_and_a_nccl_that_does_not_block() {
     let run = |variables: &[(&str, &str)], nproc: &str| {
         let (dir, stand_in) = (tempfile::tempdir().unwrap(), StandIn::new(""));
-        let flags = ["--nproc", nproc, "--test-backend", "nccl", "--max-steps", "1", "--run-scope", "train_only"];
-        let output = command(&stand_in.library(), dir.path(), &flags).envs(variables.iter().copied()).output();
+        let flags =
+            ["--nproc", nproc, "--test-backend", "nccl", "--max-steps", "1", "--run-scope", "train_only"];
+        let output =
+            command(&stand_in.library(), dir.path(), &flags).envs(variables.iter().copied()).output();
         let output = output.expect("the binary starts");
         (output.status.code(), said(&output), stand_in.log())
     };
@@ -121,7 +123,10 @@ fn workers_use_the_interface_of_their_address_and_a_nccl_that_does_not_block() {
     // One worker is this very process, whose environment is the user's.
     let (code, told, log) = run(&[blocking], "1");
     assert_eq!(code, Some(2), "{told}");
-    assert!(told.contains("NCCL_COMM_BLOCKING=1 makes NCCL's calls block") && log.is_empty(), "{told} {log:?}");
+    assert!(
+        told.contains("NCCL_COMM_BLOCKING=1 makes NCCL's calls block") && log.is_empty(),
+        "{told} {log:?}"
+    );
 
     let here = octrain::native::interfaces().unwrap();
     let Some((name, address)) = here.iter().find(|(_, ip)| ip.is_ipv4() && !ip.is_loopback()) else {
@@ -143,7 +148,10 @@ fn the_doctor_runs_two_ranks_as_two_processes() {
     };
     let stand_in = StandIn::new("in-progress=2");
     let told = doctor(&stand_in);
-    assert!(told.contains("ok      NCCL with two ranks: on the host's memory") && told.contains("two processes"), "{told}");
+    assert!(
+        told.contains("ok      NCCL with two ranks: on the host's memory") && told.contains("two processes"),
+        "{told}"
+    );
     assert!(stand_in.parted_in_good_order(2), "{:?}", stand_in.log());
     let stand_in = StandIn::new("rank=1 error-at=2 code=1 text=Cuda_failure_700");
     let told = doctor(&stand_in);

@@ -43,12 +43,7 @@ pub fn worker_command(config: &RunConfig, place: &Place, passthrough: bool) -> R
         }
         env.extend(nccl.set.into_iter().map(|(name, value)| (name.into(), value.into())));
     }
-    Ok(WorkerCommand {
-        label: format!("rank {}", place.local_index),
-        args,
-        env,
-        passthrough,
-    })
+    Ok(WorkerCommand { label: format!("rank {}", place.local_index), args, env, passthrough })
 }
 
 /// Starts workers and waits for their end; returns the exit code, having told the root cause.

@@ -53,7 +53,8 @@ fn results(x: &Tensor) -> Result<Vec<Found>, String> {
     let one = Tensor::from_slice(&[0.037f32]);
     let mut out = Vec::new();
     let mut found = |what, value: Tensor, exact| -> Result<(), String> {
-        let home = value.f_detach().and_then(|t| t.f_to_device(Device::Cpu)).and_then(|t| t.f_to_kind(Kind::Float));
+        let home =
+            value.f_detach().and_then(|t| t.f_to_device(Device::Cpu)).and_then(|t| t.f_to_kind(Kind::Float));
         out.push(Found { what, value: home.map_err(tch)?, exact });
         Ok(())
     };
@@ -116,7 +117,8 @@ fn compared(kind: Kind, device: Device) -> Result<String, String> {
                 false => a.value.f_allclose(&b.value, 1e-5, 1e-6, false),
             };
             if !equal.map_err(tch)? {
-                let most = a.value.f_sub(&b.value).and_then(|d| d.f_abs()).and_then(|d| d.f_max()).map_err(tch)?;
+                let most =
+                    a.value.f_sub(&b.value).and_then(|d| d.f_abs()).and_then(|d| d.f_max()).map_err(tch)?;
                 let at = format!("{} of numbers {offset} elements from alignment", a.what);
                 return Err(format!("{at} differs from the CPU's by up to {}", most.double_value(&[])));
             }

@@ -89,7 +89,11 @@ fn ended(mut child: Child, rank: usize, until: Instant) -> Result<(), String> {
                 String::from_utf8_lossy(&output.stderr)
             );
             let last = text.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("it said nothing");
-            let how = if late { "was ended, since it hung".into() } else { format!("ended with {}", output.status) };
+            let how = if late {
+                "was ended, since it hung".into()
+            } else {
+                format!("ended with {}", output.status)
+            };
             Err(format!("rank {rank} {how}: {}", last.trim_start_matches("FAILED").trim()))
         }
     }
@@ -105,7 +109,8 @@ fn both(gpus: usize) -> Result<String, String> {
     let until = Instant::now() + PATIENCE + START;
     let mut wrong = Vec::new();
     for (r, child) in children.into_iter().enumerate() {
-        let done = child.map_err(|e| format!("rank {r} does not start: {e}")).and_then(|c| ended(c, r, until));
+        let done =
+            child.map_err(|e| format!("rank {r} does not start: {e}")).and_then(|c| ended(c, r, until));
         wrong.extend(done.err());
     }
     match wrong.is_empty() {

@@ -78,7 +78,9 @@ pub enum CudaError {
         why: String,
     },
     /// The driver is older than the CUDA set needs.
-    #[error("this machine has a GPU, but its driver is too old ({0}): install a newer driver, or say --device cpu")]
+    #[error(
+        "this machine has a GPU, but its driver is too old ({0}): install a newer driver, or say --device cpu"
+    )]
     OldDriver(devices::Versions),
     /// The CUDA set does not load.
     #[error(
@@ -162,8 +164,7 @@ mod tests {
             uuid: "GPU-5d".into(),
         };
         let failed = || Driver::Failed("system has unsupported display driver".into());
-        let old =
-            || Driver::TooOld(devices::Versions { driver: Some("535.183.01".into()), cuda: 12_020 });
+        let old = || Driver::TooOld(devices::Versions { driver: Some("535.183.01".into()), cuda: 12_020 });
         let place = Path::new("deps/libtorch_cuda.so");
         // (driver, device files, installed) -> number of GPUs, or words of the error
         let cases: [(Driver, bool, bool, Result<usize, &str>); 13] = [

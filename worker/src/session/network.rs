@@ -30,7 +30,9 @@ fn decide(
     // Set even where nothing is said otherwise: NCCL reads files of its own too (/etc/nccl.conf).
     let mut out = NcclEnvironment { set: vec![(BLOCKING, "0".into())], said: Vec::new() };
     if let Some(value) = given(BLOCKING).filter(|v| v != "0") {
-        out.said.push(format!("{BLOCKING}={value} is set to 0 for the workers: a NCCL that blocks cannot be aborted"));
+        out.said.push(format!(
+            "{BLOCKING}={value} is set to 0 for the workers: a NCCL that blocks cannot be aborted"
+        ));
     }
     if given(INTERFACE).is_some() {
         return out;
@@ -105,7 +107,8 @@ mod tests {
         let named = |name: &str| (name == INTERFACE).then(|| "ib0".to_string());
         assert_eq!(decide(named, at("10.0.0.7"), &here).set, [blocking.clone()]);
         // What cannot be found is said.
-        for (address, words) in [(at("192.0.2.1"), "192.0.2.1"), (Err("no such name".into()), "no such name")] {
+        for (address, words) in [(at("192.0.2.1"), "192.0.2.1"), (Err("no such name".into()), "no such name")]
+        {
             let got = decide(nothing, address, &here);
             assert_eq!(got.set, [blocking.clone()]);
             assert!(got.said[0].contains(words) && got.said[0].contains(INTERFACE), "{:?}", got.said);

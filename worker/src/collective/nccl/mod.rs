@@ -69,7 +69,9 @@ fn not_blocking(said: Option<&str>) -> Result<(), Trouble> {
         None | Some("" | "0") => Ok(()),
         Some(value) => Err(Trouble::new(
             Cause::Setup,
-            format!("{BLOCKING}={value} makes NCCL's calls block, so that nothing could abort them: unset it"),
+            format!(
+                "{BLOCKING}={value} makes NCCL's calls block, so that nothing could abort them: unset it"
+            ),
         )),
     }
 }
