@@ -3,7 +3,7 @@
 
 use super::Exit;
 use super::worker::{self, Place};
-use crate::config::{DeviceKind, RunConfig, TestBackend};
+use crate::config::RunConfig;
 use crate::launcher::{
     self, EXIT_CONFIGURATION, LaunchOptions, WorkerCommand,
     signals::{self, Stage},
@@ -14,6 +14,7 @@ use anyhow::Result;
 use octrain_coordinator::config::CoordinatorConfig;
 use octrain_coordinator::ranks::Place as Expected;
 use octrain_coordinator::server::{self, ServeError};
+use octrain_core::strategy::{DeviceChoice, TestBackend};
 use std::ffi::OsString;
 use std::io::IsTerminal;
 
@@ -36,7 +37,7 @@ pub fn worker_command(config: &RunConfig, place: &Place, passthrough: bool) -> R
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = (cores / place.local_world.max(1) as usize).max(1).to_string();
     let mut env: Vec<(OsString, OsString)> = vec![("OMP_NUM_THREADS".into(), threads.into())];
-    if config.device != DeviceKind::Cpu || config.test_backend == TestBackend::Nccl {
+    if config.device != DeviceChoice::Cpu || config.test_backend == TestBackend::Nccl {
         let nccl = network::nccl_environment(&place.coordinator);
         if place.local_index == 0 {
             nccl.said.iter().for_each(|line| tracing::warn!("{line}"));
