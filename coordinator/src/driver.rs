@@ -153,6 +153,7 @@ impl Driver {
                 late.as_secs_f64()
             );
             log::warn(self.config.generation, &text);
+            self.event(Event::HeldUp { by: late });
         }
         self.event(Event::Tick);
         for parked in self.parked.expired(Instant::now()) {

@@ -49,7 +49,11 @@ pub fn admit(event: Event) -> Result<Event, Refusal> {
             keys.iter().try_for_each(|k| key(k))?;
         }
         // Of the coordinator's own making.
-        Event::Disconnected { .. } | Event::Status | Event::Tick | Event::Shutdown { .. } => {}
+        Event::Disconnected { .. }
+        | Event::Status
+        | Event::Tick
+        | Event::HeldUp { .. }
+        | Event::Shutdown { .. } => {}
     }
     Ok(match event {
         Event::ReportFailure { header, message, kind } => {

@@ -9,6 +9,16 @@ use std::time::Duration;
 const PER_WINDOW: u64 = 16;
 /// Time over which refusals are counted.
 const WINDOW: Duration = Duration::from_secs(10);
+/// The same for workers whose place is taken, which ask again every second until it is free.
+const OCCUPIED: (u64, Duration) = (1, Duration::from_secs(60));
+
+/// Lines of a kind of refusal, and the time in which no more are written.
+fn limit(kind: &str) -> (u64, Duration) {
+    match kind {
+        "duplicate" | "full" => OCCUPIED,
+        _ => (PER_WINDOW, WINDOW),
+    }
+}
 
 /// Something happened.
 pub(crate) fn info(generation: u64, text: &str) {
@@ -46,15 +56,16 @@ impl Refusals {
     }
 
     fn count(&mut self, now: Duration, kind: &'static str) -> Said {
+        let (lines, window) = limit(kind);
         let (begun, count) = self.0.entry(kind).or_insert((now, 0));
         *count += 1;
         match *count {
-            _ if now.saturating_sub(*begun) >= WINDOW => {
-                let unsaid = (*count - 1).saturating_sub(PER_WINDOW);
+            _ if now.saturating_sub(*begun) >= window => {
+                let unsaid = (*count - 1).saturating_sub(lines);
                 (*begun, *count) = (now, 1);
                 Said::After(unsaid)
             }
-            n if n <= PER_WINDOW => Said::Whole,
+            n if n <= lines => Said::Whole,
             _ => Said::Not,
         }
     }
@@ -69,13 +80,22 @@ mod tests {
         let mut refusals = Refusals::default();
         let second = Duration::from_secs;
         for _ in 0..PER_WINDOW {
-            assert_eq!(refusals.count(second(1), "full"), Said::Whole);
+            assert_eq!(refusals.count(second(1), "invalid"), Said::Whole);
         }
         for _ in 0..1000 {
-            assert_eq!(refusals.count(second(2), "full"), Said::Not);
+            assert_eq!(refusals.count(second(2), "invalid"), Said::Not);
         }
-        assert_eq!(refusals.count(second(2), "duplicate"), Said::Whole);
-        assert_eq!(refusals.count(second(11), "full"), Said::After(1000));
-        assert_eq!(refusals.count(second(30), "full"), Said::After(0));
+        assert_eq!(refusals.count(second(2), "job"), Said::Whole);
+        assert_eq!(refusals.count(second(11), "invalid"), Said::After(1000));
+        assert_eq!(refusals.count(second(30), "invalid"), Said::After(0));
+    }
+
+    #[test]
+    fn one_that_waits_for_its_place_is_told_of_once_a_minute() {
+        let mut refusals = Refusals::default();
+        let said: Vec<Said> = (0..=60).map(|s| refusals.count(Duration::from_secs(s), "duplicate")).collect();
+        assert_eq!(said[0], Said::Whole);
+        assert!(said[1..60].iter().all(|s| *s == Said::Not), "{said:?}");
+        assert_eq!(said[60], Said::After(59));
     }
 }

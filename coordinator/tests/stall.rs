@@ -4,7 +4,7 @@
 mod process;
 mod worker;
 
-use octrain_proto::v1::{HeartbeatRequest, JobPhase, StatusRequest};
+use octrain_proto::v1::{HeartbeatRequest, JobPhase, StatusRequest, WatchRequest};
 use process::{end, signal, start};
 use std::time::Duration;
 use worker::{Worker, client, request};
@@ -46,6 +46,26 @@ async fn stalled(stall: Duration) -> String {
     let (status, log) = tokio::task::spawn_blocking(move || end(child)).await.unwrap();
     assert_eq!(status.code(), Some(0), "after a stall of {stall:?}: {log}");
     log
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_that_gave_up_a_stopped_coordinator_are_not_blamed() {
+    let (child, address) = start(&["--world-size", "2", "--heartbeat-timeout", "1"]);
+    let mut workers = Vec::new();
+    for i in 0..2 {
+        let mut w = Worker::join(address, request("a", i)).await.unwrap();
+        let watch = w.client.watch(WatchRequest { header: w.header() }).await.unwrap();
+        workers.push((w, watch));
+    }
+    signal("STOP", &child);
+    // As workers do after twice the time-out.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    drop(workers);
+    signal("CONT", &child);
+    let (status, log) = tokio::task::spawn_blocking(move || end(child)).await.unwrap();
+    assert_eq!(status.code(), Some(3), "{log}");
+    let last = log.lines().last().unwrap();
+    assert!(last.contains("the coordinator itself stood still for"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

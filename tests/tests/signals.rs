@@ -285,6 +285,21 @@ fn a_second_launch_on_one_host_is_told_what_to_do() {
 }
 
 #[test]
+fn a_signal_to_a_command_of_several_stages_reaches_the_stage_which_saves() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("all");
+    let line = ["--output", folder.to_str().unwrap(), "--nproc", "1", "--batch-size", "8"];
+    let mut run = Running::start(&[&["quickstart"], &line[..]].concat());
+    run.wait_for("step 1");
+    kill("TERM", &[run.id()]);
+    let (code, told) = run.end();
+    assert_eq!(code, Some(4), "{told}");
+    assert!(saved(&folder.join("fp")), "{told}");
+    assert!(told.contains("asked to stop in `octrain train`"), "{told}");
+    assert!(!told.contains("$ octrain export"), "{told}");
+}
+
+#[test]
 fn help_tells_the_exit_codes_from_the_one_table() {
     for (program, command) in
         [("octrain", Some("train")), ("octrain", Some("launch")), ("octrain-coordinator", None)]

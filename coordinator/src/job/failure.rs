@@ -63,7 +63,7 @@ pub(super) fn reported(
         && liveness::silent_before(m, &job.members, config).is_none()
     {
         let lost = Lost { member: gone.clone(), cause: liveness::cause(now, m) };
-        return lose(now, job, &lost, Some(&said));
+        return lose(now, job, config, &lost, Some(&said));
     }
     match &mut job.phase {
         Phase::Running { suspicion, .. } if echo => {
@@ -100,7 +100,7 @@ pub(super) fn tick(now: Now, job: &mut Job, config: &CoordinatorConfig) -> Optio
                     lost[1..].iter().filter_map(|l| job.members.get(&l.member).map(Member::describe));
                 let others: Vec<String> = others.collect();
                 let also = (!others.is_empty()).then(|| format!("also silent: {}", others.join(", ")));
-                lose(now, job, first, also.as_deref())
+                lose(now, job, config, first, also.as_deref())
             }
         };
     }
@@ -154,7 +154,13 @@ fn absent(waited: &Suspicion, members: &Members) -> (Option<String>, String) {
 }
 
 /// A running job loses a worker.
-fn lose(now: Now, job: &mut Job, lost: &Lost, noticed: Option<&str>) -> Option<String> {
+fn lose(
+    now: Now,
+    job: &mut Job,
+    config: &CoordinatorConfig,
+    lost: &Lost,
+    noticed: Option<&str>,
+) -> Option<String> {
     let member = job.members.get_mut(&lost.member)?;
     member.failed = true;
     member.told = true;
@@ -166,7 +172,18 @@ fn lose(now: Now, job: &mut Job, lost: &Lost, noticed: Option<&str>) -> Option<S
     if let Some(by) = noticed.map(str::to_string).or(suspected) {
         text.push_str(&format!(" [{by}]"));
     }
-    fail(now, job, AbortKind::WorkerLost, Some(&lost.member), text)
+    // Workers give up a coordinator that is silent for twice the time that they have themselves.
+    let patience = config.heartbeat_timeout * 2;
+    match job.held_up {
+        Some((at, by)) if by >= patience && now.saturating_sub(at) <= patience => {
+            let text = format!(
+                "the coordinator itself stood still for {:.1} s (stopped, or its host is overloaded), longer than workers wait for it; {text}",
+                by.as_secs_f64()
+            );
+            fail(now, job, AbortKind::WorkerLost, None, text)
+        }
+        _ => fail(now, job, AbortKind::WorkerLost, Some(&lost.member), text),
+    }
 }
 
 /// A job that has not started forgets a lost worker; another may take its place.

@@ -34,6 +34,7 @@ use octrain_proto::v1::{
     RegisterRequest, StatusReply, StepReport,
 };
 use std::collections::VecDeque;
+use std::time::Duration;
 
 /// Where the job is.
 #[derive(Debug, Clone, PartialEq)]
@@ -91,6 +92,8 @@ pub struct Job {
     pub echoes: Vec<String>,
     /// Distinguishes this coordinator process from earlier ones at the same address.
     incarnation: u64,
+    /// When this coordinator last went on after it had stood still, and for how long it had.
+    held_up: Option<(Now, Duration)>,
     registered: u64,
     interrupted: bool,
 }
@@ -169,6 +172,10 @@ pub enum Event {
     Status,
     /// Time has passed, and everything that had arrived was taken in. Comes every [`crate::clock::TICK`].
     Tick,
+    /// This coordinator stood still (stopped, starved, its machine suspended) for so long.
+    HeldUp {
+        by: Duration,
+    },
     /// The coordinator is told to stop.
     Shutdown {
         why: String,
@@ -255,6 +262,7 @@ impl Job {
             refusals: VecDeque::new(),
             echoes: Vec::new(),
             incarnation,
+            held_up: None,
             registered: 0,
             interrupted: false,
         }
@@ -416,6 +424,10 @@ fn apply(now: Now, job: &mut Job, config: &CoordinatorConfig, event: Event) -> A
         }
         Event::Status => Ok((Answer::Reply(Reply::Status(Box::new(status::status(now, job, config)))), None)),
         Event::Tick => Ok((Answer::None, failure::tick(now, job, config))),
+        Event::HeldUp { by } => {
+            job.held_up = Some((now, by));
+            Ok((Answer::None, None))
+        }
         Event::Shutdown { why } => {
             let reason = failure::fail(
                 now,

@@ -2,12 +2,17 @@
 
 use super::Exit;
 use crate::checkpoint;
-use crate::metrics::say;
+use crate::launcher::signals::{self, Interrupt, Stage};
+use crate::launcher::{EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PREEMPTED};
+use crate::metrics::{finish, say};
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::ffi::OsString;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, ExitStatus};
+use std::time::Duration;
 
 /// The stages of one experiment: its folder, its data, and the training flags all stages share.
 pub struct Recipe {
@@ -130,16 +135,59 @@ impl Recipe {
     }
 }
 
-/// Runs this binary with `line`; its output goes where ours goes.
+/// Between looks at a stage.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Runs this binary with `line`; its output goes where ours goes. A signal is passed on, and ends all stages once this
+/// one has ended.
 pub fn run(line: &[OsString]) -> Result<()> {
+    let interrupt = signals::enter(Stage::Supervising).context("cannot listen for signals")?;
     let shown: Vec<_> = line.iter().map(|w| w.to_string_lossy()).collect();
     say!("\n$ octrain {}", shown.join(" "));
-    let binary = std::env::current_exe().context("cannot find this program's own file")?;
-    let status = Command::new(binary).args(line).status().context("cannot start octrain")?;
-    if !status.success() {
-        bail!("`octrain {}` ended with {status}; its message is above", shown[0]);
+    // What is said comes before what the stage says.
+    finish();
+    let status = if interrupt.requested() {
+        None
+    } else {
+        let binary = std::env::current_exe().context("cannot find this program's own file")?;
+        let child = Command::new(binary).args(line).spawn().context("cannot start octrain")?;
+        Some(attend(child, &interrupt).context("cannot wait for octrain")?)
+    };
+    let code = status.and_then(|s| s.code());
+    if interrupt.requested() {
+        let code = if code == Some(i32::from(EXIT_INTERRUPTED)) { EXIT_INTERRUPTED } else { EXIT_PREEMPTED };
+        let message = format!("asked to stop in `octrain {}`; the stages behind it were not run", shown[0]);
+        return Err(Exit { code, message }.into());
     }
-    Ok(())
+    match (status, code) {
+        (_, Some(0)) => Ok(()),
+        (Some(status), code) => {
+            let code = code.and_then(|c| u8::try_from(c).ok()).unwrap_or(EXIT_ERROR);
+            let message = format!("`octrain {}` ended with {status}; its message is above", shown[0]);
+            Err(Exit { code, message }.into())
+        }
+        (None, _) => bail!("`octrain {}` was not run", shown[0]),
+    }
+}
+
+/// Waits for a stage; the first signal is passed on to it, and so is a second one.
+fn attend(mut child: Child, interrupt: &Interrupt) -> io::Result<ExitStatus> {
+    let mut passed = 0;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        let wanted = usize::from(interrupt.requested()) + usize::from(interrupt.at_once());
+        if passed < wanted {
+            passed = wanted;
+            let signal = interrupt.signal().and_then(Signal::from_named_raw).unwrap_or(Signal::TERM);
+            if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+                // It may have ended in between, which is what the signal wants.
+                let _ = kill_process(pid, signal);
+            }
+        }
+        std::thread::sleep(LOOK);
+    }
 }
 
 /// Last value of `key` in a file of JSON lines.

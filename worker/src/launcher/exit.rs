@@ -81,6 +81,8 @@ impl std::fmt::Display for End {
                     7 => " (SIGBUS: /dev/shm or the disk is full, or the memory is broken)",
                     11 => " (SIGSEGV: a defect in native code)",
                     15 => " (SIGTERM)",
+                    24 => " (SIGXCPU: its limit of processor time, ulimit -t, is reached)",
+                    25 => " (SIGXFSZ: a file reached the limit of its size, ulimit -f)",
                     _ => "",
                 };
                 write!(f, "was killed by signal {n}{why}")

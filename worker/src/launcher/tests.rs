@@ -50,6 +50,19 @@ fn a_worker_killed_by_a_signal_is_named_with_it() {
 }
 
 #[test]
+fn a_limit_that_the_system_sets_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut worker = sh("rank 0", "ulimit -f 1; exec dd if=/dev/zero of=\"$OUT\" bs=4096 count=8");
+    worker.env.push(("OUT".into(), dir.path().join("x").into()));
+    let report = run(vec![worker]);
+    let message = report.message().unwrap();
+    assert!(
+        message.contains("signal 25 (SIGXFSZ: a file reached the limit of its size, ulimit -f)"),
+        "{message}"
+    );
+}
+
+#[test]
 fn the_first_signal_is_passed_on_and_the_second_kills() {
     let interrupt = Interrupt::default();
     let polite = "trap 'exit 4' TERM INT; while :; do sleep 0.05; done";

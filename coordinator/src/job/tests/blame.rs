@@ -139,3 +139,28 @@ fn one_that_waited_in_vain_hears_of_the_root_cause_where_it_comes() {
     w.pass(ms(5500), &[&h[0]]);
     contains(&w.abort().message, &["rank 1", "is lost: no heartbeat", "waited in vain"]);
 }
+
+#[test]
+fn a_coordinator_that_stood_still_does_not_blame_those_who_gave_it_up() {
+    for (by, blamed) in [(9_000, true), (15_000, false)] {
+        let (mut w, h) = World::running(2);
+        let watch = w.watch(&h[1]);
+        w.event(Event::HeldUp { by: ms(by) });
+        w.event(Event::Disconnected { member: h[1].member.clone(), watch });
+        w.pass(ms(3_000), &[&h[0]]);
+        let abort = w.abort();
+        assert_eq!(
+            (abort.kind(), abort.culprit.is_some()),
+            (AbortKind::WorkerLost, blamed),
+            "{}",
+            abort.message
+        );
+        assert_eq!(abort.message.contains("the coordinator itself stood still for 15.0 s"), !blamed);
+    }
+    // One that is lost long after it is lost for a reason of its own.
+    let (mut w, h) = World::running(2);
+    w.event(Event::HeldUp { by: ms(15_000) });
+    w.pass(ms(11_000), &[&h[0], &h[1]]);
+    w.pass(ms(5_000), &[&h[0]]);
+    assert_eq!(w.abort().culprit, Some(1));
+}
