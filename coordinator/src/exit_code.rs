@@ -15,9 +15,11 @@ pub const ECHO: Duration = Duration::from_secs(1);
 
 /// Done.
 pub const EXIT_OK: u8 = 0;
-/// Failed while running, for a reason of its own.
+/// Failed for a reason of its own that may be another the next time: a full disk (whether it is found so at the start or
+/// later), data that cannot be read, a damaged checkpoint, a defect.
 pub const EXIT_ERROR: u8 = 1;
-/// Usage, or a configuration that cannot be run: a scheduler must not try again.
+/// Usage, or a configuration that cannot be run, with what it names: data with too many corrupt images, a file that is no
+/// checkpoint, an output folder that cannot be written. A scheduler must not try again.
 pub const EXIT_CONFIGURATION: u8 = 2;
 /// Ended because of another process of the job: try again.
 pub const EXIT_ABORTED: u8 = 3;
@@ -56,12 +58,12 @@ pub const TABLE: [Row; 6] = [
     Row { code: EXIT_OK, meaning: "done", again: "no" },
     Row {
         code: EXIT_ERROR,
-        meaning: "failed while running",
+        meaning: "failed: a full or missing disk, a damaged checkpoint, a defect",
         again: "as you like: it goes on from the last checkpoint",
     },
     Row {
         code: EXIT_CONFIGURATION,
-        meaning: "usage, or a configuration that cannot be run",
+        meaning: "usage, or settings, data or files that cannot be used",
         again: "no: it would end the same way",
     },
     Row {

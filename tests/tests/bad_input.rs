@@ -106,9 +106,8 @@ fn corrupt_images_are_named_counted_and_skipped_up_to_the_limit() {
         fs::write(data.join(format!("train/c/{}.{}", i, if i % 2 == 0 { "jpg" } else { "png" })), b"")
             .unwrap();
     }
-    let output = octrain(&line);
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-    assert!(said(&output).contains("--max-corrupt-images"), "{}", said(&output));
+    let told = refuse(2, &line);
+    assert!(told.contains("--max-corrupt-images"), "{told}");
     succeed(&[&line[..], &["--max-corrupt-images", "6"]].concat());
 }
 
@@ -133,6 +132,42 @@ fn settings_that_cannot_be_met() {
 }
 
 #[test]
+fn what_is_no_checkpoint_at_all_is_not_called_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("notes.txt");
+    fs::write(&file, "some words and some more of them").unwrap();
+    let site = dir.path().join("site");
+    fs::create_dir(&site).unwrap();
+    fs::write(site.join("manifest.json"), r#"{"name": "app"}"#).unwrap();
+    let output = dir.path().join("out");
+    let flags = ["--epochs", "1", "--batch-size", "16", "--max-steps", "1", "--output-dir", text(&output)];
+    let train = [&["train"], SMALL, &flags].concat();
+    for (flag, path, want) in [
+        ("--from-checkpoint", &file, "it is a file"),
+        ("--from-checkpoint", &site, "that of something else"),
+        ("--resume", &site, "that of something else"),
+        ("--from-pretrained-params", &file, "is not a safetensors file"),
+    ] {
+        let told = refuse(2, &[&train[..], &[flag, text(path)]].concat());
+        assert!(told.contains(want) && told.contains(text(path)) && !told.contains("damaged"), "{told}");
+    }
+}
+
+#[test]
+fn a_slip_in_a_path_makes_no_folders_and_is_said_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("modles/deep/m.onnx");
+    for flag in ["--output", "--scale-table"] {
+        let line =
+            ["export", "--from-checkpoint", text(checkpoint()), "--profile", "fp32", "--output", "x.onnx"];
+        let told = refuse(2, &[&line[..], &[flag, text(&file)]].concat());
+        assert!(told.contains("no folder `") && told.contains(flag), "{told}");
+        assert!(!told.contains("checkpoint 0"), "before anything is read: {told}");
+    }
+    assert!(!dir.path().join("modles").exists() && !Path::new("x.onnx").exists());
+}
+
+#[test]
 fn checkpoints_that_are_damaged_or_of_another_run() {
     let dir = tempfile::tempdir().unwrap();
     let damaged = copy(dir.path());
@@ -146,7 +181,7 @@ fn checkpoints_that_are_damaged_or_of_another_run() {
     assert!(said(&output).contains("model.safetensors"), "{}", said(&output));
     let output =
         octrain(&["export", "--from-checkpoint", text(&damaged), "--profile", "fp32", "--output", "x.onnx"]);
-    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     assert!(said(&output).contains("model.safetensors") && !Path::new("x.onnx").exists());
     // One bit is enough to be noticed.
     let mut flipped = whole.clone();

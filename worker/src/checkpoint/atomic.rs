@@ -10,6 +10,13 @@ pub(super) fn sync_folder(path: &Path) -> Result<(), CheckpointError> {
     File::open(path).and_then(|f| f.sync_all()).map_err(CheckpointError::io("sync", path))
 }
 
+/// Gives an entry of `folder` another name that is free, and syncs the folder.
+pub(super) fn rename(folder: &Path, from: &str, to: &str) -> Result<(), CheckpointError> {
+    let path = folder.join(from);
+    fs::rename(&path, folder.join(to)).map_err(CheckpointError::io("rename", &path))?;
+    sync_folder(folder)
+}
+
 /// Writes a new file and syncs it.
 pub(super) fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
     let mut file = File::create(path).map_err(CheckpointError::io("make", path))?;

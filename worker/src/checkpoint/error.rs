@@ -32,7 +32,17 @@ pub enum CheckpointError {
         /// The system's words.
         source: io::Error,
     },
-    /// Truncated, altered or not a checkpoint.
+    /// Something else altogether.
+    #[error("`{path}` is not {wanted}: {why}")]
+    Foreign {
+        /// The file or folder.
+        path: PathBuf,
+        /// What it was taken for.
+        wanted: &'static str,
+        /// What it is, and what to give instead.
+        why: String,
+    },
+    /// Truncated or altered.
     #[error(
         "checkpoint file `{path}` is damaged: {why}; an earlier checkpoint of its run is taken with --last-epoch-of-checkpoint N, or by its own folder"
     )]
@@ -200,9 +210,12 @@ impl CheckpointError {
             | E::Occupied { .. }
             | E::Behind { .. }
             | E::Unwritable { .. }
-            | E::NoRoom { .. }
+            | E::Foreign { .. }
             | E::NotShared { .. } => true,
-            E::InUse { .. } | E::NoSpace { .. } | E::Io { .. } | E::Damaged { .. } => false,
+            // A disk that is full now, at the start or later, may have room the next time.
+            E::InUse { .. } | E::NoSpace { .. } | E::NoRoom { .. } | E::Io { .. } | E::Damaged { .. } => {
+                false
+            }
         }
     }
 

@@ -99,9 +99,7 @@ impl RunFolder {
         };
         let free = (1..).map(numbered).find(|new| !self.root.join(new).exists());
         let new = free.unwrap_or_else(|| unreachable!("there are more numbers than names"));
-        let path = self.root.join(name);
-        fs::rename(&path, self.root.join(&new)).map_err(CheckpointError::io("set aside", &path))?;
-        super::atomic::sync_folder(&self.root)?;
+        super::atomic::rename(&self.root, name, &new)?;
         Ok(new)
     }
 

@@ -125,6 +125,10 @@ pub fn find(path: &Path, which: Which) -> Result<PathBuf, CheckpointError> {
     if path.join(MANIFEST).is_file() {
         return Ok(path.into());
     }
+    if path.is_file() {
+        let why = "it is a file, and a checkpoint is a folder; weights alone, in a safetensors file, are taken with --from-pretrained-params".into();
+        return Err(CheckpointError::Foreign { path: path.into(), wanted: "a checkpoint", why });
+    }
     if !path.is_dir() {
         return Err(missing("there is no such folder".into()));
     }
@@ -252,6 +256,10 @@ pub fn load_weights(path: &Path) -> Result<State, CheckpointError> {
         if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(&[0x80, 2]) {
             return Err(CheckpointError::Pickle { path: path.into() });
         }
+        if !tensors::plausible(&bytes) {
+            let why = "it does not begin as one; give a checkpoint folder or a file of safetensors".into();
+            return Err(CheckpointError::Foreign { path: path.into(), wanted: "a safetensors file", why });
+        }
         return tensors::decode(&bytes, path);
     }
     let folder = find(path, Which::Auto)?;
@@ -344,6 +352,16 @@ mod tests {
         fs::write(&model, &flipped).unwrap();
         assert!(load(&path).unwrap_err().to_string().contains("SHA-256"));
         fs::write(&model, &good).unwrap();
+        for other in [&b"hello"[..], b"\x89PNG\r\n\x1a\n and so on and so on", &[0; 64]] {
+            fs::write(dir.path().join("other"), other).unwrap();
+            let e = load_weights(&dir.path().join("other")).unwrap_err();
+            assert!(matches!(e, CheckpointError::Foreign { .. }) && e.is_configuration(), "{e}");
+            let e = find(&dir.path().join("other"), Which::Auto).unwrap_err().to_string();
+            assert!(e.contains("it is a file") && e.contains("--from-pretrained-params"), "{e}");
+        }
+        fs::write(dir.path().join("cut"), &good[..good.len() / 2]).unwrap();
+        let e = load_weights(&dir.path().join("cut")).unwrap_err();
+        assert!(matches!(e, CheckpointError::Damaged { .. }), "{e}");
         fs::write(path.join(MANIFEST), "{\"format\": 99}").unwrap();
         assert!(matches!(load(&path), Err(CheckpointError::Format { found: 99, .. })));
         fs::write(path.join(MANIFEST), "{\"form").unwrap();

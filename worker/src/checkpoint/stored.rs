@@ -17,6 +17,11 @@ const BEFORE: &[(&str, &str)] = &[];
 /// Parses a manifest of any format up to this version's.
 pub(super) fn read(path: &Path, text: &[u8]) -> Result<Manifest, CheckpointError> {
     let mut value: Value = serde_json::from_slice(text).map_err(|e| CheckpointError::damaged(path, e))?;
+    if !value.get("format").is_some_and(Value::is_u64) {
+        let why = "its manifest.json is that of something else (it has no `format`); give a folder that `octrain train` has written".into();
+        let path = path.parent().unwrap_or(path).into();
+        return Err(CheckpointError::Foreign { path, wanted: "a checkpoint", why });
+    }
     let found = value.get("format").and_then(Value::as_u64).unwrap_or(0) as u32;
     if found > FORMAT {
         return Err(CheckpointError::Format { path: path.into(), found, known: FORMAT });
@@ -100,6 +105,16 @@ mod tests {
         );
         let manifest = read.unwrap();
         assert!(manifest.unknown.is_empty() && manifest.run.is_none() && !manifest.config.overwrite);
+    }
+
+    #[test]
+    fn json_of_something_else_is_no_damaged_checkpoint() {
+        for other in ["{}", "[1]", r#"{"name": "app", "format": "web"}"#] {
+            let e = read(Path::new("site/manifest.json"), other.as_bytes()).unwrap_err();
+            assert!(matches!(e, CheckpointError::Foreign { .. }) && e.is_configuration(), "{e}");
+            assert!(e.to_string().starts_with("`site` is not a checkpoint"), "{e}");
+        }
+        assert!(matches!(read(Path::new("m"), b"{\"form").unwrap_err(), CheckpointError::Damaged { .. }));
     }
 
     #[test]

@@ -16,6 +16,14 @@ pub(super) fn encode(state: &State, path: &Path) -> Result<Vec<u8>, CheckpointEr
     safetensors::serialize(views.map_err(damaged)?, None).map_err(damaged)
 }
 
+/// Whether a file begins as safetensors do, whole or cut short: with the length of a header in JSON, and that header. One
+/// that is too short to tell is taken for something else.
+pub(super) fn plausible(bytes: &[u8]) -> bool {
+    const LONGEST_HEADER: u64 = 100_000_000;
+    let Some((length, header)) = bytes.split_first_chunk() else { return false };
+    (2..=LONGEST_HEADER).contains(&u64::from_le_bytes(*length)) && header.first() == Some(&b'{')
+}
+
 /// FP32, FP16 and BF16 tensors of a safetensors file, as FP32; others are an error that names them.
 pub(super) fn decode(bytes: &[u8], path: &Path) -> Result<State, CheckpointError> {
     let file = SafeTensors::deserialize(bytes).map_err(|e| CheckpointError::damaged(path, e))?;

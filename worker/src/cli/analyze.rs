@@ -146,6 +146,7 @@ fn configuration(args: &AnalyzeArgs, manifest: &Manifest) -> RunConfig {
 
 /// Runs the command.
 pub fn main(args: &AnalyzeArgs) -> Result<u8> {
+    args.html.iter().try_for_each(|path| output::ensure_folder("--html", path))?;
     check(args)?;
     if let Ok(threads @ 1..) = i32::try_from(args.threads) {
         tch::set_num_threads(threads);
@@ -153,7 +154,7 @@ pub fn main(args: &AnalyzeArgs) -> Result<u8> {
     let (folder, mut manifest) =
         checkpoint_base::find(&args.from_checkpoint, args.last_epoch_of_checkpoint.as_deref())?;
     checkpoint_base::announce(&folder, &manifest);
-    let state = checkpoint::load(&folder).map_err(Exit::configuration)?.model;
+    let state = checkpoint::load(&folder).map_err(Exit::checkpoint)?.model;
     manifest.config = configuration(args, &manifest);
     let images = Images { run: manifest.config.clone(), classes: manifest.class_names.clone() };
     let val = images.open(Split::Val)?;

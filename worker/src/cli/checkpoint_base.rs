@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// Finds a checkpoint: `which` is `auto` or a number of epochs.
 pub fn find(path: &Path, which: Option<&str>) -> Result<(PathBuf, Manifest), Exit> {
-    read(path, self::which(which)?).map_err(Exit::configuration)
+    read(path, self::which(which)?).map_err(Exit::checkpoint)
 }
 
 /// What `--last-epoch-of-checkpoint` says.

@@ -106,6 +106,8 @@ fn metadata(
 
 /// Runs the command.
 pub fn main(args: &ExportArgs) -> Result<u8> {
+    output::ensure_folder("--output", &args.output)?;
+    args.scale_table.iter().try_for_each(|path| output::ensure_folder("--scale-table", path))?;
     let (folder, manifest) =
         checkpoint_base::find(&args.from_checkpoint, args.last_epoch_of_checkpoint.as_deref())?;
     if args.profile.target().is_some() && manifest.qat.is_none() {
@@ -116,7 +118,7 @@ pub fn main(args: &ExportArgs) -> Result<u8> {
         return Err(Exit::configuration(message).into());
     }
     checkpoint_base::announce(&folder, &manifest);
-    let state = checkpoint::load(&folder).map_err(Exit::configuration)?.model;
+    let state = checkpoint::load(&folder).map_err(Exit::checkpoint)?.model;
     let graph = deployed_graph(&manifest, args.profile)?;
     let options = Options { profile: args.profile, opset: args.opset, float_type: args.float_type };
     let metadata = metadata(&folder, &manifest, args.profile, &graph, &state)?;

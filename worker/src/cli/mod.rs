@@ -22,6 +22,7 @@ mod train;
 mod verify;
 mod worker;
 
+use crate::checkpoint::CheckpointError;
 use crate::launcher::{EXIT_CONFIGURATION, EXIT_ERROR, EXIT_OK, follow_launcher, logging, signals};
 use crate::metrics::{self, Reader, last_word, print};
 use crate::native;
@@ -119,6 +120,12 @@ struct Exit {
 impl Exit {
     fn configuration(e: impl std::fmt::Display) -> Self {
         Self { code: EXIT_CONFIGURATION, message: e.to_string() }
+    }
+
+    /// Of a checkpoint that cannot be used: a damaged one is no fault of the command.
+    fn checkpoint(e: CheckpointError) -> Self {
+        let code = if e.is_configuration() { EXIT_CONFIGURATION } else { EXIT_ERROR };
+        Self { code, message: e.to_string() }
     }
 }
 

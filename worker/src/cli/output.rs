@@ -38,8 +38,23 @@ fn refused(flag: &str, path: &Path, e: &CheckpointError) -> Exit {
     Exit { code, message }
 }
 
-/// Writes the file that `flag` names.
+/// Whether there is a folder for the file that `flag` names; to be asked before anything is computed for it. None is made:
+/// a path that leads nowhere is a slip of the pen.
+pub fn ensure_folder(flag: &str, path: &Path) -> Result<(), Exit> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if folder.is_dir() {
+        return Ok(());
+    }
+    Err(Exit::configuration(format!(
+        "cannot write {flag} `{}`: there is no folder `{}`; make it (mkdir -p), or give {flag} a file in a folder that is there",
+        path.display(),
+        folder.display()
+    )))
+}
+
+/// Writes the file that `flag` names, into a folder that is there.
 pub fn write(flag: &str, path: &Path, bytes: &[u8]) -> Result<(), Exit> {
+    ensure_folder(flag, path)?;
     checkpoint::write_atomic(path, bytes).map_err(|e| refused(flag, path, &e))
 }
 
@@ -66,6 +81,12 @@ mod tests {
             }
             assert!(!told.message.contains("--from-checkpoint"), "{}", told.message);
         }
-        assert!(write("--output", Path::new("/proc/none/x"), b"x").is_err());
+        assert!(write("--output", Path::new("/proc/self/x"), b"x").is_err());
+        let dir = tempfile::tempdir().unwrap();
+        let e = write("--output", &dir.path().join("modles/m.onnx"), b"x").unwrap_err();
+        assert_eq!(e.code, EXIT_CONFIGURATION);
+        assert!(e.message.contains("no folder `") && e.message.contains("modles"), "{}", e.message);
+        assert!(!dir.path().join("modles").exists());
+        ensure_folder("--output", Path::new("m.onnx")).unwrap();
     }
 }

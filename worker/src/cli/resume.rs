@@ -53,13 +53,13 @@ pub fn resolve(
         return Ok(as_started(config, &given));
     };
     let which = checkpoint_base::which(run.last_epoch_of_checkpoint.as_deref())?;
-    let (folder, manifest) = checkpoint_base::read(&path, which).map_err(|e| match e {
-        CheckpointError::Damaged { .. } => {
-            let next =
-                continuation(&root_of(&path), again).map_or_else(String::new, |line| format!("\n{line}"));
-            Exit { code: EXIT_ERROR, message: format!("{e}{next}") }
+    let (folder, manifest) = checkpoint_base::read(&path, which).map_err(|e| {
+        let damaged = matches!(e, CheckpointError::Damaged { .. });
+        let Exit { code, mut message } = Exit::checkpoint(e);
+        if let Some(next) = damaged.then(|| continuation(&root_of(&path), again)).flatten() {
+            message.push_str(&format!("\n{next}"));
         }
-        e => Exit::configuration(e),
+        Exit { code, message }
     })?;
     // A folder of checkpoints stays one, so that a number of epochs or a later start finds its place in it.
     let base = for_training(&manifest, root_of(&folder), path.clone());

@@ -160,6 +160,7 @@ fn compare_layers(
 
 /// Runs the command.
 pub fn main(args: &VerifyArgs) -> Result<u8> {
+    args.html.iter().try_for_each(|path| output::ensure_folder("--html", path))?;
     if args.batch_size == 0 {
         return Err(Exit::configuration("--batch-size is 0; at least one image is needed").into());
     }
@@ -169,7 +170,7 @@ pub fn main(args: &VerifyArgs) -> Result<u8> {
     checkpoint_base::announce(&folder, &manifest);
     infer::announce(&args.model, &info, args.engine);
     let profile = profile_of(args, &info, &folder, &manifest)?;
-    let state = checkpoint::load(&folder).map_err(Exit::configuration)?.model;
+    let state = checkpoint::load(&folder).map_err(Exit::checkpoint)?.model;
     let graph = trained_graph(&manifest, profile)?;
     let graph = TrainedGraph::new(graph, &state, profile.target().is_some())?;
     let root = args.image_root.as_deref().unwrap_or(&manifest.config.image_root);

@@ -42,16 +42,39 @@ fn table(config: &RunConfig) -> Map<String, Value> {
     }
 }
 
+/// What to say of a key that no flag has: those it may have been meant for, the nearest first.
+fn unknown<'a>(key: &str, known: impl Iterator<Item = &'a str>) -> String {
+    /// More would not be read.
+    const NAMED: usize = 3;
+    /// Below this, two words have little in common (Jaro's similarity goes from 0 to 1).
+    const ALIKE: f64 = 0.7;
+    let plain = key.replace('_', "-").to_lowercase();
+    let mut near: Vec<(f64, &str)> =
+        known.map(|k| (strsim::jaro_winkler(&plain, k), k)).filter(|(near, _)| *near > ALIKE).collect();
+    near.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let names: Vec<String> = near.iter().take(NAMED).map(|(_, name)| format!("`{name}`")).collect();
+    match names.is_empty() {
+        true => format!(
+            "there is no setting `{key}`; its keys are the flags of `octrain train --help` without the dashes"
+        ),
+        false => format!("there is no setting `{key}`; did you mean {}?", names.join(" or ")),
+    }
+}
+
 /// Keys and values of a TOML file, checked against the settings there are.
 fn read_file(path: &Path) -> Result<Map<String, Value>, ConfigError> {
     let text =
         std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
     let wrong = |why: String| ConfigError::File { path: path.into(), why };
+    let keys: toml::Table = text.parse().map_err(|e: toml::de::Error| wrong(e.to_string()))?;
+    let known = table(&RunConfig::default());
+    if let Some(key) = keys.keys().find(|key| !known.contains_key(*key)) {
+        return Err(wrong(unknown(key, known.keys().map(String::as_str))));
+    }
     // Read twice: once for the checks and their messages, once for the keys that are there.
     let config = toml::from_str::<RunConfig>(&text).map_err(|e| wrong(e.to_string()))?;
     // Before they are merged: what JSON has no word for, NaN and infinity, would get lost on the way.
     numbers(&config).map_err(|e| wrong(e.to_string()))?;
-    let keys: toml::Table = text.parse().map_err(|e: toml::de::Error| wrong(e.to_string()))?;
     match serde_json::to_value(keys) {
         Ok(Value::Object(map)) => Ok(map),
         Ok(_) => Err(wrong("it is not a table".into())),
@@ -197,6 +220,17 @@ mod tests {
         {
             let e = run(&[], Some(file)).unwrap_err().to_string();
             assert!(e.contains("run.toml") && e.contains(want), "{e}");
+        }
+        for (key, want) in [
+            ("batchsize", "`batch-size`"),
+            ("batch_size", "`batch-size`"),
+            ("wieght-decay", "`weight-decay`"),
+            ("epoch", "`epochs`"),
+            ("xyzzy", "octrain train --help"),
+        ] {
+            let e = run(&[], Some(&format!("{key} = 1"))).unwrap_err().to_string();
+            assert!(e.contains(&format!("`{key}`")) && e.contains(want), "{want} in {e}");
+            assert!(e.matches('`').count() <= 10 && !e.contains('\n'), "a few are named: {e}");
         }
     }
 }

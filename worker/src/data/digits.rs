@@ -1,7 +1,7 @@
 //! The embedded default: the UCI "Optical Recognition of Handwritten Digits" test set (1,797 real scans of 8x8
 //! pixels with 17 grey levels), as scikit-learn ships it; set-up takes the file from its wheel.
 
-use super::source::Images;
+use super::source::{Broken, Images};
 use super::{DataError, Split};
 use crate::native::libraries::deps_dir;
 use image::{Rgb, RgbImage};
@@ -67,7 +67,7 @@ impl Images for Digits {
     fn name(&self, index: usize) -> String {
         format!("digits/{}/{index}", self.split.folder())
     }
-    fn image(&self, index: usize) -> Result<RgbImage, String> {
+    fn image(&self, index: usize) -> Result<RgbImage, Broken> {
         let pixels = &self.rows[index].0;
         let grey = |x: u32, y: u32| (u32::from(pixels[y as usize * SIDE + x as usize]) * 255 / 16) as u8;
         Ok(RgbImage::from_fn(SIDE as u32, SIDE as u32, |x, y| Rgb([grey(x, y); 3])))

@@ -114,6 +114,18 @@ pub enum DataError {
         /// Name and reason of one.
         last: String,
     },
+    /// Too many images whose bytes the system does not give.
+    #[error(
+        "{count} images cannot be read, more than the {limit} that --max-corrupt-images allows; is the data still there? The last one: {last}"
+    )]
+    Unread {
+        /// How many cannot be read or decoded.
+        count: usize,
+        /// How many may be.
+        limit: usize,
+        /// Name and reason of one.
+        last: String,
+    },
     /// The embedded digits are not there.
     #[error("the digits data cannot be read from `{path}`: {why}; run scripts/setup.sh")]
     Digits {
@@ -144,7 +156,7 @@ impl DataError {
     pub fn is_configuration(&self) -> bool {
         !matches!(
             self,
-            DataError::Corrupt { .. } | DataError::Loader(_) | DataError::Panicked(_) | DataError::Torch(_)
+            DataError::Unread { .. } | DataError::Loader(_) | DataError::Panicked(_) | DataError::Torch(_)
         )
     }
 

@@ -3,7 +3,7 @@
 //! sorted by name, so that all ranks and runs number them alike.
 
 use super::found::{Found, LeftOut, counted};
-use super::source::Images;
+use super::source::{Broken, Images};
 use super::wanted::{Names, Wanted};
 use super::{DataError, Split};
 use image::RgbImage;
@@ -222,8 +222,9 @@ impl Images for Folder {
     fn name(&self, index: usize) -> String {
         self.files[index].0.display().to_string()
     }
-    fn image(&self, index: usize) -> Result<RgbImage, String> {
-        decode(&fs::read(&self.files[index].0).map_err(|e| e.to_string())?)
+    fn image(&self, index: usize) -> Result<RgbImage, Broken> {
+        let bytes = fs::read(&self.files[index].0).map_err(|e| Broken::Unread(e.to_string()))?;
+        decode(&bytes).map_err(Broken::Corrupt)
     }
 }
 

@@ -277,7 +277,7 @@ mod tests {
         fn name(&self, index: usize) -> String {
             format!("trap/{index}")
         }
-        fn image(&self, index: usize) -> Result<image::RgbImage, String> {
+        fn image(&self, index: usize) -> Result<image::RgbImage, crate::data::source::Broken> {
             assert!(index != 27, "image 27 is a trap");
             Ok(image::RgbImage::new(16, 16))
         }

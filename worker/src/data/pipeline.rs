@@ -2,7 +2,7 @@
 
 use super::rng::CounterRng;
 use super::{DataConfig, DataError, Dataset};
-use crate::data::source::Images;
+use crate::data::source::{Broken, Images};
 use image::RgbImage;
 use rayon::prelude::*;
 use std::collections::BTreeSet;
@@ -78,7 +78,7 @@ impl Reader {
     }
 
     /// Notes a corrupt image; an error once there are too many.
-    fn note(&self, index: u32, why: &str, images: &dyn Images) -> Result<u64, DataError> {
+    fn note(&self, index: u32, why: &Broken, images: &dyn Images) -> Result<u64, DataError> {
         let mut known = self.known();
         if !known.insert(index) {
             return Ok(0);
@@ -86,7 +86,10 @@ impl Reader {
         let last = format!("{}: {why}", images.name(index as usize));
         let (count, limit) = (known.len(), self.config.corrupt_limit(images.len()));
         if count > limit {
-            return Err(DataError::Corrupt { count, limit, last });
+            return Err(match why {
+                Broken::Corrupt(_) => DataError::Corrupt { count, limit, last },
+                Broken::Unread(_) => DataError::Unread { count, limit, last },
+            });
         }
         tracing::warn!("corrupt image left out ({count} of at most {limit}): {last}");
         Ok(1)
@@ -107,7 +110,9 @@ impl Reader {
         let images = &*self.dataset.images;
         let (mut index, mut found) = (sample, 0);
         loop {
-            let read = images.image(index as usize).and_then(|image| self.transform(&image, sample, out));
+            let read = images
+                .image(index as usize)
+                .and_then(|image| self.transform(&image, sample, out).map_err(Broken::Corrupt));
             match (read, self.how) {
                 (Ok(()), _) => return Ok((Some(images.label(index as usize) as i64), found)),
                 (Err(why), how) => {

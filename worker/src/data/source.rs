@@ -29,6 +29,17 @@ impl Split {
     }
 }
 
+/// What is wrong with an image.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Broken {
+    /// The system does not give its bytes, perhaps for now only.
+    #[error("{0}")]
+    Unread(String),
+    /// Its bytes are no image.
+    #[error("{0}")]
+    Corrupt(String),
+}
+
 /// An image's place and name.
 pub(super) trait Images: Send + Sync {
     fn len(&self) -> usize;
@@ -36,5 +47,5 @@ pub(super) trait Images: Send + Sync {
     /// Name for messages.
     fn name(&self, index: usize) -> String;
     /// Decodes; the error says what is wrong with the image.
-    fn image(&self, index: usize) -> Result<RgbImage, String>;
+    fn image(&self, index: usize) -> Result<RgbImage, Broken>;
 }

@@ -2,7 +2,7 @@
 
 use super::Split;
 use super::rng::CounterRng;
-use super::source::Images;
+use super::source::{Broken, Images};
 use image::{Rgb, RgbImage};
 
 pub(super) struct Synthetic {
@@ -22,7 +22,7 @@ impl Images for Synthetic {
     fn name(&self, index: usize) -> String {
         format!("synthetic/{}/{index}", self.split.folder())
     }
-    fn image(&self, index: usize) -> Result<RgbImage, String> {
+    fn image(&self, index: usize) -> Result<RgbImage, Broken> {
         let mut rng = CounterRng::new(0x5eed, [self.split as u64, index as u64]);
         let class = self.label(index) as f32;
         let angle = std::f32::consts::PI * class / self.classes as f32;

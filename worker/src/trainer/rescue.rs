@@ -23,7 +23,7 @@ impl Run<'_> {
     pub(super) fn rescue(&mut self, end: &TrainError) {
         let kind = end.kind();
         let whole = matches!(kind, FailureKind::Communication | FailureKind::Waited)
-            || kind == FailureKind::Own && matches!(end, TrainError::Data(_));
+            || matches!(end, TrainError::Data(_));
         if !whole || self.position == self.kept {
             return;
         }
