@@ -147,6 +147,21 @@ fn a_join_that_hangs_ends_on_abort_and_on_the_deadline_and_frees_what_it_began()
 }
 
 #[test]
+fn a_rank_that_is_refused_frees_what_was_begun_and_is_not_held_up_by_it() {
+    let stand_in = StandIn::new("init-code=1 hang=free");
+    let begun = Instant::now();
+    on_ranks(&stand_in, 1, LONG, |rank| {
+        let e = rank.connect().err().unwrap();
+        assert_eq!(e.cause(), Cause::Own, "{e}");
+        for words in ["could not connect", "1 (unhandled cuda error)", "scripted refusal to join"] {
+            assert!(e.to_string().contains(words), "{e}");
+        }
+    });
+    assert!(begun.elapsed() < LONG / 2, "it took {:?}", begun.elapsed());
+    assert_eq!(stand_in.log(), ["rank 0 init", "rank 0 abort"]);
+}
+
+#[test]
 fn a_job_that_is_over_before_the_identifier_comes_is_not_waited_for() {
     let stand_in = StandIn::new("");
     on_ranks(&stand_in, 1, LONG, |mut rank| {

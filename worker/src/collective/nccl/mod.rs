@@ -134,13 +134,12 @@ impl Nccl {
         if abort.is_tripped() {
             return Err(CollectiveError::Aborted { call: "connect", rank });
         }
-        let (comm, answer) = library.join(id, rank, world_size).map_err(|e| failed(e.into()))?;
-        let broken = Cell::new(false);
-        let (comm, abort) = (Some(comm), abort.clone());
+        let (comm, answer) = library.join(id, rank, world_size);
+        let (broken, abort) = (Cell::new(false), abort.clone());
         // From here on it is freed when this returns early.
         let kept = RefCell::default();
         let group = Self { library, comm, side, abort, rank, world_size, timeout, broken, kept };
-        match group.settle("connect", Ok(answer)) {
+        match group.settle("connect", answer) {
             Ok(()) => Ok(group),
             Err(CollectiveError::Failed { cause, why, .. }) => Err(failed(Trouble { cause, why })),
             Err(e) => Err(e),

@@ -132,27 +132,20 @@ impl Library {
         self.done("ncclGetUniqueId", code, None).map(|()| id)
     }
 
-    /// Begins to join the group. The communicator is there even while this is in progress, and is to be freed.
+    /// Begins to join the group. A communicator is there even while this is in progress, and mostly where it is refused,
+    /// and is to be freed.
     pub(super) fn join(
         &self,
         id: UniqueId,
         rank: usize,
         world_size: usize,
-    ) -> Result<(Handle, Answer), Refusal> {
+    ) -> (Option<Handle>, Result<Answer, Refusal>) {
         let (mut comm, mut config) = (std::ptr::null_mut(), Config::non_blocking());
         // SAFETY: all pointers are valid during the call; NCCL copies the configuration.
         let code =
             unsafe { (self.table.comm_init)(&mut comm, world_size as c_int, id, rank as c_int, &mut config) };
-        let answer = self.checked("ncclCommInitRankConfig", code, None);
-        match answer {
-            Ok(answer) => Ok((Handle(comm), answer)),
-            Err(refusal) => {
-                if !comm.is_null() {
-                    self.abort(Handle(comm));
-                }
-                Err(refusal)
-            }
-        }
+        let made = (!comm.is_null()).then_some(Handle(comm));
+        (made, self.checked("ncclCommInitRankConfig", code, None))
     }
 
     /// How the communicator's last call stands.
