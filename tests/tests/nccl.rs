@@ -249,7 +249,7 @@ fn a_fault_of_a_rank_s_own_device_is_its_own_and_the_others_know_that_it_is_not_
     }
     // Nobody's, as far as the one knows that waited.
     let stand_in = StandIn::new("rank=1 hang=call");
-    let ended = on_ranks(&stand_in, 2, Duration::from_secs(1), |rank| {
+    let ended = on_ranks(&stand_in, 2, Duration::from_secs(5), |rank| {
         let c = rank.connect().unwrap();
         let e = c.barrier().unwrap_err();
         // Not freed before both have ended: that would be heard.
@@ -262,12 +262,12 @@ fn a_fault_of_a_rank_s_own_device_is_its_own_and_the_others_know_that_it_is_not_
 fn a_rank_whose_kernel_hangs_says_so_itself_and_has_not_entered_the_call_that_the_others_wait_in() {
     let stand_in = StandIn::new("rank=1 hang=device");
     // Not freed before both have ended: that would be heard.
-    let ended = on_ranks(&stand_in, 2, Duration::from_secs(2), |rank| {
+    let ended = on_ranks(&stand_in, 2, Duration::from_secs(5), |rank| {
         let entered = Arc::new(AtomicU64::new(0));
         let c = Counted::new(Box::new(rank.connect().unwrap()), entered.clone());
         let e = c.all_reduce(&Tensor::zeros([8], (Kind::Float, Device::Cpu)), ReduceOp::Sum).unwrap_err();
         let (cause, words, calls) = match rank.rank {
-            0 => (Cause::Waited, "no answer from the other ranks within 2 s", 1),
+            0 => (Cause::Waited, "no answer from the other ranks within 5 s", 1),
             _ => (Cause::Own, "a kernel hangs", 0),
         };
         assert!(e.to_string().contains(words) && e.to_string().contains("all_reduce"), "{e}");

@@ -152,7 +152,7 @@ fn a_worker_that_waited_in_vain_is_not_blamed_but_the_one_that_hangs() {
     let flags = ["--output-dir", text(dir.path()), "--save-interval-steps", "20"];
     let mut run = Running::start_with(
         &[&["train", "--nproc", "2"], SMALL, FLAGS, &flags].concat(),
-        &[("OCTRAIN_COLLECTIVE_TIMEOUT", "8")],
+        &[("OCTRAIN_COLLECTIVE_TIMEOUT", "20")],
     );
     run.wait_for("saved ");
     let workers = run.workers();

@@ -217,9 +217,11 @@ impl Drop for Group {
 
 /// Whose failure it is, by Gloo's words, which is all it gives.
 fn of_words(why: String) -> Trouble {
+    // The last are a pair's, which this side's own deadline has closed.
+    let late = ["Timed out waiting", "did not appear within", "Application timeout caused pair closure"];
     let cause = if says_no_memory(&why) {
         Cause::Memory
-    } else if why.contains("Timed out waiting") || why.contains("did not appear within") {
+    } else if late.iter().any(|words| why.contains(words)) {
         Cause::Waited
     } else {
         Cause::Peers
@@ -341,5 +343,24 @@ impl Collective for Gloo {
     fn barrier(&self) -> Result<(), CollectiveError> {
         let one = Tensor::f_zeros([1], (Kind::Float, tch::Device::Cpu));
         self.all_reduce(&one.map_err(|e| self.failed("barrier", e))?, ReduceOp::Sum)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gloo_s_words_tell_who_waited_from_whose_peer_is_gone() {
+        for (words, cause) in [
+            ("[unbound_buffer.cc:81] Timed out waiting 600000ms for recv operation to complete", Cause::Waited),
+            ("[pair.cc:534] Application timeout caused pair closure", Cause::Waited),
+            ("at 10.0.0.7: rendezvous key `0/1` did not appear within 600 s", Cause::Waited),
+            ("[pair.cc:534] Connection closed by peer [10.0.0.7]:40123", Cause::Peers),
+            ("[pair.cc:534] Read error [10.0.0.7]:40123: Connection reset by peer", Cause::Peers),
+            ("std::bad_alloc", Cause::Memory),
+        ] {
+            assert_eq!(of_words(words.into()).cause, cause, "{words}");
+        }
     }
 }
