@@ -353,7 +353,10 @@ mod tests {
     #[test]
     fn gloo_s_words_tell_who_waited_from_whose_peer_is_gone() {
         for (words, cause) in [
-            ("[unbound_buffer.cc:81] Timed out waiting 600000ms for recv operation to complete", Cause::Waited),
+            (
+                "[unbound_buffer.cc:81] Timed out waiting 600000ms for recv operation to complete",
+                Cause::Waited,
+            ),
             ("[pair.cc:534] Application timeout caused pair closure", Cause::Waited),
             ("at 10.0.0.7: rendezvous key `0/1` did not appear within 600 s", Cause::Waited),
             ("[pair.cc:534] Connection closed by peer [10.0.0.7]:40123", Cause::Peers),
