@@ -1,6 +1,6 @@
 //! What is quantized in a network, and the same network with less of it quantized.
 
-use crate::graph::{Conv, Graph, GraphError, Linear, Op};
+use crate::graph::{Graph, GraphError, Op};
 use crate::passes;
 use crate::strategy::{Purpose, Strategy};
 
@@ -49,10 +49,9 @@ pub fn layers(graph: &Graph) -> Vec<Layer> {
     let consumers = graph.consumers();
     let mut out = Vec::new();
     for (id, node) in graph.iter() {
-        let weight = match &node.op {
-            Op::Conv(Conv { weight, quantized: true, .. })
-            | Op::Linear(Linear { weight, quantized: true, .. }) => Some(weight.clone()),
-            Op::Add | Op::Concat | Op::GlobalAvgPool => None,
+        let weight = match node.op.layer() {
+            Some(layer) if layer.quantized => Some(layer.weight.clone()),
+            None if node.op.can_be_skipped(node.inputs.len()) => None,
             _ => continue,
         };
         let mut quantizers: Vec<String> =
@@ -85,9 +84,7 @@ pub(super) mod tests {
     }
 
     fn quantized_weights(graph: &Graph) -> Vec<&str> {
-        let weight = |op: &Op| {
-            matches!(op, Op::Conv(Conv { quantized: true, .. }) | Op::Linear(Linear { quantized: true, .. }))
-        };
+        let weight = |op: &Op| op.layer().is_some_and(|layer| layer.quantized);
         graph.nodes.iter().filter(|n| weight(&n.op)).map(|n| n.name.as_str()).collect()
     }
 

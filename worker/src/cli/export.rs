@@ -141,7 +141,6 @@ mod tests {
     use super::*;
     use crate::checkpoint::HostTensor;
     use crate::export::onnx::TensorProto;
-    use crate::graph::Op;
     use std::collections::BTreeMap;
 
     fn manifest(config: RunConfig) -> Manifest {
@@ -212,11 +211,7 @@ mod tests {
                 let model = emit(&graph, &state(&graph), options, vec![]).unwrap().model;
                 let tensors: BTreeMap<String, TensorProto> =
                     model.graph.unwrap().initializer.into_iter().map(|t| (t.name.clone(), t)).collect();
-                let weights = graph.nodes.iter().filter_map(|n| match &n.op {
-                    Op::Conv(c) => Some(&c.weight),
-                    Op::Linear(l) => Some(&l.weight),
-                    _ => None,
-                });
+                let weights = graph.nodes.iter().filter_map(|n| Some(&n.op.layer()?.weight));
                 for weight in weights {
                     let codes = &tensors[&format!("{weight}.codes")].raw_data;
                     let largest = codes.iter().map(|&q| (q as i8).unsigned_abs()).max();

@@ -42,6 +42,16 @@ pub enum ExecError {
     NonFinite(#[from] NonFinite),
 }
 
+impl ExecError {
+    /// The same of this node, where it was of no node yet.
+    pub(super) fn at(self, node: &str) -> Self {
+        match self {
+            ExecError::Torch(source) => ExecError::Node { node: node.into(), source },
+            other => other,
+        }
+    }
+}
+
 /// libtorch's message without the addresses of its own stack, which help nobody here.
 pub(crate) fn words(e: &dyn std::error::Error) -> String {
     let text = e.to_string();

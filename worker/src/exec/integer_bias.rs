@@ -5,7 +5,7 @@
 
 use super::weights::weight_steps;
 use super::{ExecError, Weights};
-use crate::graph::{BatchNorm, Conv, Graph, Linear, NodeId, Op};
+use crate::graph::{BatchNorm, Graph, Layer, NodeId, Op};
 use crate::quant::scheme::{MIN_STEP, bias_code};
 use tch::{Device, Tensor};
 
@@ -13,10 +13,10 @@ fn host(t: &Tensor) -> Result<Vec<f32>, tch::TchError> {
     Vec::<f32>::try_from(&t.f_to_device(Device::Cpu)?.f_contiguous()?.f_view([-1])?)
 }
 
-/// The BatchNorm that reads a convolution.
-fn batch_norm(graph: &Graph, conv: NodeId) -> Option<&BatchNorm> {
+/// The BatchNorm that reads a layer.
+fn batch_norm(graph: &Graph, layer: NodeId) -> Option<&BatchNorm> {
     graph.nodes.iter().find_map(|n| match &n.op {
-        Op::BatchNorm(b) if n.inputs == [conv] => Some(b),
+        Op::BatchNorm(b) if n.inputs == [layer] => Some(b),
         _ => None,
     })
 }
@@ -35,11 +35,7 @@ fn moved(
     steps: &[f32],
 ) -> Result<Option<Moved>, ExecError> {
     let node = graph.node(id);
-    let (Op::Conv(Conv { weight, bias, quantized: true, .. })
-    | Op::Linear(Linear { weight, bias, quantized: true, .. })) = &node.op
-    else {
-        return Ok(None);
-    };
+    let Some(Layer { weight, bias, quantized: true, .. }) = node.op.layer() else { return Ok(None) };
     let Some(quantizer) = graph.quantizer_behind(node.inputs[0]) else { return Ok(None) };
     let unknown =
         || ExecError::State { name: quantizer.name.clone(), what: "is not among the weights".into() };
@@ -54,7 +50,7 @@ fn moved(
     let Some(leaf) = bn.map(|b| b.beta.as_str()).or(bias.as_deref()) else { return Ok(None) };
     let (mut factors, mut shifts) = (vec![1.0f64; scales.len()], vec![0.0f64; scales.len()]);
     if let Some(bn) = bn {
-        let [gamma, beta, mean, var] = bn.params().map(|n| get(n).and_then(|t| Ok(host(&t)?)));
+        let [gamma, beta, mean, var] = bn.names().map(|n| get(n).and_then(|t| Ok(host(&t)?)));
         let (gamma, beta, mean, var) = (gamma?, beta?, mean?, var?);
         for c in 0..scales.len() {
             factors[c] = f64::from(gamma[c]) / (f64::from(var[c]) + bn.eps).sqrt();

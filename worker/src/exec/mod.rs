@@ -4,6 +4,7 @@ mod error;
 mod forward;
 mod init;
 mod integer_bias;
+pub mod ops;
 mod prepare;
 mod record;
 mod weights;

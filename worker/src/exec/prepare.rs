@@ -5,7 +5,7 @@
 use super::integer_bias::round_biases;
 use super::weights::weight_steps;
 use super::{ExecError, Weights, kind, with_layout};
-use crate::graph::{Conv, Graph, Linear, Op};
+use crate::graph::Graph;
 use crate::native;
 use crate::quant::scheme::{MIN_STEP, QMAX, weight_qmax};
 use tch::{Kind, Tensor};
@@ -28,14 +28,11 @@ impl Prepared {
     pub fn new(graph: &Graph, weights: &Weights, quantize: bool, grad: bool) -> Result<Self, ExecError> {
         let mut uses: Vec<Option<(bool, Kind)>> = vec![None; weights.layout.trainable.len()];
         for node in &graph.nodes {
-            if let Op::Conv(Conv { weight, bias, quantized, compute, .. })
-            | Op::Linear(Linear { weight, bias, quantized, compute }) = &node.op
-            {
-                for (name, quantized) in [(Some(weight), *quantized), (bias.as_ref(), false)] {
-                    let index = name.and_then(|n| weights.layout.trainable_index(n));
-                    if let Some(i) = index {
-                        uses[i] = Some((quantized, kind(*compute)));
-                    }
+            let Some(layer) = node.op.layer() else { continue };
+            for (name, quantized) in [(Some(&layer.weight), layer.quantized), (layer.bias.as_ref(), false)] {
+                let index = name.and_then(|n| weights.layout.trainable_index(n));
+                if let Some(i) = index {
+                    uses[i] = Some((quantized, kind(layer.compute)));
                 }
             }
         }

@@ -5,7 +5,7 @@ use super::fold::fold;
 use super::onnx::AttributeProto;
 use super::writer::{Exported, INPUT, Options, Value, Writer};
 use crate::checkpoint::State;
-use crate::graph::{Conv, Graph, Linear, Node, NodeId, Op};
+use crate::graph::{Graph, Layer, Node, OnnxAttribute, OnnxInput, Op};
 use crate::quant::scheme::weight_qmax;
 
 /// Writes `graph`, which has gone through the pass list for export (BatchNorm folded), with the numbers of `state`.
@@ -18,111 +18,87 @@ pub fn emit(
     metadata: Vec<(String, String)>,
 ) -> Result<Exported, ExportError> {
     let mut w = Writer::new(graph, state, options)?;
-    for (id, node) in graph.iter() {
-        let value = w.node(id, node)?;
+    for node in &graph.nodes {
+        let value = w.node(node)?;
         w.values.push(value);
     }
     Ok(w.finish(metadata))
 }
 
 impl Writer<'_> {
-    fn node(&mut self, id: NodeId, node: &Node) -> Result<Value, ExportError> {
-        let unsupported =
-            |why| Err(ExportError::Unsupported { node: node.name.clone(), op: node.op.kind(), why });
-        let name = node.name.as_str();
-        let plain = |tensor: &str| Ok(Value { tensor: tensor.into(), quantized: None });
+    fn node(&mut self, node: &Node) -> Result<Value, ExportError> {
         match &node.op {
-            Op::Input => plain(INPUT),
-            Op::Conv(conv) => {
-                self.conv(node, conv)?;
-                plain(name)
-            }
-            Op::Linear(linear) => {
-                self.linear(node, linear)?;
-                plain(name)
-            }
-            Op::BatchNorm(_) => unsupported("it must be folded first (pass fold-batch-norm)"),
-            Op::Cast(_) => unsupported("files hold FP32 values; amp-cast must be off for export"),
-            Op::Relu => {
-                let x = self.input(node, 0).tensor;
-                self.op("Relu", name, &[&x], name, vec![]);
-                plain(name)
-            }
-            Op::Add => {
-                let (a, b) = (self.input(node, 0).tensor, self.input(node, 1).tensor);
-                self.op("Add", name, &[&a, &b], name, vec![]);
-                plain(name)
-            }
-            Op::Concat => {
-                let inputs: Vec<String> =
-                    (0..node.inputs.len()).map(|slot| self.input(node, slot).tensor).collect();
-                let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
-                self.op("Concat", name, &inputs, name, vec![AttributeProto::int("axis", 1)]);
-                plain(name)
-            }
-            Op::Sigmoid => {
-                let x = self.input(node, 0).tensor;
-                self.op("Sigmoid", name, &[&x], name, vec![]);
-                plain(name)
-            }
-            Op::GlobalAvgPool => {
-                let x = self.input(node, 0).tensor;
-                self.op("GlobalAveragePool", name, &[&x], name, vec![]);
-                plain(name)
-            }
-            Op::MaxPool(w) => {
-                let attributes = vec![
-                    AttributeProto::ints("kernel_shape", &[w.kernel; 2]),
-                    AttributeProto::ints("strides", &[w.stride; 2]),
-                    AttributeProto::ints("pads", &[w.padding; 4]),
-                ];
-                Ok(self.hand_on(id, "MaxPool", attributes))
-            }
-            Op::Flatten => Ok(self.hand_on(id, "Flatten", vec![AttributeProto::int("axis", 1)])),
+            Op::Input => Ok(Value { tensor: INPUT.into(), quantized: None }),
             Op::Quantize(q) if q.active => self.quantize(node, q),
             Op::Quantize(_) => Ok(self.input(node, 0)),
+            _ => self.operator(node),
         }
     }
 
-    fn conv(&mut self, node: &Node, conv: &Conv) -> Result<(), ExportError> {
-        let shape = self.shape(&conv.weight)?;
-        let folded = fold(
-            self.state,
-            &conv.weight,
-            conv.bias.as_deref(),
-            conv.folded.as_ref(),
-            shape[0],
-            self.qmax(),
-        )?;
-        let [w, b] = self.weights(node, &conv.weight, &shape, conv.quantized, folded)?;
-        let x = self.input(node, 0).tensor;
-        let [ph, pw] = conv.padding;
-        let attributes = vec![
-            AttributeProto::ints("kernel_shape", &shape[2..]),
-            AttributeProto::ints("strides", &conv.stride),
-            AttributeProto::ints("pads", &[ph, pw, ph, pw]),
-            AttributeProto::ints("dilations", &[1, 1]),
-            AttributeProto::int("group", conv.groups as i64),
-        ];
-        self.op("Conv", &node.name, &[&x, &w, &b], &node.name, attributes);
-        Ok(())
+    /// The ONNX nodes that the operator's facts name.
+    fn operator(&mut self, node: &Node) -> Result<Value, ExportError> {
+        let unsupported =
+            |why| ExportError::Unsupported { node: node.name.clone(), op: node.op.kind(), why };
+        let facts = node.op.facts();
+        let written = facts.onnx(&self.graph.shapes()).map_err(unsupported)?;
+        let layer = facts.layer().map(|layer| self.layer(node, layer)).transpose()?;
+        for (i, part) in written.iter().enumerate() {
+            let mut inputs = Vec::new();
+            for input in &part.inputs {
+                match input {
+                    OnnxInput::Value(slot) => inputs.push(self.input(node, *slot).tensor),
+                    OnnxInput::Values => {
+                        inputs.extend((0..node.inputs.len()).map(|slot| self.input(node, slot).tensor));
+                    }
+                    OnnxInput::Made(earlier) => inputs.push(part_name(node, *earlier, written.len())),
+                    OnnxInput::Param(name) => inputs.push(self.parameter(name)?),
+                    OnnxInput::Weight | OnnxInput::Bias => {
+                        let [weight, bias] = layer
+                            .clone()
+                            .ok_or_else(|| unsupported("its ONNX node reads a layer's weight, and it is none".into()))?;
+                        inputs.push(if *input == OnnxInput::Weight { weight } else { bias });
+                    }
+                }
+            }
+            let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+            let name = part_name(node, i, written.len());
+            self.op(part.op_type, &name, &inputs, &name, part.attributes.iter().map(attribute).collect());
+        }
+        Ok(match facts.hands_on() {
+            true => self.handed_on(node),
+            false => Value { tensor: node.name.clone(), quantized: None },
+        })
     }
 
-    fn linear(&mut self, node: &Node, linear: &Linear) -> Result<(), ExportError> {
-        let shape = self.shape(&linear.weight)?;
-        let folded = fold(self.state, &linear.weight, linear.bias.as_deref(), None, shape[0], self.qmax())?;
-        let [w, b] = self.weights(node, &linear.weight, &shape, linear.quantized, folded)?;
-        let x = self.input(node, 0).tensor;
-        self.op("Gemm", &node.name, &[&x, &w, &b], &node.name, vec![AttributeProto::int("transB", 1)]);
-        Ok(())
+    /// Weight and bias of a layer, with BatchNorm folded in; the tensors to read.
+    fn layer(&mut self, node: &Node, layer: &Layer) -> Result<[String; 2], ExportError> {
+        let missing = || ExportError::Missing(layer.weight.clone());
+        let shape = self.graph.shapes().of(&layer.weight).ok_or_else(missing)?;
+        let qmax = weight_qmax(self.graph.weight_bits);
+        let bias = layer.bias.as_deref();
+        let folded = fold(self.state, &layer.weight, bias, layer.folded.as_ref(), shape[0], qmax)?;
+        self.weights(node, &layer.weight, shape, layer.quantized, folded)
     }
 
-    fn qmax(&self) -> i64 {
-        weight_qmax(self.graph.weight_bits)
+    /// A parameter in floating point; written once.
+    fn parameter(&mut self, name: &str) -> Result<String, ExportError> {
+        let t = self.state.get(name).ok_or_else(|| ExportError::Missing(name.into()))?;
+        if !self.tensors.iter().any(|t| t.name == name) {
+            self.floats(name, &t.shape, &t.data)?;
+        }
+        Ok(name.into())
     }
+}
 
-    fn shape(&self, weight: &str) -> Result<Vec<usize>, ExportError> {
-        let param = self.graph.param(weight).ok_or_else(|| ExportError::Missing(weight.into()))?;
-        Ok(param.shape.clone())
+/// Name of the `i`th ONNX node of an operator that is `of` of them, and of what it makes.
+fn part_name(node: &Node, i: usize, of: usize) -> String {
+    if i + 1 == of { node.name.clone() } else { format!("{}.{i}", node.name) }
+}
+
+fn attribute((name, value): &(&'static str, OnnxAttribute)) -> AttributeProto {
+    match value {
+        OnnxAttribute::Int(value) => AttributeProto::int(name, *value),
+        OnnxAttribute::Ints(values) => AttributeProto::ints(name, values.clone()),
+        OnnxAttribute::Float(value) => AttributeProto::float(name, *value),
     }
 }

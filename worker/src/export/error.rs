@@ -28,7 +28,7 @@ pub enum ExportError {
         /// Its operator.
         op: &'static str,
         /// Why.
-        why: &'static str,
+        why: String,
     },
     /// Opset out of range.
     #[error("--opset {0} is not supported; 13 to 21 are")]

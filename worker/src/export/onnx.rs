@@ -66,6 +66,8 @@ pub struct NodeProto {
 pub struct AttributeProto {
     #[prost(string, tag = "1")]
     pub name: String,
+    #[prost(float, optional, tag = "2")]
+    pub f: Option<f32>,
     #[prost(int64, optional, tag = "3")]
     pub i: Option<i64>,
     #[prost(int64, repeated, packed = "false", tag = "8")]
@@ -138,12 +140,17 @@ pub const FLOAT16: i32 = 10;
 impl AttributeProto {
     /// An integer.
     pub fn int(name: &str, value: i64) -> Self {
-        Self { name: name.into(), i: Some(value), ints: Vec::new(), r#type: 2 }
+        Self { name: name.into(), i: Some(value), r#type: 2, ..Self::default() }
     }
 
     /// A list of integers.
-    pub fn ints(name: &str, values: &[usize]) -> Self {
-        Self { name: name.into(), i: None, ints: values.iter().map(|&v| v as i64).collect(), r#type: 7 }
+    pub fn ints(name: &str, values: Vec<i64>) -> Self {
+        Self { name: name.into(), ints: values, r#type: 7, ..Self::default() }
+    }
+
+    /// A floating-point number.
+    pub fn float(name: &str, value: f32) -> Self {
+        Self { name: name.into(), f: Some(value), r#type: 1, ..Self::default() }
     }
 }
 

@@ -31,7 +31,7 @@ impl Profile {
     /// Whether every operator wants integer neighbours: unsigned codes, INT32 bias, Q/DQ behind operators that only
     /// hand values on.
     pub fn integer_neighbours(self) -> bool {
-        self == Profile::Onnxruntime
+        self.target().is_some_and(Target::integer_neighbours)
     }
 
     /// Its name on the command line.

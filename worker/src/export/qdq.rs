@@ -5,7 +5,7 @@ use super::onnx::{AttributeProto, TensorProto};
 use super::writer::{Quantized, Value, Writer};
 use super::{ExportError, FloatType, Profile};
 use crate::checkpoint::range_key;
-use crate::graph::{Node, NodeId, Quantizer};
+use crate::graph::{Node, Quantizer};
 use crate::quant::scheme::{Sign, step_of};
 
 /// Largest code of training, where a file's own type reaches further.
@@ -31,12 +31,9 @@ impl Writer<'_> {
         self.op("DequantizeLinear", name, &inputs, back, axis);
     }
 
-    /// An operator whose output is made of its input's codes.
-    pub(super) fn hand_on(&mut self, id: NodeId, op: &str, attributes: Vec<AttributeProto>) -> Value {
-        let node = self.graph.node(id);
-        let x = self.input(node, 0);
-        self.op(op, &node.name, &[&x.tensor], &node.name, attributes);
-        match x.quantized {
+    /// The value of an operator that is made of its input's codes.
+    pub(super) fn handed_on(&mut self, node: &Node) -> Value {
+        match self.values[node.inputs[0].0].quantized.clone() {
             Some(q) if self.profile.integer_neighbours() => {
                 let tensor = self.pair(&node.name, &node.name, &q);
                 Value { tensor, quantized: Some(q) }

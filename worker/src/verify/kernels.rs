@@ -2,7 +2,7 @@
 
 use crate::engine::NodeProfile;
 use crate::export::OUTPUT;
-use crate::graph::{Graph, Op};
+use crate::graph::Graph;
 
 /// Convolutions and linear layers by what the engine computes them in.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -20,7 +20,7 @@ pub struct Kernels {
 /// The layer that makes the network's output; engines name its node after the file's output.
 fn last(graph: &Graph) -> Option<&str> {
     let node = graph.node(graph.output);
-    matches!(node.op, Op::Conv(_) | Op::Linear(_)).then_some(node.name.as_str())
+    node.op.layer().map(|_| node.name.as_str())
 }
 
 /// Sorts the engine's nodes by the layers of the training graph.
@@ -28,11 +28,7 @@ pub fn sort(nodes: &[NodeProfile], graph: &Graph) -> Kernels {
     let layers: Vec<(&str, bool)> = graph
         .nodes
         .iter()
-        .filter_map(|n| match &n.op {
-            Op::Conv(c) => Some((n.name.as_str(), c.quantized)),
-            Op::Linear(l) => Some((n.name.as_str(), l.quantized)),
-            _ => None,
-        })
+        .filter_map(|n| Some((n.name.as_str(), n.op.layer()?.quantized)))
         .collect();
     let mut out = Kernels::default();
     let mut seen = vec![false; layers.len()];
@@ -85,10 +81,8 @@ mod tests {
     fn what_is_not_int8_is_told_from_what_was_to_be_skipped() {
         let mut graph = models::build("ResNet20", [3, 32, 32], 10).unwrap();
         for n in &mut graph.nodes {
-            match &mut n.op {
-                Op::Conv(c) => c.quantized = n.name != "conv1",
-                Op::Linear(l) => l.quantized = true,
-                _ => {}
+            if let Some(layer) = n.op.layer_mut() {
+                layer.quantized = n.name != "conv1";
             }
         }
         let nodes = [

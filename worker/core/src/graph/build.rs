@@ -55,14 +55,10 @@ impl Builder {
         let shape = [out, self.channels(x), kernel, kernel];
         let weight = self.param(format!("{name}.weight"), &shape, ParamKind::ConvWeight);
         let conv = Conv {
-            weight,
-            bias: None,
+            layer: Layer::new(weight, None),
             stride: [stride; 2],
             padding: [kernel / 2; 2],
             groups: 1,
-            quantized: false,
-            compute: DType::F32,
-            folded: None,
         };
         self.push(name, Op::Conv(conv), &[x])
     }
@@ -85,7 +81,7 @@ impl Builder {
     pub fn linear(&mut self, name: &str, x: NodeId, out: usize) -> Result<NodeId, GraphError> {
         let weight = self.param(format!("{name}.weight"), &[out, self.channels(x)], ParamKind::LinearWeight);
         let bias = Some(self.param(format!("{name}.bias"), &[out], ParamKind::Bias));
-        self.push(name, Op::Linear(Linear { weight, bias, quantized: false, compute: DType::F32 }), &[x])
+        self.push(name, Op::Linear(Linear { layer: Layer::new(weight, bias) }), &[x])
     }
 
     /// Ends the graph at `output` and checks it.

@@ -9,13 +9,12 @@ impl Graph {
         let mut out =
             format!("digraph \"{}\" {{\n  node [shape=box style=filled fontname=monospace];\n", self.name);
         for (id, node) in self.iter() {
-            let colour = match &node.op {
-                Op::Quantize(q) if q.active => "#ffd27f",
-                Op::Quantize(_) => "#fff3d6",
-                Op::Conv(c) if c.quantized => "#9fd6a0",
-                Op::Linear(l) if l.quantized => "#9fd6a0",
-                Op::Conv(_) | Op::Linear(_) => "#a9c7ee",
-                Op::Cast(_) => "#e0c8ee",
+            let colour = match (&node.op, node.op.layer()) {
+                (_, Some(layer)) if layer.quantized => "#9fd6a0",
+                (_, Some(_)) => "#a9c7ee",
+                (Op::Quantize(q), _) if q.active => "#ffd27f",
+                (Op::Quantize(_), _) => "#fff3d6",
+                (Op::Cast(_), _) => "#e0c8ee",
                 _ => "#f2f2f2",
             };
             let label = format!("{}\\n{}\\n{}", node.name, self.attributes(node), node.ty);

@@ -9,6 +9,7 @@ mod error;
 mod facts;
 mod infer;
 mod node;
+mod ops;
 mod text;
 mod verify;
 
@@ -18,6 +19,7 @@ pub use error::GraphError;
 pub use facts::NetworkFacts;
 pub use infer::infer_type;
 pub use node::*;
+pub use ops::*;
 
 use serde::{Deserialize, Serialize};
 
@@ -102,17 +104,22 @@ impl Graph {
         })
     }
 
-    /// The active quantizer whose codes `value` carries: its own, or one before it through operators that change no
-    /// code (observers that do not quantize, max pooling, flattening, the cast of mixed precision).
+    /// The active quantizer whose codes `value` carries: its own, or one before it through operators that hand codes on
+    /// (observers that do not quantize, max pooling, flattening, the cast of mixed precision).
     pub fn quantizer_behind(&self, mut value: NodeId) -> Option<&Quantizer> {
         loop {
             let node = self.node(value);
             match &node.op {
                 Op::Quantize(q) if q.active => return Some(q),
-                Op::Quantize(_) | Op::MaxPool(_) | Op::Flatten | Op::Cast(_) => value = node.inputs[0],
+                op if op.facts().hands_on() => value = node.inputs[0],
                 _ => return None,
             }
         }
+    }
+
+    /// Shapes of its parameters.
+    pub fn shapes(&self) -> Shapes<'_> {
+        Shapes::new(&self.params)
     }
 
     /// Types all values anew and checks the whole graph; passes end with it.

@@ -1,8 +1,8 @@
-//! `amp-cast`: Conv and Linear compute in BF16 or FP16, everything between them follows; logits leave in FP32.
+//! `amp-cast`: layers compute in BF16 or FP16, everything between them follows; logits leave in FP32.
 //! The image is quantized before it is cast, so that its codes are those the engine computes.
 
 use super::edit;
-use crate::graph::{DType, Graph, GraphError, Node, NodeId, Op, TensorType};
+use crate::graph::{Cast, DType, Graph, GraphError, Node, NodeId, Op, TensorType};
 use crate::strategy::{Amp, Strategy};
 
 pub(super) fn apply(mut graph: Graph, strategy: &Strategy) -> Result<Graph, GraphError> {
@@ -12,10 +12,8 @@ pub(super) fn apply(mut graph: Graph, strategy: &Strategy) -> Result<Graph, Grap
         Amp::Fp16 => DType::F16,
     };
     for node in &mut graph.nodes {
-        match &mut node.op {
-            Op::Conv(c) => c.compute = dtype,
-            Op::Linear(l) => l.compute = dtype,
-            _ => {}
+        if let Some(layer) = node.op.layer_mut() {
+            layer.compute = dtype;
         }
     }
     let consumers = graph.consumers();
@@ -27,7 +25,7 @@ pub(super) fn apply(mut graph: Graph, strategy: &Strategy) -> Result<Graph, Grap
     }
     let cast = |name: &str, to: DType| Node {
         name: name.into(),
-        op: Op::Cast(to),
+        op: Op::Cast(Cast { to }),
         inputs: Vec::new(),
         ty: TensorType { shape: Vec::new(), dtype: to },
     };

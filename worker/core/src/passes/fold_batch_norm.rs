@@ -1,4 +1,4 @@
-//! `fold-batch-norm`: removes every BatchNorm and notes it in its convolution. Weights are not touched here: export
+//! `fold-batch-norm`: removes every BatchNorm and notes it in its convolution or linear layer. Weights are not touched here: export
 //! multiplies each channel's step, not its codes, so what was trained is what is deployed.
 
 use crate::graph::{Graph, GraphError, NodeId, Op};
@@ -15,9 +15,9 @@ pub(super) fn apply(graph: Graph) -> Result<Graph, GraphError> {
         if let Op::BatchNorm(bn) = node.op {
             let (source, at) = (old_inputs[0], node.inputs[0]);
             let before: &mut crate::graph::Node = &mut nodes[at.0];
-            match &mut before.op {
-                Op::Conv(conv) if conv.folded.is_none() && consumers[source.0].len() == 1 => {
-                    conv.folded = Some(bn);
+            match before.op.layer_mut() {
+                Some(layer) if layer.folded.is_none() && consumers[source.0].len() == 1 => {
+                    layer.folded = Some(bn);
                     new_id.push(at);
                 }
                 _ => {
@@ -25,7 +25,7 @@ pub(super) fn apply(graph: Graph) -> Result<Graph, GraphError> {
                         node: node.name,
                         op: "BatchNorm",
                         what: format!(
-                            "`{}` is not a convolution that only it reads; it cannot be folded",
+                            "`{}` is not a layer with weights that only it reads; it cannot be folded",
                             names[source.0]
                         ),
                     });

@@ -1,6 +1,6 @@
 //! `quantize-weights`: marks the weights of Conv and Linear INT8, symmetric, per output channel.
 
-use crate::graph::{Graph, GraphError, Op};
+use crate::graph::{Graph, GraphError};
 use crate::quant::placement;
 use crate::strategy::{Strategy, Target};
 
@@ -10,10 +10,8 @@ pub(super) fn apply(mut graph: Graph, strategy: &Strategy) -> Result<Graph, Grap
     graph.integer_biases = qat.target == Target::Onnxruntime;
     let skip = placement::skipped(&graph, &qat.skip)?;
     for (node, skip) in graph.nodes.iter_mut().zip(skip) {
-        match &mut node.op {
-            Op::Conv(c) => c.quantized = !skip,
-            Op::Linear(l) => l.quantized = !skip,
-            _ => {}
+        if let Some(layer) = node.op.layer_mut() {
+            layer.quantized = !skip;
         }
     }
     Ok(graph)

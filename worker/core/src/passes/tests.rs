@@ -69,7 +69,7 @@ fn a_quantizer_is_shared_by_all_edges_of_its_value_and_every_target_observes_the
 fn skipped_nodes_stay_in_floating_point() {
     let graph = models::build("ResNet20", [3, 32, 32], 10).unwrap();
     let graph = run(graph, &quantizing(Target::Openvino, &["conv1", "fc"]), Purpose::Train).unwrap();
-    let Op::Conv(conv) = &graph.node(graph.find("conv1").unwrap()).op else { panic!() };
+    let conv = graph.node(graph.find("conv1").unwrap()).op.layer().unwrap();
     assert!(!conv.quantized);
     assert!(
         graph.quantizers().filter(|(_, q)| q.active).all(|(_, q)| q.name != "input" && q.name != "avgpool")
@@ -82,7 +82,7 @@ fn folding_leaves_no_batch_norm_and_all_parameters() {
     let before = graph.params.clone();
     let graph = run(graph, &quantizing(Target::Openvino, &[]), Purpose::Export).unwrap();
     assert!(graph.nodes.iter().all(|n| !matches!(n.op, Op::BatchNorm(_))));
-    assert!(graph.nodes.iter().all(|n| !matches!(&n.op, Op::Conv(c) if c.folded.is_none())));
+    assert!(graph.nodes.iter().all(|n| !matches!(&n.op, Op::Conv(c) if c.layer.folded.is_none())));
     assert_eq!(graph.params, before);
 }
 

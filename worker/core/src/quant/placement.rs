@@ -12,7 +12,7 @@
 //! scale. The first layer reads the quantized image; the result of the last is not quantized. An operator that no
 //! rule speaks of (Sigmoid) is an error unless `--qat-skip` names it: nothing is left in floating point unsaid.
 
-use crate::graph::{Graph, GraphError, NodeId, Op};
+use crate::graph::{Graph, GraphError, NodeId, Site};
 use crate::quant::scheme::Sign;
 use crate::strategy::Target;
 use std::collections::BTreeSet;
@@ -37,13 +37,10 @@ pub fn skipped(graph: &Graph, patterns: &[String]) -> Result<Vec<bool>, GraphErr
         let mut hit = false;
         for (id, node) in graph.iter().filter(|(_, n)| matches(pattern, &n.name)) {
             skip[id.0] = true;
-            hit |= matches!(
-                node.op,
-                Op::Conv(_) | Op::Linear(_) | Op::Add | Op::Concat | Op::GlobalAvgPool | Op::Sigmoid
-            );
+            hit |= node.op.can_be_skipped(node.inputs.len());
         }
         if !hit {
-            let example = graph.nodes.iter().find(|n| matches!(n.op, Op::Conv(_))).map_or("", |n| &n.name);
+            let example = graph.nodes.iter().find(|n| n.op.layer().is_some()).map_or("", |n| &n.name);
             return Err(GraphError::SkipMatchesNothing { pattern: pattern.clone(), example: example.into() });
         }
     }
@@ -53,30 +50,15 @@ pub fn skipped(graph: &Graph, patterns: &[String]) -> Result<Vec<bool>, GraphErr
 /// Edges quantized for `target`, with quantizers hoisted before operators that hand values on. An operator without a
 /// rule that is not skipped is an error.
 pub fn edges(graph: &Graph, target: Target, skip: &[bool]) -> Result<BTreeSet<Edge>, GraphError> {
+    let absorbing = absorbing(graph);
     let mut out = BTreeSet::new();
     for (id, node) in graph.iter().filter(|(id, _)| !skip[id.0]) {
-        match node.op {
-            Op::Conv(_) | Op::Linear(_) => drop(out.insert((id, 0))),
-            Op::Concat if target == Target::Onnxruntime => {
-                out.extend((0..node.inputs.len()).map(|slot| (id, slot)));
-            }
-            Op::Add if target == Target::Onnxruntime => out.extend([(id, 0), (id, 1)]),
-            Op::Add => out.extend(skip_inputs(graph, id).into_iter().map(|slot| (id, slot))),
-            Op::GlobalAvgPool if target == Target::Onnxruntime => drop(out.insert((id, 0))),
-            Op::Input
-            | Op::BatchNorm(_)
-            | Op::Relu
-            | Op::MaxPool(_)
-            | Op::GlobalAvgPool
-            | Op::Flatten
-            | Op::Concat
-            | Op::Quantize(_)
-            | Op::Cast(_) => {}
-            Op::Sigmoid => {
-                let (node, op, target) = (node.name.clone(), node.op.kind(), target.name());
-                return Err(GraphError::NoPlacementRule { node, op, target });
-            }
-        }
+        let site = Site { absorbing: node.inputs.iter().map(|i| absorbing[i.0]).collect() };
+        let slots = node.op.facts().quantized_inputs(target, &site).ok_or_else(|| {
+            let (node, op, target) = (node.name.clone(), node.op.kind(), target.name());
+            GraphError::NoPlacementRule { node, op, target }
+        })?;
+        out.extend(slots.into_iter().map(|slot| (id, slot)));
     }
     Ok(out.into_iter().map(|edge| hoist(graph, edge)).collect())
 }
@@ -84,7 +66,7 @@ pub fn edges(graph: &Graph, target: Target, skip: &[bool]) -> Result<BTreeSet<Ed
 /// Values observed so that every target's profile can be written: the values of all targets' quantized edges.
 pub fn superset(graph: &Graph, skip: &[bool]) -> Result<BTreeSet<NodeId>, GraphError> {
     let mut out = BTreeSet::new();
-    for target in [Target::Openvino, Target::Onnxruntime, Target::Tensorrt] {
+    for &target in Target::ALL {
         out.extend(edges(graph, target, skip)?.into_iter().map(|(node, slot)| graph.node(node).inputs[slot]));
     }
     Ok(out)
@@ -92,53 +74,30 @@ pub fn superset(graph: &Graph, skip: &[bool]) -> Result<BTreeSet<NodeId>, GraphE
 
 fn hoist(graph: &Graph, (node, slot): Edge) -> Edge {
     let source = graph.node(node).inputs[slot];
-    match graph.node(source).op {
-        Op::MaxPool(_) | Op::Flatten => hoist(graph, (source, 0)),
-        _ => (node, slot),
+    match graph.node(source).op.facts().hands_on() {
+        true => hoist(graph, (source, 0)),
+        false => (node, slot),
     }
 }
 
-/// Most convolutions on any way from the graph's input to a value.
-fn depths(graph: &Graph) -> Vec<usize> {
-    let mut depth = vec![0; graph.nodes.len()];
+/// For every value, the most operators that absorb sums on any way to it from the graph's input, its own included.
+fn absorbing(graph: &Graph) -> Vec<usize> {
+    let mut count = vec![0; graph.nodes.len()];
     for (id, node) in graph.iter() {
-        let before = node.inputs.iter().map(|i| depth[i.0]).max().unwrap_or(0);
-        depth[id.0] = before + usize::from(matches!(node.op, Op::Conv(_)));
+        let before = node.inputs.iter().map(|i| count[i.0]).max().unwrap_or(0);
+        count[id.0] = before + usize::from(node.op.facts().absorbs_sum());
     }
-    depth
-}
-
-/// The skip inputs of an Add: the input with fewer convolutions behind it. When both have equally many no
-/// branch can absorb the sum for certain, and both are quantized.
-fn skip_inputs(graph: &Graph, add: NodeId) -> Vec<usize> {
-    let depth = depths(graph);
-    let of = |slot: usize| depth[graph.node(add).inputs[slot].0];
-    match of(0).cmp(&of(1)) {
-        std::cmp::Ordering::Less => vec![0],
-        std::cmp::Ordering::Greater => vec![1],
-        std::cmp::Ordering::Equal => vec![0, 1],
-    }
+    count
 }
 
 /// Whether a value can be negative, by structure.
 pub fn sign(graph: &Graph, value: NodeId) -> Sign {
-    let node = graph.node(value);
-    let all_unsigned = || node.inputs.iter().all(|&i| sign(graph, i) == Sign::Unsigned);
-    match node.op {
-        Op::Relu | Op::Sigmoid => Sign::Unsigned,
-        Op::MaxPool(_)
-        | Op::Flatten
-        | Op::GlobalAvgPool
-        | Op::Add
-        | Op::Concat
-        | Op::Quantize(_)
-        | Op::Cast(_)
-            if all_unsigned() =>
-        {
-            Sign::Unsigned
-        }
-        _ => Sign::Signed,
+    let mut signs: Vec<Sign> = Vec::with_capacity(value.0 + 1);
+    for node in &graph.nodes[..=value.0] {
+        let inputs: Vec<Sign> = node.inputs.iter().map(|i| signs[i.0]).collect();
+        signs.push(node.op.facts().sign(&inputs));
     }
+    signs[value.0]
 }
 
 #[cfg(test)]
@@ -165,6 +124,10 @@ mod tests {
         let mut g = models::build("ResNet20", [3, 32, 32], 10).unwrap();
         let with_downsample = g.find("layer2.0.add").unwrap();
         let identity = g.find("layer1.0.add").unwrap();
+        let skip_inputs = |g: &Graph, add: NodeId| {
+            let edges = edges(g, Target::Openvino, &vec![false; g.nodes.len()]).unwrap();
+            edges.into_iter().filter(|&(n, _)| n == add).map(|(_, slot)| slot).collect::<Vec<_>>()
+        };
         assert_eq!(skip_inputs(&g, with_downsample), [1]);
         assert_eq!(skip_inputs(&g, identity), [1]);
         g.nodes[with_downsample.0].inputs.reverse();

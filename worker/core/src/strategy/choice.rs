@@ -109,6 +109,14 @@ choice! {
     }
 }
 
+impl Target {
+    /// Whether its kernels are in integers only where all neighbours are: every operator is quantized at all inputs and
+    /// behind, codes are unsigned, biases INT32.
+    pub const fn integer_neighbours(self) -> bool {
+        matches!(self, Target::Onnxruntime)
+    }
+}
+
 choice! {
     /// How activation ranges are found and kept.
     Observer {

@@ -1,0 +1,58 @@
+//! Batch normalisation.
+
+use super::super::TensorType;
+use super::{Given, OnnxNode, Operator, Shapes, Site};
+use crate::strategy::Target;
+use serde::{Deserialize, Serialize};
+
+/// Batch normalisation over all but the channel dimension: `y = gamma * (x - mean) / sqrt(var + eps) + beta`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BatchNorm {
+    /// Name of gamma.
+    pub gamma: String,
+    /// Name of beta.
+    pub beta: String,
+    /// Name of the running mean.
+    pub mean: String,
+    /// Name of the running (unbiased) variance.
+    pub var: String,
+    /// Added to the variance.
+    pub eps: f64,
+    /// `running = (1 - momentum) * running + momentum * batch`.
+    pub momentum: f64,
+}
+
+impl BatchNorm {
+    /// Names of its parameters: gamma, beta, running mean, running variance.
+    pub fn names(&self) -> [&str; 4] {
+        [&self.gamma, &self.beta, &self.mean, &self.var]
+    }
+}
+
+impl Operator for BatchNorm {
+    fn kind(&self) -> &'static str {
+        "BatchNorm"
+    }
+
+    fn infer(&self, given: &Given) -> Result<TensorType, String> {
+        let channels = given.inputs[0].shape.first().copied().unwrap_or(0);
+        for name in self.names() {
+            if given.param(name)? != [channels] {
+                return Err(format!("parameter `{name}` wants shape [{channels}]"));
+            }
+        }
+        Ok(given.inputs[0].clone())
+    }
+
+    fn params(&self) -> Vec<&str> {
+        self.names().to_vec()
+    }
+
+    fn quantized_inputs(&self, _: Target, _: &Site) -> Option<Vec<usize>> {
+        Some(vec![])
+    }
+
+    fn onnx(&self, _: &Shapes) -> Result<Vec<OnnxNode>, String> {
+        Err("it must be folded first (pass fold-batch-norm)".into())
+    }
+}

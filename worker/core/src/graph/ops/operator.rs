@@ -1,0 +1,175 @@
+//! What is to be known of an operator.
+
+use super::super::{Param, TensorType};
+use super::{Layer, OnnxNode};
+use crate::quant::scheme::Sign;
+use crate::strategy::Target;
+
+/// The facts of an operator: everything that shape inference, passes, placement, execution and files want to know of it
+/// without running it. Its attributes are the fields of what implements this.
+///
+/// Only [`Operator::kind`] and [`Operator::infer`] must be given. What is left out is what holds for an operator of which
+/// nothing more is known: it may change every code, make any sign, has no rule for quantization and no place in ONNX files.
+pub trait Operator: std::fmt::Debug {
+    /// Name of the operator, e.g. `Conv`.
+    fn kind(&self) -> &'static str;
+
+    /// How many values it reads.
+    fn arity(&self) -> Arity {
+        Arity::Exactly(1)
+    }
+
+    /// Type of the value it makes. What does not fit is said without naming the node.
+    fn infer(&self, given: &Given) -> Result<TensorType, String>;
+
+    /// Names of the parameters it reads; trainable ones in the order in which execution gets them.
+    fn params(&self) -> Vec<&str> {
+        self.layer().map_or_else(Vec::new, Layer::params)
+    }
+
+    /// Weight and bias, for operators that are a product with a weight: mixed precision computes them in a narrow type,
+    /// quantization gives their weights codes, a BatchNorm behind them can be folded into them.
+    fn layer(&self) -> Option<&Layer> {
+        None
+    }
+
+    /// [`Operator::layer`], to be changed by passes.
+    fn layer_mut(&mut self) -> Option<&mut Layer> {
+        None
+    }
+
+    /// Whether every value it makes is one of those of its only input, so that codes pass through it: a quantizer behind
+    /// it can stand before it.
+    fn hands_on(&self) -> bool {
+        false
+    }
+
+    /// Whether engines add a residual sum within it, so that the input of an Add that comes from it stays unquantized.
+    fn absorbs_sum(&self) -> bool {
+        false
+    }
+
+    /// Whether its value can be negative, from the same of its inputs.
+    fn sign(&self, inputs: &[Sign]) -> Sign {
+        let _ = inputs;
+        Sign::Signed
+    }
+
+    /// The positions of the inputs that are quantized so that `target` computes it in integers; none of them where it
+    /// computes in whatever type it is given. `None` where there is no rule: then `--qat-skip` must name the node.
+    fn quantized_inputs(&self, target: Target, site: &Site) -> Option<Vec<usize>> {
+        let _ = (target, site);
+        None
+    }
+
+    /// The ONNX nodes that compute it, the last of which makes its value; or why there are none.
+    fn onnx(&self, shapes: &Shapes) -> Result<Vec<OnnxNode>, String> {
+        let _ = shapes;
+        Err("its facts name no ONNX operator (Operator::onnx)".into())
+    }
+
+    /// The operator with its attributes in dumps, e.g. `Conv[16x3x3x3 s1 p1 int8]`.
+    fn describe(&self, shapes: &Shapes) -> String {
+        let _ = shapes;
+        self.kind().into()
+    }
+}
+
+/// How many values an operator reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arity {
+    /// Always this many.
+    Exactly(usize),
+    /// This many or more.
+    AtLeast(usize),
+}
+
+impl Arity {
+    /// Whether an operator can have this many inputs.
+    pub fn allows(self, inputs: usize) -> bool {
+        match self {
+            Arity::Exactly(n) => inputs == n,
+            Arity::AtLeast(n) => inputs >= n,
+        }
+    }
+}
+
+impl std::fmt::Display for Arity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Arity::Exactly(0) => f.write_str("no"),
+            Arity::Exactly(n) => write!(f, "{n}"),
+            Arity::AtLeast(n) => write!(f, "{n} or more"),
+        }
+    }
+}
+
+/// Shapes of the parameters of a graph.
+#[derive(Debug, Clone, Copy)]
+pub struct Shapes<'a>(&'a [Param]);
+
+impl<'a> Shapes<'a> {
+    /// Of these parameters.
+    pub fn new(params: &'a [Param]) -> Self {
+        Self(params)
+    }
+
+    /// Shape of the parameter of this name.
+    pub fn of(&self, name: &str) -> Option<&'a [usize]> {
+        self.0.iter().find(|p| p.name == name).map(|p| p.shape.as_slice())
+    }
+
+    /// The shape as dumps have it, e.g. `16x3x3x3`; `?` of a parameter that is not declared.
+    pub fn text(&self, name: &str) -> String {
+        let dims = |shape: &[usize]| shape.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
+        self.of(name).map_or("?".into(), dims)
+    }
+}
+
+/// What the type of a value is inferred from.
+#[derive(Debug)]
+pub struct Given<'a> {
+    /// The type that the node has been given; what the graph's input has.
+    pub declared: &'a TensorType,
+    /// Types of the values it reads, as many as its arity allows.
+    pub inputs: Vec<&'a TensorType>,
+    /// The graph's parameters.
+    pub shapes: Shapes<'a>,
+}
+
+impl<'a> Given<'a> {
+    /// Shape of a parameter; one that is not declared is an error.
+    pub fn param(&self, name: &str) -> Result<&'a [usize], String> {
+        self.shapes.of(name).ok_or_else(|| format!("parameter `{name}` is not declared"))
+    }
+
+    /// `[C, H, W]` of an input that must be an image.
+    pub fn image(&self, slot: usize) -> Result<[usize; 3], String> {
+        match self.inputs[slot].shape[..] {
+            [c, h, w] => Ok([c, h, w]),
+            _ => Err(format!("wants an input [C,H,W], has {}", self.inputs[slot])),
+        }
+    }
+}
+
+/// Places of a sliding window of side `kernel` along `size` elements with `padding` on both sides.
+pub fn windows(size: usize, kernel: usize, stride: usize, padding: usize) -> Result<usize, String> {
+    if stride == 0 || kernel == 0 || size + 2 * padding < kernel {
+        return Err(format!(
+            "window {kernel} (stride {stride}, padding {padding}) does not fit a side of {size}"
+        ));
+    }
+    Ok((size + 2 * padding - kernel) / stride + 1)
+}
+
+/// Where a node stands in its graph, as far as placement rules look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Site {
+    /// For every input, the most operators that absorb sums on any way to it from the graph's input.
+    pub absorbing: Vec<usize>,
+}
+
+/// The sign of an operator that makes nothing negative of what is not.
+pub(super) fn kept(inputs: &[Sign]) -> Sign {
+    if inputs.contains(&Sign::Signed) { Sign::Signed } else { Sign::Unsigned }
+}

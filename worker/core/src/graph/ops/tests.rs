@@ -1,0 +1,198 @@
+//! The table, read as a table; and the shape rule of every operator on what fits and what does not.
+
+use super::*;
+use crate::graph::{DType, Param, ParamKind, TensorType};
+use crate::quant::scheme::Sign;
+
+fn conv(groups: usize) -> Op {
+    let layer = Layer::new("w", Some("b".into()));
+    Op::Conv(Conv { layer, stride: [2, 1], padding: [1, 0], groups })
+}
+
+fn linear() -> Op {
+    Op::Linear(Linear { layer: Layer::new("fc", None) })
+}
+
+fn norm() -> Op {
+    let [gamma, beta, mean, var] = ["g"; 4].map(String::from);
+    Op::BatchNorm(BatchNorm { gamma, beta, mean, var, eps: 1e-5, momentum: 0.1 })
+}
+
+fn pool(kernel: usize, stride: usize, padding: usize) -> Op {
+    Op::MaxPool(Window { kernel, stride, padding })
+}
+
+fn quantizer(active: bool) -> Op {
+    Op::Quantize(Quantizer { name: "x".into(), sign: Sign::Signed, active })
+}
+
+fn params() -> Vec<Param> {
+    let shapes: [(&str, &[usize]); 4] = [("w", &[6, 2, 3, 3]), ("b", &[6]), ("g", &[4]), ("fc", &[5, 8])];
+    let param = |(name, shape): (&str, &[usize])| Param {
+        name: name.into(),
+        shape: shape.to_vec(),
+        kind: ParamKind::ConvWeight,
+    };
+    shapes.map(param).into()
+}
+
+/// Shape and type of the operator's value, or what does not fit.
+fn inferred(op: &Op, inputs: &[&[usize]]) -> Result<(Vec<usize>, DType), String> {
+    let ty = |shape: &&[usize]| TensorType { shape: shape.to_vec(), dtype: DType::Bf16 };
+    let (types, params) = (inputs.iter().map(ty).collect::<Vec<_>>(), params());
+    assert!(op.facts().arity().allows(inputs.len()), "{op:?}");
+    let declared = ty(&&[1usize][..]);
+    let given = Given { declared: &declared, inputs: types.iter().collect(), shapes: Shapes::new(&params) };
+    op.facts().infer(&given).map(|t| (t.shape, t.dtype))
+}
+
+#[test]
+fn shapes_follow_from_each_operators_rule() {
+    let image: &[usize] = &[4, 8, 6];
+    let same = (image.to_vec(), DType::Bf16);
+    assert_eq!(inferred(&Op::Input, &[]), Ok((vec![1], DType::Bf16)));
+    // (8 + 2 - 3) / 2 + 1 = 4 and 6 - 3 + 1 = 4; it computes in its own type.
+    assert_eq!(inferred(&conv(2), &[image]), Ok((vec![6, 4, 4], DType::F32)));
+    assert_eq!(inferred(&linear(), &[&[8]]), Ok((vec![5], DType::F32)));
+    assert_eq!(inferred(&pool(2, 2, 1), &[image]), Ok((vec![4, 5, 4], DType::Bf16)));
+    assert_eq!(inferred(&Op::GlobalAvgPool, &[image]), Ok((vec![4, 1, 1], DType::Bf16)));
+    assert_eq!(inferred(&Op::Flatten, &[image]), Ok((vec![192], DType::Bf16)));
+    assert_eq!(inferred(&Op::Concat, &[image, &[1, 8, 6], image]), Ok((vec![9, 8, 6], DType::Bf16)));
+    assert_eq!(inferred(&Op::Cast(Cast { to: DType::F16 }), &[image]), Ok((image.to_vec(), DType::F16)));
+    for op in [norm(), Op::Relu, Op::Sigmoid, quantizer(true), quantizer(false)] {
+        assert_eq!(inferred(&op, &[image]), Ok(same.clone()), "{op:?}");
+    }
+    assert_eq!(inferred(&Op::Add, &[image, image]), Ok(same));
+}
+
+#[test]
+fn what_does_not_fit_is_said() {
+    let image: &[usize] = &[4, 8, 6];
+    let cases: [(Op, &[&[usize]], &str); 14] = [
+        (conv(2), &[&[4]], "wants an input [C,H,W], has bf16[N,4]"),
+        (conv(1), &[image], "4 input channels do not fit weight [6, 2, 3, 3] with 1 groups"),
+        (conv(0), &[image], "with 0 groups"),
+        (conv(4), &[&[8, 8, 8]], "with 4 groups"),
+        (conv(2), &[&[4, 0, 6]], "window 3 (stride 2, padding 1) does not fit a side of 0"),
+        (linear(), &[&[7]], "input [7] does not fit weight [5, 8]"),
+        (linear(), &[image], "does not fit weight"),
+        (norm(), &[&[5, 2, 2]], "parameter `g` wants shape [5]"),
+        (pool(2, 0, 0), &[image], "stride 0"),
+        (pool(0, 1, 0), &[image], "window 0"),
+        (pool(2, 1, 2), &[image], "padding 2 exceeds half the window 2"),
+        (Op::GlobalAvgPool, &[&[4]], "wants an input [C,H,W]"),
+        (Op::Add, &[image, &[4, 8, 1]], "adds bf16[N,4,8,6] and bf16[N,4,8,1]"),
+        (Op::Concat, &[image, &[4, 8, 1]], "joins bf16[N,4,8,6] and bf16[N,4,8,1]"),
+    ];
+    for (op, inputs, what) in cases {
+        let said = inferred(&op, inputs).unwrap_err();
+        assert!(said.contains(what), "{op:?}: {said}");
+    }
+    let mut bare = conv(2);
+    bare.layer_mut().unwrap().bias = Some("g".into());
+    assert_eq!(inferred(&bare, &[image]).unwrap_err(), "bias `g` wants shape [6]");
+    bare.layer_mut().unwrap().weight = "fc".into();
+    assert!(inferred(&bare, &[image]).unwrap_err().contains("`fc` wants 4 dimensions, has [5, 8]"));
+    bare.layer_mut().unwrap().weight = "none".into();
+    assert!(inferred(&bare, &[image]).unwrap_err().contains("`none` is not declared"));
+    let mut biased = linear();
+    biased.layer_mut().unwrap().bias = Some("b".into());
+    assert_eq!(inferred(&biased, &[&[8]]).unwrap_err(), "bias `b` wants shape [5]");
+}
+
+/// One operator a line: name, arity, how it describes itself, whether codes pass through it, whether it absorbs sums, its
+/// sign from signed and from unsigned inputs, the quantized inputs for OpenVINO and for ONNX Runtime, its ONNX type.
+fn line(op: &Op, inputs: usize) -> String {
+    let (facts, params) = (op.facts(), params());
+    let sign = |of| facts.sign(&vec![of; inputs]) == Sign::Unsigned;
+    // The second input is behind more convolutions than all others.
+    let absorbing = (0..inputs).map(|i| usize::from(i == 1)).collect();
+    let site = Site { absorbing };
+    let quantized = |target| match facts.quantized_inputs(target, &site) {
+        Some(slots) => format!("{slots:?}"),
+        None => "no rule".into(),
+    };
+    let onnx = match facts.onnx(&Shapes::new(&params)) {
+        Ok(nodes) => nodes.iter().map(|n| n.op_type).collect::<Vec<_>>().join(","),
+        Err(_) => "-".into(),
+    };
+    assert_eq!(quantized(Target::Openvino), quantized(Target::Tensorrt));
+    [
+        facts.describe(&Shapes::new(&params)),
+        facts.arity().to_string(),
+        format!("hands on: {}", facts.hands_on()),
+        format!("absorbs: {}", facts.absorbs_sum()),
+        format!("unsigned: {}/{}", sign(Sign::Signed), sign(Sign::Unsigned)),
+        format!("{} {}", quantized(Target::Openvino), quantized(Target::Onnxruntime)),
+        format!("skip: {}", op.can_be_skipped(inputs)),
+        onnx,
+    ]
+    .join(" | ")
+}
+
+#[test]
+fn the_table() {
+    let cast = Op::Cast(Cast { to: DType::F16 });
+    let table: [(Op, usize, &str); 15] = [
+        (Op::Input, 0, "Input | no | hands on: false | absorbs: false | unsigned: false/false | [] [] | skip: false | -"),
+        (conv(2), 1, "Conv[6x2x3x3 s2 p1 g2 bias] | 1 | hands on: false | absorbs: true | unsigned: false/false | [0] [0] | skip: true | Conv"),
+        (linear(), 1, "Linear[5x8] | 1 | hands on: false | absorbs: false | unsigned: false/false | [0] [0] | skip: true | Gemm"),
+        (norm(), 1, "BatchNorm | 1 | hands on: false | absorbs: false | unsigned: false/false | [] [] | skip: false | -"),
+        (Op::Relu, 1, "Relu | 1 | hands on: false | absorbs: false | unsigned: true/true | [] [] | skip: false | Relu"),
+        (Op::Sigmoid, 1, "Sigmoid | 1 | hands on: false | absorbs: false | unsigned: true/true | no rule no rule | skip: true | Sigmoid"),
+        (pool(3, 2, 1), 1, "MaxPool[3 s2 p1] | 1 | hands on: true | absorbs: false | unsigned: false/true | [] [] | skip: false | MaxPool"),
+        (Op::GlobalAvgPool, 1, "GlobalAvgPool | 1 | hands on: false | absorbs: false | unsigned: false/true | [] [0] | skip: true | GlobalAveragePool"),
+        (Op::Flatten, 1, "Flatten | 1 | hands on: true | absorbs: false | unsigned: false/true | [] [] | skip: false | Flatten"),
+        (Op::Add, 2, "Add | 2 | hands on: false | absorbs: false | unsigned: false/true | [0] [0, 1] | skip: true | Add"),
+        (Op::Concat, 3, "Concat | 2 or more | hands on: false | absorbs: false | unsigned: false/true | [] [0, 1, 2] | skip: true | Concat"),
+        (quantizer(true), 1, "Quantize[Signed] | 1 | hands on: false | absorbs: false | unsigned: false/true | [] [] | skip: false | -"),
+        (quantizer(false), 1, "Observe[Signed] | 1 | hands on: true | absorbs: false | unsigned: false/true | [] [] | skip: false | -"),
+        (cast.clone(), 1, "Cast[f16] | 1 | hands on: true | absorbs: false | unsigned: false/true | [] [] | skip: false | -"),
+        (conv(1), 1, "Conv[6x2x3x3 s2 p1 bias] | 1 | hands on: false | absorbs: true | unsigned: false/false | [0] [0] | skip: true | Conv"),
+    ];
+    for (op, inputs, want) in &table {
+        assert_eq!(&line(op, *inputs), want);
+        let kind = op.kind();
+        assert!(want.starts_with(kind) || want.starts_with("Observe"), "{kind}");
+    }
+    let (equal, behind) = (Site { absorbing: vec![3, 3] }, Site { absorbing: vec![3, 1] });
+    assert_eq!(Op::Add.facts().quantized_inputs(Target::Tensorrt, &equal), Some(vec![0, 1]));
+    assert_eq!(Op::Add.facts().quantized_inputs(Target::Tensorrt, &behind), Some(vec![1]));
+    let mixed = [Sign::Unsigned, Sign::Signed];
+    assert_eq!(Op::Add.facts().sign(&mixed), Sign::Signed);
+    for op in [norm(), cast] {
+        let why = op.facts().onnx(&Shapes::new(&[])).unwrap_err();
+        assert!(why.contains("fold-batch-norm") || why.contains("amp-cast"), "{why}");
+    }
+}
+
+#[test]
+fn a_layer_names_what_it_reads_and_what_became_of_it() {
+    let mut op = conv(2);
+    assert_eq!(op.params(), ["w", "b"]);
+    let Op::BatchNorm(folded) = norm() else { panic!() };
+    assert_eq!(norm().params(), ["g"; 4]);
+    let layer = op.layer_mut().unwrap();
+    layer.folded = Some(folded);
+    layer.quantized = true;
+    assert_eq!(layer.marks(), " bias +bn int8");
+    assert_eq!(op.params(), ["w", "b", "g", "g", "g", "g"]);
+    assert_eq!((linear().params(), Op::Relu.params().len()), (vec!["fc"], 0));
+    assert!(Op::Relu.layer().is_none() && Op::Relu.layer_mut().is_none());
+    assert_eq!(linear().layer(), linear().layer_mut().map(|l| &*l));
+}
+
+#[test]
+fn a_convolution_in_a_file_has_all_its_attributes() {
+    let params = params();
+    let [node] = &conv(2).facts().onnx(&Shapes::new(&params)).unwrap()[..] else { panic!() };
+    let ints = |name: &str| match node.attributes.iter().find(|(n, _)| *n == name) {
+        Some((_, OnnxAttribute::Ints(values))) => values.clone(),
+        other => panic!("{name}: {other:?}"),
+    };
+    assert_eq!((ints("kernel_shape"), ints("strides")), (vec![3, 3], vec![2, 1]));
+    assert_eq!((ints("pads"), ints("dilations")), (vec![1, 0, 1, 0], vec![1, 1]));
+    assert!(node.attributes.contains(&("group", OnnxAttribute::Int(2))));
+    assert_eq!(node.inputs, [OnnxInput::Value(0), OnnxInput::Weight, OnnxInput::Bias]);
+    assert!(conv(2).facts().onnx(&Shapes::new(&[])).unwrap_err().contains("`w` is not declared"));
+}

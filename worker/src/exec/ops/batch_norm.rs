@@ -1,0 +1,33 @@
+//! Batch normalisation, with the batch's statistics or the running ones.
+
+use super::super::ExecError;
+use super::{Call, Forward};
+use crate::graph::BatchNorm;
+use tch::Tensor;
+
+impl Forward for BatchNorm {
+    fn forward(&self, call: &mut Call) -> Result<Tensor, ExecError> {
+        let [mean, var] = call.buffers else {
+            let what = "is a BatchNorm without running mean and variance".into();
+            return Err(ExecError::State { name: call.node.name.clone(), what });
+        };
+        let batch = call.mode().batch_stats;
+        let statistic = |i: usize| {
+            let (weights, record) = (call.pass.weights, &call.pass.record);
+            if batch {
+                return Ok(record.scratch[i].shallow_clone());
+            }
+            let s = &weights.layout.buffers[i];
+            weights.buffers.f_narrow(0, s.offset, s.len)
+        };
+        let (mean, var) = (statistic(*mean)?, statistic(*var)?);
+        // Momentum 1 leaves exactly this microbatch's statistics in the scratch; the step's update is made once from the
+        // sum over all microbatches.
+        let (gamma, beta) = (call.leaf(0), call.leaf(1));
+        Ok(call.x().f_batch_norm(gamma, beta, Some(&mean), Some(&var), batch, 1.0, self.eps, true)?)
+    }
+
+    fn value_is_free(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,67 @@
+//! What an operator is run with.
+
+use super::super::{ExecError, Mode, Prepared, Record, Weights};
+use crate::graph::{Layout, Node};
+use tch::Tensor;
+
+/// One run of a graph, as its operators see it.
+pub(in super::super) struct Pass<'a> {
+    pub layout: Layout,
+    pub prepared: &'a Prepared,
+    pub weights: &'a Weights,
+    pub mode: Mode,
+    pub record: &'a mut Record,
+}
+
+/// One run of one operator.
+pub struct Call<'a, 'r> {
+    /// The node.
+    pub node: &'a Node,
+    /// The values it reads; for the graph's input the images `[b, C, H, W]`.
+    pub inputs: &'a [&'a Tensor],
+    /// Whether the first input may be overwritten: only this node reads it, and backward does not need it.
+    pub may_overwrite: bool,
+    pub(super) leaves: &'a [usize],
+    pub(super) buffers: &'a [usize],
+    pub(super) quantizer: Option<usize>,
+    pub(super) pass: &'a mut Pass<'r>,
+}
+
+impl<'a, 'r> Call<'a, 'r> {
+    pub(in super::super) fn new(
+        node: &'a Node,
+        inputs: &'a [&'a Tensor],
+        resolved: &'a super::super::forward::Step,
+        may_overwrite: bool,
+        pass: &'a mut Pass<'r>,
+    ) -> Self {
+        let (leaves, buffers, quantizer) = (&resolved.leaves, &resolved.buffers, resolved.quantizer);
+        Self { node, inputs, may_overwrite, leaves, buffers, quantizer, pass }
+    }
+
+    /// The first value it reads.
+    pub fn x(&self) -> &'a Tensor {
+        self.inputs[0]
+    }
+
+    /// The `i`th of the trainable parameters that its facts name, as this step computes with it: a layer's weight
+    /// fake-quantized where it is quantized, weight and bias in the layer's type, others in FP32. `None` beyond the last.
+    pub fn leaf(&self, i: usize) -> Option<&'r Tensor> {
+        let prepared = self.pass.prepared;
+        self.leaves.get(i).map(|&l| &prepared.leaves[l])
+    }
+
+    /// [`Call::leaf`], where one that is missing is an error.
+    pub fn parameter(&self, i: usize) -> Result<&'r Tensor, ExecError> {
+        let missing = || ExecError::State {
+            name: self.node.name.clone(),
+            what: format!("reads {} trainable parameters, not {}", self.leaves.len(), i + 1),
+        };
+        self.leaf(i).ok_or_else(missing)
+    }
+
+    /// How the graph runs.
+    pub fn mode(&self) -> Mode {
+        self.pass.mode
+    }
+}

@@ -1,0 +1,23 @@
+//! Pooling.
+
+use super::super::ExecError;
+use super::{Call, Forward};
+use crate::graph::Window;
+use tch::Tensor;
+
+impl Forward for Window {
+    fn forward(&self, call: &mut Call) -> Result<Tensor, ExecError> {
+        let both = |v: usize| [v as i64, v as i64];
+        let (kernel, stride, padding) = (both(self.kernel), both(self.stride), both(self.padding));
+        Ok(call.x().f_max_pool2d(kernel, stride, padding, [1, 1], false)?)
+    }
+}
+
+/// Mean over height and width.
+pub(super) struct GlobalAvgPool;
+
+impl Forward for GlobalAvgPool {
+    fn forward(&self, call: &mut Call) -> Result<Tensor, ExecError> {
+        Ok(call.x().f_adaptive_avg_pool2d([1, 1])?)
+    }
+}

@@ -1,0 +1,48 @@
+//! The activation quantizer.
+
+use super::super::{ExecError, Mode, Prepared};
+use super::{Call, Forward};
+use crate::graph::Quantizer;
+use crate::native::{self, NativeError};
+use crate::quant::scheme::{QMAX, learned_gradient_scale};
+use tch::Tensor;
+
+impl Forward for Quantizer {
+    fn forward(&self, call: &mut Call) -> Result<Tensor, ExecError> {
+        let (x, mode) = (call.x(), call.mode());
+        let at = |source| ExecError::Native { node: call.node.name.clone(), source };
+        let i = call.quantizer.expect("resolved for every quantizer");
+        if self.active && mode.quantize {
+            let (y, seen) = quantize(x, call.pass.prepared, i, self.sign.qmin(), mode).map_err(at)?;
+            if let Some(seen) = seen {
+                call.pass.record.observe(i, &seen)?;
+            }
+            return Ok(y);
+        }
+        if mode.observe {
+            let seen = native::abs_max(x).map_err(at)?;
+            call.pass.record.observe(i, &seen)?;
+        }
+        Ok(x.shallow_clone())
+    }
+}
+
+/// Fake-quantizes by quantizer `index`; what it saw, if it observes.
+fn quantize(
+    x: &Tensor,
+    prepared: &Prepared,
+    index: usize,
+    qmin: i64,
+    mode: Mode,
+) -> Result<(Tensor, Option<Tensor>), NativeError> {
+    let step = prepared.steps.narrow(0, index as i64, 1);
+    let scale = learned_gradient_scale(x.numel()) as f32;
+    let through = mode.pass_through;
+    let seen = |(y, seen)| (y, Some(seen));
+    match (prepared.learns_scales, mode.observe) {
+        (false, false) => native::fake_quant(x, &step, qmin, QMAX, through).map(|y| (y, None)),
+        (false, true) => native::observe_fake_quant(x, &step, qmin, QMAX, through).map(seen),
+        (true, false) => native::fake_quant_learned(x, &step, qmin, QMAX, scale).map(|y| (y, None)),
+        (true, true) => native::observe_fake_quant_learned(x, &step, qmin, QMAX, scale).map(seen),
+    }
+}
