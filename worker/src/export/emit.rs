@@ -37,8 +37,7 @@ impl Writer<'_> {
 
     /// The ONNX nodes that the operator's facts name.
     fn operator(&mut self, node: &Node) -> Result<Value, ExportError> {
-        let unsupported =
-            |why| ExportError::Unsupported { node: node.name.clone(), op: node.op.kind(), why };
+        let unsupported = |why| ExportError::Unsupported { node: node.name.clone(), op: node.op.kind(), why };
         let facts = node.op.facts();
         let written = facts.onnx(&self.graph.shapes()).map_err(unsupported)?;
         let layer = facts.layer().map(|layer| self.layer(node, layer)).transpose()?;
@@ -53,9 +52,9 @@ impl Writer<'_> {
                     OnnxInput::Made(earlier) => inputs.push(part_name(node, *earlier, written.len())),
                     OnnxInput::Param(name) => inputs.push(self.parameter(name)?),
                     OnnxInput::Weight | OnnxInput::Bias => {
-                        let [weight, bias] = layer
-                            .clone()
-                            .ok_or_else(|| unsupported("its ONNX node reads a layer's weight, and it is none".into()))?;
+                        let [weight, bias] = layer.clone().ok_or_else(|| {
+                            unsupported("its ONNX node reads a layer's weight, and it is none".into())
+                        })?;
                         inputs.push(if *input == OnnxInput::Weight { weight } else { bias });
                     }
                 }

@@ -25,11 +25,8 @@ fn last(graph: &Graph) -> Option<&str> {
 
 /// Sorts the engine's nodes by the layers of the training graph.
 pub fn sort(nodes: &[NodeProfile], graph: &Graph) -> Kernels {
-    let layers: Vec<(&str, bool)> = graph
-        .nodes
-        .iter()
-        .filter_map(|n| Some((n.name.as_str(), n.op.layer()?.quantized)))
-        .collect();
+    let layers: Vec<(&str, bool)> =
+        graph.nodes.iter().filter_map(|n| Some((n.name.as_str(), n.op.layer()?.quantized))).collect();
     let mut out = Kernels::default();
     let mut seen = vec![false; layers.len()];
     for node in nodes.iter().filter(|n| n.is_layer()) {

@@ -31,7 +31,10 @@ impl Operator for Conv {
             return Err(format!("weight `{}` wants 4 dimensions, has {weight:?}", self.layer.weight));
         };
         if self.groups == 0 || per_group * self.groups != c || out % self.groups != 0 {
-            return Err(format!("{c} input channels do not fit weight {weight:?} with {} groups", self.groups));
+            return Err(format!(
+                "{c} input channels do not fit weight {weight:?} with {} groups",
+                self.groups
+            ));
         }
         if let Some(bias) = &self.layer.bias
             && given.param(bias)? != [out]

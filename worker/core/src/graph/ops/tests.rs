@@ -134,21 +134,81 @@ fn line(op: &Op, inputs: usize) -> String {
 fn the_table() {
     let cast = Op::Cast(Cast { to: DType::F16 });
     let table: [(Op, usize, &str); 15] = [
-        (Op::Input, 0, "Input | no | hands on: false | absorbs: false | unsigned: false/false | [] [] | skip: false | -"),
-        (conv(2), 1, "Conv[6x2x3x3 s2 p1 g2 bias] | 1 | hands on: false | absorbs: true | unsigned: false/false | [0] [0] | skip: true | Conv"),
-        (linear(), 1, "Linear[5x8] | 1 | hands on: false | absorbs: false | unsigned: false/false | [0] [0] | skip: true | Gemm"),
-        (norm(), 1, "BatchNorm | 1 | hands on: false | absorbs: false | unsigned: false/false | [] [] | skip: false | -"),
-        (Op::Relu, 1, "Relu | 1 | hands on: false | absorbs: false | unsigned: true/true | [] [] | skip: false | Relu"),
-        (Op::Sigmoid, 1, "Sigmoid | 1 | hands on: false | absorbs: false | unsigned: true/true | no rule no rule | skip: true | Sigmoid"),
-        (pool(3, 2, 1), 1, "MaxPool[3 s2 p1] | 1 | hands on: true | absorbs: false | unsigned: false/true | [] [] | skip: false | MaxPool"),
-        (Op::GlobalAvgPool, 1, "GlobalAvgPool | 1 | hands on: false | absorbs: false | unsigned: false/true | [] [0] | skip: true | GlobalAveragePool"),
-        (Op::Flatten, 1, "Flatten | 1 | hands on: true | absorbs: false | unsigned: false/true | [] [] | skip: false | Flatten"),
-        (Op::Add, 2, "Add | 2 | hands on: false | absorbs: false | unsigned: false/true | [0] [0, 1] | skip: true | Add"),
-        (Op::Concat, 3, "Concat | 2 or more | hands on: false | absorbs: false | unsigned: false/true | [] [0, 1, 2] | skip: true | Concat"),
-        (quantizer(true), 1, "Quantize[Signed] | 1 | hands on: false | absorbs: false | unsigned: false/true | [] [] | skip: false | -"),
-        (quantizer(false), 1, "Observe[Signed] | 1 | hands on: true | absorbs: false | unsigned: false/true | [] [] | skip: false | -"),
-        (cast.clone(), 1, "Cast[f16] | 1 | hands on: true | absorbs: false | unsigned: false/true | [] [] | skip: false | -"),
-        (conv(1), 1, "Conv[6x2x3x3 s2 p1 bias] | 1 | hands on: false | absorbs: true | unsigned: false/false | [0] [0] | skip: true | Conv"),
+        (
+            Op::Input,
+            0,
+            "Input | no | hands on: false | absorbs: false | unsigned: false/false | [] [] | skip: false | -",
+        ),
+        (
+            conv(2),
+            1,
+            "Conv[6x2x3x3 s2 p1 g2 bias] | 1 | hands on: false | absorbs: true | unsigned: false/false | [0] [0] | skip: true | Conv",
+        ),
+        (
+            linear(),
+            1,
+            "Linear[5x8] | 1 | hands on: false | absorbs: false | unsigned: false/false | [0] [0] | skip: true | Gemm",
+        ),
+        (
+            norm(),
+            1,
+            "BatchNorm | 1 | hands on: false | absorbs: false | unsigned: false/false | [] [] | skip: false | -",
+        ),
+        (
+            Op::Relu,
+            1,
+            "Relu | 1 | hands on: false | absorbs: false | unsigned: true/true | [] [] | skip: false | Relu",
+        ),
+        (
+            Op::Sigmoid,
+            1,
+            "Sigmoid | 1 | hands on: false | absorbs: false | unsigned: true/true | no rule no rule | skip: true | Sigmoid",
+        ),
+        (
+            pool(3, 2, 1),
+            1,
+            "MaxPool[3 s2 p1] | 1 | hands on: true | absorbs: false | unsigned: false/true | [] [] | skip: false | MaxPool",
+        ),
+        (
+            Op::GlobalAvgPool,
+            1,
+            "GlobalAvgPool | 1 | hands on: false | absorbs: false | unsigned: false/true | [] [0] | skip: true | GlobalAveragePool",
+        ),
+        (
+            Op::Flatten,
+            1,
+            "Flatten | 1 | hands on: true | absorbs: false | unsigned: false/true | [] [] | skip: false | Flatten",
+        ),
+        (
+            Op::Add,
+            2,
+            "Add | 2 | hands on: false | absorbs: false | unsigned: false/true | [0] [0, 1] | skip: true | Add",
+        ),
+        (
+            Op::Concat,
+            3,
+            "Concat | 2 or more | hands on: false | absorbs: false | unsigned: false/true | [] [0, 1, 2] | skip: true | Concat",
+        ),
+        (
+            quantizer(true),
+            1,
+            "Quantize[Signed] | 1 | hands on: false | absorbs: false | unsigned: false/true | [] [] | skip: false | -",
+        ),
+        (
+            quantizer(false),
+            1,
+            "Observe[Signed] | 1 | hands on: true | absorbs: false | unsigned: false/true | [] [] | skip: false | -",
+        ),
+        (
+            cast.clone(),
+            1,
+            "Cast[f16] | 1 | hands on: true | absorbs: false | unsigned: false/true | [] [] | skip: false | -",
+        ),
+        (
+            conv(1),
+            1,
+            "Conv[6x2x3x3 s2 p1 bias] | 1 | hands on: false | absorbs: true | unsigned: false/false | [0] [0] | skip: true | Conv",
+        ),
     ];
     for (op, inputs, want) in &table {
         assert_eq!(&line(op, *inputs), want);
