@@ -58,7 +58,7 @@ pub const TABLE: [Row; 6] = [
     Row { code: EXIT_OK, meaning: "done", again: "no" },
     Row {
         code: EXIT_ERROR,
-        meaning: "failed: a full or missing disk, a damaged checkpoint, a defect",
+        meaning: "failed; its message says why",
         again: "as you like: it goes on from the last checkpoint",
     },
     Row {
