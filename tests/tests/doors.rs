@@ -44,6 +44,8 @@ const TABLE: &[(&str, How)] = &[
         "octrain verify --from-checkpoint runs/qat --model int8.onnx --engine openvino --html",
         With(&[("--html", "--max-disagreement 100 --html")]),
     ),
+    ("octrain predict --model int8.onnx photos/", With(&[("photos/", "data/val/a")])),
+    ("octrain infer --model resnet50.onnx", With(&[("resnet50.onnx", "int8.onnx"), ("/imagenet", "digits")])),
     ("scripts/launch.sh --image-root", With(&[("--image-root /imagenet --amp fp16", SMALL)])),
     (
         "scripts/launch.sh --coordinator",

@@ -57,3 +57,22 @@ pub fn for_evaluation(folder: &Path, manifest: &Manifest) -> RunConfig {
         ..manifest.config.clone()
     }
 }
+
+/// What a checkpoint was trained with, for trainings of their own that start from its weights.
+pub fn settings(manifest: &Manifest) -> RunConfig {
+    let new = RunConfig::default();
+    RunConfig {
+        output_dir: new.output_dir,
+        report_file: None,
+        run_scope: RunScope::TrainEval,
+        max_steps: 0,
+        benchmark: false,
+        checks: false,
+        qat: false,
+        from_checkpoint: None,
+        last_epoch_of_checkpoint: None,
+        from_pretrained_params: None,
+        overwrite: false,
+        ..manifest.config.clone()
+    }
+}

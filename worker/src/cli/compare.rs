@@ -4,8 +4,7 @@
 
 use super::recipe::{Recipe, last, run};
 use super::{Exit, checkpoint_base};
-use crate::checkpoint::{Manifest, write_atomic};
-use crate::config::{RunConfig, RunScope};
+use crate::checkpoint::write_atomic;
 use crate::metrics::{print, say, table};
 use anyhow::Result;
 use serde_json::{Map, Value, json};
@@ -40,25 +39,6 @@ const DEPLOYED: [(&str, &str); 3] =
 const STAGES: [(&str, &[&str]); 3] =
     [("ptq", &["--qat", "--epochs", "0"]), ("qat", &["--qat"]), ("control", &[])];
 
-/// What a checkpoint was trained with, for trainings of their own that start from its weights.
-fn settings(manifest: &Manifest) -> RunConfig {
-    let new = RunConfig::default();
-    RunConfig {
-        output_dir: new.output_dir,
-        report_file: None,
-        run_scope: RunScope::TrainEval,
-        max_steps: 0,
-        benchmark: false,
-        checks: false,
-        qat: false,
-        from_checkpoint: None,
-        last_epoch_of_checkpoint: None,
-        from_pretrained_params: None,
-        overwrite: false,
-        ..manifest.config.clone()
-    }
-}
-
 /// The stages' recipe and the weights they start from.
 fn recipe(args: &CompareArgs) -> Result<(Recipe, PathBuf)> {
     let recipe = |data: &str, train| Recipe { output: args.output.clone(), data: data.into(), train };
@@ -77,7 +57,7 @@ fn recipe(args: &CompareArgs) -> Result<(Recipe, PathBuf)> {
         );
         return Err(Exit::configuration(message).into());
     }
-    let settings = settings(&manifest);
+    let settings = checkpoint_base::settings(&manifest);
     let file = args.output.join("settings.toml");
     let mut train = vec![OsString::from("--config"), file.clone().into()];
     train.extend(args.flags.iter().cloned());

@@ -4,6 +4,7 @@ use super::{Exit, checkpoint_base, output};
 use crate::analyze::Placement;
 use crate::checkpoint::{self, Manifest, Origin, State};
 use crate::config::RunConfig;
+use crate::data::Preprocessing;
 use crate::export::{FloatType, Options, Profile, emit, scale_table};
 use crate::graph::Graph;
 use crate::metrics::say;
@@ -89,13 +90,7 @@ fn metadata(
         ("octrain.profile", profile.name().into()),
         ("octrain.image_shape", text(json!(manifest.image_shape))),
         ("octrain.classes", text(json!(manifest.class_names))),
-        (
-            "octrain.preprocessing",
-            text(json!({
-                "crop-size": c.crop_size, "resize-short": c.resize_short, "normalize-scale": c.normalize_scale,
-                "normalize-mean": c.normalize_mean, "normalize-std": c.normalize_std,
-            })),
-        ),
+        ("octrain.preprocessing", text(Preprocessing::of(c).described(manifest.image_shape[0]))),
         ("octrain.recipe", serde_json::to_string(c)?),
         ("octrain.position", serde_json::to_string(&manifest.position)?),
         ("octrain.scales", serde_json::to_string(&scale_table(graph, state))?),

@@ -2,8 +2,9 @@
 
 use super::Exit;
 use super::args::Tolerance;
-use crate::config::{Augmentation, RunConfig};
-use crate::data::{DataConfig, Dataset, EvalLoader, Geometry, Names, Sharding, Split, Wanted};
+use super::classifier::{Classifier, PreparationFlags};
+use crate::config::RunConfig;
+use crate::data::{DataConfig, Dataset, EvalLoader, Names, Sharding, Split, Wanted};
 use crate::engine::{self, Engine, EngineKind, Latency, ModelInfo};
 use crate::metrics::{ReportFile, say};
 use anyhow::Result;
@@ -16,7 +17,8 @@ use std::time::Instant;
 #[derive(Debug, Clone, clap::Args)]
 #[command(args_override_self = true)]
 pub struct InferArgs {
-    /// The ONNX file.
+    /// The ONNX file: one of `octrain export`, or any classifier of images `[N, C, H, W]`, with the flags that say what it
+    /// does not say of itself.
     #[arg(long, value_name = "FILE")]
     pub model: PathBuf,
     /// The runtime.
@@ -28,9 +30,9 @@ pub struct InferArgs {
     /// What may be wrong with it.
     #[command(flatten)]
     pub tolerance: Tolerance,
-    /// Images of a batch.
-    #[arg(long, default_value_t = 32)]
-    pub batch_size: usize,
+    /// Images of a batch (not given: 32, or as many as the file takes).
+    #[arg(long, value_name = "N")]
+    pub batch_size: Option<usize>,
     /// Time batches of synthetic input instead of measuring accuracy.
     #[arg(long, visible_alias = "use-synthetic", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set)]
     pub benchmark: bool,
@@ -46,7 +48,13 @@ pub struct InferArgs {
     /// JSON lines of results.
     #[arg(long, value_name = "FILE")]
     pub report_file: Option<PathBuf>,
+    /// What the file does not say.
+    #[command(flatten)]
+    pub preparation: PreparationFlags,
 }
+
+/// Images of a batch where neither file nor flag tells.
+const BATCH: usize = 32;
 
 /// Accuracy of an engine on a validation set.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,46 +76,45 @@ pub struct Accuracy {
 /// What to do about data with other classes than a file.
 const OTHER_CLASSES: &str = "give data with the classes it was trained on (--image-root); where the data only lacks some of them, --allow-missing-classes measures on the others";
 
-/// The validation set `root` as the model `file` wants its images, labelled by the file's classes.
+/// The validation set `root` as a classifier wants its images, labelled by its classes; where nothing names those, by the
+/// data's own, which must be as many.
 pub fn loader(
-    info: &ModelInfo,
-    file: &Path,
+    classifier: &Classifier,
     root: &str,
     tolerance: Tolerance,
     batch: usize,
     limit: Option<usize>,
 ) -> Result<EvalLoader> {
-    let p = info.preprocessing.as_ref().ok_or_else(|| {
-        Exit::configuration(
-            "the model does not say how its images are prepared; files of `octrain export` do",
-        )
-    })?;
-    let run = RunConfig {
-        image_root: root.into(),
-        image_shape: info.image_shape,
-        crop_size: p.crop_size,
-        resize_short: p.resize_short,
-        normalize_scale: p.normalize_scale,
-        normalize_mean: p.normalize_mean,
-        normalize_std: p.normalize_std,
-        augmentation: Augmentation::None,
-        ..RunConfig::default()
-    };
+    let info = &classifier.info;
     let config = DataConfig {
-        geometry: Geometry::new(&run),
+        geometry: classifier.geometry()?,
         sharding: Sharding { rank: 0, world: 1, microbatches: 1, batch },
         seed: 0,
         threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         max_corrupt: tolerance.max_corrupt_images,
     };
-    let names = info.class_names.as_deref().filter(|names| names.len() == info.classes).ok_or_else(|| {
-        Exit::configuration("the model does not say the names of its classes; files of `octrain export` do")
-    })?;
-    let whose = file.display().to_string();
-    let names = Names::Known { names, whose: &whose, remedy: OTHER_CLASSES };
+    let whose = classifier.file.display().to_string();
+    let names = match &info.class_names {
+        Some(names) => Names::Known { names, whose: &whose, remedy: OTHER_CLASSES },
+        None => Names::OfData,
+    };
+    let run = RunConfig { image_root: root.into(), image_shape: info.image_shape, ..RunConfig::default() };
     let allow_missing_classes = tolerance.allow_missing_classes;
     let data = Dataset::open(Split::Val, &Wanted { names, allow_missing_classes, ..Wanted::of(&run) });
     let data = data.map_err(Exit::configuration)?;
+    if data.classes.len() != info.classes {
+        let message = format!(
+            "{whose} has {} outputs, and {root} {} classes: give the data it was trained for, or the names of its classes with --classes FILE (and --allow-missing-classes where the data lacks some of them)",
+            info.classes,
+            data.classes.len()
+        );
+        return Err(Exit::configuration(message).into());
+    }
+    if info.class_names.is_none() {
+        say!(
+            "{whose} does not name its classes: its outputs are taken for the data's classes in the order of their names"
+        );
+    }
     tracing::info!("{}", data.found);
     Ok(EvalLoader::new(Arc::new(data), config, limit)?)
 }
@@ -124,6 +131,7 @@ pub fn accuracy(engine: &mut dyn Engine, info: &ModelInfo, mut loader: EvalLoade
         let begun = Instant::now();
         let logits = engine.infer(&images)?;
         times.push(begun.elapsed().as_secs_f64() * 1000.0);
+        engine::check_scores(&logits, engine.batch_size(), info.classes)?;
         for (&label, row) in labels.iter().zip(logits.chunks(info.classes)) {
             // The place of the label among all classes; the first of equals wins, as in the training graph.
             let (label, mine) = (label as usize, row[label as usize]);
@@ -156,9 +164,6 @@ pub fn announce(model: &Path, info: &ModelInfo, engine: EngineKind) {
 
 /// Runs the command.
 pub fn main(args: &InferArgs) -> Result<u8> {
-    if args.batch_size == 0 {
-        return Err(Exit::configuration("--batch-size is 0; at least one image is needed").into());
-    }
     let root = match (&args.image_root, args.benchmark) {
         (Some(root), false) => Some(root),
         (_, true) => None,
@@ -167,18 +172,23 @@ pub fn main(args: &InferArgs) -> Result<u8> {
             return Err(Exit::configuration(message).into());
         }
     };
-    let info = ModelInfo::read(&args.model).map_err(Exit::configuration)?;
-    announce(&args.model, &info, args.engine);
-    let tolerance = args.tolerance;
-    let loader = root.map(|r| loader(&info, &args.model, r, tolerance, args.batch_size, None)).transpose()?;
-    let mut engine = engine::load(args.engine, &args.model, &info, args.batch_size, args.threads)?;
-    let precision = if info.profile.as_deref().is_none_or(|p| p == "fp32") { "FP32" } else { "INT8" };
+    let classifier = Classifier::read(&args.model, &args.preparation)?;
+    let info = &classifier.info;
+    let batch = args.batch_size.or(info.batch).unwrap_or(BATCH);
+    if batch == 0 {
+        return Err(Exit::configuration("--batch-size is 0; at least one image is needed").into());
+    }
+    announce(&args.model, info, args.engine);
+    let loader = root.map(|r| loader(&classifier, r, args.tolerance, batch, None)).transpose()?;
+    let mut engine = classifier.load(args.engine, batch, args.threads)?;
+    // Files of others do not say.
+    let precision = info.profile.as_deref().map(|p| if p == "fp32" { "FP32" } else { "INT8" });
     let mut report = Map::new();
     let mut put = |key: &str, value: Value| drop(report.insert(key.into(), value));
     let (engine_name, model) = (args.engine.name(), args.model.display());
     let latency = match loader {
         Some(loader) => {
-            let a = accuracy(&mut *engine, &info, loader)?;
+            let a = accuracy(&mut *engine, info, loader)?;
             let corrupt = if a.corrupt > 0 {
                 format!(", {} corrupt images left out", a.corrupt)
             } else {
@@ -200,14 +210,14 @@ pub fn main(args: &InferArgs) -> Result<u8> {
         None => {
             // Any finite numbers do: time does not depend on them.
             let images: Vec<f32> =
-                (0..args.batch_size * info.image_len()).map(|i| (i * 37 % 255) as f32 / 64.0 - 2.0).collect();
+                (0..batch * info.image_len()).map(|i| (i * 37 % 255) as f32 / 64.0 - 2.0).collect();
             engine::measure(&mut *engine, &images, args.benchmark_warmup_steps, args.benchmark_steps)?
         }
     };
     say!(
         "{model} in {engine_name}: {:.1} images/s, batch {} in {:.3} ms on average (p90 {:.3}, p95 {:.3}, p99 {:.3})",
         latency.images_per_second,
-        args.batch_size,
+        batch,
         latency.mean,
         latency.p90,
         latency.p95,
@@ -218,7 +228,7 @@ pub fn main(args: &InferArgs) -> Result<u8> {
     put("precision", json!(precision));
     put("profile", json!(info.profile));
     put("checkpoint", json!(info.origin));
-    put("batch_size", json!(args.batch_size));
+    put("batch_size", json!(batch));
     put("throughput", json!(latency.images_per_second));
     put("infer.images_per_second", json!(latency.images_per_second));
     for (name, value) in

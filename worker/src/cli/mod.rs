@@ -3,6 +3,7 @@
 mod analyze;
 mod args;
 mod checkpoint_base;
+mod classifier;
 mod compare;
 mod debug;
 mod doctor;
@@ -15,6 +16,8 @@ mod launch;
 mod local;
 mod output;
 mod plan;
+mod predict;
+mod quantize;
 mod quickstart;
 mod recipe;
 mod resume;
@@ -52,6 +55,8 @@ enum Command {
     Export(export::ExportArgs),
     /// Run an exported file in a runtime: accuracy on a data set, or throughput and latency.
     Infer(infer::InferArgs),
+    /// Classify images with an exported file: the best classes of each, by name, with their probabilities.
+    Predict(predict::PredictArgs),
     /// Compare the training graph with an exported file in its runtime, on the same images.
     Verify(verify::VerifyArgs),
     /// Rank layers by what quantizing them costs, show ranges and histograms, propose --qat-skip for a budget.
@@ -64,6 +69,9 @@ enum Command {
     /// Post-training quantization, QAT and its floating-point control from one checkpoint, with the deployed accuracy
     /// of each.
     Compare(compare::CompareArgs),
+    /// Post-training quantization of a checkpoint: calibrated, measured before and after, and saved as one that `export`,
+    /// `verify` and `infer` take.
+    Quantize(quantize::QuantizeArgs),
     /// Print ranks, strategy and pass list with reasons, without training.
     Plan(plan::PlanArgs),
     /// Print a network, before or after its passes, as text or as a picture for Graphviz.
@@ -90,9 +98,11 @@ impl Command {
             | Command::Debug(_)
             | Command::Worker(_)
             | Command::Quickstart(_)
-            | Command::Compare(_) => Reader::NotAwaited,
+            | Command::Compare(_)
+            | Command::Quantize(_) => Reader::NotAwaited,
             Command::Export(_)
             | Command::Infer(_)
+            | Command::Predict(_)
             | Command::Verify(_)
             | Command::Analyze(_)
             | Command::Plan(_)
@@ -178,11 +188,13 @@ fn run() -> Result<u8> {
         Command::Eval(args) => eval::main(args, sub),
         Command::Export(args) => export::main(args),
         Command::Infer(args) => infer::main(args),
+        Command::Predict(args) => predict::main(args),
         Command::Verify(args) => verify::main(args),
         Command::Analyze(args) => analyze::main(args),
         Command::Launch(args) => launch::main(args),
         Command::Quickstart(args) => quickstart::main(args).map(|()| 0),
         Command::Compare(args) => compare::main(args),
+        Command::Quantize(args) => quantize::main(args, sub),
         Command::Plan(args) => plan::main(args, sub),
         Command::Graph(args) => graph::main(args, sub),
         Command::Debug(args) => debug::main(args, sub),

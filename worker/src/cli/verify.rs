@@ -1,6 +1,7 @@
 //! `octrain verify`: whether an engine does what training measured.
 
 use super::args::Tolerance;
+use super::classifier::{Classifier, PreparationFlags};
 use super::export::trained_graph;
 use super::infer::{self, loader};
 use super::{Exit, checkpoint_base, output};
@@ -166,10 +167,11 @@ pub fn main(args: &VerifyArgs) -> Result<u8> {
     }
     let (folder, manifest) =
         checkpoint_base::find(&args.from_checkpoint, args.last_epoch_of_checkpoint.as_deref())?;
-    let info = ModelInfo::read(&args.model).map_err(Exit::configuration)?;
+    let classifier = Classifier::read(&args.model, &PreparationFlags::default())?;
+    let info = &classifier.info;
     checkpoint_base::announce(&folder, &manifest);
-    infer::announce(&args.model, &info, args.engine);
-    let profile = profile_of(args, &info, &folder, &manifest)?;
+    infer::announce(&args.model, info, args.engine);
+    let profile = profile_of(args, info, &folder, &manifest)?;
     let state = checkpoint::load(&folder).map_err(Exit::checkpoint)?.model;
     let graph = trained_graph(&manifest, profile)?;
     let graph = TrainedGraph::new(graph, &state, profile.target().is_some())?;
@@ -180,9 +182,9 @@ pub fn main(args: &VerifyArgs) -> Result<u8> {
         batch_size: args.batch_size,
         ..Report::default()
     };
-    let images = |limit| loader(&info, &args.model, root, args.tolerance, args.batch_size, limit);
-    compare_predictions(args, &graph, &info, images(args.max_images)?, &mut report)?;
-    let nodes = engine::profile(args.engine, &args.model, &info, args.batch_size)?;
+    let images = |limit| loader(&classifier, root, args.tolerance, args.batch_size, limit);
+    compare_predictions(args, &graph, info, images(args.max_images)?, &mut report)?;
+    let nodes = engine::profile(args.engine, &args.model, info, args.batch_size)?;
     report.kernels = sort_kernels(&nodes, graph.graph());
     if args.layer_images > 0 && profile.target().is_some() {
         compare_layers(args, &graph, images(Some(args.layer_images))?, &mut report)?;

@@ -3,7 +3,7 @@
 use super::{ConfigError, RunConfig, RunScope};
 
 /// An error on the first setting that cannot be run.
-pub(super) fn validate(c: &RunConfig) -> Result<(), ConfigError> {
+pub fn validate(c: &RunConfig) -> Result<(), ConfigError> {
     super::numbers::numbers(c)?;
     let checks: [(bool, String); 9] = [
         (

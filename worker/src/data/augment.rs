@@ -1,5 +1,6 @@
 //! Images to numbers: the reference's augmentation for training, resize and centre-crop for evaluation.
 
+use super::Preprocessing;
 use super::rng::CounterRng;
 use crate::config::{Augmentation, RunConfig};
 use fast_image_resize::images::{Image, ImageRef};
@@ -108,6 +109,22 @@ impl Geometry {
             factor: config.normalize_scale,
             mean: config.normalize_mean,
             std: config.normalize_std,
+        }
+    }
+
+    /// For evaluation alone, with images of so many channels.
+    pub fn for_evaluation(settings: &Preprocessing, channels: usize) -> Self {
+        Self {
+            channels,
+            crop: settings.crop_size,
+            resize_short: settings.resize_short,
+            augmentation: Augmentation::None,
+            padding: 0,
+            scale: [1.0; 2],
+            ratio: [1.0; 2],
+            factor: settings.normalize_scale,
+            mean: settings.normalize_mean,
+            std: settings.normalize_std,
         }
     }
 

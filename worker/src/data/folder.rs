@@ -108,6 +108,16 @@ impl Walk {
     }
 }
 
+/// The images beneath a folder, in order, and what is left out there.
+pub(super) fn images_beneath(path: &Path) -> Result<(Vec<PathBuf>, LeftOut), String> {
+    let mut walk = Walk::default();
+    match walk.enter(path, &mut Vec::new()) {
+        Ok(()) => Ok((walk.files(), walk.left_out)),
+        Err(DataError::Missing { path, why }) => Err(format!("{}: {why}", path.display())),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
 /// Names of the class folders of a split, sorted, and the number of files beside them.
 fn class_folders(path: &Path) -> Result<(Vec<String>, usize), DataError> {
     let (mut names, mut beside) = (Vec::new(), 0);

@@ -41,4 +41,14 @@ pub enum EngineError {
         /// Numbers given.
         got: usize,
     },
+    /// Scores of another number of classes.
+    #[error(
+        "the model gives {got} numbers for a batch, {wanted} were expected: does --classes name each of its outputs?"
+    )]
+    Output {
+        /// Numbers expected.
+        wanted: usize,
+        /// Numbers it gave.
+        got: usize,
+    },
 }

@@ -5,11 +5,13 @@ mod latency;
 mod model;
 mod onnxruntime;
 mod openvino;
+mod output;
 mod profile;
 
 pub use error::EngineError;
 pub use latency::{Latency, measure, median};
-pub use model::{ModelInfo, Preprocessing};
+pub use model::{ModelInfo, Told};
+pub use output::{best, probabilities};
 pub use profile::{NodeProfile, Precision, profile, profile_network};
 
 use std::path::Path;
@@ -73,6 +75,14 @@ fn check_inputs(ports: &[Port], inputs: &[&[f32]]) -> Result<(), EngineError> {
     let got = inputs.iter().map(|i| i.len()).sum();
     let same = ports.len() == inputs.len() && ports.iter().zip(inputs).all(|(p, i)| p.len() == i.len());
     if same { Ok(()) } else { Err(EngineError::Input { wanted, got }) }
+}
+
+/// Whether a batch's outputs are the scores of so many classes each.
+pub fn check_scores(outputs: &[f32], batch: usize, classes: usize) -> Result<(), EngineError> {
+    match outputs.len() == batch * classes {
+        true => Ok(()),
+        false => Err(EngineError::Output { wanted: batch * classes, got: outputs.len() }),
+    }
 }
 
 /// Loads a file into a runtime for batches of `batch_size`, with `threads` threads (0: the runtime chooses).

@@ -1,28 +1,14 @@
 //! What a file says about itself.
 
+use super::output::{classes_of, is_normalised};
 use super::{EngineError, EngineKind, Port};
 use crate::checkpoint::Origin;
-use crate::export::onnx::{DimensionValue, ModelProto, ValueInfoProto};
+use crate::data::Preprocessing;
+use crate::export::onnx::{DimensionValue, FLOAT, GraphProto, ModelProto, ValueInfoProto};
 use prost::Message;
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::path::Path;
-
-/// How images become numbers, by the names of the flags.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Preprocessing {
-    /// Side of the centre crop.
-    pub crop_size: usize,
-    /// Short side before it.
-    pub resize_short: usize,
-    /// Factor on pixels.
-    pub normalize_scale: f32,
-    /// Mean per channel.
-    pub normalize_mean: [f32; 3],
-    /// Standard deviation per channel.
-    pub normalize_std: [f32; 3],
-}
 
 /// Facts of a file.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,9 +19,13 @@ pub struct ModelInfo {
     pub output: String,
     /// `[C, H, W]`.
     pub image_shape: [usize; 3],
+    /// The only batch size it takes; none where it takes any.
+    pub batch: Option<usize>,
     /// Number of classes.
     pub classes: usize,
-    /// Their names, in the order of the logits; none for files of others.
+    /// Whether its outputs are probabilities already (its last operator is Softmax), and no logits.
+    pub normalised: bool,
+    /// Names of the classes, in the order of the outputs; none for files of others.
     pub class_names: Option<Vec<String>>,
     /// Profile it was exported for; none for files of others.
     pub profile: Option<String>,
@@ -47,52 +37,118 @@ pub struct ModelInfo {
     pub bytes: u64,
 }
 
-fn dims(value: &ValueInfoProto) -> Vec<Option<usize>> {
+/// What is known of a file besides what it says itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Told {
+    /// `[C, H, W]`.
+    pub image_shape: Option<[usize; 3]>,
+    /// Number of classes.
+    pub classes: Option<usize>,
+}
+
+/// Sizes of a value; none for those that are open.
+pub(super) fn dims(value: &ValueInfoProto) -> Vec<Option<usize>> {
     let shape = value.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()).and_then(|t| t.shape.as_ref());
     let size = |v: &Option<DimensionValue>| match v {
-        Some(DimensionValue::DimValue(n)) => usize::try_from(*n).ok(),
+        Some(DimensionValue::DimValue(n)) => usize::try_from(*n).ok().filter(|n| *n > 0),
         _ => None,
     };
     shape.map_or_else(Vec::new, |s| s.dim.iter().map(|d| size(&d.value)).collect())
 }
 
+/// The same for people: `[N,3,224,224]`.
+pub(super) fn shown(dims: &[Option<usize>]) -> String {
+    let one = |d: &Option<usize>| d.map_or_else(|| "?".into(), |n| n.to_string());
+    format!("[{}]", dims.iter().map(one).collect::<Vec<_>>().join(","))
+}
+
+/// The one input that is no weight: old files list those among the inputs.
+fn only_input(graph: &GraphProto) -> Result<&ValueInfoProto, String> {
+    let weight = |v: &&ValueInfoProto| graph.initializer.iter().any(|t| t.name == v.name);
+    let inputs: Vec<_> = graph.input.iter().filter(|v| !weight(v)).collect();
+    match inputs[..] {
+        [input] => Ok(input),
+        _ => Err(format!("it has {} inputs; one batch of images is wanted", inputs.len())),
+    }
+}
+
+/// The batch size, if it is fixed, and `[C, H, W]`, of which `told` says what the file leaves open.
+fn image_shape(
+    input: &ValueInfoProto,
+    told: Option<[usize; 3]>,
+) -> Result<(Option<usize>, [usize; 3]), String> {
+    let element = input.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()).map_or(0, |t| t.elem_type);
+    if element != FLOAT {
+        return Err(format!(
+            "its input `{}` is not of FP32 numbers (ONNX element type {element})",
+            input.name
+        ));
+    }
+    let dims = dims(input);
+    let &[batch, c, h, w] = &dims[..] else {
+        return Err(format!("its input is {}; images come as [N,C,H,W]", shown(&dims)));
+    };
+    let own = [c, h, w];
+    if let Some(told) = told
+        && own.iter().zip(told).any(|(own, told)| own.is_some_and(|own| own != told))
+    {
+        let [c, h, w] = told;
+        return Err(format!("its input is {}, not the {c},{h},{w} of --image-shape", shown(&dims)));
+    }
+    match (own, told) {
+        ([Some(c), Some(h), Some(w)], _) | (_, Some([c, h, w])) => Ok((batch, [c, h, w])),
+        _ => {
+            Err(format!("its input is {}: give the size that is open with --image-shape C,H,W", shown(&dims)))
+        }
+    }
+}
+
+fn entry<T: DeserializeOwned>(
+    metadata: &BTreeMap<String, String>,
+    key: &str,
+    what: &str,
+) -> Result<Option<T>, String> {
+    let read = |text: &String| serde_json::from_str(text).map_err(|e| format!("its {what}: {e}"));
+    metadata.get(key).map(read).transpose()
+}
+
 impl ModelInfo {
-    /// Reads a file's facts.
-    pub fn read(path: &Path) -> Result<ModelInfo, EngineError> {
-        let failed = |why: String| EngineError::File { path: path.into(), why };
+    /// Reads the facts of a file; `told` says what it leaves open.
+    ///
+    /// # Errors
+    /// When it cannot be read, says otherwise than `told`, or is no classifier of one batch of FP32 images `[N, C, H, W]`.
+    pub fn read(path: &Path, told: Told) -> Result<ModelInfo, EngineError> {
         let bytes = super::read(path)?;
-        let model =
-            ModelProto::decode(&bytes[..]).map_err(|e| failed(format!("it is not an ONNX file ({e})")))?;
-        let graph = model.graph.ok_or_else(|| failed("it is not an ONNX file (it has no graph)".into()))?;
-        let ([input], [output]) = (&graph.input[..], &graph.output[..]) else {
-            let (i, o) = (graph.input.len(), graph.output.len());
-            return Err(failed(format!(
-                "it has {i} inputs and {o} outputs; one image batch and one output are wanted"
-            )));
+        let failed = |why| EngineError::File { path: path.into(), why };
+        Self::decode(&bytes, told).map_err(failed)
+    }
+
+    fn decode(bytes: &[u8], told: Told) -> Result<ModelInfo, String> {
+        let model = ModelProto::decode(bytes).map_err(|e| format!("it is not an ONNX file ({e})"))?;
+        let graph = model.graph.ok_or("it is not an ONNX file (it has no graph)")?;
+        let input = only_input(&graph)?;
+        let [output] = &graph.output[..] else {
+            return Err(format!(
+                "it has {} outputs; the scores of its classes are wanted",
+                graph.output.len()
+            ));
         };
-        let ([_, Some(c), Some(h), Some(w)], [_, Some(classes)]) = (&dims(input)[..], &dims(output)[..])
-        else {
-            return Err(failed("its input is not [N,C,H,W] or its output not [N,classes]".into()));
-        };
+        let (batch, image_shape) = image_shape(input, told.image_shape)?;
+        let classes = classes_of(output, told.classes)?;
         let metadata: BTreeMap<String, String> =
             model.metadata_props.into_iter().map(|e| (e.key, e.value)).collect();
-        let preprocessing = metadata.get("octrain.preprocessing").map(|text| serde_json::from_str(text));
-        let origin = metadata.get("octrain.checkpoint").map(|text| serde_json::from_str(text));
+        let preprocessing = metadata.get("octrain.preprocessing").map(|text| Preprocessing::read(text));
         Ok(ModelInfo {
             input: input.name.clone(),
             output: output.name.clone(),
-            image_shape: [*c, *h, *w],
-            classes: *classes,
-            class_names: metadata
-                .get("octrain.classes")
-                .map(|text| serde_json::from_str(text))
-                .transpose()
-                .map_err(|e| failed(format!("its classes: {e}")))?,
+            image_shape,
+            batch,
+            classes,
+            normalised: is_normalised(&graph, output),
+            class_names: entry(&metadata, "octrain.classes", "classes")?,
             profile: metadata.get("octrain.profile").cloned(),
-            origin: origin.transpose().map_err(|e| failed(format!("its checkpoint: {e}")))?,
-            preprocessing: preprocessing
-                .transpose()
-                .map_err(|e| failed(format!("its preprocessing: {e}")))?,
+            origin: entry(&metadata, "octrain.checkpoint", "checkpoint")?,
+            preprocessing: preprocessing.transpose().map_err(|e| format!("its preprocessing: {e}"))?,
             bytes: bytes.len() as u64,
         })
     }
@@ -115,5 +171,68 @@ impl ModelInfo {
     /// Numbers of one image.
     pub fn image_len(&self) -> usize {
         self.image_shape.iter().product()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::onnx::{NodeProto, TensorProto};
+
+    fn file(input: ValueInfoProto, output: ValueInfoProto, last: &str) -> ModelProto {
+        let mut weight = input.clone();
+        weight.name = "w".into();
+        let node = NodeProto {
+            input: vec!["x".into()],
+            output: vec!["y".into()],
+            op_type: last.into(),
+            ..NodeProto::default()
+        };
+        let graph = GraphProto {
+            node: vec![node],
+            initializer: vec![TensorProto::floats("w", &[1], &[0.0])],
+            input: vec![input, weight],
+            output: vec![output],
+            ..GraphProto::default()
+        };
+        ModelProto { graph: Some(graph), ..ModelProto::default() }
+    }
+
+    fn read(model: &ModelProto, told: Option<[usize; 3]>) -> Result<ModelInfo, String> {
+        ModelInfo::decode(&model.encode_to_vec(), Told { image_shape: told, classes: None })
+    }
+
+    #[test]
+    fn files_of_others_are_read_for_what_they_say() {
+        let x = ValueInfoProto::batch("x", &[3, 8, 8]);
+        let info = read(&file(x.clone(), ValueInfoProto::batch("y", &[5]), "Gemm"), None).unwrap();
+        assert_eq!((info.image_shape, info.classes, info.batch), ([3, 8, 8], 5, None));
+        assert_eq!((info.class_names, info.preprocessing, info.normalised), (None, None, false));
+        // Of one batch size, with an output of four dimensions, and Softmax at its end.
+        let fixed = ValueInfoProto::fixed("x", &[2, 3, 8, 8]);
+        let info = read(&file(fixed, ValueInfoProto::fixed("y", &[2, 5, 1, 1]), "Softmax"), None).unwrap();
+        assert_eq!((info.batch, info.classes, info.normalised), (Some(2), 5, true));
+    }
+
+    #[test]
+    fn what_a_file_leaves_open_is_told_and_what_it_says_is_not_overruled() {
+        // A size of 0 is how open ones are written by some.
+        let open = file(ValueInfoProto::batch("x", &[3, 0, 0]), ValueInfoProto::batch("y", &[5]), "Gemm");
+        let why = read(&open, None).unwrap_err();
+        assert!(why.contains("[?,3,?,?]") && why.contains("--image-shape"), "{why}");
+        assert_eq!(read(&open, Some([3, 8, 8])).unwrap().image_shape, [3, 8, 8]);
+        assert!(read(&open, Some([4, 8, 8])).unwrap_err().contains("not the 4,8,8"));
+        let mut halves = open.clone();
+        let graph = halves.graph.as_mut().unwrap();
+        graph.input[0].r#type.as_mut().unwrap().tensor_type.as_mut().unwrap().elem_type = 10;
+        assert!(read(&halves, Some([3, 8, 8])).unwrap_err().contains("not of FP32"));
+        let unnumbered =
+            file(ValueInfoProto::batch("x", &[3, 8, 8]), ValueInfoProto::batch("y", &[0]), "Gemm");
+        assert!(read(&unnumbered, None).unwrap_err().contains("--classes FILE"));
+        let told =
+            |n| ModelInfo::decode(&unnumbered.encode_to_vec(), Told { classes: Some(n), image_shape: None });
+        assert_eq!(told(7).unwrap().classes, 7);
+        let flat = file(ValueInfoProto::batch("x", &[3]), ValueInfoProto::batch("y", &[5]), "Gemm");
+        assert!(read(&flat, None).unwrap_err().contains("[N,C,H,W]"));
     }
 }

@@ -204,6 +204,18 @@ impl Reporter {
         }));
     }
 
+    /// An evaluation of a network that is to be quantized without training, before that.
+    pub fn eval_before_quantization(&mut self, m: &EvalMetrics) {
+        self.line(&format!(
+            "before quantization: top1 {:.2} top5 {:.2} loss {:.4} ({} images)",
+            m.top1, m.top5, m.loss, m.images
+        ));
+        self.json(&json!({
+            "kind": "float", "float.top1": m.top1, "float.top5": m.top5, "float.loss": m.loss,
+            "float.images": m.images, "float.corrupt": m.corrupt,
+        }));
+    }
+
     /// A checkpoint is in place.
     pub fn saved(&mut self, path: &Path) {
         self.line(&format!("saved {}", path.display()));

@@ -90,6 +90,9 @@ impl Run<'_> {
         }
         // Post-training quantization: calibrated, not trained.
         if config.epochs == 0 {
+            if evaluates && !self.measure_before_quantization()? {
+                return self.stopped(eval);
+            }
             if !self.conclude_training(evaluates, &mut eval)? {
                 return self.stopped(eval);
             }
@@ -302,27 +305,30 @@ impl Run<'_> {
 
     /// Evaluates the validation set on all ranks and reports it; none when the ranks agreed to stop.
     fn evaluate(&mut self) -> Result<Option<EvalResult>, TrainError> {
+        let Some((result, metrics)) = self.evaluation(self.config.qat)? else { return Ok(None) };
+        self.reporter.eval(self.position.epoch, &metrics);
+        Ok(Some(result))
+    }
+
+    /// The validation set on all ranks, with the network's quantizers in force or not; none when the ranks agreed to stop.
+    fn evaluation(&self, quantize: bool) -> Result<Option<(EvalResult, EvalMetrics)>, TrainError> {
         let _doing = doing(Phase::Evaluating);
         let begun = Instant::now();
         let val = self.job.val.clone().ok_or(TrainError::NothingToEvaluate)?;
         let rounds = self.data.sharding.evaluation_rounds(val.len());
         let loader = EvalLoader::new(val, self.data.clone(), None)?;
-        let quantize = self.config.qat;
-        let Some(result) = evaluate(&self.program, loader, rounds, quantize, &signals::requested)? else {
-            return Ok(None);
-        };
-        self.reporter.eval(
-            self.position.epoch,
-            &EvalMetrics {
+        let result = evaluate(&self.program, loader, rounds, quantize, &signals::requested)?;
+        Ok(result.map(|result| {
+            let metrics = EvalMetrics {
                 top1: result.top1,
                 top5: result.top5,
                 loss: result.loss,
                 images: result.images,
                 corrupt: result.corrupt,
                 seconds: begun.elapsed().as_secs_f64(),
-            },
-        );
-        Ok(Some(result))
+            };
+            (result, metrics)
+        }))
     }
 
     /// Rank 0 saves; all ranks hold the same state between steps.

@@ -89,6 +89,14 @@ impl Run<'_> {
         Ok(true)
     }
 
+    /// Evaluates the network with its quantizers off, as it was before post-training quantization, and reports that. False:
+    /// the ranks agreed to stop.
+    pub(super) fn measure_before_quantization(&mut self) -> Result<bool, TrainError> {
+        let Some((_, metrics)) = self.evaluation(false)? else { return Ok(false) };
+        self.reporter.eval_before_quantization(&metrics);
+        Ok(true)
+    }
+
     /// Loads the floating-point network whose logits training follows besides the labels.
     pub(super) fn learn_from_teacher(&mut self) -> Result<(), TrainError> {
         let path = teacher_path(self.config)?;

@@ -1,0 +1,119 @@
+//! Post-training quantization as one command: it is the training path without a step, and what it saves is a checkpoint
+//! like any of quantization-aware training.
+
+use octrain_tests::run::{SMALL, newest, refuse, report, succeed, tensors};
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+use std::sync::OnceLock;
+use tempfile::TempDir;
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+/// A floating-point checkpoint of a few steps on the digits.
+fn trained() -> &'static Path {
+    static DIR: OnceLock<TempDir> = OnceLock::new();
+    let made = DIR.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("fp");
+        let recipe = ["--batch-size", "32", "--lr", "0.1", "--epochs", "1", "--output-dir", text(&out)];
+        succeed(&[&["train"], SMALL, &recipe].concat());
+        dir
+    });
+    made.path()
+}
+
+fn manifest(folder: &Path) -> Value {
+    serde_json::from_slice(&fs::read(newest(folder).join("manifest.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn one_command_makes_a_checkpoint_that_is_exported_verified_and_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let (fp, out, lines) = (trained().join("fp"), at("ptq"), at("ptq.jsonl"));
+    let place = ["--from-checkpoint", text(&fp), "--output-dir", text(&out)];
+    let how = ["--qat-calibration-images", "64", "--report-file", text(&lines), "--show-config", "false"];
+    let told = succeed(&[&["quantize"], &place[..], &how].concat());
+    for part in ["before quantization: top1", "calibrated", "val.top1", "octrain export --from-checkpoint"] {
+        assert!(told.contains(part), "{part} in {told}");
+    }
+    let before = report(&lines, "float").pop().expect("an evaluation before");
+    let after = report(&lines, "eval").pop().expect("an evaluation after");
+    let (kept, quantized) = (manifest(&fp), manifest(&out));
+    // Before is what training measured of the same weights; after is the network with its quantizers.
+    let top1 = |v: &Value, key: &str| v[key].as_f64().unwrap();
+    assert_eq!(top1(&before, "float.top1"), top1(&kept["metrics"], "val.top1"));
+    assert_eq!(top1(&after, "val.top1"), top1(&quantized["metrics"], "val.top1"));
+    assert!(top1(&before, "float.loss") != top1(&after, "val.loss"));
+    assert_eq!(quantized["position"]["global-step"], 0);
+    assert_eq!(quantized["qat"]["target"], "openvino");
+    // The weights are untouched.
+    let (theirs, mine) =
+        (tensors(&newest(&fp).join("model.safetensors")), tensors(&newest(&out).join("model.safetensors")));
+    for (name, tensor) in &theirs {
+        assert_eq!(Some(tensor), mine.get(name), "{name}");
+    }
+    let file = at("int8.onnx");
+    succeed(&["export", "--from-checkpoint", text(&out), "--profile", "openvino", "--output", text(&file)]);
+    let verify = ["--layer-images", "8", "--max-images", "100", "--max-disagreement", "5"];
+    succeed(&[&["verify", "--from-checkpoint", text(&out), "--model", text(&file)], &verify[..]].concat());
+    let infer = at("infer.jsonl");
+    succeed(&["infer", "--model", text(&file), "--image-root", "digits", "--report-file", text(&infer)]);
+    let deployed = report(&infer, "infer").pop().unwrap();
+    assert!((top1(&deployed, "infer.top1") - top1(&after, "val.top1")).abs() < 3.0, "{deployed} {after}");
+    assert_eq!(deployed["precision"], "INT8");
+    // What is quantized is not quantized again.
+    let again = at("again");
+    let told = refuse(2, &["quantize", "--from-checkpoint", text(&out), "--output-dir", text(&again)]);
+    assert!(told.contains("quantized already") && !again.exists(), "{told}");
+}
+
+#[test]
+fn settings_of_quantization_are_obeyed_as_the_training_path_obeys_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let (fp, one, two) = (trained().join("fp"), at("one"), at("two"));
+    let how = ["--target", "onnxruntime", "--qat-observer", "percentile", "--qat-percentile", "99.5"];
+    let how = [&how[..], &["--qat-calibration-images", "64", "--qat-skip", "fc"]].concat();
+    let place = ["--from-checkpoint", text(&fp), "--output-dir", text(&one), "--nproc", "2"];
+    succeed(&[&["quantize"], &place[..], &how].concat());
+    let written = manifest(&one);
+    assert_eq!(written["qat"]["target"], "onnxruntime");
+    assert_eq!(written["config"]["qat-observer"], "percentile");
+    let train = ["--qat", "--epochs", "0", "--batch-size", "32", "--from-pretrained-params", text(&fp)];
+    succeed(&[&["train"], SMALL, &train, &["--output-dir", text(&two), "--nproc", "2"], &how[..]].concat());
+    assert_eq!(
+        tensors(&newest(&one).join("model.safetensors")),
+        tensors(&newest(&two).join("model.safetensors"))
+    );
+    let file = at("int8.onnx");
+    succeed(&[
+        "export",
+        "--from-checkpoint",
+        text(&one),
+        "--profile",
+        "onnxruntime",
+        "--output",
+        text(&file),
+    ]);
+}
+
+#[test]
+fn what_it_does_not_do_and_what_it_lacks_is_said() {
+    let (fp, dir) = (trained().join("fp"), tempfile::tempdir().unwrap());
+    let out = dir.path().join("out");
+    let line = ["quantize", "--from-checkpoint", text(&fp)];
+    let told = refuse(2, &line);
+    assert!(told.contains("--output-dir"), "{told}");
+    let told = refuse(2, &["quantize", "--output-dir", text(&out)]);
+    assert!(told.contains("--from-checkpoint"), "{told}");
+    let told = refuse(2, &[&line[..], &["--output-dir", text(&out), "--epochs", "3"]].concat());
+    assert!(told.contains("leave --epochs out"), "{told}");
+    assert!(!out.exists());
+    // The folder of the checkpoint itself is a run's own.
+    let told = refuse(2, &[&line[..], &["--output-dir", text(&fp)]].concat());
+    assert!(told.contains("it holds checkpoints of"), "{told}");
+}

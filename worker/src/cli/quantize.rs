@@ -1,0 +1,101 @@
+//! `octrain quantize`: post-training quantization of a checkpoint, by the training path without a step: activation ranges
+//! are calibrated on training images, accuracy is measured before and after, and what is saved is a checkpoint like any
+//! of `octrain train --qat`.
+
+use super::args::RunFlags;
+use super::resume::{self, Again};
+use super::{Exit, checkpoint_base, local};
+use crate::config::{Given, RunConfig, given_checkpoint};
+use crate::launcher::EXIT_OK;
+use crate::metrics::say;
+use anyhow::Result;
+use clap::ArgMatches;
+
+/// Arguments of `octrain quantize`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(args_override_self = true)]
+pub struct QuantizeArgs {
+    /// Settings; those not given are the checkpoint's.
+    #[command(flatten)]
+    pub flags: RunFlags,
+}
+
+/// Settings that belong to training, or that this command sets itself.
+const OF_TRAINING: [&str; 9] = [
+    "qat",
+    "epochs",
+    "max-steps",
+    "run-scope",
+    "benchmark",
+    "qat-learn-scales",
+    "qat-distill",
+    "qat-teacher",
+    "from-pretrained-params",
+];
+
+/// What is wrong with the flags that were given; none where nothing is.
+fn misused(given: &Given) -> Option<String> {
+    if let Some(key) = OF_TRAINING.iter().find(|key| given.contains(**key)) {
+        return Some(format!(
+            "octrain quantize calibrates and does not train: leave --{key} out, or train with `octrain train --qat --from-pretrained-params FOLDER`"
+        ));
+    }
+    (!given.contains("output-dir"))
+        .then(|| "octrain quantize needs a folder for the quantized checkpoint: --output-dir FOLDER".into())
+}
+
+/// Runs the command.
+pub fn main(args: &QuantizeArgs, matches: &ArgMatches) -> Result<u8> {
+    let run = &args.flags.run;
+    let path = given_checkpoint(args.flags.config.as_deref(), run, matches).map_err(Exit::configuration)?;
+    let path = path.ok_or_else(|| {
+        Exit::configuration("octrain quantize needs the checkpoint to quantize: --from-checkpoint FOLDER")
+    })?;
+    let (folder, manifest) = checkpoint_base::find(&path, run.last_epoch_of_checkpoint.as_deref())?;
+    if manifest.qat.is_some() {
+        let message = format!(
+            "{} is quantized already: export it, or give a floating-point checkpoint",
+            folder.display()
+        );
+        return Err(Exit::configuration(message).into());
+    }
+    let base = RunConfig { qat: true, epochs: 0, ..checkpoint_base::settings(&manifest) };
+    let (config, given) = args.flags.resolve(&base, matches)?;
+    if let Some(message) = misused(&given) {
+        return Err(Exit::configuration(message).into());
+    }
+    let config = RunConfig {
+        from_checkpoint: None,
+        last_epoch_of_checkpoint: None,
+        from_pretrained_params: Some(folder.clone()),
+        ..config
+    };
+    args.flags.show(&config)?;
+    checkpoint_base::announce(&folder, &manifest);
+    let again = Again { command: "octrain train".into(), needs: "" };
+    let code = resume::with_continuation(local::run(&config, "127.0.0.1:0"), &config, &again)?;
+    if code == EXIT_OK {
+        say!(
+            "quantized; the file for a runtime: octrain export --from-checkpoint {} --profile {} --output int8.onnx",
+            resume::quoted(&config.output_dir.to_string_lossy()),
+            config.target.name()
+        );
+    }
+    Ok(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_of_training_are_refused_by_name_and_what_is_needed_is_asked_for() {
+        let told = |keys: &[&str]| misused(&keys.iter().map(|k| k.to_string()).collect());
+        assert_eq!(told(&["from-checkpoint", "output-dir", "target", "qat-observer"]), None);
+        assert!(told(&["from-checkpoint", "output-dir", "epochs"]).unwrap().contains("leave --epochs out"));
+        assert!(told(&["from-checkpoint"]).unwrap().contains("--output-dir"));
+        // Every key is a setting.
+        let settings = serde_json::to_value(RunConfig::default()).unwrap();
+        assert!(OF_TRAINING.iter().all(|key| settings.get(key).is_some()));
+    }
+}
