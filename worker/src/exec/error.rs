@@ -16,6 +16,16 @@ pub enum ExecError {
     /// libtorch refused an operation outside any node.
     #[error("libtorch: {}", words(.0))]
     Torch(#[from] tch::TchError),
+    /// An operator from outside of which nothing says how it runs.
+    #[error(
+        "node `{node}` ({kind}): nothing says how libtorch runs this operator; implement exec::ops::Forward for its type and call exec::ops::register::<TYPE>(\"{kind}\") before the network is built"
+    )]
+    NoExecution {
+        /// Name of the node.
+        node: String,
+        /// Its operator.
+        kind: &'static str,
+    },
     /// The native fake-quant operator refused.
     #[error("node `{node}`: {source}")]
     Native {

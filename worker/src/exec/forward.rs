@@ -63,6 +63,7 @@ impl Executor {
         let mut last_use: Vec<usize> = (0..graph.nodes.len()).collect();
         for (id, node) in graph.iter() {
             node.inputs.iter().for_each(|i| last_use[i.0] = id.0);
+            ops::of(node)?;
             if node.op.layer().is_some_and(|layer| layer.folded.is_some()) {
                 let what = "belongs to a layer with a folded BatchNorm, which is for export only".into();
                 return Err(ExecError::State { name: node.name.clone(), what });
@@ -75,9 +76,10 @@ impl Executor {
                     }
                     _ => None,
                 },
-                may_overwrite: node.inputs.first().is_some_and(|i| {
-                    consumers[i.0].len() == 1 && ops::of(&graph.node(*i).op).value_is_free()
-                }),
+                may_overwrite: match node.inputs.first() {
+                    Some(i) => consumers[i.0].len() == 1 && ops::of(graph.node(*i))?.value_is_free(),
+                    None => false,
+                },
                 ..Step::default()
             };
             for name in node.op.params() {
@@ -132,7 +134,7 @@ impl Executor {
             };
             let may_overwrite = step.may_overwrite && watch.is_none();
             let mut call = Call::new(node, &inputs, step, may_overwrite, &mut pass);
-            let value = ops::of(&node.op).forward(&mut call).map_err(|e| e.at(&node.name))?;
+            let value = ops::of(node)?.forward(&mut call).map_err(|e| e.at(&node.name))?;
             if let Some(watch) = watch.as_deref_mut() {
                 watch(node, &value);
             }

@@ -33,9 +33,11 @@ impl Builder {
         Ok(id)
     }
 
-    fn param(&mut self, name: String, shape: &[usize], kind: ParamKind) -> String {
-        self.graph.params.push(Param { name: name.clone(), shape: shape.to_vec(), kind });
-        name
+    /// Declares a parameter that an operator is to read; its name.
+    pub fn param(&mut self, name: impl Into<String>, shape: &[usize], kind: ParamKind) -> String {
+        let param = Param { name: name.into(), shape: shape.to_vec(), kind };
+        self.graph.params.push(param.clone());
+        param.name
     }
 
     /// Channels (or features) of a value.

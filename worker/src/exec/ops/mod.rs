@@ -13,13 +13,15 @@ mod linear;
 mod pool;
 mod product;
 mod quantize;
+mod registry;
 
 pub use call::Call;
 pub(super) use call::Pass;
 pub use product::product;
+pub use registry::register;
 
 use super::ExecError;
-use crate::graph::Op;
+use crate::graph::{Node, Op};
 use tch::Tensor;
 
 /// An operator that libtorch can run. Its facts ([`crate::graph::Operator`]) say what it makes; this makes it.
@@ -35,9 +37,9 @@ pub trait Forward {
     }
 }
 
-/// How libtorch runs an operator.
-pub(super) fn of(op: &Op) -> &dyn Forward {
-    match op {
+/// How libtorch runs a node's operator; one from outside of which nothing says how is an error.
+pub(super) fn of(node: &Node) -> Result<&dyn Forward, ExecError> {
+    Ok(match &node.op {
         Op::Input => &input::Input,
         Op::Conv(conv) => conv,
         Op::Linear(linear) => linear,
@@ -51,5 +53,6 @@ pub(super) fn of(op: &Op) -> &dyn Forward {
         Op::Sigmoid => &activation::Sigmoid,
         Op::Quantize(quantizer) => quantizer,
         Op::Cast(cast) => cast,
-    }
+        Op::Custom(custom) => registry::of(&node.name, custom)?,
+    })
 }

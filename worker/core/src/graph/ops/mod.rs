@@ -9,6 +9,7 @@ mod batch_norm;
 mod cast;
 mod concat;
 mod conv;
+mod custom;
 mod flatten;
 mod input;
 mod layer;
@@ -21,6 +22,7 @@ mod quantize;
 pub use batch_norm::BatchNorm;
 pub use cast::Cast;
 pub use conv::Conv;
+pub use custom::{Custom, CustomOperator, KindTaken, register};
 pub use layer::Layer;
 pub use linear::Linear;
 pub use onnx::{OnnxAttribute, OnnxInput, OnnxNode};
@@ -60,9 +62,16 @@ pub enum Op {
     Quantize(Quantizer),
     /// Change of element type.
     Cast(Cast),
+    /// An operator from outside.
+    Custom(Custom),
 }
 
 impl Op {
+    /// An operator of one's own, to be pushed like Octrain's.
+    pub fn custom(operator: impl CustomOperator) -> Self {
+        Op::Custom(Custom::new(operator))
+    }
+
     /// What is known of the operator.
     pub fn facts(&self) -> &dyn Operator {
         match self {
@@ -79,6 +88,7 @@ impl Op {
             Op::Sigmoid => &activation::Sigmoid,
             Op::Quantize(quantizer) => quantizer,
             Op::Cast(cast) => cast,
+            Op::Custom(custom) => custom.facts(),
         }
     }
 
@@ -102,6 +112,7 @@ impl Op {
         match self {
             Op::Conv(conv) => conv.layer_mut(),
             Op::Linear(linear) => linear.layer_mut(),
+            Op::Custom(custom) => custom.layer_mut(),
             _ => None,
         }
     }
