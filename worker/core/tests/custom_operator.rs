@@ -1,7 +1,7 @@
 //! An operator, and a layer with a weight, from outside the crate: through building, passes, placement, dumps and files.
 
 use octrain_core::graph::{
-    Builder, DType, Given, Graph, GraphError, Layer, Op, OnnxInput, OnnxNode, Operator, ParamKind, Shapes,
+    Builder, DType, Given, Graph, GraphError, Layer, OnnxInput, OnnxNode, Op, Operator, ParamKind, Shapes,
     Site, TensorType, register,
 };
 use octrain_core::passes;
