@@ -224,7 +224,7 @@ fn exported_files_compute_what_the_training_graph_does() {
         let deployed = graph(Purpose::Export, profile.target());
         assert!(deployed.nodes.iter().all(|n| n.op.kind() != "BatchNorm"));
         let mix = deployed.node(deployed.find("mix").unwrap()).op.layer().unwrap();
-        assert_eq!(mix.quantized, profile != Profile::Fp32);
+        assert_eq!(mix.quantized(), profile != Profile::Fp32);
         let state = state(&trained);
         let trained = TrainedGraph::new(trained, &state, profile != Profile::Fp32).unwrap();
         let want = Vec::<f32>::try_from(trained.logits(&images(8)).unwrap().view([-1])).unwrap();

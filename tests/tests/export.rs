@@ -7,6 +7,7 @@ use octrain::exec::{self, Weights};
 use octrain::export::onnx::{FLOAT, FLOAT16, ModelProto};
 use octrain::export::{FloatType, Options, Profile, emit};
 use octrain::graph::{Builder, Graph, NodeId, Op, ParamKind, Window};
+use octrain::quant::scheme::Scheme;
 use octrain::strategy::{Purpose, Qat, Strategy};
 use octrain::verify::{Codes, LOGITS, Layers, TrainedGraph, cuts, float_layers_of_cuts, sort_kernels};
 use octrain::{models, passes};
@@ -251,6 +252,33 @@ fn both_engines_run_all_layers_of_their_profile_in_int8_whole_and_cut() {
                 assert!(within >= 99.9 && equal > 99.0, "{what}, {}: {:?}", layer.name(), layer.codes);
             }
             assert!(layers.layers().last().unwrap().relative < 2e-3, "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_layer_with_codes_of_four_bits_among_others_of_eight_runs_as_it_is_trained() {
+    let narrow = "layer2.0.conv1";
+    for profile in INT8 {
+        let mut network = Network::new(&resnet20(), profile, 8);
+        for graph in [&mut network.trained, &mut network.deployed] {
+            let id = graph.find(narrow).unwrap();
+            graph.nodes[id.0].op.layer_mut().unwrap().scheme = Some(Scheme::weight(4));
+            graph.verify().unwrap();
+        }
+        let model = network.emit(13, FloatType::Fp32).unwrap();
+        let tensors = &model.graph.as_ref().unwrap().initializer;
+        let largest = |layer: &str| {
+            let name = format!("{layer}.weight.codes");
+            let codes = &tensors.iter().find(|t| t.name == name).unwrap().raw_data;
+            codes.iter().map(|&q| (q as i8).unsigned_abs()).max().unwrap()
+        };
+        assert_eq!((largest(narrow), largest("layer2.0.conv2")), (7, 127));
+        let mut layers = Layers::new(&model, engine(profile)).unwrap();
+        layers.compare(&network.trained(), &images(8)).unwrap();
+        for layer in layers.layers().iter().filter(|l| l.quantized()) {
+            let (within, equal) = (layer.codes.within_one(), layer.codes.equal());
+            assert!(within >= 99.9 && equal > 99.0, "{profile:?}, {}: {:?}", layer.name(), layer.codes);
         }
     }
 }

@@ -133,9 +133,9 @@ fn placement_obeys_its_rule_and_refuses_it_by_name_where_there_is_none() {
         passes::run(network(1.0).unwrap(), &strategy(Target::Openvino, &["swish"]), Purpose::Train).unwrap();
     let mix = graph.node(graph.find("mix").unwrap());
     let layer = mix.op.layer().unwrap();
-    assert_eq!((layer.quantized, layer.compute, mix.ty.dtype), (true, DType::Bf16, DType::Bf16));
+    assert_eq!((layer.quantized(), layer.compute, mix.ty.dtype), (true, DType::Bf16, DType::Bf16));
     let quantizers: Vec<_> =
-        graph.quantizers().filter(|(_, q)| q.active).map(|(_, q)| (q.name.as_str(), q.sign)).collect();
+        graph.quantizers().filter(|(_, q)| q.active).map(|(_, q)| (q.name.as_str(), q.scheme.sign)).collect();
     assert_eq!(quantizers, [("input", Sign::Signed), ("swish", Sign::Signed), ("pool", Sign::Unsigned)]);
 }
 

@@ -3,7 +3,7 @@
 use super::{AnalyzeError, Spread, Sqnr};
 use crate::graph::Quantizer;
 use crate::native;
-use crate::quant::scheme::{QMAX, Sign, step_of};
+use crate::quant::scheme::Scheme;
 use tch::{Kind, Tensor};
 
 /// Everything counted about one quantizer, batch by batch.
@@ -11,9 +11,9 @@ use tch::{Kind, Tensor};
 pub struct Activation {
     /// Name of the value.
     pub name: String,
-    /// Signed or unsigned codes.
-    pub sign: Sign,
-    /// The quantization range: code 127 stands for it.
+    /// How it is quantized.
+    pub scheme: Scheme,
+    /// The quantization range: the largest code stands for it.
     pub range: f32,
     /// Values seen.
     pub values: u64,
@@ -53,7 +53,7 @@ impl Activation {
     pub fn new(quantizer: &Quantizer, range: f32) -> Self {
         Self {
             name: quantizer.name.clone(),
-            sign: quantizer.sign,
+            scheme: quantizer.scheme,
             range,
             values: 0,
             min: f64::INFINITY,
@@ -74,15 +74,16 @@ impl Activation {
             return Ok(());
         }
         let x = x.f_detach()?.f_to_kind(Kind::Float)?;
-        let step = step_of(self.range).expect("ranges are finite and not negative");
+        let step = self.scheme.step(self.range).expect("ranges are finite and not negative");
+        let (qmin, qmax) = (self.scheme.qmin(), self.scheme.qmax());
         let codes = x.f_div_scalar(f64::from(step))?.f_round()?;
-        let beyond = codes.f_gt(QMAX as f64)?.f_logical_or(&codes.f_lt(self.sign.qmin() as f64)?)?;
+        let beyond = codes.f_gt(qmax as f64)?.f_logical_or(&codes.f_lt(qmin as f64)?)?;
         self.values += x.numel() as u64;
         self.clipped += count(&beyond)?;
         self.code_zero += count(&codes.f_eq(0.0)?)?;
         self.zeros += count(&x.f_eq(0.0)?)?;
         self.sum += x.f_sum(Kind::Double)?.f_double_value(&[])?;
-        let made = native::fake_quant(&x, &Tensor::from_slice(&[step]), self.sign.qmin(), QMAX, false)?;
+        let made = native::fake_quant(&x, &Tensor::from_slice(&[step]), qmin, qmax, false)?;
         self.sqnr.add(sqnr(&x, &made)?);
         let (low, high) = (per_channel(&x, false)?, per_channel(&x, true)?);
         if self.extremes.is_empty() {
@@ -151,9 +152,13 @@ pub fn sqnr(x: &Tensor, changed: &Tensor) -> Result<Sqnr, tch::TchError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quant::scheme::Sign;
 
     fn seen(sign: Sign, range: f32, batches: &[Tensor]) -> Activation {
-        let mut a = Activation::new(&Quantizer { name: "x".into(), sign, active: true }, range);
+        let mut a = Activation::new(
+            &Quantizer { name: "x".into(), scheme: Scheme::activation(sign), active: true },
+            range,
+        );
         batches.iter().for_each(|b| a.see(b).unwrap());
         a
     }
@@ -181,7 +186,7 @@ mod tests {
         let x = Tensor::randn([4, 5, 6, 6], (Kind::Float, tch::Device::Cpu));
         let a = seen(Sign::Signed, 1.0, &[x.narrow(0, 0, 2), x.narrow(0, 2, 2)]);
         let values = Vec::<f32>::try_from(&x.view([-1])).unwrap();
-        let step = step_of(1.0).unwrap();
+        let step = a.scheme.step(1.0).unwrap();
         let code = |v: &f32| (v / step).round_ties_even();
         assert_eq!(a.clipped, values.iter().filter(|v| code(v).abs() > 127.0).count() as u64);
         assert_eq!(a.code_zero, values.iter().filter(|v| code(v) == 0.0).count() as u64);

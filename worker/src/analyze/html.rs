@@ -76,7 +76,7 @@ fn histogram(a: &Activation) -> Histogram {
     let (low, high, counts) = a.spread.trimmed().unwrap_or_default();
     let range = f64::from(a.range);
     let picture = Histogram::new(&a.name, low, high, counts).note(note).log().marker(range, number(range));
-    match a.sign {
+    match a.scheme.sign {
         Sign::Signed => picture.marker(-range, number(-range)),
         Sign::Unsigned => picture,
     }

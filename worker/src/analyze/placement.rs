@@ -50,7 +50,7 @@ pub fn layers(graph: &Graph) -> Vec<Layer> {
     let mut out = Vec::new();
     for (id, node) in graph.iter() {
         let weight = match node.op.layer() {
-            Some(layer) if layer.quantized => Some(layer.weight.clone()),
+            Some(layer) if layer.quantized() => Some(layer.weight.clone()),
             None if node.op.can_be_skipped(node.inputs.len()) => None,
             _ => continue,
         };
@@ -84,7 +84,7 @@ pub(super) mod tests {
     }
 
     fn quantized_weights(graph: &Graph) -> Vec<&str> {
-        let weight = |op: &Op| op.layer().is_some_and(|layer| layer.quantized);
+        let weight = |op: &Op| op.layer().is_some_and(|layer| layer.quantized());
         graph.nodes.iter().filter(|n| weight(&n.op)).map(|n| n.name.as_str()).collect()
     }
 

@@ -220,7 +220,7 @@ pub(super) mod tests {
     use super::super::{Hits, Layer};
     use super::*;
     use crate::graph::Quantizer;
-    use crate::quant::scheme::Sign;
+    use crate::quant::scheme::{Scheme, Sign};
     use tch::Tensor;
 
     /// Three layers of a network on 100 images: `fc` loses most, `conv2` changes the logits more than `conv1`.
@@ -245,11 +245,15 @@ pub(super) mod tests {
             logits: Sqnr { signal: 100.0, noise },
             others: Some(Hits { right: 84, agree: 90 }),
         };
-        let mut seen =
-            Activation::new(&Quantizer { name: "input<0>".into(), sign: Sign::Signed, active: true }, 1.0);
+        let mut seen = Activation::new(
+            &Quantizer { name: "input<0>".into(), scheme: Scheme::activation(Sign::Signed), active: true },
+            1.0,
+        );
         seen.see(&Tensor::from_slice(&[0.0f32, 0.5, 0.0, -2.0]).view([2, 2])).unwrap();
-        let unseen =
-            Activation::new(&Quantizer { name: "relu".into(), sign: Sign::Unsigned, active: true }, 3.0);
+        let unseen = Activation::new(
+            &Quantizer { name: "relu".into(), scheme: Scheme::activation(Sign::Unsigned), active: true },
+            3.0,
+        );
         let survey = Survey {
             images: 100,
             float: Hits { right: 90, agree: 100 },

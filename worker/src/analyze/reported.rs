@@ -173,7 +173,7 @@ impl Report {
         for a in &self.activations {
             let (low, high, counts) = a.spread.trimmed().unwrap_or_default();
             lines.push(json!({
-                "kind": "analyze-quantizer", "analyze.quantizer": a.name, "analyze.sign": a.sign,
+                "kind": "analyze-quantizer", "analyze.quantizer": a.name, "analyze.sign": a.scheme.sign,
                 "analyze.range": a.range, "analyze.min": a.min, "analyze.max": a.max, "analyze.mean": a.mean(),
                 "analyze.sqnr_db": a.sqnr.db(), "analyze.saturated": a.saturated(),
                 "analyze.code_zero": a.zero_codes(), "analyze.lost": a.lost(),

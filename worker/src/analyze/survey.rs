@@ -161,12 +161,14 @@ impl Network {
     fn empty(&self, leave_one_out: bool) -> Result<Survey, AnalyzeError> {
         let mut out = Survey::default();
         for layer in &self.layers {
-            let weight = match &layer.weight {
+            let node = self.graph.find(&layer.name).map(|id| self.graph.node(id));
+            let scheme = node.and_then(|node| node.op.layer()?.scheme);
+            let weight = match layer.weight.as_ref().zip(scheme) {
                 None => None,
-                Some(name) => {
+                Some((name, scheme)) => {
                     let w = self.weights.get(name).expect("the weights were made for this graph");
                     ensure_finite(&layer.name, &w, "validation")?;
-                    Some(WeightFigures::of(&w, self.graph.weight_bits)?)
+                    Some(WeightFigures::of(&w, scheme)?)
                 }
             };
             out.layers.push(Alone {

@@ -3,7 +3,7 @@
 use super::{AnalyzeError, Sqnr};
 use crate::exec::weight_steps;
 use crate::native;
-use crate::quant::scheme::weight_qmax;
+use crate::quant::scheme::Scheme;
 use tch::{Kind, Tensor};
 
 /// Figures of one weight `[out, ...]`, quantized per output channel.
@@ -26,11 +26,11 @@ fn rows(t: &Tensor) -> Result<Vec<f64>, tch::TchError> {
 }
 
 impl WeightFigures {
-    /// Quantizes a weight to `bits` bits as training and export do.
-    pub fn of(weight: &Tensor, bits: u32) -> Result<Self, AnalyzeError> {
-        let qmax = weight_qmax(bits);
+    /// Quantizes a weight as training and export do.
+    pub fn of(weight: &Tensor, scheme: Scheme) -> Result<Self, AnalyzeError> {
+        let (qmin, qmax) = (scheme.qmin(), scheme.qmax());
         let quantized =
-            native::fake_quant_per_channel(weight, &weight_steps(weight, qmax)?, -qmax, qmax, false)?;
+            native::fake_quant_per_channel(weight, &weight_steps(weight, scheme)?, qmin, qmax, false)?;
         let channels = weight.size()[0] as usize;
         let (before, after) = (rows(weight)?, rows(&quantized)?);
         let width = (before.len() / channels.max(1)).max(1);
@@ -62,7 +62,7 @@ mod tests {
         // Channel 0 is exact codes, channel 1 has one weight that makes the others round to 0, channel 2 is dead.
         let w =
             Tensor::from_slice(&[127.0f32, -1.0, 64.0, 1000.0, 1.0, -2.0, 0.0, 0.0, 0.0]).view([3, 3, 1, 1]);
-        let f = WeightFigures::of(&w, 8).unwrap();
+        let f = WeightFigures::of(&w, Scheme::weight(8)).unwrap();
         assert_eq!((f.dead.clone(), f.channels), (vec![2], 3));
         let (channel, worst) = f.worst.unwrap();
         assert_eq!((channel, worst.noise), (1, 5.0));
@@ -71,7 +71,8 @@ mod tests {
         // Half the codes, twice the step: 6 dB less, about.
         tch::manual_seed(1);
         let w = Tensor::randn([64, 32, 3, 3], (Kind::Float, tch::Device::Cpu));
-        let [eight, seven] = [8, 7].map(|bits| WeightFigures::of(&w, bits).unwrap().sqnr.db());
+        let [eight, seven] =
+            [8, 7].map(|bits| WeightFigures::of(&w, Scheme::weight(bits)).unwrap().sqnr.db());
         assert!((eight - seven - 6.0).abs() < 0.5 && eight > 35.0, "{eight} {seven}");
     }
 }

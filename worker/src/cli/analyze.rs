@@ -163,7 +163,7 @@ pub fn main(args: &AnalyzeArgs) -> Result<u8> {
         model: manifest.model.clone(),
         checkpoint: folder.display().to_string(),
         target: manifest.config.target.name().into(),
-        weight_bits: network.graph().weight_bits,
+        weight_bits: manifest.config.qat_weight_bits,
         skip: manifest.config.qat_skip.clone(),
         ranges: ranges(&network, &images)?,
     };

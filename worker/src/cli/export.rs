@@ -136,6 +136,7 @@ mod tests {
     use super::*;
     use crate::checkpoint::HostTensor;
     use crate::export::onnx::TensorProto;
+    use crate::quant::scheme::Scheme;
     use std::collections::BTreeMap;
 
     fn manifest(config: RunConfig) -> Manifest {
@@ -200,7 +201,9 @@ mod tests {
         for bits in [7, 8] {
             let manifest = manifest(RunConfig { qat: true, qat_weight_bits: bits, ..RunConfig::default() });
             for profile in [Profile::Openvino, Profile::Onnxruntime, Profile::Tensorrt] {
-                assert_eq!(trained_graph(&manifest, profile).unwrap().weight_bits, bits);
+                let trained = trained_graph(&manifest, profile).unwrap();
+                let schemes = trained.nodes.iter().filter_map(|n| n.op.layer()).map(|layer| layer.scheme);
+                assert!(schemes.into_iter().all(|scheme| scheme == Some(Scheme::weight(bits))));
                 let graph = deployed_graph(&manifest, profile).unwrap();
                 let options = Options { profile, opset: 13, float_type: FloatType::Fp32 };
                 let model = emit(&graph, &state(&graph), options, vec![]).unwrap().model;

@@ -27,15 +27,11 @@ struct Moved {
     values: Vec<f32>,
 }
 
-fn moved(
-    graph: &Graph,
-    weights: &Weights,
-    id: NodeId,
-    qmax: i64,
-    steps: &[f32],
-) -> Result<Option<Moved>, ExecError> {
+fn moved(graph: &Graph, weights: &Weights, id: NodeId, steps: &[f32]) -> Result<Option<Moved>, ExecError> {
     let node = graph.node(id);
-    let Some(Layer { weight, bias, quantized: true, .. }) = node.op.layer() else { return Ok(None) };
+    let Some(Layer { weight, bias, scheme: Some(scheme), integer_bias: true, .. }) = node.op.layer() else {
+        return Ok(None);
+    };
     let Some(quantizer) = graph.quantizer_behind(node.inputs[0]) else { return Ok(None) };
     let unknown =
         || ExecError::State { name: quantizer.name.clone(), what: "is not among the weights".into() };
@@ -44,7 +40,7 @@ fn moved(
         let missing = || ExecError::State { name: name.into(), what: "is not among the weights".into() };
         weights.get(name).ok_or_else(missing)
     };
-    let scales = host(&weight_steps(&get(weight)?, qmax)?)?;
+    let scales = host(&weight_steps(&get(weight)?, *scheme)?)?;
     let own = bias.as_deref().map(|b| Ok::<_, ExecError>(host(&get(b)?)?)).transpose()?;
     let bn = batch_norm(graph, id);
     let Some(leaf) = bn.map(|b| b.beta.as_str()).or(bias.as_deref()) else { return Ok(None) };
@@ -75,13 +71,12 @@ fn moved(
 pub(super) fn round_biases(
     graph: &Graph,
     weights: &Weights,
-    qmax: i64,
     steps: &Tensor,
     leaves: &mut [Tensor],
 ) -> Result<(), ExecError> {
     let steps = host(steps)?;
     for (id, _) in graph.iter() {
-        let Some(Moved { name, values }) = moved(graph, weights, id, qmax, &steps)? else { continue };
+        let Some(Moved { name, values }) = moved(graph, weights, id, &steps)? else { continue };
         if let Some(i) = weights.layout.trainable_index(&name) {
             let leaf = &leaves[i];
             let new = Tensor::f_from_slice(&values)?.f_view(leaf.size().as_slice())?;

@@ -7,14 +7,14 @@ use super::weights::weight_steps;
 use super::{ExecError, Weights, kind, with_layout};
 use crate::graph::Graph;
 use crate::native;
-use crate::quant::scheme::{MIN_STEP, QMAX, weight_qmax};
+use crate::quant::scheme::Scheme;
 use tch::{Kind, Tensor};
 
 /// Leaves in the order of the trainable parameters, and the quantizers' steps.
 pub struct Prepared {
     /// One leaf a trainable parameter.
     pub leaves: Vec<Tensor>,
-    /// FP32 steps of the quantizers, `[quantizers]`: `max(range / 127, MIN_STEP)`. They require gradients where scales
+    /// FP32 steps of the quantizers, `[quantizers]`: `max(range / qmax, MIN_STEP)`. They require gradients where scales
     /// are learned.
     pub steps: Tensor,
     /// Whether they are.
@@ -26,34 +26,35 @@ impl Prepared {
     /// network); `grad` makes the leaves require gradients. Without it, as in evaluation, biases lie on the integer grid of
     /// targets that have one.
     pub fn new(graph: &Graph, weights: &Weights, quantize: bool, grad: bool) -> Result<Self, ExecError> {
-        let mut uses: Vec<Option<(bool, Kind)>> = vec![None; weights.layout.trainable.len()];
+        let mut uses: Vec<Option<(Option<Scheme>, Kind)>> = vec![None; weights.layout.trainable.len()];
         for node in &graph.nodes {
             let Some(layer) = node.op.layer() else { continue };
-            for (name, quantized) in [(Some(&layer.weight), layer.quantized), (layer.bias.as_ref(), false)] {
+            for (name, scheme) in [(Some(&layer.weight), layer.scheme), (layer.bias.as_ref(), None)] {
                 let index = name.and_then(|n| weights.layout.trainable_index(n));
                 if let Some(i) = index {
-                    uses[i] = Some((quantized, kind(layer.compute)));
+                    uses[i] = Some((scheme, kind(layer.compute)));
                 }
             }
         }
         let _guard = tch::no_grad_guard();
-        let qmax = weight_qmax(graph.weight_bits);
         let mut leaves = Vec::with_capacity(uses.len());
         for ((slot, master), used) in weights.layout.trainable.iter().zip(weights.trainable()).zip(uses) {
             let mut leaf = master;
-            if let Some((quantized, kind)) = used {
-                if quantized && quantize {
-                    let steps = weight_steps(&leaf, qmax)?;
-                    leaf = native::fake_quant_per_channel(&leaf, &steps, -qmax, qmax, false)
+            if let Some((scheme, kind)) = used {
+                if let Some(scheme) = scheme.filter(|_| quantize) {
+                    let steps = weight_steps(&leaf, scheme)?;
+                    let (qmin, qmax) = (scheme.qmin(), scheme.qmax());
+                    leaf = native::fake_quant_per_channel(&leaf, &steps, qmin, qmax, false)
                         .map_err(|source| ExecError::Native { node: slot.name.clone(), source })?;
                 }
                 leaf = with_layout(&leaf.f_to_kind(kind)?, graph.layout)?;
             }
             leaves.push(leaf.f_detach()?.f_set_requires_grad(grad)?);
         }
-        let steps = weights.ranges.f_div_scalar(QMAX as f64)?.f_clamp_min(f64::from(MIN_STEP))?.f_detach()?;
-        if graph.integer_biases && quantize && !grad {
-            round_biases(graph, weights, qmax, &steps, &mut leaves)?;
+        let steps = weights.steps()?.f_detach()?;
+        let integer_biases = || graph.nodes.iter().any(|n| n.op.layer().is_some_and(|l| l.integer_bias));
+        if quantize && !grad && integer_biases() {
+            round_biases(graph, weights, &steps, &mut leaves)?;
         }
         Ok(Self { leaves, steps, learns_scales: false })
     }

@@ -4,7 +4,7 @@
 use super::ExecError;
 use crate::checkpoint::{HostTensor, State, range_key};
 use crate::graph::{Graph, ParamKind};
-use crate::quant::scheme::MIN_STEP;
+use crate::quant::scheme::{MIN_STEP, Scheme};
 use tch::{Device, Kind, Tensor};
 
 /// Where a parameter lies.
@@ -38,6 +38,8 @@ pub struct WeightsLayout {
     pub buffers_len: i64,
     /// Names of the quantizers, in graph order.
     pub quantizers: Vec<String>,
+    /// Their schemes.
+    pub schemes: Vec<Scheme>,
 }
 
 fn slots<'a>(params: impl Iterator<Item = &'a crate::graph::Param>, start: i64) -> (Vec<Slot>, i64) {
@@ -63,8 +65,8 @@ impl WeightsLayout {
             slots(graph.params.iter().rev().filter(|p| p.kind.trainable() && !decays(p.kind)), decayed);
         trainable.extend(rest);
         let (buffers, buffers_len) = slots(graph.params.iter().filter(|p| !p.kind.trainable()), 0);
-        let quantizers = graph.quantizers().map(|(_, q)| q.name.clone()).collect();
-        Self { trainable, decayed, trainable_len, buffers, buffers_len, quantizers }
+        let (quantizers, schemes) = graph.quantizers().map(|(_, q)| (q.name.clone(), q.scheme)).unzip();
+        Self { trainable, decayed, trainable_len, buffers, buffers_len, quantizers, schemes }
     }
 
     /// Views of a flat tensor, one a slot.
@@ -88,6 +90,8 @@ pub struct Weights {
     pub buffers: Tensor,
     /// Ranges (absolute maxima) of the quantizers, `[quantizers]`; negative: not known yet.
     pub ranges: Tensor,
+    /// Largest codes of the quantizers, `[quantizers]`, FP32.
+    pub qmax: Tensor,
 }
 
 impl Weights {
@@ -101,7 +105,14 @@ impl Weights {
             let _ = buffers.narrow(0, s.offset, s.len).f_fill_(1.0)?;
         }
         let ranges = Tensor::f_full([layout.quantizers.len() as i64], -1.0, f32s)?;
-        Ok(Self { layout, flat, buffers, ranges })
+        let qmax: Vec<f32> = layout.schemes.iter().map(|scheme| scheme.qmax() as f32).collect();
+        let qmax = Tensor::f_from_slice(&qmax)?.f_to_device(device)?;
+        Ok(Self { layout, flat, buffers, ranges, qmax })
+    }
+
+    /// FP32 steps of the quantizers, `[quantizers]`: `max(range / qmax, MIN_STEP)`.
+    pub fn steps(&self) -> Result<Tensor, tch::TchError> {
+        self.ranges.f_div(&self.qmax)?.f_clamp_min(f64::from(MIN_STEP))
     }
 
     /// Device of the numbers.
@@ -177,7 +188,7 @@ impl Weights {
 }
 
 /// FP32 step per output channel of a weight `[out, ...]`: `max(absmax / qmax, MIN_STEP)`.
-pub fn weight_steps(weight: &Tensor, qmax: i64) -> Result<Tensor, tch::TchError> {
+pub fn weight_steps(weight: &Tensor, scheme: Scheme) -> Result<Tensor, tch::TchError> {
     let absmax = weight.f_flatten(1, -1)?.f_abs()?.f_amax([1], false)?;
-    absmax.f_div_scalar(qmax as f64)?.f_clamp_min(f64::from(MIN_STEP))
+    absmax.f_div_scalar(scheme.qmax() as f64)?.f_clamp_min(f64::from(MIN_STEP))
 }

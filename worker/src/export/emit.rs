@@ -6,7 +6,6 @@ use super::onnx::AttributeProto;
 use super::writer::{Exported, INPUT, Options, Value, Writer};
 use crate::checkpoint::State;
 use crate::graph::{Graph, Layer, Node, OnnxAttribute, OnnxInput, Op};
-use crate::quant::scheme::weight_qmax;
 
 /// Writes `graph`, which has gone through the pass list for export (BatchNorm folded), with the numbers of `state`.
 /// `metadata` goes into the file as it is; the layers that stay in floating point are added to it as `octrain.fp32_layers`,
@@ -73,10 +72,8 @@ impl Writer<'_> {
     fn layer(&mut self, node: &Node, layer: &Layer) -> Result<[String; 2], ExportError> {
         let missing = || ExportError::Missing(layer.weight.clone());
         let shape = self.graph.shapes().of(&layer.weight).ok_or_else(missing)?;
-        let qmax = weight_qmax(self.graph.weight_bits);
-        let bias = layer.bias.as_deref();
-        let folded = fold(self.state, &layer.weight, bias, layer.folded.as_ref(), shape[0], qmax)?;
-        self.weights(node, &layer.weight, shape, layer.quantized, folded)
+        let folded = fold(self.state, layer, shape[0])?;
+        self.weights(node, layer, shape, folded)
     }
 
     /// A parameter in floating point; written once.

@@ -1,20 +1,19 @@
 //! Weights as they are deployed: codes and scales, with BatchNorm folded in.
 //!
 //! With `f = gamma / sqrt(var + eps)` per output channel: the scale becomes `step * |f|`, codes change their sign
-//! where f is negative, and the bias is `beta - mean * f`. Codes are symmetric in [-127, 127], so nothing is rounded
-//! anew.
+//! where f is negative, and the bias is `beta - mean * f`. Codes are symmetric, so nothing is rounded anew.
 
 use super::ExportError;
 use crate::checkpoint::State;
-use crate::graph::BatchNorm;
-use crate::quant::scheme::{MIN_STEP, code_within, step_for};
+use crate::graph::Layer;
+use crate::quant::scheme::MIN_STEP;
 
 /// Weights of one convolution or linear layer, per output channel.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FoldedWeights {
-    /// Codes in [-127, 127], in the shape of the weight.
+    /// Codes of the layer's scheme, in the shape of the weight; none without a scheme.
     pub codes: Vec<i8>,
-    /// FP32 scale of each output channel, above 0.
+    /// FP32 scale of each output channel, above 0; none without a scheme.
     pub scales: Vec<f32>,
     /// The floating-point weights, folded, for layers that are not quantized.
     pub float: Vec<f32>,
@@ -30,19 +29,12 @@ fn values<'a>(state: &'a State, name: &str) -> Result<&'a [f32], ExportError> {
     }
 }
 
-/// Folds `bn`, if any, into weight and bias with `channels` outputs; codes go up to `qmax`.
-pub fn fold(
-    state: &State,
-    weight: &str,
-    bias: Option<&str>,
-    bn: Option<&BatchNorm>,
-    channels: usize,
-    qmax: i64,
-) -> Result<FoldedWeights, ExportError> {
-    let weights = values(state, weight)?;
-    let start = bias.map(|b| values(state, b)).transpose()?;
+/// Weight and bias of a layer with `channels` outputs, with the BatchNorm that was folded into it, if any.
+pub fn fold(state: &State, layer: &Layer, channels: usize) -> Result<FoldedWeights, ExportError> {
+    let weights = values(state, &layer.weight)?;
+    let start = layer.bias.as_deref().map(|b| values(state, b)).transpose()?;
     let (mut factors, mut shifts) = (vec![1.0f64; channels], vec![0.0f64; channels]);
-    if let Some(bn) = bn {
+    if let Some(bn) = &layer.folded {
         let [gamma, beta] = [values(state, &bn.gamma)?, values(state, &bn.beta)?];
         let [mean, var] = [values(state, &bn.mean)?, values(state, &bn.var)?];
         for c in 0..channels {
@@ -59,17 +51,18 @@ pub fn fold(
     };
     for (c, row) in weights.chunks_exact(per_channel).enumerate() {
         let (f, shift) = (factors[c], shifts[c]);
-        let absmax = row.iter().fold(0.0f32, |m, w| m.max(w.abs()));
-        let step = step_for(absmax, qmax)
-            .ok_or_else(|| ExportError::NotFinite { name: weight.into(), value: absmax })?;
-        let scale = (f64::from(step) * f.abs()) as f32;
-        // A channel that BatchNorm silences, or one whose scale no runtime can divide by: exactly its bias.
-        let silent = scale < MIN_STEP;
-        let sign = if f < 0.0 { -1 } else { 1 };
-        out.codes.extend(
-            row.iter().map(|&w| if silent { 0 } else { (sign * code_within(w, step, [-qmax, qmax])) as i8 }),
-        );
-        out.scales.push(if silent { 1.0 } else { scale });
+        if let Some(scheme) = layer.scheme {
+            let absmax = row.iter().fold(0.0f32, |m, w| m.max(w.abs()));
+            let not_finite = || ExportError::NotFinite { name: layer.weight.clone(), value: absmax };
+            let step = scheme.step(absmax).ok_or_else(not_finite)?;
+            let scale = (f64::from(step) * f.abs()) as f32;
+            // A channel that BatchNorm silences, or one whose scale no runtime can divide by: exactly its bias.
+            let silent = scale < MIN_STEP;
+            let sign = if f < 0.0 { -1 } else { 1 };
+            let code = |w: f32| if silent { 0 } else { (sign * scheme.code(w, step)) as i8 };
+            out.codes.extend(row.iter().map(|&w| code(w)));
+            out.scales.push(if silent { 1.0 } else { scale });
+        }
         out.float.extend(row.iter().map(|&w| (f64::from(w) * f) as f32));
         let first = start.map_or(0.0, |b| f64::from(b[c]));
         out.bias.push((first * f + shift) as f32);
@@ -109,6 +102,8 @@ impl FoldedWeights {
 mod tests {
     use super::*;
     use crate::checkpoint::HostTensor;
+    use crate::graph::BatchNorm;
+    use crate::quant::scheme::Scheme;
 
     fn state(gamma: &[f32]) -> (State, BatchNorm) {
         let n = gamma.len();
@@ -126,11 +121,32 @@ mod tests {
         (state, BatchNorm { gamma, beta, mean, var, eps: 1e-5, momentum: 0.1 })
     }
 
+    fn layer(weight: &str, folded: Option<BatchNorm>) -> Layer {
+        Layer { scheme: Some(Scheme::weight(8)), folded, ..Layer::new(weight, None) }
+    }
+
+    #[test]
+    fn a_layer_has_the_codes_of_its_own_scheme_or_none() {
+        let (state, bn) = state(&[1.5, -0.7]);
+        let of = |scheme| fold(&state, &Layer { scheme, ..layer("w", Some(bn.clone())) }, 2).unwrap();
+        for (bits, largest) in [(8, 127), (7, 63), (4, 7), (2, 1)] {
+            let folded = of(Some(Scheme::weight(bits)));
+            let top = |row: &[i8]| row.iter().map(|q| q.abs()).max().unwrap();
+            assert!(folded.codes.chunks(9).all(|row| top(row) == largest), "{bits}: {:?}", folded.codes);
+        }
+        let float = of(None);
+        assert_eq!((float.codes.len(), float.scales.len()), (0, 0));
+        assert_eq!((float.float, float.bias), {
+            let eight = of(Some(Scheme::weight(8)));
+            (eight.float, eight.bias)
+        });
+    }
+
     #[test]
     fn no_code_changes_but_for_its_sign() {
         let (state, bn) = state(&[1.5, -0.7, 1e-3, -20.0]);
-        let folded = fold(&state, "w", None, Some(&bn), 4, 127).unwrap();
-        let plain = fold(&state, "w", None, None, 4, 127).unwrap();
+        let folded = fold(&state, &layer("w", Some(bn)), 4).unwrap();
+        let plain = fold(&state, &layer("w", None), 4).unwrap();
         for c in 0..4 {
             let sign = if [1, 3].contains(&c) { -1 } else { 1 };
             for i in c * 9..c * 9 + 9 {
@@ -148,7 +164,7 @@ mod tests {
     #[test]
     fn a_silent_channel_is_its_bias() {
         let (state, bn) = state(&[0.0, 1.0, f32::MIN_POSITIVE]);
-        let folded = fold(&state, "w", None, Some(&bn), 3, 127).unwrap();
+        let folded = fold(&state, &layer("w", Some(bn)), 3).unwrap();
         for c in [0, 2] {
             assert!(folded.codes[c * 9..c * 9 + 9].iter().all(|&q| q == 0));
             assert_eq!((folded.scales[c], folded.bias[c]), (1.0, state["b"].data[c]));
@@ -159,7 +175,7 @@ mod tests {
     fn integer_biases_always_fit() {
         let (mut s, bn) = state(&[1.0, 1e-20, -3.0]);
         s.get_mut("b").unwrap().data = vec![0.5, 2.0, -7.0];
-        let mut folded = fold(&s, "w", None, Some(&bn), 3, 127).unwrap();
+        let mut folded = fold(&s, &layer("w", Some(bn)), 3).unwrap();
         let before = folded.clone();
         let (biases, scales) = folded.integer_bias(0.02);
         for c in 0..3 {
@@ -175,7 +191,7 @@ mod tests {
     fn numbers_of_a_diverged_run_are_refused_by_name() {
         let (mut s, bn) = state(&[1.0]);
         s.get_mut("w").unwrap().data[3] = f32::NAN;
-        assert!(fold(&s, "w", None, Some(&bn), 1, 127).unwrap_err().to_string().contains("`w`"));
-        assert!(fold(&s, "x", None, None, 1, 127).unwrap_err().to_string().contains("`x`"));
+        assert!(fold(&s, &layer("w", Some(bn)), 1).unwrap_err().to_string().contains("`w`"));
+        assert!(fold(&s, &layer("x", None), 1).unwrap_err().to_string().contains("`x`"));
     }
 }

@@ -5,8 +5,8 @@ use super::onnx::{AttributeProto, TensorProto};
 use super::writer::{Quantized, Value, Writer};
 use super::{ExportError, FloatType, Profile};
 use crate::checkpoint::range_key;
-use crate::graph::{Node, Quantizer};
-use crate::quant::scheme::{Sign, step_of};
+use crate::graph::{Layer, Node, Quantizer};
+use crate::quant::scheme::Sign;
 
 /// Largest code of training, where a file's own type reaches further.
 const MAX_CODE: &str = "max_code";
@@ -63,16 +63,18 @@ impl Writer<'_> {
         let no_range = || ExportError::NoRange(q.name.clone());
         let absmax =
             *self.state.get(&range_key(&q.name)).and_then(|t| t.data.first()).ok_or_else(no_range)?;
-        let step = step_of(absmax)
+        let step = q
+            .scheme
+            .step(absmax)
             .ok_or_else(|| ExportError::NotFinite { name: range_key(&q.name), value: absmax })?;
         let (scale, zero_point) = (format!("{}.scale", q.name), format!("{}.zero_point", q.name));
         let half = self.steps(&scale, &[], &[step])?;
-        self.tensors.push(match (self.profile.integer_neighbours(), q.sign) {
+        self.tensors.push(match (self.profile.integer_neighbours(), q.scheme.sign) {
             (true, Sign::Unsigned) => TensorProto::unsigned(&zero_point, &[], &[0]),
             (true, Sign::Signed) => TensorProto::unsigned(&zero_point, &[], &[128]),
             (false, _) => TensorProto::bytes(&zero_point, &[], &[0]),
         });
-        let wide = self.profile.integer_neighbours() && q.sign == Sign::Unsigned;
+        let wide = self.profile.integer_neighbours() && q.scheme.sign == Sign::Unsigned;
         let quantized = Quantized { step, half, wide, scale, zero_point };
         let x = self.values[node.inputs[0].0].tensor.clone();
         let tensor = self.pair(&q.name, &x, &quantized);
@@ -83,15 +85,14 @@ impl Writer<'_> {
     pub(super) fn weights(
         &mut self,
         node: &Node,
-        weight: &str,
+        layer: &Layer,
         shape: &[usize],
-        quantized: bool,
         mut folded: FoldedWeights,
     ) -> Result<[String; 2], ExportError> {
-        let channels = shape[0];
+        let (channels, weight) = (shape[0], layer.weight.as_str());
         let bias = format!("{}.folded_bias", node.name);
         let input = self.input(node, 0).quantized;
-        if !quantized || self.profile == Profile::Fp32 {
+        if !layer.quantized() || self.profile == Profile::Fp32 {
             if self.profile != Profile::Fp32 {
                 self.fp32_nodes.push((node.name.clone(), "--qat-skip names it".into()));
             }

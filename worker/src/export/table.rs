@@ -2,7 +2,7 @@
 
 use crate::checkpoint::{State, range_key};
 use crate::graph::Graph;
-use crate::quant::scheme::{Sign, step_of};
+use crate::quant::scheme::Sign;
 use serde::Serialize;
 
 /// Scale of one activation.
@@ -30,8 +30,8 @@ pub fn scale_table(graph: &Graph, state: &State) -> Vec<ScaleEntry> {
             Some(ScaleEntry {
                 name: q.name.clone(),
                 absmax,
-                step: step_of(absmax)?,
-                sign: q.sign,
+                step: q.scheme.step(absmax)?,
+                sign: q.scheme.sign,
                 quantized: q.active,
             })
         })

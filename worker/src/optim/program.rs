@@ -378,6 +378,7 @@ impl Program {
             scales::update(
                 &self.rule,
                 &self.weights.ranges,
+                &self.weights.qmax,
                 &self.scale_velocity,
                 &self.scale_gradients(),
                 lr,

@@ -26,7 +26,7 @@ fn last(graph: &Graph) -> Option<&str> {
 /// Sorts the engine's nodes by the layers of the training graph.
 pub fn sort(nodes: &[NodeProfile], graph: &Graph) -> Kernels {
     let layers: Vec<(&str, bool)> =
-        graph.nodes.iter().filter_map(|n| Some((n.name.as_str(), n.op.layer()?.quantized))).collect();
+        graph.nodes.iter().filter_map(|n| Some((n.name.as_str(), n.op.layer()?.quantized()))).collect();
     let mut out = Kernels::default();
     let mut seen = vec![false; layers.len()];
     for node in nodes.iter().filter(|n| n.is_layer()) {
@@ -61,6 +61,7 @@ mod tests {
     use super::*;
     use crate::engine::Precision;
     use crate::models;
+    use crate::quant::scheme::Scheme;
 
     fn node(name: &str, op: &str, precision: Precision) -> NodeProfile {
         NodeProfile { name: name.into(), op: op.into(), kernel: op.into(), precision, milliseconds: None }
@@ -79,7 +80,7 @@ mod tests {
         let mut graph = models::build("ResNet20", [3, 32, 32], 10).unwrap();
         for n in &mut graph.nodes {
             if let Some(layer) = n.op.layer_mut() {
-                layer.quantized = n.name != "conv1";
+                layer.scheme = (n.name != "conv1").then_some(Scheme::weight(8));
             }
         }
         let nodes = [

@@ -18,8 +18,6 @@ impl Builder {
             params: Vec::new(),
             output: NodeId(0),
             layout: Layout::Nchw,
-            weight_bits: 8,
-            integer_biases: false,
         };
         (Self { graph }, NodeId(0))
     }

@@ -10,7 +10,7 @@ impl Graph {
             format!("digraph \"{}\" {{\n  node [shape=box style=filled fontname=monospace];\n", self.name);
         for (id, node) in self.iter() {
             let colour = match (&node.op, node.op.layer()) {
-                (_, Some(layer)) if layer.quantized => "#9fd6a0",
+                (_, Some(layer)) if layer.quantized() => "#9fd6a0",
                 (_, Some(_)) => "#a9c7ee",
                 (Op::Quantize(q), _) if q.active => "#ffd27f",
                 (Op::Quantize(_), _) => "#fff3d6",

@@ -15,5 +15,8 @@ pub fn infer_type(graph: &Graph, id: NodeId) -> Result<TensorType, GraphError> {
         return Err(fail(format!("reads value {} which is not made before it", late.0)));
     }
     let inputs = node.inputs.iter().map(|&i| &graph.node(i).ty).collect();
+    if let Some(scheme) = facts.layer().and_then(|layer| layer.scheme) {
+        scheme.check_weight().map_err(|e| fail(e.to_string()))?;
+    }
     facts.infer(&Given { declared: &node.ty, inputs, shapes: graph.shapes() }).map_err(fail)
 }

@@ -36,11 +36,6 @@ pub struct Graph {
     pub output: NodeId,
     /// Memory order of four-dimensional values.
     pub layout: Layout,
-    /// Bits of the codes of quantized weights: 8 or 7.
-    pub weight_bits: u32,
-    /// Whether the target adds the biases of quantized layers as integers.
-    #[serde(default)]
-    pub integer_biases: bool,
 }
 
 impl Graph {

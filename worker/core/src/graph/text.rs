@@ -5,11 +5,9 @@ use std::fmt;
 
 impl fmt::Display for Graph {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bits =
-            if self.weight_bits == 8 { String::new() } else { format!(" weight-bits={}", self.weight_bits) };
         writeln!(
             f,
-            "graph {} layout={:?} parameters={} nodes={}{bits}",
+            "graph {} layout={:?} parameters={} nodes={}",
             self.name,
             self.layout,
             self.parameter_count(),

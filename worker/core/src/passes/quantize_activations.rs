@@ -3,6 +3,7 @@
 use super::edit;
 use crate::graph::{DType, Graph, GraphError, Node, NodeId, Op, Quantizer, TensorType};
 use crate::quant::placement;
+use crate::quant::scheme::Scheme;
 use crate::strategy::Strategy;
 use std::collections::BTreeMap;
 
@@ -30,7 +31,11 @@ pub(super) fn quantizer(graph: &Graph, value: NodeId, active: bool) -> Node {
     let name = graph.node(value).name.clone();
     Node {
         name: format!("{name}.{}", if active { "quantize" } else { "observe" }),
-        op: Op::Quantize(Quantizer { name, sign: placement::sign(graph, value), active }),
+        op: Op::Quantize(Quantizer {
+            name,
+            scheme: Scheme::activation(placement::sign(graph, value)),
+            active,
+        }),
         inputs: Vec::new(),
         ty: TensorType { shape: Vec::new(), dtype: DType::F32 },
     }

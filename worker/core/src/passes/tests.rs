@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::models;
+use crate::quant::scheme::Scheme;
 use crate::strategy::{Amp, Layout, Qat, Target};
 use std::path::Path;
 
@@ -70,7 +71,7 @@ fn skipped_nodes_stay_in_floating_point() {
     let graph = models::build("ResNet20", [3, 32, 32], 10).unwrap();
     let graph = run(graph, &quantizing(Target::Openvino, &["conv1", "fc"]), Purpose::Train).unwrap();
     let conv = graph.node(graph.find("conv1").unwrap()).op.layer().unwrap();
-    assert!(!conv.quantized);
+    assert!(!conv.quantized());
     assert!(
         graph.quantizers().filter(|(_, q)| q.active).all(|(_, q)| q.name != "input" && q.name != "avgpool")
     );
@@ -139,6 +140,68 @@ fn passes_of_ones_own_run_where_they_were_put_and_for_what_they_say() {
     let plain = ["drop-dead", "quantize-weights", "quantize-activations", "observe-superset"];
     assert_eq!(ran(Purpose::Export), [&plain[..], &["fold-batch-norm", "z"]].concat());
     assert!(format!("{passes:?}").starts_with("[\"drop-dead\", \"a\", \"b\","), "{passes:?}");
+}
+
+/// Gives one layer weights of so many bits.
+struct Narrow(u32);
+
+impl GraphPass for Narrow {
+    fn name(&self) -> &str {
+        "narrow"
+    }
+
+    fn what(&self) -> &str {
+        "gives a layer a scheme of its own"
+    }
+
+    fn apply(&self, mut graph: Graph, _: &Strategy) -> Result<Graph, GraphError> {
+        let id = graph.find("layer1.0.conv2").unwrap();
+        graph.nodes[id.0].op.layer_mut().unwrap().scheme = Some(Scheme::weight(self.0));
+        Ok(graph)
+    }
+}
+
+#[test]
+fn every_node_has_a_scheme_of_its_own() {
+    let narrowed = |bits, purpose| {
+        let graph = models::build("ResNet20", [3, 32, 32], 10).unwrap();
+        let passes = Passes::default().after(Pass::QuantizeWeights, Narrow(bits));
+        passes.run(graph, &quantizing(Target::Onnxruntime, &["fc"]), purpose, |_, _| {})
+    };
+    for purpose in [Purpose::Train, Purpose::Eval, Purpose::Export] {
+        let graph = narrowed(4, purpose).unwrap();
+        let layer = |name| graph.node(graph.find(name).unwrap()).op.layer().unwrap();
+        assert_eq!(layer("layer1.0.conv2").scheme, Some(Scheme::weight(4)));
+        assert_eq!(layer("layer1.0.conv1").scheme, Some(Scheme::weight(8)));
+        assert_eq!((layer("fc").scheme, layer("fc").integer_bias), (None, false));
+        assert!(layer("conv1").integer_bias);
+        let said = graph.to_string();
+        assert!(said.matches(" int4]").count() == 1 && said.matches(" int8]").count() == 20, "{said}");
+        let json = serde_json::to_string(&graph).unwrap();
+        assert_eq!(serde_json::from_str::<Graph>(&json).unwrap(), graph);
+    }
+    let said = narrowed(9, Purpose::Train).unwrap_err().to_string();
+    assert!(
+        said.contains("`layer1.0.conv2` (Conv): weights are quantized") && said.contains("not 9 bits"),
+        "{said}"
+    );
+    let seven = Strategy { qat: Some(Qat { weight_bits: 7, ..Qat::default() }), ..Strategy::default() };
+    let graph = run(models::build("ResNet20", [3, 32, 32], 10).unwrap(), &seven, Purpose::Train).unwrap();
+    assert_eq!(graph.to_string().matches(" int7]").count(), 22);
+    assert!(graph.nodes.iter().filter_map(|n| n.op.layer()).all(|layer| !layer.integer_bias));
+}
+
+#[test]
+fn an_activation_scheme_without_numerics_is_refused_by_name() {
+    let graph = models::build("ResNet20", [3, 32, 32], 10).unwrap();
+    let mut graph = run(graph, &quantizing(Target::Openvino, &[]), Purpose::Train).unwrap();
+    for node in &mut graph.nodes {
+        if let Op::Quantize(q) = &mut node.op {
+            q.scheme.bits = 4;
+        }
+    }
+    let said = graph.verify().unwrap_err().to_string();
+    assert!(said.contains("`input.quantize` (Quantize)") && said.contains("not 4 bits, signed"), "{said}");
 }
 
 #[test]

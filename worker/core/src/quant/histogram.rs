@@ -5,7 +5,10 @@
 //! calibration (S. Migacz, "8-bit inference with TensorRT", GTC 2017); the squared error is minimised over ranges as
 //! in arXiv 1810.05723, section 3.
 
-use super::scheme::QMAX;
+use super::scheme::{Scheme, Sign};
+
+/// Largest code of an activation, of either sign.
+const QMAX: i64 = Scheme::activation(Sign::Signed).qmax();
 
 /// Bins of a histogram.
 pub const BINS: usize = 2048;

@@ -1,68 +1,130 @@
-//! The single source of quantized numerics: train, eval and export all read code ranges and steps here.
+//! The single source of quantized numerics: training, evaluation and export all read code ranges and steps here.
 //!
-//! Weights are symmetric INT8 per output channel, activations symmetric INT8 per tensor, zero point 0, codes
-//! in [-127, 127] (or [0, 127] for a tensor that is never negative). `step = absmax / 127`, in FP32, whatever
-//! the tensor's own type.
+//! A [`Scheme`] is a value that quantizers and layers of a graph carry, each its own. All are symmetric with zero point 0:
+//! codes of b bits are in [-(2^(b-1) - 1), 2^(b-1) - 1], or from 0 on for a tensor that is never negative, and
+//! `step = absmax / qmax` in FP32, whatever the tensor's own type. The recipe's are [`Scheme::weight`] (8 or 7 bits per
+//! output channel) and [`Scheme::activation`] (8 bits per tensor).
 
 use serde::{Deserialize, Serialize};
-
-/// Largest code of either kind.
-pub const QMAX: i64 = 127;
-
-/// Largest code of weights of `bits` bits: 127 or 63. Codes are symmetric, from minus it.
-pub fn weight_qmax(bits: u32) -> i64 {
-    (1 << (bits - 1)) - 1
-}
 
 /// Smallest step ever used: keeps `1 / step` and `127 * step` finite and normal in FP32, so an all-zero or
 /// denormal range still quantizes to finite values.
 pub const MIN_STEP: f32 = 1.0e-30;
 
-/// Sign of a quantized activation.
+/// How a tensor is quantized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Scheme {
+    /// Bits of a code, that of its sign included, 2 to 8. A tensor that is never negative uses the codes from 0 on, so that
+    /// it can be written with either sign.
+    pub bits: u32,
+    /// Whether codes can be negative.
+    pub sign: Sign,
+    /// What shares a step.
+    pub granularity: Granularity,
+}
+
+/// Sign of the codes of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Sign {
-    /// Codes in [-127, 127].
+    /// Codes from minus the largest.
     Signed,
-    /// Codes in [0, 127]: the tensor is never negative (it comes out of a ReLU).
+    /// Codes from 0: the tensor is never negative (it comes out of a ReLU).
     Unsigned,
 }
 
-impl Sign {
+/// What shares a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Granularity {
+    /// The whole tensor.
+    PerTensor,
+    /// What has one index of this dimension, counted without the batch.
+    PerChannel(usize),
+}
+
+/// A scheme whose numerics Octrain does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{what} are quantized {wanted}, not {got}")]
+pub struct SchemeError {
+    /// Weights or activations.
+    what: &'static str,
+    /// What they can have.
+    wanted: &'static str,
+    /// What was asked for.
+    got: Scheme,
+}
+
+impl Scheme {
+    /// Of weights: signed codes of `bits` bits, a step per output channel (dimension 0).
+    pub const fn weight(bits: u32) -> Self {
+        Self { bits, sign: Sign::Signed, granularity: Granularity::PerChannel(0) }
+    }
+
+    /// Of activations: codes of 8 bits, one step.
+    pub const fn activation(sign: Sign) -> Self {
+        Self { bits: 8, sign, granularity: Granularity::PerTensor }
+    }
+
+    /// Whether weights can have it.
+    pub fn check_weight(self) -> Result<(), SchemeError> {
+        let fits = (2..=8).contains(&self.bits) && self == Self::weight(self.bits);
+        let wanted = "with 2 to 8 bits, signed, per channel of dimension 0";
+        if fits { Ok(()) } else { Err(SchemeError { what: "weights", wanted, got: self }) }
+    }
+
+    /// Whether activations can have it.
+    pub fn check_activation(self) -> Result<(), SchemeError> {
+        let fits = self == Self::activation(self.sign);
+        let wanted = "with 8 bits per tensor";
+        if fits { Ok(()) } else { Err(SchemeError { what: "activations", wanted, got: self }) }
+    }
+
+    /// Largest code: 127 of 8 bits.
+    pub const fn qmax(self) -> i64 {
+        (1 << (self.bits - 1)) - 1
+    }
+
     /// Smallest code.
-    pub fn qmin(self) -> i64 {
-        match self {
-            Sign::Signed => -QMAX,
+    pub const fn qmin(self) -> i64 {
+        match self.sign {
+            Sign::Signed => -self.qmax(),
             Sign::Unsigned => 0,
         }
     }
+
+    /// The step of a range: `absmax / qmax`, never below [`MIN_STEP`]. `absmax` must be finite and not negative; anything
+    /// else is a caller's error and is answered with `None`.
+    pub fn step(self, absmax: f32) -> Option<f32> {
+        (absmax.is_finite() && absmax >= 0.0).then(|| (absmax / self.qmax() as f32).max(MIN_STEP))
+    }
+
+    /// Code of one value: `clamp(round_half_even(x / step), qmin, qmax)`.
+    pub fn code(self, x: f32, step: f32) -> i64 {
+        let q = (x / step).round_ties_even();
+        q.clamp(self.qmin() as f32, self.qmax() as f32) as i64
+    }
+
+    /// LSQ's factor on the gradient of a learned step (Esser et al., arXiv 1902.08153): `1 / sqrt(values * qmax)`.
+    pub fn learned_gradient_scale(self, values: usize) -> f64 {
+        1.0 / (values.max(1) as f64 * self.qmax() as f64).sqrt()
+    }
 }
 
-/// The step of a range: `absmax / 127`, never below [`MIN_STEP`]. `absmax` must be finite and not negative;
-/// anything else is a caller's error and is answered with `None`.
-pub fn step_of(absmax: f32) -> Option<f32> {
-    step_for(absmax, QMAX)
-}
-
-/// [`step_of`] for codes up to `qmax`.
-pub fn step_for(absmax: f32, qmax: i64) -> Option<f32> {
-    (absmax.is_finite() && absmax >= 0.0).then(|| (absmax / qmax as f32).max(MIN_STEP))
-}
-
-/// LSQ's factor on the gradient of a learned step (Esser et al., arXiv 1902.08153): `1 / sqrt(values * 127)`.
-pub fn learned_gradient_scale(values: usize) -> f64 {
-    1.0 / (values.max(1) as f64 * QMAX as f64).sqrt()
-}
-
-/// Code of one value: `clamp(round_half_even(x / step), qmin, 127)`.
-pub fn code(x: f32, step: f32, qmin: i64) -> i64 {
-    code_within(x, step, [qmin, QMAX])
-}
-
-/// [`code`] in the range `[qmin, qmax]`.
-pub fn code_within(x: f32, step: f32, [qmin, qmax]: [i64; 2]) -> i64 {
-    let q = (x / step).round_ties_even();
-    q.clamp(qmin as f32, qmax as f32) as i64
+/// E.g. `8 bits, signed, per tensor`.
+impl std::fmt::Display for Scheme {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let sign = match self.sign {
+            Sign::Signed => "signed",
+            Sign::Unsigned => "unsigned",
+        };
+        match self.granularity {
+            Granularity::PerTensor => write!(f, "{} bits, {sign}, per tensor", self.bits),
+            Granularity::PerChannel(axis) => {
+                write!(f, "{} bits, {sign}, per channel of dimension {axis}", self.bits)
+            }
+        }
+    }
 }
 
 /// Code and unit of a bias that is added to integer sums: `round_half_even(bias / unit)` with the unit of the sums,
@@ -77,15 +139,53 @@ pub fn bias_code(bias: f32, input: f32, weight: f32) -> Option<(i32, f32)> {
 mod tests {
     use super::*;
 
+    const SIGNED: Scheme = Scheme::activation(Sign::Signed);
+
     #[test]
     fn steps_are_finite_and_positive_for_every_legal_range() {
-        for absmax in [0.0, f32::from_bits(1), 1e-38, 1e-7, 1.0, 65504.0, f32::MAX] {
-            let s = step_of(absmax).unwrap();
-            assert!(s.is_finite() && s > 0.0 && (1.0 / s).is_finite(), "{absmax} gave {s}");
+        for scheme in [SIGNED, Scheme::weight(7), Scheme::weight(2)] {
+            for absmax in [0.0, f32::from_bits(1), 1e-38, 1e-7, 1.0, 65504.0, f32::MAX] {
+                let s = scheme.step(absmax).unwrap();
+                assert!(s.is_finite() && s > 0.0 && (1.0 / s).is_finite(), "{absmax} gave {s}");
+            }
+            assert_eq!(scheme.step(f32::NAN), None);
+            assert_eq!(scheme.step(f32::INFINITY), None);
+            assert_eq!(scheme.step(-1.0), None);
         }
-        assert_eq!(step_of(f32::NAN), None);
-        assert_eq!(step_of(f32::INFINITY), None);
-        assert_eq!(step_of(-1.0), None);
+        assert_eq!((SIGNED.step(127.0), Scheme::weight(4).step(7.0)), (Some(1.0), Some(1.0)));
+    }
+
+    #[test]
+    fn codes_are_those_of_the_schemes_bits_and_sign() {
+        let range = |s: Scheme| (s.qmin(), s.qmax());
+        assert_eq!(range(SIGNED), (-127, 127));
+        assert_eq!(range(Scheme::activation(Sign::Unsigned)), (0, 127));
+        assert_eq!(
+            [8, 7, 4, 2].map(|b| range(Scheme::weight(b))),
+            [(-127, 127), (-63, 63), (-7, 7), (-1, 1)]
+        );
+        assert_eq!(range(Scheme { bits: 4, ..Scheme::activation(Sign::Unsigned) }), (0, 7));
+    }
+
+    #[test]
+    fn what_has_no_numerics_is_refused() {
+        for bits in 2..=8 {
+            Scheme::weight(bits).check_weight().unwrap();
+        }
+        SIGNED.check_activation().unwrap();
+        Scheme::activation(Sign::Unsigned).check_activation().unwrap();
+        for bits in [0, 1, 7, 9, 32] {
+            assert_eq!(Scheme::weight(bits).check_weight().is_ok(), bits == 7);
+            assert!(Scheme { bits, ..SIGNED }.check_activation().is_err());
+        }
+        let said = Scheme { granularity: Granularity::PerChannel(1), ..SIGNED }.check_activation();
+        assert_eq!(
+            said.unwrap_err().to_string(),
+            "activations are quantized with 8 bits per tensor, not 8 bits, signed, per channel of dimension 1"
+        );
+        let said = Scheme::activation(Sign::Unsigned).check_weight().unwrap_err().to_string();
+        assert!(said.contains("not 8 bits, unsigned, per tensor"), "{said}");
+        assert!(Scheme { sign: Sign::Unsigned, ..Scheme::weight(8) }.check_weight().is_err());
     }
 
     #[test]
@@ -98,14 +198,16 @@ mod tests {
 
     #[test]
     fn the_gradient_scale_is_the_papers() {
-        assert!((learned_gradient_scale(100) - 1.0 / (100.0f64 * 127.0).sqrt()).abs() < 1e-15);
-        assert!(learned_gradient_scale(0).is_finite());
+        let scale = |n| SIGNED.learned_gradient_scale(n);
+        assert!((scale(100) - 1.0 / (100.0f64 * 127.0).sqrt()).abs() < 1e-15);
+        assert!(scale(0).is_finite());
     }
 
     #[test]
     fn rounding_is_half_to_even_and_saturates() {
-        assert_eq!([0.5, 1.5, 2.5, -0.5, -1.5].map(|x| code(x, 1.0, -127)), [0, 2, 2, 0, -2]);
-        assert_eq!([1e9, -1e9].map(|x| code(x, 1.0, -127)), [127, -127]);
-        assert_eq!(code(-3.0, 1.0, 0), 0);
+        assert_eq!([0.5, 1.5, 2.5, -0.5, -1.5].map(|x| SIGNED.code(x, 1.0)), [0, 2, 2, 0, -2]);
+        assert_eq!([1e9, -1e9].map(|x| SIGNED.code(x, 1.0)), [127, -127]);
+        assert_eq!(Scheme::activation(Sign::Unsigned).code(-3.0, 1.0), 0);
+        assert_eq!([1e9, -1e9].map(|x| Scheme::weight(4).code(x, 1.0)), [7, -7]);
     }
 }

@@ -4,7 +4,7 @@ use super::super::{ExecError, Mode, Prepared};
 use super::{Call, Forward};
 use crate::graph::Quantizer;
 use crate::native::{self, NativeError};
-use crate::quant::scheme::{QMAX, learned_gradient_scale};
+use crate::quant::scheme::Scheme;
 use tch::Tensor;
 
 impl Forward for Quantizer {
@@ -13,7 +13,7 @@ impl Forward for Quantizer {
         let at = |source| ExecError::Native { node: call.node.name.clone(), source };
         let i = call.quantizer.expect("resolved for every quantizer");
         if self.active && mode.quantize {
-            let (y, seen) = quantize(x, call.pass.prepared, i, self.sign.qmin(), mode).map_err(at)?;
+            let (y, seen) = quantize(x, call.pass.prepared, i, self.scheme, mode).map_err(at)?;
             if let Some(seen) = seen {
                 call.pass.record.observe(i, &seen)?;
             }
@@ -32,17 +32,18 @@ fn quantize(
     x: &Tensor,
     prepared: &Prepared,
     index: usize,
-    qmin: i64,
+    scheme: Scheme,
     mode: Mode,
 ) -> Result<(Tensor, Option<Tensor>), NativeError> {
     let step = prepared.steps.narrow(0, index as i64, 1);
-    let scale = learned_gradient_scale(x.numel()) as f32;
+    let scale = scheme.learned_gradient_scale(x.numel()) as f32;
+    let (qmin, qmax) = (scheme.qmin(), scheme.qmax());
     let through = mode.pass_through;
     let seen = |(y, seen)| (y, Some(seen));
     match (prepared.learns_scales, mode.observe) {
-        (false, false) => native::fake_quant(x, &step, qmin, QMAX, through).map(|y| (y, None)),
-        (false, true) => native::observe_fake_quant(x, &step, qmin, QMAX, through).map(seen),
-        (true, false) => native::fake_quant_learned(x, &step, qmin, QMAX, scale).map(|y| (y, None)),
-        (true, true) => native::observe_fake_quant_learned(x, &step, qmin, QMAX, scale).map(seen),
+        (false, false) => native::fake_quant(x, &step, qmin, qmax, through).map(|y| (y, None)),
+        (false, true) => native::observe_fake_quant(x, &step, qmin, qmax, through).map(seen),
+        (true, false) => native::fake_quant_learned(x, &step, qmin, qmax, scale).map(|y| (y, None)),
+        (true, true) => native::observe_fake_quant_learned(x, &step, qmin, qmax, scale).map(seen),
     }
 }

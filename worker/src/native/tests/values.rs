@@ -57,7 +57,7 @@ fn a_range_of_1e_7_keeps_its_values_under_fp16() {
     for device in devices() {
         let x = Tensor::from_slice(&[1e-7f32, -1e-7, 6e-8, 0.0]).to_kind(Kind::Half).to_device(device);
         let absmax = values(&abs_max(&x).unwrap())[0];
-        let step = crate::quant::scheme::step_of(absmax).unwrap();
+        let step = crate::quant::scheme::Scheme::weight(8).step(absmax).unwrap();
         assert_eq!(f16::from_f32(step), f16::ZERO, "the case is the one that is meant");
         let y = fake_quant(&x, &step_on(device, step), -127, 127, false).unwrap();
         assert_eq!(values(&y), values(&x), "codes 127, -127, 63 or 64, and 0 give the FP16 numbers back");

@@ -2,6 +2,7 @@
 
 use super::super::DType;
 use super::BatchNorm;
+use crate::quant::scheme::Scheme;
 use serde::{Deserialize, Serialize};
 
 /// Weight and bias of a product, and how it is computed. The weight's first dimension is that of the outputs.
@@ -11,8 +12,10 @@ pub struct Layer {
     pub weight: String,
     /// Name of the bias `[out]`, if any.
     pub bias: Option<String>,
-    /// Whether the weight is quantized per output channel.
-    pub quantized: bool,
+    /// How the weight is quantized; `None`: it is not.
+    pub scheme: Option<Scheme>,
+    /// Whether the bias is added as an integer, in units of input step times weight step.
+    pub integer_bias: bool,
     /// Element type in which it computes.
     pub compute: DType,
     /// The BatchNorm that was folded into it, by `fold-batch-norm`: weights and bias are made from its parameters.
@@ -22,7 +25,14 @@ pub struct Layer {
 impl Layer {
     /// A layer in FP32, as networks are built.
     pub fn new(weight: impl Into<String>, bias: Option<String>) -> Self {
-        Self { weight: weight.into(), bias, quantized: false, compute: DType::F32, folded: None }
+        Self {
+            weight: weight.into(),
+            bias,
+            scheme: None,
+            integer_bias: false,
+            compute: DType::F32,
+            folded: None,
+        }
     }
 
     /// Names of its parameters: weight, bias, then those of the BatchNorm that was folded into it.
@@ -33,14 +43,15 @@ impl Layer {
             .collect()
     }
 
+    /// Whether the weight is quantized.
+    pub fn quantized(&self) -> bool {
+        self.scheme.is_some()
+    }
+
     /// What dumps say of it behind shape and attributes, e.g. ` bias +bn int8`.
     pub fn marks(&self) -> String {
         let mark = |on: bool, text: &'static str| if on { text } else { "" };
-        [
-            mark(self.bias.is_some(), " bias"),
-            mark(self.folded.is_some(), " +bn"),
-            mark(self.quantized, " int8"),
-        ]
-        .concat()
+        let bits = self.scheme.map_or_else(String::new, |scheme| format!(" int{}", scheme.bits));
+        [mark(self.bias.is_some(), " bias"), mark(self.folded.is_some(), " +bn"), &bits].concat()
     }
 }

@@ -3,7 +3,7 @@
 use super::super::TensorType;
 use super::operator::kept;
 use super::{Given, Operator, Shapes, Site};
-use crate::quant::scheme::Sign;
+use crate::quant::scheme::{Scheme, Sign};
 use crate::strategy::Target;
 use serde::{Deserialize, Serialize};
 
@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 pub struct Quantizer {
     /// Name of the observed value, and of the quantizer: the node whose value it reads.
     pub name: String,
-    /// Whether codes are signed.
-    pub sign: Sign,
+    /// How it quantizes.
+    pub scheme: Scheme,
     /// Fake-quantizes (else it only observes, so that other profiles can be written).
     pub active: bool,
 }
@@ -24,6 +24,7 @@ impl Operator for Quantizer {
     }
 
     fn infer(&self, given: &Given) -> Result<TensorType, String> {
+        self.scheme.check_activation().map_err(|e| e.to_string())?;
         Ok(given.inputs[0].clone())
     }
 
@@ -41,6 +42,6 @@ impl Operator for Quantizer {
     }
 
     fn describe(&self, _: &Shapes) -> String {
-        format!("{}[{:?}]", if self.active { "Quantize" } else { "Observe" }, self.sign)
+        format!("{}[{:?}]", if self.active { "Quantize" } else { "Observe" }, self.scheme.sign)
     }
 }

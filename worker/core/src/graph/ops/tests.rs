@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::graph::{DType, Param, ParamKind, TensorType};
-use crate::quant::scheme::Sign;
+use crate::quant::scheme::{Scheme, Sign};
 
 fn conv(groups: usize) -> Op {
     let layer = Layer::new("w", Some("b".into()));
@@ -23,7 +23,7 @@ fn pool(kernel: usize, stride: usize, padding: usize) -> Op {
 }
 
 fn quantizer(active: bool) -> Op {
-    Op::Quantize(Quantizer { name: "x".into(), sign: Sign::Signed, active })
+    Op::Quantize(Quantizer { name: "x".into(), scheme: Scheme::activation(Sign::Signed), active })
 }
 
 fn params() -> Vec<Param> {
@@ -234,8 +234,10 @@ fn a_layer_names_what_it_reads_and_what_became_of_it() {
     assert_eq!(norm().params(), ["g"; 4]);
     let layer = op.layer_mut().unwrap();
     layer.folded = Some(folded);
-    layer.quantized = true;
-    assert_eq!(layer.marks(), " bias +bn int8");
+    layer.scheme = Some(Scheme::weight(8));
+    assert_eq!((layer.marks().as_str(), layer.quantized()), (" bias +bn int8", true));
+    layer.scheme = Some(Scheme::weight(4));
+    assert!(layer.marks().ends_with(" int4") && !linear().layer().unwrap().quantized());
     assert_eq!(op.params(), ["w", "b", "g", "g", "g", "g"]);
     assert_eq!((linear().params(), Op::Relu.params().len()), (vec!["fc"], 0));
     assert!(Op::Relu.layer().is_none() && Op::Relu.layer_mut().is_none());
