@@ -1,6 +1,7 @@
 //! The list of passes on the networks there are.
 
 use super::*;
+use crate::graph::{Builder, ParamKind};
 use crate::models;
 use crate::quant::scheme::Scheme;
 use crate::strategy::{Amp, Layout, Qat, Target};
@@ -85,6 +86,21 @@ fn folding_leaves_no_batch_norm_and_all_parameters() {
     assert!(graph.nodes.iter().all(|n| !matches!(n.op, Op::BatchNorm(_))));
     assert!(graph.nodes.iter().all(|n| !matches!(&n.op, Op::Conv(c) if c.layer.folded.is_none())));
     assert_eq!(graph.params, before);
+}
+
+#[test]
+fn a_batch_norm_folds_into_a_linear_layer_as_into_a_convolution() {
+    let (mut b, x) = Builder::new("Dense", [3, 2, 2]);
+    let x = b.push("flatten", Op::Flatten, &[x]).unwrap();
+    let x = b.linear("fc1", x, 4).unwrap();
+    let x = b.batch_norm("bn", x, ParamKind::Gamma).unwrap();
+    let x = b.push("relu", Op::Relu, &[x]).unwrap();
+    let x = b.linear("fc2", x, 3).unwrap();
+    let graph = run(b.finish(x).unwrap(), &quantizing(Target::Openvino, &[]), Purpose::Export).unwrap();
+    let layer = graph.node(graph.find("fc1").unwrap()).op.layer().unwrap();
+    let read = ["fc1.weight", "fc1.bias", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var"];
+    assert_eq!((layer.params(), graph.find("bn")), (read.to_vec(), None));
+    assert!(graph.to_string().contains("fc1 = Linear[4x12 bias +bn int8](flatten)"), "{graph}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
-//! Which edges of a graph are quantized for which runtime. Rules look at structure only, never at the order of
-//! nodes.
+//! Which edges of a graph are quantized for which runtime. Each operator's rule is among its facts
+//! (`Operator::quantized_inputs`); rules look at structure only, never at the order of nodes. Those of Octrain's own
+//! operators come to this:
 //!
 //! | target | quantized edges |
 //! | --- | --- |
