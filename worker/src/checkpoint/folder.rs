@@ -27,6 +27,8 @@ pub struct OwnedFolder {
     adopts_unnamed: bool,
     /// Removed once the first checkpoint is complete.
     superseded: Vec<PathBuf>,
+    /// A checkpoint of this process that was due for nothing but being the best so far.
+    best_only: Option<PathBuf>,
     /// What became of damaged checkpoints beyond its start, for people.
     set_aside: Vec<String>,
 }
@@ -131,7 +133,7 @@ impl RunFolder {
         let path = self.root.join(RUN);
         let text = serde_json::to_vec_pretty(&run).map_err(|e| CheckpointError::damaged(&path, e))?;
         super::write_atomic(&path, &text)?;
-        Ok(OwnedFolder { folder: self, run, adopts_unnamed, superseded, set_aside })
+        Ok(OwnedFolder { folder: self, run, adopts_unnamed, superseded, best_only: None, set_aside })
     }
 }
 
@@ -157,6 +159,32 @@ impl OwnedFolder {
             Ok(None) => self.adopts_unnamed,
             Err(_) => false,
         }
+    }
+
+    /// The highest top-1 that checkpoints of this run were evaluated with; none where none was.
+    ///
+    /// # Errors
+    /// When the folder cannot be listed, or a manifest of it cannot be read.
+    pub fn best(&self) -> Result<Option<f64>, CheckpointError> {
+        let mut best: Option<f64> = None;
+        for (_, path) in store::list(&self.folder.root)? {
+            if self.owns(&path) && !self.superseded.contains(&path) {
+                best =
+                    [best, store::top1(&store::load_manifest(&path)?)].into_iter().flatten().reduce(f64::max);
+            }
+        }
+        Ok(best)
+    }
+
+    /// Saves like [`OwnedFolder::save`] the best checkpoint so far. Of this process's best ones, those that were not `due`
+    /// for any other reason go once a better one is complete.
+    pub fn save_best(&mut self, snapshot: &Snapshot, due: bool) -> Result<PathBuf, CheckpointError> {
+        let target = self.save(snapshot)?;
+        if let Some(former) = self.best_only.take().filter(|former| *former != target && former.exists()) {
+            fs::remove_dir_all(&former).map_err(CheckpointError::io("remove the superseded", &former))?;
+        }
+        self.best_only = (!due).then(|| target.clone());
+        Ok(target)
     }
 
     /// Saves atomically and returns the checkpoint's folder. Once it is in place, this run's earlier checkpoints within
@@ -268,6 +296,36 @@ mod tests {
         drop(first);
         let e = take(dir.path()).admit(Some(&at), false).unwrap_err().to_string();
         assert!(e.contains("starts from 1") && e.contains("/1 --overwrite`"), "{e}");
+    }
+
+    #[test]
+    fn the_best_is_kept_beside_those_that_are_due_until_a_better_one_is_complete() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut run = take(dir.path()).admit(None, false).unwrap();
+        let of = |epoch, top1: f64| {
+            let mut one = snapshot(epoch, 0);
+            one.manifest.metrics = [("val.top1".to_string(), top1)].into();
+            one
+        };
+        assert_eq!(run.best().unwrap(), None);
+        run.save_best(&of(1, 10.0), false).unwrap();
+        run.save_best(&of(2, 20.0), true).unwrap();
+        assert_eq!(names(dir.path()), ["2"], "1 was kept for being the best only");
+        run.save_best(&of(3, 30.0), false).unwrap();
+        let at = run.save(&of(4, 25.0)).unwrap();
+        assert_eq!(
+            (names(dir.path()), run.best().unwrap()),
+            (vec!["2".into(), "3".into(), "4".into()], Some(30.0))
+        );
+        drop(run);
+        // Who goes on knows the best, and does not remove what another process has left.
+        let mut again = take(dir.path()).admit(Some(&at), false).unwrap();
+        assert_eq!(again.best().unwrap(), Some(30.0));
+        again.save_best(&of(5, 40.0), false).unwrap();
+        assert_eq!(names(dir.path()), ["2", "3", "4", "5"]);
+        drop(again);
+        let anew = take(dir.path()).admit(None, true).unwrap();
+        assert_eq!(anew.best().unwrap(), None, "those of another run are not its own");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Which checkpoint something was made from, in one line.
 
 use super::manifest::{Manifest, Position};
-use super::store::model_hash;
+use super::store::{model_hash, top1};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::Path;
@@ -36,7 +36,7 @@ impl Origin {
             name,
             run: manifest.run.as_ref().map(|r| r.id.clone()),
             position: manifest.position,
-            top1: manifest.metrics.get("val.top1").copied(),
+            top1: top1(manifest),
             sha256: model_hash(manifest).map(str::to_string),
         }
     }

@@ -36,6 +36,36 @@ pub enum Which {
     Auto,
     /// The one at the end of this many epochs.
     Epoch(u32),
+    /// The one whose evaluation found the highest top-1; of equals, the first.
+    Best,
+}
+
+impl Which {
+    /// What `auto`, `best` or a number of epochs means; none for another word.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "auto" => Some(Which::Auto),
+            "best" => Some(Which::Best),
+            number => number.parse().ok().map(Which::Epoch),
+        }
+    }
+}
+
+/// Top-1 in percent that a checkpoint was evaluated with; none where it was not.
+pub(super) fn top1(manifest: &Manifest) -> Option<f64> {
+    manifest.metrics.get("val.top1").copied()
+}
+
+/// The first of the checkpoints with the highest top-1; none where none was evaluated.
+fn best(all: &[(Progress, PathBuf)]) -> Result<Option<&(Progress, PathBuf)>, CheckpointError> {
+    let mut best: Option<(f64, &(Progress, PathBuf))> = None;
+    for one in all {
+        let Some(top1) = top1(&load_manifest(&one.1)?) else { continue };
+        if best.is_none_or(|(highest, _)| top1 > highest) {
+            best = Some((top1, one));
+        }
+    }
+    Ok(best.map(|(_, one)| one))
 }
 
 fn folder_name(p: Position) -> String {
@@ -136,6 +166,7 @@ pub fn find(path: &Path, which: Which) -> Result<PathBuf, CheckpointError> {
     all.sort();
     let found = match which {
         Which::Auto => all.last(),
+        Which::Best => best(&all)?,
         Which::Epoch(epoch) => all.iter().find(|(p, _)| *p == (epoch, 0)),
     };
     found.map(|(_, path)| path.clone()).ok_or_else(|| {
@@ -143,6 +174,10 @@ pub fn find(path: &Path, which: Which) -> Result<PathBuf, CheckpointError> {
             all.iter().filter_map(|(_, p)| Some(p.file_name()?.to_str()?.into())).collect();
         missing(match have.is_empty() {
             true => "it holds no complete checkpoint (a folder with manifest.json)".into(),
+            false if which == Which::Best => format!(
+                "none of its checkpoints ({}) was evaluated, so none is known to be the best; give `auto` or a number of epochs",
+                have.join(", ")
+            ),
             false => format!("it holds no such epoch, only {}", have.join(", ")),
         })
     })
@@ -326,6 +361,26 @@ mod tests {
         assert!(e.contains("only 1, 2, 10, 10-3, 10-4, 11"), "{e}");
         assert_eq!(load_weights(root).unwrap(), snapshot(11, 0).model);
         assert_eq!(fs::read_dir(root).unwrap().count(), 6, "nothing temporary is left");
+    }
+
+    #[test]
+    fn the_best_is_the_first_with_the_highest_top1() {
+        let dir = tempfile::tempdir().unwrap();
+        for (epoch, top1) in [(1, Some(50.0)), (2, Some(80.0)), (3, Some(80.0)), (4, None), (9, Some(70.0))] {
+            let mut one = snapshot(epoch, 0);
+            one.manifest.metrics = top1.map(|t| ("val.top1".to_string(), t)).into_iter().collect();
+            save(dir.path(), &one).unwrap();
+        }
+        assert_eq!(find(dir.path(), Which::Best).unwrap(), dir.path().join("2"));
+        let other = tempfile::tempdir().unwrap();
+        let mut one = snapshot(1, 0);
+        one.manifest.metrics.clear();
+        save(other.path(), &one).unwrap();
+        assert!(find(other.path(), Which::Best).unwrap_err().to_string().contains("was evaluated"));
+        assert_eq!(
+            ["auto", "best", "7", "last"].map(Which::parse),
+            [Some(Which::Auto), Some(Which::Best), Some(Which::Epoch(7)), None]
+        );
     }
 
     #[test]

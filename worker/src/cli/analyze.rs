@@ -20,7 +20,7 @@ pub struct AnalyzeArgs {
     /// Checkpoint folder, or a folder of checkpoints; one trained without --qat is calibrated on training images first.
     #[arg(long, value_name = "FOLDER")]
     pub from_checkpoint: PathBuf,
-    /// `auto` (the furthest) or a number of epochs.
+    /// `auto` (the furthest), `best` (that of the highest top-1) or a number of epochs.
     #[arg(long, value_name = "WHICH")]
     pub last_epoch_of_checkpoint: Option<String>,
     /// `digits`, or a folder with `train/<class>/` and `val/<class>/`; not given: the data of the checkpoint.

@@ -6,21 +6,21 @@ use crate::config::{RunConfig, RunScope};
 use crate::metrics::say;
 use std::path::{Path, PathBuf};
 
-/// Finds a checkpoint: `which` is `auto` or a number of epochs.
+/// Finds a checkpoint: `which` is `auto`, `best` or a number of epochs.
 pub fn find(path: &Path, which: Option<&str>) -> Result<(PathBuf, Manifest), Exit> {
     read(path, self::which(which)?).map_err(Exit::checkpoint)
 }
 
 /// What `--last-epoch-of-checkpoint` says.
 pub fn which(text: Option<&str>) -> Result<Which, Exit> {
-    Ok(match text {
-        None | Some("auto" | "none") => Which::Auto,
-        Some(n) => Which::Epoch(n.parse().map_err(|_| {
+    match text {
+        None | Some("none") => Ok(Which::Auto),
+        Some(word) => Which::parse(word).ok_or_else(|| {
             Exit::configuration(format!(
-                "--last-epoch-of-checkpoint is `{n}`; it is `auto` or a number of epochs"
+                "--last-epoch-of-checkpoint is `{word}`; it is `auto`, `best` or a number of epochs"
             ))
-        })?),
-    })
+        }),
+    }
 }
 
 /// Finds a checkpoint and reads what is in its manifest.

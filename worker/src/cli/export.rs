@@ -22,7 +22,7 @@ pub struct ExportArgs {
     /// Checkpoint folder, or a folder of checkpoints.
     #[arg(long, value_name = "FOLDER")]
     pub from_checkpoint: PathBuf,
-    /// `auto` (the furthest) or a number of epochs.
+    /// `auto` (the furthest), `best` (that of the highest top-1) or a number of epochs.
     #[arg(long, value_name = "WHICH")]
     pub last_epoch_of_checkpoint: Option<String>,
     /// Runtime the file is for.

@@ -4,7 +4,6 @@ use super::Exit;
 use super::classifier::{Classifier, PreparationFlags};
 use crate::data::{Geometry, ImageFiles, read_image};
 use crate::engine::{self, Engine, EngineKind};
-use crate::launcher::EXIT_ERROR;
 use crate::metrics::say;
 use anyhow::Result;
 use rayon::prelude::*;
@@ -138,7 +137,7 @@ pub fn main(args: &PredictArgs) -> Result<u8> {
     }
     let all = found.files.len() + found.refused.len();
     let message = format!("{unread} of {all} images could not be read; each is named above");
-    Err(Exit { code: EXIT_ERROR, message }.into())
+    Err(Exit::configuration(message).into())
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ pub struct VerifyArgs {
     /// The checkpoint the file was exported from.
     #[arg(long, value_name = "FOLDER")]
     pub from_checkpoint: PathBuf,
-    /// `auto` (the furthest) or a number of epochs.
+    /// `auto` (the furthest), `best` (that of the highest top-1) or a number of epochs.
     #[arg(long, value_name = "WHICH")]
     pub last_epoch_of_checkpoint: Option<String>,
     /// The ONNX file.

@@ -287,7 +287,7 @@ pub struct RunConfig {
     #[arg(long, help_heading = "Checkpoints")]
     pub from_checkpoint: Option<PathBuf>,
     /// Which checkpoint of `from-checkpoint` or `output-dir`: `auto` (the furthest; where `output-dir` holds none yet, the
-    /// run starts anew), a number of epochs, or `none` (its weights and momentum, from the first epoch).
+    /// run starts anew), `best` (that of the highest top-1), a number of epochs, or `none` (its weights and momentum, from the first epoch).
     #[arg(long, help_heading = "Checkpoints")]
     pub last_epoch_of_checkpoint: Option<String>,
     /// Checkpoint folder or weights file to start from (weights only).

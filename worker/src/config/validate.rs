@@ -51,10 +51,11 @@ pub fn validate(c: &RunConfig) -> Result<(), ConfigError> {
     if let Some(which) = &c.last_epoch_of_checkpoint
         && which != "auto"
         && which != "none"
+        && which != "best"
         && which.parse::<u32>().is_err()
     {
         return Err(ConfigError::Invalid(format!(
-            "--last-epoch-of-checkpoint is `{which}`; it is `auto`, `none` or a number of epochs"
+            "--last-epoch-of-checkpoint is `{which}`; it is `auto`, `best`, `none` or a number of epochs"
         )));
     }
     Ok(())

@@ -1,11 +1,13 @@
 //! What a run tells: log lines or progress bars for people, JSON lines for programs, tables at the end.
 
+mod classes;
 mod output;
 mod report;
 mod reporter;
 mod screen;
 mod table;
 
+pub use classes::{ClassMetrics, worst_classes};
 pub(crate) use output::say;
 pub use output::{Lines, Reader, err, finish, finish_within, last_word, line, out, print, start};
 pub use report::{ReportError, ReportFile};

@@ -1,7 +1,7 @@
 //! Rank 0 speaks for the run: a progress bar on a terminal, plain lines elsewhere, JSON lines in the report file.
 
 use super::screen::Screen;
-use super::{ReportError, ReportFile, median, say};
+use super::{ClassMetrics, ReportError, ReportFile, median, say, worst_classes};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use std::io::IsTerminal;
@@ -202,6 +202,15 @@ impl Reporter {
             "kind": "eval", "epoch": epoch, "val.top1": m.top1, "val.top5": m.top5, "val.loss": m.loss,
             "val.images": m.images, "val.corrupt": m.corrupt, "val.ips": ips,
         }));
+    }
+
+    /// Accuracy of each class after `epoch` epochs: in the report file, and the worst as a table where that is wanted.
+    pub fn classes(&mut self, epoch: u32, classes: &[ClassMetrics], as_table: bool) {
+        let listed: Vec<Value> = classes.iter().map(ClassMetrics::json).collect();
+        self.json(&json!({"kind": "classes", "epoch": epoch, "val.classes": listed}));
+        if as_table {
+            self.line(worst_classes(classes).trim_end());
+        }
     }
 
     /// An evaluation of a network that is to be quantized without training, before that.

@@ -36,6 +36,8 @@ struct Chosen {
 struct Told {
     source: Option<Chosen>,
     run: Option<RunIdentity>,
+    /// The best top-1 so far, as the bits of its number: ranks must not differ by a rounding of the text.
+    best: Option<u64>,
 }
 
 /// How a run begins.
@@ -47,6 +49,8 @@ pub(super) struct Begin {
     pub folder: Option<OwnedFolder>,
     /// Whose checkpoints are written, on every rank; none where nothing is written.
     pub run: Option<RunIdentity>,
+    /// The highest top-1 that its checkpoints in the folder were evaluated with, on every rank.
+    pub best: Option<f64>,
 }
 
 /// Images of an optimizer step of the run that `config` would go on with, as the folders are now; 0 where it would start
@@ -92,12 +96,12 @@ fn fits_plan(config: &RunConfig, plan: &BuildPlan, kept: Option<u64>) -> Result<
 fn source(config: &RunConfig, images: usize) -> Result<Option<PathBuf>, TrainError> {
     let text = config.last_epoch_of_checkpoint.as_deref();
     let which = match text {
-        None | Some("auto" | "none") => Which::Auto,
-        Some(number) => Which::Epoch(number.parse().map_err(|_| {
+        None | Some("none") => Which::Auto,
+        Some(word) => Which::parse(word).ok_or_else(|| {
             TrainError::Config(format!(
-                "--last-epoch-of-checkpoint is `{number}`, not `auto`, `none` or a number"
+                "--last-epoch-of-checkpoint is `{word}`, not `auto`, `best`, `none` or a number"
             ))
-        })?),
+        })?,
     };
     match (&config.from_checkpoint, text) {
         (Some(path), _) => Ok(Some(checkpoint::find(path, which)?)),
@@ -168,6 +172,7 @@ pub(super) fn agree(config: &RunConfig, session: &Session, job: &Job) -> Result<
             source.as_deref().filter(|_| config.last_epoch_of_checkpoint.as_deref() != Some("none"));
         let folder = folder.map(|f| f.admit(goes_on, config.overwrite)).transpose()?;
         let run = folder.as_ref().map(|f| f.run().clone());
+        let best = folder.as_ref().map(checkpoint::OwnedFolder::best).transpose()?.flatten();
         if plan.world_size > 1 {
             let chosen = source.as_ref().map(|path| {
                 Ok::<_, CheckpointError>(Chosen {
@@ -175,18 +180,19 @@ pub(super) fn agree(config: &RunConfig, session: &Session, job: &Job) -> Result<
                     manifest_sha256: checkpoint::manifest_hash(path)?,
                 })
             });
-            let told = Told { source: chosen.transpose()?, run: run.clone() };
+            let told = Told { source: chosen.transpose()?, run: run.clone(), best: best.map(f64::to_bits) };
             let text = serde_json::to_vec(&told).map_err(|e| TrainError::Config(e.to_string()))?;
             session.store().set(KEY, &text)?;
             session.meets();
         }
-        return Ok(Begin { source, folder, run });
+        return Ok(Begin { source, folder, run, best });
     }
     session.meets();
     let text = session.store().get(KEY, DECIDED, session.abort())?;
     let told: Told = serde_json::from_slice(&text)
         .map_err(|e| TrainError::Config(format!("rank 0's decision on the start cannot be read: {e}")))?;
-    Ok(Begin { source: told.source.map(seen_here).transpose()?, folder: None, run: told.run })
+    let best = told.best.map(f64::from_bits);
+    Ok(Begin { source: told.source.map(seen_here).transpose()?, folder: None, run: told.run, best })
 }
 
 /// The checkpoint rank 0 has chosen, if this host sees the same one.

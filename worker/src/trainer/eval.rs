@@ -23,27 +23,52 @@ pub struct EvalResult {
     pub corrupt: u64,
 }
 
-/// `[images, top-1, top-5, loss]` of one batch as exact 64-bit sums.
-fn score(logits: &Tensor, labels: &Tensor) -> Result<[f64; 4], tch::TchError> {
+/// Images of one class in an evaluation, over all ranks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClassCount {
+    /// Images counted.
+    pub images: u64,
+    /// Those whose best class is right.
+    pub right: u64,
+}
+
+/// What is summed over all ranks besides the counts of classes.
+const SUMS: usize = 5;
+
+/// Adds one batch to `[images, top-1, top-5, loss, corrupt]`, and to the images and the right ones of each class behind
+/// them, as exact 64-bit sums.
+fn add_scores(sums: &mut [f64], logits: &Tensor, labels: &Tensor) -> Result<(), tch::TchError> {
     let (count, classes) = logits.size2()?;
     let (_, best) = logits.f_topk(classes.min(5), 1, true, true)?;
     let hits = best.f_eq_tensor(&labels.f_unsqueeze(1)?)?;
     let top1 = hits.f_narrow(1, 0, 1)?.f_sum(Kind::Int64)?.f_int64_value(&[])?;
     let top5 = hits.f_sum(Kind::Int64)?.f_int64_value(&[])?;
     let loss = logits.f_cross_entropy_loss::<Tensor>(labels, None, Reduction::Sum, -100, 0.0)?;
-    Ok([count as f64, top1 as f64, top5 as f64, loss.f_double_value(&[])?])
+    for (sum, x) in sums.iter_mut().zip([count as f64, top1 as f64, top5 as f64, loss.f_double_value(&[])?]) {
+        *sum += x;
+    }
+    let host =
+        |t: &Tensor| Vec::<i64>::try_from(t.f_to_kind(Kind::Int64)?.f_to_device(Device::Cpu)?.f_view([-1])?);
+    let right = host(&hits.f_narrow(1, 0, 1)?)?;
+    for (&label, right) in host(labels)?.iter().zip(right) {
+        let at = SUMS + 2 * label as usize;
+        sums[at] += 1.0;
+        sums[at + 1] += right as f64;
+    }
+    Ok(())
 }
 
-/// Evaluates this rank's shard and sums over ranks. `quantize` says whether the network's quantizers are in
+/// Evaluates this rank's shard and sums over ranks, all images and those of each of the `classes`. `quantize` says whether the network's quantizers are in
 /// force; they then need their ranges. `rounds` are the batches of the rank that has most; before each, the ranks
 /// agree whether to stop, which `asked` says for this one: then there is no result.
 pub fn evaluate(
     program: &Program,
     mut loader: EvalLoader,
     rounds: usize,
+    classes: usize,
     quantize: bool,
     asked: &dyn Fn() -> bool,
-) -> Result<Option<EvalResult>, TrainError> {
+) -> Result<Option<(EvalResult, Vec<ClassCount>)>, TrainError> {
     let (executor, weights, collective) = (program.executor(), &program.weights, program.collective());
     let _guard = tch::no_grad_guard();
     if quantize {
@@ -52,7 +77,7 @@ pub fn evaluate(
     let prepared = Prepared::new(executor.graph(), weights, quantize, false)?;
     let mut record = Record::new(&weights.layout, weights.device())?;
     let mode = Mode { quantize, ..Mode::EVAL };
-    let mut sums = [0.0f64; 5];
+    let mut sums = vec![0.0f64; SUMS + 2 * classes];
     for _ in 0..rounds {
         if program.agree_to_stop(asked())? {
             return Ok(None);
@@ -65,25 +90,24 @@ pub fn evaluate(
         let images = batch.images.f_to_device(weights.device())?;
         let labels = batch.labels.f_to_device(weights.device())?;
         let logits = executor.forward(&images, &prepared, weights, mode, &mut record, None)?;
-        for (sum, x) in sums.iter_mut().zip(score(&logits, &labels)?) {
-            *sum += x;
-        }
+        add_scores(&mut sums, &logits, &labels)?;
     }
     let all = Tensor::f_from_slice(&sums)?.f_to_device(weights.device())?;
     collective.all_reduce(&all, ReduceOp::Sum)?;
-    let [images, top1, top5, loss, corrupt] = Vec::<f64>::try_from(&all.f_to_device(Device::Cpu)?)?[..]
-    else {
-        unreachable!("five sums")
-    };
+    let all = Vec::<f64>::try_from(&all.f_to_device(Device::Cpu)?)?;
+    let [images, top1, top5, loss, corrupt, counts @ ..] = &all[..] else { unreachable!("five sums") };
+    let (images, top1, top5, loss, corrupt) = (*images, *top1, *top5, *loss, *corrupt);
+    let counts = counts.chunks(2).map(|c| ClassCount { images: c[0] as u64, right: c[1] as u64 }).collect();
     if images == 0.0 {
         return Err(TrainError::NothingToEvaluate);
     }
     let percent = |hits: f64| 100.0 * hits / images;
-    Ok(Some(EvalResult {
+    let result = EvalResult {
         top1: percent(top1),
         top5: percent(top5),
         loss: loss / images,
         images: images as u64,
         corrupt: corrupt as u64,
-    }))
+    };
+    Ok(Some((result, counts)))
 }

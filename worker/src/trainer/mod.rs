@@ -1,6 +1,7 @@
 //! The training loop: data, step, report, evaluate, save.
 
 mod begin;
+mod best;
 mod error;
 mod eval;
 mod job;
@@ -11,20 +12,21 @@ mod setup;
 
 pub use begin::kept_global_batch;
 pub use error::TrainError;
-pub use eval::{EvalResult, evaluate};
+pub use eval::{ClassCount, EvalResult, evaluate};
 pub use job::{Job, model_facts, purpose};
 pub use setup::Run;
 
-use crate::checkpoint::Position;
+use crate::checkpoint::{CheckpointError, OwnedFolder, Position, Snapshot};
 use crate::config::{RunConfig, RunScope};
 use crate::data::{Batch, EvalLoader};
 use crate::launcher::signals;
 use crate::launcher::watchdog::{self, Phase, doing};
-use crate::metrics::{EvalMetrics, StepMetrics};
+use crate::metrics::{ClassMetrics, EvalMetrics, StepMetrics};
 use crate::native;
 use crate::optim::{Microbatch, OptimError, StepOutcome};
 use crate::session::{Session, StepReport};
 use serde_json::json;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// How a run ended.
@@ -58,6 +60,9 @@ pub fn run(config: &RunConfig, session: &Session, job: &Job, address: &str) -> R
     }
     Ok(outcome)
 }
+
+/// An evaluation, as it is reported, and its classes in the order of their labels.
+type Evaluation = (EvalResult, EvalMetrics, Vec<ClassCount>);
 
 /// Why an epoch's loop ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,14 +120,19 @@ impl Run<'_> {
                 if !done {
                     return self.stopped(eval);
                 }
-                if last || epoch.is_multiple_of(config.save_interval) {
-                    self.save(eval.as_ref())?;
+                let measured = eval.filter(|_| due);
+                let saves = last || epoch.is_multiple_of(config.save_interval);
+                if self.is_best(measured.as_ref()) {
+                    self.save_best(measured.as_ref(), saves)?;
+                } else if saves {
+                    self.save(measured.as_ref())?;
                 }
             }
             if end == EpochEnd::StepLimit {
                 break;
             }
         }
+        self.say_best();
         let outcome = self.outcome(eval, false);
         self.reporter.summary(json!({
             "kind": "summary", "epochs": outcome.position.epoch, "global_step": outcome.position.global_step,
@@ -305,20 +315,30 @@ impl Run<'_> {
 
     /// Evaluates the validation set on all ranks and reports it; none when the ranks agreed to stop.
     fn evaluate(&mut self) -> Result<Option<EvalResult>, TrainError> {
-        let Some((result, metrics)) = self.evaluation(self.config.qat)? else { return Ok(None) };
-        self.reporter.eval(self.position.epoch, &metrics);
+        let Some((result, metrics, counts)) = self.evaluation(self.config.qat)? else { return Ok(None) };
+        let classes = |(name, count): (&String, &ClassCount)| ClassMetrics {
+            name: name.clone(),
+            images: count.images,
+            right: count.right,
+        };
+        let classes: Vec<_> = self.job.classes().iter().zip(&counts).map(classes).collect();
+        let (c, epoch) = (self.config, self.position.epoch);
+        self.reporter.eval(epoch, &metrics);
+        let last = c.run_scope == RunScope::EvalOnly || epoch >= c.epochs || self.step_limit();
+        self.reporter.classes(epoch, &classes, last);
         Ok(Some(result))
     }
 
     /// The validation set on all ranks, with the network's quantizers in force or not; none when the ranks agreed to stop.
-    fn evaluation(&self, quantize: bool) -> Result<Option<(EvalResult, EvalMetrics)>, TrainError> {
+    fn evaluation(&self, quantize: bool) -> Result<Option<Evaluation>, TrainError> {
         let _doing = doing(Phase::Evaluating);
         let begun = Instant::now();
         let val = self.job.val.clone().ok_or(TrainError::NothingToEvaluate)?;
         let rounds = self.data.sharding.evaluation_rounds(val.len());
         let loader = EvalLoader::new(val, self.data.clone(), None)?;
-        let result = evaluate(&self.program, loader, rounds, quantize, &signals::requested)?;
-        Ok(result.map(|result| {
+        let classes = self.job.classes().len();
+        let done = evaluate(&self.program, loader, rounds, classes, quantize, &signals::requested)?;
+        Ok(done.map(|(result, counts)| {
             let metrics = EvalMetrics {
                 top1: result.top1,
                 top5: result.top5,
@@ -327,17 +347,30 @@ impl Run<'_> {
                 corrupt: result.corrupt,
                 seconds: begun.elapsed().as_secs_f64(),
             };
-            (result, metrics)
+            (result, metrics, counts)
         }))
     }
 
     /// Rank 0 saves; all ranks hold the same state between steps.
     fn save(&mut self, eval: Option<&EvalResult>) -> Result<(), TrainError> {
+        self.save_by(eval, OwnedFolder::save)
+    }
+
+    /// The same for the best checkpoint so far, which is `due` anyhow or not.
+    fn save_best(&mut self, eval: Option<&EvalResult>, due: bool) -> Result<(), TrainError> {
+        self.save_by(eval, |folder, snapshot| folder.save_best(snapshot, due))
+    }
+
+    fn save_by(
+        &mut self,
+        eval: Option<&EvalResult>,
+        save: impl Fn(&mut OwnedFolder, &Snapshot) -> Result<PathBuf, CheckpointError>,
+    ) -> Result<(), TrainError> {
         if self.folder.is_some() {
             let _doing = doing(Phase::Saving);
             let snapshot = self.snapshot(eval)?;
             if let Some(folder) = &mut self.folder {
-                let path = folder.save(&snapshot)?;
+                let path = save(folder, &snapshot)?;
                 self.reporter.saved(&path);
             }
         }

@@ -92,7 +92,7 @@ impl Run<'_> {
     /// Evaluates the network with its quantizers off, as it was before post-training quantization, and reports that. False:
     /// the ranks agreed to stop.
     pub(super) fn measure_before_quantization(&mut self) -> Result<bool, TrainError> {
-        let Some((_, metrics)) = self.evaluation(false)? else { return Ok(false) };
+        let Some((_, metrics, _)) = self.evaluation(false)? else { return Ok(false) };
         self.reporter.eval_before_quantization(&metrics);
         Ok(true)
     }

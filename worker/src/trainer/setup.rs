@@ -1,5 +1,6 @@
 //! From a plan to a run: device, collective, optimizer, weights, loader.
 
+use super::best::Best;
 use super::job::Job;
 use super::{Outcome, TrainError, begin, resume};
 use crate::checkpoint::{OwnedFolder, Position, RunIdentity};
@@ -57,6 +58,8 @@ pub struct Run<'a> {
     pub(super) resumed: bool,
     /// Only on the rank that writes.
     pub(super) folder: Option<OwnedFolder>,
+    /// The best evaluation so far.
+    pub(super) best: Best,
     /// Whose checkpoints are written, on every rank.
     pub(super) run: Option<RunIdentity>,
     pub(super) data: DataConfig,
@@ -270,6 +273,7 @@ impl<'a> Run<'a> {
             concluded: start.concluded,
             resumed: start.resumed,
             folder: begin.folder,
+            best: Best::so_far(begin.best),
             run: begin.run,
             data,
             times: vec![],
