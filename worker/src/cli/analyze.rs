@@ -137,6 +137,11 @@ fn configuration(args: &AnalyzeArgs, manifest: &Manifest) -> RunConfig {
         image_shape: manifest.image_shape,
         target: args.target.unwrap_or(trained.target),
         qat_skip: args.qat_skip.clone().unwrap_or_else(|| trained.qat_skip.clone()),
+        val_fraction: match (args.tolerance.val_fraction, &args.image_root) {
+            (Some(told), _) => told,
+            (None, Some(_)) => 0.0,
+            (None, None) => trained.val_fraction,
+        },
         augmentation: Augmentation::None,
         allow_missing_classes: args.tolerance.allow_missing_classes || trained.allow_missing_classes,
         max_corrupt_images: args.tolerance.max_corrupt_images.or(trained.max_corrupt_images),

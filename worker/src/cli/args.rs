@@ -15,6 +15,16 @@ pub struct Tolerance {
     /// Corrupt images tolerated (none: 0.1 % of the set, at least 1).
     #[arg(long, value_name = "N")]
     pub max_corrupt_images: Option<usize>,
+    /// Measure on the part of one folder of classes that `octrain train --val-fraction` holds out (not given: as the
+    /// checkpoint was trained, where its own data is taken, else 0).
+    #[arg(long, value_name = "PART", value_parser = fraction)]
+    pub val_fraction: Option<f64>,
+}
+
+/// A number from 0 to below 1.
+fn fraction(text: &str) -> Result<f64, String> {
+    let part = text.parse().ok().filter(|part| (0.0..1.0).contains(part));
+    part.ok_or_else(|| "it is a number from 0 to below 1".into())
 }
 
 /// The settings of a run, and where they come from.

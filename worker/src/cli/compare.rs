@@ -41,10 +41,15 @@ const STAGES: [(&str, &[&str]); 3] =
 
 /// The stages' recipe and the weights they start from.
 fn recipe(args: &CompareArgs) -> Result<(Recipe, PathBuf)> {
-    let recipe = |data: &str, train| Recipe { output: args.output.clone(), data: data.into(), train };
+    let recipe = |data: &str, val_fraction, train| Recipe {
+        output: args.output.clone(),
+        data: data.into(),
+        val_fraction,
+        train,
+    };
     if let Some(weights) = &args.from_pretrained_params {
         let data = args.image_root.as_deref().unwrap_or_default();
-        let recipe = recipe(data, args.flags.clone());
+        let recipe = recipe(data, 0.0, args.flags.clone());
         recipe.begin()?;
         return Ok((recipe, weights.clone()));
     }
@@ -57,11 +62,15 @@ fn recipe(args: &CompareArgs) -> Result<(Recipe, PathBuf)> {
         );
         return Err(Exit::configuration(message).into());
     }
-    let settings = checkpoint_base::settings(&manifest);
+    let mut settings = checkpoint_base::settings(&manifest);
+    if args.image_root.is_some() {
+        settings.val_fraction = 0.0;
+    }
     let file = args.output.join("settings.toml");
     let mut train = vec![OsString::from("--config"), file.clone().into()];
     train.extend(args.flags.iter().cloned());
-    let recipe = recipe(args.image_root.as_deref().unwrap_or(&settings.image_root), train);
+    let recipe =
+        recipe(args.image_root.as_deref().unwrap_or(&settings.image_root), settings.val_fraction, train);
     // Before an earlier experiment's folder, in which it may lie, is moved aside.
     let start = folder.canonicalize().unwrap_or(folder.clone());
     if recipe.output.canonicalize().is_ok_and(|output| start.starts_with(output)) {

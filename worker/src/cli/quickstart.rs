@@ -109,7 +109,12 @@ fn classes(data: &str) -> Result<usize> {
 pub fn main(args: &QuickstartArgs) -> Result<()> {
     let started = Instant::now();
     let train_flags = flags(args, classes(&args.data)?);
-    let recipe = Recipe { output: args.output.clone(), data: args.data.clone(), train: train_flags };
+    let recipe = Recipe {
+        output: args.output.clone(),
+        data: args.data.clone(),
+        val_fraction: 0.0,
+        train: train_flags,
+    };
     recipe.begin()?;
 
     let fp = recipe.text("fp");
@@ -184,7 +189,8 @@ mod tests {
             args: QuickstartArgs,
         }
         let args = <Cli as clap::Parser>::parse_from(["x"]).args;
-        let recipe = Recipe { output: "o".into(), data: "digits".into(), train: flags(&args, 10) };
+        let recipe =
+            Recipe { output: "o".into(), data: "digits".into(), val_fraction: 0.0, train: flags(&args, 10) };
         let stage = |extra: &[&str]| train(&recipe, "s", args.qat_epochs, args.qat_lr, extra);
         let control = stage(&["--from-pretrained-params", "p"]);
         let qat = stage(&["--from-pretrained-params", "p", "--qat"]);

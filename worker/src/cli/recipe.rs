@@ -20,6 +20,8 @@ pub struct Recipe {
     pub output: PathBuf,
     /// `digits`, or a folder with `train/<class>/` and `val/<class>/`.
     pub data: String,
+    /// Part of it that is held out for validation; 0 where it has a `val/`.
+    pub val_fraction: f64,
     /// Flags of `octrain train`.
     pub train: Vec<OsString>,
 }
@@ -88,7 +90,10 @@ impl Recipe {
                 "--benchmark-warmup-steps",
                 "10",
             ])),
-            None => line.extend(words(["--image-root", &self.data])),
+            None => {
+                let part = self.val_fraction.to_string();
+                line.extend(words(["--image-root", &self.data, "--val-fraction", &part]));
+            }
         }
         line
     }
@@ -207,7 +212,12 @@ mod tests {
     #[test]
     fn earlier_experiments_are_moved_aside_and_none_is_lost() {
         let dir = tempfile::tempdir().unwrap();
-        let recipe = Recipe { output: dir.path().join("quick"), data: "digits".into(), train: vec![] };
+        let recipe = Recipe {
+            output: dir.path().join("quick"),
+            data: "digits".into(),
+            val_fraction: 0.0,
+            train: vec![],
+        };
         for n in 0..3 {
             recipe.begin().unwrap();
             std::fs::write(recipe.at("n"), n.to_string()).unwrap();

@@ -182,7 +182,9 @@ pub fn main(args: &VerifyArgs) -> Result<u8> {
         batch_size: args.batch_size,
         ..Report::default()
     };
-    let images = |limit| loader(&classifier, root, args.tolerance, args.batch_size, limit);
+    let own_data = args.image_root.is_none().then_some(manifest.config.val_fraction);
+    let tolerance = Tolerance { val_fraction: args.tolerance.val_fraction.or(own_data), ..args.tolerance };
+    let images = |limit| loader(&classifier, root, tolerance, args.batch_size, limit);
     compare_predictions(args, &graph, info, images(args.max_images)?, &mut report)?;
     let nodes = engine::profile(args.engine, &args.model, info, args.batch_size)?;
     report.kernels = sort_kernels(&nodes, graph.graph());

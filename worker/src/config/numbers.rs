@@ -73,6 +73,7 @@ fn table(c: &RunConfig) -> Vec<(&'static str, Vec<f64>, Range)> {
         ("qat-distill-temperature", vec![c.qat_distill_temperature], Within(0.0, 1000.0)),
         ("bucket-mib", vec![c.bucket_mib], Within(0.0, 16384.0)),
         ("batch-size", count(c.batch_size), Count(1, 1 << 20)),
+        ("val-fraction", vec![c.val_fraction], Momentum),
         ("crop-size", count(c.crop_size), Count(1, 1 << 13)),
         ("resize-short", count(c.resize_short), Count(1, 1 << 14)),
         ("num-of-class", c.num_of_class.into_iter().map(|n| n as f64).collect(), Count(2, 1 << 20)),

@@ -133,6 +133,10 @@ pub struct RunConfig {
     /// `digits`, `synthetic`, or a folder with `train/<class>/` and `val/<class>/`.
     #[arg(long, help_heading = "Data", default_value = "digits")]
     pub image_root: String,
+    /// Part of the images of every class that is for validation, where `image-root` is one folder of classes (or holds
+    /// `train/` and no `val/`); by a hash of each file's name, so that it stays when images are added (0: `val/` is).
+    #[arg(long, help_heading = "Data", default_value_t = 0.0, allow_hyphen_values = true)]
+    pub val_fraction: f64,
     /// Images per microbatch.
     #[arg(long, help_heading = "Data", default_value_t = 256, allow_negative_numbers = true)]
     pub batch_size: usize,
@@ -343,6 +347,7 @@ impl Default for RunConfig {
             image_shape: [3, 224, 224],
             zero_gamma: false,
             image_root: "digits".into(),
+            val_fraction: 0.0,
             batch_size: 256,
             global_batch_size: None,
             crop_size: 224,

@@ -19,6 +19,10 @@ pub struct Dataset {
 impl Dataset {
     /// Opens a split. Its classes are those of the data, which must be what is wanted.
     pub fn open(split: Split, wanted: &Wanted) -> Result<Dataset, DataError> {
+        if wanted.val_fraction > 0.0 && matches!(wanted.root, "digits" | "synthetic") {
+            let why = "it has images for validation of its own; say --val-fraction 0".into();
+            return Err(DataError::held_out(Path::new(wanted.root), why));
+        }
         let set = match wanted.root {
             "digits" => {
                 let images = Box::new(digits::Digits::open(split)?);

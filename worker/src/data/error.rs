@@ -92,6 +92,14 @@ pub enum DataError {
         /// Classes told.
         wanted: usize,
     },
+    /// A folder cannot be split into images for training and for validation.
+    #[error("--val-fraction cannot split `{root}`: {why}")]
+    HeldOut {
+        /// The data.
+        root: PathBuf,
+        /// Why not, and what to do.
+        why: String,
+    },
     /// Less than a global batch.
     #[error("{images} training images do not fill one global batch of {global}: --batch-size {fits} fits")]
     TooFew {
@@ -164,6 +172,10 @@ impl DataError {
         DataError::Missing { path: path.into(), why: why.into() }
     }
 
+    pub(super) fn held_out(root: &Path, why: String) -> Self {
+        DataError::HeldOut { root: root.into(), why }
+    }
+
     /// A root without one of its halves; says what it holds instead.
     pub(super) fn no_split(root: &Path, split: Split) -> Self {
         let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
@@ -178,7 +190,9 @@ impl DataError {
         };
         let advice = match split {
             Split::Train => "",
-            Split::Val => "; to train without evaluating, say --run-scope train_only",
+            Split::Val => {
+                "; to hold out a part of one folder of classes, say --val-fraction 0.1, to train without evaluating, --run-scope train_only"
+            }
         };
         DataError::NoSplit { path: root.into(), split: split.folder(), has, advice }
     }

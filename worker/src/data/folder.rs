@@ -5,7 +5,7 @@
 use super::found::{Found, LeftOut, counted};
 use super::source::{Broken, Images};
 use super::wanted::{Names, Wanted};
-use super::{DataError, Split};
+use super::{DataError, Split, held_out};
 use image::RgbImage;
 use std::ffi::OsString;
 use std::fs::{self, DirEntry};
@@ -153,7 +153,7 @@ fn labels(root: &Path, split: Split, here: &[String], wanted: &Wanted) -> Result
         };
     }
     let other = root.join(split.other().folder());
-    if !other.is_dir() {
+    if wanted.val_fraction > 0.0 || !other.is_dir() {
         return Ok(here.to_vec());
     }
     let there = class_folders(&other)?.0;
@@ -175,7 +175,10 @@ pub(super) fn open(root: &Path, split: Split, wanted: &Wanted) -> Result<Opened,
             if root.exists() { "it is not a folder" } else { "no such folder" },
         ));
     }
-    let folder = root.join(split.folder());
+    let folder = match wanted.val_fraction > 0.0 {
+        true => held_out::folder(root)?,
+        false => root.join(split.folder()),
+    };
     if !folder.is_dir() {
         return Err(DataError::no_split(root, split));
     }
@@ -193,6 +196,10 @@ pub(super) fn open(root: &Path, split: Split, wanted: &Wanted) -> Result<Opened,
         if images.is_empty() {
             return Err(DataError::Empty { path, what: "images", has: counted(&walk.left_out) });
         }
+        let images = match wanted.val_fraction > 0.0 {
+            true => held_out::part(images, &folder, class, split, wanted.val_fraction)?,
+            false => images,
+        };
         files.extend(images.into_iter().map(|path| (path, label as u32)));
         for (kind, n) in walk.left_out {
             *left_out.entry(kind).or_default() += n;
@@ -257,6 +264,7 @@ mod tests {
             names: Names::OfData,
             side: 4,
             synthetic_images: 0,
+            val_fraction: 0.0,
             allow_missing_classes: false,
         }
     }

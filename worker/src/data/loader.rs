@@ -141,6 +141,7 @@ mod tests {
             names: Names::Count(classes),
             side: 16,
             synthetic_images: 107,
+            val_fraction: 0.0,
             allow_missing_classes: false,
         };
         Dataset::open(split, &wanted).unwrap()

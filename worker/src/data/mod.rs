@@ -8,6 +8,7 @@ mod error;
 mod files;
 mod folder;
 mod found;
+mod held_out;
 mod loader;
 mod pipeline;
 mod preprocessing;

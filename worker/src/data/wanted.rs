@@ -31,6 +31,8 @@ pub struct Wanted<'a> {
     pub side: usize,
     /// Number of synthetic images.
     pub synthetic_images: usize,
+    /// Part of the images of a folder without `val/` that is for validation; 0 where `val/` is.
+    pub val_fraction: f64,
     /// Classes may lack images in one of the splits.
     pub allow_missing_classes: bool,
 }
@@ -43,6 +45,7 @@ impl<'a> Wanted<'a> {
             names: config.num_of_class.map_or(Names::OfData, Names::Count),
             side: config.image_shape[1],
             synthetic_images: config.synthetic_images,
+            val_fraction: config.val_fraction,
             allow_missing_classes: config.allow_missing_classes,
         }
     }
