@@ -20,7 +20,8 @@ fn trained() -> &'static Path {
         let data = images::tree(&dir.path().join("data"), 3, 12, 36);
         let (out, lines) = (dir.path().join("out"), dir.path().join("train.jsonl"));
         let network = ["--model-arch-name", "ResNet20", "--crop-size", "32", "--device", "cpu"];
-        let recipe = ["--batch-size", "6", "--nproc", "2", "--epochs", "4", "--lr", "0.1", "--save-interval", "9"];
+        let recipe =
+            ["--batch-size", "6", "--nproc", "2", "--epochs", "4", "--lr", "0.1", "--save-interval", "9"];
         let place = ["--image-root", text(&data), "--output-dir", text(&out), "--report-file", text(&lines)];
         succeed(&[&["train"], &network[..], &recipe, &place].concat());
         dir
@@ -72,7 +73,8 @@ fn the_best_checkpoint_is_kept_beside_the_last_and_found_by_its_name() {
     let file = dir.join("best.onnx");
     let told = succeed(&[&["export"], &which[..], &["--profile", "fp32", "--output", text(&file)]].concat());
     assert!(told.contains(&place), "{told}");
-    let told = succeed(&[&["verify"], &which[..], &["--model", text(&file), "--max-disagreement", "5"]].concat());
+    let told =
+        succeed(&[&["verify"], &which[..], &["--model", text(&file), "--max-disagreement", "5"]].concat());
     assert!(told.contains(&place), "{told}");
     let told = refuse(2, &["eval", "--from-checkpoint", text(&out), "--last-epoch-of-checkpoint", "finest"]);
     assert!(told.contains("`auto`, `best`"), "{told}");
@@ -81,7 +83,8 @@ fn the_best_checkpoint_is_kept_beside_the_last_and_found_by_its_name() {
 #[test]
 fn the_accuracy_of_each_class_adds_up_to_that_of_all() {
     let (dir, out) = (trained(), trained().join("out"));
-    let (all, classes) = (report(&dir.join("train.jsonl"), "eval"), report(&dir.join("train.jsonl"), "classes"));
+    let (all, classes) =
+        (report(&dir.join("train.jsonl"), "eval"), report(&dir.join("train.jsonl"), "classes"));
     assert_eq!((all.len(), classes.len()), (4, 4));
     for (all, classes) in all.iter().zip(&classes) {
         assert_eq!(all["epoch"], classes["epoch"]);
@@ -99,11 +102,18 @@ fn the_accuracy_of_each_class_adds_up_to_that_of_all() {
     images::tree(&less, 3, 3, 36);
     fs::remove_dir_all(less.join("val/b")).unwrap();
     let lines = dir.join("less.jsonl");
-    let line = ["eval", "--from-checkpoint", text(&out), "--image-root", text(&less), "--report-file", text(&lines)];
+    let line =
+        ["eval", "--from-checkpoint", text(&out), "--image-root", text(&less), "--report-file", text(&lines)];
     let told = succeed(&[&line[..], &["--allow-missing-classes", "--show-config", "false"]].concat());
     let told: Vec<&str> = told.lines().skip_while(|l| !l.starts_with("class ")).collect();
-    assert_eq!(told.first().map(|l| l.split_whitespace().collect::<Vec<_>>()), Some(vec!["class", "images", "top1"]));
-    assert!(told.iter().any(|l| l.starts_with("a ")) && !told.iter().any(|l| l.starts_with("b ")), "{told:?}");
+    assert_eq!(
+        told.first().map(|l| l.split_whitespace().collect::<Vec<_>>()),
+        Some(vec!["class", "images", "top1"])
+    );
+    assert!(
+        told.iter().any(|l| l.starts_with("a ")) && !told.iter().any(|l| l.starts_with("b ")),
+        "{told:?}"
+    );
     let classes = report(&lines, "classes").pop().unwrap();
     assert_eq!(classes["val.classes"][1]["top1"], Value::Null);
     assert_eq!(classes["val.classes"][0]["images"], 3);

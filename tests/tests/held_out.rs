@@ -52,7 +52,15 @@ fn a_part_of_one_folder_is_held_out_and_used_by_all_who_evaluate() {
     let told = succeed(&["eval", "--from-checkpoint", text(&out), "--show-config", "false"]);
     assert!(told.contains(&format!("({val} images")), "{told}");
     succeed(&["export", "--from-checkpoint", text(&out), "--profile", "fp32", "--output", text(&file)]);
-    let told = succeed(&["verify", "--from-checkpoint", text(&out), "--model", text(&file), "--max-disagreement", "9"]);
+    let told = succeed(&[
+        "verify",
+        "--from-checkpoint",
+        text(&out),
+        "--model",
+        text(&file),
+        "--max-disagreement",
+        "9",
+    ]);
     assert!(told.contains(&val.to_string()), "{told}");
     let line = ["infer", "--model", text(&file), "--image-root", text(&data), "--report-file", text(&lines)];
     refuse(2, &line);
@@ -68,7 +76,10 @@ fn a_part_of_one_folder_is_held_out_and_used_by_all_who_evaluate() {
     }
     let plan = [&["plan"], SHORT, &place[..2], &place[4..]].concat();
     let [more_train, more_val] = halves(&succeed(&plan));
-    assert!(more_train + more_val == 120 && more_train >= train && more_val >= val, "{more_train} {more_val}");
+    assert!(
+        more_train + more_val == 120 && more_train >= train && more_val >= val,
+        "{more_train} {more_val}"
+    );
 }
 
 #[test]
