@@ -4,7 +4,8 @@
 //! The coordinator ends as its job did: 4 as well when a worker left because it was asked to stop, 3 when a worker was
 //! lost, 1 when a worker said that it failed or
 //! workers did not come in the time that they were given: nothing else would ever end that wait for good. A worker that
-//! was there meanwhile ends with 3.
+//! was there meanwhile ends with 3; but with 1, like the coordinator, where the training's numbers are not finite any
+//! more, which is no worker's fault and comes again.
 
 use crate::job::Outcome;
 use octrain_proto::v1::AbortKind;
@@ -34,7 +35,7 @@ pub fn of(outcome: &Outcome) -> u8 {
         Outcome::Finished { interrupted: false } => EXIT_OK,
         Outcome::Finished { interrupted: true } => EXIT_PREEMPTED,
         Outcome::Failed { abort } => match abort.kind() {
-            AbortKind::WorkerFailed | AbortKind::RegisterTimeout => EXIT_ERROR,
+            AbortKind::WorkerFailed | AbortKind::RegisterTimeout | AbortKind::NotFinite => EXIT_ERROR,
             AbortKind::Configuration => EXIT_CONFIGURATION,
             AbortKind::WorkerLost => EXIT_ABORTED,
             AbortKind::Shutdown => EXIT_PREEMPTED,
@@ -114,6 +115,7 @@ mod tests {
             (failed(AbortKind::WorkerLost), 3),
             (failed(AbortKind::RegisterTimeout), 1),
             (failed(AbortKind::Shutdown), 4),
+            (failed(AbortKind::NotFinite), 1),
         ] {
             assert_eq!(of(&outcome), code, "{outcome:?}");
         }

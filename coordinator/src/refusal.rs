@@ -143,6 +143,7 @@ impl Refusal {
             Refusal::Store(_) => "store",
             Refusal::Ended(abort) => match abort.kind() {
                 AbortKind::Configuration => "ended-configuration",
+                AbortKind::NotFinite => "ended-not-finite",
                 _ => "ended",
             },
             Refusal::Finished => "finished",

@@ -43,8 +43,9 @@ async fn finished_is_done_and_interrupted_is_preempted() {
 }
 
 #[tokio::test]
-async fn a_failed_worker_is_a_failure_and_a_refused_plan_a_configuration() {
-    for (kind, want) in [(FailureKind::Own, 1), (FailureKind::Configuration, 2)] {
+async fn a_failed_worker_or_training_is_a_failure_and_a_refused_plan_a_configuration() {
+    let kinds = [(FailureKind::Own, 1), (FailureKind::Configuration, 2), (FailureKind::NotFinite, 1)];
+    for (kind, want) in kinds {
         let (child, _, mut a, mut b) = running(&[]).await;
         fail(&mut a, kind).await;
         b.until_abort().await;

@@ -274,6 +274,9 @@ fn a_loss_that_is_not_a_number_ends_the_run_and_spares_the_last_checkpoint() {
     let told = said(&output);
     assert!(told.contains("lower --lr") && told.contains("the last checkpoint is untouched"), "{told}");
     assert_eq!(fs::read(good.join("model.safetensors")).unwrap(), before);
+    // A rank that hears of the end while it waits for the other has nothing worth saving either.
+    let saved = fs::read_dir(dir.path()).unwrap().flatten().filter(|e| e.path().is_dir());
+    assert_eq!(saved.map(|e| e.path()).collect::<Vec<_>>(), [good], "{told}");
 }
 
 #[test]

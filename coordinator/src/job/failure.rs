@@ -41,7 +41,11 @@ pub(super) fn reported(
     member.failed = true;
     let waited = kind == FailureKind::Waited;
     let echo = waited || kind == FailureKind::Communication;
-    let what = if waited { "waited in vain" } else { "failed" };
+    let what = match kind {
+        FailureKind::Waited => "waited in vain",
+        FailureKind::NotFinite => "found that the training has failed",
+        _ => "failed",
+    };
     let said = format!("{} {what}: {message}", member.describe());
     if job.outcome().is_some() {
         if let Some(m) = job.members.get_mut(name) {
@@ -54,6 +58,10 @@ pub(super) fn reported(
     }
     if kind == FailureKind::Configuration {
         return fail(now, job, AbortKind::Configuration, Some(name), said);
+    }
+    // All workers hold the same numbers: whoever says it first is no more to blame than the others.
+    if kind == FailureKind::NotFinite {
+        return fail(now, job, AbortKind::NotFinite, None, said);
     }
     // A worker whose connection broke before this report came is the likelier cause of a failed collective; but not
     // where another one had fallen silent before that, of which both may be the echo.

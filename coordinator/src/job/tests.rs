@@ -280,17 +280,17 @@ fn a_broken_connection_shortens_the_wait_and_a_sign_of_life_ends_it() {
 #[test]
 fn the_first_cause_wins_and_echoes_are_kept_beside_it() {
     let (mut w, h) = World::running(3);
-    w.fail(&h[2], "loss is NaN", FailureKind::Own);
+    w.fail(&h[2], "a kernel hangs", FailureKind::Own);
     w.fail(&h[0], "all-reduce: peer closed", FailureKind::Communication);
     w.fail(&h[1], "something else", FailureKind::Own);
     let abort = w.abort();
     assert_eq!(abort.kind(), AbortKind::WorkerFailed);
-    contains(&abort.message, &["rank 2", "loss is NaN"]);
+    contains(&abort.message, &["rank 2", "a kernel hangs"]);
     assert_eq!(w.job.echoes.len(), 2);
     match w.ok(Event::Status) {
         Reply::Status(s) => {
             assert_eq!(s.phase(), JobPhase::Failed);
-            contains(&s.message, &["loss is NaN", "later: rank 0", "peer closed"]);
+            contains(&s.message, &["a kernel hangs", "later: rank 0", "peer closed"]);
         }
         other => panic!("{other:?}"),
     }

@@ -95,6 +95,20 @@ pub enum OptimError {
     },
 }
 
+impl OptimError {
+    /// Whether numbers of the training are NaN or infinite, which they are on every rank.
+    pub fn is_not_finite(&self) -> bool {
+        matches!(
+            self,
+            OptimError::Loss { .. }
+                | OptimError::Gradients { .. }
+                | OptimError::ScaleFloor { .. }
+                | OptimError::Statistics
+                | OptimError::Exec(ExecError::NonFinite(_))
+        )
+    }
+}
+
 impl From<tch::TchError> for OptimError {
     fn from(e: tch::TchError) -> Self {
         OptimError::Exec(e.into())

@@ -192,6 +192,7 @@ impl AbortReason {
         let kind = match refusal(status) {
             "ended" => AbortKind::WorkerFailed,
             "ended-configuration" => AbortKind::Configuration,
+            "ended-not-finite" => AbortKind::NotFinite,
             _ => return None,
         };
         let message = status.message().trim_start_matches("the job has ended: ").to_string();

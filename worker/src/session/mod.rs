@@ -94,7 +94,8 @@ impl Session {
         self.shared.abort().map(|a| a.message)
     }
 
-    /// The kind of the end: [`AbortKind::Configuration`] means that trying again will not help.
+    /// The kind of the end: [`AbortKind::Configuration`] means that trying again will not help,
+    /// [`AbortKind::NotFinite`] that nothing is worth saving.
     pub fn abort_kind(&self) -> Option<AbortKind> {
         self.shared.abort().map(|a| a.kind)
     }
@@ -169,7 +170,7 @@ impl Session {
 pub struct Conclusion {
     /// What to print.
     pub message: String,
-    /// Exit code: 1 an error of this worker, 2 a configuration that cannot be run, 3 another worker's error.
+    /// Exit code: 1 an error of this worker or of the training, 2 a configuration that cannot be run, 3 another worker's error.
     pub code: u8,
 }
 
@@ -179,8 +180,16 @@ fn conclusion(message: &str, kind: FailureKind, verdict: Option<AbortReason>, ra
         _ => EXIT_ERROR,
     };
     match verdict {
+        // The same failure of all ranks, which this one has found as well.
+        Some(v) if v.kind == AbortKind::NotFinite && kind == FailureKind::NotFinite => {
+            Conclusion { code: own, message: message.into() }
+        }
         Some(v) if v.culprit != Some(rank) => Conclusion {
-            code: if v.kind == AbortKind::Configuration { EXIT_CONFIGURATION } else { EXIT_ABORTED },
+            code: match v.kind {
+                AbortKind::Configuration => EXIT_CONFIGURATION,
+                AbortKind::NotFinite => EXIT_ERROR,
+                _ => EXIT_ABORTED,
+            },
             message: format!("the job was ended: {}", v.message),
         },
         _ => Conclusion { code: own, message: message.into() },

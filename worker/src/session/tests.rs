@@ -87,10 +87,10 @@ fn a_failure_reaches_the_others_and_names_the_culprit() {
     // The echo comes first; the root cause still wins.
     a.report_failure("all-reduce: connection closed by peer", FailureKind::Communication);
     b.report_step(7, StepReport::default());
-    b.report_failure("loss is NaN", FailureKind::Own);
+    b.report_failure("no space left", FailureKind::Own);
     told.recv_timeout(LONG).unwrap();
     let why = a.abort_reason().unwrap();
-    for part in ["rank 1", "host here", "local index 1", "loss is NaN", "last step 7"] {
+    for part in ["rank 1", "host here", "local index 1", "no space left", "last step 7"] {
         assert!(why.contains(part), "{part} in: {why}");
     }
     assert_eq!(a.abort_kind(), Some(AbortKind::WorkerFailed));
@@ -112,8 +112,8 @@ fn a_wait_for_a_key_ends_with_the_job_and_with_its_token() {
     token.trip();
     assert!(matches!(alone.join().unwrap(), StoreError::Ended(why) if why.contains("aborted")));
     let with_the_job = wait(&Abort::new());
-    b.report_failure("loss is NaN", FailureKind::Own);
-    assert!(matches!(with_the_job.join().unwrap(), StoreError::Ended(why) if why.contains("loss is NaN")));
+    b.report_failure("no space left", FailureKind::Own);
+    assert!(matches!(with_the_job.join().unwrap(), StoreError::Ended(why) if why.contains("no space left")));
 }
 
 #[test]
@@ -348,10 +348,29 @@ fn an_error_another_worker_caused_becomes_that_workers() {
         (Communication, verdict(WorkerFailed, Some(0)), 1, true),
         (Communication, verdict(Configuration, Some(1)), 2, false),
         (Communication, verdict(AbortKind::Shutdown, None), 3, false),
+        (FailureKind::NotFinite, verdict(AbortKind::NotFinite, None), 1, true),
+        (Communication, verdict(AbortKind::NotFinite, None), 1, false),
+        (FailureKind::NotFinite, verdict(WorkerLost, Some(1)), 3, false),
+        (FailureKind::NotFinite, None, 1, true),
     ] {
         let c = conclusion("all-reduce failed", kind, verdict.clone(), 0);
         assert_eq!((c.code, c.message == "all-reduce failed"), (code, mine), "{kind:?} {verdict:?}");
     }
+}
+
+#[test]
+fn a_rank_that_falls_over_anothers_nan_learns_that_nothing_is_worth_saving() {
+    let c = coordinator(2);
+    let (a, b) = pair(&c);
+    b.report_failure("the loss is NaN at step 3", FailureKind::NotFinite);
+    assert_eq!(a.blame("all-reduce: the job was ended", FailureKind::Communication), None);
+    assert_eq!(a.abort_kind(), Some(AbortKind::NotFinite));
+    let other = std::thread::spawn(move || b.conclude("the loss is NaN at step 3", FailureKind::NotFinite));
+    let mine = a.conclude("all-reduce: the job was ended", FailureKind::Communication);
+    let other = other.join().unwrap();
+    assert_eq!((other.code, other.message.as_str()), (1, "the loss is NaN at step 3"));
+    assert_eq!(mine.code, 1, "{}", mine.message);
+    assert!(mine.message.contains("the loss is NaN at step 3"), "{}", mine.message);
 }
 
 #[test]

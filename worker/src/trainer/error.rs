@@ -138,8 +138,8 @@ impl TrainError {
         )
     }
 
-    /// What the coordinator makes of it: whether trying again can help, and whether another worker's end may be the
-    /// cause.
+    /// What the coordinator makes of it: whether trying again can help, whether another worker's end may be the cause,
+    /// and whether any worker's numbers are worth saving.
     pub fn kind(&self) -> FailureKind {
         match self {
             TrainError::Model(_)
@@ -149,6 +149,10 @@ impl TrainError {
             TrainError::Data(e) if e.is_configuration() => FailureKind::Configuration,
             TrainError::Checkpoint(e) if e.is_configuration() => FailureKind::Configuration,
             TrainError::Optim(OptimError::Graph(_)) => FailureKind::Configuration,
+            TrainError::FirstNonFinite { .. } | TrainError::Exec(ExecError::NonFinite(_)) => {
+                FailureKind::NotFinite
+            }
+            TrainError::Optim(e) if e.is_not_finite() => FailureKind::NotFinite,
             TrainError::Begin(StoreError::Timeout { .. }) => FailureKind::Waited,
             TrainError::Begin(_) | TrainError::Aborted(_) => FailureKind::Communication,
             e => match e.collective().map(CollectiveError::cause) {
@@ -164,6 +168,7 @@ impl TrainError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quant::observer::NonFinite;
 
     fn torch(words: &str) -> tch::TchError {
         tch::TchError::Torch(words.into())
@@ -225,6 +230,26 @@ mod tests {
         assert!(e.to_string().contains("--batch-size") && e.to_string().contains("all_reduce on rank 1"));
         let ecc = failed(Cause::Own, "Cuda failure 214 'uncorrectable ECC error encountered'");
         assert!(!TrainError::Collective(ecc).with_advice(64).to_string().contains("--batch-size"));
+    }
+
+    #[test]
+    fn numbers_that_are_not_finite_are_the_trainings_failure_and_no_workers() {
+        let range = || ExecError::from(NonFinite { tensor: "relu".into(), count: 3 });
+        let loss = || OptimError::Loss { loss: f64::NAN, step: 3, lr: 1e30 };
+        let errors: [TrainError; 7] = [
+            loss().into(),
+            OptimError::Gradients { loss: 1.0, step: 3 }.into(),
+            OptimError::ScaleFloor { scale: 1.0 }.into(),
+            OptimError::Statistics.into(),
+            OptimError::from(range()).into(),
+            range().into(),
+            TrainError::FirstNonFinite { node: "conv1".into(), count: 1, source: loss() },
+        ];
+        for e in errors {
+            assert_eq!(e.kind(), FailureKind::NotFinite, "{e}");
+        }
+        let differ = OptimError::Diverged { what: "weights".into(), ranks: vec![1] };
+        assert_eq!(TrainError::from(differ).kind(), FailureKind::Own);
     }
 
     #[test]

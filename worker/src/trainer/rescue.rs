@@ -1,15 +1,20 @@
-//! What a worker does when another process, or its data, has ended the job: it saves what it has. A failed step changes nothing, so
-//! every survivor's state is that after a whole number of steps.
+//! What a worker does when another process, or its data, has ended the job: it saves what it has. A failed step changes
+//! nothing, so every survivor's state is that after a whole number of steps. Where the training itself has failed, by
+//! numbers that are not finite, nobody saves: the state after the last whole step is what led there, and could take the
+//! place of a good checkpoint.
 
 use super::{Run, TrainError};
 use crate::checkpoint::{self, CheckpointError, Snapshot};
 use crate::launcher::watchdog::{Phase, doing};
-use crate::session::FailureKind;
+use crate::session::{AbortKind, FailureKind};
 use std::path::PathBuf;
 
 /// The rank that saves: the lowest one that is not the cause of the end, which is mostly gone. One that is alone saves
-/// whatever it was.
-fn saver(world: u32, culprit: Option<u32>) -> Option<u32> {
+/// whatever it was. None does where the numbers are worthless on all. `end` is the coordinator's verdict, where it came.
+fn saver(world: u32, end: Option<AbortKind>, culprit: Option<u32>) -> Option<u32> {
+    if end == Some(AbortKind::NotFinite) {
+        return None;
+    }
     if world == 1 {
         return Some(0);
     }
@@ -29,8 +34,11 @@ impl Run<'_> {
         }
         let plan = self.session.plan();
         let culprit = self.session.blame(&end.to_string(), kind);
-        let Some(rank) = saver(plan.world_size, culprit) else { return };
         let step = self.position.global_step;
+        let Some(rank) = saver(plan.world_size, self.session.abort_kind(), culprit) else {
+            tracing::info!("step {step} is not saved: what it led to is not finite");
+            return;
+        };
         if rank != plan.rank {
             tracing::info!("rank {rank} is the one to save step {step}");
             return;
@@ -61,13 +69,24 @@ impl Run<'_> {
 #[cfg(test)]
 mod tests {
     use super::saver;
+    use crate::session::AbortKind;
 
     #[test]
     fn the_lowest_rank_that_is_not_to_blame_saves() {
-        assert_eq!(saver(4, None), Some(0));
-        assert_eq!(saver(4, Some(2)), Some(0));
-        assert_eq!(saver(4, Some(0)), Some(1));
-        assert_eq!(saver(1, Some(0)), Some(0));
-        assert_eq!(saver(2, Some(1)), Some(0));
+        for end in [AbortKind::WorkerFailed, AbortKind::WorkerLost, AbortKind::Shutdown].map(Some) {
+            assert_eq!(saver(4, end, None), Some(0));
+            assert_eq!(saver(4, end, Some(2)), Some(0));
+            assert_eq!(saver(4, end, Some(0)), Some(1));
+            assert_eq!(saver(1, end, Some(0)), Some(0));
+            assert_eq!(saver(2, end, Some(1)), Some(0));
+        }
+        assert_eq!(saver(2, None, None), Some(0));
+    }
+
+    #[test]
+    fn nobody_saves_numbers_that_led_to_nan() {
+        for (world, culprit) in [(1, None), (2, None), (2, Some(0)), (4, Some(1))] {
+            assert_eq!(saver(world, Some(AbortKind::NotFinite), culprit), None, "{world} {culprit:?}");
+        }
     }
 }

@@ -141,6 +141,24 @@ fn one_that_waited_in_vain_hears_of_the_root_cause_where_it_comes() {
 }
 
 #[test]
+fn numbers_that_are_not_finite_are_no_workers_fault() {
+    let (mut w, h) = World::running(2);
+    w.fail(&h[1], "the loss is NaN at step 3", FailureKind::NotFinite);
+    let abort = w.abort();
+    assert_eq!((abort.kind(), abort.culprit), (AbortKind::NotFinite, None));
+    contains(&abort.message, &["rank 1", "found that the training has failed", "the loss is NaN at step 3"]);
+    // What the others then fall over changes nothing, and a call that comes late hears the kind as well.
+    w.fail(&h[0], "all-reduce: peer closed", FailureKind::Communication);
+    assert_eq!(w.abort(), abort);
+    assert_eq!(crate::refusal::Refusal::Ended(abort).kind(), "ended-not-finite");
+    // An echo that came first only waits for it.
+    let (mut w, h) = World::running(2);
+    w.fail(&h[0], "all-reduce: peer closed", FailureKind::Communication);
+    w.fail(&h[1], "the loss is NaN at step 3", FailureKind::NotFinite);
+    assert_eq!((w.abort().kind(), w.abort().culprit), (AbortKind::NotFinite, None));
+}
+
+#[test]
 fn a_coordinator_that_stood_still_does_not_blame_those_who_gave_it_up() {
     for (by, blamed) in [(9_000, true), (15_000, false)] {
         let (mut w, h) = World::running(2);
