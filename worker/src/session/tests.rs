@@ -7,7 +7,7 @@ use crate::strategy::{Device, Purpose};
 use octrain_coordinator::config::CoordinatorConfig;
 use octrain_coordinator::server::{Embedded, serve};
 use octrain_coordinator::{Outcome, plan};
-use octrain_proto::v1::RegisterReply;
+use octrain_proto::v1::{RegisterReply, StatusReply, StatusRequest};
 use std::sync::mpsc;
 
 const LONG: Duration = Duration::from_secs(20);
@@ -44,17 +44,21 @@ fn pair(c: &Embedded) -> (Session, Session) {
     (first, other.join().unwrap())
 }
 
-/// Waits until so many workers have registered.
-fn await_members(c: &Embedded, count: usize) {
+/// Waits until the coordinator's status is as wanted.
+fn await_status(c: &Embedded, wanted: impl Fn(&StatusReply) -> bool) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let address = format!("http://{}", c.address());
         let mut client = connection::Client::connect(address).await.unwrap();
-        let request = octrain_proto::v1::StatusRequest {};
-        while client.status(request).await.unwrap().into_inner().members.len() < count {
+        while !wanted(&client.status(StatusRequest {}).await.unwrap().into_inner()) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     });
+}
+
+/// Waits until so many workers have registered.
+fn await_members(c: &Embedded, count: usize) {
+    await_status(c, |status| status.members.len() >= count);
 }
 
 #[test]
@@ -87,6 +91,8 @@ fn a_failure_reaches_the_others_and_names_the_culprit() {
     // The echo comes first; the root cause still wins.
     a.report_failure("all-reduce: connection closed by peer", FailureKind::Communication);
     b.report_step(7, StepReport::default());
+    // Steps travel on their own.
+    await_status(&c, |status| status.members.iter().any(|m| m.step == 7));
     b.report_failure("no space left", FailureKind::Own);
     told.recv_timeout(LONG).unwrap();
     let why = a.abort_reason().unwrap();
