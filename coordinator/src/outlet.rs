@@ -294,7 +294,8 @@ mod tests {
         assert!(whole == 1024 || whole == 1025, "{whole}");
         // Where the thread comes late to the first line, that one's place takes one more, and what was missing before is
         // told there.
-        let told = text.lines().filter_map(|l| l.split_once(" lines are missing here")?.0.parse::<usize>().ok());
+        let told =
+            text.lines().filter_map(|l| l.split_once(" lines are missing here")?.0.parse::<usize>().ok());
         assert_eq!(told.sum::<usize>(), 3 * 1024 - whole);
         let end = " lines are missing here: they came faster than they were read\nthe last word\n";
         assert!(text.ends_with(end), "{}", &text[text.len() - 200..]);
