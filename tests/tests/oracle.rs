@@ -8,7 +8,7 @@ use octrain::exec;
 use octrain::graph::Graph;
 use octrain::models;
 use octrain::native;
-use octrain::optim::schedule::Schedule;
+use octrain::optim::schedule::{LearningRate, Schedule};
 use octrain::optim::{CrossEntropy, DistributedOptimizer, Microbatch, Program, Sgd, Sharing};
 use octrain::strategy::{Layout, Strategy};
 use octrain_tests::python;
@@ -98,7 +98,7 @@ fn steps_agree(model: &str, [channels, side]: [usize; 2], steps: usize, nesterov
                     logits = Some(value.detach());
                 }
             };
-            program.step(&microbatches, false, Some(&mut watch)).unwrap()
+            program.step_watched(&microbatches, false, Some(&mut watch)).unwrap()
         };
         let loss = want[&format!("loss.{step}")].double_value(&[0]);
         assert!(

@@ -64,7 +64,9 @@ pub(super) fn settings(
 /// The frozen step in words.
 fn step(scheduled: Freeze, asked: Freeze, total_steps: u64) -> String {
     match (scheduled, asked) {
-        (Freeze::Step(_), Freeze::Part(part)) if total_steps == 0 => format!("at {part} of the steps"),
+        (Freeze::Never, Freeze::Part(part)) if part < 1.0 && total_steps == 0 => {
+            format!("at {part} of the steps")
+        }
         (Freeze::Step(step), _) => step.to_string(),
         _ => "never".into(),
     }

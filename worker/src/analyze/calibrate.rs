@@ -6,19 +6,9 @@ use crate::data::EvalLoader;
 use crate::exec::Weights;
 use crate::graph::{Graph, Node, Op};
 use crate::quant::histogram::{BINS, Histogram};
-use crate::quant::observer::{calibrated, wants_histogram};
-use crate::strategy::Observer;
+use crate::quant::observer::{RangeObserver, RecipeObserver};
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
-
-/// How ranges are found.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Calibration {
-    /// The observer.
-    pub observer: Observer,
-    /// For the percentile.
-    pub percentile: f64,
-}
 
 /// Runs the floating-point network on training images and hands every quantizer's values to `take`. Returns the
 /// images seen.
@@ -62,7 +52,7 @@ fn watch_quantizers(
 pub fn calibrate(
     graph: &Graph,
     weights: &Weights,
-    how: Calibration,
+    how: RecipeObserver,
     mut loader: impl FnMut() -> Result<EvalLoader, AnalyzeError>,
 ) -> Result<Option<(usize, u64)>, AnalyzeError> {
     let _guard = tch::no_grad_guard();
@@ -86,7 +76,7 @@ pub fn calibrate(
         Ok(())
     })?;
     let mut histograms = BTreeMap::new();
-    if wants_histogram(how.observer) {
+    if how.wants_histogram() {
         let flat = |seen: &Vec<f32>| {
             let absmax = seen.iter().copied().fold(0.0, f32::max);
             Histogram { absmax, zeros: 0, counts: vec![0; BINS] }
@@ -104,8 +94,8 @@ pub fn calibrate(
         })?;
     }
     for (i, name) in &unknown {
-        let histogram = || histograms[name].clone();
-        if let Some(range) = calibrated(how.observer, how.percentile, &maxima[name], histogram) {
+        if !maxima[name].is_empty() {
+            let range = how.calibrated(&maxima[name], &mut || histograms[name].clone());
             let _ = weights.ranges.get(*i as i64).f_fill_(f64::from(range))?;
         }
     }

@@ -19,7 +19,7 @@ mod variant;
 mod weights;
 
 pub use activations::Activation;
-pub use calibrate::{Calibration, calibrate};
+pub use calibrate::calibrate;
 pub use error::AnalyzeError;
 pub use html::html;
 pub use placement::{Layer, Placement};

@@ -3,11 +3,12 @@
 use super::args::Tolerance;
 use super::export::placement;
 use super::{Exit, checkpoint_base, output};
-use crate::analyze::{AnalyzeError, Calibration, Network, Ranges, Report, Subject, calibrate, html, propose};
+use crate::analyze::{AnalyzeError, Network, Ranges, Report, Subject, calibrate, html, propose};
 use crate::checkpoint::{self, Manifest};
 use crate::config::{Augmentation, RunConfig};
 use crate::data::{DataConfig, Dataset, EvalLoader, Geometry, Names, Sharding, Split, Wanted};
 use crate::metrics::{ReportFile, print, say};
+use crate::quant::observer::RecipeObserver;
 use crate::strategy::Target;
 use anyhow::Result;
 use std::path::PathBuf;
@@ -118,7 +119,11 @@ fn ranges(network: &Network, images: &Images) -> Result<Ranges> {
         return Err(Exit::configuration(message).into());
     }
     let data = images.open(Split::Train)?;
-    let how = Calibration { observer: run.qat_observer, percentile: run.qat_percentile };
+    let how = RecipeObserver {
+        observer: run.qat_observer,
+        percentile: run.qat_percentile,
+        momentum: run.qat_observer_momentum,
+    };
     let config = images.config(run.batch_size);
     let done = calibrate(network.graph(), &network.weights, how, || {
         Ok(EvalLoader::calibration(data.clone(), config.clone(), run.qat_calibration_images)?.0)

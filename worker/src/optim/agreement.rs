@@ -19,7 +19,7 @@ impl Program {
             Ok(i64::from_le_bytes(h.finalize()[..8].try_into().expect("a SHA-256 has 32 bytes")))
         };
         Ok([
-            hash(&[&self.weights.flat, self.velocity(), self.scale_velocity()])?,
+            hash(&[&self.weights.flat, self.momentum(), self.scale_momentum()])?,
             hash(&[&self.weights.ranges, &self.weights.buffers])?,
         ])
     }

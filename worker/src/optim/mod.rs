@@ -5,17 +5,23 @@ mod agreement;
 mod buckets;
 mod distill;
 mod error;
+mod export;
+mod gradient_buffer;
 pub mod loss_scale;
 mod program;
+mod rule;
 pub mod scales;
 pub mod schedule;
 mod sgd;
 mod statistics;
+mod updater;
 
 pub use buckets::{Bucket, plan_buckets};
 pub use distill::Teacher;
 pub use error::OptimError;
+pub use export::ProgramExportError;
 pub use program::{Microbatch, Program, StepOutcome};
+pub use rule::{CrossEntropy, Loss, UpdateRule};
 pub use sgd::Sgd;
 pub use statistics::Placed;
 
@@ -23,17 +29,12 @@ use crate::collective::Collective;
 use crate::exec::{Executor, Weights};
 use crate::graph::Graph;
 use crate::passes::{GraphPass, Passes};
+use crate::quant::observer::RangeObserver;
 use crate::strategy::{Purpose, Strategy};
 use loss_scale::LossScale;
-use schedule::Schedule;
+use schedule::{LearningRate, Schedule};
+use std::sync::Arc;
 use tch::Device;
-
-/// What is minimised: softmax cross-entropy with label smoothing, averaged over the global batch.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct CrossEntropy {
-    /// Share of the target spread evenly over all classes.
-    pub label_smoothing: f64,
-}
 
 /// How the ranks of a collective share out a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,10 +47,11 @@ pub struct Sharing {
 
 /// An optimizer over all ranks of a collective.
 pub struct DistributedOptimizer {
-    rule: Sgd,
+    rule: Box<dyn UpdateRule>,
     strategy: Strategy,
     collective: Box<dyn Collective>,
-    schedule: Schedule,
+    schedule: Box<dyn LearningRate>,
+    observer: Option<Arc<dyn RangeObserver>>,
     sharing: Sharing,
     loss_scale: LossScale,
     device: Device,
@@ -60,13 +62,14 @@ pub struct DistributedOptimizer {
 impl DistributedOptimizer {
     /// An optimizer with an update rule and a strategy, over a collective: one microbatch per rank and step, 25 MiB
     /// buckets, a constant learning rate of 0.1, no loss scaling, on the CPU.
-    pub fn new(rule: Sgd, strategy: Strategy, collective: Box<dyn Collective>) -> Self {
+    pub fn new(rule: impl UpdateRule + 'static, strategy: Strategy, collective: Box<dyn Collective>) -> Self {
         let sharing = Sharing { microbatches: collective.world_size(), bucket_bytes: 25 << 20 };
         Self {
-            rule,
+            rule: Box::new(rule),
             strategy,
             collective,
-            schedule: Schedule::constant(0.1),
+            schedule: Box::new(Schedule::constant(0.1)),
+            observer: None,
             sharing,
             loss_scale: LossScale::Off,
             device: Device::Cpu,
@@ -76,8 +79,13 @@ impl DistributedOptimizer {
     }
 
     /// With this learning-rate schedule; its number of steps is what parts of the recipe's schedule are parts of.
-    pub fn schedule(self, schedule: Schedule) -> Self {
-        Self { schedule, ..self }
+    pub fn schedule(self, schedule: impl LearningRate + 'static) -> Self {
+        Self { schedule: Box::new(schedule), ..self }
+    }
+
+    /// With activation ranges that an observer of one's own finds and moves, instead of the recipe's.
+    pub fn observer(self, observer: impl RangeObserver + 'static) -> Self {
+        Self { observer: Some(Arc::new(observer)), ..self }
     }
 
     /// With steps shared out like this.
@@ -107,23 +115,23 @@ impl DistributedOptimizer {
 
     /// Makes the program that trains a network: the passes that follow from the strategy run over it. Weights start at
     /// zero and are to be initialised or loaded.
-    pub fn minimize(self, graph: Graph, loss: CrossEntropy) -> Result<Program, OptimError> {
-        self.minimize_watched(graph, loss, |_, _| {})
+    pub fn minimize(self, network: Graph, loss: impl Loss + 'static) -> Result<Program, OptimError> {
+        self.minimize_watched(network, loss, |_, _| {})
     }
 
     /// [`Self::minimize`]; `watch` sees the graph after each pass.
     pub fn minimize_watched(
         self,
-        graph: Graph,
-        loss: CrossEntropy,
+        network: Graph,
+        loss: impl Loss + 'static,
         watch: impl FnMut(&dyn GraphPass, &Graph),
     ) -> Result<Program, OptimError> {
         if let Some(qat) = &self.strategy.qat {
             qat.check()?;
         }
-        let graph = self.passes.run(graph, &self.strategy, self.purpose, watch)?;
-        let weights = Weights::zeros(&graph, self.rule.decay_all, self.device)?;
+        let graph = self.passes.run(network.clone(), &self.strategy, self.purpose, watch)?;
+        let weights = Weights::zeros(&graph, self.rule.decays_all(), self.device)?;
         let executor = Executor::new(graph, &weights)?;
-        Program::new(self, executor, weights, loss)
+        Program::new(self, network, executor, weights, Box::new(loss))
     }
 }

@@ -1,17 +1,21 @@
 //! The program that trains: forward and backward over this rank's microbatches, one reduction, one update.
 
-use super::buckets::{Bucket, plan_buckets};
 use super::distill::Teacher;
+use super::gradient_buffer::{GradientBuffer, Sums};
 use super::loss_scale::LossScale;
-use super::schedule::Schedule;
-use super::{CrossEntropy, DistributedOptimizer, OptimError, Sgd, Sharing, distill, scales};
+use super::rule::Loss;
+use super::schedule::LearningRate;
+use super::updater::Updater;
+use super::{DistributedOptimizer, OptimError, Sharing, distill};
 use crate::collective::{Collective, CollectiveError, ReduceOp};
-use crate::exec::{Executor, Mode, Prepared, Record, Watch, Weights, WeightsLayout};
-use crate::graph::Op;
-use crate::quant::observer;
+use crate::exec::{Executor, Mode, Prepared, Record, Watch, Weights};
+use crate::graph::Graph;
+use crate::passes::Passes;
+use crate::quant::observer::{RangeObserver, RecipeObserver};
 use crate::strategy::{Phase, Strategy};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tch::{Device, Kind, Reduction, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// Images and labels of one microbatch.
 pub struct Microbatch<'a> {
@@ -51,22 +55,18 @@ pub struct Program {
     pub(super) executor: Executor,
     /// Parameters, statistics, ranges.
     pub weights: Weights,
-    velocity: Tensor,
-    /// Momentum of learned scales, `[quantizers]`, or empty.
-    scale_velocity: Tensor,
-    /// What ranks add up: gradients, BatchNorm's statistics, gradients of learned scales, [`EXTRA`].
-    comm: Tensor,
-    gradients: Vec<Tensor>,
-    buckets: Vec<Bucket>,
     pub(super) record: Record,
+    sums: GradientBuffer,
+    updater: Updater,
+    loss: Box<dyn Loss>,
+    /// Moves the ranges; none without quantization.
+    pub(super) observer: Option<Arc<dyn RangeObserver>>,
     teacher: Option<Teacher>,
-    bn_momentum: f64,
-    rule: Sgd,
-    schedule: Schedule,
     pub(super) strategy: Strategy,
+    /// The network before any pass, and the passes: what other purposes make their graphs of.
+    pub(super) source: (Graph, Passes),
     sharing: Sharing,
     pub(super) device: Device,
-    loss: CrossEntropy,
     /// State of the loss scale.
     pub loss_scale: LossScale,
     /// Steps done.
@@ -74,56 +74,38 @@ pub struct Program {
     pub(super) collective: Box<dyn Collective>,
 }
 
-/// Elements behind gradients and statistics in the communication buffer: loss, correct predictions, images, and
-/// how many ranks were asked to stop.
-const EXTRA: i64 = 4;
-
 impl Program {
     pub(super) fn new(
         optimizer: DistributedOptimizer,
+        network: Graph,
         executor: Executor,
         weights: Weights,
-        loss: CrossEntropy,
+        loss: Box<dyn Loss>,
     ) -> Result<Self, OptimError> {
-        let DistributedOptimizer {
-            rule, strategy, collective, schedule, sharing, loss_scale, device, ..
-        } = optimizer;
-        let mut momenta = executor.graph().nodes.iter().filter_map(|n| match &n.op {
-            Op::BatchNorm(b) => Some(b.momentum),
-            _ => None,
-        });
-        let bn_momentum = momenta.next().unwrap_or(0.0);
-        if momenta.any(|m| m != bn_momentum) {
-            return Err(OptimError::MixedMomentum);
-        }
+        let o = optimizer;
         let layout = &weights.layout;
-        let learned = match &strategy.qat {
+        let learned = match &o.strategy.qat {
             Some(q) if q.learn_scales => layout.quantizers.len() as i64,
             _ => 0,
         };
-        let tail = layout.buffers_len + learned + EXTRA;
-        let f32s = (Kind::Float, device);
-        let comm = Tensor::f_zeros([layout.trainable_len + tail], f32s)?;
+        let recipe = |qat| Arc::new(RecipeObserver::from(qat)) as Arc<dyn RangeObserver>;
+        let graph = executor.graph();
         Ok(Self {
-            velocity: Tensor::f_zeros([layout.trainable_len], f32s)?,
-            scale_velocity: Tensor::f_zeros([learned], f32s)?,
+            record: Record::new(layout, o.device)?,
+            sums: GradientBuffer::new(layout, learned, o.sharing.bucket_bytes, o.device)?,
+            updater: Updater::new(o.rule, o.schedule, graph, layout.trainable_len, learned, o.device)?,
+            observer: o.strategy.qat.as_ref().map(|qat| o.observer.unwrap_or_else(|| recipe(qat))),
             teacher: None,
-            gradients: WeightsLayout::views(&comm, &layout.trainable),
-            buckets: plan_buckets(layout, tail, sharing.bucket_bytes),
-            record: Record::new(layout, device)?,
-            comm,
-            bn_momentum,
-            rule,
-            schedule,
-            loss_scale,
-            strategy,
-            sharing,
-            device,
+            source: (network, o.passes),
+            strategy: o.strategy,
+            sharing: o.sharing,
+            device: o.device,
+            loss_scale: o.loss_scale,
             loss,
             executor,
             weights,
             global_step: 0,
-            collective,
+            collective: o.collective,
         })
     }
 
@@ -158,18 +140,18 @@ impl Program {
     }
 
     /// The learning-rate schedule.
-    pub fn schedule(&self) -> &Schedule {
-        &self.schedule
+    pub fn schedule(&self) -> &dyn LearningRate {
+        &*self.updater.schedule
     }
 
     /// The momentum buffer, flat, in the order of the trainable parameters.
-    pub fn velocity(&self) -> &Tensor {
-        &self.velocity
+    pub fn momentum(&self) -> &Tensor {
+        &self.updater.momentum
     }
 
     /// The momentum of learned scales, in the order of the quantizers; empty where none are learned.
-    pub fn scale_velocity(&self) -> &Tensor {
-        &self.scale_velocity
+    pub fn scale_momentum(&self) -> &Tensor {
+        &self.updater.scale_momentum
     }
 
     /// The network whose logits training follows besides the labels, loaded with its weights.
@@ -177,33 +159,26 @@ impl Program {
         self.teacher = Some(teacher);
     }
 
-    /// Gradients of learned scales in the communication buffer.
-    fn scale_gradients(&self) -> Tensor {
-        let layout = &self.weights.layout;
-        let learned = self.scale_velocity.size()[0];
-        self.comm.narrow(0, layout.trainable_len + layout.buffers_len, learned)
-    }
-
-    /// What follows them.
-    fn extra(&self) -> Tensor {
-        self.comm.narrow(0, self.comm.size()[0] - EXTRA, EXTRA)
-    }
-
     /// The gradients of the last step, reduced and unscaled, as the update has left them (weight decay added), in
     /// the order of the trainable parameters.
     pub fn gradients(&self) -> &[Tensor] {
-        &self.gradients
+        self.sums.views()
     }
 
     /// What step `step` does.
     pub fn phase(&self, step: u64) -> Phase {
         let plain = Phase { observe: false, batch_stats: true };
-        self.strategy.qat.as_ref().map_or(plain, |q| q.phase(step, self.schedule.total_steps))
+        self.strategy.qat.as_ref().map_or(plain, |q| q.phase(step, self.schedule().total_steps()))
     }
 
-    /// One optimizer step from this rank's share of the global batch, in the sampler's order. `stop` asks all
-    /// ranks to stop after it. On error nothing was updated.
-    pub fn step(
+    /// One optimizer step from this rank's share of the global batch, in the sampler's order. On error nothing was
+    /// updated.
+    pub fn step(&mut self, microbatches: &[Microbatch]) -> Result<StepOutcome, OptimError> {
+        self.step_watched(microbatches, false, None)
+    }
+
+    /// [`Self::step`]; `stop` asks all ranks to stop after it, and `watch` sees every node's value.
+    pub fn step_watched(
         &mut self,
         microbatches: &[Microbatch],
         stop: bool,
@@ -212,36 +187,30 @@ impl Program {
         let started = Instant::now();
         self.check_share(microbatches.len())?;
         let phase = self.phase(self.global_step);
-        let lr = self.schedule.at(self.global_step);
+        let lr = self.schedule().at(self.global_step);
         let scale = self.loss_scale.factor();
-        self.accumulate(microbatches, phase, scale, stop, watch)?;
+        self.accumulate(microbatches, phase, stop, watch)?;
         let compute = started.elapsed();
         self.reduce(phase)?;
         let reduce = started.elapsed() - compute;
 
         let _guard = tch::no_grad_guard();
-        let layout = &self.weights.layout;
-        let [loss_sum, correct, images, stop] =
-            Vec::<f32>::try_from(&self.extra().f_to_device(Device::Cpu)?)?[..]
-        else {
-            unreachable!("EXTRA is 4")
-        };
-        let loss = f64::from(loss_sum) / self.sharing.microbatches as f64;
+        let sums = self.sums.sums()?;
+        let loss = sums.loss / self.sharing.microbatches as f64;
         if !loss.is_finite() {
             return Err(OptimError::Loss { loss, step: self.global_step, lr });
         }
-        let gradients = self.comm.narrow(0, 0, layout.trainable_len);
-        let norm = gradients.f_norm()?.f_double_value(&[])? / scale;
-        let scales_finite = self.scale_gradients().f_sum(Kind::Double)?.f_double_value(&[])?.is_finite();
+        let norm = self.sums.gradients().f_norm()?.f_double_value(&[])? / scale;
+        let scales_finite = self.sums.scales().f_sum(Kind::Double)?.f_double_value(&[])?.is_finite();
         let mut outcome = StepOutcome {
             step: self.global_step,
             loss,
-            top1: f64::from(correct) / f64::from(images),
+            top1: sums.correct / sums.images,
             lr,
             grad_norm: norm,
             scale,
             skipped: !(norm.is_finite() && scales_finite),
-            stop: stop > 0.0,
+            stop: sums.stop > 0.0,
             compute,
             reduce,
         };
@@ -252,7 +221,7 @@ impl Program {
                 _ => outcome.grad_norm = 0.0,
             }
         } else {
-            self.update(&gradients, phase, lr, scale)?;
+            self.update(phase, lr, scale)?;
         }
         self.loss_scale = self.loss_scale.next(!outcome.skipped);
         self.global_step += 1;
@@ -266,12 +235,21 @@ impl Program {
         if got == share { Ok(()) } else { Err(OptimError::Share { rank, world, got, all, share }) }
     }
 
-    /// Gradients, statistics and loss of this rank's microbatches into the communication buffer.
+    /// The loss of one microbatch, labels' and teacher's.
+    fn loss(&mut self, logits: &Tensor, m: &Microbatch) -> Result<Tensor, OptimError> {
+        let loss = self.loss.loss(logits, m.labels)?;
+        match (self.strategy.qat.as_ref().and_then(|q| q.distillation), &mut self.teacher) {
+            (None, _) => Ok(loss),
+            (Some(d), Some(teacher)) => Ok(distill::loss(d, &loss, logits, &teacher.logits(m.images)?)?),
+            (Some(_), None) => Err(OptimError::NoTeacher),
+        }
+    }
+
+    /// Gradients, statistics and loss of this rank's microbatches into the buffer that is reduced.
     fn accumulate(
         &mut self,
         microbatches: &[Microbatch],
         phase: Phase,
-        scale: f64,
         stop: bool,
         mut watch: Option<&mut Watch>,
     ) -> Result<(), OptimError> {
@@ -287,15 +265,14 @@ impl Program {
         };
         let mut prepared = Prepared::new(self.executor.graph(), &self.weights, quantize, true)?;
         let mut wanted: Vec<Tensor> = prepared.leaves.iter().map(Tensor::shallow_clone).collect();
-        if self.learns_scales() {
+        if self.updater.learns_scales() {
             prepared = prepared.learning_scales()?;
             wanted.push(prepared.steps.shallow_clone());
         }
-        let scale_gradients = self.scale_gradients();
         self.record.clear()?;
-        let _ = self.comm.f_zero_()?;
-        let mut extra = [0.0, 0.0, 0.0, f64::from(u8::from(stop))];
-        let factor = scale / self.sharing.microbatches as f64;
+        self.sums.clear()?;
+        let mut sums = Sums { stop: f64::from(u8::from(stop)), ..Sums::default() };
+        let factor = self.loss_scale.factor() / self.sharing.microbatches as f64;
         for m in microbatches {
             let logits = self.executor.forward(
                 m.images,
@@ -305,95 +282,46 @@ impl Program {
                 &mut self.record,
                 watch.as_deref_mut().map(|w| w as &mut Watch),
             )?;
-            let loss = logits.f_cross_entropy_loss::<Tensor>(
-                m.labels,
-                None,
-                Reduction::Mean,
-                -100,
-                self.loss.label_smoothing,
-            )?;
-            let loss = match (self.strategy.qat.as_ref().and_then(|q| q.distillation), &mut self.teacher) {
-                (None, _) => loss,
-                (Some(d), Some(teacher)) => distill::loss(d, &loss, &logits, &teacher.logits(m.images)?)?,
-                (Some(_), None) => return Err(OptimError::NoTeacher),
-            };
+            let loss = self.loss(&logits, m)?;
             let grads = Tensor::f_run_backward(&[loss.f_mul_scalar(factor)?], &wanted, false, false)?;
             let _guard = tch::no_grad_guard();
-            for (sum, grad) in self.gradients.iter_mut().zip(&grads) {
-                let _ = sum.f_add_(grad)?;
-            }
-            if prepared.learns_scales {
-                let _ = scale_gradients.shallow_clone().f_add_(&grads[self.gradients.len()])?;
-            }
+            self.sums.add(&grads)?;
             if phase.batch_stats {
                 self.record.end_microbatch()?;
             }
-            extra[0] += loss.f_double_value(&[])?;
-            extra[1] +=
-                logits.f_argmax(1, false)?.f_eq_tensor(m.labels)?.f_sum(Kind::Int64)?.f_int64_value(&[])?
-                    as f64;
-            extra[2] += m.labels.size()[0] as f64;
+            sums.loss += loss.f_double_value(&[])?;
+            let right = logits.f_argmax(1, false)?.f_eq_tensor(m.labels)?;
+            sums.correct += right.f_sum(Kind::Int64)?.f_int64_value(&[])? as f64;
+            sums.images += m.labels.size()[0] as f64;
         }
         let _guard = tch::no_grad_guard();
-        let layout = &self.weights.layout;
-        self.comm.narrow(0, layout.trainable_len, layout.buffers_len).f_copy_(&self.record.stats)?;
-        self.extra().f_copy_(&Tensor::f_from_slice(&extra)?)?;
+        self.sums.put(&self.record, sums)?;
         Ok(())
     }
 
-    fn learns_scales(&self) -> bool {
-        self.scale_velocity.size()[0] > 0
-    }
-
     fn reduce(&mut self, phase: Phase) -> Result<(), OptimError> {
-        for b in &self.buckets {
-            self.collective.all_reduce(&self.comm.narrow(0, b.offset, b.len), ReduceOp::Sum)?;
-        }
+        self.sums.reduce(&*self.collective)?;
         if phase.observe && !self.weights.layout.quantizers.is_empty() {
             self.collective.all_reduce(&self.record.maxima, ReduceOp::Max)?;
         }
         Ok(())
     }
 
-    fn update(&mut self, gradients: &Tensor, phase: Phase, lr: f64, scale: f64) -> Result<(), OptimError> {
+    fn update(&mut self, phase: Phase, lr: f64, scale: f64) -> Result<(), OptimError> {
         // Whatever can refuse comes first: on error nothing was updated.
-        let ranges = match &self.strategy.qat {
-            Some(q) if phase.observe => {
+        let ranges = match &self.observer {
+            Some(observer) if phase.observe => {
                 let seen = Record::host_maxima(&self.record.maxima, &self.weights.layout)?;
                 let old = self.weights.ranges_host()?;
-                let new = old.iter().zip(seen).map(|(old, seen)| {
-                    old.map_or(seen, |old| observer::moved(q.observer, old, seen, q.observer_momentum))
-                });
+                let new =
+                    old.iter().zip(seen).map(|(old, seen)| old.map_or(seen, |old| observer.moved(old, seen)));
                 Some(Tensor::f_from_slice(&new.collect::<Vec<f32>>())?)
             }
             _ => None,
         };
-        if scale != 1.0 {
-            let _ = gradients.shallow_clone().f_mul_scalar_(1.0 / scale)?;
-            let _ = self.scale_gradients().f_mul_scalar_(1.0 / scale)?;
-        }
-        let layout = &self.weights.layout;
-        self.rule.update(&self.weights.flat, &self.velocity, gradients, layout.decayed, lr)?;
-        if self.learns_scales() {
-            scales::update(
-                &self.rule,
-                &self.weights.ranges,
-                &self.weights.qmax,
-                &self.scale_velocity,
-                &self.scale_gradients(),
-                lr,
-            )?;
-        }
+        self.updater.update(&self.weights, &self.sums, lr, scale)?;
         if phase.batch_stats {
-            let mean = self
-                .comm
-                .narrow(0, layout.trainable_len, layout.buffers_len)
-                .f_div_scalar(self.sharing.microbatches as f64)?;
-            let _ = self
-                .weights
-                .buffers
-                .f_mul_scalar_(1.0 - self.bn_momentum)?
-                .f_add_(&mean.f_mul_scalar(self.bn_momentum)?)?;
+            self.updater.move_statistics(&mut self.weights, &self.sums, self.sharing.microbatches)?;
         }
         if let Some(ranges) = ranges {
             self.weights.ranges.f_copy_(&ranges)?;

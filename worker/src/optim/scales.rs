@@ -1,17 +1,17 @@
 //! Learned scales: the steps of activation quantizers as parameters of their own (LSQ, Esser et al., arXiv
 //! 1902.08153), updated by the same rule and learning rate as the weights, without decay.
 
-use super::Sgd;
+use super::rule::UpdateRule;
 use crate::quant::scheme::MIN_STEP;
 use tch::{TchError, Tensor};
 
 /// Updates `ranges` (`qmax` steps each) in place from gradients of the steps. In one update a step loses at most half of
 /// itself, so that it stays above zero. All `[quantizers]`, FP32.
 pub fn update(
-    rule: &Sgd,
+    rule: &dyn UpdateRule,
     ranges: &Tensor,
     qmax: &Tensor,
-    velocity: &Tensor,
+    momentum: &Tensor,
     gradients: &Tensor,
     lr: f64,
 ) -> Result<(), TchError> {
@@ -20,14 +20,14 @@ pub fn update(
     let floor = steps.f_mul_scalar(0.5)?.f_clamp_min(f64::from(MIN_STEP))?;
     let moved = Tensor::f_zeros_like(&steps)?;
     moved.shallow_clone().f_copy_(&steps)?;
-    let plain = Sgd { weight_decay: 0.0, ..*rule };
-    plain.update(&moved, velocity, gradients, 0, lr)?;
+    rule.update(&moved, momentum, gradients, 0, lr)?;
     ranges.shallow_clone().f_copy_(&moved.f_maximum(&floor)?.f_mul(qmax)?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::optim::Sgd;
 
     #[test]
     fn steps_follow_their_gradient_and_never_reach_zero() {

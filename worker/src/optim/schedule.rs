@@ -2,6 +2,15 @@
 
 use crate::config::LrScheduler;
 
+/// The learning rate of every step.
+pub trait LearningRate: Send {
+    /// Learning rate of a step (0-based).
+    fn at(&self, step: u64) -> f64;
+
+    /// Steps in all, which parts of a recipe's schedule are parts of; 0: not known.
+    fn total_steps(&self) -> u64;
+}
+
 /// Linear warm-up, then cosine or constant.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Schedule {
@@ -22,11 +31,17 @@ impl Schedule {
     pub fn constant(lr: f64) -> Self {
         Self { kind: LrScheduler::Constant, lr, warmup_start_lr: lr, warmup_steps: 0, total_steps: 0 }
     }
+}
 
-    /// Learning rate of a step (0-based): `start + (lr - start) * step / warmup` in warm-up, then
+impl LearningRate for Schedule {
+    fn total_steps(&self) -> u64 {
+        self.total_steps
+    }
+
+    /// `start + (lr - start) * step / warmup` in warm-up, then
     /// `lr / 2 * (1 + cos(pi * t / T))` with `t` counted from the end of warm-up. At and beyond the end: 0 for
     /// cosine.
-    pub fn at(&self, step: u64) -> f64 {
+    fn at(&self, step: u64) -> f64 {
         if step < self.warmup_steps {
             let part = step as f64 / self.warmup_steps as f64;
             return self.warmup_start_lr + (self.lr - self.warmup_start_lr) * part;

@@ -1,5 +1,6 @@
 //! Stochastic gradient descent with momentum on flat tensors.
 
+use super::rule::UpdateRule;
 use tch::{TchError, Tensor};
 
 /// The update rule, PyTorch's and Paddle's: `d = g + wd * w; v = m * v + d; w -= lr * (nesterov ? d + m * v : v)`.
@@ -22,19 +23,17 @@ impl Default for Sgd {
     }
 }
 
-impl Sgd {
-    /// Updates flat `weights` and `velocity` from flat `gradients`, which are overwritten. The first `decayed`
-    /// elements decay. All FP32, one length.
-    pub fn update(
+impl UpdateRule for Sgd {
+    fn update(
         &self,
         weights: &Tensor,
-        velocity: &Tensor,
+        momentum: &Tensor,
         gradients: &Tensor,
         decayed: i64,
         lr: f64,
     ) -> Result<(), TchError> {
         let _guard = tch::no_grad_guard();
-        let (mut w, mut v, g) = (weights.shallow_clone(), velocity.shallow_clone(), gradients);
+        let (mut w, mut v, g) = (weights.shallow_clone(), momentum.shallow_clone(), gradients);
         if self.weight_decay != 0.0 && decayed > 0 {
             let decay = w.f_narrow(0, 0, decayed)?.f_mul_scalar(self.weight_decay)?;
             let _ = g.f_narrow(0, 0, decayed)?.f_add_(&decay)?;
@@ -43,6 +42,10 @@ impl Sgd {
         let step = if self.nesterov { v.f_mul_scalar(self.momentum)?.f_add(g)? } else { v.shallow_clone() };
         let _ = w.f_sub_(&step.f_mul_scalar(lr)?)?;
         Ok(())
+    }
+
+    fn decays_all(&self) -> bool {
+        self.decay_all
     }
 }
 

@@ -6,7 +6,6 @@ use crate::collective::ReduceOp;
 use crate::exec::{ExecError, Mode, Prepared, Record};
 use crate::graph::{Node, Op};
 use crate::quant::histogram::{BINS, Histogram};
-use crate::quant::observer::{calibrated, wants_histogram};
 use tch::{Device, Kind, Tensor};
 
 /// Values counted at a time, so that no copies of a whole activation are made.
@@ -25,11 +24,11 @@ impl Program {
         total: usize,
         asked: &dyn Fn() -> bool,
     ) -> Result<bool, OptimError> {
-        let Some(qat) = self.strategy.qat.clone() else { return Ok(true) };
+        let Some(observer) = self.observer.clone() else { return Ok(true) };
         let _guard = tch::no_grad_guard();
         let Some(maxima) = self.maxima(microbatches, total, asked)? else { return Ok(false) };
         let known = self.weights.ranges_host()?;
-        let wanted = wants_histogram(qat.observer) && known.iter().any(Option::is_none);
+        let wanted = observer.wants_histogram() && known.iter().any(Option::is_none);
         let mut histograms = match wanted {
             true => match self.histograms(microbatches, total, &maxima, asked)? {
                 Some(histograms) => histograms.into_iter().map(Some).collect(),
@@ -38,10 +37,13 @@ impl Program {
             false => Vec::new(),
         };
         for (i, maxima) in maxima.iter().enumerate().filter(|&(i, _)| known[i].is_none()) {
-            let histogram = || histograms[i].take().expect("made for every quantizer where it is wanted");
-            if let Some(range) = calibrated(qat.observer, qat.percentile, maxima, histogram) {
-                let _ = self.weights.ranges.get(i as i64).f_fill_(f64::from(range))?;
+            if maxima.is_empty() {
+                continue;
             }
+            let mut histogram =
+                || histograms[i].take().expect("made once for every quantizer, where it is wanted");
+            let range = observer.calibrated(maxima, &mut histogram);
+            let _ = self.weights.ranges.get(i as i64).f_fill_(f64::from(range))?;
         }
         self.executor.ensure_ranges(&self.weights)?;
         Ok(true)

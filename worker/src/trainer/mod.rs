@@ -232,7 +232,7 @@ impl Run<'_> {
             batches.iter().map(|b| Microbatch { images: &b.images, labels: &b.labels }).collect();
         let stop = signals::requested();
         if !self.config.checks {
-            return Ok(self.program.step(&microbatches, stop, None)?);
+            return Ok(self.program.step_watched(&microbatches, stop, None)?);
         }
         let mut first: Option<(String, u64)> = None;
         let mut watch = |node: &crate::graph::Node, value: &tch::Tensor| {
@@ -244,7 +244,7 @@ impl Run<'_> {
                 first = Some((node.name.clone(), count as u64));
             }
         };
-        let outcome = self.program.step(&microbatches, stop, Some(&mut watch));
+        let outcome = self.program.step_watched(&microbatches, stop, Some(&mut watch));
         match (outcome, first) {
             (
                 Err(e @ (OptimError::Loss { .. } | OptimError::Gradients { .. } | OptimError::Exec(_))),

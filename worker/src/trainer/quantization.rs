@@ -71,7 +71,7 @@ impl Run<'_> {
     pub(super) fn due_batch_norm(&self, at_end: bool) -> Option<usize> {
         let qat = self.program.strategy().qat.as_ref()?;
         let wanted = qat.bn_images as usize;
-        let freeze = qat.freeze_bn.step(self.program.schedule().total_steps).unwrap_or(u64::MAX);
+        let freeze = qat.freeze_bn.step(self.program.schedule().total_steps()).unwrap_or(u64::MAX);
         let step = self.position.global_step;
         let due = if at_end { step <= freeze } else { step == freeze };
         (due && wanted > 0).then_some(wanted)

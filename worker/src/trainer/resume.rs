@@ -147,7 +147,7 @@ fn load(
 fn load_momentum(program: &Program, path: &Path, state: &State) -> Result<(), TrainError> {
     let layout = &program.weights.layout;
     for (slot, mut view) in
-        layout.trainable.iter().zip(WeightsLayout::views(program.velocity(), &layout.trainable))
+        layout.trainable.iter().zip(WeightsLayout::views(program.momentum(), &layout.trainable))
     {
         let name = format!("{MOMENTUM}{}", slot.name);
         let Some(t) = state.get(&name).filter(|t| t.data.len() as i64 == slot.len) else {
@@ -156,14 +156,14 @@ fn load_momentum(program: &Program, path: &Path, state: &State) -> Result<(), Tr
         };
         view.f_copy_(&Tensor::f_from_slice(&t.data)?.f_view(slot.shape.as_slice())?)?;
     }
-    let learned = program.scale_velocity();
+    let learned = program.scale_momentum();
     for (i, name) in layout.quantizers.iter().enumerate().take(learned.size()[0] as usize) {
         let name = scale_momentum(name);
-        let Some(&[velocity]) = state.get(&name).map(|t| t.data.as_slice()) else {
+        let Some(&[momentum]) = state.get(&name).map(|t| t.data.as_slice()) else {
             let mismatch = checkpoint::Mismatch { missing: vec![name], ..Default::default() };
             return Err(CheckpointError::Mismatch { path: path.into(), mismatch }.into());
         };
-        let _ = learned.get(i as i64).f_fill_(f64::from(velocity))?;
+        let _ = learned.get(i as i64).f_fill_(f64::from(momentum))?;
     }
     Ok(())
 }
@@ -268,7 +268,7 @@ impl Run<'_> {
     pub(super) fn snapshot(&self, eval: Option<&EvalResult>) -> Result<Snapshot, TrainError> {
         let program = &self.program;
         let layout = &program.weights.layout;
-        let host = Vec::<f32>::try_from(&program.velocity().f_to_device(Device::Cpu)?)?;
+        let host = Vec::<f32>::try_from(&program.momentum().f_to_device(Device::Cpu)?)?;
         let optimizer: State = layout
             .trainable
             .iter()
@@ -278,9 +278,9 @@ impl Run<'_> {
                 (format!("{MOMENTUM}{}", s.name), HostTensor { shape, data })
             })
             .collect();
-        let learned = Vec::<f32>::try_from(&program.scale_velocity().f_to_device(Device::Cpu)?)?;
-        let learned = layout.quantizers.iter().zip(learned).map(|(name, velocity)| {
-            (scale_momentum(name), HostTensor { shape: vec![1], data: vec![velocity] })
+        let learned = Vec::<f32>::try_from(&program.scale_momentum().f_to_device(Device::Cpu)?)?;
+        let learned = layout.quantizers.iter().zip(learned).map(|(name, momentum)| {
+            (scale_momentum(name), HostTensor { shape: vec![1], data: vec![momentum] })
         });
         let optimizer = optimizer.into_iter().chain(learned).collect();
         let (scale, good_steps) = match program.loss_scale {

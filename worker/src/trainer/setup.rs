@@ -350,6 +350,7 @@ impl<'a> Run<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::optim::schedule::LearningRate;
     use crate::session::{Determinism, LossScaling, QatRecipe, WorkerFacts, job_spec, machine};
     use crate::strategy::{Amp, Layout, Observer, Target};
     use crate::trainer::purpose;

@@ -2,7 +2,7 @@
 //! counts) holds the same ranges to the last bit.
 
 use super::histogram::Histogram;
-use crate::strategy::Observer;
+use crate::strategy::{Observer, Qat};
 
 /// A tensor held NaN or infinity where a range was to be observed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -16,74 +16,101 @@ pub struct NonFinite {
     pub count: u64,
 }
 
-/// One step of the moving average: `m * range + (1 - m) * observed`, in FP32.
-pub fn moving_average(range: f32, observed: f32, momentum: f64) -> f32 {
-    (momentum * f64::from(range) + (1.0 - momentum) * f64::from(observed)) as f32
+/// How activation ranges are found and kept: pure functions of what all ranks have seen, so that every rank finds the same
+/// range to the last bit.
+pub trait RangeObserver: Send + Sync {
+    /// Whether calibration needs histograms besides maxima.
+    fn wants_histogram(&self) -> bool;
+
+    /// The start of a range from the absolute maxima of all calibration microbatches, in the order of the sampler (at
+    /// least one); `histogram`, over all of them, may be asked for only where it is wanted.
+    fn calibrated(&self, maxima: &[f32], histogram: &mut dyn FnMut() -> Histogram) -> f32;
+
+    /// Where a range goes in training from the absolute maximum that a step observed.
+    fn moved(&self, range: f32, observed: f32) -> f32;
 }
 
-/// Where a range goes from an observed absolute maximum.
-pub fn moved(observer: Observer, range: f32, observed: f32, momentum: f64) -> f32 {
-    match observer {
-        Observer::MovingAverage => moving_average(range, observed, momentum),
-        Observer::Max => range.max(observed),
-        Observer::Percentile | Observer::Mse | Observer::Entropy => range,
+/// The observer that a recipe names.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RecipeObserver {
+    /// Which.
+    pub observer: Observer,
+    /// Percent of absolute values within the range, for [`Observer::Percentile`].
+    pub percentile: f64,
+    /// Momentum of [`Observer::MovingAverage`].
+    pub momentum: f64,
+}
+
+impl From<&Qat> for RecipeObserver {
+    fn from(qat: &Qat) -> Self {
+        Self { observer: qat.observer, percentile: qat.percentile, momentum: qat.observer_momentum }
     }
 }
 
-/// Whether calibration needs histograms besides maxima.
-pub fn wants_histogram(observer: Observer) -> bool {
-    matches!(observer, Observer::Percentile | Observer::Mse | Observer::Entropy)
-}
-
-/// The start of a range from the maxima of all calibration microbatches, in the order of the sampler, hence the same
-/// for every world size; `histogram` is asked for only where [`wants_histogram`]. `None` without any maximum.
-pub fn calibrated(
-    observer: Observer,
-    percentile: f64,
-    maxima: &[f32],
-    histogram: impl FnOnce() -> Histogram,
-) -> Option<f32> {
-    if maxima.is_empty() {
-        return None;
+impl RangeObserver for RecipeObserver {
+    fn wants_histogram(&self) -> bool {
+        matches!(self.observer, Observer::Percentile | Observer::Mse | Observer::Entropy)
     }
-    Some(match observer {
-        Observer::MovingAverage => {
-            let sum: f64 = maxima.iter().map(|&x| f64::from(x)).sum();
-            (sum / maxima.len() as f64) as f32
+
+    fn calibrated(&self, maxima: &[f32], histogram: &mut dyn FnMut() -> Histogram) -> f32 {
+        match self.observer {
+            Observer::MovingAverage => {
+                let sum: f64 = maxima.iter().map(|&x| f64::from(x)).sum();
+                (sum / maxima.len() as f64) as f32
+            }
+            Observer::Max => maxima.iter().copied().fold(0.0, f32::max),
+            Observer::Percentile => histogram().percentile(self.percentile),
+            Observer::Mse => histogram().least_squares(),
+            Observer::Entropy => histogram().least_entropy(),
         }
-        Observer::Max => maxima.iter().copied().fold(0.0, f32::max),
-        Observer::Percentile => histogram().percentile(percentile),
-        Observer::Mse => histogram().least_squares(),
-        Observer::Entropy => histogram().least_entropy(),
-    })
+    }
+
+    /// The moving average is `m * range + (1 - m) * observed`, in FP64, rounded to FP32.
+    fn moved(&self, range: f32, observed: f32) -> f32 {
+        let m = self.momentum;
+        match self.observer {
+            Observer::MovingAverage => (m * f64::from(range) + (1.0 - m) * f64::from(observed)) as f32,
+            Observer::Max => range.max(observed),
+            Observer::Percentile | Observer::Mse | Observer::Entropy => range,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn of(observer: Observer) -> RecipeObserver {
+        RecipeObserver { observer, ..RecipeObserver::from(&Qat { percentile: 75.0, ..Qat::default() }) }
+    }
+
     #[test]
-    fn averages() {
-        assert_eq!(moving_average(1.0, 2.0, 0.9), 1.1);
-        assert_eq!(moving_average(1.0, 5.0, 1.0), 1.0);
-        let none = || unreachable!("maxima suffice");
-        let start = |o, maxima: &[f32]| calibrated(o, 99.0, maxima, none);
-        assert_eq!(start(Observer::MovingAverage, &[1.0, 2.0, 6.0]), Some(3.0));
-        assert_eq!(start(Observer::MovingAverage, &[]), None);
-        assert_eq!(start(Observer::MovingAverage, &[f32::MAX, f32::MAX]), Some(f32::MAX));
-        assert_eq!(start(Observer::Max, &[1.0, 6.0, 2.0]), Some(6.0));
+    fn maxima_are_averaged_or_the_largest_taken() {
+        let start = |o, maxima: &[f32]| of(o).calibrated(maxima, &mut || unreachable!("maxima suffice"));
+        assert_eq!(start(Observer::MovingAverage, &[1.0, 2.0, 6.0]), 3.0);
+        assert_eq!(start(Observer::MovingAverage, &[f32::MAX, f32::MAX]), f32::MAX);
+        assert_eq!(start(Observer::Max, &[1.0, 6.0, 2.0]), 6.0);
+        assert!(!of(Observer::MovingAverage).wants_histogram() && !of(Observer::Max).wants_histogram());
     }
 
     #[test]
     fn each_observer_moves_in_its_own_way() {
-        assert_eq!(moved(Observer::MovingAverage, 1.0, 2.0, 0.9), 1.1);
-        assert_eq!(moved(Observer::Max, 1.0, 2.0, 0.9), 2.0);
-        assert_eq!(moved(Observer::Max, 3.0, 2.0, 0.9), 3.0);
-        for held in [Observer::Percentile, Observer::Mse, Observer::Entropy] {
-            assert_eq!(moved(held, 1.0, 2.0, 0.9), 1.0);
-            let x = [0.5f32, 1.0, 2.0, 100.0];
-            let range = calibrated(held, 75.0, &[100.0], || Histogram::of(&x, 100.0)).unwrap();
-            assert!(range > 0.0 && range <= 100.0);
+        assert_eq!(of(Observer::MovingAverage).moved(1.0, 2.0), 1.1);
+        let still = RecipeObserver { momentum: 1.0, ..of(Observer::MovingAverage) };
+        assert_eq!(still.moved(1.0, 5.0), 1.0);
+        assert_eq!(of(Observer::Max).moved(1.0, 2.0), 2.0);
+        assert_eq!(of(Observer::Max).moved(3.0, 2.0), 3.0);
+        let x = [0.5f32, 1.0, 2.0, 100.0];
+        let h = || Histogram::of(&x, 100.0);
+        for (held, want) in [
+            (Observer::Percentile, h().percentile(75.0)),
+            (Observer::Mse, h().least_squares()),
+            (Observer::Entropy, h().least_entropy()),
+        ] {
+            assert!(of(held).wants_histogram());
+            assert_eq!(of(held).moved(1.0, 2.0), 1.0);
+            assert_eq!(of(held).calibrated(&[100.0], &mut || h()), want);
+            assert!(want > 0.0 && want <= 100.0);
         }
     }
 }

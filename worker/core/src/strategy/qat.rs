@@ -49,12 +49,14 @@ pub enum Freeze {
 }
 
 impl Freeze {
-    /// The first frozen step of a training of `total_steps` steps; none: never. A part is rounded up to a whole step.
+    /// The first frozen step of a training of `total_steps` steps; none: never. A part is rounded up to a whole step; a
+    /// part of a length that is not known (0) is never reached, but for a part of 0.
     pub fn step(self, total_steps: u64) -> Option<u64> {
         match self {
             Freeze::Never => None,
             Freeze::Step(step) => Some(step),
-            Freeze::Part(part) => (part < 1.0).then(|| (part * total_steps as f64).ceil() as u64),
+            Freeze::Part(part) if part >= 1.0 || (total_steps == 0 && part > 0.0) => None,
+            Freeze::Part(part) => Some((part * total_steps as f64).ceil() as u64),
         }
     }
 }
@@ -206,6 +208,7 @@ mod tests {
         assert_eq!(Freeze::Part(1.0).step(100), None);
         assert_eq!(Freeze::Part(0.0).step(100), Some(0));
         assert_eq!(Freeze::Part(0.805).step(100), Some(81));
+        assert_eq!((Freeze::Part(0.5).step(0), Freeze::Part(0.0).step(0)), (None, Some(0)));
         assert_eq!((Freeze::Never.step(9), Freeze::Step(3).step(9)), (None, Some(3)));
         assert_eq!(
             Qat { freeze_bn: Freeze::Part(1.0), ..Qat::default() }.scheduled(10).freeze_bn,

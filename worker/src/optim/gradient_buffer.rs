@@ -1,0 +1,140 @@
+//! What ranks add up in a step, in one flat buffer.
+
+use super::buckets::{Bucket, plan_buckets};
+use crate::collective::{Collective, CollectiveError, ReduceOp};
+use crate::exec::{Record, WeightsLayout};
+use tch::{Device, Kind, TchError, Tensor};
+
+/// Sums over microbatches besides gradients and statistics.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(super) struct Sums {
+    /// Of the microbatches' mean losses.
+    pub loss: f64,
+    /// Images predicted right.
+    pub correct: f64,
+    /// Images.
+    pub images: f64,
+    /// Ranks that were asked to stop.
+    pub stop: f64,
+}
+
+/// Elements of [`Sums`].
+const SUMS: i64 = 4;
+
+/// Gradients, BatchNorm's statistics, gradients of learned scales and [`Sums`], in this order, FP32. Parameters' gradients
+/// are views, so that whole ranges are reduced and updated.
+pub(super) struct GradientBuffer {
+    flat: Tensor,
+    views: Vec<Tensor>,
+    buckets: Vec<Bucket>,
+    /// Elements of the gradients, the statistics and the learned scales.
+    parts: [i64; 3],
+}
+
+impl GradientBuffer {
+    /// Zeros for a network and `learned` scales, reduced in pieces of `bucket_bytes`.
+    pub fn new(
+        layout: &WeightsLayout,
+        learned: i64,
+        bucket_bytes: usize,
+        device: Device,
+    ) -> Result<Self, TchError> {
+        let tail = layout.buffers_len + learned + SUMS;
+        let flat = Tensor::f_zeros([layout.trainable_len + tail], (Kind::Float, device))?;
+        Ok(Self {
+            views: WeightsLayout::views(&flat, &layout.trainable),
+            buckets: plan_buckets(layout, tail, bucket_bytes),
+            parts: [layout.trainable_len, layout.buffers_len, learned],
+            flat,
+        })
+    }
+
+    fn part(&self, index: usize) -> Tensor {
+        let start = self.parts[..index].iter().sum();
+        self.flat.narrow(0, start, self.parts.get(index).copied().unwrap_or(SUMS))
+    }
+
+    /// Zeros everywhere.
+    pub fn clear(&mut self) -> Result<(), TchError> {
+        self.flat.f_zero_().map(drop)
+    }
+
+    /// Adds the gradients of a microbatch: those of the parameters, then, if they are learned, of the scales.
+    pub fn add(&mut self, gradients: &[Tensor]) -> Result<(), TchError> {
+        for (sum, gradient) in self.views.iter_mut().zip(gradients) {
+            let _ = sum.f_add_(gradient)?;
+        }
+        if let Some(scales) = gradients.get(self.views.len()) {
+            let _ = self.scales().f_add_(scales)?;
+        }
+        Ok(())
+    }
+
+    /// Takes what was recorded, and the sums.
+    pub fn put(&mut self, record: &Record, sums: Sums) -> Result<(), TchError> {
+        self.statistics().f_copy_(&record.stats)?;
+        let sums = [sums.loss, sums.correct, sums.images, sums.stop];
+        self.part(3).f_copy_(&Tensor::f_from_slice(&sums)?)
+    }
+
+    /// Adds up over all ranks, bucket by bucket.
+    pub fn reduce(&self, collective: &dyn Collective) -> Result<(), CollectiveError> {
+        let pieces = self.buckets.iter().map(|b| self.flat.narrow(0, b.offset, b.len));
+        pieces.into_iter().try_for_each(|piece| collective.all_reduce(&piece, ReduceOp::Sum))
+    }
+
+    /// The parameters' gradients, one a parameter, in the layout's order.
+    pub fn views(&self) -> &[Tensor] {
+        &self.views
+    }
+
+    /// The same, flat.
+    pub fn gradients(&self) -> Tensor {
+        self.part(0)
+    }
+
+    /// BatchNorm's statistics, `[buffers_len]`.
+    pub fn statistics(&self) -> Tensor {
+        self.part(1)
+    }
+
+    /// Gradients of learned scales, `[quantizers]`, or empty.
+    pub fn scales(&self) -> Tensor {
+        self.part(2)
+    }
+
+    /// The sums, on the host.
+    pub fn sums(&self) -> Result<Sums, TchError> {
+        let host = Vec::<f32>::try_from(&self.part(3).f_to_device(Device::Cpu)?)?;
+        let [loss, correct, images, stop] = host[..] else { unreachable!("there are {SUMS} sums") };
+        let [loss, correct, images, stop] = [loss, correct, images, stop].map(f64::from);
+        Ok(Sums { loss, correct, images, stop })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collective::Local;
+    use crate::models;
+
+    #[test]
+    fn parts_do_not_overlap_and_gradients_are_views() {
+        let layout = WeightsLayout::new(&models::build("ResNet20", [3, 32, 32], 10).unwrap(), false);
+        let mut buffer = GradientBuffer::new(&layout, 5, 1 << 16, Device::Cpu).unwrap();
+        let mut gradients: Vec<Tensor> = buffer.views().iter().map(Tensor::ones_like).collect();
+        gradients.push(Tensor::full([5], 2.0, (Kind::Float, Device::Cpu)));
+        let mut record = Record::new(&layout, Device::Cpu).unwrap();
+        let _ = record.stats.fill_(3.0);
+        let sums = Sums { loss: 4.0, correct: 5.0, images: 6.0, stop: 1.0 };
+        buffer.add(&gradients).unwrap();
+        buffer.add(&gradients).unwrap();
+        buffer.put(&record, sums).unwrap();
+        buffer.reduce(&Local).unwrap();
+        let all = |t: Tensor, value: f64| t.numel() > 0 && t.eq(value).all().int64_value(&[]) == 1;
+        assert!(all(buffer.gradients(), 2.0) && all(buffer.scales(), 4.0) && all(buffer.statistics(), 3.0));
+        assert_eq!(buffer.sums().unwrap(), sums);
+        buffer.clear().unwrap();
+        assert!(all(buffer.gradients(), 0.0) && buffer.sums().unwrap() == Sums::default());
+    }
+}
