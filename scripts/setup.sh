@@ -10,6 +10,9 @@
 #                               loads it on a machine without a GPU (about 2.5 GB)
 #   scripts/setup.sh --test     also .deps/python: PyTorch, ONNX, the engines and shellcheck, for the tests;
 #                               and .deps/nvrtc: the compiler of the CUDA kernels, which needs no GPU
+#   scripts/setup.sh --crate FOLDER
+#                               also FOLDER/.cargo/config.toml: where the libraries are, for a crate of one's own there
+#                               that depends on Octrain by path; nothing has to be exported
 #
 # Everything comes from PyPI, each file pinned by version and sha256 in scripts/requirements/. Needs Python 3
 # with pip. The files lie in ${OCTRAIN_CACHE:-$HOME/.cache/octrain}/<hash of the pins>, shared by all clones.
@@ -20,15 +23,19 @@ repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 say() { echo "setup: $*"; }
 die() { echo "setup: error: $*" >&2; exit 1; }
 
-want_cuda=auto want_apart=no want_test=no
-for arg in "$@"; do
+want_cuda=auto want_apart=no want_test=no crate=''
+while [ $# -gt 0 ]; do
+  arg=$1; shift
   case $arg in
     --cuda) want_cuda=yes ;;
     --no-cuda) want_cuda=no ;;
     --cuda-apart) want_apart=yes ;;
     --test) want_test=yes ;;
-    -h|--help) sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 0 ;;
-    *) echo "setup: unknown argument '$arg'; it takes --cuda, --no-cuda, --cuda-apart, --test" >&2; exit 2 ;;
+    --crate)
+      [ -d "${1:-}" ] || { echo "setup: --crate wants the folder of a crate, and '${1:-}' is none" >&2; exit 2; }
+      crate=$(cd "$1" && pwd); shift ;;
+    -h|--help) sed -n '2,18s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    *) echo "setup: unknown argument '$arg'; it takes --cuda, --no-cuda, --cuda-apart, --test, --crate FOLDER" >&2; exit 2 ;;
   esac
 done
 
@@ -149,5 +156,23 @@ if [ -e "$repo/.deps" ] && [ ! -L "$repo/.deps" ]; then
 fi
 if [ "$(readlink "$repo/.deps" || true)" != "$deps" ]; then
   ln -s "$deps" "$work/link" && mv -T "$work/link" "$repo/.deps"
+fi
+if [ -n "$crate" ]; then
+  config=$crate/.cargo/config.toml
+  if [ -e "$config" ] && ! grep -q '^# Written by octrain' "$config"; then
+    die "$config is there and not of this script: add to it what scripts/setup.sh --crate writes into an empty folder"
+  fi
+  mkdir -p "$crate/.cargo"
+  cat >"$config" <<EOF
+# Written by octrain's scripts/setup.sh --crate: where libtorch is, for the build and for what is built.
+[env]
+LIBTORCH = "$deps/libtorch"
+OCTRAIN_DEPS = "$deps"
+
+[build]
+rustflags = ["-C", "link-arg=-Wl,-rpath,$deps/libtorch/lib"]
+rustdocflags = ["-C", "link-arg=-Wl,-rpath,$deps/libtorch/lib"]
+EOF
+  say "wrote $config"
 fi
 say "ready: .deps -> $deps"

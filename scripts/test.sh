@@ -19,8 +19,8 @@ step() {
   summary+=$(printf '%-7s%5ds  %s' $outcome $((SECONDS - start)) "$name")$'\n'
 }
 
-# The binaries that tests start, then the tests themselves.
-build() { cargo build --locked --workspace --quiet && cargo test --locked --workspace --no-run --quiet; }
+# The binaries and examples that tests start, then the tests themselves.
+build() { cargo build --locked --workspace --bins --examples --quiet && cargo test --locked --workspace --no-run --quiet; }
 
 # What tests say they did not run is lost among the rest; it is said again at the end.
 told=$(mktemp)
@@ -34,7 +34,7 @@ step set-up scripts/setup.sh --test
 [ $failed -eq 0 ] || { echo "test: set-up failed, so nothing else can run" >&2; exit 1; }
 
 if [ $# -gt 0 ]; then
-  cargo build --locked --workspace # the binaries that tests start
+  cargo build --locked --workspace --bins --examples # what tests start
   exec cargo test --locked --workspace -- "$@"
 fi
 

@@ -264,7 +264,7 @@ fn a_circle_of_rooms_is_shown() {
     let apart = [
         Source::snippet("worker/src/quant/scheme.rs", ""),
         Source::snippet("worker/src/quant/placement.rs", "use crate::graph::Node;"),
-        Source::snippet("worker/src/config/validate.rs", "use crate::quant::scheme::Sign;"),
+        Source::snippet("worker/src/graph/node.rs", "use crate::quant::scheme::Sign;"),
     ];
     assert!(rooms.cycle(&apart).unwrap().is_some());
     assert_eq!(CORE.cycle(&apart).unwrap(), None);

@@ -1,14 +1,23 @@
 //! Flags and TOML to one validated [`RunConfig`], before anything binds or allocates.
 
 mod continuity;
+mod error;
+#[cfg(feature = "cli")]
 mod list;
+#[cfg(feature = "cli")]
 mod numbers;
+#[cfg(feature = "cli")]
 mod resolve;
 mod run_config;
+#[cfg(feature = "cli")]
 mod validate;
 
 pub use continuity::{differences, unlike, with_former_defaults};
+pub use error::{ConfigError, Given};
+#[cfg(feature = "cli")]
 pub use list::parse_list;
-pub use resolve::{ConfigError, Given, given_checkpoint, resolve};
+#[cfg(feature = "cli")]
+pub use resolve::{given_checkpoint, resolve};
 pub use run_config::*;
+#[cfg(feature = "cli")]
 pub use validate::validate;

@@ -31,7 +31,7 @@ impl Split {
 
 /// What is wrong with an image.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Broken {
+pub enum Broken {
     /// The system does not give its bytes, perhaps for now only.
     #[error("{0}")]
     Unread(String),
@@ -40,12 +40,19 @@ pub(super) enum Broken {
     Corrupt(String),
 }
 
-/// An image's place and name.
-pub(super) trait Images: Send + Sync {
+/// Labelled images, by index from 0.
+pub trait Images: Send + Sync {
+    /// Number of images.
     fn len(&self) -> usize;
+    /// Whether there is none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Label of an image: the index of its class.
     fn label(&self, index: usize) -> usize;
-    /// Name for messages.
+    /// Name of an image for messages, e.g. its path.
     fn name(&self, index: usize) -> String;
-    /// Decodes; the error says what is wrong with the image.
+    /// Decodes an image, of any size; the error says what is wrong with it. It must give the same pixels whenever it is
+    /// asked, from any thread.
     fn image(&self, index: usize) -> Result<RgbImage, Broken>;
 }

@@ -17,8 +17,9 @@ pub use profile::{NodeProfile, Precision, profile, profile_network};
 use std::path::Path;
 
 /// A runtime.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
-#[value(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[cfg_attr(feature = "cli", value(rename_all = "lowercase"))]
 pub enum EngineKind {
     /// OpenVINO's CPU plugin.
     Openvino,

@@ -10,6 +10,7 @@ mod record;
 mod weights;
 
 pub use error::ExecError;
+#[cfg(feature = "session")]
 pub(crate) use error::words;
 pub use forward::{Executor, Mode, Watch};
 pub use init::initialise;

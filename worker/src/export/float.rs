@@ -10,8 +10,9 @@ use super::{ExportError, Profile};
 use half::f16;
 
 /// Type of the floating-point values of a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, clap::ValueEnum)]
-#[value(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[cfg_attr(feature = "cli", value(rename_all = "lowercase"))]
 pub enum FloatType {
     /// IEEE single.
     #[default]

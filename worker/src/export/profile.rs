@@ -3,9 +3,10 @@
 use crate::strategy::Target;
 
 /// The profile of an exported file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
-#[value(rename_all = "lowercase")]
+#[cfg_attr(feature = "cli", value(rename_all = "lowercase"))]
 pub enum Profile {
     /// Floating point, for any runtime.
     Fp32,

@@ -15,6 +15,7 @@ mod interfaces;
 mod leave;
 pub mod libraries;
 mod nvrtc;
+#[cfg(feature = "engines")]
 pub mod openvino_profile;
 
 pub use cuda::{library as cuda_library, load as load_cuda};

@@ -1,0 +1,82 @@
+//! Fine-tuning with quantization from weights that PyTorch's users have: torchvision's ResNet-18 as a `.safetensors`
+//! file, for a data set of other classes.
+//!
+//! ```python
+//! import torchvision, safetensors.torch
+//! model = torchvision.models.resnet18(weights="IMAGENET1K_V1")
+//! safetensors.torch.save_file(model.state_dict(), "resnet18.safetensors")
+//! ```
+//! `cargo run --example fine_tune -- resnet18.safetensors FOLDER int8.onnx`, where FOLDER has `train/<class>/`.
+
+use octrain::checkpoint;
+use octrain::collective::Local;
+use octrain::config::RunConfig;
+use octrain::data::{DataConfig, Dataset, EvalLoader, Geometry, Sharding, Split, TrainLoader, Wanted};
+use octrain::exec::initialise;
+use octrain::export::Profile;
+use octrain::models;
+use octrain::optim::schedule::Schedule;
+use octrain::optim::{CrossEntropy, DistributedOptimizer, Microbatch, Sgd};
+use octrain::strategy::{Qat, Strategy};
+use std::path::Path;
+use std::sync::Arc;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [weights, folder, output] = &arguments[..] else {
+        return Err("usage: fine_tune WEIGHTS.safetensors FOLDER OUTPUT.onnx".into());
+    };
+    let settings = RunConfig {
+        image_root: folder.clone(),
+        image_shape: [3, 64, 64],
+        crop_size: 64,
+        resize_short: 72,
+        batch_size: 16,
+        ..RunConfig::default()
+    };
+    let train = Arc::new(Dataset::open(Split::Train, &Wanted::of(&settings))?);
+    println!("{}", train.found);
+    let data = DataConfig {
+        geometry: Geometry::new(&settings),
+        sharding: Sharding { rank: 0, world: 1, microbatches: 1, batch: settings.batch_size },
+        seed: 3,
+        threads: 2,
+        max_corrupt: None,
+    };
+    let mut loader = TrainLoader::new(train.clone(), data.clone())?;
+
+    let network = models::build("ResNet18", settings.image_shape, train.classes.len())?;
+    let qat = Qat { calibration_images: 64, ..Qat::default() };
+    let calibration = qat.calibration_images as usize;
+    let mut program = DistributedOptimizer::new(
+        Sgd { momentum: 0.9, ..Sgd::default() },
+        Strategy { qat: Some(qat), ..Strategy::default() },
+        Box::new(Local),
+    )
+    .schedule(Schedule { total_steps: loader.steps(), ..Schedule::constant(0.01) })
+    .minimize(network, CrossEntropy { label_smoothing: 0.1 })?;
+
+    // What the file does not have in this shape starts anew: the classifier, if there are other classes.
+    initialise(&mut program.weights, 3, false)?;
+    let anew = program.weights.load(&checkpoint::load_weights(Path::new(weights))?)?;
+    println!("not in {weights}: {}", anew.join(", "));
+    if anew.iter().any(|name| !name.starts_with("fc.")) {
+        return Err(format!("{weights} does not hold a ResNet-18").into());
+    }
+
+    let (mut loaded, total) = EvalLoader::calibration(train, data, calibration)?;
+    let mut images = Vec::new();
+    while let Some(batch) = loaded.next()? {
+        images.push((batch.position, batch.images));
+    }
+    program.calibrate(&images, total, &|| false)?;
+
+    loader.start_epoch(0, 0)?;
+    while let Some(batch) = loader.next()? {
+        let outcome = program.step(&[Microbatch { images: &batch.images, labels: &batch.labels }])?;
+        println!("step {}: loss {:.3}", outcome.step + 1, outcome.loss);
+    }
+    program.export(Profile::Onnxruntime, output)?;
+    println!("{output} holds the network in INT8");
+    Ok(())
+}
