@@ -95,7 +95,8 @@ fn what_cannot_be_split_is_said() {
     assert!(plan(text(&data), "1").contains("--val-fraction is 1"));
     assert!(plan("digits", "0.1").contains("validation of its own"));
     // Without the flag, the message names it.
-    assert!(plan(text(&data), "0").contains("no folder `train/`"));
+    let told = plan(text(&data), "0");
+    assert!(told.contains("no folder `train/`") && told.contains("--val-fraction 0.1"), "{told}");
     let both = images::tree(&dir.path().join("both"), 2, 4, 36);
     let told = plan(text(&both), "0.5");
     assert!(told.contains("`val/`") && told.contains("--val-fraction 0"), "{told}");

@@ -189,7 +189,7 @@ impl DataError {
             false => format!(" (its folders: {})", listed(&names)),
         };
         let advice = match split {
-            Split::Train => "",
+            Split::Train => "; where its folders are the classes themselves, say --val-fraction 0.1",
             Split::Val => {
                 "; to hold out a part of one folder of classes, say --val-fraction 0.1, to train without evaluating, --run-scope train_only"
             }
