@@ -22,6 +22,8 @@ step() {
 # The binaries and examples that tests start, then the tests themselves.
 build() { cargo build --locked --workspace --bins --examples --quiet && cargo test --locked --workspace --no-run --quiet; }
 
+documentation() { RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --quiet; }
+
 # What tests say they did not run is lost among the rest; it is said again at the end.
 told=$(mktemp)
 trap 'rm -f "$told"' EXIT
@@ -50,6 +52,7 @@ mapfile -t shell_files < <(find scripts .ci deploy tests/fixtures -type f \( -na
 step formatting cargo fmt --all --check
 step shellcheck "$shellcheck" "${shell_files[@]}"
 step lints cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
+step documentation documentation
 step build build
 step tests tests
 

@@ -98,10 +98,12 @@ const TABLE: &[(&str, How)] = &[
 /// Commands in the fenced blocks of a page: continuation lines joined, comments left out, runs of blanks made one.
 fn commands(page: &str) -> Vec<String> {
     let mut found = Vec::new();
-    let (mut inside, mut pending) = (false, String::new());
+    let (mut inside, mut other, mut pending) = (false, false, String::new());
     for line in page.lines() {
-        if line.starts_with("```") {
-            inside = !inside;
+        if let Some(language) = line.strip_prefix("```") {
+            // Blocks of another language than the shell's hold no commands.
+            inside = !inside && !other && matches!(language, "" | "sh");
+            other = !inside && !other && !language.is_empty();
             assert!(pending.is_empty(), "a block ends within a command: {pending}");
             continue;
         }
@@ -257,6 +259,6 @@ fn the_page_has_the_code_s_exit_codes_and_says_which_to_start_again() {
 
 #[test]
 fn commands_are_found_as_a_reader_finds_them() {
-    let page = "text `not this`\n```sh\none --a \\\n  --b 1     # why\n\n# a comment\ntwo && three\n```\nfour\n```\nfive\n```\n";
+    let page = "text `not this`\n```sh\none --a \\\n  --b 1     # why\n\n# a comment\ntwo && three\n```\n```rust\nlet x = 1;\n```\nfour\n```\nfive\n```\n";
     assert_eq!(commands(page), ["one --a --b 1", "two && three", "five"]);
 }

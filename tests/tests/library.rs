@@ -61,6 +61,17 @@ fn opening() -> String {
     code.map(|l| l.trim_start_matches("//!").trim_start_matches(' ').to_string() + "\n").collect()
 }
 
+#[test]
+fn the_readme_shows_a_part_of_that_program() {
+    let readme = std::fs::read_to_string(policy::repository().join("README.md")).unwrap();
+    let shown = readme.split_once("```rust\n").unwrap().1.split_once("```").unwrap().0;
+    let program = opening();
+    assert!(shown.lines().count() > 5);
+    for line in shown.lines().map(str::trim) {
+        assert!(program.contains(line), "{line} is not in the program that lib.rs opens with");
+    }
+}
+
 /// A crate that knows Octrain by its path only, with the packages' versions of this workspace.
 fn crate_outside(folder: &Path) -> PathBuf {
     let root = policy::repository();

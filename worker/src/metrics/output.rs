@@ -74,7 +74,7 @@ fn to(out: &mut impl Write, text: fmt::Arguments) -> io::Result<()> {
     }
 }
 
-/// Writes a line to standard output, for commands whose result is more than what they print. [`say!`] calls it.
+/// Writes a line to standard output, for commands whose result is more than what they print. `say!` calls it.
 pub fn line(text: fmt::Arguments) {
     match STARTED.get() {
         Some((standard, Reader::NotAwaited)) => standard.out.put(format!("{text}\n").as_bytes()),

@@ -1,5 +1,5 @@
 //! The distributed optimizer: it builds the program by the pass list, sums gradients over microbatches and
-//! ranks, and updates. Quantization is one field of the [`Strategy`](crate::strategy::Strategy).
+//! ranks, and updates. Quantization is one field of the [`Strategy`].
 
 mod agreement;
 mod buckets;
