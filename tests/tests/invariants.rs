@@ -27,8 +27,16 @@ fn worker_imports() -> ImportRules {
 }
 
 /// What the coordinator does besides deciding. Every other room of it is plain data and pure functions.
-const COORDINATOR_IO: &[&str] =
-    &["accept.rs", "driver.rs", "parked.rs", "service.rs", "server.rs", "grpc_status.rs", "main.rs"];
+const COORDINATOR_IO: &[&str] = &[
+    "accept.rs",
+    "driver.rs",
+    "outlet.rs",
+    "parked.rs",
+    "service.rs",
+    "server.rs",
+    "grpc_status.rs",
+    "main.rs",
+];
 
 fn decision_imports() -> ImportRules {
     ImportRules { without: vec![("*", PURE)], ..ImportRules::default() }

@@ -18,7 +18,7 @@ const STEPS: i64 = 3;
 
 type Failure = Box<dyn std::error::Error>;
 
-/// What one rank does; the hash of its weights in the end.
+/// What one rank does; the sum of its weights in the end.
 fn train(rank: usize, folder: &str) -> Result<f64, Failure> {
     let store = Arc::new(FolderStore::new(folder.as_ref()));
     let patience = Duration::from_secs(60);

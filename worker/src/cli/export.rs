@@ -78,16 +78,13 @@ fn placed(manifest: &Manifest, config: &RunConfig) -> Result<Placement> {
 fn metadata(
     folder: &Path,
     manifest: &Manifest,
-    profile: Profile,
     graph: &Graph,
     state: &State,
 ) -> Result<Vec<(String, String)>> {
     let text = |v: serde_json::Value| v.to_string();
     let c = &manifest.config;
     let entries = [
-        ("octrain.version", env!("CARGO_PKG_VERSION").to_string()),
         ("octrain.model", manifest.model.clone()),
-        ("octrain.profile", profile.name().into()),
         ("octrain.image_shape", text(json!(manifest.image_shape))),
         ("octrain.classes", text(json!(manifest.class_names))),
         ("octrain.preprocessing", text(Preprocessing::of(c).described(manifest.image_shape[0]))),
@@ -116,7 +113,7 @@ pub fn main(args: &ExportArgs) -> Result<u8> {
     let state = checkpoint::load(&folder).map_err(Exit::checkpoint)?.model;
     let graph = deployed_graph(&manifest, args.profile)?;
     let options = Options { profile: args.profile, opset: args.opset, float_type: args.float_type };
-    let metadata = metadata(&folder, &manifest, args.profile, &graph, &state)?;
+    let metadata = metadata(&folder, &manifest, &graph, &state)?;
     let exported = emit(&graph, &state, options, metadata).map_err(Exit::configuration)?;
     let bytes = exported.model.encode_to_vec();
     output::write("--output", &args.output, &bytes)?;

@@ -94,7 +94,10 @@ impl Writer<'_> {
         let input = self.input(node, 0).quantized;
         if !layer.quantized() || self.profile == Profile::Fp32 {
             if self.profile != Profile::Fp32 {
-                self.fp32_nodes.push((node.name.clone(), "--qat-skip names it".into()));
+                self.fp32_nodes.push((
+                    node.name.clone(),
+                    "its weight was left in floating point: --qat-skip names it, or a pass".into(),
+                ));
             }
             self.floats(weight, shape, &folded.float)?;
             self.floats(&bias, &[channels], &folded.bias)?;

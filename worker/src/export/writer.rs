@@ -113,7 +113,12 @@ impl<'a> Writer<'a> {
         let fp32: BTreeMap<&str, &str> =
             self.fp32_nodes.iter().map(|(node, why)| (node.as_str(), why.as_str())).collect();
         let fp32 = serde_json::to_string(&fp32).expect("names and reasons are text");
-        let metadata = metadata.into_iter().chain([("octrain.fp32_layers".to_string(), fp32)]);
+        let own = [
+            ("octrain.version", env!("CARGO_PKG_VERSION").to_string()),
+            ("octrain.profile", self.options.profile.name().into()),
+            ("octrain.fp32_layers", fp32),
+        ];
+        let metadata = metadata.into_iter().chain(own.map(|(key, value)| (key.to_string(), value)));
         let entry = |(key, value)| StringStringEntryProto { key, value };
         let shape = |id| &self.graph.node(id).ty.shape;
         let model = ModelProto {

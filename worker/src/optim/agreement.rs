@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use tch::{Device, Tensor};
 
 impl Program {
-    /// SHA-256 of parameters and of ranges and statistics, shortened to 8 bytes each.
+    /// SHA-256 of parameters and momenta, and of ranges and statistics, shortened to 8 bytes each.
     fn fingerprint(&self) -> Result<[i64; 2], ExecError> {
         let hash = |tensors: &[&Tensor]| -> Result<i64, ExecError> {
             let mut h = Sha256::new();

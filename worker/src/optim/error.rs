@@ -62,6 +62,19 @@ pub enum OptimError {
         /// Microbatches expected.
         share: usize,
     },
+    /// An observer of one's own in a training without quantization.
+    #[error(
+        "an observer was given, but Strategy::qat is not set: there are ranges in quantization-aware training only"
+    )]
+    ObserverWithoutQat,
+    /// An observer's range that is none.
+    #[error("the observer gave the range {range} for `{quantizer}`: ranges are finite and not negative")]
+    Range {
+        /// Name of the quantizer.
+        quantizer: String,
+        /// What it gave.
+        range: f32,
+    },
     /// Distillation without a teacher.
     #[error(
         "--qat-distill needs the floating-point network it learns from: give --from-pretrained-params, or --qat-teacher"
@@ -106,6 +119,16 @@ impl OptimError {
                 | OptimError::Statistics
                 | OptimError::Exec(ExecError::NonFinite(_))
         )
+    }
+}
+
+impl OptimError {
+    /// An error on a range that is none.
+    pub(super) fn check_range(quantizer: &str, range: f32) -> Result<(), OptimError> {
+        match range.is_finite() && range >= 0.0 {
+            true => Ok(()),
+            false => Err(OptimError::Range { quantizer: quantizer.into(), range }),
+        }
     }
 }
 

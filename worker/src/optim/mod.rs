@@ -14,6 +14,8 @@ pub mod scales;
 pub mod schedule;
 mod sgd;
 mod statistics;
+#[cfg(test)]
+mod tests;
 mod updater;
 
 pub use buckets::{Bucket, plan_buckets};

@@ -83,6 +83,9 @@ impl Program {
         loss: Box<dyn Loss>,
     ) -> Result<Self, OptimError> {
         let o = optimizer;
+        if o.observer.is_some() && o.strategy.qat.is_none() {
+            return Err(OptimError::ObserverWithoutQat);
+        }
         let layout = &weights.layout;
         let learned = match &o.strategy.qat {
             Some(q) if q.learn_scales => layout.quantizers.len() as i64,
@@ -168,7 +171,10 @@ impl Program {
     /// What step `step` does.
     pub fn phase(&self, step: u64) -> Phase {
         let plain = Phase { observe: false, batch_stats: true };
-        self.strategy.qat.as_ref().map_or(plain, |q| q.phase(step, self.schedule().total_steps()))
+        match (&self.strategy.qat, &self.observer) {
+            (Some(q), Some(o)) => q.phase_under(step, self.schedule().total_steps(), o.holds()),
+            _ => plain,
+        }
     }
 
     /// One optimizer step from this rank's share of the global batch, in the sampler's order. On error nothing was
@@ -313,9 +319,12 @@ impl Program {
             Some(observer) if phase.observe => {
                 let seen = Record::host_maxima(&self.record.maxima, &self.weights.layout)?;
                 let old = self.weights.ranges_host()?;
-                let new =
+                let moved =
                     old.iter().zip(seen).map(|(old, seen)| old.map_or(seen, |old| observer.moved(old, seen)));
-                Some(Tensor::f_from_slice(&new.collect::<Vec<f32>>())?)
+                let new: Vec<f32> = moved.collect();
+                let names = &self.weights.layout.quantizers;
+                names.iter().zip(&new).try_for_each(|(name, &range)| OptimError::check_range(name, range))?;
+                Some(Tensor::f_from_slice(&new)?)
             }
             _ => None,
         };

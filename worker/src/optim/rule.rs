@@ -2,7 +2,9 @@
 
 use tch::{Reduction, TchError, Tensor};
 
-/// How weights follow their gradients.
+/// How weights follow their gradients, with one momentum buffer that checkpoints hold. A rule that needs more state than
+/// that, Adam's second moment for one, cannot be written against it yet: it is called for the weights and, where scales are
+/// learned, for these too, with buffers of their own lengths.
 pub trait UpdateRule: Send {
     /// Updates flat `weights` and their `momentum` buffer in place from flat `gradients`, which may be overwritten. The
     /// first `decayed` elements decay. All `[n]`, FP32, on one device; gradients are means over the global batch.

@@ -43,6 +43,7 @@ impl Program {
             let mut histogram =
                 || histograms[i].take().expect("made once for every quantizer, where it is wanted");
             let range = observer.calibrated(maxima, &mut histogram);
+            OptimError::check_range(&self.weights.layout.quantizers[i], range)?;
             let _ = self.weights.ranges.get(i as i64).f_fill_(f64::from(range))?;
         }
         self.executor.ensure_ranges(&self.weights)?;

@@ -91,7 +91,7 @@ impl Graph {
         self.trainable().map(Param::len).sum()
     }
 
-    /// Names of all activation quantizers, in topological order.
+    /// All activation quantizers with their nodes, in topological order.
     pub fn quantizers(&self) -> impl Iterator<Item = (NodeId, &Quantizer)> {
         self.iter().filter_map(|(id, n)| match &n.op {
             Op::Quantize(q) => Some((id, q)),

@@ -30,6 +30,17 @@ impl Graph {
                     what: format!("is typed {} but makes {ty}", node.ty),
                 });
             }
+            if let Some(layer) = node.op.layer()
+                && let Some(shared) = layer.params().into_iter().find(|p| used.contains(*p))
+            {
+                return Err(GraphError::Node {
+                    node: node.name.clone(),
+                    op: node.op.kind(),
+                    what: format!(
+                        "reads parameter `{shared}`, which another node reads: a layer has its own"
+                    ),
+                });
+            }
             used.extend(node.op.params().into_iter().map(str::to_owned));
         }
         let mut params = HashSet::new();

@@ -13,7 +13,7 @@ choice! {
     Pass {
         /// Removes nodes the output does not depend on.
         DropDead = "drop-dead",
-        /// Marks the weights of Conv and Linear INT8, symmetric, per output channel.
+        /// Gives the weights of all layers but the skipped the recipe's scheme: 8 or 7 bits, symmetric, per output channel.
         QuantizeWeights = "quantize-weights",
         /// Places activation quantizers by the target's rules.
         QuantizeActivations = "quantize-activations",
@@ -23,7 +23,7 @@ choice! {
         AmpCast = "amp-cast",
         /// Keeps activations and weights channels-last.
         MemoryLayout = "memory-layout",
-        /// Folds every BatchNorm into its convolution; export only: exact, weight codes unchanged.
+        /// Folds every BatchNorm into the layer before it; export only: exact, weight codes unchanged.
         FoldBatchNorm = "fold-batch-norm",
     }
 }
@@ -56,7 +56,7 @@ impl GraphPass for Pass {
         match self {
             Pass::DropDead => "removes nodes the output does not depend on",
             Pass::QuantizeWeights => {
-                "marks the weights of Conv and Linear INT8, symmetric, per output channel"
+                "gives the weights of all layers but the skipped INT8 codes, symmetric, per output channel"
             }
             Pass::QuantizeActivations => "places activation quantizers by the target's rules",
             Pass::ObserveSuperset => {
@@ -65,7 +65,7 @@ impl GraphPass for Pass {
             Pass::AmpCast => "computes in BF16 or FP16; logits in FP32",
             Pass::MemoryLayout => "keeps activations channels-last",
             Pass::FoldBatchNorm => {
-                "folds every BatchNorm into its convolution (export only: exact, weight codes unchanged)"
+                "folds every BatchNorm into the layer before it (export only: exact, weight codes unchanged)"
             }
         }
     }

@@ -10,6 +10,11 @@ pub(super) fn apply(mut graph: Graph, strategy: &Strategy) -> Result<Graph, Grap
     let Some(qat) = &strategy.qat else { return Ok(graph) };
     let skip = placement::skipped(&graph, &qat.skip)?;
     for (node, skip) in graph.nodes.iter_mut().zip(skip) {
+        if node.op.layer().is_some() && node.op.layer_mut().is_none() {
+            let what =
+                "has a layer that passes cannot change: its operator gives `layer` without `layer_mut`";
+            return Err(GraphError::Node { node: node.name.clone(), op: node.op.kind(), what: what.into() });
+        }
         if let Some(layer) = node.op.layer_mut() {
             layer.scheme = (!skip).then_some(Scheme::weight(qat.weight_bits));
             layer.integer_bias = !skip && qat.target.integer_neighbours();

@@ -240,3 +240,13 @@ fn what_a_pass_makes_is_checked() {
     let e = passes.run(graph, &Strategy::default(), Purpose::Train, |_, _| {}).unwrap_err().to_string();
     assert!(e.contains("`conv1`") && e.contains("not made before it"), "{e}");
 }
+
+#[test]
+fn a_weight_that_two_layers_read_is_refused() {
+    let mut graph = models::build("ResNet20", [3, 32, 32], 10).unwrap();
+    let [first, second] = ["layer1.0.conv1", "layer1.0.conv2"].map(|name| graph.find(name).unwrap());
+    let weight = graph.node(first).op.layer().unwrap().weight.clone();
+    graph.nodes[second.0].op.layer_mut().unwrap().weight = weight;
+    let e = run(graph, &Strategy::default(), Purpose::Train).unwrap_err().to_string();
+    assert!(e.contains("`layer1.0.conv2`") && e.contains("`layer1.0.conv1.weight`"), "{e}");
+}

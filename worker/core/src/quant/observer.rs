@@ -22,11 +22,16 @@ pub trait RangeObserver: Send + Sync {
     /// Whether calibration needs histograms besides maxima.
     fn wants_histogram(&self) -> bool;
 
-    /// The start of a range from the absolute maxima of all calibration microbatches, in the order of the sampler (at
-    /// least one); `histogram`, over all of them, may be asked for only where it is wanted.
+    /// Whether ranges rest where calibration puts them: [`Self::moved`] is then never asked.
+    fn holds(&self) -> bool {
+        false
+    }
+
+    /// The start of a range, finite and not negative, from the absolute maxima of all calibration microbatches, in the
+    /// order of the sampler (at least one); `histogram`, over all of them, may be asked for once, where it is wanted.
     fn calibrated(&self, maxima: &[f32], histogram: &mut dyn FnMut() -> Histogram) -> f32;
 
-    /// Where a range goes in training from the absolute maximum that a step observed.
+    /// Where a range goes in training from the absolute maximum that a step observed; finite and not negative.
     fn moved(&self, range: f32, observed: f32) -> f32;
 }
 
@@ -49,7 +54,11 @@ impl From<&Qat> for RecipeObserver {
 
 impl RangeObserver for RecipeObserver {
     fn wants_histogram(&self) -> bool {
-        matches!(self.observer, Observer::Percentile | Observer::Mse | Observer::Entropy)
+        self.observer.holds_ranges()
+    }
+
+    fn holds(&self) -> bool {
+        self.observer.holds_ranges()
     }
 
     fn calibrated(&self, maxima: &[f32], histogram: &mut dyn FnMut() -> Histogram) -> f32 {

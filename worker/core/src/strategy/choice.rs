@@ -133,6 +133,13 @@ choice! {
     }
 }
 
+impl Observer {
+    /// Whether ranges rest where calibration, by a histogram, puts them.
+    pub const fn holds_ranges(self) -> bool {
+        matches!(self, Observer::Percentile | Observer::Mse | Observer::Entropy)
+    }
+}
+
 choice! {
     /// The kind of device tensors live on.
     Device {

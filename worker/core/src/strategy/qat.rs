@@ -164,7 +164,7 @@ impl Qat {
 
     /// Whether ranges rest where calibration puts them, or are moved by their gradient: no observer moves them.
     pub fn holds_ranges(&self) -> bool {
-        self.learn_scales || matches!(self.observer, Observer::Percentile | Observer::Mse | Observer::Entropy)
+        self.learn_scales || self.observer.holds_ranges()
     }
 
     /// The recipe for a training of `total_steps` steps: parts become steps, and observers of ranges that are held freeze
@@ -177,9 +177,14 @@ impl Qat {
 
     /// What step `step` (0-based) of a training of `total_steps` steps does.
     pub fn phase(&self, step: u64, total_steps: u64) -> Phase {
+        self.phase_under(step, total_steps, self.observer.holds_ranges())
+    }
+
+    /// [`Self::phase`] with an observer of one's own that `holds` ranges where calibration puts them, or does not.
+    pub fn phase_under(&self, step: u64, total_steps: u64, holds: bool) -> Phase {
         let before = |freeze: Freeze| freeze.step(total_steps).is_none_or(|first| step < first);
         Phase {
-            observe: !self.holds_ranges() && before(self.freeze_observers),
+            observe: !self.learn_scales && !holds && before(self.freeze_observers),
             batch_stats: before(self.freeze_bn),
         }
     }

@@ -33,7 +33,7 @@ pub trait Operator: std::fmt::Debug {
         None
     }
 
-    /// [`Operator::layer`], to be changed by passes.
+    /// [`Operator::layer`], to be changed by passes: an operator that has one must give both.
     fn layer_mut(&mut self) -> Option<&mut Layer> {
         None
     }

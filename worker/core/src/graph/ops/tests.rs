@@ -105,6 +105,7 @@ fn what_does_not_fit_is_said() {
 fn line(op: &Op, inputs: usize) -> String {
     let (facts, params) = (op.facts(), params());
     let sign = |of| facts.sign(&vec![of; inputs]) == Sign::Unsigned;
+    assert_eq!(op.layer().is_some(), op.clone().layer_mut().is_some(), "{op:?}");
     // The second input is behind more convolutions than all others.
     let absorbing = (0..inputs).map(|i| usize::from(i == 1)).collect();
     let site = Site { absorbing };
