@@ -8,6 +8,7 @@ use prost::Message;
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use tempfile::TempDir;
@@ -128,6 +129,16 @@ fn what_cannot_be_read_is_named_and_the_others_are_classified() {
     assert_eq!(all.len(), 4);
     assert!(of(&torn)["error"].is_string() && of(&gone)["error"].is_string());
     assert_eq!(of(&good)["predictions"].as_array().unwrap().len(), 3);
+    // Names that JSON has no word for are told as well as it can.
+    let odd = dir.path().join(OsStr::from_bytes(b"odd\xff.png"));
+    fs::copy(&good, &odd).unwrap();
+    fs::write(dir.path().join(OsStr::from_bytes(b"torn\xff.png")), "no image").unwrap();
+    let output = octrain(&[&["predict", "--model", text(&file), "--json"], &[text(dir.path())][..]].concat());
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    let all = lines(&String::from_utf8(output.stdout).unwrap());
+    let of = |name: &str| all.iter().find(|l| l["image"].as_str().unwrap().ends_with(name)).unwrap();
+    assert_eq!(of("odd\u{fffd}.png")["predictions"], of("good.png")["predictions"]);
+    assert!(of("torn\u{fffd}.png")["error"].is_string());
     refuse(2, &["predict", "--model", text(&file)]);
     refuse(2, &["predict", "--model", text(&file), "--top", "0", text(&good)]);
 }

@@ -61,7 +61,7 @@ fn a_part_of_one_folder_is_held_out_and_used_by_all_who_evaluate() {
         "--max-disagreement",
         "9",
     ]);
-    assert!(told.contains(&val.to_string()), "{told}");
+    assert!(told.contains(&format!("\n{val} images: verify.top1_graph")), "{told}");
     let line = ["infer", "--model", text(&file), "--image-root", text(&data), "--report-file", text(&lines)];
     refuse(2, &line);
     succeed(&[&line[..], &["--val-fraction", "0.25"]].concat());

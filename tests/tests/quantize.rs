@@ -1,6 +1,7 @@
 //! Post-training quantization as one command: it is the training path without a step, and what it saves is a checkpoint
 //! like any of quantization-aware training.
 
+use octrain_tests::images;
 use octrain_tests::run::{SMALL, newest, refuse, report, succeed, tensors};
 use serde_json::Value;
 use std::fs;
@@ -99,6 +100,45 @@ fn settings_of_quantization_are_obeyed_as_the_training_path_obeys_them() {
         "--output",
         text(&file),
     ]);
+}
+
+#[test]
+fn classes_and_network_are_the_checkpoint_s() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let (three, two, others) = (
+        images::tree(&at("3"), 3, 8, 32),
+        images::tree(&at("2"), 2, 8, 32),
+        images::tree(&at("o"), 3, 8, 32),
+    );
+    for split in ["train", "val"] {
+        fs::rename(others.join(split).join("b"), others.join(split).join("bee")).unwrap();
+    }
+    let fp = at("fp");
+    let network = ["--model-arch-name", "ResNet20", "--image-shape", "3,32,32", "--crop-size", "32"];
+    let recipe = ["--resize-short", "32", "--batch-size", "8", "--epochs", "1", "--device", "cpu"];
+    let place = ["--image-root", text(&three), "--output-dir", text(&fp), "--show-config", "false"];
+    // Its own training may have begun with weights that did not fit.
+    let digits = trained().join("fp");
+    let begun = ["--from-pretrained-params", text(&digits), "--allow-mismatch"];
+    succeed(&[&["train"], &network[..], &recipe, &place, &begun].concat());
+    assert_eq!(manifest(&fp)["config"]["allow-mismatch"], true);
+    let out = at("out");
+    let line = ["quantize", "--from-checkpoint", text(&fp), "--output-dir", text(&out)];
+    for (data, parts) in
+        [(&two, ["the number of classes", "3 there and 2 here"]), (&others, ["`b`", "`bee`"])]
+    {
+        let told = refuse(2, &[&line[..], &["--image-root", text(data)]].concat());
+        assert!(parts.iter().all(|part| told.contains(part)), "{told}");
+    }
+    let told = refuse(2, &[&line[..], &["--image-shape", "3,16,16", "--crop-size", "16"]].concat());
+    assert!(told.contains("--image-shape"), "{told}");
+    let told = refuse(2, &[&line[..], &["--allow-mismatch"]].concat());
+    assert!(told.contains("leave --allow-mismatch out"), "{told}");
+    assert!(!out.exists());
+    succeed(&line);
+    assert_eq!(manifest(&out)["class-names"], serde_json::json!(["a", "b", "c"]));
+    assert_eq!(manifest(&out)["config"]["allow-mismatch"], false);
 }
 
 #[test]

@@ -72,6 +72,8 @@ pub fn settings(manifest: &Manifest) -> RunConfig {
         from_checkpoint: None,
         last_epoch_of_checkpoint: None,
         from_pretrained_params: None,
+        // It was said of the weights that training started from, not of this checkpoint's.
+        allow_mismatch: false,
         overwrite: false,
         ..manifest.config.clone()
     }

@@ -60,7 +60,11 @@ pub fn supervise(workers: Vec<WorkerCommand>) -> Result<u8> {
 /// Runs the job; `listen` is where the embedded coordinator listens.
 pub fn run(config: &RunConfig, listen: &str) -> Result<u8> {
     // Whatever is wrong with network or data is said once, here, and not by every worker.
-    let job = Job::open(config).map_err(Exit::configuration)?;
+    run_opened(config, listen, Job::open(config).map_err(Exit::configuration)?)
+}
+
+/// Runs a job whose network and data were looked at before; `listen` is where the embedded coordinator listens.
+pub fn run_opened(config: &RunConfig, listen: &str, job: Job) -> Result<u8> {
     let world = config.nproc as u32;
     let host = crate::session::machine::host_name();
     let serve = CoordinatorConfig {

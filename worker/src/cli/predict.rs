@@ -57,7 +57,7 @@ impl Told<'_> {
             let class =
                 |&i: &usize| json!({"class": self.names[i], "index": i, "probability": probabilities[i]});
             let classes: Vec<_> = best.iter().map(class).collect();
-            say!("{}", json!({"image": path, "predictions": classes}));
+            say!("{}", json!({"image": path.to_string_lossy(), "predictions": classes}));
             return;
         }
         say!("{}", path.display());
@@ -69,7 +69,7 @@ impl Told<'_> {
     /// That it cannot be read.
     fn refused(&self, path: &Path, why: &str) {
         if self.args.json {
-            say!("{}", json!({"image": path, "error": why}));
+            say!("{}", json!({"image": path.to_string_lossy(), "error": why}));
         }
         tracing::error!("{}: cannot be read as an image: {why}", path.display());
     }

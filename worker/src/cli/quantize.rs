@@ -8,6 +8,7 @@ use super::{Exit, checkpoint_base, local};
 use crate::config::{Given, RunConfig, given_checkpoint};
 use crate::launcher::EXIT_OK;
 use crate::metrics::say;
+use crate::trainer::{self, Job};
 use anyhow::Result;
 use clap::ArgMatches;
 
@@ -21,7 +22,7 @@ pub struct QuantizeArgs {
 }
 
 /// Settings that belong to training, or that this command sets itself.
-const OF_TRAINING: [&str; 9] = [
+const OF_TRAINING: [&str; 10] = [
     "qat",
     "epochs",
     "max-steps",
@@ -31,6 +32,7 @@ const OF_TRAINING: [&str; 9] = [
     "qat-distill",
     "qat-teacher",
     "from-pretrained-params",
+    "allow-mismatch",
 ];
 
 /// What is wrong with the flags that were given; none where nothing is.
@@ -72,8 +74,11 @@ pub fn main(args: &QuantizeArgs, matches: &ArgMatches) -> Result<u8> {
     };
     args.flags.show(&config)?;
     checkpoint_base::announce(&folder, &manifest);
+    // What is taken as weights alone says neither which classes its outputs are nor what images it was made for.
+    let job = Job::open(&config).map_err(Exit::configuration)?;
+    trainer::same_task(&folder, &manifest, &config, &job).map_err(Exit::configuration)?;
     let again = Again { command: "octrain train".into(), needs: "" };
-    let code = resume::with_continuation(local::run(&config, "127.0.0.1:0"), &config, &again)?;
+    let code = resume::with_continuation(local::run_opened(&config, "127.0.0.1:0", job), &config, &again)?;
     if code == EXIT_OK {
         say!(
             "quantized; the file for a runtime: octrain export --from-checkpoint {} --profile {} --output int8.onnx",

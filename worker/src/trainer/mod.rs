@@ -14,6 +14,7 @@ pub use begin::kept_global_batch;
 pub use error::TrainError;
 pub use eval::{ClassCount, EvalResult, evaluate};
 pub use job::{Job, model_facts, purpose};
+pub use resume::same_task;
 pub use setup::Run;
 
 use crate::checkpoint::{CheckpointError, OwnedFolder, Position, Snapshot};

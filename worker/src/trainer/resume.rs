@@ -168,6 +168,14 @@ fn load_momentum(program: &Program, path: &Path, state: &State) -> Result<(), Tr
     Ok(())
 }
 
+/// Whether a checkpoint's network tells the same classes of images of the same shape apart as the network of `job` would.
+///
+/// # Errors
+/// On the first of model, classes and image shape that differs.
+pub fn same_task(path: &Path, manifest: &Manifest, config: &RunConfig, job: &Job) -> Result<(), TrainError> {
+    Fits { path, manifest }.same_task(config, job)
+}
+
 /// A checkpoint against the run that wants to go on from it.
 struct Fits<'a> {
     path: &'a Path,
@@ -179,7 +187,7 @@ impl Fits<'_> {
         CheckpointError::Other { path: self.path.into(), what, found, wanted, hint }.into()
     }
 
-    fn check(&self, config: &RunConfig, job: &Job) -> Result<(), TrainError> {
+    fn same_task(&self, config: &RunConfig, job: &Job) -> Result<(), TrainError> {
         let m = self.manifest;
         if m.model != job.graph.name {
             return Err(self.other(
@@ -195,7 +203,7 @@ impl Fits<'_> {
                 "the number of classes",
                 found,
                 wanted,
-                "; to start from its weights alone: --from-pretrained-params with --allow-mismatch",
+                "; to train for other classes from its weights: octrain train --from-pretrained-params with --allow-mismatch",
             ));
         }
         if let Some((a, b)) = m.class_names.iter().zip(job.classes()).find(|(a, b)| a != b) {
@@ -210,6 +218,12 @@ impl Fits<'_> {
             let text = |s: [usize; 3]| format!("{},{},{}", s[0], s[1], s[2]);
             return Err(self.other("--image-shape", text(m.image_shape), text(config.image_shape), ""));
         }
+        Ok(())
+    }
+
+    fn check(&self, config: &RunConfig, job: &Job) -> Result<(), TrainError> {
+        self.same_task(config, job)?;
+        let m = self.manifest;
         let on = |q: bool| if q { "on" } else { "off" }.to_string();
         if m.qat.is_some() != config.qat {
             let hint = if config.qat {
