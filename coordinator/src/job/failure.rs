@@ -75,9 +75,17 @@ pub(super) fn reported(
     }
     match &mut job.phase {
         Phase::Running { suspicion, .. } if echo => {
-            if suspicion.is_none() {
-                let (until, member) = (now + config.heartbeat_timeout, name.into());
-                *suspicion = Some(Suspicion { until, member, message: said.clone(), waited });
+            match suspicion {
+                None => {
+                    let (until, member) = (now + config.heartbeat_timeout, name.into());
+                    *suspicion = Some(Suspicion { until, member, message: said.clone(), waited });
+                }
+                // A broken connection is what others fall over when one gives up waiting, and may come first. Who waited
+                // knows more: that nothing broke, and which call was not reached.
+                Some(s) if waited && !s.waited => {
+                    *s = Suspicion { until: s.until, member: name.into(), message: said.clone(), waited };
+                }
+                Some(_) => {}
             }
             Some(format!("{said}; waiting for the root cause"))
         }

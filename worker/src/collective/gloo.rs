@@ -217,8 +217,14 @@ impl Drop for Group {
 
 /// Whose failure it is, by Gloo's words, which is all it gives.
 fn of_words(why: String) -> Trouble {
-    // The last are a pair's, which this side's own deadline has closed.
-    let late = ["Timed out waiting", "did not appear within", "Application timeout caused pair closure"];
+    let late = [
+        "Timed out waiting",
+        "did not appear within",
+        // A pair's, which this side's own deadline has closed.
+        "Application timeout caused pair closure",
+        // `Group::finish`'s in gloo.cpp, where that deadline comes before Gloo's.
+        "no answer from the other ranks within",
+    ];
     let cause = if says_no_memory(&why) {
         Cause::Memory
     } else if late.iter().any(|words| why.contains(words)) {
@@ -358,6 +364,7 @@ mod tests {
                 Cause::Waited,
             ),
             ("[pair.cc:534] Application timeout caused pair closure", Cause::Waited),
+            ("no answer from the other ranks within 600 s", Cause::Waited),
             ("at 10.0.0.7: rendezvous key `0/1` did not appear within 600 s", Cause::Waited),
             ("[pair.cc:534] Connection closed by peer [10.0.0.7]:40123", Cause::Peers),
             ("[pair.cc:534] Read error [10.0.0.7]:40123: Connection reset by peer", Cause::Peers),

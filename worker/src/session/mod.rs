@@ -184,6 +184,15 @@ fn conclusion(message: &str, kind: FailureKind, verdict: Option<AbortReason>, ra
         Some(v) if v.kind == AbortKind::NotFinite && kind == FailureKind::NotFinite => {
             Conclusion { code: own, message: message.into() }
         }
+        // What ended this one's call is another process, whoever is blamed: the others waited for it, or did not hear it,
+        // until they gave it up (a file system that hung, a process that was stopped), and now it goes on. To start again helps.
+        Some(v)
+            if v.kind == AbortKind::WorkerLost
+                && v.culprit == Some(rank)
+                && matches!(kind, FailureKind::Communication | FailureKind::Waited) =>
+        {
+            Conclusion { code: EXIT_ABORTED, message: format!("the job was ended: {}", v.message) }
+        }
         Some(v) if v.culprit != Some(rank) => Conclusion {
             code: match v.kind {
                 AbortKind::Configuration => EXIT_CONFIGURATION,

@@ -352,6 +352,10 @@ fn an_error_another_worker_caused_becomes_that_workers() {
         (FailureKind::Configuration, verdict(Configuration, Some(0)), 2, true),
         (Communication, verdict(WorkerLost, Some(1)), 3, false),
         (Communication, verdict(WorkerFailed, Some(0)), 1, true),
+        // The late one of others that waited in vain, once it is awake.
+        (Communication, verdict(WorkerLost, Some(0)), 3, false),
+        (FailureKind::Waited, verdict(WorkerLost, Some(0)), 3, false),
+        (Own, verdict(WorkerLost, Some(0)), 1, true),
         (Communication, verdict(Configuration, Some(1)), 2, false),
         (Communication, verdict(AbortKind::Shutdown, None), 3, false),
         (FailureKind::NotFinite, verdict(AbortKind::NotFinite, None), 1, true),

@@ -9,16 +9,21 @@ use crate::launcher::watchdog::{Phase, doing};
 use crate::session::{AbortKind, FailureKind};
 use std::path::PathBuf;
 
-/// The rank that saves: the lowest one that is not the cause of the end, which is mostly gone. One that is alone saves
-/// whatever it was. None does where the numbers are worthless on all. `end` is the coordinator's verdict, where it came.
-fn saver(world: u32, end: Option<AbortKind>, culprit: Option<u32>) -> Option<u32> {
+/// The rank that saves: the lowest one that is not the cause of the end, which is mostly gone; where a worker was lost, its
+/// host may be gone as a whole, so the lowest one of another host comes first. One that is alone saves whatever it was.
+/// None does where the numbers are worthless on all. `hosts` are the ranks' hosts, `end` is the coordinator's verdict,
+/// where it came.
+fn saver(hosts: &[&str], end: Option<AbortKind>, culprit: Option<u32>) -> Option<u32> {
     if end == Some(AbortKind::NotFinite) {
         return None;
     }
-    if world == 1 {
+    if hosts.len() == 1 {
         return Some(0);
     }
-    (0..world).find(|&rank| Some(rank) != culprit)
+    let lost = culprit.filter(|_| end == Some(AbortKind::WorkerLost)).and_then(|c| hosts.get(c as usize));
+    let elsewhere = lost.and_then(|lost| hosts.iter().position(|host| host != lost));
+    let rank = elsewhere.map(|rank| rank as u32);
+    rank.or_else(|| (0..hosts.len() as u32).find(|&rank| Some(rank) != culprit))
 }
 
 impl Run<'_> {
@@ -35,7 +40,8 @@ impl Run<'_> {
         let plan = self.session.plan();
         let culprit = self.session.blame(&end.to_string(), kind);
         let step = self.position.global_step;
-        let Some(rank) = saver(plan.world_size, self.session.abort_kind(), culprit) else {
+        let hosts: Vec<&str> = plan.roster.iter().map(|p| p.host.as_str()).collect();
+        let Some(rank) = saver(&hosts, self.session.abort_kind(), culprit) else {
             tracing::info!("step {step} is not saved: what it led to is not finite");
             return;
         };
@@ -74,19 +80,39 @@ mod tests {
     #[test]
     fn the_lowest_rank_that_is_not_to_blame_saves() {
         for end in [AbortKind::WorkerFailed, AbortKind::WorkerLost, AbortKind::Shutdown].map(Some) {
-            assert_eq!(saver(4, end, None), Some(0));
-            assert_eq!(saver(4, end, Some(2)), Some(0));
-            assert_eq!(saver(4, end, Some(0)), Some(1));
-            assert_eq!(saver(1, end, Some(0)), Some(0));
-            assert_eq!(saver(2, end, Some(1)), Some(0));
+            assert_eq!(saver(&["a"; 4], end, None), Some(0));
+            assert_eq!(saver(&["a"; 4], end, Some(2)), Some(0));
+            assert_eq!(saver(&["a"; 4], end, Some(0)), Some(1));
+            assert_eq!(saver(&["a"], end, Some(0)), Some(0));
+            assert_eq!(saver(&["a"; 2], end, Some(1)), Some(0));
         }
-        assert_eq!(saver(2, None, None), Some(0));
+        assert_eq!(saver(&["a"; 2], None, None), Some(0));
+    }
+
+    #[test]
+    fn a_lost_workers_host_is_not_counted_on() {
+        let hosts = ["a", "a", "b", "b", "c"];
+        for (end, culprit, rank) in [
+            (AbortKind::WorkerLost, Some(0), 2),
+            (AbortKind::WorkerLost, Some(1), 2),
+            (AbortKind::WorkerLost, Some(3), 0),
+            (AbortKind::WorkerLost, Some(4), 0),
+            (AbortKind::WorkerLost, None, 0),
+            // The one that failed said so: its host lives.
+            (AbortKind::WorkerFailed, Some(0), 1),
+            (AbortKind::WorkerFailed, Some(1), 0),
+        ] {
+            assert_eq!(saver(&hosts, Some(end), culprit), Some(rank), "{end:?} {culprit:?}");
+        }
+        assert_eq!(saver(&["b", "a", "b"], Some(AbortKind::WorkerLost), Some(2)), Some(1));
     }
 
     #[test]
     fn nobody_saves_numbers_that_led_to_nan() {
-        for (world, culprit) in [(1, None), (2, None), (2, Some(0)), (4, Some(1))] {
-            assert_eq!(saver(world, Some(AbortKind::NotFinite), culprit), None, "{world} {culprit:?}");
+        for (hosts, culprit) in
+            [(&["a"][..], None), (&["a", "a"], None), (&["a", "b"], Some(0)), (&["a", "a", "b", "b"], Some(1))]
+        {
+            assert_eq!(saver(hosts, Some(AbortKind::NotFinite), culprit), None, "{hosts:?} {culprit:?}");
         }
     }
 }

@@ -104,6 +104,25 @@ fn a_rank_that_waited_in_vain_is_not_blamed_but_the_one_that_had_not_come() {
 }
 
 #[test]
+fn who_waited_in_vain_outweighs_one_whose_connection_broke_before() {
+    let (mut w, h) = World::running(3);
+    let all: Vec<&Header> = h.iter().collect();
+    w.enter(&h, &[7, 6, 7]);
+    // Rank 0 has given up and closed its connections; the news of rank 2, which fell over that, is faster.
+    w.fail(&h[2], "all-reduce: connection closed by peer", FailureKind::Communication);
+    w.pass(ms(1000), &all);
+    w.fail(&h[0], LATE, FailureKind::Waited);
+    // A later broken connection takes nothing back.
+    w.fail(&h[2], "all-reduce: connection closed by peer", FailureKind::Communication);
+    w.pass(ms(3500), &all);
+    assert!(w.ended.is_empty(), "the root cause may still come");
+    // Counted from the first word.
+    w.pass(ms(500), &all);
+    assert_eq!((w.abort().kind(), w.abort().culprit), (AbortKind::WorkerLost, Some(1)));
+    contains(&w.abort().message, &["rank 0", "waited in vain", LATE, "had not reached that call: rank 1"]);
+}
+
+#[test]
 fn where_it_cannot_be_known_nobody_is_blamed() {
     // Two had not come: both are named, neither is the culprit. All had come: nobody is.
     for (entered, words) in [
