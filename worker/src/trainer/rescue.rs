@@ -109,9 +109,12 @@ mod tests {
 
     #[test]
     fn nobody_saves_numbers_that_led_to_nan() {
-        for (hosts, culprit) in
-            [(&["a"][..], None), (&["a", "a"], None), (&["a", "b"], Some(0)), (&["a", "a", "b", "b"], Some(1))]
-        {
+        for (hosts, culprit) in [
+            (&["a"][..], None),
+            (&["a", "a"], None),
+            (&["a", "b"], Some(0)),
+            (&["a", "a", "b", "b"], Some(1)),
+        ] {
             assert_eq!(saver(hosts, Some(AbortKind::NotFinite), culprit), None, "{hosts:?} {culprit:?}");
         }
     }
