@@ -95,12 +95,7 @@ impl RunFolder {
 
     /// Renames a damaged checkpoint, so that nobody takes it for one; returns its new name.
     fn set_aside(&self, name: &str) -> Result<String, CheckpointError> {
-        let numbered = |n: usize| match n {
-            1 => format!("{name}.damaged"),
-            n => format!("{name}.damaged-{n}"),
-        };
-        let free = (1..).map(numbered).find(|new| !self.root.join(new).exists());
-        let new = free.unwrap_or_else(|| unreachable!("there are more numbers than names"));
+        let new = free_name(&self.root.join(name));
         super::atomic::rename(&self.root, name, &new)?;
         Ok(new)
     }
@@ -234,6 +229,17 @@ pub fn save_for(
             Err(CheckpointError::Occupied { path: root.into(), why })
         }
     }
+}
+
+/// The name under which a damaged checkpoint is kept beside the others, which nothing has yet.
+pub fn free_name(damaged: &Path) -> String {
+    let name = name_of(damaged);
+    let numbered = |n: usize| match n {
+        1 => format!("{name}.damaged"),
+        n => format!("{name}.damaged-{n}"),
+    };
+    let free = (1..).map(numbered).find(|new| !damaged.with_file_name(new).exists());
+    free.unwrap_or_else(|| unreachable!("there are more numbers than names"))
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ mod trial;
 
 pub use atomic::write_atomic;
 pub use error::CheckpointError;
-pub use folder::{OwnedFolder, RunFolder, save_for};
+pub use folder::{OwnedFolder, RunFolder, free_name, save_for};
 pub use identity::{RunIdentity, date};
 pub use lock::holder;
 pub use manifest::{FORMAT, FileEntry, LossScaleState, Manifest, Position, QatState};

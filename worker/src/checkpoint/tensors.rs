@@ -37,8 +37,14 @@ pub(super) fn decode(bytes: &[u8], path: &Path) -> Result<State, CheckpointError
             // torchvision's `num_batches_tracked`: a counter nothing depends on.
             Dtype::I64 if name.ends_with("num_batches_tracked") => continue,
             other => {
-                let why = format!("tensor `{name}` has type {other:?}; F32, F16 and BF16 are read");
-                return Err(CheckpointError::damaged(path, why));
+                let place = path.display();
+                let why = format!(
+                    "tensor `{name}` has type {other:?}; make a file of FP32 from it with Python: import safetensors.torch as s; \
+                     s.save_file({{k: v.float() for k, v in s.load_file('{place}').items() if v.is_floating_point()}}, \
+                     'weights.safetensors'), then give --from-pretrained-params weights.safetensors"
+                );
+                let wanted = "a file of F32, F16 and BF16 tensors";
+                return Err(CheckpointError::Foreign { path: path.into(), wanted, why });
             }
         };
         state.insert(name, HostTensor { shape: view.shape().to_vec(), data });
@@ -60,5 +66,22 @@ mod tests {
         for cut in [0, 4, bytes.len() / 2, bytes.len() - 1] {
             assert!(matches!(decode(&bytes[..cut], path), Err(CheckpointError::Damaged { .. })), "{cut}");
         }
+    }
+
+    #[test]
+    fn a_type_that_is_not_read_is_no_damage() {
+        let bytes = 1.5f64.to_le_bytes();
+        let of = |name: &'static str, dtype| {
+            let view = TensorView::new(dtype, vec![1], &bytes).unwrap();
+            safetensors::serialize([(name, view)], None).unwrap()
+        };
+        for (dtype, named) in [(Dtype::F64, "F64"), (Dtype::I64, "I64")] {
+            let e = decode(&of("fc.weight", dtype), Path::new("w.safetensors")).unwrap_err();
+            assert!(matches!(e, CheckpointError::Foreign { .. }) && e.is_configuration(), "{e}");
+            for part in ["w.safetensors", "`fc.weight`", named, "v.float()", "--from-pretrained-params"] {
+                assert!(e.to_string().contains(part), "{part} in {e}");
+            }
+        }
+        assert!(decode(&of("bn.num_batches_tracked", Dtype::I64), Path::new("w")).unwrap().is_empty());
     }
 }

@@ -2,12 +2,17 @@
 
 use super::args::RunFlags;
 use super::{Exit, checkpoint_base};
-use crate::checkpoint::{CheckpointError, Furthest, Manifest, Which, furthest, root_of};
+use crate::checkpoint::{CheckpointError, Furthest, Manifest, Which, free_name, furthest, root_of};
 use crate::config::{Given, RunConfig, differences, given_checkpoint, with_former_defaults};
 use crate::launcher::{EXIT_CONFIGURATION, EXIT_ERROR, EXIT_OK};
 use anyhow::Result;
 use clap::ArgMatches;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// Longest look at the checkpoints of a run that ended: a watchdog, or whoever sent a signal, waits for its end.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// `--resume`.
 #[derive(Debug, Clone, clap::Args)]
@@ -56,7 +61,7 @@ pub fn resolve(
     let (folder, manifest) = checkpoint_base::read(&path, which).map_err(|e| {
         let damaged = matches!(e, CheckpointError::Damaged { .. });
         let Exit { code, mut message } = Exit::checkpoint(e);
-        if let Some(next) = damaged.then(|| continuation(&root_of(&path), again)).flatten() {
+        if let Some(next) = damaged.then(|| last_line(&root_of(&path), again)).flatten() {
             message.push_str(&format!("\n{next}"));
         }
         Exit { code, message }
@@ -130,9 +135,37 @@ fn continuation(output: &Path, again: &Again) -> Option<String> {
         )),
         (None, true) => None,
         (None, false) => {
-            Some(format!("{}; no checkpoint before is whole: --overwrite starts anew", told.join("; ")))
+            let aside: Vec<String> = damaged.iter().map(|(path, _)| aside(path)).collect();
+            Some(format!(
+                "{}; no checkpoint before is whole; to keep the damaged under another name, and then start anew:\n  {}",
+                told.join("; "),
+                aside.join(" && ")
+            ))
         }
     }
+}
+
+/// The command that takes a damaged checkpoint out of the way.
+fn aside(path: &Path) -> String {
+    let kept = path.with_file_name(free_name(path));
+    format!("mv {} {}", quoted(&path.to_string_lossy()), quoted(&kept.to_string_lossy()))
+}
+
+/// What `look` finds, where that takes no longer than `patience`. The thread it looks on may be left behind: a file system
+/// that hangs interrupts nobody.
+fn within<T: Send + 'static>(
+    patience: Duration,
+    look: impl FnOnce() -> Option<T> + Send + 'static,
+) -> Option<T> {
+    let (tell, told) = mpsc::channel();
+    std::thread::Builder::new().name("continuation".into()).spawn(move || drop(tell.send(look()))).ok()?;
+    told.recv_timeout(patience).ok().flatten()
+}
+
+/// The last line of a run that ended, where it can be had soon: it reads whole checkpoints.
+fn last_line(output: &Path, again: &Again) -> Option<String> {
+    let (output, again) = (output.to_path_buf(), again.clone());
+    within(PATIENCE, move || continuation(&output, &again))
 }
 
 /// Makes the command that continues the last line of a run that ended before it was done, for whatever reason but a
@@ -145,7 +178,7 @@ pub fn with_continuation(ended: Result<u8>, config: &RunConfig, again: &Again) -
     if matches!(code, EXIT_OK | EXIT_CONFIGURATION) {
         return ended;
     }
-    let Some(line) = continuation(&config.output_dir, again) else { return ended };
+    let Some(line) = last_line(&config.output_dir, again) else { return ended };
     match ended {
         Ok(code) => Err(Exit { code, message: line }.into()),
         Err(e) => {
@@ -185,5 +218,34 @@ mod tests {
         let failed = Exit { code: 1, message: "it broke".into() };
         let told = with_continuation(Err(failed.into()), &config, &again).unwrap_err().to_string();
         assert!(told.starts_with("it broke\n") && told.ends_with(&line), "{told}");
+    }
+
+    #[test]
+    fn where_no_checkpoint_is_whole_the_command_that_is_told_sets_them_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let output = dir.path().join("my run");
+        for name in ["1", "2", "2.damaged"] {
+            std::fs::create_dir_all(output.join(name)).unwrap();
+            std::fs::write(output.join(name).join("manifest.json"), r#"{"form"#).unwrap();
+        }
+        let again = Again { command: "octrain train".into(), needs: "" };
+        let told = continuation(&output, &again).unwrap();
+        assert!(!told.contains("--overwrite") && told.contains("no checkpoint before is whole"), "{told}");
+        let command = told.lines().last().unwrap();
+        let done = std::process::Command::new("sh").args(["-c", command]).status().unwrap();
+        assert!(done.success(), "{command}");
+        assert!(
+            ["1.damaged", "2.damaged", "2.damaged-2"].iter().all(|n| output.join(n).is_dir()),
+            "{command}"
+        );
+        assert_eq!(continuation(&output, &again), None, "nothing is in the way any more");
+    }
+
+    #[test]
+    fn a_look_that_hangs_is_left_alone() {
+        assert_eq!(within(Duration::from_secs(600), || Some(7)), Some(7));
+        let (end, hangs) = mpsc::channel::<()>();
+        assert_eq!(within(Duration::from_millis(10), move || hangs.recv().err()), None);
+        drop(end);
     }
 }

@@ -2,6 +2,7 @@
 
 use super::found::listed;
 use super::source::Split;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// An error of the data; says where, and what to do.
@@ -15,6 +16,16 @@ pub enum DataError {
         /// The folder.
         path: PathBuf,
         /// Why not.
+        why: String,
+    },
+    /// The system does not give a folder's entries, though it may be there: a mount that went away, a disk that fails.
+    #[error(
+        "--image-root: `{path}` cannot be read ({why}); is its file system mounted and well? Then start again"
+    )]
+    Unlisted {
+        /// The folder.
+        path: PathBuf,
+        /// The system's words.
         why: String,
     },
     /// No such half.
@@ -164,12 +175,29 @@ impl DataError {
     pub fn is_configuration(&self) -> bool {
         !matches!(
             self,
-            DataError::Unread { .. } | DataError::Loader(_) | DataError::Panicked(_) | DataError::Torch(_)
+            DataError::Unlisted { .. }
+                | DataError::Unread { .. }
+                | DataError::Loader(_)
+                | DataError::Panicked(_)
+                | DataError::Torch(_)
         )
     }
 
     pub(super) fn missing(path: &Path, why: &str) -> Self {
         DataError::Missing { path: path.into(), why: why.into() }
+    }
+
+    /// A folder that cannot be looked into: by its name or its rights, which are the same the next time, or by what the
+    /// system has run into.
+    pub(super) fn unlisted(path: &Path, e: &io::Error) -> Self {
+        use io::ErrorKind::{InvalidInput, NotADirectory, NotFound, PermissionDenied};
+        // No name of a file: too long, or links that lead round.
+        let no_name = matches!(e.raw_os_error(), Some(libc::ENAMETOOLONG | libc::ELOOP));
+        match e.kind() {
+            NotFound | NotADirectory | PermissionDenied | InvalidInput => Self::missing(path, &e.to_string()),
+            _ if no_name => Self::missing(path, &e.to_string()),
+            _ => DataError::Unlisted { path: path.into(), why: e.to_string() },
+        }
     }
 
     pub(super) fn held_out(root: &Path, why: String) -> Self {
@@ -230,6 +258,31 @@ impl DataError {
             whose: whose.into(),
             difference: told.join("; "),
             remedy,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_the_system_fails_to_read_is_worth_another_start() {
+        for (code, configuration) in [
+            (libc::ENOENT, true),
+            (libc::ENOTDIR, true),
+            (libc::EACCES, true),
+            (libc::ENAMETOOLONG, true),
+            (libc::ELOOP, true),
+            (libc::ESTALE, false),
+            (libc::EIO, false),
+            (libc::ENOTCONN, false),
+            (libc::EMFILE, false),
+        ] {
+            let e = DataError::unlisted(Path::new("/data"), &io::Error::from_raw_os_error(code));
+            assert_eq!(e.is_configuration(), configuration, "{e}");
+            assert_eq!(matches!(e, DataError::Missing { .. }), configuration, "{e}");
+            assert!(e.to_string().contains("`/data`") && e.to_string().contains("os error"), "{e}");
         }
     }
 }

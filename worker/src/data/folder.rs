@@ -9,6 +9,7 @@ use super::{DataError, Split, held_out};
 use image::RgbImage;
 use std::ffi::OsString;
 use std::fs::{self, DirEntry};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 pub(super) struct Folder {
@@ -25,8 +26,8 @@ pub(super) struct Opened {
 }
 
 fn entries(path: &Path) -> Result<Vec<DirEntry>, DataError> {
-    let missing = |e: std::io::Error| DataError::missing(path, &e.to_string());
-    fs::read_dir(path).map_err(missing)?.collect::<Result<_, _>>().map_err(missing)
+    let unlisted = |e: std::io::Error| DataError::unlisted(path, &e);
+    fs::read_dir(path).map_err(unlisted)?.collect::<Result<_, _>>().map_err(unlisted)
 }
 
 /// What an entry is, links followed.
@@ -78,7 +79,7 @@ impl Walk {
 
     /// Looks into `path`; `above` are the real places of the folders it was reached through.
     fn enter(&mut self, path: &Path, above: &mut Vec<PathBuf>) -> Result<(), DataError> {
-        let real = fs::canonicalize(path).map_err(|e| DataError::missing(path, &e.to_string()))?;
+        let real = fs::canonicalize(path).map_err(|e| DataError::unlisted(path, &e))?;
         if above.iter().any(|a| a.starts_with(&real)) {
             self.leave_out("links to a folder above");
             return Ok(());
@@ -113,7 +114,9 @@ pub(super) fn images_beneath(path: &Path) -> Result<(Vec<PathBuf>, LeftOut), Str
     let mut walk = Walk::default();
     match walk.enter(path, &mut Vec::new()) {
         Ok(()) => Ok((walk.files(), walk.left_out)),
-        Err(DataError::Missing { path, why }) => Err(format!("{}: {why}", path.display())),
+        Err(DataError::Missing { path, why } | DataError::Unlisted { path, why }) => {
+            Err(format!("{}: {why}", path.display()))
+        }
         Err(e) => Err(e.to_string()),
     }
 }
@@ -169,11 +172,11 @@ fn labels(root: &Path, split: Split, here: &[String], wanted: &Wanted) -> Result
 
 /// Opens a split of a folder.
 pub(super) fn open(root: &Path, split: Split, wanted: &Wanted) -> Result<Opened, DataError> {
-    if !root.is_dir() {
-        return Err(DataError::missing(
-            root,
-            if root.exists() { "it is not a folder" } else { "no such folder" },
-        ));
+    match fs::metadata(root) {
+        Ok(there) if there.is_dir() => {}
+        Ok(_) => return Err(DataError::missing(root, "it is not a folder")),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Err(DataError::missing(root, "no such folder")),
+        Err(e) => return Err(DataError::unlisted(root, &e)),
     }
     let folder = match wanted.val_fraction > 0.0 {
         true => held_out::folder(root)?,
