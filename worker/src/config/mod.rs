@@ -4,12 +4,10 @@ mod continuity;
 mod error;
 #[cfg(feature = "cli")]
 mod list;
-#[cfg(feature = "cli")]
 mod numbers;
 #[cfg(feature = "cli")]
 mod resolve;
 mod run_config;
-#[cfg(feature = "cli")]
 mod validate;
 
 pub use continuity::{differences, unlike, with_former_defaults};
@@ -19,5 +17,4 @@ pub use list::parse_list;
 #[cfg(feature = "cli")]
 pub use resolve::{given_checkpoint, resolve};
 pub use run_config::*;
-#[cfg(feature = "cli")]
 pub use validate::validate;

@@ -1,8 +1,10 @@
 //! What can be checked without looking at anything but the configuration.
 
 use super::{ConfigError, RunConfig, RunScope};
+use crate::strategy::QatError;
 
-/// An error on the first setting that cannot be run.
+/// An error on the first setting that cannot be run. The strategy's own checks ([`crate::strategy::Qat::check`]) are among
+/// these, and their fields are told by the flags.
 pub fn validate(c: &RunConfig) -> Result<(), ConfigError> {
     super::numbers::numbers(c)?;
     let checks: [(bool, String); 9] = [
@@ -42,6 +44,11 @@ pub fn validate(c: &RunConfig) -> Result<(), ConfigError> {
     if let Some((_, why)) = checks.into_iter().find(|(fine, _)| !fine) {
         return Err(ConfigError::Invalid(why));
     }
+    if let Some(qat) = &c.strategy().qat {
+        let told =
+            |e: QatError| ConfigError::Invalid(format!("--qat-{} is {}; it is {}", e.field, e.value, e.want));
+        qat.check().map_err(told)?;
+    }
     for (key, [low, high]) in [("rand-crop-scale", c.rand_crop_scale), ("rand-crop-ratio", c.rand_crop_ratio)]
     {
         if low > high {
@@ -64,6 +71,7 @@ pub fn validate(c: &RunConfig) -> Result<(), ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::strategy::Qat;
 
     #[test]
     fn the_defaults_are_valid_and_each_nonsense_is_named() {
@@ -88,6 +96,32 @@ mod tests {
             change(&mut c);
             let e = validate(&c).unwrap_err().to_string();
             assert!(e.contains(want), "{e}");
+        }
+    }
+
+    #[test]
+    fn the_recipe_of_quantization_is_the_library_s_and_checked_by_it() {
+        let on = RunConfig { qat: true, ..RunConfig::default() };
+        assert_eq!(on.strategy().qat, Some(Qat::default()));
+        validate(&on).unwrap();
+        let cool = RunConfig { qat_distill: true, qat_distill_temperature: 0.5, ..on.clone() };
+        let told = validate(&cool).unwrap_err().to_string();
+        assert_eq!(told, "--qat-distill-temperature is 0.5; it is a temperature of at least 1, e.g. 4");
+        validate(&RunConfig { qat_distill_temperature: 1e4, ..cool }).unwrap();
+        type Change = fn(&mut RunConfig);
+        let wrong: [(Change, &str); 6] = [
+            (|c| c.qat_freeze_observers = 1.5, "--qat-freeze-observers is 1.5"),
+            (|c| c.qat_freeze_bn = -0.5, "--qat-freeze-bn is -0.5"),
+            (|c| c.qat_observer_momentum = 1.0, "--qat-observer-momentum is 1"),
+            (|c| c.qat_percentile = 50.0, "--qat-percentile is 50"),
+            (|c| c.qat_weight_bits = 6, "--qat-weight-bits is 6"),
+            (|c| c.qat_percentile = f64::NAN, "--qat-percentile is NaN"),
+        ];
+        for (change, want) in wrong {
+            let mut c = on.clone();
+            change(&mut c);
+            let told = validate(&c).unwrap_err().to_string();
+            assert!(told.contains(want), "{told}");
         }
     }
 }

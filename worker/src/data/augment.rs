@@ -1,7 +1,7 @@
 //! Images to numbers: the reference's augmentation for training, resize and centre-crop for evaluation.
 
-use super::Preprocessing;
 use super::rng::CounterRng;
+use super::{DataError, Preprocessing};
 use crate::config::{Augmentation, RunConfig};
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
@@ -128,6 +128,37 @@ impl Geometry {
         }
     }
 
+    /// Whether images can be made by it.
+    ///
+    /// # Errors
+    /// On the first number that cannot be, by its field's name.
+    pub fn check(&self) -> Result<(), DataError> {
+        let refused = |why: String| Err(DataError::Settings(why));
+        if !(3..=4).contains(&self.channels) {
+            return refused(format!("channels is {}; it is 3, or 4 with an empty fourth", self.channels));
+        }
+        if self.crop == 0 {
+            return refused("crop is 0; it is a side in pixels, at least 1".into());
+        }
+        if self.resize_short < self.crop {
+            return refused(format!(
+                "resize_short is {}, smaller than crop, {}; the crop is cut out of the resized image",
+                self.resize_short, self.crop
+            ));
+        }
+        for (what, [low, high]) in [("scale", self.scale), ("ratio", self.ratio)] {
+            if !(low > 0.0 && low <= high && high.is_finite()) {
+                return refused(format!(
+                    "{what} is {low}, {high}; both are above 0, the smallest comes first"
+                ));
+            }
+        }
+        match self.std.iter().find(|s| !(s.is_finite() && **s > 0.0)) {
+            Some(std) => refused(format!("std has {std}; each is a finite number above 0")),
+            None => Ok(()),
+        }
+    }
+
     /// Numbers of one image.
     pub fn len(&self) -> usize {
         self.crop * self.crop * self.channels
@@ -143,6 +174,9 @@ impl Geometry {
         let (w, h) = (image.width() as usize, image.height() as usize);
         if (w, h) == (self.crop, self.crop) && short == self.crop {
             return Ok(image.as_raw().clone());
+        }
+        if short < self.crop || self.crop == 0 {
+            return Err(format!("a crop of {} does not fit a short side of {short}", self.crop));
         }
         // Cropping and resizing in one: the part of the image that the centre crop keeps.
         let scale = w.min(h) as f64 / short as f64;

@@ -31,7 +31,19 @@ impl Dataset {
     }
 
     /// Opens a split. Its classes are those of the data, which must be what is wanted.
+    ///
+    /// # Errors
+    /// When the data is not there or has other classes, or what is wanted cannot be.
     pub fn open(split: Split, wanted: &Wanted) -> Result<Dataset, DataError> {
+        if !(0.0..1.0).contains(&wanted.val_fraction) {
+            let why = format!("the fraction is {}; it is a number from 0 to below 1", wanted.val_fraction);
+            return Err(DataError::held_out(Path::new(wanted.root), why));
+        }
+        if wanted.root == "synthetic" && wanted.side == 0 {
+            return Err(DataError::Settings(
+                "side is 0; it is that of synthetic images, at least 1 pixel".into(),
+            ));
+        }
         if wanted.val_fraction > 0.0 && matches!(wanted.root, "digits" | "synthetic") {
             let why = "it has images for validation of its own; say --val-fraction 0".into();
             return Err(DataError::held_out(Path::new(wanted.root), why));

@@ -111,6 +111,9 @@ pub enum DataError {
         /// Why not, and what to do.
         why: String,
     },
+    /// A setting of the data that cannot be used.
+    #[error("the settings of the data: {0}")]
+    Settings(String),
     /// Less than a global batch.
     #[error("{images} training images do not fill one global batch of {global}: --batch-size {fits} fits")]
     TooFew {

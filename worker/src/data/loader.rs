@@ -15,7 +15,11 @@ pub struct TrainLoader {
 
 impl TrainLoader {
     /// A loader of `dataset`; it must hold at least one global batch.
+    ///
+    /// # Errors
+    /// When it does not, or the settings cannot be used ([`DataConfig::check`]).
     pub fn new(dataset: Arc<Dataset>, config: DataConfig) -> Result<Self, DataError> {
+        config.check()?;
         let (images, global) = (dataset.len(), config.sharding.global_batch());
         if images < global {
             let fits = images / config.sharding.microbatches;
@@ -60,7 +64,11 @@ pub struct EvalLoader {
 
 impl EvalLoader {
     /// This rank's shard of `dataset`, or of `limit` of its images, evenly spread: a folder's first are of one class.
+    ///
+    /// # Errors
+    /// When the settings cannot be used ([`DataConfig::check`]), or no thread can be started.
     pub fn new(dataset: Arc<Dataset>, config: DataConfig, limit: Option<usize>) -> Result<Self, DataError> {
+        config.check()?;
         let s = config.sharding;
         let count = limit.unwrap_or(usize::MAX).min(dataset.len());
         let mine: Vec<u32> = (0..count)
@@ -80,6 +88,7 @@ impl EvalLoader {
         config: DataConfig,
         images: usize,
     ) -> Result<(Self, usize), DataError> {
+        config.check()?;
         let s = config.sharding;
         let total = images.div_ceil(s.batch).min(dataset.len() / s.batch).max(1);
         let order = permutation(config.seed, 0, dataset.len());
@@ -136,15 +145,18 @@ mod tests {
     }
 
     fn open(root: &str, split: Split, classes: usize) -> Dataset {
-        let wanted = Wanted {
+        Dataset::open(split, &wanted(root, classes)).unwrap()
+    }
+
+    fn wanted(root: &str, classes: usize) -> Wanted<'_> {
+        Wanted {
             root,
             names: Names::Count(classes),
             side: 16,
             synthetic_images: 107,
             val_fraction: 0.0,
             allow_missing_classes: false,
-        };
-        Dataset::open(split, &wanted).unwrap()
+        }
     }
 
     fn epoch(rank: usize, world: usize, threads: usize, from: u64) -> Vec<(Tensor, Tensor)> {
@@ -313,6 +325,47 @@ mod tests {
         let mut whole = EvalLoader::new(dataset("synthetic", Split::Val), config(0, 1, 2), None).unwrap();
         assert_eq!(drain(|| whole.next()).unwrap(), 22);
         assert!(whole.next().unwrap().is_none());
+    }
+
+    #[test]
+    fn settings_that_no_loader_can_use_are_errors_by_name() {
+        type Change = fn(&mut DataConfig);
+        let wrong: [(Change, &str); 11] = [
+            (|c| c.geometry.crop = 17, "resize_short is 16, smaller than crop, 17"),
+            (|c| c.geometry.crop = 0, "crop is 0"),
+            (|c| c.geometry.resize_short = 0, "resize_short is 0"),
+            (|c| c.geometry.channels = 1, "channels is 1"),
+            (|c| c.geometry.std[2] = 0.0, "std has 0"),
+            (|c| c.geometry.ratio = [f32::NAN, 1.0], "ratio is NaN"),
+            (|c| c.geometry.scale = [0.5, 0.1], "scale is 0.5, 0.1"),
+            (|c| c.sharding.batch = 0, "sharding.batch is 0"),
+            (|c| c.sharding.microbatches = 0, "sharding.microbatches is 0"),
+            (|c| c.sharding.world = 0, "sharding.world is 0"),
+            (|c| c.sharding.rank = 1, "sharding.rank is 1"),
+        ];
+        for (change, want) in wrong {
+            let mut c = config(0, 1, 1);
+            change(&mut c);
+            let set = || dataset("synthetic", Split::Train);
+            let told = [
+                TrainLoader::new(set(), c.clone()).err(),
+                EvalLoader::new(set(), c.clone(), None).err(),
+                EvalLoader::calibration(set(), c, 8).err(),
+            ];
+            for e in told {
+                let e = e.unwrap_or_else(|| panic!("{want}"));
+                assert!(e.is_configuration() && e.to_string().contains(want), "{e}");
+            }
+        }
+        for fraction in [f64::NAN, -0.1, 1.0, 2.0] {
+            for root in ["digits", "/no/such"] {
+                let wanted = Wanted { val_fraction: fraction, ..wanted(root, 2) };
+                let e = Dataset::open(Split::Train, &wanted).err().unwrap().to_string();
+                assert!(e.contains(&format!("the fraction is {fraction}")), "{e}");
+            }
+        }
+        let e = Dataset::open(Split::Train, &Wanted { side: 0, ..wanted("synthetic", 2) }).err().unwrap();
+        assert!(e.to_string().contains("side is 0"), "{e}");
     }
 
     #[test]
