@@ -1,6 +1,8 @@
 //! Flags and TOML to one validated [`RunConfig`], before anything binds or allocates.
 
+mod choice;
 mod continuity;
+mod default;
 mod error;
 #[cfg(feature = "cli")]
 mod list;
@@ -10,6 +12,7 @@ mod resolve;
 mod run_config;
 mod validate;
 
+pub use choice::{Augmentation, LrScheduler, RunScope};
 pub use continuity::{differences, unlike, with_former_defaults};
 pub use error::{ConfigError, Given};
 #[cfg(feature = "cli")]

@@ -2,58 +2,12 @@
 
 #[cfg(feature = "cli")]
 use super::list::parse_list;
+use super::{Augmentation, LrScheduler, RunScope};
 use octrain_core::strategy::{
     Amp, DeviceChoice, Layout, Observer, Strategy, StrategySettings, Target, TestBackend,
 };
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
-
-/// Which parts of a run are done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
-#[serde(rename_all = "snake_case")]
-#[cfg_attr(feature = "cli", value(rename_all = "snake_case"))]
-pub enum RunScope {
-    /// Train and evaluate every `eval-interval` epochs.
-    #[default]
-    TrainEval,
-    /// Train only.
-    TrainOnly,
-    /// Evaluate a checkpoint only.
-    EvalOnly,
-}
-
-/// Learning-rate schedule after warm-up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
-#[serde(rename_all = "lowercase")]
-#[cfg_attr(feature = "cli", value(rename_all = "lowercase"))]
-pub enum LrScheduler {
-    /// Half a cosine from `lr` to 0 at the last step.
-    #[default]
-    Cosine,
-    /// `lr` throughout.
-    Constant,
-}
-
-/// Training augmentation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
-#[serde(rename_all = "kebab-case")]
-#[cfg_attr(feature = "cli", value(rename_all = "kebab-case"))]
-pub enum Augmentation {
-    /// `pad-crop` for crops of at most 64 pixels, `random-resized-crop` above; `none` flip for digits.
-    #[default]
-    Auto,
-    /// Random-resized-crop and horizontal flip; resize and centre-crop for evaluation.
-    RandomResizedCrop,
-    /// Pad by 4, random crop and horizontal flip.
-    PadCrop,
-    /// Pad by 2 and random crop, no flip (characters).
-    PadCropNoFlip,
-    /// No augmentation.
-    None,
-}
 
 /// Classes of a network where no data tells how many: those of ImageNet.
 pub const UNTOLD_CLASSES: usize = 1000;
@@ -446,89 +400,6 @@ pub struct RunConfig {
         arg(long, help_heading = "Machine", default_value_t = 25.0, allow_hyphen_values = true)
     )]
     pub bucket_mib: f64,
-}
-
-impl Default for RunConfig {
-    fn default() -> Self {
-        Self {
-            output_dir: "output".into(),
-            report_file: None,
-            run_scope: RunScope::TrainEval,
-            epochs: 90,
-            save_interval: 1,
-            save_interval_steps: 0,
-            eval_interval: 1,
-            print_interval: 10,
-            max_steps: 0,
-            benchmark: false,
-            benchmark_steps: 100,
-            benchmark_warmup_steps: 100,
-            seed: 42,
-            deterministic: false,
-            checks: false,
-            model_arch_name: "ResNet50".into(),
-            num_of_class: None,
-            image_shape: [3, 224, 224],
-            zero_gamma: false,
-            image_root: "digits".into(),
-            val_fraction: 0.0,
-            batch_size: 256,
-            global_batch_size: None,
-            crop_size: 224,
-            resize_short: 256,
-            augmentation: Augmentation::Auto,
-            crop_padding: None,
-            rand_crop_scale: [0.08, 1.0],
-            rand_crop_ratio: [0.75, 4.0 / 3.0],
-            normalize_scale: 1.0 / 255.0,
-            normalize_mean: [0.485, 0.456, 0.406],
-            normalize_std: [0.229, 0.224, 0.225],
-            data_threads: 0,
-            max_corrupt_images: None,
-            allow_missing_classes: false,
-            synthetic_images: 1024,
-            momentum: 0.875,
-            nesterov: false,
-            weight_decay: 3.0517578125e-05,
-            bn_weight_decay: false,
-            label_smoothing: 0.1,
-            lr_scheduler: LrScheduler::Cosine,
-            lr: 0.256,
-            warmup_epochs: None,
-            warmup_start_lr: 0.0,
-            amp: Amp::Off,
-            scale_loss: 1.0,
-            use_dynamic_loss_scaling: false,
-            data_layout: Layout::Nhwc,
-            qat: false,
-            target: Target::Openvino,
-            qat_calibration_images: 512,
-            qat_freeze_observers: 0.8,
-            qat_freeze_bn: 0.9,
-            qat_observer_momentum: 0.9,
-            qat_pass_through: false,
-            qat_skip: Vec::new(),
-            qat_observer: Observer::MovingAverage,
-            qat_percentile: 99.99,
-            qat_weight_bits: 8,
-            qat_learn_scales: false,
-            qat_bn_images: 0,
-            qat_distill: false,
-            qat_teacher: None,
-            qat_distill_weight: 0.5,
-            qat_distill_temperature: 4.0,
-            from_checkpoint: None,
-            last_epoch_of_checkpoint: None,
-            from_pretrained_params: None,
-            allow_mismatch: false,
-            overwrite: false,
-            device: DeviceChoice::Auto,
-            nproc: 1,
-            test_backend: TestBackend::Auto,
-            threads: 0,
-            bucket_mib: 25.0,
-        }
-    }
 }
 
 impl RunConfig {
