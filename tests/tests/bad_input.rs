@@ -256,7 +256,7 @@ fn a_worker_of_another_protocol_version_is_refused() {
 
 #[test]
 fn a_plan_that_was_changed_on_the_way_is_refused() {
-    let [told, heard] = behind(None, Some(Change::new(b"memory-layout", b"memory-lay0ut")));
+    let [told, heard] = behind(None, Some(Change::new(b"channels-last", b"channels-l0st")));
     for text in [told, heard] {
         assert!(text.contains("does not have the hash it claims"), "{text}");
     }
