@@ -161,7 +161,9 @@ fn infer_and_verify_want_the_classes_of_the_file() {
 
 #[test]
 fn settings_that_make_no_sense_are_named_with_their_range() {
-    let line = [&["train"], SHORT, &["--image-root", "digits", "--batch-size", "16"]].concat();
+    let dir = tempfile::tempdir().unwrap();
+    let place = ["--image-root", "digits", "--batch-size", "16", "--output-dir", text(dir.path())];
+    let line = [&["train"], SHORT, &place].concat();
     for (flags, want) in [
         (&["--lr", "nan"][..], "--lr is NaN; it is a finite number of 0 or more"),
         (&["--lr", "-1"], "--lr is -1"),
@@ -244,8 +246,9 @@ fn folders_that_are_not_what_is_wanted_are_described() {
         ("file.zip", "not a folder"),
         ("nowhere", "no such folder"),
     ] {
-        let told =
-            refuse(2, &[&["train"], SHORT, &["--image-root", text(&at(root)), "--batch-size", "1"]].concat());
+        let (root_flag, out) = (at(root), at("out of refusals"));
+        let place = ["--image-root", text(&root_flag), "--batch-size", "1", "--output-dir", text(&out)];
+        let told = refuse(2, &[&["train"], SHORT, &place].concat());
         assert!(told.contains(want) && told.contains(root), "{want} in {told}");
         assert!(!told.contains("panicked"), "{told}");
     }
