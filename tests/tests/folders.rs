@@ -111,6 +111,25 @@ fn two_runs_started_at_once_cannot_share_a_folder() {
 }
 
 #[test]
+fn who_is_asked_to_stop_while_its_folder_is_another_s_ends_with_4_on_all_ranks() {
+    let dir = tempfile::tempdir().unwrap();
+    // Held by a run of another host, which is waited for longer than one of this host.
+    let holder = r#"{"host":"elsewhere","boot":"another","pid":1,"since-unix":1}"#;
+    fs::write(dir.path().join(".lock"), holder).unwrap();
+    let held = fs::File::open(dir.path().join(".lock")).unwrap();
+    held.lock().unwrap();
+    for nproc in ["1", "2"] {
+        let mut run = Running::start(&train(dir.path(), &["--nproc", nproc]));
+        run.wait_for("to be let go");
+        run.signal("TERM", run.id());
+        let (code, told) = run.end();
+        assert_eq!(code, Some(4), "{nproc} workers: {told}");
+        assert!(told.contains("asked to stop during the wait for its folder"), "{told}");
+    }
+    drop(held);
+}
+
+#[test]
 fn the_last_line_after_ctrl_c_goes_on_when_it_is_pasted() {
     let dir = tempfile::tempdir().unwrap();
     let output = dir.path().join("my run");

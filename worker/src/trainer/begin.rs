@@ -38,6 +38,8 @@ struct Told {
     run: Option<RunIdentity>,
     /// The best top-1 so far, as the bits of its number: ranks must not differ by a rounding of the text.
     best: Option<u64>,
+    /// It was asked to stop before there was anything to decide: all stop.
+    stop: bool,
 }
 
 /// How a run begins.
@@ -142,6 +144,19 @@ fn writes(config: &RunConfig) -> bool {
     config.run_scope != RunScope::EvalOnly && !config.benchmark
 }
 
+/// A signal came while rank 0 waited for the folder.
+const STOPPED: TrainError = TrainError::Stopped("the wait for its folder");
+
+/// Tells the other ranks, if there are any.
+fn tell(session: &Session, told: &Told) -> Result<(), TrainError> {
+    if session.plan().world_size > 1 {
+        let text = serde_json::to_vec(told).map_err(|e| TrainError::Config(e.to_string()))?;
+        session.store().set(KEY, &text)?;
+        session.meets();
+    }
+    Ok(())
+}
+
 /// Decides on rank 0 and tells the others.
 pub(super) fn agree(config: &RunConfig, session: &Session, job: &Job) -> Result<Begin, TrainError> {
     let plan = session.plan();
@@ -155,9 +170,13 @@ pub(super) fn agree(config: &RunConfig, session: &Session, job: &Job) -> Result<
             match RunFolder::take(&config.output_dir, &host_name(), bytes, &asked_to_end) {
                 // Not the folder's fault, nor a reason not to try again.
                 Err(CheckpointError::InUse { .. }) if asked_to_end() => {
-                    let why = session.abort_reason();
-                    let why = why.unwrap_or_else(|| "asked to stop while it waited for its folder".into());
-                    return Err(TrainError::Aborted(why));
+                    return Err(match session.abort_reason() {
+                        Some(why) => TrainError::Aborted(why),
+                        None => {
+                            tell(session, &Told { source: None, run: None, best: None, stop: true })?;
+                            STOPPED
+                        }
+                    });
                 }
                 taken => Some(taken?),
             }
@@ -173,24 +192,24 @@ pub(super) fn agree(config: &RunConfig, session: &Session, job: &Job) -> Result<
         let folder = folder.map(|f| f.admit(goes_on, config.overwrite)).transpose()?;
         let run = folder.as_ref().map(|f| f.run().clone());
         let best = folder.as_ref().map(checkpoint::OwnedFolder::best).transpose()?.flatten();
-        if plan.world_size > 1 {
-            let chosen = source.as_ref().map(|path| {
-                Ok::<_, CheckpointError>(Chosen {
-                    path: path.clone(),
-                    manifest_sha256: checkpoint::manifest_hash(path)?,
-                })
-            });
-            let told = Told { source: chosen.transpose()?, run: run.clone(), best: best.map(f64::to_bits) };
-            let text = serde_json::to_vec(&told).map_err(|e| TrainError::Config(e.to_string()))?;
-            session.store().set(KEY, &text)?;
-            session.meets();
-        }
+        let chosen = source.as_ref().map(|path| {
+            Ok::<_, CheckpointError>(Chosen {
+                path: path.clone(),
+                manifest_sha256: checkpoint::manifest_hash(path)?,
+            })
+        });
+        let told =
+            Told { source: chosen.transpose()?, run: run.clone(), best: best.map(f64::to_bits), stop: false };
+        tell(session, &told)?;
         return Ok(Begin { source, folder, run, best });
     }
     session.meets();
     let text = session.store().get(KEY, DECIDED, session.abort())?;
     let told: Told = serde_json::from_slice(&text)
         .map_err(|e| TrainError::Config(format!("rank 0's decision on the start cannot be read: {e}")))?;
+    if told.stop {
+        return Err(STOPPED);
+    }
     let best = told.best.map(f64::from_bits);
     Ok(Begin { source: told.source.map(seen_here).transpose()?, folder: None, run: told.run, best })
 }
