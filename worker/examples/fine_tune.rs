@@ -26,26 +26,25 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [weights, folder, output] = &arguments[..] else {
         return Err("usage: fine_tune WEIGHTS.safetensors FOLDER OUTPUT.onnx".into());
     };
-    let settings = RunConfig {
-        image_root: folder.clone(),
-        image_shape: [3, 64, 64],
-        crop_size: 64,
-        resize_short: 72,
-        batch_size: 16,
-        ..RunConfig::default()
-    };
-    let train = Arc::new(Dataset::open(Split::Train, &Wanted::of(&settings))?);
+    let settings = RunConfig::default().with(|c| {
+        c.data.image_root = folder.clone();
+        c.model.image_shape = [3, 64, 64];
+        c.data.crop_size = 64;
+        c.data.resize_short = 72;
+        c.data.batch_size = 16;
+    });
+    let train = Arc::new(Dataset::open(Split::Train, &Wanted::of(&settings.model, &settings.data))?);
     println!("{}", train.found);
     let data = DataConfig {
-        geometry: Geometry::new(&settings),
-        sharding: Sharding { rank: 0, world: 1, microbatches: 1, batch: settings.batch_size },
+        geometry: Geometry::new(&settings.data, settings.model.image_shape[0]),
+        sharding: Sharding { rank: 0, world: 1, microbatches: 1, batch: settings.data.batch_size },
         seed: 3,
         threads: 2,
         max_corrupt: None,
     };
     let mut loader = TrainLoader::new(train.clone(), data.clone())?;
 
-    let network = models::build("ResNet18", settings.image_shape, train.classes.len())?;
+    let network = models::build("ResNet18", settings.model.image_shape, train.classes.len())?;
     let qat = Qat { calibration_images: 64, ..Qat::default() };
     let calibration = qat.calibration_images as usize;
     let mut program = DistributedOptimizer::new(

@@ -47,7 +47,7 @@ pub(super) fn fp32_math(s: &JobSettings, device: Device, workers: &[WorkerFacts]
     let mut devices = workers.iter().flat_map(|w| w.capabilities.iter().flat_map(|c| &c.cuda_devices));
     match device {
         Device::Cpu => (Fp32Math::Ieee, "CPUs compute FP32 as it is".into()),
-        Device::Cuda if s.strategy.qat => (
+        Device::Cuda if s.strategy.quantization.qat => (
             Fp32Math::Ieee,
             "--qat: TF32 would round operands, and what is measured would not be what is deployed".into(),
         ),

@@ -104,7 +104,9 @@ mod tests {
             }),
         );
         let manifest = read.unwrap();
-        assert!(manifest.unknown.is_empty() && manifest.run.is_none() && !manifest.config.overwrite);
+        assert!(
+            manifest.unknown.is_empty() && manifest.run.is_none() && !manifest.config.checkpoints.overwrite
+        );
     }
 
     #[test]

@@ -91,7 +91,7 @@ impl Images {
             whose: "the checkpoint",
             remedy: "give the data it was trained on, or data with the same classes (--image-root); where the data only lacks some of them, --allow-missing-classes measures on the others",
         };
-        let data = Dataset::open(split, &Wanted { names, ..Wanted::of(run) });
+        let data = Dataset::open(split, &Wanted { names, ..Wanted::of(&run.model, &run.data) });
         let data = data.map_err(Exit::configuration)?;
         tracing::info!("{}", data.found);
         Ok(Arc::new(data))
@@ -99,11 +99,11 @@ impl Images {
 
     fn config(&self, batch: usize) -> DataConfig {
         DataConfig {
-            geometry: Geometry::new(&self.run),
+            geometry: Geometry::new(&self.run.data, self.run.model.image_shape[0]),
             sharding: Sharding { rank: 0, world: 1, microbatches: 1, batch },
-            seed: self.run.seed,
+            seed: self.run.run.seed,
             threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-            max_corrupt: self.run.max_corrupt_images,
+            max_corrupt: self.run.data.max_corrupt_images,
         }
     }
 }
@@ -114,19 +114,24 @@ fn ranges(network: &Network, images: &Images) -> Result<Ranges> {
         return Ok(Ranges::Checkpoint);
     }
     let run = &images.run;
-    if run.qat_calibration_images == 0 {
+    if run.quantization.qat_calibration_images == 0 {
         let message = "the checkpoint has no activation ranges and its --qat-calibration-images is 0, so none can be calibrated: train with --qat from it first";
         return Err(Exit::configuration(message).into());
     }
     let data = images.open(Split::Train)?;
     let how = RecipeObserver {
-        observer: run.qat_observer,
-        percentile: run.qat_percentile,
-        momentum: run.qat_observer_momentum,
+        observer: run.quantization.qat_observer,
+        percentile: run.quantization.qat_percentile,
+        momentum: run.quantization.qat_observer_momentum,
     };
-    let config = images.config(run.batch_size);
+    let config = images.config(run.data.batch_size);
     let done = calibrate(network.graph(), &network.weights, how, || {
-        Ok(EvalLoader::calibration(data.clone(), config.clone(), run.qat_calibration_images)?.0)
+        Ok(EvalLoader::calibration(
+            data.clone(),
+            config.clone(),
+            run.quantization.qat_calibration_images as usize,
+        )?
+        .0)
     });
     Ok(match done.map_err(failed)? {
         Some((ranges, images)) => Ranges::Calibrated { images, ranges },
@@ -137,21 +142,22 @@ fn ranges(network: &Network, images: &Images) -> Result<Ranges> {
 /// The checkpoint's configuration with this command's flags.
 fn configuration(args: &AnalyzeArgs, manifest: &Manifest) -> RunConfig {
     let trained = &manifest.config;
-    RunConfig {
-        image_root: args.image_root.clone().unwrap_or_else(|| trained.image_root.clone()),
-        image_shape: manifest.image_shape,
-        target: args.target.unwrap_or(trained.target),
-        qat_skip: args.qat_skip.clone().unwrap_or_else(|| trained.qat_skip.clone()),
-        val_fraction: match (args.tolerance.val_fraction, &args.image_root) {
+    trained.clone().with(|c| {
+        c.data.image_root = args.image_root.clone().unwrap_or_else(|| trained.data.image_root.clone());
+        c.model.image_shape = manifest.image_shape;
+        c.quantization.target = args.target.unwrap_or(trained.quantization.target);
+        c.quantization.qat_skip =
+            args.qat_skip.clone().unwrap_or_else(|| trained.quantization.qat_skip.clone());
+        c.data.val_fraction = match (args.tolerance.val_fraction, &args.image_root) {
             (Some(told), _) => told,
             (None, Some(_)) => 0.0,
-            (None, None) => trained.val_fraction,
-        },
-        augmentation: Augmentation::None,
-        allow_missing_classes: args.tolerance.allow_missing_classes || trained.allow_missing_classes,
-        max_corrupt_images: args.tolerance.max_corrupt_images.or(trained.max_corrupt_images),
-        ..trained.clone()
-    }
+            (None, None) => trained.data.val_fraction,
+        };
+        c.data.augmentation = Augmentation::None;
+        c.data.allow_missing_classes =
+            args.tolerance.allow_missing_classes || trained.data.allow_missing_classes;
+        c.data.max_corrupt_images = args.tolerance.max_corrupt_images.or(trained.data.max_corrupt_images);
+    })
 }
 
 /// Runs the command.
@@ -172,9 +178,9 @@ pub fn main(args: &AnalyzeArgs) -> Result<u8> {
     let subject = Subject {
         model: manifest.model.clone(),
         checkpoint: folder.display().to_string(),
-        target: manifest.config.target.name().into(),
-        weight_bits: manifest.config.qat_weight_bits,
-        skip: manifest.config.qat_skip.clone(),
+        target: manifest.config.quantization.target.name().into(),
+        weight_bits: manifest.config.quantization.qat_weight_bits,
+        skip: manifest.config.quantization.qat_skip.clone(),
         ranges: ranges(&network, &images)?,
     };
     let loader = || EvalLoader::new(val.clone(), images.config(args.batch_size), Some(args.max_images));

@@ -41,40 +41,38 @@ pub fn announce(folder: &Path, manifest: &Manifest) {
 /// A checkpoint's configuration for evaluating it here.
 pub fn for_evaluation(folder: &Path, manifest: &Manifest) -> RunConfig {
     let trained = RunConfig::default();
-    RunConfig {
-        run_scope: RunScope::EvalOnly,
-        from_checkpoint: Some(folder.into()),
-        last_epoch_of_checkpoint: None,
-        from_pretrained_params: None,
-        report_file: None,
-        global_batch_size: None,
-        nproc: trained.nproc,
-        device: trained.device,
-        threads: trained.threads,
-        benchmark: false,
-        checks: false,
-        overwrite: false,
-        ..manifest.config.clone()
-    }
+    manifest.config.clone().with(|c| {
+        c.run.run_scope = RunScope::EvalOnly;
+        c.checkpoints.from_checkpoint = Some(folder.into());
+        c.checkpoints.last_epoch_of_checkpoint = None;
+        c.checkpoints.from_pretrained_params = None;
+        c.run.report_file = None;
+        c.data.global_batch_size = None;
+        c.machine.nproc = trained.machine.nproc;
+        c.machine.device = trained.machine.device;
+        c.machine.threads = trained.machine.threads;
+        c.run.benchmark = false;
+        c.run.checks = false;
+        c.checkpoints.overwrite = false;
+    })
 }
 
 /// What a checkpoint was trained with, for trainings of their own that start from its weights.
 pub fn settings(manifest: &Manifest) -> RunConfig {
     let new = RunConfig::default();
-    RunConfig {
-        output_dir: new.output_dir,
-        report_file: None,
-        run_scope: RunScope::TrainEval,
-        max_steps: 0,
-        benchmark: false,
-        checks: false,
-        qat: false,
-        from_checkpoint: None,
-        last_epoch_of_checkpoint: None,
-        from_pretrained_params: None,
+    manifest.config.clone().with(|c| {
+        c.run.output_dir = new.run.output_dir;
+        c.run.report_file = None;
+        c.run.run_scope = RunScope::TrainEval;
+        c.run.max_steps = 0;
+        c.run.benchmark = false;
+        c.run.checks = false;
+        c.quantization.qat = false;
+        c.checkpoints.from_checkpoint = None;
+        c.checkpoints.last_epoch_of_checkpoint = None;
+        c.checkpoints.from_pretrained_params = None;
         // It was said of the weights that training started from, not of this checkpoint's.
-        allow_mismatch: false,
-        overwrite: false,
-        ..manifest.config.clone()
-    }
+        c.checkpoints.allow_mismatch = false;
+        c.checkpoints.overwrite = false;
+    })
 }

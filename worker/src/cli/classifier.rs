@@ -2,7 +2,7 @@
 //! what flags say where it does not.
 
 use super::Exit;
-use crate::config::{RunConfig, parse_list, validate};
+use crate::config::{DataSettings, RunConfig, parse_list, validate};
 use crate::data::{Geometry, Preprocessing};
 use crate::engine::{self, Engine, EngineKind, ModelInfo, Told};
 use std::path::{Path, PathBuf};
@@ -89,7 +89,7 @@ impl PreparationFlags {
             normalize_scale: self
                 .normalize_scale
                 .or(file.map(|p| p.normalize_scale))
-                .unwrap_or(RunConfig::default().normalize_scale),
+                .unwrap_or(DataSettings::default().normalize_scale),
             normalize_mean,
             normalize_std,
         })
@@ -177,15 +177,14 @@ impl Classifier {
 
 /// Whether a loader can prepare images like this.
 fn check(p: &Preprocessing, image_shape: [usize; 3]) -> Result<(), Exit> {
-    let config = RunConfig {
-        image_shape,
-        crop_size: p.crop_size,
-        resize_short: p.resize_short,
-        normalize_scale: p.normalize_scale,
-        normalize_mean: p.normalize_mean,
-        normalize_std: p.normalize_std,
-        ..RunConfig::default()
-    };
+    let config = RunConfig::default().with(|c| {
+        c.model.image_shape = image_shape;
+        c.data.crop_size = p.crop_size;
+        c.data.resize_short = p.resize_short;
+        c.data.normalize_scale = p.normalize_scale;
+        c.data.normalize_mean = p.normalize_mean;
+        c.data.normalize_std = p.normalize_std;
+    });
     validate(&config).map_err(Exit::configuration)
 }
 
@@ -195,7 +194,7 @@ mod tests {
 
     #[test]
     fn flags_win_over_the_file_and_what_neither_says_is_named() {
-        let file = Preprocessing::of(&RunConfig::default());
+        let file = Preprocessing::of(&DataSettings::default());
         let none = PreparationFlags::default();
         assert_eq!(none.preprocessing(Some(&file), 224), Ok(file.clone()));
         assert_eq!(

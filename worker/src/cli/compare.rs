@@ -64,13 +64,16 @@ fn recipe(args: &CompareArgs) -> Result<(Recipe, PathBuf)> {
     }
     let mut settings = checkpoint_base::settings(&manifest);
     if args.image_root.is_some() {
-        settings.val_fraction = 0.0;
+        settings.data.val_fraction = 0.0;
     }
     let file = args.output.join("settings.toml");
     let mut train = vec![OsString::from("--config"), file.clone().into()];
     train.extend(args.flags.iter().cloned());
-    let recipe =
-        recipe(args.image_root.as_deref().unwrap_or(&settings.image_root), settings.val_fraction, train);
+    let recipe = recipe(
+        args.image_root.as_deref().unwrap_or(&settings.data.image_root),
+        settings.data.val_fraction,
+        train,
+    );
     // Before an earlier experiment's folder, in which it may lie, is moved aside.
     let start = folder.canonicalize().unwrap_or(folder.clone());
     if recipe.output.canonicalize().is_ok_and(|output| start.starts_with(output)) {

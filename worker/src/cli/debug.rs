@@ -18,24 +18,23 @@ pub struct DebugArgs {
 
 /// The defaults of the debug mode.
 fn base() -> RunConfig {
-    RunConfig {
-        nproc: 2,
-        max_steps: 4,
-        print_interval: 1,
-        run_scope: RunScope::TrainOnly,
-        output_dir: "runs/debug".into(),
-        deterministic: true,
-        checks: true,
-        overwrite: true,
-        ..RunConfig::default()
-    }
+    RunConfig::default().with(|c| {
+        c.machine.nproc = 2;
+        c.run.max_steps = 4;
+        c.run.print_interval = 1;
+        c.run.run_scope = RunScope::TrainOnly;
+        c.run.output_dir = "runs/debug".into();
+        c.run.deterministic = true;
+        c.run.checks = true;
+        c.checkpoints.overwrite = true;
+    })
 }
 
 /// Runs the command.
 pub fn main(args: &DebugArgs, matches: &ArgMatches) -> Result<u8> {
     let (mut config, given) = args.flags.resolve(&base(), matches)?;
     // Only its own folder is its to overwrite.
-    config.overwrite &= !given.contains("output-dir") || given.contains("overwrite");
+    config.checkpoints.overwrite &= !given.contains("output-dir") || given.contains("overwrite");
     args.flags.show(&config)?;
     local::run(&config, "127.0.0.1:0")
 }

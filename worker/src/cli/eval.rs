@@ -18,14 +18,15 @@ pub struct EvalArgs {
 /// Runs the command.
 pub fn main(args: &EvalArgs, matches: &ArgMatches) -> Result<u8> {
     let run = &args.flags.run;
-    let path = run.from_checkpoint.as_ref();
+    let path = run.checkpoints.from_checkpoint.as_ref();
     let path = path.ok_or_else(|| Exit::configuration("octrain eval needs --from-checkpoint FOLDER"))?;
-    let (folder, manifest) = checkpoint_base::find(path, run.last_epoch_of_checkpoint.as_deref())?;
+    let (folder, manifest) =
+        checkpoint_base::find(path, run.checkpoints.last_epoch_of_checkpoint.as_deref())?;
     let (mut config, _) =
         args.flags.resolve(&checkpoint_base::for_evaluation(&folder, &manifest), matches)?;
-    config.from_checkpoint = Some(folder.clone());
-    config.last_epoch_of_checkpoint = None;
-    config.run_scope = RunScope::EvalOnly;
+    config.checkpoints.from_checkpoint = Some(folder.clone());
+    config.checkpoints.last_epoch_of_checkpoint = None;
+    config.run.run_scope = RunScope::EvalOnly;
     args.flags.show(&config)?;
     checkpoint_base::announce(&folder, &manifest);
     local::run(&config, "127.0.0.1:0")

@@ -54,11 +54,10 @@ pub fn trained_graph(manifest: &Manifest, profile: Profile) -> Result<Graph> {
 
 fn graph_for(manifest: &Manifest, profile: Profile, purpose: Purpose) -> Result<Graph> {
     let target = profile.target();
-    let config = RunConfig {
-        qat: target.is_some(),
-        target: target.unwrap_or(manifest.config.target),
-        ..manifest.config.clone()
-    };
+    let config = manifest.config.clone().with(|c| {
+        c.quantization.qat = target.is_some();
+        c.quantization.target = target.unwrap_or(manifest.config.quantization.target);
+    });
     let p = placed(manifest, &config)?;
     Ok(passes::run(p.graph, &p.strategy, purpose).map_err(Exit::configuration)?)
 }
@@ -66,7 +65,7 @@ fn graph_for(manifest: &Manifest, profile: Profile, purpose: Purpose) -> Result<
 /// The network of a checkpoint, quantized as its configuration says for its target, as it is evaluated in FP32
 /// arithmetic; whether it was trained with --qat does not matter.
 pub fn placement(manifest: &Manifest) -> Result<Placement> {
-    placed(manifest, &RunConfig { qat: true, ..manifest.config.clone() })
+    placed(manifest, &manifest.config.clone().with(|c| c.quantization.qat = true))
 }
 
 fn placed(manifest: &Manifest, config: &RunConfig) -> Result<Placement> {
@@ -87,7 +86,7 @@ fn metadata(
         ("octrain.model", manifest.model.clone()),
         ("octrain.image_shape", text(json!(manifest.image_shape))),
         ("octrain.classes", text(json!(manifest.class_names))),
-        ("octrain.preprocessing", text(Preprocessing::of(c).described(manifest.image_shape[0]))),
+        ("octrain.preprocessing", text(Preprocessing::of(&c.data).described(manifest.image_shape[0]))),
         ("octrain.recipe", serde_json::to_string(c)?),
         ("octrain.position", serde_json::to_string(&manifest.position)?),
         ("octrain.scales", serde_json::to_string(&scale_table(graph, state))?),
@@ -179,7 +178,10 @@ mod tests {
     fn a_file_says_what_stays_in_floating_point_and_why() {
         let of = |patterns: &[&str]| {
             let qat_skip = patterns.iter().map(|p| p.to_string()).collect();
-            let manifest = manifest(RunConfig { qat: true, qat_skip, ..RunConfig::default() });
+            let manifest = manifest(RunConfig::default().with(|c| {
+                c.quantization.qat = true;
+                c.quantization.qat_skip = qat_skip;
+            }));
             let graph = deployed_graph(&manifest, Profile::Openvino).unwrap();
             let options = Options { profile: Profile::Openvino, opset: 13, float_type: FloatType::Fp32 };
             let model = emit(&graph, &state(&graph), options, vec![]).unwrap().model;
@@ -196,7 +198,10 @@ mod tests {
     #[test]
     fn weights_of_seven_bits_stay_within_63_in_every_profile() {
         for bits in [7, 8] {
-            let manifest = manifest(RunConfig { qat: true, qat_weight_bits: bits, ..RunConfig::default() });
+            let manifest = manifest(RunConfig::default().with(|c| {
+                c.quantization.qat = true;
+                c.quantization.qat_weight_bits = bits;
+            }));
             for profile in [Profile::Openvino, Profile::Onnxruntime, Profile::Tensorrt] {
                 let trained = trained_graph(&manifest, profile).unwrap();
                 let schemes = trained.nodes.iter().filter_map(|n| n.op.layer()).map(|layer| layer.scheme);

@@ -40,13 +40,13 @@ pub struct GraphArgs {
 /// Runs the command.
 pub fn main(args: &GraphArgs, matches: &ArgMatches) -> Result<u8> {
     let (config, _) = args.flags.resolve(&RunConfig::default(), matches)?;
-    let classes = config.num_of_class.unwrap_or_else(|| {
+    let classes = config.model.num_of_class.unwrap_or_else(|| {
         tracing::info!(
             "{UNTOLD_CLASSES} classes, as there is no data here to count them: --num-of-class says otherwise"
         );
         UNTOLD_CLASSES
     });
-    let built = models::build(&config.model_arch_name, config.image_shape, classes);
+    let built = models::build(&config.model.model_arch_name, config.model.image_shape, classes);
     let graph = built.map_err(Exit::configuration)?;
     let every = args.every_pass && args.format == Format::Text;
     if every {

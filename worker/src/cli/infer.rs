@@ -98,14 +98,16 @@ pub fn loader(
         Some(names) => Names::Known { names, whose: &whose, remedy: OTHER_CLASSES },
         None => Names::OfData,
     };
-    let run = RunConfig {
-        image_root: root.into(),
-        image_shape: info.image_shape,
-        val_fraction: tolerance.val_fraction.unwrap_or(0.0),
-        ..RunConfig::default()
-    };
+    let run = RunConfig::default().with(|c| {
+        c.data.image_root = root.into();
+        c.model.image_shape = info.image_shape;
+        c.data.val_fraction = tolerance.val_fraction.unwrap_or(0.0);
+    });
     let allow_missing_classes = tolerance.allow_missing_classes;
-    let data = Dataset::open(Split::Val, &Wanted { names, allow_missing_classes, ..Wanted::of(&run) });
+    let data = Dataset::open(
+        Split::Val,
+        &Wanted { names, allow_missing_classes, ..Wanted::of(&run.model, &run.data) },
+    );
     let data = data.map_err(Exit::configuration)?;
     if data.classes.len() != info.classes {
         let message = format!(

@@ -37,7 +37,7 @@ pub fn worker_command(config: &RunConfig, place: &Place, passthrough: bool) -> R
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = (cores / place.local_world.max(1) as usize).max(1).to_string();
     let mut env: Vec<(OsString, OsString)> = vec![("OMP_NUM_THREADS".into(), threads.into())];
-    if config.device != DeviceChoice::Cpu || config.test_backend == TestBackend::Nccl {
+    if config.machine.device != DeviceChoice::Cpu || config.machine.test_backend == TestBackend::Nccl {
         let nccl = network::nccl_environment(&place.coordinator);
         if place.local_index == 0 {
             nccl.said.iter().for_each(|line| tracing::warn!("{line}"));
@@ -65,7 +65,7 @@ pub fn run(config: &RunConfig, listen: &str) -> Result<u8> {
 
 /// Runs a job whose network and data were looked at before; `listen` is where the embedded coordinator listens.
 pub fn run_opened(config: &RunConfig, listen: &str, job: Job) -> Result<u8> {
-    let world = config.nproc as u32;
+    let world = config.machine.nproc as u32;
     let host = crate::session::machine::host_name();
     let serve = CoordinatorConfig {
         expected: (0..world).map(|local_index| Expected { host: host.clone(), local_index }).collect(),
@@ -90,7 +90,7 @@ pub fn run_opened(config: &RunConfig, listen: &str, job: Job) -> Result<u8> {
         drop(job);
         let terminal = std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
         let commands =
-            (0..world).map(|i| worker_command(config, &place(i), i == 0 && terminal && !config.checks));
+            (0..world).map(|i| worker_command(config, &place(i), i == 0 && terminal && !config.run.checks));
         supervise(commands.collect::<Result<_>>()?)?
     };
     coordinator.shutdown("the workers have ended");

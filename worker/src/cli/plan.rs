@@ -2,7 +2,7 @@
 
 use super::Exit;
 use super::args::RunFlags;
-use crate::config::RunConfig;
+use crate::config::{MachineSettings, RunConfig};
 use crate::metrics::print;
 use crate::session::{BuildPlan, JobSpec, machine};
 use crate::trainer::Job;
@@ -23,13 +23,13 @@ pub struct PlanArgs {
 }
 
 /// The plan for `nproc` workers on this machine.
-pub fn local_plan(config: &RunConfig, job: JobSpec) -> Result<BuildPlan> {
-    let devices = machine::cuda_devices(config.device).map_err(Exit::configuration)?;
+pub fn local_plan(here: &MachineSettings, job: JobSpec) -> Result<BuildPlan> {
+    let devices = machine::cuda_devices(here.device).map_err(Exit::configuration)?;
     let capabilities = machine::capabilities(devices);
-    let workers = (0..config.nproc as u32).map(|local_index| WorkerFacts {
+    let workers = (0..here.nproc as u32).map(|local_index| WorkerFacts {
         host: machine::host_name(),
         local_index,
-        local_world: config.nproc as u32,
+        local_world: here.nproc as u32,
         pid: std::process::id(),
         capabilities: Some(capabilities.clone()),
     });
@@ -43,6 +43,6 @@ pub fn main(args: &PlanArgs, matches: &ArgMatches) -> Result<u8> {
     let job = Job::open(&config).map_err(Exit::configuration)?;
     let spec = job.spec(&config).map_err(Exit::configuration)?;
     job.found().for_each(|found| tracing::info!("{found}"));
-    print(plan::render(&local_plan(&config, spec)?))?;
+    print(plan::render(&local_plan(&config.machine, spec)?))?;
     Ok(0)
 }

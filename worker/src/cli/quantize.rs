@@ -5,7 +5,7 @@
 use super::args::RunFlags;
 use super::resume::{self, Again};
 use super::{Exit, checkpoint_base, local};
-use crate::config::{Given, RunConfig, given_checkpoint};
+use crate::config::{Given, given_checkpoint};
 use crate::launcher::EXIT_OK;
 use crate::metrics::say;
 use crate::trainer::{self, Job};
@@ -53,7 +53,8 @@ pub fn main(args: &QuantizeArgs, matches: &ArgMatches) -> Result<u8> {
     let path = path.ok_or_else(|| {
         Exit::configuration("octrain quantize needs the checkpoint to quantize: --from-checkpoint FOLDER")
     })?;
-    let (folder, manifest) = checkpoint_base::find(&path, run.last_epoch_of_checkpoint.as_deref())?;
+    let (folder, manifest) =
+        checkpoint_base::find(&path, run.checkpoints.last_epoch_of_checkpoint.as_deref())?;
     if manifest.qat.is_some() {
         let message = format!(
             "{} is quantized already: export it, or give a floating-point checkpoint",
@@ -61,17 +62,19 @@ pub fn main(args: &QuantizeArgs, matches: &ArgMatches) -> Result<u8> {
         );
         return Err(Exit::configuration(message).into());
     }
-    let base = RunConfig { qat: true, epochs: 0, ..checkpoint_base::settings(&manifest) };
+    let base = checkpoint_base::settings(&manifest).with(|c| {
+        c.quantization.qat = true;
+        c.run.epochs = 0;
+    });
     let (config, given) = args.flags.resolve(&base, matches)?;
     if let Some(message) = misused(&given) {
         return Err(Exit::configuration(message).into());
     }
-    let config = RunConfig {
-        from_checkpoint: None,
-        last_epoch_of_checkpoint: None,
-        from_pretrained_params: Some(folder.clone()),
-        ..config
-    };
+    let config = config.with(|c| {
+        c.checkpoints.from_checkpoint = None;
+        c.checkpoints.last_epoch_of_checkpoint = None;
+        c.checkpoints.from_pretrained_params = Some(folder.clone());
+    });
     args.flags.show(&config)?;
     checkpoint_base::announce(&folder, &manifest);
     // What is taken as weights alone says neither which classes its outputs are nor what images it was made for.
@@ -82,8 +85,8 @@ pub fn main(args: &QuantizeArgs, matches: &ArgMatches) -> Result<u8> {
     if code == EXIT_OK {
         say!(
             "quantized; the file for a runtime: octrain export --from-checkpoint {} --profile {} --output int8.onnx",
-            resume::quoted(&config.output_dir.to_string_lossy()),
-            config.target.name()
+            resume::quoted(&config.run.output_dir.to_string_lossy()),
+            config.quantization.target.name()
         );
     }
     Ok(code)
@@ -100,7 +103,7 @@ mod tests {
         assert!(told(&["from-checkpoint", "output-dir", "epochs"]).unwrap().contains("leave --epochs out"));
         assert!(told(&["from-checkpoint"]).unwrap().contains("--output-dir"));
         // Every key is a setting.
-        let settings = serde_json::to_value(RunConfig::default()).unwrap();
+        let settings = serde_json::to_value(crate::config::RunConfig::default()).unwrap();
         assert!(OF_TRAINING.iter().all(|key| settings.get(key).is_some()));
     }
 }

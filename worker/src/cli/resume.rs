@@ -25,20 +25,24 @@ pub struct ResumeFlag {
 
 /// A checkpoint's configuration for going on with it in `output`, from `from`.
 fn for_training(manifest: &Manifest, output: PathBuf, from: PathBuf) -> RunConfig {
-    RunConfig {
-        output_dir: output,
-        from_checkpoint: Some(from),
-        last_epoch_of_checkpoint: None,
+    manifest.config.clone().with(|c| {
+        c.run.output_dir = output;
+        c.checkpoints.from_checkpoint = Some(from);
+        c.checkpoints.last_epoch_of_checkpoint = None;
         // Its weights have become the run's own, but a teacher stays a teacher.
-        from_pretrained_params: None,
-        qat_teacher: manifest.config.qat_teacher.clone().or_else(|| {
-            manifest.config.from_pretrained_params.clone().filter(|_| manifest.config.qat_distill)
-        }),
-        benchmark: false,
-        checks: false,
-        overwrite: false,
-        ..manifest.config.clone()
-    }
+        c.checkpoints.from_pretrained_params = None;
+        c.quantization.qat_teacher = manifest.config.quantization.qat_teacher.clone().or_else(|| {
+            manifest
+                .config
+                .checkpoints
+                .from_pretrained_params
+                .clone()
+                .filter(|_| manifest.config.quantization.qat_distill)
+        });
+        c.run.benchmark = false;
+        c.run.checks = false;
+        c.checkpoints.overwrite = false;
+    })
 }
 
 /// Resolves the configuration of a run that trains: defaults, or, where it goes on from a checkpoint, that checkpoint's
@@ -57,7 +61,7 @@ pub fn resolve(
         let (config, given) = flags.resolve(&RunConfig::default(), matches)?;
         return Ok(as_started(config, &given));
     };
-    let which = checkpoint_base::which(run.last_epoch_of_checkpoint.as_deref())?;
+    let which = checkpoint_base::which(run.checkpoints.last_epoch_of_checkpoint.as_deref())?;
     let (folder, manifest) = checkpoint_base::read(&path, which).map_err(|e| {
         let damaged = matches!(e, CheckpointError::Damaged { .. });
         let Exit { code, mut message } = Exit::checkpoint(e);
@@ -70,8 +74,8 @@ pub fn resolve(
     let base = for_training(&manifest, root_of(&folder), path.clone());
     let (mut config, _) = flags.resolve(&base, matches)?;
     if let Some(dir) = &resume.resume {
-        config.output_dir = root_of(dir);
-        config.from_checkpoint = Some(path);
+        config.run.output_dir = root_of(dir);
+        config.checkpoints.from_checkpoint = Some(path);
     }
     Ok(config)
 }
@@ -79,10 +83,10 @@ pub fn resolve(
 /// The settings of a run that may have been started before, by `--last-epoch-of-checkpoint auto`, and by an earlier release.
 /// Whether it was, and whether it is the same training, is for rank 0 to decide.
 fn as_started(config: RunConfig, given: &Given) -> RunConfig {
-    if config.last_epoch_of_checkpoint.as_deref() != Some("auto") {
+    if config.checkpoints.last_epoch_of_checkpoint.as_deref() != Some("auto") {
         return config;
     }
-    let Ok((folder, manifest)) = checkpoint_base::read(&config.output_dir, Which::Auto) else {
+    let Ok((folder, manifest)) = checkpoint_base::read(&config.run.output_dir, Which::Auto) else {
         return config;
     };
     let started = with_former_defaults(&manifest.config, &config, given);
@@ -178,7 +182,7 @@ pub fn with_continuation(ended: Result<u8>, config: &RunConfig, again: &Again) -
     if matches!(code, EXIT_OK | EXIT_CONFIGURATION) {
         return ended;
     }
-    let Some(line) = last_line(&config.output_dir, again) else { return ended };
+    let Some(line) = last_line(&config.run.output_dir, again) else { return ended };
     match ended {
         Ok(code) => Err(Exit { code, message: line }.into()),
         Err(e) => {
@@ -204,7 +208,7 @@ mod tests {
     #[test]
     fn a_run_that_is_done_or_cannot_be_run_has_no_continuation() {
         let dir = tempfile::tempdir().unwrap();
-        let config = RunConfig { output_dir: dir.path().into(), ..RunConfig::default() };
+        let config = RunConfig::default().with(|c| c.run.output_dir = dir.path().into());
         let again = Again { command: "octrain train".into(), needs: "" };
         assert_eq!(with_continuation(Ok(4), &config, &again).unwrap(), 4, "nothing to go on from");
         std::fs::create_dir(dir.path().join("1")).unwrap();

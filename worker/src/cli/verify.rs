@@ -175,14 +175,14 @@ pub fn main(args: &VerifyArgs) -> Result<u8> {
     let state = checkpoint::load(&folder).map_err(Exit::checkpoint)?.model;
     let graph = trained_graph(&manifest, profile)?;
     let graph = TrainedGraph::new(graph, &state, profile.target().is_some())?;
-    let root = args.image_root.as_deref().unwrap_or(&manifest.config.image_root);
+    let root = args.image_root.as_deref().unwrap_or(&manifest.config.data.image_root);
     let mut report = Report {
         engine: args.engine.name().into(),
         profile: profile.name().into(),
         batch_size: args.batch_size,
         ..Report::default()
     };
-    let own_data = args.image_root.is_none().then_some(manifest.config.val_fraction);
+    let own_data = args.image_root.is_none().then_some(manifest.config.data.val_fraction);
     let tolerance = Tolerance { val_fraction: args.tolerance.val_fraction.or(own_data), ..args.tolerance };
     let images = |limit| loader(&classifier, root, tolerance, args.batch_size, limit);
     compare_predictions(args, &graph, info, images(args.max_images)?, &mut report)?;

@@ -82,7 +82,7 @@ impl Place {
 
     /// What a session at this place is opened with.
     fn options(&self, config: &RunConfig, job: &Job) -> Result<SessionOptions> {
-        let devices = machine::cuda_devices(config.device).map_err(Exit::configuration)?;
+        let devices = machine::cuda_devices(config.machine.device).map_err(Exit::configuration)?;
         let spec = job.spec(config).map_err(Exit::configuration)?;
         let spec = JobSpec { kept_global_batch: trainer::kept_global_batch(config, job), ..spec };
         Ok(SessionOptions {
@@ -123,7 +123,7 @@ pub fn run(config: &RunConfig, place: &Place, job: Job) -> Result<u8> {
         plan = %&plan::hash_text(shared)[..12],
         "joined; the plan with its reasons: octrain plan"
     );
-    if config.checks && shared.rank == 0 {
+    if config.run.checks && shared.rank == 0 {
         say!("{}", plan::render(shared));
     }
     let address = machine::address_towards(&place.coordinator)

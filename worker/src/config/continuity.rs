@@ -1,7 +1,8 @@
 //! Whether two configurations describe the same training.
 
+use super::table::table;
 use super::{Given, RunConfig};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 /// Settings that may differ from start to start of one run: where things are, how far it goes, how it is spread over
 /// machines, what is told. The global batch is among them because the manifest holds it; see `trainer::begin`.
@@ -46,14 +47,14 @@ type TakeOver = fn(stored: &RunConfig, mine: &mut RunConfig);
 const FORMER_DEFAULTS: &[(&str, TakeOver)] = &[
     // 4 channels, whatever the size of the image.
     ("image-shape", |stored, mine| {
-        if stored.image_shape[0] == 4 {
-            mine.image_shape[0] = 4;
+        if stored.model.image_shape[0] == 4 {
+            mine.model.image_shape[0] = 4;
         }
     }),
     // Without a bound for short runs.
     ("warmup-epochs", |stored, mine| {
-        if stored.warmup_epochs == Some(5.0) {
-            mine.warmup_epochs = stored.warmup_epochs;
+        if stored.optimizer.warmup_epochs == Some(5.0) {
+            mine.optimizer.warmup_epochs = stored.optimizer.warmup_epochs;
         }
     }),
 ];
@@ -67,13 +68,6 @@ pub fn with_former_defaults(stored: &RunConfig, mine: &RunConfig, given: &Given)
         .filter(|(key, _)| !given.contains(*key))
         .for_each(|(_, take_over)| take_over(stored, &mut candidate));
     if unlike(stored, &candidate, true).is_empty() { candidate } else { mine.clone() }
-}
-
-fn table(config: &RunConfig) -> Map<String, Value> {
-    match serde_json::to_value(config) {
-        Ok(Value::Object(map)) => map,
-        other => unreachable!("a RunConfig is a table: {other:?}"),
-    }
 }
 
 /// Settings that decide what is learnt and differ: their keys, and how they differ.
@@ -106,38 +100,46 @@ mod tests {
     #[test]
     fn what_is_learnt_counts_and_where_it_is_done_does_not() {
         let stored = RunConfig::default();
-        let elsewhere = RunConfig {
-            output_dir: "elsewhere".into(),
-            nproc: 4,
-            epochs: 3,
-            last_epoch_of_checkpoint: Some("auto".into()),
-            ..stored.clone()
-        };
+        let elsewhere = stored.clone().with(|c| {
+            c.run.output_dir = "elsewhere".into();
+            c.machine.nproc = 4;
+            c.run.epochs = 3;
+            c.checkpoints.last_epoch_of_checkpoint = Some("auto".into());
+        });
         assert_eq!(differences(&stored, &elsewhere), [""; 0]);
-        let other = RunConfig { seed: 7, lr: 0.5, ..stored.clone() };
+        let other = stored.clone().with(|c| {
+            c.run.seed = 7;
+            c.optimizer.lr = 0.5;
+        });
         assert_eq!(differences(&stored, &other), ["lr 0.256, now 0.5", "seed 42, now 7"]);
     }
 
     #[test]
     fn a_run_of_an_earlier_release_keeps_its_defaults_unless_told_otherwise() {
-        let mine = RunConfig { crop_size: 32, image_shape: [3, 32, 32], ..RunConfig::default() };
-        let stored = RunConfig { image_shape: [4, 32, 32], warmup_epochs: Some(5.0), ..mine.clone() };
+        let mine = RunConfig::default().with(|c| {
+            c.data.crop_size = 32;
+            c.model.image_shape = [3, 32, 32];
+        });
+        let stored = mine.clone().with(|c| {
+            c.model.image_shape = [4, 32, 32];
+            c.optimizer.warmup_epochs = Some(5.0);
+        });
         let kept = |given: &[&str], mine: &RunConfig| {
             with_former_defaults(&stored, mine, &given.iter().map(|g| g.to_string()).collect())
         };
         assert_eq!(kept(&["crop-size"], &mine), stored);
-        let moved = RunConfig { image_root: "/elsewhere".into(), ..mine.clone() };
-        assert_eq!(kept(&[], &moved), RunConfig { image_root: "/elsewhere".into(), ..stored.clone() });
+        let moved = mine.clone().with(|c| c.data.image_root = "/elsewhere".into());
+        assert_eq!(kept(&[], &moved), stored.clone().with(|c| c.data.image_root = "/elsewhere".into()));
         // What was given stands, and then it is another training, which is left as it is.
         assert_eq!(kept(&["warmup-epochs"], &mine), mine);
-        let other = RunConfig { lr: 0.5, ..mine.clone() };
+        let other = mine.clone().with(|c| c.optimizer.lr = 0.5);
         assert_eq!(kept(&[], &other), other);
     }
 
     #[test]
     fn data_may_lie_elsewhere_if_it_is_the_same() {
         let stored = RunConfig::default();
-        let moved = RunConfig { image_root: "/new".into(), ..stored.clone() };
+        let moved = stored.clone().with(|c| c.data.image_root = "/new".into());
         assert_eq!(unlike(&stored, &moved, true), [""; 0]);
         assert_eq!(unlike(&stored, &moved, false), differences(&stored, &moved));
         assert_eq!(differences(&stored, &moved), ["image-root \"digits\", now \"/new\""]);

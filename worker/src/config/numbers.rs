@@ -49,37 +49,37 @@ fn table(c: &RunConfig) -> Vec<(&'static str, Vec<f64>, Range)> {
     let wide = |values: &[f32]| values.iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
     let count = |n: usize| vec![n as f64];
     vec![
-        ("lr", vec![c.lr], NotNegative),
-        ("warmup-start-lr", vec![c.warmup_start_lr], NotNegative),
-        ("warmup-epochs", c.warmup_epochs.into_iter().collect(), NotNegative),
-        ("momentum", vec![c.momentum], Momentum),
-        ("weight-decay", vec![c.weight_decay], NotNegative),
-        ("label-smoothing", vec![c.label_smoothing], Momentum),
-        ("scale-loss", vec![c.scale_loss], Positive),
-        ("rand-crop-scale", wide(&c.rand_crop_scale), Within(0.0, 1.0)),
-        ("rand-crop-ratio", wide(&c.rand_crop_ratio), Positive),
-        ("normalize-scale", wide(&[c.normalize_scale]), Positive),
-        ("normalize-mean", wide(&c.normalize_mean), Finite),
-        ("normalize-std", wide(&c.normalize_std), Positive),
+        ("lr", vec![c.optimizer.lr], NotNegative),
+        ("warmup-start-lr", vec![c.optimizer.warmup_start_lr], NotNegative),
+        ("warmup-epochs", c.optimizer.warmup_epochs.into_iter().collect(), NotNegative),
+        ("momentum", vec![c.optimizer.momentum], Momentum),
+        ("weight-decay", vec![c.optimizer.weight_decay], NotNegative),
+        ("label-smoothing", vec![c.optimizer.label_smoothing], Momentum),
+        ("scale-loss", vec![c.precision.scale_loss], Positive),
+        ("rand-crop-scale", wide(&c.data.rand_crop_scale), Within(0.0, 1.0)),
+        ("rand-crop-ratio", wide(&c.data.rand_crop_ratio), Positive),
+        ("normalize-scale", wide(&[c.data.normalize_scale]), Positive),
+        ("normalize-mean", wide(&c.data.normalize_mean), Finite),
+        ("normalize-std", wide(&c.data.normalize_std), Positive),
         // Their ranges are the recipe's (`Qat::check`); here only what no file could hold.
-        ("qat-freeze-observers", vec![c.qat_freeze_observers], Finite),
-        ("qat-freeze-bn", vec![c.qat_freeze_bn], Finite),
-        ("qat-observer-momentum", vec![c.qat_observer_momentum], Finite),
-        ("qat-percentile", vec![c.qat_percentile], Finite),
-        ("qat-distill-weight", vec![c.qat_distill_weight], Finite),
-        ("qat-distill-temperature", vec![c.qat_distill_temperature], Finite),
-        ("bucket-mib", vec![c.bucket_mib], Within(0.0, 16384.0)),
-        ("batch-size", count(c.batch_size), Count(1, 1 << 20)),
-        ("val-fraction", vec![c.val_fraction], Momentum),
-        ("crop-size", count(c.crop_size), Count(1, 1 << 13)),
-        ("resize-short", count(c.resize_short), Count(1, 1 << 14)),
-        ("num-of-class", c.num_of_class.into_iter().map(|n| n as f64).collect(), Count(2, 1 << 20)),
-        ("synthetic-images", count(c.synthetic_images), Count(1, 1 << 31)),
-        ("save-interval", count(c.save_interval as usize), Count(1, u32::MAX as usize)),
-        ("eval-interval", count(c.eval_interval as usize), Count(1, u32::MAX as usize)),
-        ("nproc", count(c.nproc), Count(1, 1024)),
-        ("threads", count(c.threads), Count(0, 4096)),
-        ("data-threads", count(c.data_threads), Count(0, 1024)),
+        ("qat-freeze-observers", vec![c.quantization.qat_freeze_observers], Finite),
+        ("qat-freeze-bn", vec![c.quantization.qat_freeze_bn], Finite),
+        ("qat-observer-momentum", vec![c.quantization.qat_observer_momentum], Finite),
+        ("qat-percentile", vec![c.quantization.qat_percentile], Finite),
+        ("qat-distill-weight", vec![c.quantization.qat_distill_weight], Finite),
+        ("qat-distill-temperature", vec![c.quantization.qat_distill_temperature], Finite),
+        ("bucket-mib", vec![c.machine.bucket_mib], Within(0.0, 16384.0)),
+        ("batch-size", count(c.data.batch_size), Count(1, 1 << 20)),
+        ("val-fraction", vec![c.data.val_fraction], Momentum),
+        ("crop-size", count(c.data.crop_size), Count(1, 1 << 13)),
+        ("resize-short", count(c.data.resize_short), Count(1, 1 << 14)),
+        ("num-of-class", c.model.num_of_class.into_iter().map(|n| n as f64).collect(), Count(2, 1 << 20)),
+        ("synthetic-images", count(c.data.synthetic_images), Count(1, 1 << 31)),
+        ("save-interval", count(c.run.save_interval as usize), Count(1, u32::MAX as usize)),
+        ("eval-interval", count(c.run.eval_interval as usize), Count(1, u32::MAX as usize)),
+        ("nproc", count(c.machine.nproc), Count(1, 1024)),
+        ("threads", count(c.machine.threads), Count(0, 4096)),
+        ("data-threads", count(c.data.data_threads), Count(0, 1024)),
     ]
 }
 
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn every_setting_with_a_fraction_has_a_range_and_no_range_holds_nan_or_infinity() {
-        let config = RunConfig { warmup_epochs: Some(0.5), ..RunConfig::default() };
+        let config = RunConfig::default().with(|c| c.optimizer.warmup_epochs = Some(0.5));
         let Value::Object(all) = serde_json::to_value(&config).unwrap() else { panic!("a table") };
         let table = table(&config);
         for (key, _) in all.iter().filter(|(_, v)| fractional(v)) {
@@ -122,7 +122,7 @@ mod tests {
             }
         }
         numbers(&config).unwrap();
-        let told = numbers(&RunConfig { lr: -1.0, ..config }).unwrap_err().to_string();
+        let told = numbers(&config.with(|c| c.optimizer.lr = -1.0)).unwrap_err().to_string();
         assert_eq!(told, "--lr is -1; it is a finite number of 0 or more");
     }
 }

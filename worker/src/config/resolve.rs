@@ -1,18 +1,13 @@
 //! Defaults, then the file, then the flags: the later wins.
 
 use super::numbers::numbers;
+use super::table::{Unfit, complete, read, table};
 use super::{ConfigError, Given, RunConfig};
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-
-fn table(config: &RunConfig) -> Map<String, Value> {
-    match serde_json::to_value(config) {
-        Ok(Value::Object(map)) => map,
-        other => unreachable!("a RunConfig is a table: {other:?}"),
-    }
-}
 
 /// What to say of a key that no flag has: those it may have been meant for, the nearest first.
 fn unknown<'a>(key: &str, known: impl Iterator<Item = &'a str>) -> String {
@@ -33,21 +28,33 @@ fn unknown<'a>(key: &str, known: impl Iterator<Item = &'a str>) -> String {
     }
 }
 
+/// Settings of a TOML file over the defaults.
+fn over_defaults(given: Vec<(String, toml::Value)>) -> Result<RunConfig, String> {
+    let mut all = toml::Table::try_from(RunConfig::default()).map_err(|e| e.to_string())?;
+    all.extend(given);
+    complete(toml::Value::Table(all)).map_err(|e| e.to_string())
+}
+
 /// Keys and values of a TOML file, checked against the settings there are.
 fn read_file(path: &Path) -> Result<Map<String, Value>, ConfigError> {
     let text =
         std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
     let wrong = |why: String| ConfigError::File { path: path.into(), why };
-    let keys: toml::Table = text.parse().map_err(|e: toml::de::Error| wrong(e.to_string()))?;
+    let keys: BTreeMap<String, toml::Spanned<toml::Value>> =
+        toml::from_str(&text).map_err(|e| wrong(e.to_string()))?;
     let known = table(&RunConfig::default());
     if let Some(key) = keys.keys().find(|key| !known.contains_key(*key)) {
         return Err(wrong(unknown(key, known.keys().map(String::as_str))));
     }
     // Read twice: once for the checks and their messages, once for the keys that are there.
-    let config = toml::from_str::<RunConfig>(&text).map_err(|e| wrong(e.to_string()))?;
+    let given: toml::Table = keys.iter().map(|(k, value)| (k.clone(), value.get_ref().clone())).collect();
+    let config = read(given.clone().into_iter().collect(), over_defaults).map_err(|Unfit { key, why }| {
+        let begins = keys.get(&key).map_or(0, |value| value.span().start);
+        wrong(format!("line {}, `{key}`: {}", text[..begins].lines().count().max(1), why.trim_end()))
+    })?;
     // Before they are merged: what JSON has no word for, NaN and infinity, would get lost on the way.
     numbers(&config).map_err(|e| wrong(e.to_string()))?;
-    match serde_json::to_value(keys) {
+    match serde_json::to_value(given) {
         Ok(Value::Object(map)) => Ok(map),
         Ok(_) => Err(wrong("it is not a table".into())),
         Err(e) => Err(wrong(e.to_string())),
@@ -94,8 +101,7 @@ pub fn resolve(
     let overrides = overrides(file, parsed, matches)?;
     let given: Given = overrides.keys().cloned().collect();
     merged.extend(overrides);
-    let mut config: RunConfig =
-        serde_json::from_value(Value::Object(merged)).map_err(|e| ConfigError::Invalid(e.to_string()))?;
+    let mut config = complete(Value::Object(merged)).map_err(|e| ConfigError::Invalid(e.to_string()))?;
     follow(&mut config, &given);
     super::validate::validate(&config)?;
     Ok((config, given))
@@ -106,14 +112,15 @@ pub fn resolve(
 fn follow(config: &mut RunConfig, given: &Given) {
     let changed = |key: &str| given.contains(key);
     if changed("image-shape") && !changed("crop-size") {
-        config.crop_size = config.image_shape[1];
+        config.data.crop_size = config.model.image_shape[1];
     }
     if changed("crop-size") && !changed("image-shape") {
-        config.image_shape = [config.image_shape[0], config.crop_size, config.crop_size];
+        config.model.image_shape =
+            [config.model.image_shape[0], config.data.crop_size, config.data.crop_size];
     }
     if (changed("image-shape") || changed("crop-size")) && !changed("resize-short") {
-        config.resize_short =
-            if config.crop_size <= 64 { config.crop_size } else { config.crop_size * 8 / 7 };
+        config.data.resize_short =
+            if config.data.crop_size <= 64 { config.data.crop_size } else { config.data.crop_size * 8 / 7 };
     }
 }
 
@@ -158,11 +165,14 @@ mod tests {
     fn flags_win_over_the_file_and_the_last_flag_over_the_first() {
         let file = "lr = 0.5\nqat = true\nimage-shape = [3, 32, 32]\nqat-skip = [\"conv1\"]\n";
         let (config, given) = run(&["--lr", "0.1", "--lr", "0.2", "--amp"], Some(file)).unwrap();
-        assert_eq!((config.lr, config.qat, config.amp), (0.2, true, crate::strategy::Amp::Fp16));
-        assert_eq!((config.crop_size, config.resize_short), (32, 32));
-        assert_eq!(config.qat_skip, ["conv1"]);
+        assert_eq!(
+            (config.optimizer.lr, config.quantization.qat, config.precision.amp),
+            (0.2, true, crate::strategy::Amp::Fp16)
+        );
+        assert_eq!((config.data.crop_size, config.data.resize_short), (32, 32));
+        assert_eq!(config.quantization.qat_skip, ["conv1"]);
         assert!(given.contains("lr") && given.contains("qat") && !given.contains("momentum"));
-        assert!(!run(&["--qat", "no"], Some(file)).unwrap().0.qat);
+        assert!(!run(&["--qat", "no"], Some(file)).unwrap().0.quantization.qat);
     }
 
     #[test]
@@ -183,13 +193,17 @@ mod tests {
             let told = run(&[], Some(&format!("lr = {value:?}").replace('"', ""))).unwrap_err().to_string();
             assert!(told.contains("run.toml") && told.contains("--lr is "), "{told}");
         }
-        assert_eq!(run(&["--normalize-mean", "-1,0,0"], None).unwrap().0.normalize_mean[0], -1.0);
+        assert_eq!(run(&["--normalize-mean", "-1,0,0"], None).unwrap().0.data.normalize_mean[0], -1.0);
     }
 
     #[test]
     fn a_file_with_a_misspelt_key_or_a_wrong_value_is_refused_by_name() {
-        for (file, want) in [("learning-rate = 1", "learning-rate"), ("lr = \"fast\"", "lr"), ("lr = ", "lr")]
-        {
+        for (file, want) in [
+            ("learning-rate = 1", "learning-rate"),
+            ("seed = 1\nlr = \"fast\"", "line 2, `lr`: invalid type: string \"fast\""),
+            ("image-shape = [3, 32]", "line 1, `image-shape`: invalid length 2"),
+            ("lr = ", "lr"),
+        ] {
             let e = run(&[], Some(file)).unwrap_err().to_string();
             assert!(e.contains("run.toml") && e.contains(want), "{e}");
         }

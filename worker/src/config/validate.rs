@@ -9,35 +9,35 @@ pub fn validate(c: &RunConfig) -> Result<(), ConfigError> {
     super::numbers::numbers(c)?;
     let checks: [(bool, String); 9] = [
         (
-            c.epochs > 0 || c.qat || c.run_scope == RunScope::EvalOnly,
+            c.run.epochs > 0 || c.quantization.qat || c.run.run_scope == RunScope::EvalOnly,
             "--epochs is 0: that calibrates only (post-training quantization) and needs --qat and --from-pretrained-params"
                 .into(),
         ),
-        (!c.qat_distill || c.qat, "--qat-distill is part of quantization-aware training: say --qat too".into()),
-        (!c.qat_learn_scales || c.qat, "--qat-learn-scales is part of quantization-aware training: say --qat too".into()),
-        (c.print_interval > 0, "--print-interval is 0; it counts steps, from 1".into()),
+        (!c.quantization.qat_distill || c.quantization.qat, "--qat-distill is part of quantization-aware training: say --qat too".into()),
+        (!c.quantization.qat_learn_scales || c.quantization.qat, "--qat-learn-scales is part of quantization-aware training: say --qat too".into()),
+        (c.run.print_interval > 0, "--print-interval is 0; it counts steps, from 1".into()),
         (
-            c.image_shape[1] == c.crop_size && c.image_shape[2] == c.crop_size,
+            c.model.image_shape[1] == c.data.crop_size && c.model.image_shape[2] == c.data.crop_size,
             format!(
                 "--image-shape {},{},{} does not fit --crop-size {}: images are cropped to squares of that side",
-                c.image_shape[0], c.image_shape[1], c.image_shape[2], c.crop_size
+                c.model.image_shape[0], c.model.image_shape[1], c.model.image_shape[2], c.data.crop_size
             ),
         ),
         (
-            c.resize_short >= c.crop_size,
-            format!("--resize-short {} is smaller than --crop-size {}", c.resize_short, c.crop_size),
+            c.data.resize_short >= c.data.crop_size,
+            format!("--resize-short {} is smaller than --crop-size {}", c.data.resize_short, c.data.crop_size),
         ),
         (
-            c.crop_padding.is_none_or(|p| p <= c.crop_size),
-            format!("--crop-padding is more than --crop-size {}", c.crop_size),
+            c.data.crop_padding.is_none_or(|p| p <= c.data.crop_size),
+            format!("--crop-padding is more than --crop-size {}", c.data.crop_size),
         ),
         (
-            c.from_checkpoint.is_none() || c.from_pretrained_params.is_none(),
+            c.checkpoints.from_checkpoint.is_none() || c.checkpoints.from_pretrained_params.is_none(),
             "--from-checkpoint (resume) and --from-pretrained-params (start from weights) exclude each other"
                 .into(),
         ),
         (
-            !(c.benchmark && c.run_scope == RunScope::TrainEval),
+            !(c.run.benchmark && c.run.run_scope == RunScope::TrainEval),
             "--benchmark times one thing: give --run-scope train_only or eval_only with it".into(),
         ),
     ];
@@ -49,13 +49,14 @@ pub fn validate(c: &RunConfig) -> Result<(), ConfigError> {
             |e: QatError| ConfigError::Invalid(format!("--qat-{} is {}; it is {}", e.field, e.value, e.want));
         qat.check().map_err(told)?;
     }
-    for (key, [low, high]) in [("rand-crop-scale", c.rand_crop_scale), ("rand-crop-ratio", c.rand_crop_ratio)]
+    for (key, [low, high]) in
+        [("rand-crop-scale", c.data.rand_crop_scale), ("rand-crop-ratio", c.data.rand_crop_ratio)]
     {
         if low > high {
             return Err(ConfigError::Invalid(format!("--{key} {low},{high}: the smallest comes first")));
         }
     }
-    if let Some(which) = &c.last_epoch_of_checkpoint
+    if let Some(which) = &c.checkpoints.last_epoch_of_checkpoint
         && which != "auto"
         && which != "none"
         && which != "best"
@@ -78,16 +79,19 @@ mod tests {
         validate(&RunConfig::default()).unwrap();
         type Change = fn(&mut RunConfig);
         let wrong: [(Change, &str); 9] = [
-            (|c| c.batch_size = 0, "--batch-size"),
-            (|c| c.crop_size = 32, "--crop-size 32"),
-            (|c| c.normalize_std[1] = 0.0, "--normalize-std"),
-            (|c| c.benchmark = true, "--run-scope"),
-            (|c| c.last_epoch_of_checkpoint = Some("newest".into()), "newest"),
-            (|c| c.rand_crop_scale = [0.5, 0.1], "--rand-crop-scale"),
-            (|c| c.lr = f64::NAN, "--lr"),
-            (|c| c.num_of_class = Some(1), "--num-of-class"),
+            (|c| c.data.batch_size = 0, "--batch-size"),
+            (|c| c.data.crop_size = 32, "--crop-size 32"),
+            (|c| c.data.normalize_std[1] = 0.0, "--normalize-std"),
+            (|c| c.run.benchmark = true, "--run-scope"),
+            (|c| c.checkpoints.last_epoch_of_checkpoint = Some("newest".into()), "newest"),
+            (|c| c.data.rand_crop_scale = [0.5, 0.1], "--rand-crop-scale"),
+            (|c| c.optimizer.lr = f64::NAN, "--lr"),
+            (|c| c.model.num_of_class = Some(1), "--num-of-class"),
             (
-                |c| (c.from_checkpoint, c.from_pretrained_params) = (Some("a".into()), Some("b".into())),
+                |c| {
+                    (c.checkpoints.from_checkpoint, c.checkpoints.from_pretrained_params) =
+                        (Some("a".into()), Some("b".into()))
+                },
                 "exclude",
             ),
         ];
@@ -101,21 +105,24 @@ mod tests {
 
     #[test]
     fn the_recipe_of_quantization_is_the_library_s_and_checked_by_it() {
-        let on = RunConfig { qat: true, ..RunConfig::default() };
+        let on = RunConfig::default().with(|c| c.quantization.qat = true);
         assert_eq!(on.strategy().qat, Some(Qat::default()));
         validate(&on).unwrap();
-        let cool = RunConfig { qat_distill: true, qat_distill_temperature: 0.5, ..on.clone() };
+        let cool = on.clone().with(|c| {
+            c.quantization.qat_distill = true;
+            c.quantization.qat_distill_temperature = 0.5;
+        });
         let told = validate(&cool).unwrap_err().to_string();
         assert_eq!(told, "--qat-distill-temperature is 0.5; it is a temperature of at least 1, e.g. 4");
-        validate(&RunConfig { qat_distill_temperature: 1e4, ..cool }).unwrap();
+        validate(&cool.with(|c| c.quantization.qat_distill_temperature = 1e4)).unwrap();
         type Change = fn(&mut RunConfig);
         let wrong: [(Change, &str); 6] = [
-            (|c| c.qat_freeze_observers = 1.5, "--qat-freeze-observers is 1.5"),
-            (|c| c.qat_freeze_bn = -0.5, "--qat-freeze-bn is -0.5"),
-            (|c| c.qat_observer_momentum = 1.0, "--qat-observer-momentum is 1"),
-            (|c| c.qat_percentile = 50.0, "--qat-percentile is 50"),
-            (|c| c.qat_weight_bits = 6, "--qat-weight-bits is 6"),
-            (|c| c.qat_percentile = f64::NAN, "--qat-percentile is NaN"),
+            (|c| c.quantization.qat_freeze_observers = 1.5, "--qat-freeze-observers is 1.5"),
+            (|c| c.quantization.qat_freeze_bn = -0.5, "--qat-freeze-bn is -0.5"),
+            (|c| c.quantization.qat_observer_momentum = 1.0, "--qat-observer-momentum is 1"),
+            (|c| c.quantization.qat_percentile = 50.0, "--qat-percentile is 50"),
+            (|c| c.quantization.qat_weight_bits = 6, "--qat-weight-bits is 6"),
+            (|c| c.quantization.qat_percentile = f64::NAN, "--qat-percentile is NaN"),
         ];
         for (change, want) in wrong {
             let mut c = on.clone();

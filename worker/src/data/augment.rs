@@ -2,7 +2,7 @@
 
 use super::rng::CounterRng;
 use super::{DataError, Preprocessing};
-use crate::config::{Augmentation, RunConfig};
+use crate::config::{Augmentation, DataSettings};
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
@@ -87,28 +87,28 @@ fn random_area(width: f64, height: f64, scale: [f32; 2], ratio: [f32; 2], rng: &
 }
 
 impl Geometry {
-    /// The geometry of a run.
-    pub fn new(config: &RunConfig) -> Self {
-        let augmentation = match config.augmentation {
-            Augmentation::Auto if config.image_root == "digits" => Augmentation::PadCropNoFlip,
-            Augmentation::Auto if config.crop_size <= 64 => Augmentation::PadCrop,
+    /// The geometry of a run, with images of so many channels.
+    pub fn new(data: &DataSettings, channels: usize) -> Self {
+        let augmentation = match data.augmentation {
+            Augmentation::Auto if data.image_root == "digits" => Augmentation::PadCropNoFlip,
+            Augmentation::Auto if data.crop_size <= 64 => Augmentation::PadCrop,
             Augmentation::Auto => Augmentation::RandomResizedCrop,
             given => given,
         };
         Self {
-            channels: config.image_shape[0],
-            crop: config.crop_size,
-            resize_short: config.resize_short,
+            channels,
+            crop: data.crop_size,
+            resize_short: data.resize_short,
             augmentation,
-            padding: config.crop_padding.unwrap_or(match augmentation {
+            padding: data.crop_padding.unwrap_or(match augmentation {
                 Augmentation::PadCropNoFlip => PAD_CHARACTERS,
                 _ => PAD,
             }),
-            scale: config.rand_crop_scale,
-            ratio: config.rand_crop_ratio,
-            factor: config.normalize_scale,
-            mean: config.normalize_mean,
-            std: config.normalize_std,
+            scale: data.rand_crop_scale,
+            ratio: data.rand_crop_ratio,
+            factor: data.normalize_scale,
+            mean: data.normalize_mean,
+            std: data.normalize_std,
         }
     }
 
@@ -246,8 +246,8 @@ mod tests {
     use image::Rgb;
 
     fn geometry(crop: usize, resize_short: usize, augmentation: Augmentation, channels: usize) -> Geometry {
-        let c = RunConfig { crop_size: crop, resize_short, augmentation, ..RunConfig::default() };
-        Geometry { channels, factor: 1.0, mean: [0.0; 3], std: [1.0; 3], ..Geometry::new(&c) }
+        let data = DataSettings { crop_size: crop, resize_short, augmentation, ..DataSettings::default() };
+        Geometry { factor: 1.0, mean: [0.0; 3], std: [1.0; 3], ..Geometry::new(&data, channels) }
     }
 
     fn ramp(w: u32, h: u32) -> RgbImage {

@@ -119,20 +119,19 @@ impl EvalLoader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Augmentation, RunConfig};
+    use crate::config::{Augmentation, DataSettings};
     use crate::data::{Geometry, Names, Sharding, Split, Wanted};
     use tch::Tensor;
 
     fn config(rank: usize, world: usize, threads: usize) -> DataConfig {
-        let run = RunConfig {
-            image_shape: [3, 16, 16],
+        let data = DataSettings {
             crop_size: 16,
             resize_short: 16,
             augmentation: Augmentation::PadCrop,
-            ..RunConfig::default()
+            ..DataSettings::default()
         };
         DataConfig {
-            geometry: Geometry::new(&run),
+            geometry: Geometry::new(&data, 3),
             sharding: Sharding { rank, world, microbatches: 4, batch: 5 },
             seed: 11,
             threads,

@@ -1,7 +1,7 @@
 //! How an image becomes a network's input in evaluation, as exported files say it: settings that this loader reads
 //! back, and the facts of its arithmetic that somebody else's code needs besides.
 
-use crate::config::RunConfig;
+use crate::config::DataSettings;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -40,13 +40,13 @@ fn arithmetic() -> [(&'static str, Value); 11] {
 
 impl Preprocessing {
     /// That of a run's evaluations.
-    pub fn of(config: &RunConfig) -> Self {
+    pub fn of(data: &DataSettings) -> Self {
         Self {
-            crop_size: config.crop_size,
-            resize_short: config.resize_short,
-            normalize_scale: config.normalize_scale,
-            normalize_mean: config.normalize_mean,
-            normalize_std: config.normalize_std,
+            crop_size: data.crop_size,
+            resize_short: data.resize_short,
+            normalize_scale: data.normalize_scale,
+            normalize_mean: data.normalize_mean,
+            normalize_std: data.normalize_std,
         }
     }
 
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn what_is_described_is_read_back_and_what_cannot_be_done_is_refused() {
-        let settings = Preprocessing::of(&RunConfig { crop_size: 96, ..RunConfig::default() });
+        let settings = Preprocessing::of(&DataSettings { crop_size: 96, ..DataSettings::default() });
         let told = settings.described(4);
         assert_eq!((&told["empty-channels"], &told["color-order"]), (&json!(1), &json!("RGB")));
         assert_eq!(Preprocessing::read(&told.to_string()), Ok(settings.clone()));

@@ -1,6 +1,6 @@
 //! What data is wanted, and with which classes.
 
-use crate::config::RunConfig;
+use crate::config::{DataSettings, ModelSettings};
 
 /// Which classes there must be.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -39,14 +39,14 @@ pub struct Wanted<'a> {
 
 impl<'a> Wanted<'a> {
     /// The data of a run.
-    pub fn of(config: &'a RunConfig) -> Self {
+    pub fn of(model: &ModelSettings, data: &'a DataSettings) -> Self {
         Self {
-            root: &config.image_root,
-            names: config.num_of_class.map_or(Names::OfData, Names::Count),
-            side: config.image_shape[1],
-            synthetic_images: config.synthetic_images,
-            val_fraction: config.val_fraction,
-            allow_missing_classes: config.allow_missing_classes,
+            root: &data.image_root,
+            names: model.num_of_class.map_or(Names::OfData, Names::Count),
+            side: model.image_shape[1],
+            synthetic_images: data.synthetic_images,
+            val_fraction: data.val_fraction,
+            allow_missing_classes: data.allow_missing_classes,
         }
     }
 }

@@ -166,7 +166,7 @@ fn refusals_are_configuration_errors_in_the_coordinators_words() {
     let c = coordinator(2);
     let address = c.address();
     let first = std::thread::spawn(move || Session::connect(options(address, 0)));
-    let other = RunConfig { lr: 0.5, ..RunConfig::default() };
+    let other = RunConfig::default().with(|c| c.optimizer.lr = 0.5);
     await_members(&c, 1);
     let e = Session::connect(SessionOptions { job: spec(&other), ..options(address, 1) }).unwrap_err();
     assert!(e.is_configuration() && e.to_string().contains("lr: 0.5 against 0.256"), "{e}");

@@ -9,7 +9,7 @@
 use super::TrainError;
 use super::job::Job;
 use crate::checkpoint::{self, CheckpointError, OwnedFolder, RunFolder, RunIdentity, Which};
-use crate::config::{RunConfig, RunScope, unlike};
+use crate::config::{RunConfig, RunScope, RunSettings, unlike};
 use crate::launcher::signals;
 use crate::session::machine::host_name;
 use crate::session::{BuildPlan, Session};
@@ -67,7 +67,7 @@ fn training_images(job: &Job) -> usize {
 }
 
 fn kept(config: &RunConfig, images: usize) -> u64 {
-    if config.global_batch_size.is_some() || config.run_scope == RunScope::EvalOnly {
+    if config.data.global_batch_size.is_some() || config.run.run_scope == RunScope::EvalOnly {
         return 0;
     }
     let manifest =
@@ -78,7 +78,7 @@ fn kept(config: &RunConfig, images: usize) -> u64 {
 /// The global batch that the plan must have to go on from a checkpoint of `kept` images a step, or, without one, to start
 /// anew on `world` workers; an error where it has another, because the folder has changed since the plan was made.
 fn fits_plan(config: &RunConfig, plan: &BuildPlan, kept: Option<u64>) -> Result<(), TrainError> {
-    if config.global_batch_size.is_some() || config.run_scope == RunScope::EvalOnly {
+    if config.data.global_batch_size.is_some() || config.run.run_scope == RunScope::EvalOnly {
         return Ok(());
     }
     let planned = plan.microbatches * plan.microbatch_size;
@@ -96,7 +96,7 @@ fn fits_plan(config: &RunConfig, plan: &BuildPlan, kept: Option<u64>) -> Result<
 /// When there is none and one was asked for, or when `auto` finds one that was trained with other settings and may not
 /// overwrite it. `images`: of the training set.
 fn source(config: &RunConfig, images: usize) -> Result<Option<PathBuf>, TrainError> {
-    let text = config.last_epoch_of_checkpoint.as_deref();
+    let text = config.checkpoints.last_epoch_of_checkpoint.as_deref();
     let which = match text {
         None | Some("none") => Which::Auto,
         Some(word) => Which::parse(word).ok_or_else(|| {
@@ -105,16 +105,16 @@ fn source(config: &RunConfig, images: usize) -> Result<Option<PathBuf>, TrainErr
             ))
         })?,
     };
-    match (&config.from_checkpoint, text) {
+    match (&config.checkpoints.from_checkpoint, text) {
         (Some(path), _) => Ok(Some(checkpoint::find(path, which)?)),
         // A job that is restarted by its scheduler with the same command goes on where it was.
-        (None, Some("auto")) => match checkpoint::find(&config.output_dir, which) {
+        (None, Some("auto")) => match checkpoint::find(&config.run.output_dir, which) {
             Ok(path) => own(config, images, path),
             Err(CheckpointError::NotFound { .. }) => Ok(None),
             Err(e) => Err(e.into()),
         },
         (None, Some("none") | None) => Ok(None),
-        (None, Some(_)) => Ok(Some(checkpoint::find(&config.output_dir, which)?)),
+        (None, Some(_)) => Ok(Some(checkpoint::find(&config.run.output_dir, which)?)),
     }
 }
 
@@ -124,11 +124,11 @@ fn own(config: &RunConfig, images: usize, path: PathBuf) -> Result<Option<PathBu
     let manifest = checkpoint::load_manifest(&path)?;
     let same_images = manifest.steps_per_epoch == (images / manifest.global_batch.max(1)) as u64;
     let changed = unlike(&manifest.config, config, same_images);
-    match (changed.is_empty(), config.overwrite) {
+    match (changed.is_empty(), config.checkpoints.overwrite) {
         (true, _) => Ok(Some(path)),
         (false, true) => Ok(None),
         (false, false) => Err(CheckpointError::Occupied {
-            path: config.output_dir.clone(),
+            path: config.run.output_dir.clone(),
             why: format!(
                 "its furthest checkpoint {} was trained with other settings ({})",
                 path.file_name().unwrap_or_default().to_string_lossy(),
@@ -139,9 +139,9 @@ fn own(config: &RunConfig, images: usize, path: PathBuf) -> Result<Option<PathBu
     }
 }
 
-/// Whether a run of this configuration writes checkpoints.
-fn writes(config: &RunConfig) -> bool {
-    config.run_scope != RunScope::EvalOnly && !config.benchmark
+/// Whether such a run writes checkpoints.
+fn writes(run: &RunSettings) -> bool {
+    run.run_scope != RunScope::EvalOnly && !run.benchmark
 }
 
 /// A signal came while rank 0 waited for the folder.
@@ -162,12 +162,12 @@ pub(super) fn agree(config: &RunConfig, session: &Session, job: &Job) -> Result<
     let plan = session.plan();
     if plan.rank == 0 {
         // The folder first: what others do in it ends before it is looked at.
-        let folder = if writes(config) {
+        let folder = if writes(&config.run) {
             // Weights and momentum in FP32, and statistics besides.
             let scalars: usize = job.graph.params.iter().map(crate::graph::Param::len).sum();
             let bytes = 2 * 4 * scalars as u64 + MANIFEST_ROOM;
             let asked_to_end = || signals::requested() || session.abort().is_tripped();
-            match RunFolder::take(&config.output_dir, &host_name(), bytes, &asked_to_end) {
+            match RunFolder::take(&config.run.output_dir, &host_name(), bytes, &asked_to_end) {
                 // Not the folder's fault, nor a reason not to try again.
                 Err(CheckpointError::InUse { .. }) if asked_to_end() => {
                     return Err(match session.abort_reason() {
@@ -187,9 +187,10 @@ pub(super) fn agree(config: &RunConfig, session: &Session, job: &Job) -> Result<
         let kept = source.as_deref().map(checkpoint::load_manifest).transpose()?;
         fits_plan(config, plan, kept.map(|m| m.global_batch as u64))?;
         // From the first epoch on: a run of its own, whatever weights it starts with.
-        let goes_on =
-            source.as_deref().filter(|_| config.last_epoch_of_checkpoint.as_deref() != Some("none"));
-        let folder = folder.map(|f| f.admit(goes_on, config.overwrite)).transpose()?;
+        let goes_on = source
+            .as_deref()
+            .filter(|_| config.checkpoints.last_epoch_of_checkpoint.as_deref() != Some("none"));
+        let folder = folder.map(|f| f.admit(goes_on, config.checkpoints.overwrite)).transpose()?;
         let run = folder.as_ref().map(|f| f.run().clone());
         let best = folder.as_ref().map(checkpoint::OwnedFolder::best).transpose()?.flatten();
         let chosen = source.as_ref().map(|path| {
@@ -231,10 +232,11 @@ mod tests {
     #[test]
     fn without_checkpoints_auto_starts_anew_and_a_number_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
-        let with = |which: Option<&str>| RunConfig {
-            output_dir: dir.path().into(),
-            last_epoch_of_checkpoint: which.map(String::from),
-            ..RunConfig::default()
+        let with = |which: Option<&str>| {
+            RunConfig::default().with(|c| {
+                c.run.output_dir = dir.path().into();
+                c.checkpoints.last_epoch_of_checkpoint = which.map(String::from);
+            })
         };
         assert_eq!(source(&with(Some("auto")), 9).unwrap(), None);
         assert_eq!(source(&with(Some("none")), 9).unwrap(), None);
@@ -257,7 +259,7 @@ mod tests {
         let new = BuildPlan { microbatches: 2, ..plan.clone() };
         fits_plan(&config, &new, None).unwrap();
         // What was told is obeyed, whatever the checkpoint had.
-        let told = RunConfig { global_batch_size: Some(64), ..config };
+        let told = config.with(|c| c.data.global_batch_size = Some(64));
         fits_plan(&told, &plan, Some(128)).unwrap();
         assert_eq!(kept(&told, 9), 0);
     }

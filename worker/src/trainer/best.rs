@@ -41,7 +41,7 @@ impl Run<'_> {
     /// Says where the best checkpoint is, where it is not the last.
     pub(super) fn say_best(&mut self) {
         if let Some(top1) = self.best.before_the_last() {
-            let output = self.config.output_dir.display();
+            let output = self.config.run.output_dir.display();
             self.reporter.say(&format!(
                 "the best checkpoint is an earlier one, of val.top1 {top1:.2}: --from-checkpoint {output} --last-epoch-of-checkpoint best"
             ));

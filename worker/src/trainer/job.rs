@@ -21,8 +21,8 @@ pub struct Job {
 }
 
 /// What the network is wanted for.
-pub fn purpose(config: &RunConfig) -> Purpose {
-    match config.run_scope {
+pub fn purpose(scope: RunScope) -> Purpose {
+    match scope {
         RunScope::EvalOnly => Purpose::Eval,
         RunScope::TrainEval | RunScope::TrainOnly => Purpose::Train,
     }
@@ -37,13 +37,13 @@ pub fn model_facts(network: &NetworkFacts) -> ModelFacts {
 impl Job {
     /// Opens the data and builds the network for its classes; whatever is wrong with either is said here.
     pub fn open(config: &RunConfig) -> Result<Job, TrainError> {
-        let open = |split| Dataset::open(split, &Wanted::of(config)).map(Arc::new);
-        let trains = config.run_scope != RunScope::EvalOnly;
-        let evaluates = config.run_scope != RunScope::TrainOnly;
+        let open = |split| Dataset::open(split, &Wanted::of(&config.model, &config.data)).map(Arc::new);
+        let trains = config.run.run_scope != RunScope::EvalOnly;
+        let evaluates = config.run.run_scope != RunScope::TrainOnly;
         let train = trains.then(|| open(Split::Train)).transpose()?;
         let val = evaluates.then(|| open(Split::Val)).transpose()?;
         let classes = train.as_ref().or(val.as_ref()).map_or(0, |d| d.classes.len());
-        let graph = models::build(&config.model_arch_name, config.image_shape, classes)?;
+        let graph = models::build(&config.model.model_arch_name, config.model.image_shape, classes)?;
         Ok(Job { graph, train, val })
     }
 
@@ -55,10 +55,19 @@ impl Job {
     /// The specification every worker of the run sends. Settings that differ by host are left out of it.
     pub fn spec(&self, config: &RunConfig) -> Result<JobSpec, TrainError> {
         let classes = Some(self.classes().len());
-        let shared = RunConfig { nproc: 1, data_threads: 0, num_of_class: classes, ..config.clone() };
+        let shared = config.clone().with(|c| {
+            c.machine.nproc = 1;
+            c.data.data_threads = 0;
+            c.model.num_of_class = classes;
+        });
         let value = serde_json::to_value(shared).map_err(|e| TrainError::Config(e.to_string()))?;
         let images = self.train.as_ref().map_or(0, |d| d.len() as u64);
-        Ok(job_spec(&value, purpose(config), model_facts(&NetworkFacts::of(&self.graph)), images))
+        Ok(job_spec(
+            &value,
+            purpose(config.run.run_scope),
+            model_facts(&NetworkFacts::of(&self.graph)),
+            images,
+        ))
     }
 
     /// Names of the classes, in the order of the logits.

@@ -46,7 +46,7 @@ pub struct Outcome {
 /// Trains (or evaluates) as configured, in the ranks and by the plan of `session`. `address` is this host's, as the
 /// other ranks reach it.
 pub fn run(config: &RunConfig, session: &Session, job: &Job, address: &str) -> Result<Outcome, TrainError> {
-    let advised = |e: TrainError| e.with_advice(config.batch_size);
+    let advised = |e: TrainError| e.with_advice(config.data.batch_size);
     let mut run = Run::new(config, session, job, address).map_err(advised)?;
     let outcome = run.prepare().and_then(|()| run.go()).map_err(advised).inspect_err(|e| {
         // Before anything is freed: a device that hangs could hold up the word for good.
@@ -77,8 +77,8 @@ impl Run<'_> {
     /// Evaluates, calibrates or trains as configured.
     fn go(&mut self) -> Result<Outcome, TrainError> {
         let config = self.config;
-        let evaluates = config.run_scope == RunScope::TrainEval;
-        if config.run_scope == RunScope::EvalOnly {
+        let evaluates = config.run.run_scope == RunScope::TrainEval;
+        if config.run.run_scope == RunScope::EvalOnly {
             let eval = self.evaluate()?.ok_or(TrainError::Stopped("the evaluation"))?;
             return Ok(self.outcome(Some(eval), false));
         }
@@ -95,7 +95,7 @@ impl Run<'_> {
             return Ok(self.outcome(eval, false));
         }
         // Post-training quantization: calibrated, not trained.
-        if config.epochs == 0 {
+        if config.run.epochs == 0 {
             if evaluates && !self.measure_before_quantization()? {
                 return self.stopped(eval);
             }
@@ -104,15 +104,15 @@ impl Run<'_> {
             }
             self.save(eval.as_ref())?;
         }
-        while self.position.epoch < config.epochs {
+        while self.position.epoch < config.run.epochs {
             let end = self.epoch()?;
             if end == EpochEnd::Interrupted {
                 return self.stopped(eval);
             }
             let (epoch, last) =
-                (self.position.epoch, end == EpochEnd::StepLimit || self.position.epoch >= config.epochs);
-            if !config.benchmark {
-                let due = evaluates && (last || epoch.is_multiple_of(config.eval_interval));
+                (self.position.epoch, end == EpochEnd::StepLimit || self.position.epoch >= config.run.epochs);
+            if !config.run.benchmark {
+                let due = evaluates && (last || epoch.is_multiple_of(config.run.eval_interval));
                 let done = if last {
                     self.conclude_training(due, &mut eval)?
                 } else {
@@ -122,7 +122,7 @@ impl Run<'_> {
                     return self.stopped(eval);
                 }
                 let measured = eval.filter(|_| due);
-                let saves = last || epoch.is_multiple_of(config.save_interval);
+                let saves = last || epoch.is_multiple_of(config.run.save_interval);
                 if self.is_best(measured.as_ref()) {
                     self.save_best(measured.as_ref(), saves)?;
                 } else if saves {
@@ -139,7 +139,7 @@ impl Run<'_> {
             "kind": "summary", "epochs": outcome.position.epoch, "global_step": outcome.position.global_step,
             "train.ips": outcome.images_per_second, "val.top1": outcome.eval.map(|e| e.top1),
         }));
-        if config.benchmark {
+        if config.run.benchmark {
             let (n, ips) = (self.timed_steps(), outcome.images_per_second);
             self.reporter.say(&format!("train.ips {ips:.1} images/s over all workers (median of {n} steps)"));
         }
@@ -158,7 +158,7 @@ impl Run<'_> {
 
     /// Whether a run whose steps are all done has left out what follows them.
     fn owes_conclusion(&self) -> bool {
-        let evaluates = self.config.run_scope == RunScope::TrainEval;
+        let evaluates = self.config.run.run_scope == RunScope::TrainEval;
         evaluates && !self.evaluated || !self.concluded && self.due_batch_norm(true).is_some()
     }
 
@@ -232,7 +232,7 @@ impl Run<'_> {
         let microbatches: Vec<Microbatch> =
             batches.iter().map(|b| Microbatch { images: &b.images, labels: &b.labels }).collect();
         let stop = signals::requested();
-        if !self.config.checks {
+        if !self.config.run.checks {
             return Ok(self.program.step_watched(&microbatches, stop, None)?);
         }
         let mut first: Option<(String, u64)> = None;
@@ -282,7 +282,7 @@ impl Run<'_> {
         self.reporter.step(&metrics);
         let report = step_report(&metrics);
         self.session.report_step(self.position.global_step, report);
-        let every = self.config.save_interval_steps;
+        let every = self.config.run.save_interval_steps;
         let boundary = self.position.step_in_epoch == self.steps_per_epoch();
         if every > 0 && self.position.global_step.is_multiple_of(every) && !boundary {
             self.save(None)?;
@@ -294,29 +294,31 @@ impl Run<'_> {
     fn is_complete(&self) -> bool {
         let c = self.config;
         self.resumed
-            && !c.benchmark
-            && (self.position.epoch >= c.epochs
-                || (c.max_steps > 0 && self.position.global_step >= c.max_steps))
+            && !c.run.benchmark
+            && (self.position.epoch >= c.run.epochs
+                || (c.run.max_steps > 0 && self.position.global_step >= c.run.max_steps))
     }
 
     fn say_complete(&mut self) {
         let c = self.config;
-        let end = match self.position.epoch >= c.epochs {
-            true => format!("all {} epochs are trained; more with --epochs N", c.epochs),
-            false => format!("--max-steps {} are done; more with --max-steps N", c.max_steps),
+        let end = match self.position.epoch >= c.run.epochs {
+            true => format!("all {} epochs are trained; more with --epochs N", c.run.epochs),
+            false => format!("--max-steps {} are done; more with --max-steps N", c.run.max_steps),
         };
         self.reporter.say(&format!("nothing left to do: {end}"));
     }
 
     fn step_limit(&self) -> bool {
         let c = self.config;
-        let benchmark = c.benchmark && self.timed_steps() >= c.benchmark_steps;
-        benchmark || (c.max_steps > 0 && self.position.global_step >= c.max_steps)
+        let benchmark = c.run.benchmark && self.timed_steps() >= c.run.benchmark_steps;
+        benchmark || (c.run.max_steps > 0 && self.position.global_step >= c.run.max_steps)
     }
 
     /// Evaluates the validation set on all ranks and reports it; none when the ranks agreed to stop.
     fn evaluate(&mut self) -> Result<Option<EvalResult>, TrainError> {
-        let Some((result, metrics, counts)) = self.evaluation(self.config.qat)? else { return Ok(None) };
+        let Some((result, metrics, counts)) = self.evaluation(self.config.quantization.qat)? else {
+            return Ok(None);
+        };
         let classes = |(name, count): (&String, &ClassCount)| ClassMetrics {
             name: name.clone(),
             images: count.images,
@@ -325,7 +327,7 @@ impl Run<'_> {
         let classes: Vec<_> = self.job.classes().iter().zip(&counts).map(classes).collect();
         let (c, epoch) = (self.config, self.position.epoch);
         self.reporter.eval(epoch, &metrics);
-        let last = c.run_scope == RunScope::EvalOnly || epoch >= c.epochs || self.step_limit();
+        let last = c.run.run_scope == RunScope::EvalOnly || epoch >= c.run.epochs || self.step_limit();
         self.reporter.classes(epoch, &classes, last);
         Ok(Some(result))
     }

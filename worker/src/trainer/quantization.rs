@@ -3,7 +3,7 @@
 
 use super::{Run, TrainError};
 use crate::checkpoint;
-use crate::config::RunConfig;
+use crate::config::{CheckpointSettings, QuantizationSettings};
 use crate::data::EvalLoader;
 use crate::launcher::signals;
 use crate::optim::{Placed, Teacher};
@@ -12,8 +12,8 @@ use crate::strategy::Purpose;
 use std::path::PathBuf;
 
 /// Where the teacher's weights come from: told, or what this run or the one it goes on from started from.
-fn teacher_path(config: &RunConfig) -> Result<PathBuf, TrainError> {
-    if let Some(path) = config.qat_teacher.as_ref().or(config.from_pretrained_params.as_ref()) {
+fn teacher_path(qat: &QuantizationSettings, from: &CheckpointSettings) -> Result<PathBuf, TrainError> {
+    if let Some(path) = qat.qat_teacher.as_ref().or(from.from_pretrained_params.as_ref()) {
         return Ok(path.clone());
     }
     let message = "--qat-distill needs the floating-point network it learns from: give --qat-teacher, or start from it with --from-pretrained-params";
@@ -99,7 +99,7 @@ impl Run<'_> {
 
     /// Loads the floating-point network whose logits training follows besides the labels.
     pub(super) fn learn_from_teacher(&mut self) -> Result<(), TrainError> {
-        let path = teacher_path(self.config)?;
+        let path = teacher_path(&self.config.quantization, &self.config.checkpoints)?;
         let strategy = self.program.strategy();
         let graph = passes::run(self.job.graph.clone(), &strategy.without_qat(), Purpose::Train)
             .map_err(|e| TrainError::Optim(e.into()))?;

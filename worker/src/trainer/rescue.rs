@@ -67,7 +67,7 @@ impl Run<'_> {
     fn write(&mut self, snapshot: &Snapshot) -> Result<PathBuf, CheckpointError> {
         match &mut self.folder {
             Some(folder) => folder.save(snapshot),
-            None => checkpoint::save_for(&self.config.output_dir, self.run.as_ref(), snapshot),
+            None => checkpoint::save_for(&self.config.run.output_dir, self.run.as_ref(), snapshot),
         }
     }
 }

@@ -57,9 +57,9 @@ pub(super) fn start(
         let snapshot = checkpoint::load(path)?;
         let fits = Fits { path, manifest: &snapshot.manifest };
         fits.check(config, job)?;
-        let restart = config.last_epoch_of_checkpoint.as_deref() == Some("none");
+        let restart = config.checkpoints.last_epoch_of_checkpoint.as_deref() == Some("none");
         let position = if restart { Position::default() } else { snapshot.manifest.position };
-        if config.run_scope != RunScope::EvalOnly {
+        if config.run.run_scope != RunScope::EvalOnly {
             fits.check_position(position, steps_per_epoch, global_batch)?;
         }
         load(program, path, &snapshot.model, false)?;
@@ -73,25 +73,25 @@ pub(super) fn start(
         let concluded = snapshot.manifest.concluded;
         return Ok(Start { position, resumed: true, evaluated, concluded, message });
     }
-    if let Some(path) = &config.from_pretrained_params {
+    if let Some(path) = &config.checkpoints.from_pretrained_params {
         let state = checkpoint::load_weights(path)?;
-        let mismatch = load(program, path, &state, config.allow_mismatch)?;
+        let mismatch = load(program, path, &state, config.checkpoints.allow_mismatch)?;
         let rest = mismatch.map_or_else(String::new, |m| format!("; initialised or left out: {m}"));
         let message = format!("weights from {}{rest}", path.display());
         return Ok(Start::anew(message));
     }
-    if config.run_scope == RunScope::EvalOnly {
+    if config.run.run_scope == RunScope::EvalOnly {
         return Err(TrainError::Config(
             "nothing to evaluate: give --from-checkpoint, or --from-pretrained-params".into(),
         ));
     }
-    let auto = match config.last_epoch_of_checkpoint.as_deref() {
+    let auto = match config.checkpoints.last_epoch_of_checkpoint.as_deref() {
         Some("auto") => {
-            format!(" (--last-epoch-of-checkpoint auto: {} holds none yet)", config.output_dir.display())
+            format!(" (--last-epoch-of-checkpoint auto: {} holds none yet)", config.run.output_dir.display())
         }
         _ => String::new(),
     };
-    let message = format!("starting from initial weights, seed {}{auto}", config.seed);
+    let message = format!("starting from initial weights, seed {}{auto}", config.run.seed);
     Ok(Start::anew(message))
 }
 
@@ -109,7 +109,7 @@ fn resumed(
         path.display(),
         Origin::of(path, manifest)
     );
-    if config.run_scope == RunScope::EvalOnly {
+    if config.run.run_scope == RunScope::EvalOnly {
         return message;
     }
     let mut add = |text: String| message.push_str(&format!("\n  {text}"));
@@ -214,9 +214,9 @@ impl Fits<'_> {
                 "; classes are the folders of --image-root, sorted",
             ));
         }
-        if m.image_shape != config.image_shape {
+        if m.image_shape != config.model.image_shape {
             let text = |s: [usize; 3]| format!("{},{},{}", s[0], s[1], s[2]);
-            return Err(self.other("--image-shape", text(m.image_shape), text(config.image_shape), ""));
+            return Err(self.other("--image-shape", text(m.image_shape), text(config.model.image_shape), ""));
         }
         Ok(())
     }
@@ -225,21 +225,21 @@ impl Fits<'_> {
         self.same_task(config, job)?;
         let m = self.manifest;
         let on = |q: bool| if q { "on" } else { "off" }.to_string();
-        if m.qat.is_some() != config.qat {
-            let hint = if config.qat {
+        if m.qat.is_some() != config.quantization.qat {
+            let hint = if config.quantization.qat {
                 "; to begin quantization-aware training from it, give it as --from-pretrained-params"
             } else {
                 "; say --qat, or take its weights alone with --from-pretrained-params"
             };
-            return Err(self.other("--qat", on(m.qat.is_some()), on(config.qat), hint));
+            return Err(self.other("--qat", on(m.qat.is_some()), on(config.quantization.qat), hint));
         }
         match &m.qat {
-            Some(q) if q.target != config.target => {
+            Some(q) if q.target != config.quantization.target => {
                 let text = |t| format!("{t:?}").to_lowercase();
                 Err(self.other(
                     "--target",
                     text(q.target),
-                    text(config.target),
+                    text(config.quantization.target),
                     "; every profile can be exported from it, whatever its target",
                 ))
             }
@@ -318,21 +318,21 @@ impl Run<'_> {
                 created_unix,
                 run: None,
                 model: self.job.graph.name.clone(),
-                image_shape: self.config.image_shape,
+                image_shape: self.config.model.image_shape,
                 class_names: self.job.classes().to_vec(),
                 position: self.position,
                 steps_per_epoch: self.steps_per_epoch(),
                 global_batch: self.data.sharding.global_batch(),
                 world_size: self.data.sharding.world,
                 loss_scale: LossScaleState { scale, good_steps },
-                qat: self.config.qat.then_some(QatState {
-                    target: self.config.target,
+                qat: self.config.quantization.qat.then_some(QatState {
+                    target: self.config.quantization.target,
                     calibrated,
                     observers_frozen,
                 }),
                 concluded: self.concluded,
                 metrics,
-                config: RunConfig { overwrite: false, ..self.config.clone() },
+                config: self.config.clone().with(|c| c.checkpoints.overwrite = false),
                 files: Vec::new(),
                 unknown: Vec::new(),
             },

@@ -5,7 +5,7 @@ use super::job::Job;
 use super::{Outcome, TrainError, begin, resume};
 use crate::checkpoint::{OwnedFolder, Position, RunIdentity};
 use crate::collective::{Collective, CollectiveError, Counted, Gloo, Local, Nccl, Place, load_nccl};
-use crate::config::{RunConfig, RunScope};
+use crate::config::{DataSettings, OptimizerSettings, RunConfig, RunScope};
 use crate::data::{DataConfig, Geometry, Sharding, TrainLoader};
 use crate::exec::initialise;
 use crate::graph::NetworkFacts;
@@ -141,10 +141,14 @@ fn loss_scale(plan: &BuildPlan) -> LossScale {
 const WARMUP_EPOCHS: f64 = 5.0;
 
 /// The schedule, and what is to be said about it: a warm-up that nobody asked for takes a tenth of the run at most.
-fn schedule(config: &RunConfig, plan: &BuildPlan, steps_per_epoch: u64) -> (Schedule, Option<String>) {
+fn schedule(
+    settings: &OptimizerSettings,
+    plan: &BuildPlan,
+    steps_per_epoch: u64,
+) -> (Schedule, Option<String>) {
     let steps = |epochs: f64| (epochs * steps_per_epoch as f64).round() as u64;
     let (usual, tenth) = (steps(WARMUP_EPOCHS), plan.total_steps / 10);
-    let (warmup_steps, told) = match config.warmup_epochs {
+    let (warmup_steps, told) = match settings.warmup_epochs {
         Some(epochs) => (steps(epochs), None),
         None if usual > tenth => {
             let told = format!(
@@ -156,13 +160,23 @@ fn schedule(config: &RunConfig, plan: &BuildPlan, steps_per_epoch: u64) -> (Sche
         None => (usual, None),
     };
     let schedule = Schedule {
-        kind: config.lr_scheduler,
-        lr: config.lr,
-        warmup_start_lr: config.warmup_start_lr,
+        kind: settings.lr_scheduler,
+        lr: settings.lr,
+        warmup_start_lr: settings.warmup_start_lr,
         warmup_steps,
         total_steps: plan.total_steps,
     };
     (schedule, told)
+}
+
+/// The update rule of these settings.
+fn rule(settings: &OptimizerSettings) -> Sgd {
+    Sgd {
+        momentum: settings.momentum,
+        nesterov: settings.nesterov,
+        weight_decay: settings.weight_decay,
+        decay_all: settings.bn_weight_decay,
+    }
 }
 
 /// What of a training set the last, incomplete global batch leaves out of an epoch.
@@ -180,12 +194,12 @@ fn seed(plan: &BuildPlan) -> u64 {
     plan.determinism.map_or(0, |d| d.seed)
 }
 
-/// What loaders of this rank need to know.
-fn data_config(config: &RunConfig, plan: &BuildPlan) -> DataConfig {
+/// What loaders of this rank need to know, of images with so many channels.
+fn data_config(data: &DataSettings, channels: usize, plan: &BuildPlan) -> DataConfig {
     let local = plan.roster.iter().filter(|p| p.host == plan.host).count().max(1);
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     DataConfig {
-        geometry: Geometry::new(config),
+        geometry: Geometry::new(data, channels),
         sharding: Sharding {
             rank: plan.rank as usize,
             world: plan.world_size as usize,
@@ -193,8 +207,8 @@ fn data_config(config: &RunConfig, plan: &BuildPlan) -> DataConfig {
             batch: plan.microbatch_size as usize,
         },
         seed: seed(plan),
-        threads: if config.data_threads > 0 { config.data_threads } else { (cores / local).max(1) },
-        max_corrupt: config.max_corrupt_images,
+        threads: if data.data_threads > 0 { data.data_threads } else { (cores / local).max(1) },
+        max_corrupt: data.max_corrupt_images,
     }
 }
 
@@ -217,18 +231,13 @@ impl<'a> Run<'a> {
             native::deterministic(true).map_err(config_error)?;
         }
         let strategy = strategy(plan, &NetworkFacts::of(&job.graph))?;
-        let data = data_config(config, plan);
+        let data = data_config(&config.data, config.model.image_shape[0], plan);
         let loader = job.train.clone().map(|d| TrainLoader::new(d, data.clone())).transpose()?;
         let steps_per_epoch = loader.as_ref().map_or(0, TrainLoader::steps);
 
-        let rule = Sgd {
-            momentum: config.momentum,
-            nesterov: config.nesterov,
-            weight_decay: config.weight_decay,
-            decay_all: config.bn_weight_decay,
-        };
-        let loss = CrossEntropy { label_smoothing: config.label_smoothing };
-        let (schedule, warmup) = schedule(config, plan, steps_per_epoch);
+        let rule = rule(&config.optimizer);
+        let loss = CrossEntropy { label_smoothing: config.optimizer.label_smoothing };
+        let (schedule, warmup) = schedule(&config.optimizer, plan, steps_per_epoch);
         let begin = begin::agree(config, session, job)?;
         let collective = collective(session, address, patience)?;
         let optimizer = DistributedOptimizer::new(rule, strategy, collective)
@@ -237,7 +246,7 @@ impl<'a> Run<'a> {
             .loss_scale(loss_scale(plan))
             .device(device(plan))
             .purpose(plan.purpose());
-        let dump = config.checks && plan.rank == 0;
+        let dump = config.run.checks && plan.rank == 0;
         if dump {
             say!("graph as built:\n{}", job.graph);
         }
@@ -246,7 +255,7 @@ impl<'a> Run<'a> {
                 say!("graph after {} ({}):\n{graph}", pass.name(), pass.what());
             }
         })?;
-        initialise(&mut program.weights, seed(plan), config.zero_gamma)?;
+        initialise(&mut program.weights, seed(plan), config.model.zero_gamma)?;
         let start = resume::start(
             config,
             job,
@@ -256,8 +265,12 @@ impl<'a> Run<'a> {
             data.sharding.global_batch(),
         )?;
         program.global_step = start.position.global_step;
-        let reporter =
-            Reporter::new(plan.rank, config.report_file.as_deref(), start.resumed, config.print_interval)?;
+        let reporter = Reporter::new(
+            plan.rank,
+            config.run.report_file.as_deref(),
+            start.resumed,
+            config.run.print_interval,
+        )?;
         let begun = start.position.global_step;
         Ok(Self {
             config,
@@ -293,11 +306,11 @@ impl<'a> Run<'a> {
             let told = [remainder(train.len(), self.data.sharding.global_batch()), warmup];
             told.into_iter().flatten().for_each(|line| self.reporter.say(&line));
         }
-        if config.run_scope != RunScope::EvalOnly {
+        if config.run.run_scope != RunScope::EvalOnly {
             self.calibrate()?;
         }
         if self.program.strategy().qat.as_ref().is_some_and(|q| q.distillation.is_some())
-            && config.run_scope != RunScope::EvalOnly
+            && config.run.run_scope != RunScope::EvalOnly
         {
             self.learn_from_teacher()?;
         }
@@ -308,7 +321,7 @@ impl<'a> Run<'a> {
     /// Which run writes where, and what it will remove.
     fn say_whose(&mut self) {
         let Some(folder) = &self.folder else { return };
-        let mut text = format!("{} writes {}", folder.run(), self.config.output_dir.display());
+        let mut text = format!("{} writes {}", folder.run(), self.config.run.output_dir.display());
         let superseded = folder.superseded();
         if !superseded.is_empty() {
             text.push_str(&format!(
@@ -329,7 +342,7 @@ impl<'a> Run<'a> {
 
     pub(super) fn timed(&mut self, step: Duration) {
         let done = self.position.global_step - self.begun;
-        let cold = if self.config.benchmark { self.config.benchmark_warmup_steps } else { COLD };
+        let cold = if self.config.run.benchmark { self.config.run.benchmark_warmup_steps } else { COLD };
         if done > cold {
             self.times.push(step.as_secs_f64());
         }
@@ -357,7 +370,12 @@ mod tests {
     use octrain_coordinator::{plan, strategy::JobFacts};
 
     fn config() -> RunConfig {
-        RunConfig { qat: true, qat_distill: true, batch_size: 4, max_steps: 1000, ..RunConfig::default() }
+        RunConfig::default().with(|c| {
+            c.quantization.qat = true;
+            c.quantization.qat_distill = true;
+            c.data.batch_size = 4;
+            c.run.max_steps = 1000;
+        })
     }
 
     fn network() -> NetworkFacts {
@@ -367,7 +385,8 @@ mod tests {
     /// The plan of a run of two workers.
     fn planned(config: &RunConfig) -> BuildPlan {
         let model = crate::trainer::model_facts(&network());
-        let job = job_spec(&serde_json::to_value(config).unwrap(), purpose(config), model, 10_000);
+        let job =
+            job_spec(&serde_json::to_value(config).unwrap(), purpose(config.run.run_scope), model, 10_000);
         let worker = |local_index| WorkerFacts {
             host: "a".into(),
             local_index,
@@ -383,7 +402,10 @@ mod tests {
         let config = config();
         let strategy = strategy(plan, &network()).map_err(|e| e.to_string());
         let step = (sharing(plan), loss_scale(plan), device(plan));
-        format!("{:?}", (strategy, step, data_config(&config, plan), schedule(&config, plan, 100)))
+        format!(
+            "{:?}",
+            (strategy, step, data_config(&config.data, 3, plan), schedule(&config.optimizer, plan, 100))
+        )
     }
 
     fn qat(p: &mut BuildPlan) -> &mut QatRecipe {
@@ -443,8 +465,12 @@ mod tests {
     #[test]
     fn a_warm_up_nobody_asked_for_takes_a_tenth_of_the_run_at_most() {
         let at = |given: Option<f64>, epochs: u32| {
-            let config = RunConfig { warmup_epochs: given, epochs, batch_size: 50, ..RunConfig::default() };
-            schedule(&config, &planned(&config), 100)
+            let config = RunConfig::default().with(|c| {
+                c.optimizer.warmup_epochs = given;
+                c.run.epochs = epochs;
+                c.data.batch_size = 50;
+            });
+            schedule(&config.optimizer, &planned(&config), 100)
         };
         let (long, told) = at(None, 90);
         assert_eq!((long.warmup_steps, told), (500, None));

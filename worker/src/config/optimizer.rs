@@ -1,0 +1,77 @@
+//! The update rule, its schedule and the loss.
+
+use super::LrScheduler;
+use serde::{Deserialize, Serialize};
+
+/// The update rule, its schedule and the loss. Times in epochs; `weight-decay` is an L2 factor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
+#[serde(rename_all = "kebab-case")]
+pub struct OptimizerSettings {
+    /// Momentum of SGD.
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, help_heading = "Optimizer", default_value_t = 0.875, allow_hyphen_values = true)
+    )]
+    pub momentum: f64,
+    /// Nesterov's form.
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Optimizer", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set))]
+    pub nesterov: bool,
+    /// L2 factor.
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            long,
+            help_heading = "Optimizer",
+            default_value_t = 3.0517578125e-05,
+            allow_hyphen_values = true
+        )
+    )]
+    pub weight_decay: f64,
+    /// Decay BatchNorm's parameters and biases too.
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Optimizer", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set))]
+    pub bn_weight_decay: bool,
+    /// Label smoothing.
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, help_heading = "Optimizer", default_value_t = 0.1, allow_hyphen_values = true)
+    )]
+    pub label_smoothing: f64,
+    /// Schedule.
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, help_heading = "Optimizer", value_enum, default_value_t, ignore_case = true)
+    )]
+    pub lr_scheduler: LrScheduler,
+    /// Peak learning rate.
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, help_heading = "Optimizer", default_value_t = 0.256, allow_hyphen_values = true)
+    )]
+    pub lr: f64,
+    /// Linear warm-up, in epochs, fractions allowed (none: 5, but at most a tenth of the run).
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Optimizer", allow_hyphen_values = true))]
+    pub warmup_epochs: Option<f64>,
+    /// Learning rate at the start of warm-up.
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, help_heading = "Optimizer", default_value_t = 0.0, allow_hyphen_values = true)
+    )]
+    pub warmup_start_lr: f64,
+}
+
+impl Default for OptimizerSettings {
+    fn default() -> Self {
+        Self {
+            momentum: 0.875,
+            nesterov: false,
+            weight_decay: 3.0517578125e-05,
+            bn_weight_decay: false,
+            label_smoothing: 0.1,
+            lr_scheduler: LrScheduler::Cosine,
+            lr: 0.256,
+            warmup_epochs: None,
+            warmup_start_lr: 0.0,
+        }
+    }
+}
