@@ -3,7 +3,7 @@
 use crate::ranks::{self, Place};
 use crate::strategy::{self, JobFacts, StrategyError};
 use octrain_core::passes::Decision;
-use octrain_core::strategy::Purpose;
+use octrain_core::strategy::{Purpose, Rank};
 use octrain_proto::v1::{BuildPlan, LossScaling};
 use octrain_proto::{PROTOCOL_VERSION, v1};
 use prost::Message;
@@ -90,10 +90,11 @@ pub fn render(plan: &BuildPlan) -> String {
         if plan.world_size == 1 { "" } else { "s" }
     );
     let ranks = plan.roster.iter().map(|p| {
-        let share = strategy::share(p.rank.into(), plan.world_size.into(), plan.microbatches);
+        let rank = Rank { rank: p.rank as usize, world: plan.world_size as usize };
+        let local = rank.local_microbatches(plan.microbatches as usize);
         let what = match plan.purpose() {
-            Purpose::Train if share.end == share.start + 1 => format!("microbatch {}", share.start),
-            Purpose::Train => format!("microbatches {}..{}", share.start, share.end),
+            Purpose::Train if local.len() == 1 => format!("microbatch {}", local.start),
+            Purpose::Train => format!("microbatches {}..{}", local.start, local.end),
             _ => format!("images i with i % {} = {}", plan.world_size, p.rank),
         };
         let device = match p.cuda_device {

@@ -2,9 +2,9 @@
 
     fake_quant.py IN.safetensors OUT.safetensors
 
-IN: for each case NAME: `NAME.x`, `NAME.step` ([1] or [channels]), `NAME.qmin`, `NAME.gradient`.
+IN: for each case NAME: `NAME.x`, `NAME.scale` ([1] or [channels]), `NAME.qmin`, `NAME.gradient`.
 OUT: `NAME.y`, `NAME.dx` of PyTorch's fake_quantize_*_affine; `NAME.learned_y`, `NAME.learned_dx` and
-`NAME.learned_dstep` of its learnable one, with the gradient scale 1 / sqrt(elements * 127), where there is one step;
+`NAME.learned_dscale` of its learnable one, with the gradient scale 1 / sqrt(elements * 127), where there is one scale;
 `NAME.onnx_codes` (FP32) and `NAME.onnx_y` of ONNX Runtime and, checked to be equal, of ONNX's reference.
 """
 
@@ -20,10 +20,10 @@ from onnx.reference import ReferenceEvaluator
 import safetensors_io
 
 
-def onnx_model(shape, step):
+def onnx_model(shape, scale):
     """x -> codes, y. ONNX saturates at -128; the codes of a symmetric range that stop at -127 are clipped after."""
-    axis = {} if step.size == 1 else {"axis": 0}
-    scale = step.reshape(()) if step.size == 1 else step
+    axis = {} if scale.size == 1 else {"axis": 0}
+    scale = scale.reshape(()) if scale.size == 1 else scale
     zero = numpy.zeros(scale.shape, numpy.int8)
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["codes"], **axis),
@@ -42,8 +42,8 @@ def onnx_model(shape, step):
     return model
 
 
-def by_onnx(x, step, qmin):
-    model = onnx_model(list(x.shape), step)
+def by_onnx(x, scale, qmin):
+    model = onnx_model(list(x.shape), scale)
     feed = {"x": x, "qmin": numpy.array(qmin, numpy.int8)}
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -54,33 +54,33 @@ def by_onnx(x, step, qmin):
     return codes.astype(numpy.float32), y
 
 
-def learned(x, step, qmin, gradient):
-    x, step = torch.from_numpy(x).requires_grad_(), torch.from_numpy(step).requires_grad_()
-    scale = 1.0 / float(x.numel() * 127) ** 0.5
+def learned(x, scale, qmin, gradient):
+    x, scale = torch.from_numpy(x).requires_grad_(), torch.from_numpy(scale).requires_grad_()
+    grad_scale = 1.0 / float(x.numel() * 127) ** 0.5
     zero = torch.zeros(1)
-    y = torch._fake_quantize_learnable_per_tensor_affine(x, step, zero, qmin, 127, scale)
+    y = torch._fake_quantize_learnable_per_tensor_affine(x, scale, zero, qmin, 127, grad_scale)
     y.backward(torch.from_numpy(gradient))
-    return y.detach().numpy(), x.grad.numpy(), step.grad.numpy()
+    return y.detach().numpy(), x.grad.numpy(), scale.grad.numpy()
 
 
 def main(source, target):
     given = safetensors_io.load(source)
     out = {}
     for name in sorted({k.rsplit(".", 1)[0] for k in given}):
-        values, step, gradient = (given[f"{name}.{part}"] for part in ("x", "step", "gradient"))
+        values, scale, gradient = (given[f"{name}.{part}"] for part in ("x", "scale", "gradient"))
         qmin = int(given[f"{name}.qmin"][0])
-        x, steps = torch.from_numpy(values).requires_grad_(), torch.from_numpy(step)
-        if step.size == 1:
-            y = torch.fake_quantize_per_tensor_affine(x, float(step[0]), 0, qmin, 127)
-            got = learned(values, step, qmin, gradient)
-            for part, array in zip(("learned_y", "learned_dx", "learned_dstep"), got):
+        x, scales = torch.from_numpy(values).requires_grad_(), torch.from_numpy(scale)
+        if scale.size == 1:
+            y = torch.fake_quantize_per_tensor_affine(x, float(scale[0]), 0, qmin, 127)
+            got = learned(values, scale, qmin, gradient)
+            for part, array in zip(("learned_y", "learned_dx", "learned_dscale"), got):
                 out[f"{name}.{part}"] = array
         else:
-            zeros = torch.zeros_like(steps, dtype=torch.int32)
-            y = torch.fake_quantize_per_channel_affine(x, steps, zeros, 0, qmin, 127)
+            zeros = torch.zeros_like(scales, dtype=torch.int32)
+            y = torch.fake_quantize_per_channel_affine(x, scales, zeros, 0, qmin, 127)
         y.backward(torch.from_numpy(gradient))
         out[f"{name}.y"], out[f"{name}.dx"] = y.detach().numpy(), x.grad.numpy()
-        out[f"{name}.onnx_codes"], out[f"{name}.onnx_y"] = by_onnx(values, step, qmin)
+        out[f"{name}.onnx_codes"], out[f"{name}.onnx_y"] = by_onnx(values, scale, qmin)
     safetensors_io.save(target, out)
 
 

@@ -4,14 +4,14 @@
 use octrain::checkpoint::{HostTensor, State, range_key};
 use octrain::engine::{EngineKind, Port, load_network};
 use octrain::exec::ops::{Call, Forward, product, register};
-use octrain::exec::{self, ExecError, Executor, Mode, Prepared, Record, Weights};
+use octrain::exec::{self, Evaluator, ExecError, Executor, Mode, Pass, Prepared, Record, Weights};
 use octrain::export::{FloatType, Options, Profile, emit};
 use octrain::graph::{
     Builder, Given, Graph, Layer, OnnxInput, OnnxNode, Op, Operator, ParamKind, Shapes, Site, TensorType,
 };
 use octrain::passes;
 use octrain::strategy::{Purpose, Qat, Strategy, Target};
-use octrain::verify::TrainedGraph;
+use octrain::verify;
 use prost::Message;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -183,8 +183,8 @@ fn state(trained: &Graph) -> State {
         t.data.iter_mut().enumerate().for_each(|(i, x)| *x += by * wave(i));
     }
     let names: BTreeSet<String> = trained.quantizers().map(|(_, q)| q.name.clone()).collect();
-    let float = TrainedGraph::new(trained.clone(), &state, false).unwrap();
-    for (name, value) in float.values(&images(8), &names).unwrap().1 {
+    let float = Evaluator::of_state(trained.clone(), &state, Mode::evaluation(false), Device::Cpu).unwrap();
+    for (name, value) in verify::values(&float, &images(8), &names).unwrap().1 {
         let range = HostTensor { shape: vec![1], data: vec![value.abs().max().double_value(&[]) as f32] };
         state.insert(range_key(&name), range);
     }
@@ -203,9 +203,9 @@ fn they_compute_what_they_say_and_are_differentiated() {
     let mut watch = |node: &octrain::graph::Node, value: &Tensor| {
         values.insert(node.name.clone(), value.detach().copy());
     };
-    let mode = Mode { batch_stats: true, quantize: false, observe: false, pass_through: false };
-    let logits =
-        executor.forward(&images(4), &prepared, &weights, mode, &mut record, Some(&mut watch)).unwrap();
+    let mode = Mode { batch_stats: true, quantize: false, observe: false, unclipped: false };
+    let pass = Pass { prepared: &prepared, weights: &weights, mode, record: &mut record };
+    let logits = executor.forward(&images(4), pass, Some(&mut watch)).unwrap();
     let want = &values["stem_bn"] * values["stem_bn"].sigmoid();
     assert!(values["swish"].allclose(&want, 1e-6, 1e-6, false));
     let kernel = weights.get("mix.weight").unwrap();
@@ -231,7 +231,8 @@ fn exported_files_compute_what_the_training_graph_does() {
         let mix = deployed.node(deployed.find("mix").unwrap()).op.layer().unwrap();
         assert_eq!(mix.quantized(), profile != Profile::Fp32);
         let state = state(&trained);
-        let trained = TrainedGraph::new(trained, &state, profile != Profile::Fp32).unwrap();
+        let mode = Mode::evaluation(profile != Profile::Fp32);
+        let trained = Evaluator::of_state(trained, &state, mode, Device::Cpu).unwrap();
         let want = Vec::<f32>::try_from(trained.logits(&images(8)).unwrap().view([-1])).unwrap();
         let options = Options { profile, opset: 13, float_type: FloatType::Fp32 };
         let file = emit(&deployed, &state, options, vec![]).unwrap();

@@ -3,13 +3,13 @@
 
 use octrain::checkpoint::{HostTensor, State, range_key};
 use octrain::engine::{EngineKind, Port, load_network, profile_network};
-use octrain::exec::{self, Weights};
+use octrain::exec::{self, Evaluator, Mode, Weights};
 use octrain::export::onnx::{FLOAT, FLOAT16, ModelProto};
 use octrain::export::{FloatType, Options, Profile, emit};
 use octrain::graph::{Builder, Graph, NodeId, Op, ParamKind, Window};
 use octrain::quant::scheme::Scheme;
 use octrain::strategy::{Purpose, Qat, Strategy};
-use octrain::verify::{Codes, LOGITS, Layers, TrainedGraph, cuts, float_layers_of_cuts, sort_kernels};
+use octrain::verify::{Codes, LOGITS, Layers, cuts, float_layers_of_cuts, sort_kernels, values};
 use octrain::{models, passes};
 use octrain_tests::python;
 use prost::Message;
@@ -100,8 +100,9 @@ impl Network {
     /// Takes the ranges of the floating-point network on the test's images.
     fn observe(&mut self) {
         let names: BTreeSet<String> = self.trained.quantizers().map(|(_, q)| q.name.clone()).collect();
-        let float = TrainedGraph::new(self.trained.clone(), &self.state, false).unwrap();
-        let (_, values) = float.values(&images(8), &names).unwrap();
+        let mode = Mode::evaluation(false);
+        let float = Evaluator::of_state(self.trained.clone(), &self.state, mode, Device::Cpu).unwrap();
+        let (_, values) = values(&float, &images(8), &names).unwrap();
         assert_eq!(values.len(), names.len());
         for (name, value) in values {
             self.set_range(&name, value.abs().max().double_value(&[]) as f32);
@@ -113,8 +114,9 @@ impl Network {
         self.state.insert(range_key(name), range);
     }
 
-    fn trained(&self) -> TrainedGraph {
-        TrainedGraph::new(self.trained.clone(), &self.state, self.profile != Profile::Fp32).unwrap()
+    fn trained(&self) -> Evaluator {
+        let mode = Mode::evaluation(self.profile != Profile::Fp32);
+        Evaluator::of_state(self.trained.clone(), &self.state, mode, Device::Cpu).unwrap()
     }
 
     fn emit(&self, opset: i64, float_type: FloatType) -> Result<ModelProto, String> {
@@ -187,7 +189,7 @@ fn the_reference_evaluator_computes_the_codes_of_training() {
             network.deployed.quantizers().filter(|(_, q)| q.active).map(|(_, q)| q.name.as_str());
         assert_eq!(quantized.find(|name| !made.contains(name)), None, "{made:?}");
         let names = cuts.iter().flat_map(|c| c.inputs.iter().map(|f| &f.value).chain([&c.name])).cloned();
-        let (logits, mut values) = network.trained().values(&images(2), &names.collect()).unwrap();
+        let (logits, mut values) = values(&network.trained(), &images(2), &names.collect()).unwrap();
         values.insert(LOGITS.into(), logits);
         let shape = |t: &Tensor| t.size().into_iter().map(|d| d as usize).collect::<Vec<_>>();
         let dir = tempfile::tempdir().unwrap();
@@ -207,8 +209,8 @@ fn the_reference_evaluator_computes_the_codes_of_training() {
         let mut all = Codes::default();
         for (name, got) in &results {
             let cut = cuts.iter().find(|c| &c.name == name).unwrap();
-            match cut.step {
-                Some(step) => all.add(&host(&values[name]), &host(got), step),
+            match cut.scale {
+                Some(scale) => all.add(&host(&values[name]), &host(got), scale),
                 None => assert!(values[name].allclose(got, 1e-3, 1e-3, false), "{}: logits", profile.name()),
             }
         }
@@ -281,6 +283,71 @@ fn a_layer_with_codes_of_four_bits_among_others_of_eight_runs_as_it_is_trained()
             assert!(within >= 99.9 && equal > 99.0, "{profile:?}, {}: {:?}", layer.name(), layer.codes);
         }
     }
+}
+
+/// A convolution, and a linear layer whose BatchNorm makes the logits.
+fn normalised_logits() -> Graph {
+    let (mut b, x) = Builder::new("Normalised", [3, SIDE as usize, SIDE as usize]);
+    let x = b.conv("conv", x, 16, 3, 1).unwrap();
+    let x = b.push("relu", Op::Relu, &[x]).unwrap();
+    let x = b.push("flatten", Op::Flatten, &[x]).unwrap();
+    let x = b.linear("fc", x, 3).unwrap();
+    let x = b.batch_norm("fc_bn", x, ParamKind::Gamma).unwrap();
+    b.finish(x).unwrap()
+}
+
+/// Logits are 1 at most in size: a unit in the last place is 6e-8.
+#[test]
+fn a_layer_whose_bias_does_not_fit_int32_is_evaluated_as_it_is_deployed() {
+    let mut network = Network::new(&normalised_logits(), Profile::Onnxruntime, 8);
+    let (input, fit) = (0.02, 0.3);
+    network.set_range("relu", 127.0 * input);
+    // Of outputs 0 and 2 the folded scale is 0.3 of the smallest at which a bias of 0.9 is 2^30 units; BatchNorm changes the
+    // sign of output 0. Output 1 has a bias that fits.
+    let smallest = 0.9 / (input * (1u32 << 30) as f32);
+    let gamma: [f32; 3] = [-1e-6, 1.0, 1e-6];
+    let mut put = |name: &str, data: Vec<f32>| network.state.get_mut(name).unwrap().data = data;
+    let inputs = 16 * (SIDE * SIDE) as usize;
+    let weight = |i: usize| match (i / inputs, i % inputs) {
+        (1, i) => (i % 7) as f32 * 1e-6,
+        // One code of 127, all others 1: those are 0 once the scale is raised.
+        (_, 0) => 127.0 * fit * smallest / 1e-6,
+        (_, _) => fit * smallest / 1e-6,
+    };
+    put("fc.weight", (0..3 * inputs).map(weight).collect());
+    put("fc.bias", vec![0.0; 3]);
+    put("fc_bn.weight", gamma.to_vec());
+    put("fc_bn.bias", vec![0.9, 0.25, -0.9]);
+    put("fc_bn.running_mean", vec![0.0; 3]);
+    put("fc_bn.running_var", vec![1.0; 3]);
+
+    let model = network.emit(13, FloatType::Fp32).unwrap();
+    let tensors = &model.graph.as_ref().unwrap().initializer;
+    let codes = &tensors.iter().find(|t| t.name == "fc.weight.codes").unwrap().raw_data;
+    let code = |output: usize, i: usize| codes[output * inputs + i] as i8;
+    assert_eq!([code(0, 0), code(0, 1), code(2, 0), code(2, 1)], [-38, 0, 38, 0]);
+    assert_eq!((code(1, 6), code(1, 1)), (127, 21));
+
+    let mut engine = load_network(EngineKind::Onnxruntime, &model.encode_to_vec(), vec![port(8)], 1).unwrap();
+    let deployed = engine.infer(&Vec::<f32>::try_from(images(8).view([-1])).unwrap()).unwrap();
+    let apart = |network: &Network| {
+        let logits = network.trained().logits(&images(8)).unwrap();
+        let logits = Vec::<f32>::try_from(logits.contiguous().view([-1])).unwrap();
+        let mut apart = [0.0f32; 3];
+        for (i, (a, b)) in logits.iter().zip(&deployed).enumerate() {
+            apart[i % 3] = apart[i % 3].max((a - b).abs());
+        }
+        apart
+    };
+    let evaluated = apart(&network);
+    println!("logits of training and of ONNX Runtime differ by {evaluated:?}");
+    assert!(evaluated[0] < 5e-7 && evaluated[2] < 5e-7, "{evaluated:?}");
+    // The training graph by itself, without what its target's integers make of the layer, is told apart.
+    let id = network.trained.find("fc").unwrap();
+    network.trained.nodes[id.0].op.layer_mut().unwrap().integer_bias = false;
+    let unlike = apart(&network);
+    println!("without it by {unlike:?}");
+    assert!(unlike[0] > 5e-6 && unlike[2] > 5e-6, "{unlike:?}");
 }
 
 #[test]

@@ -169,14 +169,14 @@ fn fake_quantization_is_onnx_s_and_pytorchs() {
         ("large", [16, 16, 16, 16], vec![0.017], -127),
         ("channels", [5, 2, 3, 3], vec![0.01, 0.02, 0.3, 1e-5, 0.04], -127),
     ];
-    for (name, shape, step, qmin) in &cases {
+    for (name, shape, scale, qmin) in &cases {
         let x = match *name {
             "ties" => (Tensor::arange(shape.iter().product::<i64>(), float) - 360) * 0.125,
             _ => Tensor::randn(shape, float),
         };
         given.push((format!("{name}.x"), x.view(*shape)));
         given.push((format!("{name}.gradient"), Tensor::randn(shape, float)));
-        given.push((format!("{name}.step"), Tensor::from_slice(step)));
+        given.push((format!("{name}.scale"), Tensor::from_slice(scale)));
         given.push((format!("{name}.qmin"), Tensor::from_slice(&[*qmin])));
     }
     let dir = tempfile::tempdir().unwrap();
@@ -184,14 +184,14 @@ fn fake_quantization_is_onnx_s_and_pytorchs() {
     write(&input, &given);
     python.run("fake_quant.py", &[input.as_os_str(), output.as_os_str()]);
     let (given, want) = (read(&input), read(&output));
-    for (name, _, step, qmin) in &cases {
+    for (name, _, scale, qmin) in &cases {
         let of = |part: &str| &want[&format!("{name}.{part}")];
         let x = given[&format!("{name}.x")].set_requires_grad(true);
-        let steps = &given[&format!("{name}.step")];
-        let wide = steps.view([-1, 1, 1, 1]);
-        let y = match step.len() {
-            1 => native::fake_quant(&x, steps, *qmin, 127, false),
-            _ => native::fake_quant_per_channel(&x, steps, *qmin, 127, false),
+        let scales = &given[&format!("{name}.scale")];
+        let wide = scales.view([-1, 1, 1, 1]);
+        let y = match scale.len() {
+            1 => native::fake_quant(&x, scales, *qmin, 127, false),
+            _ => native::fake_quant_per_channel(&x, scales, *qmin, 127, false),
         }
         .unwrap();
         // ONNX: every code and every number.
@@ -202,7 +202,7 @@ fn fake_quantization_is_onnx_s_and_pytorchs() {
             Tensor::run_backward(&[(y * gradient).sum(Kind::Float)], by, false, false)
         };
         let dx = differentiate(&y, &[&x]).remove(0);
-        // PyTorch multiplies by 1 / step where ONNX and Octrain divide: near a tie codes may differ by one.
+        // PyTorch multiplies by 1 / scale where ONNX and Octrain divide: near a tie codes may differ by one.
         let near = |y: &Tensor, dx: &Tensor, other_y: &Tensor, other_dx: &Tensor| {
             let apart = ((y - other_y) / &wide).abs();
             assert!(apart.max().double_value(&[]) < 1.01, "{name}");
@@ -211,18 +211,18 @@ fn fake_quantization_is_onnx_s_and_pytorchs() {
             assert!(share((dx - other_dx).abs().gt(1e-6)) < 1e-3, "{name}: gradient masks differ");
         };
         near(&y, &dx, of("y"), of("dx"));
-        if step.len() == 1 {
-            let learned = steps.detach().set_requires_grad(true);
-            let scale = 1.0 / (x.numel() as f32 * 127.0).sqrt();
-            let y = native::fake_quant_learned(&x, &learned, *qmin, 127, scale).unwrap();
+        if scale.len() == 1 {
+            let learned = scales.detach().set_requires_grad(true);
+            let grad_scale = 1.0 / (x.numel() as f32 * 127.0).sqrt();
+            let y = native::fake_quant_learned(&x, &learned, *qmin, 127, grad_scale).unwrap();
             let got = differentiate(&y, &[&x, &learned]);
             near(&y, &got[0], of("learned_y"), of("learned_dx"));
             // A code that differs by one at a tie changes its term by one; PyTorch sums in FP32.
-            let (dstep, expect) = (got[1].double_value(&[0]), of("learned_dstep").double_value(&[0]));
-            let most = gradient.abs().sum(Kind::Double).double_value(&[]) * f64::from(scale);
+            let (dscale, expect) = (got[1].double_value(&[0]), of("learned_dscale").double_value(&[0]));
+            let most = gradient.abs().sum(Kind::Double).double_value(&[]) * f64::from(grad_scale);
             assert!(
-                (dstep - expect).abs() < 1e-4 * expect.abs() + 1e-3 * most,
-                "{name}: the step's gradient is {dstep}, PyTorch's {expect}"
+                (dscale - expect).abs() < 1e-4 * expect.abs() + 1e-3 * most,
+                "{name}: the scale's gradient is {dscale}, PyTorch's {expect}"
             );
         }
     }

@@ -54,7 +54,12 @@ const OBEYED: &[(&str, &str, &str, &str)] = &[
     ("QatRecipe", "freeze_observers_step", RECIPE, "at(recipe.freeze_observers_step)"),
     ("QatRecipe", "freeze_bn_step", RECIPE, "at(recipe.freeze_bn_step)"),
     ("QatRecipe", "observer_momentum", RECIPE, "observer_momentum: recipe.observer_momentum"),
-    ("QatRecipe", "pass_through", RECIPE, "pass_through: recipe.pass_through"),
+    (
+        "QatRecipe",
+        "unclipped_straight_through",
+        RECIPE,
+        "unclipped_straight_through: recipe.unclipped_straight_through",
+    ),
     ("QatRecipe", "skip", RECIPE, "recipe.skip.clone()"),
     ("QatRecipe", "observer", RECIPE, "recipe.observer.try_into()"),
     ("QatRecipe", "percentile", RECIPE, "percentile: recipe.percentile"),
@@ -74,7 +79,7 @@ const ACTED_UPON: &[(&str, &str)] = &[
     ("trainer/quantization.rs", "qat.bn_images"),
     ("trainer/quantization.rs", "qat.freeze_bn.step("),
     ("optim/program.rs", "bucket_bytes"),
-    ("optim/program.rs", "pass_through"),
+    ("optim/program.rs", "unclipped_straight_through"),
 ];
 
 fn root() -> PathBuf {

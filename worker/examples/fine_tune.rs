@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("{}", train.found);
     let data = DataConfig {
         geometry: Geometry::new(&settings.data, settings.model.image_shape[0]),
-        sharding: Sharding { rank: 0, world: 1, microbatches: 1, batch: settings.data.batch_size },
+        sharding: Sharding::alone(settings.data.batch_size),
         seed: 3,
         threads: 2,
         max_corrupt: None,

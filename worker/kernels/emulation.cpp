@@ -260,11 +260,11 @@ static const char* told(const std::string& error) { return error.empty() ? nullp
 extern "C" {
 
 const char* emulated_quantize(int kind, unsigned int blocks, unsigned int threads, int order, const void* x, void* y,
-                              u32* bits, const float* steps, float* seen, u64* scratch, i64 rows, i64 inner,
-                              float qmin, float qmax, float min_step) {
+                              u32* bits, const float* scales, float* seen, u64* scratch, i64 rows, i64 inner,
+                              float qmin, float qmax, float min_scale) {
   return told(emulation::launch(blocks, threads, order, [&] {
 #define CALL(name, K) \
-  quantize_##name((const K::Word*)x, (K::Word*)y, bits, steps, seen, scratch, rows, inner, qmin, qmax, min_step)
+  quantize_##name((const K::Word*)x, (K::Word*)y, bits, scales, seen, scratch, rows, inner, qmin, qmax, min_scale)
     BY_KIND(CALL)
 #undef CALL
   }));
@@ -280,21 +280,21 @@ const char* emulated_mask(int kind, unsigned int blocks, unsigned int threads, i
 }
 
 const char* emulated_learn(int kind, unsigned int blocks, unsigned int threads, int order, const void* x,
-                           const void* dy, void* dx, const float* steps, double* partial, i64 rows, i64 inner,
-                           i64 chunk, float qmin, float qmax, float min_step) {
+                           const void* dy, void* dx, const float* scales, double* partial, i64 rows, i64 inner,
+                           i64 chunk, float qmin, float qmax, float min_scale) {
   return told(emulation::launch(blocks, threads, order, [&] {
 #define CALL(name, K)                                                                                       \
-  learn_##name((const K::Word*)x, (const K::Word*)dy, (K::Word*)dx, steps, partial, rows, inner, chunk, qmin, \
-               qmax, min_step)
+  learn_##name((const K::Word*)x, (const K::Word*)dy, (K::Word*)dx, scales, partial, rows, inner, chunk, qmin, \
+               qmax, min_scale)
     BY_KIND(CALL)
 #undef CALL
   }));
 }
 
 const char* emulated_learn_sum(unsigned int blocks, unsigned int threads, int order, const double* partial,
-                               float* step_gradient, i64 rows, i64 pieces, float grad_scale) {
+                               float* scale_gradient, i64 rows, i64 pieces, float grad_scale) {
   return told(emulation::launch(blocks, threads, order, [&] {
-    learn_sum(partial, step_gradient, rows, pieces, grad_scale);
+    learn_sum(partial, scale_gradient, rows, pieces, grad_scale);
   }));
 }
 

@@ -2,7 +2,7 @@
 // by NVRTC without headers, with --fmad=false, --ftz=false and --prec-div=true; so division, product and rounding are
 // IEEE's and results equal the CPU's.
 //
-// Memory is taken in its own order as `rows` rows of `inner` elements, one step a row where there is more than one.
+// Memory is taken in its own order as `rows` rows of `inner` elements, one scale a row where there is more than one.
 // A row's mask has ceil(inner / 32) words, bit k of word w for element 32 w + k.
 
 // emulation.cpp compiles this file as C++; the few words it lacks are defined there.
@@ -59,7 +59,7 @@ static __device__ float clamped(float q, float qmin, float qmax) {
   return c > qmax ? qmax : c;
 }
 
-static __device__ float guarded(float step, float min_step) { return step < min_step ? min_step : step; }
+static __device__ float guarded(float scale, float min_scale) { return scale < min_scale ? min_scale : scale; }
 
 // The block's largest magnitude and count of values that are not finite into `scratch` = {count, largest | ticket};
 // the last block to do so writes `seen`. Maxima and integer sums do not depend on the order.
@@ -93,9 +93,9 @@ static __device__ void report(u32 largest, u32 others, u64* scratch, float* seen
 
 // y (none: observe only), bits (none: keep nothing), seen (none: do not observe), in one pass over x.
 template <typename K>
-static __device__ void quantize(const typename K::Word* x, typename K::Word* y, u32* bits, const float* steps,
+static __device__ void quantize(const typename K::Word* x, typename K::Word* y, u32* bits, const float* scales,
                                 float* seen, u64* scratch, i64 rows, i64 inner, float qmin, float qmax,
-                                float min_step) {
+                                float min_scale) {
   const u32 lane = threadIdx.x % 32;
   const i64 tiles = (inner + 32 * WORDS - 1) / (32 * WORDS), words = (inner + 31) / 32;
   const i64 warps = (i64)gridDim.x * (blockDim.x / 32);
@@ -121,15 +121,15 @@ static __device__ void quantize(const typename K::Word* x, typename K::Word* y, 
       }
     }
     if (!y) continue;
-    const float step = guarded(steps[row], min_step);
+    const float scale = guarded(scales[row], min_scale);
     u32 mine = 0;
 #pragma unroll
     for (int w = 0; w < WORDS; ++w) {
       const i64 i = begin + w * 32 + lane;
-      const float q = rintf(__fdiv_rn(f[w], step));
+      const float q = rintf(__fdiv_rn(f[w], scale));
       const u32 word = __ballot_sync(ALL_LANES, i < inner && q >= qmin && q <= qmax);
       if (lane == w) mine = word;
-      if (i < inner) y[row * inner + i] = K::narrow(__fmul_rn(clamped(q, qmin, qmax), step));
+      if (i < inner) y[row * inner + i] = K::narrow(__fmul_rn(clamped(q, qmin, qmax), scale));
     }
     if (bits && lane < WORDS && begin / 32 + lane < words) bits[row * words + begin / 32 + lane] = mine;
   }
@@ -169,22 +169,22 @@ static __device__ double block_sum(double value) {
   return total;
 }
 
-// dx as `mask`; each piece of `chunk` elements of a row leaves its part of the step's gradient in `partial`. Products
+// dx as `mask`; each piece of `chunk` elements of a row leaves its part of the scale's gradient in `partial`. Products
 // are made in double precision, where they are exact.
 template <typename K>
 static __device__ void learn(const typename K::Word* x, const typename K::Word* dy, typename K::Word* dx,
-                             const float* steps, double* partial, i64 rows, i64 inner, i64 chunk, float qmin,
-                             float qmax, float min_step) {
+                             const float* scales, double* partial, i64 rows, i64 inner, i64 chunk, float qmin,
+                             float qmax, float min_scale) {
   const i64 pieces = (inner + chunk - 1) / chunk;
   for (i64 piece = blockIdx.x; piece < rows * pieces; piece += gridDim.x) {
     const i64 row = piece / pieces, begin = piece % pieces * chunk;
     const i64 end = begin + chunk < inner ? begin + chunk : inner;
-    const float step = guarded(steps[row], min_step);
+    const float scale = guarded(scales[row], min_scale);
     double sum = 0.0;
     for (i64 i = begin + threadIdx.x; i < end; i += blockDim.x) {
       const i64 at = row * inner + i;
       const typename K::Word g = dy[at];
-      const float v = __fdiv_rn(K::widen(x[at]), step), q = rintf(v);
+      const float v = __fdiv_rn(K::widen(x[at]), scale), q = rintf(v);
       const bool inside = q >= qmin && q <= qmax;
       dx[at] = inside ? g : (typename K::Word)0;
       // Not inside: the bound, or NaN.
@@ -195,29 +195,29 @@ static __device__ void learn(const typename K::Word* x, const typename K::Word* 
   }
 }
 
-extern "C" __global__ void LAUNCHED_WITH(THREADS) learn_sum(const double* partial, float* step_gradient, i64 rows, i64 pieces,
+extern "C" __global__ void LAUNCHED_WITH(THREADS) learn_sum(const double* partial, float* scale_gradient, i64 rows, i64 pieces,
                                      float grad_scale) {
   for (i64 row = blockIdx.x; row < rows; row += gridDim.x) {
     double sum = 0.0;
     for (i64 i = threadIdx.x; i < pieces; i += blockDim.x) sum += partial[row * pieces + i];
     sum = block_sum(sum);
-    if (threadIdx.x == 0) step_gradient[row] = (float)(sum * (double)grad_scale);
+    if (threadIdx.x == 0) scale_gradient[row] = (float)(sum * (double)grad_scale);
   }
 }
 
 #define FOR_TYPE(K, name)                                                                                          \
-  extern "C" __global__ void LAUNCHED_WITH(THREADS) quantize_##name(const K::Word* x, K::Word* y, u32* bits, const float* steps, float* seen, \
+  extern "C" __global__ void LAUNCHED_WITH(THREADS) quantize_##name(const K::Word* x, K::Word* y, u32* bits, const float* scales, float* seen, \
                                              u64* scratch, i64 rows, i64 inner, float qmin, float qmax,              \
-                                             float min_step) {                                                       \
-    quantize<K>(x, y, bits, steps, seen, scratch, rows, inner, qmin, qmax, min_step);                                \
+                                             float min_scale) {                                                      \
+    quantize<K>(x, y, bits, scales, seen, scratch, rows, inner, qmin, qmax, min_scale);                               \
   }                                                                                                                  \
   extern "C" __global__ void LAUNCHED_WITH(THREADS) mask_##name(const K::Word* dy, K::Word* dx, const u32* bits, i64 rows, i64 inner) {     \
     mask<K::Word>(dy, dx, bits, rows, inner);                                                                        \
   }                                                                                                                  \
-  extern "C" __global__ void LAUNCHED_WITH(THREADS) learn_##name(const K::Word* x, const K::Word* dy, K::Word* dx, const float* steps,      \
+  extern "C" __global__ void LAUNCHED_WITH(THREADS) learn_##name(const K::Word* x, const K::Word* dy, K::Word* dx, const float* scales,      \
                                           double* partial, i64 rows, i64 inner, i64 chunk, float qmin, float qmax,   \
-                                          float min_step) {                                                          \
-    learn<K>(x, dy, dx, steps, partial, rows, inner, chunk, qmin, qmax, min_step);                                   \
+                                          float min_scale) {                                                         \
+    learn<K>(x, dy, dx, scales, partial, rows, inner, chunk, qmin, qmax, min_scale);                                  \
   }
 FOR_TYPE(F32, f32)
 FOR_TYPE(Bf16, bf16)

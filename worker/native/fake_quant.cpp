@@ -1,9 +1,9 @@
 // Fake quantization as one autograd operator, and the observer's statistic.
 //
-//   q = clamp(round_half_even(x / step), qmin, qmax);  y = q * step;  dx = dy where q was not clamped
+//   q = clamp(round_half_even(x / scale), qmin, qmax);  y = q * scale;  dx = dy where q was not clamped
 //
 // Arithmetic is FP32 with true division whatever the type of x. Forward reads x once: it observes, quantizes and
-// leaves one bit an element for backward. A learned step keeps x instead, which its gradient needs. CPU loops are in
+// leaves one bit an element for backward. A learned scale keeps x instead, which its gradient needs. CPU loops are in
 // loops.cpp, CUDA kernels in ../kernels/fake_quant.cu, launched by ../src/native/cuda.rs.
 #include "fake_quant.h"
 
@@ -133,7 +133,7 @@ OctrainLaunch launch_of(OctrainKernel kernel, const at::Tensor& t, Rows r, const
   l.row_words = r.words();
   l.qmin = static_cast<float>(o.qmin);
   l.qmax = static_cast<float>(o.qmax);
-  l.min_step = o.min_step;
+  l.min_scale = o.min_scale;
   l.grad_scale = o.grad_scale;
   return l;
 }
@@ -152,7 +152,7 @@ void launch(const OctrainLaunch& l) {
 // ---- forward
 
 // y (skipped if not defined), the mask (likewise) and what an observer sees (likewise), in one pass over x.
-void quantize(const at::Tensor& x, const at::Tensor& steps, const OctrainFakeQuant& o, at::Tensor y, at::Tensor inside,
+void quantize(const at::Tensor& x, const at::Tensor& scales, const OctrainFakeQuant& o, at::Tensor y, at::Tensor inside,
               at::Tensor seen) {
   const Rows r = rows_of(x, o.per_channel);
   const int kind = kind_of(x);
@@ -167,7 +167,7 @@ void quantize(const at::Tensor& x, const at::Tensor& steps, const OctrainFakeQua
     l.x = x.const_data_ptr();
     if (y.defined()) {
       l.y = y.mutable_data_ptr();
-      l.steps = steps.const_data_ptr<float>();
+      l.scales = scales.const_data_ptr<float>();
     }
     if (inside.defined()) l.bits = static_cast<uint32_t*>(inside.mutable_data_ptr());
     if (seen.defined()) {
@@ -179,7 +179,7 @@ void quantize(const at::Tensor& x, const at::Tensor& steps, const OctrainFakeQua
     return;
   }
   const OctrainLoops& run = loops();
-  const float* step = y.defined() ? steps.const_data_ptr<float>() : nullptr;
+  const float* scale = y.defined() ? scales.const_data_ptr<float>() : nullptr;
   uint8_t* bits = inside.defined() ? static_cast<uint8_t*>(inside.mutable_data_ptr()) : nullptr;
   std::mutex merging;
   OctrainSeen all{0, 0};
@@ -187,7 +187,7 @@ void quantize(const at::Tensor& x, const at::Tensor& steps, const OctrainFakeQua
     OctrainSeen here{0, 0};
     const int64_t at = row * r.inner + begin;
     if (y.defined()) {
-      const float s = step[row] < o.min_step ? o.min_step : step[row];
+      const float s = scale[row] < o.min_scale ? o.min_scale : scale[row];
       run.quantize[kind](at_element(x, at), at_element(y, at), bits ? bits + row * r.words() * 4 + begin / 8 : nullptr,
                          count, s, static_cast<float>(o.qmin), static_cast<float>(o.qmax),
                          seen.defined() ? &here : nullptr);
@@ -233,13 +233,13 @@ at::Tensor masked(const at::Tensor& dy, const at::Tensor& inside, const OctrainF
   return dx;
 }
 
-// [dx, dstep]. Each piece has a sum of its own, and a row's are added in order: the number of threads does not matter.
-std::pair<at::Tensor, at::Tensor> learned(const at::Tensor& x, const at::Tensor& dy, const at::Tensor& steps,
+// [dx, dscale]. Each piece has a sum of its own, and a row's are added in order: the number of threads does not matter.
+std::pair<at::Tensor, at::Tensor> learned(const at::Tensor& x, const at::Tensor& dy, const at::Tensor& scales,
                                           const OctrainFakeQuant& o) {
   at::Tensor dx = at::empty_strided(dy.sizes(), dy.strides(), dy.options());
-  at::Tensor dstep = at::empty(steps.sizes(), steps.options());
+  at::Tensor dscale = at::empty(scales.sizes(), scales.options());
   const Rows r = rows_of(x, o.per_channel);
-  if (r.rows == 0) return {dx, dstep.zero_()};
+  if (r.rows == 0) return {dx, dscale.zero_()};
   if (x.device().is_cuda()) {
     c10::DeviceGuard guard(x.device());
     OctrainLaunch l = launch_of(kOctrainLearn, x, r, o);
@@ -248,46 +248,46 @@ std::pair<at::Tensor, at::Tensor> learned(const at::Tensor& x, const at::Tensor&
     l.x = x.const_data_ptr();
     l.dy = dy.const_data_ptr();
     l.y = dx.mutable_data_ptr();
-    l.steps = steps.const_data_ptr<float>();
+    l.scales = scales.const_data_ptr<float>();
     l.partial = partial.mutable_data_ptr<double>();
-    l.step_gradient = dstep.mutable_data_ptr<float>();
+    l.scale_gradient = dscale.mutable_data_ptr<float>();
     launch(l);
-    return {dx, dstep};
+    return {dx, dscale};
   }
   const OctrainLoops& run = loops();
   const int kind = kind_of(x);
-  const float* step = steps.const_data_ptr<float>();
+  const float* scale = scales.const_data_ptr<float>();
   const int64_t pieces = (r.inner + kChunk - 1) / kChunk;
   std::vector<double> sums(r.rows * pieces, 0.0);
   for_pieces(r, [&](int64_t i, int64_t row, int64_t begin, int64_t count) {
     const int64_t at = row * r.inner + begin;
-    const float s = step[row] < o.min_step ? o.min_step : step[row];
+    const float s = scale[row] < o.min_scale ? o.min_scale : scale[row];
     run.learned[kind](at_element(x, at), at_element(dy, at), at_element(dx, at), count, s, static_cast<float>(o.qmin),
                       static_cast<float>(o.qmax), &sums[i]);
   });
-  float* out = dstep.mutable_data_ptr<float>();
+  float* out = dscale.mutable_data_ptr<float>();
   for (int64_t row = 0; row < r.rows; ++row) {
     double sum = 0.0;
     for (int64_t p = 0; p < pieces; ++p) sum += sums[row * pieces + p];
     out[row] = static_cast<float>(sum * static_cast<double>(o.grad_scale));
   }
-  return {dx, dstep};
+  return {dx, dscale};
 }
 
 struct FakeQuant : public torch::autograd::Function<FakeQuant> {
-  static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& input, const at::Tensor& steps,
+  static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& input, const at::Tensor& scales,
                             const OctrainFakeQuant* options, const at::Tensor* seen, bool differentiate) {
     const OctrainFakeQuant o = *options;
-    at::Tensor x = in_rows(input, o.per_channel), s = steps.contiguous(), inside;
+    at::Tensor x = in_rows(input, o.per_channel), s = scales.contiguous(), inside;
     at::Tensor y = at::empty_like(x);
-    if (differentiate && o.gradient == kOctrainClip) {
+    if (differentiate && o.gradient == kOctrainClipped) {
       const Rows r = rows_of(x, o.per_channel);
       inside = at::empty({r.rows * r.words()}, x.options().dtype(at::kInt));
     }
     quantize(x, s, o, y, inside, *seen);
     if (!differentiate) return y;
     ctx->saved_data["options"] = std::string(reinterpret_cast<const char*>(&o), sizeof(o));
-    if (o.gradient == kOctrainClip) {
+    if (o.gradient == kOctrainClipped) {
       ctx->saved_data["inside"] = inside;
       ctx->saved_data["strides"] = x.strides().vec();
     } else if (o.gradient == kOctrainLearned) {
@@ -301,18 +301,18 @@ struct FakeQuant : public torch::autograd::Function<FakeQuant> {
     OctrainFakeQuant o;
     const std::string saved = ctx->saved_data["options"].toStringRef();
     memcpy(&o, saved.data(), sizeof(o));
-    at::Tensor dy = grads[0], dx, dstep;
-    if (dy.defined() && o.gradient == kOctrainPassThrough) {
+    at::Tensor dy = grads[0], dx, dscale;
+    if (dy.defined() && o.gradient == kOctrainUnclipped) {
       dx = dy;
-    } else if (dy.defined() && o.gradient == kOctrainClip) {
+    } else if (dy.defined() && o.gradient == kOctrainClipped) {
       // Gradients come in the order of the output or in any other; the mask is in the order of x.
       std::vector<int64_t> strides = ctx->saved_data["strides"].toIntVector();
       dx = masked(in_order(dy, strides), ctx->saved_data["inside"].toTensor(), o);
     } else if (dy.defined()) {
       torch::autograd::variable_list kept = ctx->get_saved_variables();
-      std::tie(dx, dstep) = learned(kept[0], in_order(dy, kept[0].strides()), kept[1], o);
+      std::tie(dx, dscale) = learned(kept[0], in_order(dy, kept[0].strides()), kept[1], o);
     }
-    return {dx, dstep, at::Tensor(), at::Tensor(), at::Tensor()};
+    return {dx, dscale, at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
 
@@ -321,21 +321,21 @@ struct FakeQuant : public torch::autograd::Function<FakeQuant> {
 extern "C" {
 
 // y, and into `seen`, if it is not null, what an observer sees of x.
-char* octrain_fake_quant(at::Tensor** out, at::Tensor** seen, const at::Tensor* x, const at::Tensor* steps,
+char* octrain_fake_quant(at::Tensor** out, at::Tensor** seen, const at::Tensor* x, const at::Tensor* scales,
                          const OctrainFakeQuant* options) {
   return octrain_guard([&] {
     kind_of(*x);
-    TORCH_CHECK(steps->scalar_type() == at::kFloat, "steps are ", steps->scalar_type(), ", FP32 is wanted");
-    TORCH_CHECK(steps->device() == x->device(), "steps are on ", steps->device(), ", the tensor on ", x->device());
+    TORCH_CHECK(scales->scalar_type() == at::kFloat, "scales are ", scales->scalar_type(), ", FP32 is wanted");
+    TORCH_CHECK(scales->device() == x->device(), "scales are on ", scales->device(), ", the tensor on ", x->device());
     const int64_t wanted = options->per_channel ? (x->dim() > 0 ? x->size(0) : 0) : 1;
-    TORCH_CHECK(steps->numel() == wanted, steps->numel(), " steps where ", wanted, " are wanted");
+    TORCH_CHECK(scales->numel() == wanted, scales->numel(), " scales where ", wanted, " are wanted");
     at::Tensor observed = seen ? new_seen(*x) : at::Tensor();
     const at::Tensor* watch = &observed;
     const bool learned = options->gradient == kOctrainLearned;
-    // A step that is not learned has no gradient, whatever it says itself.
-    const at::Tensor step = learned ? *steps : steps->detach();
-    const bool differentiate = at::GradMode::is_enabled() && (x->requires_grad() || step.requires_grad());
-    *out = new at::Tensor(FakeQuant::apply(*x, step, options, watch, differentiate));
+    // A scale that is not learned has no gradient, whatever it says itself.
+    const at::Tensor scale = learned ? *scales : scales->detach();
+    const bool differentiate = at::GradMode::is_enabled() && (x->requires_grad() || scale.requires_grad());
+    *out = new at::Tensor(FakeQuant::apply(*x, scale, options, watch, differentiate));
     if (seen) *seen = new at::Tensor(observed);
   });
 }

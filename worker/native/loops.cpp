@@ -131,7 +131,7 @@ INLINE float clamped(float q, float qmin, float qmax) {
 }
 
 template <typename K>
-INLINE void quantize_block(const void* from, void* to, uint8_t* bits, int64_t n, float step, float qmin, float qmax,
+INLINE void quantize_block(const void* from, void* to, uint8_t* bits, int64_t n, float scale, float qmin, float qmax,
                            OctrainSeen* seen) {
   auto* x = static_cast<const typename K::Word*>(from);
   auto* y = static_cast<typename K::Word*>(to);
@@ -141,9 +141,9 @@ INLINE void quantize_block(const void* from, void* to, uint8_t* bits, int64_t n,
   if (seen) observe_block(f, n, seen);
   if (bits) {
     for (int64_t i = 0; i < n; ++i) {
-      float q = rounded(f[i] / step);
+      float q = rounded(f[i] / scale);
       inside[i] = static_cast<uint8_t>((q >= qmin) & (q <= qmax));
-      f[i] = clamped(q, qmin, qmax) * step;
+      f[i] = clamped(q, qmin, qmax) * scale;
     }
     for (int64_t i = n; i % 8 != 0; ++i) inside[i] = 0;
     for (int64_t i = 0; i < n; i += 8) {
@@ -152,7 +152,7 @@ INLINE void quantize_block(const void* from, void* to, uint8_t* bits, int64_t n,
       bits[i / 8] = static_cast<uint8_t>((eight * 0x0102040810204080ull) >> 56);
     }
   } else {
-    for (int64_t i = 0; i < n; ++i) f[i] = clamped(rounded(f[i] / step), qmin, qmax) * step;
+    for (int64_t i = 0; i < n; ++i) f[i] = clamped(rounded(f[i] / scale), qmin, qmax) * scale;
   }
   K::narrow(f, y, n);
 }
@@ -172,13 +172,13 @@ constexpr int kLanes = 16;
 
 template <typename K>
 INLINE void learned_block(const typename K::Word* x, const typename K::Word* dy, typename K::Word* dx, int64_t n,
-                          float step, float qmin, float qmax, double* lanes) {
+                          float scale, float qmin, float qmax, double* lanes) {
   float f[kBlock], g[kBlock];
   uint32_t keep[kBlock];
   K::widen(x, f, n);
   K::widen(dy, g, n);
   for (int64_t i = 0; i < n; ++i) {
-    float v = f[i] / step, q = rounded(v);
+    float v = f[i] / scale, q = rounded(v);
     bool inside = (q >= qmin) & (q <= qmax);
     // Not inside: the bound, or NaN.
     f[i] = inside ? q - v : clamped(q, qmin, qmax);
@@ -192,13 +192,13 @@ INLINE void learned_block(const typename K::Word* x, const typename K::Word* dy,
 }
 
 template <typename K>
-INLINE void quantize(const void* from, void* to, uint8_t* bits, int64_t n, float step, float qmin, float qmax,
+INLINE void quantize(const void* from, void* to, uint8_t* bits, int64_t n, float scale, float qmin, float qmax,
                      OctrainSeen* seen) {
   auto* x = static_cast<const typename K::Word*>(from);
   auto* y = static_cast<typename K::Word*>(to);
   for (int64_t i = 0; i < n; i += kBlock) {
     int64_t count = n - i < kBlock ? n - i : kBlock;
-    quantize_block<K>(x + i, y + i, bits ? bits + i / 8 : nullptr, count, step, qmin, qmax, seen);
+    quantize_block<K>(x + i, y + i, bits ? bits + i / 8 : nullptr, count, scale, qmin, qmax, seen);
   }
 }
 
@@ -223,14 +223,14 @@ INLINE void observe(const void* from, int64_t n, OctrainSeen* seen) {
 }
 
 template <typename K>
-INLINE void learned(const void* from, const void* gradient, void* to, int64_t n, float step, float qmin, float qmax,
+INLINE void learned(const void* from, const void* gradient, void* to, int64_t n, float scale, float qmin, float qmax,
                     double* sum) {
   using Word = typename K::Word;
   double lanes[kLanes] = {};
   for (int64_t i = 0; i < n; i += kBlock) {
     int64_t count = n - i < kBlock ? n - i : kBlock;
     learned_block<K>(static_cast<const Word*>(from) + i, static_cast<const Word*>(gradient) + i,
-                     static_cast<Word*>(to) + i, count, step, qmin, qmax, lanes);
+                     static_cast<Word*>(to) + i, count, scale, qmin, qmax, lanes);
   }
   double total = 0.0;
   for (int k = 0; k < kLanes; ++k) total += lanes[k];

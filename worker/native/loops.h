@@ -17,16 +17,16 @@ struct OctrainSeen {
 // from bit 0 on, whole bytes written, the spare bits 0. Codes are clamped to [qmin, qmax].
 struct OctrainLoops {
   const char* name;
-  // y = clamp(round_half_even(x / step)) * step; `bits` (not clamped) and `seen` (merged into) may be null.
-  void (*quantize[3])(const void* x, void* y, uint8_t* bits, int64_t n, float step, float qmin, float qmax,
+  // y = clamp(round_half_even(x / scale)) * scale; `bits` (not clamped) and `seen` (merged into) may be null.
+  void (*quantize[3])(const void* x, void* y, uint8_t* bits, int64_t n, float scale, float qmin, float qmax,
                       OctrainSeen* seen);
   // The statistic alone.
   void (*observe[3])(const void* x, int64_t n, OctrainSeen* seen);
   // dx = dy where the bit is set, else 0.
   void (*mask[3])(const void* dy, void* dx, const uint8_t* bits, int64_t n);
-  // dx as `mask`; adds sum(dy * (q - x / step, or the bound that q was clamped to)) to `sum`, in an order that
+  // dx as `mask`; adds sum(dy * (q - x / scale, or the bound that q was clamped to)) to `sum`, in an order that
   // depends on n alone.
-  void (*learned[3])(const void* x, const void* dy, void* dx, int64_t n, float step, float qmin, float qmax,
+  void (*learned[3])(const void* x, const void* dy, void* dx, int64_t n, float scale, float qmin, float qmax,
                      double* sum);
 };
 

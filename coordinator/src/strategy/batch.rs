@@ -3,12 +3,6 @@
 use super::{JobSettings, StrategyError, setting};
 use octrain_core::strategy::Purpose;
 use octrain_proto::v1::Setting;
-use std::ops::Range;
-
-/// Microbatches that rank `rank` of `world` owns: `[rank * M / world, (rank + 1) * M / world)`.
-pub fn share(rank: u64, world: u64, microbatches: u64) -> Range<u64> {
-    rank * microbatches / world..(rank + 1) * microbatches / world
-}
 
 /// What was decided on batches.
 pub(super) struct Batch {

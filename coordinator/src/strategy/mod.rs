@@ -12,7 +12,6 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use batch::share;
 pub use device::Gpu;
 pub(crate) use device::backend_name;
 pub use error::StrategyError;

@@ -240,17 +240,6 @@ fn a_run_that_goes_on_keeps_its_global_batch_unless_it_is_told_otherwise() {
 }
 
 #[test]
-fn shares_cover_all_microbatches_once() {
-    for world in 1..9 {
-        for m in world..40 {
-            let ranges: Vec<u64> = (0..world).flat_map(|r| share(r, world, m)).collect();
-            assert_eq!(ranges, (0..m).collect::<Vec<_>>());
-            assert!((0..world).all(|r| !share(r, world, m).is_empty()));
-        }
-    }
-}
-
-#[test]
 fn steps_are_whole_global_batches_of_all_epochs() {
     for (changes, steps) in [
         (json!({}), 781 * 8),

@@ -74,16 +74,16 @@ impl Activation {
             return Ok(());
         }
         let x = x.f_detach()?.f_to_kind(Kind::Float)?;
-        let step = self.scheme.step(self.range).expect("ranges are finite and not negative");
+        let scale = self.scheme.scale(self.range).expect("ranges are finite and not negative");
         let (qmin, qmax) = (self.scheme.qmin(), self.scheme.qmax());
-        let codes = x.f_div_scalar(f64::from(step))?.f_round()?;
+        let codes = x.f_div_scalar(f64::from(scale))?.f_round()?;
         let beyond = codes.f_gt(qmax as f64)?.f_logical_or(&codes.f_lt(qmin as f64)?)?;
         self.values += x.numel() as u64;
         self.clipped += count(&beyond)?;
         self.code_zero += count(&codes.f_eq(0.0)?)?;
         self.zeros += count(&x.f_eq(0.0)?)?;
         self.sum += x.f_sum(Kind::Double)?.f_double_value(&[])?;
-        let made = native::fake_quant(&x, &Tensor::from_slice(&[step]), qmin, qmax, false)?;
+        let made = native::fake_quant(&x, &Tensor::from_slice(&[scale]), qmin, qmax, false)?;
         self.sqnr.add(sqnr(&x, &made)?);
         let (low, high) = (per_channel(&x, false)?, per_channel(&x, true)?);
         if self.extremes.is_empty() {
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn codes_and_channels_are_counted() {
-        // Step 1, three channels: one dead, one constant.
+        // Scale 1, three channels: one dead, one constant.
         let batch = |a: f32, b: f32| Tensor::from_slice(&[a, 0.0, 7.0, b, 0.0, 7.0]).view([2, 3]);
         let a = seen(Sign::Unsigned, 127.0, &[batch(0.4, 127.6), batch(300.0, 127.4)]);
         assert_eq!((a.values, a.clipped, a.zeros, a.code_zero), (12, 2, 4, 5));
@@ -186,8 +186,8 @@ mod tests {
         let x = Tensor::randn([4, 5, 6, 6], (Kind::Float, tch::Device::Cpu));
         let a = seen(Sign::Signed, 1.0, &[x.narrow(0, 0, 2), x.narrow(0, 2, 2)]);
         let values = Vec::<f32>::try_from(&x.view([-1])).unwrap();
-        let step = a.scheme.step(1.0).unwrap();
-        let code = |v: &f32| (v / step).round_ties_even();
+        let scale = a.scheme.scale(1.0).unwrap();
+        let code = |v: &f32| (v / scale).round_ties_even();
         assert_eq!(a.clipped, values.iter().filter(|v| code(v).abs() > 127.0).count() as u64);
         assert_eq!(a.code_zero, values.iter().filter(|v| code(v) == 0.0).count() as u64);
         assert!(a.clipped > 0 && a.saturated() < 0.5 && a.dead().is_empty() && a.constant().is_empty());

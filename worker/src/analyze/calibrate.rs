@@ -1,20 +1,20 @@
 //! Ranges of a network that was trained without quantization, as `octrain train --qat` would begin with.
 
 use super::AnalyzeError;
-use super::variant::{Variant, ensure_finite};
+use super::finite::ensure_finite;
 use crate::data::EvalLoader;
-use crate::exec::Weights;
+use crate::exec::{Evaluator, Executor, Mode, Weights};
 use crate::graph::{Graph, Node, Op};
 use crate::quant::histogram::{BINS, Histogram};
 use crate::quant::observer::{RangeObserver, RecipeObserver};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use tch::{Kind, Tensor};
 
 /// Runs the floating-point network on training images and hands every quantizer's values to `take`. Returns the
 /// images seen.
 fn watch_quantizers(
-    network: &Variant,
-    weights: &Weights,
+    network: &Evaluator,
     mut loader: EvalLoader,
     mut take: impl FnMut(&str, &Tensor) -> Result<(), AnalyzeError>,
 ) -> Result<u64, AnalyzeError> {
@@ -36,7 +36,7 @@ fn watch_quantizers(
             };
             failed = done.err();
         };
-        let _ = network.run(&batch.images, weights, Some(&mut watch))?;
+        let _ = network.watched(&batch.images, Some(&mut watch))?;
         if let Some(e) = failed {
             return Err(e);
         }
@@ -47,12 +47,12 @@ fn watch_quantizers(
     Ok(images)
 }
 
-/// Sets the ranges that are not known, from microbatches of training images; `loader` begins them anew. Returns how many
-/// ranges were set and on how many images; `None` when all are known.
-pub fn calibrate(
+/// Sets the ranges of `weights` that are not known as `observer` says, from microbatches of training images; `loader` begins
+/// them anew. Returns how many ranges were set and on how many images; `None` when all are known.
+pub(super) fn calibrate(
     graph: &Graph,
     weights: &Weights,
-    how: RecipeObserver,
+    observer: RecipeObserver,
     mut loader: impl FnMut() -> Result<EvalLoader, AnalyzeError>,
 ) -> Result<Option<(usize, u64)>, AnalyzeError> {
     let _guard = tch::no_grad_guard();
@@ -66,23 +66,24 @@ pub fn calibrate(
     if unknown.is_empty() {
         return Ok(None);
     }
-    let network = Variant::new(graph.clone(), weights, false)?;
+    let executor = Arc::new(Executor::new(graph.clone(), weights)?);
+    let network = Evaluator::new(executor, weights, Mode::evaluation(false))?;
     let mut maxima: BTreeMap<String, Vec<f32>> =
         unknown.iter().map(|(_, name)| (name.clone(), Vec::new())).collect();
-    let images = watch_quantizers(&network, weights, loader()?, |name, value| {
+    let images = watch_quantizers(&network, loader()?, |name, value| {
         if let Some(seen) = maxima.get_mut(name) {
             seen.push(value.f_abs()?.f_max()?.f_double_value(&[])? as f32);
         }
         Ok(())
     })?;
     let mut histograms = BTreeMap::new();
-    if how.wants_histogram() {
+    if observer.wants_histogram() {
         let flat = |seen: &Vec<f32>| {
             let absmax = seen.iter().copied().fold(0.0, f32::max);
             Histogram { absmax, zeros: 0, counts: vec![0; BINS] }
         };
         histograms = maxima.iter().map(|(name, seen)| (name.clone(), flat(seen))).collect();
-        watch_quantizers(&network, weights, loader()?, |name, value| {
+        watch_quantizers(&network, loader()?, |name, value| {
             if let Some(sum) = histograms.get_mut(name) {
                 let values =
                     Vec::<f32>::try_from(&value.f_to_kind(Kind::Float)?.f_contiguous()?.f_view([-1])?)?;
@@ -95,7 +96,7 @@ pub fn calibrate(
     }
     for (i, name) in &unknown {
         if !maxima[name].is_empty() {
-            let range = how.calibrated(&maxima[name], &mut || histograms[name].clone());
+            let range = observer.calibrated(&maxima[name], &mut || histograms[name].clone());
             let _ = weights.ranges.get(*i as i64).f_fill_(f64::from(range))?;
         }
     }

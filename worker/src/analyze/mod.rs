@@ -7,6 +7,7 @@
 mod activations;
 mod calibrate;
 mod error;
+mod finite;
 mod html;
 mod placement;
 mod proposal;
@@ -15,11 +16,9 @@ mod reported;
 mod spread;
 mod sqnr;
 mod survey;
-mod variant;
 mod weights;
 
 pub use activations::Activation;
-pub use calibrate::calibrate;
 pub use error::AnalyzeError;
 pub use html::html;
 pub use placement::{Layer, Placement};

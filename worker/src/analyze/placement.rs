@@ -1,6 +1,6 @@
 //! What is quantized in a network, and the same network with less of it quantized.
 
-use crate::graph::{Graph, GraphError, Op};
+use crate::graph::{Graph, GraphError};
 use crate::passes;
 use crate::strategy::{Purpose, Strategy};
 
@@ -46,7 +46,6 @@ impl Placement {
 
 /// The layers of a graph that has gone through its passes, in its order.
 pub fn layers(graph: &Graph) -> Vec<Layer> {
-    let consumers = graph.consumers();
     let mut out = Vec::new();
     for (id, node) in graph.iter() {
         let weight = match node.op.layer() {
@@ -60,10 +59,7 @@ pub fn layers(graph: &Graph) -> Vec<Layer> {
         if weight.is_none() && quantizers.is_empty() {
             continue;
         }
-        let output = match consumers[id.0][..] {
-            [(reader, _)] if matches!(graph.node(reader).op, Op::BatchNorm(_)) => reader,
-            _ => id,
-        };
+        let output = graph.batch_norm_behind(id).map_or(id, |(norm, _)| norm);
         let output = graph.node(output).name.clone();
         out.push(Layer { name: node.name.clone(), op: node.op.kind(), weight, quantizers, output });
     }
@@ -73,6 +69,7 @@ pub fn layers(graph: &Graph) -> Vec<Layer> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::graph::Op;
     use crate::models;
     use crate::strategy::{Layout, Qat, Target};
 

@@ -44,7 +44,8 @@ impl Spread {
     }
 
     /// Adds plain values.
-    pub fn add_values(&mut self, values: &[f64]) {
+    #[cfg(test)]
+    pub(super) fn add_values(&mut self, values: &[f64]) {
         let bound = self.reach(values.iter().fold(0.0, |m, v| v.abs().max(m)));
         for v in values {
             let bin = (v / bound * SIDE as f64).floor() as i64 + SIDE as i64;

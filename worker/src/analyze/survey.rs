@@ -2,14 +2,17 @@
 //! layer quantized alone.
 
 use super::activations::sqnr;
+use super::calibrate::calibrate;
+use super::finite::ensure_finite;
 use super::placement::layers;
-use super::variant::{Variant, ensure_finite};
 use super::{Activation, AnalyzeError, Layer, Placement, Sqnr, WeightFigures};
 use crate::checkpoint::State;
 use crate::data::EvalLoader;
-use crate::exec::{ExecError, Weights};
+use crate::exec::{Evaluator, ExecError, Executor, Mode, Weights};
 use crate::graph::{Graph, Node, Op};
+use crate::quant::observer::RecipeObserver;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
 /// A network and its numbers, with everything quantized that can be.
@@ -85,12 +88,7 @@ impl Network {
         if layers.is_empty() {
             return Err(AnalyzeError::NothingQuantized);
         }
-        let _guard = tch::no_grad_guard();
-        let mut weights = Weights::zeros(&graph, false, Device::Cpu)?;
-        if let Some(name) = weights.load(state)?.into_iter().next() {
-            let what = "is not in the checkpoint in the shape of this network".into();
-            return Err(ExecError::State { name, what }.into());
-        }
+        let weights = Weights::of_state(&graph, state, Device::Cpu)?;
         Ok(Self { placement, graph, layers, weights })
     }
 
@@ -104,16 +102,29 @@ impl Network {
         &self.layers
     }
 
-    fn variant(&self, graph: Graph) -> Result<Variant, AnalyzeError> {
-        Ok(Variant::new(graph, &self.weights, true)?)
+    /// A graph with the weights that all of them share; its quantizers in force or not.
+    fn evaluator(&self, graph: Graph, quantize: bool) -> Result<Evaluator, AnalyzeError> {
+        let executor = Arc::new(Executor::new(graph, &self.weights)?);
+        Ok(Evaluator::new(executor, &self.weights, Mode::evaluation(quantize))?)
+    }
+
+    /// Sets the ranges that are not known, as `octrain train --qat` with the network's recipe would begin: from microbatches
+    /// of training images, which `loader` begins anew. Returns how many ranges were set and on how many images; `None` when
+    /// all are known.
+    pub fn calibrate(
+        &self,
+        loader: impl FnMut() -> Result<EvalLoader, AnalyzeError>,
+    ) -> Result<Option<(usize, u64)>, AnalyzeError> {
+        let qat = self.placement.strategy.qat.as_ref().ok_or(AnalyzeError::NothingQuantized)?;
+        calibrate(&self.graph, &self.weights, RecipeObserver::from(qat), loader)
     }
 
     /// Measures everything on all images of `loader`; every layer left out alone too if `leave_one_out`. All ranges must
     /// be known.
     pub fn survey(&self, mut loader: EvalLoader, leave_one_out: bool) -> Result<Survey, AnalyzeError> {
         let _guard = tch::no_grad_guard();
-        let float = Variant::new(self.graph.clone(), &self.weights, false)?;
-        let quantized = self.variant(self.graph.clone())?;
+        let float = self.evaluator(self.graph.clone(), false)?;
+        let quantized = self.evaluator(self.graph.clone(), true)?;
         let mut out = self.empty(leave_one_out)?;
         while let Some(batch) = loader.next()? {
             let (images, labels) = (&batch.images, &batch.labels);
@@ -124,20 +135,20 @@ impl Network {
             let (logits, outputs) = self.observe(&float, images, &mut out.activations)?;
             let predicted = best(&logits)?;
             out.float.add(&predicted, labels, &predicted)?;
-            let changed = quantized.run(images, &self.weights, None)?;
+            let changed = quantized.logits(images)?;
             ensure_finite("the quantized network", &changed, "validation")?;
             out.quantized.add(&best(&changed)?, labels, &predicted)?;
             out.logits.add(sqnr(&logits, &changed)?);
             for alone in &mut out.layers {
                 let name = &alone.layer.name;
-                let network = self.variant(self.placement.only(&self.layers, name)?)?;
+                let network = self.evaluator(self.placement.only(&self.layers, name)?, true)?;
                 let mut output = None;
                 let mut watch = |node: &Node, value: &Tensor| {
                     if node.name == alone.layer.output {
                         output = Some(value.shallow_clone());
                     }
                 };
-                let changed = network.run(images, &self.weights, Some(&mut watch))?;
+                let changed = network.watched(images, Some(&mut watch))?;
                 ensure_finite(name, &changed, "validation")?;
                 alone.hits.add(&best(&changed)?, labels, &predicted)?;
                 alone.logits.add(sqnr(&logits, &changed)?);
@@ -145,8 +156,8 @@ impl Network {
                     alone.output.add(sqnr(was, &is)?);
                 }
                 if let Some(others) = &mut alone.others {
-                    let network = self.variant(self.placement.skipping([name.as_str()])?)?;
-                    let changed = network.run(images, &self.weights, None)?;
+                    let network = self.evaluator(self.placement.skipping([name.as_str()])?, true)?;
+                    let changed = network.logits(images)?;
                     others.add(&best(&changed)?, labels, &predicted)?;
                 }
             }
@@ -182,7 +193,7 @@ impl Network {
         }
         let ranges = self.weights.ranges_host()?;
         for (_, q) in self.graph.quantizers().filter(|(_, q)| q.active) {
-            let i = self.weights.layout.quantizers.iter().position(|n| n == &q.name);
+            let i = self.weights.layout.quantizer_index(&q.name);
             let range = i.and_then(|i| ranges[i]).ok_or_else(|| ExecError::NoRange(q.name.clone()))?;
             if !range.is_finite() {
                 let what = format!("is {range}; a range is a finite number");
@@ -197,7 +208,7 @@ impl Network {
     /// `activations`.
     fn observe(
         &self,
-        float: &Variant,
+        float: &Evaluator,
         images: &Tensor,
         activations: &mut [Activation],
     ) -> Result<(Tensor, BTreeMap<String, Tensor>), AnalyzeError> {
@@ -218,7 +229,7 @@ impl Network {
                 outputs.insert(node.name.clone(), value.shallow_clone());
             }
         };
-        let logits = float.run(images, &self.weights, Some(&mut watch))?;
+        let logits = float.watched(images, Some(&mut watch))?;
         match failed {
             Some(e) => Err(e),
             None => Ok((logits, outputs)),
@@ -228,12 +239,12 @@ impl Network {
     /// Top-1 in percent with everything quantized but these layers.
     pub fn top1_skipping(&self, skip: &[String], mut loader: EvalLoader) -> Result<f64, AnalyzeError> {
         let _guard = tch::no_grad_guard();
-        let network = self.variant(self.placement.skipping(skip.iter().map(String::as_str))?)?;
+        let network = self.evaluator(self.placement.skipping(skip.iter().map(String::as_str))?, true)?;
         let (mut hits, mut images) = (Hits::default(), 0u64);
         while let Some(batch) = loader.next()? {
             let count = batch.labels.size()[0] as u64;
             if count > 0 {
-                let best = best(&network.run(&batch.images, &self.weights, None)?)?;
+                let best = best(&network.logits(&batch.images)?)?;
                 hits.add(&best, &batch.labels, &best)?;
                 images += count;
             }

@@ -1,7 +1,7 @@
 //! What quantization does to weights.
 
 use super::{AnalyzeError, Sqnr};
-use crate::exec::weight_steps;
+use crate::exec::weight_scales;
 use crate::native;
 use crate::quant::scheme::Scheme;
 use tch::{Kind, Tensor};
@@ -30,7 +30,7 @@ impl WeightFigures {
     pub fn of(weight: &Tensor, scheme: Scheme) -> Result<Self, AnalyzeError> {
         let (qmin, qmax) = (scheme.qmin(), scheme.qmax());
         let quantized =
-            native::fake_quant_per_channel(weight, &weight_steps(weight, scheme)?, qmin, qmax, false)?;
+            native::fake_quant_per_channel(weight, &weight_scales(weight, scheme)?, qmin, qmax, false)?;
         let channels = weight.size()[0] as usize;
         let (before, after) = (rows(weight)?, rows(&quantized)?);
         let width = (before.len() / channels.max(1)).max(1);
@@ -68,7 +68,7 @@ mod tests {
         assert_eq!((channel, worst.noise), (1, 5.0));
         assert_eq!(f.sqnr.noise, 5.0);
         assert!((f.lost - 2.0 / 6.0).abs() < 1e-12);
-        // Half the codes, twice the step: 6 dB less, about.
+        // Half the codes, twice the scale: 6 dB less, about.
         tch::manual_seed(1);
         let w = Tensor::randn([64, 32, 3, 3], (Kind::Float, tch::Device::Cpu));
         let [eight, seven] =

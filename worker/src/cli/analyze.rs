@@ -3,12 +3,11 @@
 use super::args::Tolerance;
 use super::export::placement;
 use super::{Exit, checkpoint_base, output};
-use crate::analyze::{AnalyzeError, Network, Ranges, Report, Subject, calibrate, html, propose};
+use crate::analyze::{AnalyzeError, Network, Ranges, Report, Subject, html, propose};
 use crate::checkpoint::{self, Manifest};
 use crate::config::{Augmentation, RunConfig};
 use crate::data::{DataConfig, Dataset, EvalLoader, Geometry, Names, Sharding, Split, Wanted};
 use crate::metrics::{ReportFile, print, say};
-use crate::quant::observer::RecipeObserver;
 use crate::strategy::Target;
 use anyhow::Result;
 use std::path::PathBuf;
@@ -100,7 +99,7 @@ impl Images {
     fn config(&self, batch: usize) -> DataConfig {
         DataConfig {
             geometry: Geometry::new(&self.run.data, self.run.model.image_shape[0]),
-            sharding: Sharding { rank: 0, world: 1, microbatches: 1, batch },
+            sharding: Sharding::alone(batch),
             seed: self.run.run.seed,
             threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             max_corrupt: self.run.data.max_corrupt_images,
@@ -119,13 +118,8 @@ fn ranges(network: &Network, images: &Images) -> Result<Ranges> {
         return Err(Exit::configuration(message).into());
     }
     let data = images.open(Split::Train)?;
-    let how = RecipeObserver {
-        observer: run.quantization.qat_observer,
-        percentile: run.quantization.qat_percentile,
-        momentum: run.quantization.qat_observer_momentum,
-    };
     let config = images.config(run.data.batch_size);
-    let done = calibrate(network.graph(), &network.weights, how, || {
+    let done = network.calibrate(|| {
         Ok(EvalLoader::calibration(
             data.clone(),
             config.clone(),

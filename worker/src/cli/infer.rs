@@ -6,6 +6,7 @@ use super::classifier::{Classifier, PreparationFlags};
 use crate::config::RunConfig;
 use crate::data::{DataConfig, Dataset, EvalLoader, Names, Sharding, Split, Wanted};
 use crate::engine::{self, Engine, EngineKind, Latency, ModelInfo};
+use crate::export::Profile;
 use crate::metrics::{ReportFile, say};
 use anyhow::Result;
 use serde_json::{Map, Value, json};
@@ -88,7 +89,7 @@ pub fn loader(
     let info = &classifier.info;
     let config = DataConfig {
         geometry: classifier.geometry()?,
-        sharding: Sharding { rank: 0, world: 1, microbatches: 1, batch },
+        sharding: Sharding::alone(batch),
         seed: 0,
         threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         max_corrupt: tolerance.max_corrupt_images,
@@ -146,8 +147,7 @@ pub fn accuracy(engine: &mut dyn Engine, info: &ModelInfo, mut loader: EvalLoade
                 row.iter().enumerate().filter(|&(i, &x)| x > mine || (x == mine && i < label)).count();
             hits += u64::from(better == 0);
             hits5 += u64::from(better < 5);
-            let best = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)));
-            predictions.push(best.map_or(0, |(i, _)| i));
+            predictions.push(engine::predicted(row));
         }
     }
     let images = predictions.len() as u64;
@@ -189,7 +189,7 @@ pub fn main(args: &InferArgs) -> Result<u8> {
     let loader = root.map(|r| loader(&classifier, r, args.tolerance, batch, None)).transpose()?;
     let mut engine = classifier.load(args.engine, batch, args.threads)?;
     // Files of others do not say.
-    let precision = info.profile.as_deref().map(|p| if p == "fp32" { "FP32" } else { "INT8" });
+    let precision = info.profile.as_deref().map(|p| if p == Profile::Fp32.name() { "FP32" } else { "INT8" });
     let mut report = Map::new();
     let mut put = |key: &str, value: Value| drop(report.insert(key.into(), value));
     let (engine_name, model) = (args.engine.name(), args.model.display());

@@ -8,17 +8,18 @@ use super::{Exit, checkpoint_base, output};
 use crate::checkpoint::{self, Manifest, Origin};
 use crate::data::EvalLoader;
 use crate::engine::{self, EngineKind, ModelInfo};
+use crate::exec::{Evaluator, Mode};
 use crate::export::Profile;
 use crate::export::onnx::ModelProto;
 use crate::launcher::EXIT_ERROR;
 use crate::metrics::{ReportFile, print};
-use crate::verify::{Layers, Limits, Report, TrainedGraph, html, sort_kernels};
+use crate::verify::{Layers, Limits, Report, html, sort_kernels};
 use anyhow::Result;
 use clap::ValueEnum;
 use prost::Message;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 /// Arguments of `octrain verify`.
 #[derive(Debug, Clone, clap::Args)]
@@ -99,7 +100,7 @@ fn profile_of(args: &VerifyArgs, info: &ModelInfo, folder: &Path, manifest: &Man
 /// Whole batches of both sides by turns; the last batch is filled up with zeros for the engine.
 fn compare_predictions(
     args: &VerifyArgs,
-    graph: &TrainedGraph,
+    graph: &Evaluator,
     info: &ModelInfo,
     mut loader: EvalLoader,
     report: &mut Report,
@@ -130,7 +131,7 @@ fn compare_predictions(
 /// Every layer on the first images, fed what training feeds it.
 fn compare_layers(
     args: &VerifyArgs,
-    graph: &TrainedGraph,
+    graph: &Evaluator,
     mut loader: EvalLoader,
     report: &mut Report,
 ) -> Result<()> {
@@ -174,7 +175,8 @@ pub fn main(args: &VerifyArgs) -> Result<u8> {
     let profile = profile_of(args, info, &folder, &manifest)?;
     let state = checkpoint::load(&folder).map_err(Exit::checkpoint)?.model;
     let graph = trained_graph(&manifest, profile)?;
-    let graph = TrainedGraph::new(graph, &state, profile.target().is_some())?;
+    let mode = Mode::evaluation(profile.target().is_some());
+    let graph = Evaluator::of_state(graph, &state, mode, Device::Cpu)?;
     let root = args.image_root.as_deref().unwrap_or(&manifest.config.data.image_root);
     let mut report = Report {
         engine: args.engine.name().into(),

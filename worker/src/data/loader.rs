@@ -71,10 +71,8 @@ impl EvalLoader {
         config.check()?;
         let s = config.sharding;
         let count = limit.unwrap_or(usize::MAX).min(dataset.len());
-        let mine: Vec<u32> = (0..count)
-            .filter(|i| i % s.world == s.rank)
-            .map(|i| (i as u64 * dataset.len() as u64 / count as u64) as u32)
-            .collect();
+        let mine: Vec<u32> =
+            s.place().dealt(count).map(|i| (i as u64 * dataset.len() as u64 / count as u64) as u32).collect();
         let chunks: Vec<Vec<u32>> = mine.chunks(s.batch).map(<[u32]>::to_vec).collect();
         let requests =
             chunks.into_iter().enumerate().map(|(position, samples)| Request { position, samples });
@@ -92,7 +90,7 @@ impl EvalLoader {
         let s = config.sharding;
         let total = images.div_ceil(s.batch).min(dataset.len() / s.batch).max(1);
         let order = permutation(config.seed, 0, dataset.len());
-        let requests = (s.rank..total).step_by(s.world).map(move |position| {
+        let requests = s.place().dealt(total).map(move |position| {
             let samples = order.iter().skip(position * s.batch).take(s.batch).copied().collect();
             Request { position, samples }
         });

@@ -2,6 +2,7 @@
 //! depend on the number of ranks.
 
 use super::rng::CounterRng;
+use crate::strategy::Rank;
 use std::ops::Range;
 
 /// Stream of permutations; sample streams have the sample's index here, which is smaller.
@@ -31,6 +32,16 @@ pub struct Sharding {
 }
 
 impl Sharding {
+    /// One rank, whose global batch is one microbatch of `batch` images.
+    pub fn alone(batch: usize) -> Self {
+        Self { rank: 0, world: 1, microbatches: 1, batch }
+    }
+
+    /// This rank among all.
+    pub fn place(&self) -> Rank {
+        Rank { rank: self.rank, world: self.world }
+    }
+
     /// Images of a global batch.
     pub fn global_batch(&self) -> usize {
         self.microbatches * self.batch
@@ -43,18 +54,18 @@ impl Sharding {
 
     /// Batches of the rank that has most, when `n` images are shared out one by one for an evaluation.
     pub fn evaluation_rounds(&self, n: usize) -> usize {
-        n.div_ceil(self.world).div_ceil(self.batch)
+        self.place().rounds(n).div_ceil(self.batch)
     }
 
-    /// This rank's microbatches: `[rank * M / world, (rank + 1) * M / world)`.
-    pub fn share(&self) -> Range<usize> {
-        self.rank * self.microbatches / self.world..(self.rank + 1) * self.microbatches / self.world
+    /// This rank's microbatches of a step.
+    pub fn local_microbatches(&self) -> Range<usize> {
+        self.place().local_microbatches(self.microbatches)
     }
 
     /// Positions in the permutation of this rank's microbatches of one step.
     pub fn step(&self, step: u64) -> impl Iterator<Item = Range<usize>> + use<> {
         let (start, b) = (step as usize * self.global_batch(), self.batch);
-        self.share().map(move |m| start + m * b..start + (m + 1) * b)
+        self.local_microbatches().map(move |m| start + m * b..start + (m + 1) * b)
     }
 }
 

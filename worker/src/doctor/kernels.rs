@@ -5,7 +5,7 @@ use crate::native::{self, NativeError};
 use tch::{Device, Kind, TchError, Tensor};
 
 /// What an operator leaves behind, on the CPU and in FP32, and whether it is the same bits on every device. The gradient
-/// of a learned step is a sum in FP64 whose order differs.
+/// of a learned scale is a sum in FP64 whose order differs.
 struct Found {
     what: &'static str,
     value: Tensor,
@@ -15,7 +15,7 @@ struct Found {
 /// How far the first element lies behind an address that a wide load needs, in elements.
 const OFFSETS: [i64; 3] = [0, 1, 3];
 
-/// Rows, one for each step by channel.
+/// Rows, one for each scale by channel.
 const ROWS: i64 = 64;
 
 fn text(e: NativeError) -> String {
@@ -49,7 +49,7 @@ fn rows(numbers: &Tensor, device: Device, offset: i64) -> Result<Tensor, String>
 fn results(x: &Tensor) -> Result<Vec<Found>, String> {
     let device = x.device();
     let leaf = |t: &Tensor| t.f_detach().map(|t| t.set_requires_grad(true)).map_err(tch);
-    let steps = Tensor::f_linspace(0.01, 0.5, ROWS, (Kind::Float, Device::Cpu)).map_err(tch)?;
+    let scales = Tensor::f_linspace(0.01, 0.5, ROWS, (Kind::Float, Device::Cpu)).map_err(tch)?;
     let one = Tensor::from_slice(&[0.037f32]);
     let mut out = Vec::new();
     let mut found = |what, value: Tensor, exact| -> Result<(), String> {
@@ -64,42 +64,42 @@ fn results(x: &Tensor) -> Result<Vec<Found>, String> {
         Tensor::f_run_backward(&[loss], of, false, false).map_err(tch)
     };
     for channels in [false, true] {
-        let step = if channels { &steps } else { &one };
-        let step = step.f_to_device(device).map_err(tch)?;
+        let scale = if channels { &scales } else { &one };
+        let scale = scale.f_to_device(device).map_err(tch)?;
         let input = leaf(x)?;
         let y = match channels {
-            true => native::fake_quant_per_channel(&input, &step, -127, 127, false),
-            false => native::fake_quant(&input, &step, -127, 127, false),
+            true => native::fake_quant_per_channel(&input, &scale, -127, 127, false),
+            false => native::fake_quant(&input, &scale, -127, 127, false),
         };
         let y = y.map_err(text)?;
         let dx = backward(&y, &[&input])?.remove(0);
         found("fake-quant", y, true)?;
         found("its gradient", dx, true)?;
-        let (input, learned) = (leaf(x)?, leaf(&step)?);
+        let (input, learned) = (leaf(x)?, leaf(&scale)?);
         let y = match channels {
             true => native::fake_quant_learned_per_channel(&input, &learned, -127, 127, 0.5),
             false => native::fake_quant_learned(&input, &learned, -127, 127, 0.5),
         };
         let y = y.map_err(text)?;
         let mut gradients = backward(&y, &[&input, &learned])?;
-        let (by_step, dx) = (gradients.remove(1), gradients.remove(0));
-        found("fake-quant with a learned step", y, true)?;
+        let (by_scale, dx) = (gradients.remove(1), gradients.remove(0));
+        found("fake-quant with a learned scale", y, true)?;
         found("its gradient", dx, true)?;
-        found("the step's gradient", by_step, false)?;
+        found("the scale's gradient", by_scale, false)?;
     }
-    let step = one.f_to_device(device).map_err(tch)?;
+    let scale = one.f_to_device(device).map_err(tch)?;
     let input = leaf(x)?;
-    let (y, seen) = native::observe_fake_quant(&input, &step, -127, 127, false).map_err(text)?;
+    let (y, seen) = native::observe_fake_quant(&input, &scale, -127, 127, false).map_err(text)?;
     let dx = backward(&y, &[&input])?.remove(0);
     found("fake-quant that observes", y, true)?;
     found("what it observes", seen, true)?;
     found("its gradient", dx, true)?;
-    let (input, learned) = (leaf(x)?, leaf(&step)?);
+    let (input, learned) = (leaf(x)?, leaf(&scale)?);
     let (y, seen) = native::observe_fake_quant_learned(&input, &learned, -127, 127, 0.5).map_err(text)?;
-    let by_step = backward(&y, &[&input, &learned])?.remove(1);
-    found("fake-quant with a learned step that observes", y, true)?;
+    let by_scale = backward(&y, &[&input, &learned])?.remove(1);
+    found("fake-quant with a learned scale that observes", y, true)?;
     found("what it observes", seen, true)?;
-    found("the step's gradient", by_step, false)?;
+    found("the scale's gradient", by_scale, false)?;
     found("the largest absolute value", native::abs_max(x).map_err(text)?, true)?;
     Ok(out)
 }

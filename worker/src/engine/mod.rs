@@ -11,7 +11,7 @@ mod profile;
 pub use error::EngineError;
 pub use latency::{Latency, measure, median};
 pub use model::{ModelInfo, Told};
-pub use output::{best, probabilities};
+pub use output::{best, predicted, probabilities};
 pub use profile::{NodeProfile, Precision, profile, profile_network};
 
 use std::path::Path;

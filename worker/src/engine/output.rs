@@ -61,6 +61,11 @@ pub fn probabilities(outputs: &[f32], normalised: bool) -> Vec<f64> {
     powers.into_iter().map(|p| p / sum).collect()
 }
 
+/// The place of the largest of an image's outputs: its predicted class; the first of equals.
+pub fn predicted(outputs: &[f32]) -> usize {
+    (1..outputs.len()).fold(0, |m, i| if outputs[i] > outputs[m] { i } else { m })
+}
+
 /// The places of the `count` largest of the values, largest first; the first of equals comes first.
 pub fn best(values: &[f64], count: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..values.len()).collect();
@@ -79,6 +84,7 @@ mod tests {
         assert!((p.iter().sum::<f64>() - 1.0).abs() < 1e-12 && (p[1] - 0.5761).abs() < 1e-4, "{p:?}");
         assert_eq!(best(&p, 3), [1, 0, 2]);
         assert_eq!(best(&p, 9).len(), 4);
+        assert_eq!([predicted(&[1.0, 3.0, 3.0]), predicted(&[-1.0, -2.0])], [1, 0]);
         assert_eq!(probabilities(&[0.25, 0.75], true), [0.25, 0.75]);
     }
 

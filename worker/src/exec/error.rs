@@ -42,6 +42,12 @@ pub enum ExecError {
         /// What does not fit.
         what: String,
     },
+    /// Weights that a checkpoint does not have.
+    #[error("parameter `{name}` is not in the checkpoint in the shape of this network")]
+    Lacks {
+        /// Name of the parameter.
+        name: String,
+    },
     /// A quantizer without a range.
     #[error(
         "quantizer `{0}` has no range yet: calibrate first (train with --qat), or start from a checkpoint trained with --qat"

@@ -1,6 +1,6 @@
 //! Running a graph forward.
 
-use super::ops::{self, Call, Pass};
+use super::ops::{self, Call};
 use super::{ExecError, Prepared, Record, Weights};
 use crate::graph::{Graph, Layout, Node, NodeId, Op};
 use tch::Tensor;
@@ -14,16 +14,32 @@ pub struct Mode {
     pub quantize: bool,
     /// Quantizers record what they see.
     pub observe: bool,
-    /// Gradients pass where values were clipped.
-    pub pass_through: bool,
+    /// Gradients pass where values were clipped too (unclipped straight-through).
+    pub unclipped: bool,
 }
 
 impl Mode {
     /// Evaluation: running statistics, frozen ranges.
-    pub const EVAL: Mode = Mode { batch_stats: false, quantize: true, observe: false, pass_through: false };
+    pub const EVAL: Mode = Mode { batch_stats: false, quantize: true, observe: false, unclipped: false };
+    /// Evaluation of the network with its quantizers in force, or of the floating-point network.
+    pub const fn evaluation(quantize: bool) -> Mode {
+        Mode { quantize, ..Self::EVAL }
+    }
+
     /// Calibration: the floating-point network in evaluation, observed.
-    pub const CALIBRATE: Mode =
-        Mode { batch_stats: false, quantize: false, observe: true, pass_through: false };
+    pub const CALIBRATE: Mode = Mode { batch_stats: false, quantize: false, observe: true, unclipped: false };
+}
+
+/// What a graph runs with, besides its images.
+pub struct Pass<'a> {
+    /// The trainable parameters and scales as they are used.
+    pub prepared: &'a Prepared,
+    /// Running statistics, and where everything lies.
+    pub weights: &'a Weights,
+    /// How it runs.
+    pub mode: Mode,
+    /// Takes what is observed.
+    pub record: &'a mut Record,
 }
 
 /// Sees every node's value as it is made.
@@ -48,6 +64,8 @@ pub(super) struct Step {
     pub(super) quantizer: Option<usize>,
     /// Whether the first value it reads is nobody else's.
     pub(super) may_overwrite: bool,
+    /// Memory order of the graph's four-dimensional values.
+    pub(super) layout: Layout,
 }
 
 impl Executor {
@@ -71,7 +89,7 @@ impl Executor {
             let mut step = Step {
                 quantizer: match &node.op {
                     Op::Quantize(q) => {
-                        let found = weights.layout.quantizers.iter().position(|n| n == &q.name);
+                        let found = weights.layout.quantizer_index(&q.name);
                         Some(found.ok_or_else(|| unknown(&q.name))?)
                     }
                     _ => None,
@@ -80,6 +98,7 @@ impl Executor {
                     Some(i) => consumers[i.0].len() == 1 && ops::of(graph.node(*i))?.value_is_free(),
                     None => false,
                 },
+                layout: graph.layout,
                 ..Step::default()
             };
             for name in node.op.params() {
@@ -103,7 +122,7 @@ impl Executor {
     pub fn ensure_ranges(&self, weights: &Weights) -> Result<(), ExecError> {
         let ranges = weights.ranges_host()?;
         for (_, q) in self.graph.quantizers().filter(|(_, q)| q.active) {
-            let i = weights.layout.quantizers.iter().position(|n| n == &q.name);
+            let i = weights.layout.quantizer_index(&q.name);
             if i.is_none_or(|i| ranges[i].is_none()) {
                 return Err(ExecError::NoRange(q.name.clone()));
             }
@@ -112,19 +131,15 @@ impl Executor {
     }
 
     /// Runs images `[b, C, H, W]` (FP32) to logits `[b, classes]` (FP32). With gradients enabled the result can
-    /// be differentiated by the leaves of `prepared`.
+    /// be differentiated by the leaves of what was prepared.
     pub fn forward(
         &self,
         images: &Tensor,
-        prepared: &Prepared,
-        weights: &Weights,
-        mode: Mode,
-        record: &mut Record,
+        mut pass: Pass,
         mut watch: Option<&mut Watch>,
     ) -> Result<Tensor, ExecError> {
         let mut values: Vec<Option<Tensor>> = vec![];
         values.resize_with(self.graph.nodes.len(), || None);
-        let mut pass = Pass { layout: self.graph.layout, prepared, weights, mode, record };
         for (id, node) in self.graph.iter() {
             let step = &self.steps[id.0];
             let held = |i: &NodeId| values[i.0].as_ref().expect("still held: last use is later");
@@ -146,10 +161,5 @@ impl Executor {
             }
         }
         Ok(values[self.graph.output.0].take().expect("the output is made last"))
-    }
-
-    /// Memory order of its four-dimensional values.
-    pub fn layout(&self) -> Layout {
-        self.graph.layout
     }
 }

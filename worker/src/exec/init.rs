@@ -35,9 +35,5 @@ pub fn initialise(weights: &mut Weights, seed: u64, zero_gamma: bool) -> Result<
             ParamKind::RunningMean | ParamKind::RunningVar => unreachable!("buffers are not trainable"),
         }
     }
-    for slot in &weights.layout.buffers {
-        let value = if slot.kind == ParamKind::RunningVar { 1.0 } else { 0.0 };
-        let _ = weights.buffers.narrow(0, slot.offset, slot.len).f_fill_(value)?;
-    }
-    Ok(())
+    weights.reset_statistics()
 }

@@ -1,86 +1,95 @@
-//! Biases as an integer engine has them. ONNX Runtime adds biases as INT32 in units of input step times weight scale;
-//! a bias that is rounded to that grid moves 0.01 to 0.15 % of a layer's codes, and these others behind them. Evaluation
-//! therefore computes with rounded biases where the target has integer ones, so what it measures is what is deployed.
-//! Training steps do not: their BatchNorm follows the batch.
+//! Layers as an integer engine has them. ONNX Runtime adds biases as INT32 in units of input scale times weight scale; a
+//! bias that is rounded to that grid moves 0.01 to 0.15 % of a layer's codes, and these others behind them. Where a bias
+//! does not fit, the channel's weights get a wider scale too. Evaluation therefore computes with what `quant::fold` says
+//! is deployed where the target has integer biases, so what it measures is what is deployed. Steps of training do not:
+//! their BatchNorm follows the batch.
 
-use super::weights::weight_steps;
+use super::weights::weight_scales;
 use super::{ExecError, Weights};
-use crate::graph::{BatchNorm, Graph, Layer, NodeId, Op};
-use crate::quant::scheme::{MIN_STEP, bias_code};
+use crate::graph::{Graph, Layer, NodeId};
+use crate::quant::fold::{Affine, Channel, Norm};
 use tch::{Device, Tensor};
 
 fn host(t: &Tensor) -> Result<Vec<f32>, tch::TchError> {
     Vec::<f32>::try_from(&t.f_to_device(Device::Cpu)?.f_contiguous()?.f_view([-1])?)
 }
 
-/// The BatchNorm that reads a layer.
-fn batch_norm(graph: &Graph, layer: NodeId) -> Option<&BatchNorm> {
-    graph.nodes.iter().find_map(|n| match &n.op {
-        Op::BatchNorm(b) if n.inputs == [layer] => Some(b),
-        _ => None,
-    })
-}
-
-/// `leaf`, the bias or beta of a layer, moved so that the layer's whole bias lies on the grid.
-struct Moved {
-    name: String,
+/// What differs between a layer's leaves and what is deployed.
+struct Deployed {
+    /// The bias of the layer or the beta behind it, moved so that the layer's whole bias lies on the grid.
+    leaf: String,
     values: Vec<f32>,
+    /// Output channels whose weights are rounded to another scale, with their weights.
+    weight: String,
+    raised: Vec<(i64, Vec<f32>)>,
 }
 
-fn moved(graph: &Graph, weights: &Weights, id: NodeId, steps: &[f32]) -> Result<Option<Moved>, ExecError> {
+fn deployed(
+    graph: &Graph,
+    weights: &Weights,
+    id: NodeId,
+    inputs: &[f32],
+) -> Result<Option<Deployed>, ExecError> {
     let node = graph.node(id);
     let Some(Layer { weight, bias, scheme: Some(scheme), integer_bias: true, .. }) = node.op.layer() else {
         return Ok(None);
     };
     let Some(quantizer) = graph.quantizer_behind(node.inputs[0]) else { return Ok(None) };
     let unknown =
-        || ExecError::State { name: quantizer.name.clone(), what: "is not among the weights".into() };
-    let input = weights.layout.quantizers.iter().position(|n| n == &quantizer.name).ok_or_else(unknown)?;
-    let get = |name: &str| {
-        let missing = || ExecError::State { name: name.into(), what: "is not among the weights".into() };
-        weights.get(name).ok_or_else(missing)
-    };
-    let scales = host(&weight_steps(&get(weight)?, *scheme)?)?;
+        |name: &str| ExecError::State { name: name.into(), what: "is not among the weights".into() };
+    let input = weights.layout.quantizer_index(&quantizer.name).ok_or_else(|| unknown(&quantizer.name))?;
+    let get = |name: &str| weights.get(name).ok_or_else(|| unknown(name));
+    let norm = graph.batch_norm_behind(id).map(|(_, norm)| norm);
+    let Some(leaf) = norm.map(|n| n.beta.as_str()).or(bias.as_deref()) else { return Ok(None) };
     let own = bias.as_deref().map(|b| Ok::<_, ExecError>(host(&get(b)?)?)).transpose()?;
-    let bn = batch_norm(graph, id);
-    let Some(leaf) = bn.map(|b| b.beta.as_str()).or(bias.as_deref()) else { return Ok(None) };
-    let (mut factors, mut shifts) = (vec![1.0f64; scales.len()], vec![0.0f64; scales.len()]);
-    if let Some(bn) = bn {
-        let [gamma, beta, mean, var] = bn.names().map(|n| get(n).and_then(|t| Ok(host(&t)?)));
-        let (gamma, beta, mean, var) = (gamma?, beta?, mean?, var?);
-        for c in 0..scales.len() {
-            factors[c] = f64::from(gamma[c]) / (f64::from(var[c]) + bn.eps).sqrt();
-            shifts[c] = f64::from(beta[c]) - f64::from(mean[c]) * factors[c];
-        }
-    }
+    let numbers = norm.map(|n| n.names().map(|name| get(name).and_then(|t| Ok(host(&t)?))));
+    let numbers = match numbers {
+        Some([gamma, beta, mean, var]) => Some([gamma?, beta?, mean?, var?]),
+        None => None,
+    };
+    let norm = norm.zip(numbers.as_ref());
+    let norm = norm.map(|(n, [gamma, beta, mean, var])| Norm { gamma, beta, mean, var, eps: n.eps });
+    let master = get(weight)?;
     let mut values = host(&get(leaf)?)?;
-    for c in 0..scales.len() {
-        // The same formulas as those of the exported file.
-        let scale = (f64::from(scales[c]) * factors[c].abs()) as f32;
-        let scale = if scale < MIN_STEP { 1.0 } else { scale };
-        let whole = (own.as_ref().map_or(0.0, |b| f64::from(b[c])) * factors[c] + shifts[c]) as f32;
-        if let Some((code, unit)) = bias_code(whole, steps[input], scale) {
-            let apart = f64::from(code) * f64::from(unit) - f64::from(whole);
-            values[c] = (f64::from(values[c]) + apart) as f32;
+    let mut raised = Vec::new();
+    for (c, scale) in host(&weight_scales(&master, *scheme)?)?.into_iter().enumerate() {
+        let affine = norm.map_or(Affine::IDENTITY, |n| n.channel(c));
+        let whole = affine.bias(own.as_ref().map_or(0.0, |b| b[c]));
+        let (channel, bias) = Channel::new(scale, affine).with_integer_bias(whole, inputs[input]);
+        values[c] = (f64::from(values[c]) + (bias.value() - f64::from(whole))) as f32;
+        if channel.is_raised() {
+            let row = host(&master.f_get(c as i64)?)?;
+            let row = row.into_iter().map(|w| channel.trained_weight(scheme.code(w, scale)));
+            raised.push((c as i64, row.collect()));
         }
     }
-    Ok(Some(Moved { name: leaf.into(), values }))
+    Ok(Some(Deployed { leaf: leaf.into(), values, weight: weight.clone(), raised }))
 }
 
-/// Moves the biases among `leaves` (in the order of the trainable parameters) to the grid of integers.
-pub(super) fn round_biases(
+/// Makes `leaves` (in the order of the trainable parameters, weights fake-quantized) those of the deployed network. `inputs`
+/// are the scales of the quantizers.
+pub(super) fn deploy(
     graph: &Graph,
     weights: &Weights,
-    steps: &Tensor,
+    inputs: &Tensor,
     leaves: &mut [Tensor],
 ) -> Result<(), ExecError> {
-    let steps = host(steps)?;
+    let inputs = host(inputs)?;
     for (id, _) in graph.iter() {
-        let Some(Moved { name, values }) = moved(graph, weights, id, &steps)? else { continue };
-        if let Some(i) = weights.layout.trainable_index(&name) {
+        let Some(Deployed { leaf, values, weight, raised }) = deployed(graph, weights, id, &inputs)? else {
+            continue;
+        };
+        if let Some(i) = weights.layout.trainable_index(&leaf) {
             let leaf = &leaves[i];
             let new = Tensor::f_from_slice(&values)?.f_view(leaf.size().as_slice())?;
             leaves[i] = new.f_to_device(leaf.device())?.f_to_kind(leaf.kind())?;
+        }
+        if let Some(i) = weights.layout.trainable_index(&weight) {
+            for (channel, row) in raised {
+                // The leaf is a copy of the master already: it is fake-quantized.
+                let mut there = leaves[i].f_get(channel)?;
+                there.f_copy_(&Tensor::f_from_slice(&row)?.f_view(there.size().as_slice())?)?;
+            }
         }
     }
     Ok(())
@@ -90,6 +99,7 @@ pub(super) fn round_biases(
 mod tests {
     use super::*;
     use crate::exec::{Prepared, initialise};
+    use crate::graph::Op;
     use crate::strategy::{Amp, Purpose, Qat, Strategy, Target};
     use crate::{models, passes};
     use tch::Kind;

@@ -1,6 +1,7 @@
 //! Graph to libtorch: weights, initialisation, forward with autograd.
 
 mod error;
+mod evaluator;
 mod forward;
 mod init;
 mod integer_bias;
@@ -12,11 +13,12 @@ mod weights;
 pub use error::ExecError;
 #[cfg(feature = "session")]
 pub(crate) use error::words;
-pub use forward::{Executor, Mode, Watch};
+pub use evaluator::Evaluator;
+pub use forward::{Executor, Mode, Pass, Watch};
 pub use init::initialise;
 pub use prepare::Prepared;
 pub use record::Record;
-pub use weights::{Weights, WeightsLayout, weight_steps};
+pub use weights::{Weights, WeightsLayout, weight_scales};
 
 use crate::graph::{DType, Layout};
 use tch::{Kind, Tensor};

@@ -2,29 +2,29 @@
 //! autograd; their gradients are added to the FP32 buckets microbatch by microbatch, so nothing is summed in a
 //! narrow type. A per-channel abs-max range clips nothing, so the straight-through gradient is the identity.
 
-use super::integer_bias::round_biases;
-use super::weights::weight_steps;
+use super::integer_bias::deploy;
+use super::weights::weight_scales;
 use super::{ExecError, Weights, kind, with_layout};
 use crate::graph::Graph;
 use crate::native;
 use crate::quant::scheme::Scheme;
 use tch::{Kind, Tensor};
 
-/// Leaves in the order of the trainable parameters, and the quantizers' steps.
+/// Leaves in the order of the trainable parameters, and the quantizers' scales.
 pub struct Prepared {
     /// One leaf a trainable parameter.
     pub leaves: Vec<Tensor>,
-    /// FP32 steps of the quantizers, `[quantizers]`: `max(range / qmax, MIN_STEP)`. They require gradients where scales
+    /// FP32 scales of the quantizers, `[quantizers]`: `max(range / qmax, MIN_SCALE)`. They require gradients where scales
     /// are learned.
-    pub steps: Tensor,
+    pub scales: Tensor,
     /// Whether they are.
     pub learns_scales: bool,
 }
 
 impl Prepared {
     /// Prepares all weights of `graph`. `quantize` off leaves weights in floating point (calibration of the FP
-    /// network); `grad` makes the leaves require gradients. Without it, as in evaluation, biases lie on the integer grid of
-    /// targets that have one.
+    /// network); `grad` makes the leaves require gradients. Without it, as in evaluation, layers whose bias the target adds as an
+    /// integer have the numbers that are deployed.
     pub fn new(graph: &Graph, weights: &Weights, quantize: bool, grad: bool) -> Result<Self, ExecError> {
         let mut uses: Vec<Option<(Option<Scheme>, Kind)>> = vec![None; weights.layout.trainable.len()];
         for node in &graph.nodes {
@@ -42,25 +42,25 @@ impl Prepared {
             let mut leaf = master;
             if let Some((scheme, kind)) = used {
                 if let Some(scheme) = scheme.filter(|_| quantize) {
-                    let steps = weight_steps(&leaf, scheme)?;
+                    let scales = weight_scales(&leaf, scheme)?;
                     let (qmin, qmax) = (scheme.qmin(), scheme.qmax());
-                    leaf = native::fake_quant_per_channel(&leaf, &steps, qmin, qmax, false)
+                    leaf = native::fake_quant_per_channel(&leaf, &scales, qmin, qmax, false)
                         .map_err(|source| ExecError::Native { node: slot.name.clone(), source })?;
                 }
                 leaf = with_layout(&leaf.f_to_kind(kind)?, graph.layout)?;
             }
             leaves.push(leaf.f_detach()?.f_set_requires_grad(grad)?);
         }
-        let steps = weights.steps()?.f_detach()?;
+        let scales = weights.scales()?.f_detach()?;
         let integer_biases = || graph.nodes.iter().any(|n| n.op.layer().is_some_and(|l| l.integer_bias));
         if quantize && !grad && integer_biases() {
-            round_biases(graph, weights, &steps, &mut leaves)?;
+            deploy(graph, weights, &scales, &mut leaves)?;
         }
-        Ok(Self { leaves, steps, learns_scales: false })
+        Ok(Self { leaves, scales, learns_scales: false })
     }
 
-    /// The same with steps that are leaves too.
+    /// The same with scales that are leaves too.
     pub fn learning_scales(self) -> Result<Self, ExecError> {
-        Ok(Self { steps: self.steps.f_set_requires_grad(true)?, learns_scales: true, ..self })
+        Ok(Self { scales: self.scales.f_set_requires_grad(true)?, learns_scales: true, ..self })
     }
 }

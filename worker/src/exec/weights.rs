@@ -4,7 +4,7 @@
 use super::ExecError;
 use crate::checkpoint::{HostTensor, State, range_key};
 use crate::graph::{Graph, ParamKind};
-use crate::quant::scheme::{MIN_STEP, Scheme};
+use crate::quant::scheme::{MIN_SCALE, Scheme};
 use tch::{Device, Kind, Tensor};
 
 /// Where a parameter lies.
@@ -74,6 +74,11 @@ impl WeightsLayout {
         slots.iter().map(|s| flat.narrow(0, s.offset, s.len).view(s.shape.as_slice())).collect()
     }
 
+    /// Position of the quantizer of this name.
+    pub fn quantizer_index(&self, name: &str) -> Option<usize> {
+        self.quantizers.iter().position(|n| n == name)
+    }
+
     /// Position among the trainable parameters.
     pub fn trainable_index(&self, name: &str) -> Option<usize> {
         self.trainable.iter().position(|s| s.name == name)
@@ -101,18 +106,44 @@ impl Weights {
         let f32s = (Kind::Float, device);
         let flat = Tensor::f_zeros([layout.trainable_len], f32s)?;
         let buffers = Tensor::f_zeros([layout.buffers_len], f32s)?;
-        for s in layout.buffers.iter().filter(|s| s.kind == ParamKind::RunningVar) {
-            let _ = buffers.narrow(0, s.offset, s.len).f_fill_(1.0)?;
-        }
         let ranges = Tensor::f_full([layout.quantizers.len() as i64], -1.0, f32s)?;
         let qmax: Vec<f32> = layout.schemes.iter().map(|scheme| scheme.qmax() as f32).collect();
         let qmax = Tensor::f_from_slice(&qmax)?.f_to_device(device)?;
-        Ok(Self { layout, flat, buffers, ranges, qmax })
+        let weights = Self { layout, flat, buffers, ranges, qmax };
+        weights.reset_statistics()?;
+        Ok(weights)
     }
 
-    /// FP32 steps of the quantizers, `[quantizers]`: `max(range / qmax, MIN_STEP)`.
-    pub fn steps(&self) -> Result<Tensor, tch::TchError> {
-        self.ranges.f_div(&self.qmax)?.f_clamp_min(f64::from(MIN_STEP))
+    /// Running means of 0 and variances of 1.
+    pub(super) fn reset_statistics(&self) -> Result<(), ExecError> {
+        for s in &self.layout.buffers {
+            let value = f64::from(u8::from(s.kind == ParamKind::RunningVar));
+            let _ = self.buffers.narrow(0, s.offset, s.len).f_fill_(value)?;
+        }
+        Ok(())
+    }
+
+    /// A checkpoint's numbers on `device`; ranges it does not have stay unknown. The first parameter or statistic that it
+    /// does not have in the shape of `graph` is the error.
+    pub fn of_state(graph: &Graph, state: &State, device: Device) -> Result<Self, ExecError> {
+        let _guard = tch::no_grad_guard();
+        let mut weights = Self::zeros(graph, false, device)?;
+        match weights.load(state)?.into_iter().next() {
+            Some(name) => Err(ExecError::Lacks { name }),
+            None => Ok(weights),
+        }
+    }
+
+    /// The same numbers once more, not copied.
+    pub(super) fn shared(&self) -> Self {
+        let [flat, buffers, ranges, qmax] =
+            [&self.flat, &self.buffers, &self.ranges, &self.qmax].map(Tensor::shallow_clone);
+        Self { layout: self.layout.clone(), flat, buffers, ranges, qmax }
+    }
+
+    /// FP32 scales of the quantizers, `[quantizers]`: `max(range / qmax, MIN_SCALE)`.
+    pub fn scales(&self) -> Result<Tensor, tch::TchError> {
+        self.ranges.f_div(&self.qmax)?.f_clamp_min(f64::from(MIN_SCALE))
     }
 
     /// Device of the numbers.
@@ -187,8 +218,9 @@ impl Weights {
     }
 }
 
-/// FP32 step per output channel of a weight `[out, ...]`: `max(absmax / qmax, MIN_STEP)`.
-pub fn weight_steps(weight: &Tensor, scheme: Scheme) -> Result<Tensor, tch::TchError> {
+/// FP32 scale per output channel of a weight `[out, ...]`: `max(absmax / qmax, MIN_SCALE)`.
+pub fn weight_scales(weight: &Tensor, scheme: Scheme) -> Result<Tensor, tch::TchError> {
     let absmax = weight.f_flatten(1, -1)?.f_abs()?.f_amax([1], false)?;
-    absmax.f_div_scalar(scheme.qmax() as f64)?.f_clamp_min(f64::from(MIN_STEP))
+    // By a tensor: libtorch multiplies by the reciprocal of a scalar on GPUs, which is another number at times.
+    absmax.f_div(&absmax.f_full_like(scheme.qmax() as f64)?)?.f_clamp_min(f64::from(MIN_SCALE))
 }

@@ -72,7 +72,8 @@ impl Writer<'_> {
     fn layer(&mut self, node: &Node, layer: &Layer) -> Result<[String; 2], ExportError> {
         let missing = || ExportError::Missing(layer.weight.clone());
         let shape = self.graph.shapes().of(&layer.weight).ok_or_else(missing)?;
-        let folded = fold(self.state, layer, shape[0])?;
+        let input = self.input(node, 0).quantized.filter(|_| layer.integer_bias).map(|q| q.scale);
+        let folded = fold(self.state, layer, shape[0], input)?;
         self.weights(node, layer, shape, folded)
     }
 

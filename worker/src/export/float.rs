@@ -1,10 +1,10 @@
-//! The floating-point type of a file, and the steps that FP16 can hold.
+//! The floating-point type of a file, and the scales that FP16 can hold.
 //!
 //! In an FP16 file weights, biases and values between operators are FP16; input and logits stay FP32. Codes are those of
-//! training as long as steps are: `openvino` files keep every Q/DQ pair in FP32 between casts (its CPU plugin fuses
-//! them away and runs the same INT8 kernels), so no code changes for a step's sake. `tensorrt` files carry FP16 steps,
-//! which strongly typed networks need: a step moves by 2^-11 of itself at most, which is 0.062 of a code at code 127. A
-//! step that FP16 would make zero, subnormal or infinite keeps its pair in FP32 between casts.
+//! training as long as scales are: `openvino` files keep every Q/DQ pair in FP32 between casts (its CPU plugin fuses
+//! them away and runs the same INT8 kernels), so no code changes for a scale's sake. `tensorrt` files carry FP16 scales,
+//! which strongly typed networks need: a scale moves by 2^-11 of itself at most, which is 0.062 of a code at code 127. A
+//! scale that FP16 would make zero, subnormal or infinite keeps its pair in FP32 between casts.
 
 use super::{ExportError, Profile};
 use half::f16;
@@ -41,11 +41,11 @@ impl FloatType {
         }
     }
 
-    /// Whether Q/DQ pairs with these steps have FP16 steps.
-    pub(super) fn half_steps(self, profile: Profile, steps: &[f32]) -> bool {
+    /// Whether Q/DQ pairs with these scales have FP16 scales.
+    pub(super) fn half_scales(self, profile: Profile, scales: &[f32]) -> bool {
         self == FloatType::Fp16
             && profile == Profile::Tensorrt
-            && steps.iter().all(|&s| f16::from_f32(s).is_normal())
+            && scales.iter().all(|&s| f16::from_f32(s).is_normal())
     }
 }
 
@@ -69,22 +69,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_steps_that_fp16_holds_as_normal_numbers_become_fp16() {
-        let of = |steps: &[f32]| FloatType::Fp16.half_steps(Profile::Tensorrt, steps);
+    fn only_scales_that_fp16_holds_as_normal_numbers_become_fp16() {
+        let of = |scales: &[f32]| FloatType::Fp16.half_scales(Profile::Tensorrt, scales);
         assert!(of(&[0.02, 6.2e-5]));
         for bad in [1e-7 / 127.0, 6.0e-5, 0.0, 1e-30, 7e4] {
             assert!(!of(&[0.02, bad]), "{bad}");
         }
-        assert!(!FloatType::Fp16.half_steps(Profile::Openvino, &[0.02]));
-        assert!(!FloatType::Fp32.half_steps(Profile::Tensorrt, &[0.02]));
+        assert!(!FloatType::Fp16.half_scales(Profile::Openvino, &[0.02]));
+        assert!(!FloatType::Fp32.half_scales(Profile::Tensorrt, &[0.02]));
     }
 
     #[test]
-    fn an_fp16_step_moves_no_code_by_more_than_a_sixteenth() {
+    fn an_fp16_scale_moves_no_code_by_more_than_a_sixteenth() {
         for i in 0..1000 {
-            let step = 1e-4 * 1.013f32.powi(i % 700);
-            let moved = 127.0 * (f16::from_f32(step).to_f32() / step - 1.0).abs();
-            assert!(moved <= 127.0 / 2048.0, "{step}: {moved}");
+            let scale = 1e-4 * 1.013f32.powi(i % 700);
+            let moved = 127.0 * (f16::from_f32(scale).to_f32() / scale - 1.0).abs();
+            assert!(moved <= 127.0 / 2048.0, "{scale}: {moved}");
         }
     }
 

@@ -1,15 +1,12 @@
-//! Weights as they are deployed: codes and scales, with BatchNorm folded in.
-//!
-//! With `f = gamma / sqrt(var + eps)` per output channel: the scale becomes `step * |f|`, codes change their sign
-//! where f is negative, and the bias is `beta - mean * f`. Codes are symmetric, so nothing is rounded anew.
+//! Weights as they are deployed: codes, scales and biases of a layer, with BatchNorm folded in, by `quant::fold`.
 
 use super::ExportError;
 use crate::checkpoint::State;
-use crate::graph::Layer;
-use crate::quant::scheme::MIN_STEP;
+use crate::graph::{BatchNorm, Layer};
+use crate::quant::fold::{Affine, Channel, IntegerBias, Norm};
 
 /// Weights of one convolution or linear layer, per output channel.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct FoldedWeights {
     /// Codes of the layer's scheme, in the shape of the weight; none without a scheme.
     pub codes: Vec<i8>,
@@ -19,6 +16,8 @@ pub struct FoldedWeights {
     pub float: Vec<f32>,
     /// Bias of each output channel.
     pub bias: Vec<f32>,
+    /// The same as integers, where the layer adds them as such.
+    pub integer_bias: Vec<IntegerBias>,
 }
 
 fn values<'a>(state: &'a State, name: &str) -> Result<&'a [f32], ExportError> {
@@ -29,73 +28,43 @@ fn values<'a>(state: &'a State, name: &str) -> Result<&'a [f32], ExportError> {
     }
 }
 
-/// Weight and bias of a layer with `channels` outputs, with the BatchNorm that was folded into it, if any.
-pub fn fold(state: &State, layer: &Layer, channels: usize) -> Result<FoldedWeights, ExportError> {
+fn norm<'a>(state: &'a State, norm: &BatchNorm) -> Result<Norm<'a>, ExportError> {
+    let [gamma, beta, mean, var] = norm.names().map(|name| values(state, name));
+    Ok(Norm { gamma: gamma?, beta: beta?, mean: mean?, var: var?, eps: norm.eps })
+}
+
+/// Weight and bias of a layer with `channels` outputs, with the BatchNorm that was folded into it, if any. `input` is the
+/// scale of its input where it adds its bias as an integer.
+pub fn fold(
+    state: &State,
+    layer: &Layer,
+    channels: usize,
+    input: Option<f32>,
+) -> Result<FoldedWeights, ExportError> {
     let weights = values(state, &layer.weight)?;
     let start = layer.bias.as_deref().map(|b| values(state, b)).transpose()?;
-    let (mut factors, mut shifts) = (vec![1.0f64; channels], vec![0.0f64; channels]);
-    if let Some(bn) = &layer.folded {
-        let [gamma, beta] = [values(state, &bn.gamma)?, values(state, &bn.beta)?];
-        let [mean, var] = [values(state, &bn.mean)?, values(state, &bn.var)?];
-        for c in 0..channels {
-            factors[c] = f64::from(gamma[c]) / (f64::from(var[c]) + bn.eps).sqrt();
-            shifts[c] = f64::from(beta[c]) - f64::from(mean[c]) * factors[c];
-        }
-    }
-    let per_channel = weights.len() / channels;
-    let mut out = FoldedWeights {
-        codes: Vec::with_capacity(weights.len()),
-        scales: Vec::with_capacity(channels),
-        float: Vec::with_capacity(weights.len()),
-        bias: Vec::with_capacity(channels),
-    };
-    for (c, row) in weights.chunks_exact(per_channel).enumerate() {
-        let (f, shift) = (factors[c], shifts[c]);
+    let norm = layer.folded.as_ref().map(|n| norm(state, n)).transpose()?;
+    let mut out = FoldedWeights::default();
+    for (c, row) in weights.chunks_exact(weights.len() / channels).enumerate() {
+        let affine = norm.map_or(Affine::IDENTITY, |n| n.channel(c));
+        let bias = affine.bias(start.map_or(0.0, |b| b[c]));
         if let Some(scheme) = layer.scheme {
             let absmax = row.iter().fold(0.0f32, |m, w| m.max(w.abs()));
             let not_finite = || ExportError::NotFinite { name: layer.weight.clone(), value: absmax };
-            let step = scheme.step(absmax).ok_or_else(not_finite)?;
-            let scale = (f64::from(step) * f.abs()) as f32;
-            // A channel that BatchNorm silences, or one whose scale no runtime can divide by: exactly its bias.
-            let silent = scale < MIN_STEP;
-            let sign = if f < 0.0 { -1 } else { 1 };
-            let code = |w: f32| if silent { 0 } else { (sign * scheme.code(w, step)) as i8 };
-            out.codes.extend(row.iter().map(|&w| code(w)));
-            out.scales.push(if silent { 1.0 } else { scale });
+            let scale = scheme.scale(absmax).ok_or_else(not_finite)?;
+            let mut channel = Channel::new(scale, affine);
+            if let Some(input) = input {
+                let integer;
+                (channel, integer) = channel.with_integer_bias(bias, input);
+                out.integer_bias.push(integer);
+            }
+            out.codes.extend(row.iter().map(|&w| channel.code(scheme.code(w, scale))));
+            out.scales.push(channel.scale);
         }
-        out.float.extend(row.iter().map(|&w| (f64::from(w) * f) as f32));
-        let first = start.map_or(0.0, |b| f64::from(b[c]));
-        out.bias.push((first * f + shift) as f32);
+        out.float.extend(row.iter().map(|&w| affine.weight(w)));
+        out.bias.push(bias);
     }
     Ok(out)
-}
-
-/// Largest magnitude of an INT32 bias: leaves room for the sum it is added to.
-const BIAS_MAX: f64 = (1u64 << 30) as f64;
-
-impl FoldedWeights {
-    /// INT32 biases for inputs of step `input`, with their scales `input * scale`. Where a bias would not fit, the
-    /// channel's scale is raised until it does; its weights, at most 2^-30 of the bias each, are rounded anew.
-    pub fn integer_bias(&mut self, input: f32) -> (Vec<i32>, Vec<f32>) {
-        let per_channel = self.codes.len() / self.scales.len();
-        let (mut biases, mut scales) = (Vec::new(), Vec::new());
-        for (c, &bias) in self.bias.iter().enumerate() {
-            let (x, b) = (f64::from(input), f64::from(bias));
-            if b.abs() / (x * f64::from(self.scales[c])) > BIAS_MAX {
-                let raised = (b.abs() / (x * BIAS_MAX)) as f32;
-                let ratio = f64::from(self.scales[c]) / f64::from(raised);
-                for q in &mut self.codes[c * per_channel..(c + 1) * per_channel] {
-                    *q = (f64::from(*q) * ratio).round_ties_even() as i8;
-                }
-                self.scales[c] = raised;
-            }
-            // Rounded against the scale as it is stored.
-            let scale = (x * f64::from(self.scales[c])) as f32;
-            biases.push((b / f64::from(scale)).round_ties_even() as i32);
-            scales.push(scale);
-        }
-        (biases, scales)
-    }
 }
 
 #[cfg(test)]
@@ -128,7 +97,7 @@ mod tests {
     #[test]
     fn a_layer_has_the_codes_of_its_own_scheme_or_none() {
         let (state, bn) = state(&[1.5, -0.7]);
-        let of = |scheme| fold(&state, &Layer { scheme, ..layer("w", Some(bn.clone())) }, 2).unwrap();
+        let of = |scheme| fold(&state, &Layer { scheme, ..layer("w", Some(bn.clone())) }, 2, None).unwrap();
         for (bits, largest) in [(8, 127), (7, 63), (4, 7), (2, 1)] {
             let folded = of(Some(Scheme::weight(bits)));
             let top = |row: &[i8]| row.iter().map(|q| q.abs()).max().unwrap();
@@ -145,8 +114,8 @@ mod tests {
     #[test]
     fn no_code_changes_but_for_its_sign() {
         let (state, bn) = state(&[1.5, -0.7, 1e-3, -20.0]);
-        let folded = fold(&state, &layer("w", Some(bn)), 4).unwrap();
-        let plain = fold(&state, &layer("w", None), 4).unwrap();
+        let folded = fold(&state, &layer("w", Some(bn)), 4, None).unwrap();
+        let plain = fold(&state, &layer("w", None), 4, None).unwrap();
         for c in 0..4 {
             let sign = if [1, 3].contains(&c) { -1 } else { 1 };
             for i in c * 9..c * 9 + 9 {
@@ -164,7 +133,7 @@ mod tests {
     #[test]
     fn a_silent_channel_is_its_bias() {
         let (state, bn) = state(&[0.0, 1.0, f32::MIN_POSITIVE]);
-        let folded = fold(&state, &layer("w", Some(bn)), 3).unwrap();
+        let folded = fold(&state, &layer("w", Some(bn)), 3, None).unwrap();
         for c in [0, 2] {
             assert!(folded.codes[c * 9..c * 9 + 9].iter().all(|&q| q == 0));
             assert_eq!((folded.scales[c], folded.bias[c]), (1.0, state["b"].data[c]));
@@ -175,12 +144,12 @@ mod tests {
     fn integer_biases_always_fit() {
         let (mut s, bn) = state(&[1.0, 1e-20, -3.0]);
         s.get_mut("b").unwrap().data = vec![0.5, 2.0, -7.0];
-        let mut folded = fold(&s, &layer("w", Some(bn)), 3).unwrap();
-        let before = folded.clone();
-        let (biases, scales) = folded.integer_bias(0.02);
-        for c in 0..3 {
-            let back = f64::from(biases[c]) * f64::from(scales[c]);
-            assert!((back - f64::from(folded.bias[c])).abs() <= f64::from(scales[c]), "{back}");
+        let before = fold(&s, &layer("w", Some(bn.clone())), 3, None).unwrap();
+        let folded = fold(&s, &layer("w", Some(bn)), 3, Some(0.02)).unwrap();
+        assert_eq!((before.integer_bias.len(), folded.integer_bias.len()), (0, 3));
+        for (bias, integer) in folded.bias.iter().zip(&folded.integer_bias) {
+            let apart = (integer.value() - f64::from(*bias)).abs();
+            assert!(apart <= f64::from(integer.unit), "{integer:?} is not {bias}");
         }
         assert_eq!(folded.codes[..9], before.codes[..9]);
         assert_eq!(folded.codes[18..], before.codes[18..]);
@@ -191,7 +160,7 @@ mod tests {
     fn numbers_of_a_diverged_run_are_refused_by_name() {
         let (mut s, bn) = state(&[1.0]);
         s.get_mut("w").unwrap().data[3] = f32::NAN;
-        assert!(fold(&s, &layer("w", Some(bn)), 1).unwrap_err().to_string().contains("`w`"));
-        assert!(fold(&s, &layer("x", None), 1).unwrap_err().to_string().contains("`x`"));
+        assert!(fold(&s, &layer("w", Some(bn)), 1, None).unwrap_err().to_string().contains("`w`"));
+        assert!(fold(&s, &layer("x", None), 1, None).unwrap_err().to_string().contains("`x`"));
     }
 }

@@ -37,11 +37,6 @@ impl Profile {
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
-        match self {
-            Profile::Fp32 => "fp32",
-            Profile::Openvino => "openvino",
-            Profile::Onnxruntime => "onnxruntime",
-            Profile::Tensorrt => "tensorrt",
-        }
+        self.target().map_or("fp32", Target::name)
     }
 }

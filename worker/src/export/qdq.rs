@@ -1,4 +1,4 @@
-//! Q/DQ pairs: steps, codes and zero points of activations and weights, as each profile wants them.
+//! Q/DQ pairs: scales, codes and zero points of activations and weights, as each profile wants them.
 
 use super::fold::FoldedWeights;
 use super::onnx::{AttributeProto, TensorProto};
@@ -12,9 +12,9 @@ use crate::quant::scheme::Sign;
 const MAX_CODE: &str = "max_code";
 
 impl Writer<'_> {
-    /// Steps of a Q/DQ pair, in FP16 where runtime and steps allow; returns whether they are.
-    fn steps(&mut self, name: &str, dims: &[usize], values: &[f32]) -> Result<bool, ExportError> {
-        let half = self.options.float_type.half_steps(self.profile, values);
+    /// Scales of a Q/DQ pair, in FP16 where runtime and scales allow; returns whether they are.
+    fn scales(&mut self, name: &str, dims: &[usize], values: &[f32]) -> Result<bool, ExportError> {
+        let half = self.options.float_type.half_scales(self.profile, values);
         match half {
             true => self.floats(name, dims, values)?,
             false => self.tensors.push(TensorProto::floats(name, dims, values)),
@@ -22,7 +22,7 @@ impl Writer<'_> {
         Ok(half)
     }
 
-    /// DequantizeLinear to `back`, whose type is that of the steps.
+    /// DequantizeLinear to `back`, whose type is that of the scales.
     fn dequantize(&mut self, name: &str, inputs: [&str; 3], back: &str, axis: Option<i64>, half: bool) {
         if !half {
             self.full.insert(back.into());
@@ -46,16 +46,28 @@ impl Writer<'_> {
     fn pair(&mut self, name: &str, tensor: &str, q: &Quantized) -> String {
         let (mut codes, back) = (format!("{name}.codes"), format!("{name}.dequantized"));
         let x = self.cast(tensor, if q.half { FloatType::Fp16 } else { FloatType::Fp32 });
-        self.op("QuantizeLinear", &format!("{name}.q"), &[&x, &q.scale, &q.zero_point], &codes, vec![]);
-        if q.wide {
+        self.op(
+            "QuantizeLinear",
+            &format!("{name}.q"),
+            &[&x, &q.scale_tensor, &q.zero_point_tensor],
+            &codes,
+            vec![],
+        );
+        if let Some(largest) = q.clip {
             let clipped = format!("{name}.clipped");
             self.op("Clip", &format!("{name}.clip"), &[&codes, "", MAX_CODE], &clipped, vec![]);
             codes = clipped;
             if !self.tensors.iter().any(|t| t.name == MAX_CODE) {
-                self.tensors.push(TensorProto::unsigned(MAX_CODE, &[], &[127]));
+                self.tensors.push(TensorProto::unsigned(MAX_CODE, &[], &[largest]));
             }
         }
-        self.dequantize(&format!("{name}.dq"), [&codes, &q.scale, &q.zero_point], &back, None, q.half);
+        self.dequantize(
+            &format!("{name}.dq"),
+            [&codes, &q.scale_tensor, &q.zero_point_tensor],
+            &back,
+            None,
+            q.half,
+        );
         back
     }
 
@@ -63,19 +75,21 @@ impl Writer<'_> {
         let no_range = || ExportError::NoRange(q.name.clone());
         let absmax =
             *self.state.get(&range_key(&q.name)).and_then(|t| t.data.first()).ok_or_else(no_range)?;
-        let step = q
+        let scale = q
             .scheme
-            .step(absmax)
+            .scale(absmax)
             .ok_or_else(|| ExportError::NotFinite { name: range_key(&q.name), value: absmax })?;
-        let (scale, zero_point) = (format!("{}.scale", q.name), format!("{}.zero_point", q.name));
-        let half = self.steps(&scale, &[], &[step])?;
+        let (scale_tensor, zero_point_tensor) =
+            (format!("{}.scale", q.name), format!("{}.zero_point", q.name));
+        let half = self.scales(&scale_tensor, &[], &[scale])?;
         self.tensors.push(match (self.profile.integer_neighbours(), q.scheme.sign) {
-            (true, Sign::Unsigned) => TensorProto::unsigned(&zero_point, &[], &[0]),
-            (true, Sign::Signed) => TensorProto::unsigned(&zero_point, &[], &[128]),
-            (false, _) => TensorProto::bytes(&zero_point, &[], &[0]),
+            (true, Sign::Unsigned) => TensorProto::unsigned(&zero_point_tensor, &[], &[0]),
+            (true, Sign::Signed) => TensorProto::unsigned(&zero_point_tensor, &[], &[128]),
+            (false, _) => TensorProto::bytes(&zero_point_tensor, &[], &[0]),
         });
-        let wide = self.profile.integer_neighbours() && q.scheme.sign == Sign::Unsigned;
-        let quantized = Quantized { step, half, wide, scale, zero_point };
+        let clips = self.profile.integer_neighbours() && q.scheme.sign == Sign::Unsigned;
+        let clip = clips.then_some(q.scheme.qmax() as u8);
+        let quantized = Quantized { scale, half, clip, scale_tensor, zero_point_tensor };
         let x = self.values[node.inputs[0].0].tensor.clone();
         let tensor = self.pair(&q.name, &x, &quantized);
         Ok(Value { tensor, quantized: Some(quantized) })
@@ -87,11 +101,10 @@ impl Writer<'_> {
         node: &Node,
         layer: &Layer,
         shape: &[usize],
-        mut folded: FoldedWeights,
+        folded: FoldedWeights,
     ) -> Result<[String; 2], ExportError> {
         let (channels, weight) = (shape[0], layer.weight.as_str());
         let bias = format!("{}.folded_bias", node.name);
-        let input = self.input(node, 0).quantized;
         if !layer.quantized() || self.profile == Profile::Fp32 {
             if self.profile != Profile::Fp32 {
                 self.fp32_nodes.push((
@@ -104,24 +117,25 @@ impl Writer<'_> {
             return Ok([weight.into(), bias]);
         }
         let mut bias_tensor = bias.clone();
-        match input.filter(|_| self.profile.integer_neighbours()) {
-            Some(input) => {
-                let (codes, scales) = folded.integer_bias(input.step);
+        match folded.integer_bias.is_empty() {
+            false => {
+                let codes: Vec<i32> = folded.integer_bias.iter().map(|b| b.code).collect();
+                let units: Vec<f32> = folded.integer_bias.iter().map(|b| b.unit).collect();
                 let (name, scale, zero) =
                     (format!("{bias}.codes"), format!("{bias}.scale"), format!("{bias}.zero_point"));
                 self.tensors.push(TensorProto::integers(&name, &[channels], &codes));
-                self.tensors.push(TensorProto::floats(&scale, &[channels], &scales));
+                self.tensors.push(TensorProto::floats(&scale, &[channels], &units));
                 self.tensors.push(TensorProto::integers(&zero, &[channels], &vec![0; channels]));
                 bias_tensor = format!("{bias}.dequantized");
                 self.dequantize(&format!("{bias}.dq"), [&name, &scale, &zero], &bias_tensor, Some(0), false);
             }
-            None => self.floats(&bias, &[channels], &folded.bias)?,
+            true => self.floats(&bias, &[channels], &folded.bias)?,
         }
         let names =
             ["codes", "scale", "zero_point", "dequantized", "dq"].map(|part| format!("{weight}.{part}"));
         let [codes, scale, zero, back, dq] = &names;
         self.tensors.push(TensorProto::bytes(codes, shape, &folded.codes));
-        let half = self.steps(scale, &[channels], &folded.scales)?;
+        let half = self.scales(scale, &[channels], &folded.scales)?;
         self.tensors.push(TensorProto::bytes(zero, &[channels], &vec![0; channels]));
         self.dequantize(dq, [codes, scale, zero], back, Some(0), half);
         Ok([self.cast(back, self.options.float_type), bias_tensor])

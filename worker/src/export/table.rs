@@ -11,10 +11,10 @@ use serde::Serialize;
 pub struct ScaleEntry {
     /// Name of the value.
     pub name: String,
-    /// Range: codes 127 stands for it.
+    /// Range: the largest code stands for it.
     pub absmax: f32,
-    /// `absmax / 127`.
-    pub step: f32,
+    /// Scale: the range divided by the largest code.
+    pub scale: f32,
     /// Signed or unsigned codes.
     pub sign: Sign,
     /// Whether this file quantizes it (else its range is only known).
@@ -30,7 +30,7 @@ pub fn scale_table(graph: &Graph, state: &State) -> Vec<ScaleEntry> {
             Some(ScaleEntry {
                 name: q.name.clone(),
                 absmax,
-                step: q.scheme.step(absmax)?,
+                scale: q.scheme.scale(absmax)?,
                 sign: q.scheme.sign,
                 quantized: q.active,
             })

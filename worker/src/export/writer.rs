@@ -42,14 +42,15 @@ pub struct Options {
 /// How a value is quantized.
 #[derive(Debug, Clone)]
 pub(super) struct Quantized {
-    pub(super) step: f32,
-    /// Whether the step is FP16.
+    pub(super) scale: f32,
+    /// Whether the scale is FP16.
     pub(super) half: bool,
-    /// Unsigned codes with zero point 0: 128 to 255 are not codes of training, which ends at 127, and are clipped.
-    pub(super) wide: bool,
-    /// Initializers that hold step and zero point.
-    pub(super) scale: String,
-    pub(super) zero_point: String,
+    /// The largest code, where the type of the codes reaches further: unsigned ones with zero point 0 end at 127 in training,
+    /// and 128 to 255 are clipped.
+    pub(super) clip: Option<u8>,
+    /// Initializers that hold scale and zero point.
+    pub(super) scale_tensor: String,
+    pub(super) zero_point_tensor: String,
 }
 
 /// A value: the tensor that holds it, and how it is quantized, if it comes out of a DequantizeLinear or of an

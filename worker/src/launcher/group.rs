@@ -131,7 +131,8 @@ pub fn spawn(options: LaunchOptions) -> Result<Group, LaunchError> {
 
 impl Group {
     /// Process ids, in the order of the workers.
-    pub fn pids(&self) -> Vec<u32> {
+    #[cfg(test)]
+    pub(super) fn pids(&self) -> Vec<u32> {
         self.workers.iter().map(|w| w.child.id()).collect()
     }
 

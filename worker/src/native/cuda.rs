@@ -52,18 +52,18 @@ struct Launch {
     dy: *const c_void,
     y: *mut c_void,
     bits: *mut u32,
-    steps: *const f32,
+    scales: *const f32,
     seen: *mut f32,
     scratch: *mut u64,
     partial: *mut f64,
-    step_gradient: *mut f32,
+    scale_gradient: *mut f32,
     rows: i64,
     inner: i64,
     row_words: i64,
     chunk: i64,
     qmin: f32,
     qmax: f32,
-    min_step: f32,
+    min_scale: f32,
     grad_scale: f32,
 }
 
@@ -236,7 +236,17 @@ unsafe fn start(l: &Launch) -> Result<(), NativeError> {
         match l.kernel {
             QUANTIZE => {
                 let list = arguments![
-                    l.x, l.y, l.bits, l.steps, l.seen, l.scratch, l.rows, l.inner, l.qmin, l.qmax, l.min_step
+                    l.x,
+                    l.y,
+                    l.bits,
+                    l.scales,
+                    l.seen,
+                    l.scratch,
+                    l.rows,
+                    l.inner,
+                    l.qmin,
+                    l.qmax,
+                    l.min_scale
                 ];
                 Kernels::start(kernels.quantize[kind], turns, l.stream, list)
             }
@@ -247,10 +257,20 @@ unsafe fn start(l: &Launch) -> Result<(), NativeError> {
             LEARN => {
                 let pieces = (l.inner + l.chunk - 1) / l.chunk;
                 let list = arguments![
-                    l.x, l.dy, l.y, l.steps, l.partial, l.rows, l.inner, l.chunk, l.qmin, l.qmax, l.min_step
+                    l.x,
+                    l.dy,
+                    l.y,
+                    l.scales,
+                    l.partial,
+                    l.rows,
+                    l.inner,
+                    l.chunk,
+                    l.qmin,
+                    l.qmax,
+                    l.min_scale
                 ];
                 Kernels::start(kernels.learn[kind], turns, l.stream, list)?;
-                let list = arguments![l.partial, l.step_gradient, l.rows, pieces, l.grad_scale];
+                let list = arguments![l.partial, l.scale_gradient, l.rows, pieces, l.grad_scale];
                 Kernels::start(kernels.learn_sum, l.rows, l.stream, list)
             }
             other => Err(NativeError(format!("no kernel number {other}"))),

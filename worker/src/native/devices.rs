@@ -131,6 +131,7 @@ fn gpu(ordinal: i32) -> Result<Gpu, DriverError> {
 unsafe extern "C" {
     fn octrain_set_device(ordinal: i32) -> *mut c_char;
     fn octrain_set_tf32(on: bool) -> *mut c_char;
+    #[cfg(test)]
     fn octrain_tf32(convolutions: *mut bool, products: *mut bool) -> *mut c_char;
 }
 
@@ -154,7 +155,8 @@ pub fn allow_tf32(on: bool) -> Result<(), NativeError> {
 }
 
 /// Whether GPUs may use TF32, in convolutions and in matrix products.
-pub fn tf32_allowed() -> Result<[bool; 2], NativeError> {
+#[cfg(test)]
+pub(super) fn tf32_allowed() -> Result<[bool; 2], NativeError> {
     let [mut convolutions, mut products] = [false; 2];
     // SAFETY: both are writable; flags of libtorch are read.
     unsafe { check(octrain_tf32(&mut convolutions, &mut products)) }?;

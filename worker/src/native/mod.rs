@@ -1,8 +1,8 @@
 //! Bindings to the C++ parts: the fake-quant operator, the observer's statistic, libraries loaded at run time.
 //!
-//! The operator computes `y = clamp(round_half_even(x / step), qmin, qmax) * step` in FP32 with true division, as ONNX
+//! The operator computes `y = clamp(round_half_even(x / scale), qmin, qmax) * scale` in FP32 with true division, as ONNX
 //! QuantizeLinear and DequantizeLinear do. `x` is FP32, BF16 or FP16 in any memory order, which is kept; `y` and the
-//! gradient have its type. Steps are FP32, on the device of `x`; one below [`MIN_STEP`] counts as [`MIN_STEP`]. NaN
+//! gradient have its type. Scales are FP32, on the device of `x`; one below [`MIN_SCALE`] counts as [`MIN_SCALE`]. NaN
 //! stays NaN. Forward leaves one bit an element for backward.
 //!
 //! On CPUs the loops exist for AVX-512, AVX2 and plain x86-64, chosen at run time, with results equal bit for bit; on
@@ -24,7 +24,7 @@ pub use error::{NativeError, says_no_memory};
 pub use interfaces::interfaces;
 pub use leave::leave;
 
-use crate::quant::scheme::MIN_STEP;
+use crate::quant::scheme::MIN_SCALE;
 use std::ffi::{c_char, c_void};
 use tch::Tensor;
 
@@ -32,14 +32,14 @@ use tch::Tensor;
 #[derive(Clone, Copy)]
 #[repr(i32)]
 enum Gradient {
-    Clip = 0,
-    PassThrough = 1,
+    Clipped = 0,
+    Unclipped = 1,
     Learned = 2,
 }
 
 impl Gradient {
-    fn straight(pass_through: bool) -> Self {
-        if pass_through { Self::PassThrough } else { Self::Clip }
+    fn straight_through(unclipped: bool) -> Self {
+        if unclipped { Self::Unclipped } else { Self::Clipped }
     }
 }
 
@@ -49,7 +49,7 @@ impl Gradient {
 struct Options {
     qmin: i64,
     qmax: i64,
-    min_step: f32,
+    min_scale: f32,
     grad_scale: f32,
     gradient: Gradient,
     per_channel: i32,
@@ -57,7 +57,7 @@ struct Options {
 
 impl Options {
     fn new(qmin: i64, qmax: i64, gradient: Gradient, per_channel: bool) -> Self {
-        Self { qmin, qmax, min_step: MIN_STEP, grad_scale: 0.0, gradient, per_channel: per_channel.into() }
+        Self { qmin, qmax, min_scale: MIN_SCALE, grad_scale: 0.0, gradient, per_channel: per_channel.into() }
     }
 }
 
@@ -66,7 +66,7 @@ unsafe extern "C" {
         out: *mut *mut c_void,
         seen: *mut *mut c_void,
         x: *const c_void,
-        steps: *const c_void,
+        scales: *const c_void,
         options: *const Options,
     ) -> *mut c_char;
     fn octrain_abs_max(out: *mut *mut c_void, x: *const c_void) -> *mut c_char;
@@ -83,106 +83,110 @@ fn made(call: impl FnOnce(*mut *mut c_void) -> *mut c_char) -> Result<Tensor, Na
     Ok(unsafe { Tensor::from_ptr(out.cast()) })
 }
 
-fn quantized(x: &Tensor, steps: &Tensor, options: Options) -> Result<Tensor, NativeError> {
+fn quantized(x: &Tensor, scales: &Tensor, options: Options) -> Result<Tensor, NativeError> {
     // SAFETY: all pointers are live; the operator keeps none of them. Null: nothing is observed.
     made(|out| unsafe {
         octrain_fake_quant(
             out,
             std::ptr::null_mut(),
             x.as_ptr().cast(),
-            steps.as_ptr().cast(),
+            scales.as_ptr().cast(),
             &raw const options,
         )
     })
 }
 
-fn quantized_and_seen(x: &Tensor, steps: &Tensor, options: Options) -> Result<(Tensor, Tensor), NativeError> {
+fn quantized_and_seen(
+    x: &Tensor,
+    scales: &Tensor,
+    options: Options,
+) -> Result<(Tensor, Tensor), NativeError> {
     let mut seen = std::ptr::null_mut();
     // SAFETY: all pointers are live; the operator keeps none of them.
     let y = made(|out| unsafe {
-        octrain_fake_quant(out, &mut seen, x.as_ptr().cast(), steps.as_ptr().cast(), &raw const options)
+        octrain_fake_quant(out, &mut seen, x.as_ptr().cast(), scales.as_ptr().cast(), &raw const options)
     })?;
     // SAFETY: without an error `seen` is a new `at::Tensor` that is ours.
     Ok((y, unsafe { Tensor::from_ptr(seen.cast()) }))
 }
 
-/// Fake-quantizes `x` with one `step`, an FP32 tensor of one element. The gradient passes where nothing was clamped,
-/// or everywhere with `pass_through`.
+/// Fake-quantizes `x` with one `scale`, an FP32 tensor of one element. The gradient passes where nothing was clamped,
+/// or everywhere with `unclipped`.
 pub fn fake_quant(
     x: &Tensor,
-    step: &Tensor,
+    scale: &Tensor,
     qmin: i64,
     qmax: i64,
-    pass_through: bool,
+    unclipped: bool,
 ) -> Result<Tensor, NativeError> {
-    quantized(x, step, Options::new(qmin, qmax, Gradient::straight(pass_through), false))
+    quantized(x, scale, Options::new(qmin, qmax, Gradient::straight_through(unclipped), false))
 }
 
-/// [`fake_quant`] with one step for each index of the first dimension: `steps` is `[x.size(0)]`.
+/// [`fake_quant`] with one scale for each index of the first dimension: `scales` is `[x.size(0)]`.
 pub fn fake_quant_per_channel(
     x: &Tensor,
-    steps: &Tensor,
+    scales: &Tensor,
     qmin: i64,
     qmax: i64,
-    pass_through: bool,
+    unclipped: bool,
 ) -> Result<Tensor, NativeError> {
-    quantized(x, steps, Options::new(qmin, qmax, Gradient::straight(pass_through), true))
+    quantized(x, scales, Options::new(qmin, qmax, Gradient::straight_through(unclipped), true))
 }
 
 /// [`fake_quant`] and [`abs_max`] of the same `x`, which is read once: `(y, [absmax, count of others])`.
 pub fn observe_fake_quant(
     x: &Tensor,
-    step: &Tensor,
+    scale: &Tensor,
     qmin: i64,
     qmax: i64,
-    pass_through: bool,
+    unclipped: bool,
 ) -> Result<(Tensor, Tensor), NativeError> {
-    quantized_and_seen(x, step, Options::new(qmin, qmax, Gradient::straight(pass_through), false))
+    quantized_and_seen(x, scale, Options::new(qmin, qmax, Gradient::straight_through(unclipped), false))
 }
 
-/// [`fake_quant`] with a learnable step (LSQ; Esser et al., arXiv 1902.08153). `step` has one element and may require
+/// [`fake_quant`] with a learnable scale (LSQ; Esser et al., arXiv 1902.08153). `scale` has one element and may require
 /// a gradient, which is, with the sum over all elements in double precision and in an order that does not depend on
 /// threads,
 ///
 /// ```text
-/// grad_scale * sum(dy * (q - x / step where q was not clamped, else the bound it was clamped to))
+/// grad_scale * sum(dy * (q - x / scale where q was not clamped, else the bound it was clamped to))
 /// ```
 ///
 /// The paper's `grad_scale` is `1 / sqrt(x.numel() * qmax)`; where the loss is scaled for FP16 or summed over
-/// microbatches, the step's gradient is as `x`'s is. The gradient of `x` is [`fake_quant`]'s without `pass_through`. A
-/// step below [`MIN_STEP`] quantizes as [`MIN_STEP`] and has the gradient of that, so it can recover. NaN in `x` makes
-/// the step's gradient NaN. `x` itself is kept for backward. It cannot be differentiated twice.
+/// microbatches, the scale's gradient is as `x`'s is. The gradient of `x` is [`fake_quant`]'s without `unclipped`. A
+/// scale below [`MIN_SCALE`] quantizes as [`MIN_SCALE`] and has the gradient of that, so it can recover. NaN in `x` makes
+/// the scale's gradient NaN. `x` itself is kept for backward. It cannot be differentiated twice.
 pub fn fake_quant_learned(
     x: &Tensor,
-    step: &Tensor,
+    scale: &Tensor,
     qmin: i64,
     qmax: i64,
     grad_scale: f32,
 ) -> Result<Tensor, NativeError> {
-    quantized(x, step, Options { grad_scale, ..Options::new(qmin, qmax, Gradient::Learned, false) })
+    quantized(x, scale, Options { grad_scale, ..Options::new(qmin, qmax, Gradient::Learned, false) })
 }
 
 /// [`fake_quant_learned`] and [`abs_max`] of the same `x`, which is read once.
 pub fn observe_fake_quant_learned(
     x: &Tensor,
-    step: &Tensor,
+    scale: &Tensor,
     qmin: i64,
     qmax: i64,
     grad_scale: f32,
 ) -> Result<(Tensor, Tensor), NativeError> {
-    quantized_and_seen(x, step, Options { grad_scale, ..Options::new(qmin, qmax, Gradient::Learned, false) })
+    quantized_and_seen(x, scale, Options { grad_scale, ..Options::new(qmin, qmax, Gradient::Learned, false) })
 }
 
-/// [`fake_quant_learned`] with one step for each index of the first dimension; the paper's `grad_scale` is then
+/// [`fake_quant_learned`] with one scale for each index of the first dimension; the paper's `grad_scale` is then
 /// `1 / sqrt(elements of a channel * qmax)`.
 pub fn fake_quant_learned_per_channel(
     x: &Tensor,
-    steps: &Tensor,
+    scales: &Tensor,
     qmin: i64,
     qmax: i64,
     grad_scale: f32,
 ) -> Result<Tensor, NativeError> {
-    quantized(x, steps, Options { grad_scale, ..Options::new(qmin, qmax, Gradient::Learned, true) })
+    quantized(x, scales, Options { grad_scale, ..Options::new(qmin, qmax, Gradient::Learned, true) })
 }
 
 /// `[absmax over finite values, count of NaN and infinite ones]`, FP32, on the device of `x`. An empty tensor has

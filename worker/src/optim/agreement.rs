@@ -3,11 +3,12 @@
 use super::{OptimError, Program};
 use crate::collective::ReduceOp;
 use crate::exec::ExecError;
+use crate::strategy::Rank;
 use sha2::{Digest, Sha256};
 use tch::{Device, Tensor};
 
 impl Program {
-    /// SHA-256 of parameters and momenta, and of ranges and statistics, shortened to 8 bytes each.
+    /// SHA-256 of parameters and momentum buffers, and of ranges and statistics, shortened to 8 bytes each.
     fn fingerprint(&self) -> Result<[i64; 2], ExecError> {
         let hash = |tensors: &[&Tensor]| -> Result<i64, ExecError> {
             let mut h = Sha256::new();
@@ -35,9 +36,9 @@ impl Program {
         Ok(any.f_double_value(&[0])? > 0.0)
     }
 
-    /// Microbatches of the rank that has most, when `total` are shared out by position.
-    pub(super) fn rounds(&self, total: usize) -> usize {
-        total.div_ceil(self.collective.world_size())
+    /// This rank among all.
+    pub(super) fn place(&self) -> Rank {
+        Rank { rank: self.collective.rank(), world: self.collective.world_size() }
     }
 
     /// Whether all ranks hold the same parameters, scales and statistics to the last bit.

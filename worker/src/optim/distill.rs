@@ -2,7 +2,7 @@
 
 use super::OptimError;
 use crate::checkpoint::State;
-use crate::exec::{ExecError, Executor, Mode, Prepared, Record, Weights};
+use crate::exec::{Evaluator, ExecError, Mode};
 use crate::graph::Graph;
 use crate::strategy::Distillation;
 use tch::{Device, Kind, Tensor};
@@ -24,37 +24,21 @@ pub(super) fn loss(
 }
 
 /// The floating-point network in evaluation mode, in the precision of the run.
-pub struct Teacher {
-    executor: Executor,
-    weights: Weights,
-    prepared: Option<Prepared>,
-    record: Record,
-}
+pub struct Teacher(Evaluator);
 
 impl Teacher {
-    /// From a graph of the pass list without its quantization; weights are to be loaded.
-    pub fn new(graph: Graph, device: Device) -> Result<Self, ExecError> {
-        let weights = Weights::zeros(&graph, false, device)?;
-        let record = Record::new(&weights.layout, device)?;
-        Ok(Self { executor: Executor::new(graph, &weights)?, weights, prepared: None, record })
-    }
-
-    /// Takes its weights and statistics; all must be there.
-    pub fn load(&mut self, state: &State) -> Result<(), OptimError> {
-        if let Some(name) = self.weights.load(state)?.into_iter().next() {
-            return Err(OptimError::TeacherLacks { name });
+    /// From a graph of the pass list without its quantization, and its weights and statistics, all of which must be there.
+    pub fn new(graph: Graph, state: &State, device: Device) -> Result<Self, OptimError> {
+        match Evaluator::of_state(graph, state, Mode::evaluation(false), device) {
+            Ok(network) => Ok(Self(network)),
+            Err(ExecError::Lacks { name }) => Err(OptimError::TeacherLacks { name }),
+            Err(e) => Err(e.into()),
         }
-        let _guard = tch::no_grad_guard();
-        self.prepared = Some(Prepared::new(self.executor.graph(), &self.weights, false, false)?);
-        Ok(())
     }
 
     /// Logits `[b, classes]` of images `[b, C, H, W]`.
-    pub fn logits(&mut self, images: &Tensor) -> Result<Tensor, OptimError> {
-        let prepared = self.prepared.as_ref().ok_or(OptimError::NoTeacher)?;
-        let _guard = tch::no_grad_guard();
-        let mode = Mode { quantize: false, ..Mode::EVAL };
-        Ok(self.executor.forward(images, prepared, &self.weights, mode, &mut self.record, None)?)
+    pub fn logits(&self, images: &Tensor) -> Result<Tensor, OptimError> {
+        Ok(self.0.logits(images)?)
     }
 }
 

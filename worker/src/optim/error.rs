@@ -3,7 +3,7 @@
 use crate::collective::CollectiveError;
 use crate::exec::ExecError;
 use crate::graph::GraphError;
-use crate::strategy::QatError;
+use crate::strategy::{QatError, Rank};
 
 /// An error of the distributed optimizer.
 #[derive(Debug, thiserror::Error)]
@@ -48,19 +48,17 @@ pub enum OptimError {
         /// The scale.
         scale: f64,
     },
-    /// A rank got another number of microbatches than its share.
-    #[error("rank {rank} of {world} was given {got} microbatches, its share of {all} is {share}")]
-    Share {
+    /// A rank got another number of microbatches than its own.
+    #[error("rank {} of {} was given {got} microbatches; of the {all} of a step, {local} are local to it", place.rank, place.world)]
+    LocalMicrobatches {
         /// The rank.
-        rank: usize,
-        /// Ranks.
-        world: usize,
+        place: Rank,
         /// Microbatches given.
         got: usize,
         /// Microbatches in a global batch.
         all: usize,
-        /// Microbatches expected.
-        share: usize,
+        /// Its local microbatches.
+        local: usize,
     },
     /// An observer of one's own in a training without quantization.
     #[error(
@@ -93,8 +91,8 @@ pub enum OptimError {
         "BatchNorm's statistics, estimated anew, hold NaN or infinity: lower --lr; the last checkpoint is untouched"
     )]
     Statistics,
-    /// BatchNorm layers with different momenta.
-    #[error("BatchNorm layers have different momenta; one is supported")]
+    /// BatchNorm layers with different momentum.
+    #[error("BatchNorm layers differ in their momentum; one for all is supported")]
     MixedMomentum,
     /// Ranks hold different numbers.
     #[error(

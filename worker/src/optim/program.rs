@@ -8,7 +8,7 @@ use super::schedule::LearningRate;
 use super::updater::Updater;
 use super::{DistributedOptimizer, OptimError, Sharing, distill};
 use crate::collective::{Collective, CollectiveError, ReduceOp};
-use crate::exec::{Executor, Mode, Prepared, Record, Watch, Weights};
+use crate::exec::{Evaluator, ExecError, Executor, Mode, Pass, Prepared, Record, Watch, Weights};
 use crate::graph::Graph;
 use crate::passes::Passes;
 use crate::quant::observer::{RangeObserver, RecipeObserver};
@@ -52,7 +52,7 @@ pub struct StepOutcome {
 
 /// A network under training.
 pub struct Program {
-    pub(super) executor: Executor,
+    pub(super) executor: Arc<Executor>,
     /// Parameters, statistics, ranges.
     pub weights: Weights,
     pub(super) record: Record,
@@ -105,16 +105,21 @@ impl Program {
             device: o.device,
             loss_scale: o.loss_scale,
             loss,
-            executor,
+            executor: Arc::new(executor),
             weights,
             global_step: 0,
             collective: o.collective,
         })
     }
 
-    /// The executor, e.g. for evaluation.
-    pub fn executor(&self) -> &Executor {
-        &self.executor
+    /// The network that is trained, after its passes.
+    pub fn graph(&self) -> &Graph {
+        self.executor.graph()
+    }
+
+    /// The network as it is now, to run without gradients until the next step.
+    pub fn evaluator(&self, mode: Mode) -> Result<Evaluator, ExecError> {
+        Evaluator::new(self.executor.clone(), &self.weights, mode)
     }
 
     /// The collective all ranks share.
@@ -157,7 +162,7 @@ impl Program {
         &self.updater.scale_momentum
     }
 
-    /// The network whose logits training follows besides the labels, loaded with its weights.
+    /// The network whose logits training follows besides the labels.
     pub fn follow(&mut self, teacher: Teacher) {
         self.teacher = Some(teacher);
     }
@@ -172,12 +177,12 @@ impl Program {
     pub fn phase(&self, step: u64) -> Phase {
         let plain = Phase { observe: false, batch_stats: true };
         match (&self.strategy.qat, &self.observer) {
-            (Some(q), Some(o)) => q.phase_under(step, self.schedule().total_steps(), o.holds()),
+            (Some(q), Some(o)) => q.phase(step, self.schedule().total_steps(), o.holds()),
             _ => plain,
         }
     }
 
-    /// One optimizer step from this rank's share of the global batch, in the sampler's order. On error nothing was
+    /// One optimizer step from this rank's local microbatches of the global batch, in the sampler's order. On error nothing was
     /// updated.
     pub fn step(&mut self, microbatches: &[Microbatch]) -> Result<StepOutcome, OptimError> {
         self.step_watched(microbatches, false, None)
@@ -191,7 +196,7 @@ impl Program {
         watch: Option<&mut Watch>,
     ) -> Result<StepOutcome, OptimError> {
         let started = Instant::now();
-        self.check_share(microbatches.len())?;
+        self.check_local_microbatches(microbatches.len())?;
         let phase = self.phase(self.global_step);
         let lr = self.schedule().at(self.global_step);
         let scale = self.loss_scale.factor();
@@ -234,17 +239,16 @@ impl Program {
         Ok(outcome)
     }
 
-    fn check_share(&self, got: usize) -> Result<(), OptimError> {
-        let (rank, world, all) =
-            (self.collective.rank(), self.collective.world_size(), self.sharing.microbatches);
-        let share = (rank + 1) * all / world - rank * all / world;
-        if got == share { Ok(()) } else { Err(OptimError::Share { rank, world, got, all, share }) }
+    fn check_local_microbatches(&self, got: usize) -> Result<(), OptimError> {
+        let (place, all) = (self.place(), self.sharing.microbatches);
+        let local = place.local_microbatches(all).len();
+        if got == local { Ok(()) } else { Err(OptimError::LocalMicrobatches { place, got, all, local }) }
     }
 
     /// The loss of one microbatch, labels' and teacher's.
-    fn loss(&mut self, logits: &Tensor, m: &Microbatch) -> Result<Tensor, OptimError> {
+    fn loss(&self, logits: &Tensor, m: &Microbatch) -> Result<Tensor, OptimError> {
         let loss = self.loss.loss(logits, m.labels)?;
-        match (self.strategy.qat.as_ref().and_then(|q| q.distillation), &mut self.teacher) {
+        match (self.strategy.qat.as_ref().and_then(|q| q.distillation), &self.teacher) {
             (None, _) => Ok(loss),
             (Some(d), Some(teacher)) => Ok(distill::loss(d, &loss, logits, &teacher.logits(m.images)?)?),
             (Some(_), None) => Err(OptimError::NoTeacher),
@@ -267,27 +271,22 @@ impl Program {
             batch_stats: phase.batch_stats,
             quantize,
             observe: phase.observe,
-            pass_through: self.strategy.qat.as_ref().is_some_and(|q| q.pass_through),
+            unclipped: self.strategy.qat.as_ref().is_some_and(|q| q.unclipped_straight_through),
         };
         let mut prepared = Prepared::new(self.executor.graph(), &self.weights, quantize, true)?;
         let mut wanted: Vec<Tensor> = prepared.leaves.iter().map(Tensor::shallow_clone).collect();
         if self.updater.learns_scales() {
             prepared = prepared.learning_scales()?;
-            wanted.push(prepared.steps.shallow_clone());
+            wanted.push(prepared.scales.shallow_clone());
         }
         self.record.clear()?;
         self.sums.clear()?;
         let mut sums = Sums { stop: f64::from(u8::from(stop)), ..Sums::default() };
         let factor = self.loss_scale.factor() / self.sharing.microbatches as f64;
         for m in microbatches {
-            let logits = self.executor.forward(
-                m.images,
-                &prepared,
-                &self.weights,
-                mode,
-                &mut self.record,
-                watch.as_deref_mut().map(|w| w as &mut Watch),
-            )?;
+            let pass = Pass { prepared: &prepared, weights: &self.weights, mode, record: &mut self.record };
+            let watch = watch.as_deref_mut().map(|w| w as &mut Watch);
+            let logits = self.executor.forward(m.images, pass, watch)?;
             let loss = self.loss(&logits, m)?;
             let grads = Tensor::f_run_backward(&[loss.f_mul_scalar(factor)?], &wanted, false, false)?;
             let _guard = tch::no_grad_guard();

@@ -3,7 +3,7 @@
 
 use super::{OptimError, Program};
 use crate::collective::ReduceOp;
-use crate::exec::{ExecError, Mode, Prepared, Record};
+use crate::exec::{Evaluator, ExecError, Mode, Record};
 use crate::graph::{Node, Op};
 use crate::quant::histogram::{BINS, Histogram};
 use tch::{Device, Kind, Tensor};
@@ -50,25 +50,29 @@ impl Program {
         Ok(true)
     }
 
+    /// The network to run over many microbatches, and where it records.
+    fn evaluation(&self, mode: Mode) -> Result<(Evaluator, Record), OptimError> {
+        Ok((self.evaluator(mode)?, Record::new(&self.weights.layout, self.device)?))
+    }
+
     /// For every quantizer the absolute maxima of all microbatches, in order; none when the ranks stopped.
     fn maxima(
-        &mut self,
+        &self,
         microbatches: &[Placed],
         total: usize,
         asked: &dyn Fn() -> bool,
     ) -> Result<Option<Vec<Vec<f32>>>, OptimError> {
         let quantizers = self.weights.layout.quantizers.len();
         let all = Tensor::f_zeros([total as i64, quantizers as i64, 2], (Kind::Float, self.device))?;
-        let prepared = Prepared::new(self.executor.graph(), &self.weights, false, false)?;
-        for round in 0..self.rounds(total) {
+        let (network, mut record) = self.evaluation(Mode::CALIBRATE)?;
+        for round in 0..self.place().rounds(total) {
             if self.agree_to_stop(asked())? {
                 return Ok(None);
             }
             let Some((position, images)) = microbatches.get(round) else { continue };
-            self.record.clear()?;
-            let (weights, record) = (&self.weights, &mut self.record);
-            let _ = self.executor.forward(images, &prepared, weights, Mode::CALIBRATE, record, None)?;
-            all.get(*position as i64).f_copy_(&self.record.maxima)?;
+            record.clear()?;
+            let _ = network.recorded(images, &mut record, None)?;
+            all.get(*position as i64).f_copy_(&record.maxima)?;
         }
         // Each row is of one rank only.
         self.collective.all_reduce(&all, ReduceOp::Max)?;
@@ -82,7 +86,7 @@ impl Program {
 
     /// For every quantizer the histogram of its absolute values over all microbatches; none when the ranks stopped.
     fn histograms(
-        &mut self,
+        &self,
         microbatches: &[Placed],
         total: usize,
         maxima: &[Vec<f32>],
@@ -90,9 +94,8 @@ impl Program {
     ) -> Result<Option<Vec<Histogram>>, OptimError> {
         let tops: Vec<f32> = maxima.iter().map(|m| m.iter().copied().fold(0.0, f32::max)).collect();
         let counts = Tensor::f_zeros([tops.len() as i64, BINS as i64 + 1], (Kind::Int64, Device::Cpu))?;
-        let prepared = Prepared::new(self.executor.graph(), &self.weights, false, false)?;
-        let index = |name: &str| self.weights.layout.quantizers.iter().position(|n| n == name);
-        for round in 0..self.rounds(total) {
+        let network = self.evaluator(Mode::CALIBRATE)?;
+        for round in 0..self.place().rounds(total) {
             if self.agree_to_stop(asked())? {
                 return Ok(None);
             }
@@ -100,21 +103,13 @@ impl Program {
             let mut failed = None;
             let mut watch = |node: &Node, value: &Tensor| {
                 if let Op::Quantize(q) = &node.op
-                    && let Some(i) = index(&q.name)
+                    && let Some(i) = self.weights.layout.quantizer_index(&q.name)
                     && let Err(e) = count(value, tops[i], &counts.get(i as i64))
                 {
                     failed.get_or_insert((node.name.clone(), e));
                 }
             };
-            let (weights, record) = (&self.weights, &mut self.record);
-            let _ = self.executor.forward(
-                images,
-                &prepared,
-                weights,
-                Mode::CALIBRATE,
-                record,
-                Some(&mut watch),
-            )?;
+            let _ = network.watched(images, Some(&mut watch))?;
             if let Some((node, source)) = failed {
                 return Err(ExecError::Node { node, source }.into());
             }
@@ -143,17 +138,17 @@ impl Program {
         let quantize = self.strategy.qat.is_some();
         let len = self.weights.layout.buffers_len;
         let all = Tensor::f_zeros([total as i64, len], (Kind::Float, self.device))?;
-        let prepared = Prepared::new(self.executor.graph(), &self.weights, quantize, false)?;
-        let mode = Mode { batch_stats: true, quantize, observe: false, pass_through: false };
-        for round in 0..self.rounds(total) {
+        let mode = Mode { batch_stats: true, ..Mode::evaluation(quantize) };
+        let (network, mut record) = self.evaluation(mode)?;
+        for round in 0..self.place().rounds(total) {
             if self.agree_to_stop(asked())? {
                 return Ok(false);
             }
             let Some((position, images)) = microbatches.get(round) else { continue };
-            self.record.clear()?;
-            let _ = self.executor.forward(images, &prepared, &self.weights, mode, &mut self.record, None)?;
-            self.record.end_microbatch()?;
-            all.get(*position as i64).f_copy_(&self.record.stats)?;
+            record.clear()?;
+            let _ = network.recorded(images, &mut record, None)?;
+            record.end_microbatch()?;
+            all.get(*position as i64).f_copy_(&record.stats)?;
         }
         self.collective.all_reduce(&all, ReduceOp::Sum)?;
         let mean = all.f_mean_dim([0i64].as_slice(), false, Kind::Float)?;

@@ -21,12 +21,12 @@ pub(super) struct Updater {
 
 /// Momentum of the network's BatchNorms; 0 without any.
 fn bn_momentum(graph: &Graph) -> Result<f64, OptimError> {
-    let mut momenta = graph.nodes.iter().filter_map(|n| match &n.op {
+    let mut momentums = graph.nodes.iter().filter_map(|n| match &n.op {
         Op::BatchNorm(b) => Some(b.momentum),
         _ => None,
     });
-    let first = momenta.next().unwrap_or(0.0);
-    if momenta.any(|m| m != first) { Err(OptimError::MixedMomentum) } else { Ok(first) }
+    let first = momentums.next().unwrap_or(0.0);
+    if momentums.any(|m| m != first) { Err(OptimError::MixedMomentum) } else { Ok(first) }
 }
 
 impl Updater {

@@ -3,7 +3,7 @@
 use super::TrainError;
 use crate::collective::ReduceOp;
 use crate::data::EvalLoader;
-use crate::exec::{Mode, Prepared, Record};
+use crate::exec::Mode;
 use crate::optim::Program;
 use serde::Serialize;
 use tch::{Device, Kind, Reduction, Tensor};
@@ -58,8 +58,8 @@ fn add_scores(sums: &mut [f64], logits: &Tensor, labels: &Tensor) -> Result<(), 
     Ok(())
 }
 
-/// Evaluates this rank's shard and sums over ranks, all images and those of each of the `classes`. `quantize` says whether the network's quantizers are in
-/// force; they then need their ranges. `rounds` are the batches of the rank that has most; before each, the ranks
+/// Evaluates this rank's shard and sums over ranks, all images and those of each of the `classes`. `quantize` says whether
+/// the network's quantizers are in force; they then need their ranges. `rounds` are the batches of the rank that has most; before each, the ranks
 /// agree whether to stop, which `asked` says for this one: then there is no result.
 pub fn evaluate(
     program: &Program,
@@ -69,14 +69,8 @@ pub fn evaluate(
     quantize: bool,
     asked: &dyn Fn() -> bool,
 ) -> Result<Option<(EvalResult, Vec<ClassCount>)>, TrainError> {
-    let (executor, weights, collective) = (program.executor(), &program.weights, program.collective());
+    let (network, device) = (program.evaluator(Mode::evaluation(quantize))?, program.device());
     let _guard = tch::no_grad_guard();
-    if quantize {
-        executor.ensure_ranges(weights)?;
-    }
-    let prepared = Prepared::new(executor.graph(), weights, quantize, false)?;
-    let mut record = Record::new(&weights.layout, weights.device())?;
-    let mode = Mode { quantize, ..Mode::EVAL };
     let mut sums = vec![0.0f64; SUMS + 2 * classes];
     for _ in 0..rounds {
         if program.agree_to_stop(asked())? {
@@ -87,13 +81,11 @@ pub fn evaluate(
         if batch.labels.size()[0] == 0 {
             continue;
         }
-        let images = batch.images.f_to_device(weights.device())?;
-        let labels = batch.labels.f_to_device(weights.device())?;
-        let logits = executor.forward(&images, &prepared, weights, mode, &mut record, None)?;
-        add_scores(&mut sums, &logits, &labels)?;
+        let logits = network.logits(&batch.images)?;
+        add_scores(&mut sums, &logits, &batch.labels.f_to_device(device)?)?;
     }
-    let all = Tensor::f_from_slice(&sums)?.f_to_device(weights.device())?;
-    collective.all_reduce(&all, ReduceOp::Sum)?;
+    let all = Tensor::f_from_slice(&sums)?.f_to_device(device)?;
+    program.collective().all_reduce(&all, ReduceOp::Sum)?;
     let all = Vec::<f64>::try_from(&all.f_to_device(Device::Cpu)?)?;
     let [images, top1, top5, loss, corrupt, counts @ ..] = &all[..] else { unreachable!("five sums") };
     let (images, top1, top5, loss, corrupt) = (*images, *top1, *top5, *loss, *corrupt);

@@ -196,7 +196,7 @@ impl Run<'_> {
                 break;
             }
             let begun = Instant::now();
-            let batches = self.share()?;
+            let batches = self.local_microbatches()?;
             let data_time = begun.elapsed();
             let outcome = self.step(&batches)?;
             self.kept = self.promised.take().unwrap_or(self.kept);
@@ -218,11 +218,11 @@ impl Run<'_> {
     }
 
     /// This rank's microbatches of the next step.
-    fn share(&mut self) -> Result<Vec<Batch>, TrainError> {
+    fn local_microbatches(&mut self) -> Result<Vec<Batch>, TrainError> {
         let ended = || TrainError::Config("the loader ended before the epoch did".into());
         let device = self.program.device();
         let loader = self.loader.as_mut().ok_or_else(ended)?;
-        (0..self.data.sharding.share().len())
+        (0..self.data.sharding.local_microbatches().len())
             .map(|_| Ok(loader.next()?.ok_or_else(ended)?.on(device)?))
             .collect()
     }

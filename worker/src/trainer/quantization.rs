@@ -31,7 +31,7 @@ impl Run<'_> {
             .ok_or_else(|| TrainError::Config("there are no training images".into()))?;
         let (mut loader, total) = EvalLoader::calibration(train, self.data.clone(), images)?;
         let mut share = Vec::new();
-        for _ in 0..total.div_ceil(self.data.sharding.world) {
+        for _ in 0..self.data.sharding.place().rounds(total) {
             if self.program.agree_to_stop(signals::requested())? {
                 return Ok(None);
             }
@@ -104,8 +104,7 @@ impl Run<'_> {
         let graph = passes::run(self.job.graph.clone(), &strategy.without_qat(), Purpose::Train)
             .map_err(|e| TrainError::Optim(e.into()))?;
         let precision = strategy.amp.precision().to_uppercase();
-        let mut teacher = Teacher::new(graph, self.program.device())?;
-        teacher.load(&checkpoint::load_weights(&path)?)?;
+        let teacher = Teacher::new(graph, &checkpoint::load_weights(&path)?, self.program.device())?;
         self.program.follow(teacher);
         self.reporter.say(&format!("distilling from {} in {precision}", path.display()));
         Ok(())

@@ -136,7 +136,7 @@ fn load(
     state: &State,
     allow: bool,
 ) -> Result<Option<checkpoint::Mismatch>, TrainError> {
-    let mismatch = checkpoint::match_weights(program.executor().graph(), state);
+    let mismatch = checkpoint::match_weights(program.graph(), state);
     if !mismatch.is_empty() && !allow {
         return Err(CheckpointError::Mismatch { path: path.into(), mismatch }.into());
     }

@@ -442,7 +442,7 @@ mod tests {
             ("qat.freeze_observers_step", |p| qat(p).freeze_observers_step = None),
             ("qat.freeze_bn_step", |p| qat(p).freeze_bn_step = Some(3)),
             ("qat.observer_momentum", |p| qat(p).observer_momentum = 0.5),
-            ("qat.pass_through", |p| qat(p).pass_through = true),
+            ("qat.unclipped_straight_through", |p| qat(p).unclipped_straight_through = true),
             ("qat.skip", |p| qat(p).skip.push("fc".into())),
             ("qat.observer", |p| qat(p).set_observer(Observer::Mse)),
             ("qat.percentile", |p| qat(p).percentile = 90.0),

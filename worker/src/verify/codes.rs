@@ -15,10 +15,10 @@ pub struct Codes {
 }
 
 impl Codes {
-    /// Adds values of both sides, which are codes times `step`.
-    pub fn add(&mut self, trained: &[f32], deployed: &[f32], step: f32) {
+    /// Adds values of both sides, which are codes times `scale`.
+    pub fn add(&mut self, trained: &[f32], deployed: &[f32], scale: f32) {
         for (a, b) in trained.iter().zip(deployed) {
-            let apart = (a / step).round_ties_even() - (b / step).round_ties_even();
+            let apart = (a / scale).round_ties_even() - (b / scale).round_ties_even();
             let apart = if apart.is_nan() { u64::MAX } else { apart.abs() as u64 };
             self.values += 1;
             self.by_one += u64::from(apart == 1);

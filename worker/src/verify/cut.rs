@@ -39,8 +39,8 @@ pub struct Fed {
 pub struct Cut {
     /// The value of the training graph that it makes, or [`LOGITS`].
     pub name: String,
-    /// Step of its output; none for the logits.
-    pub step: Option<f32>,
+    /// Scale of its output; none for the logits.
+    pub scale: Option<f32>,
     /// What it reads.
     pub inputs: Vec<Fed>,
     nodes: Vec<NodeProto>,
@@ -140,15 +140,15 @@ impl File<'_> {
         (self.nodes[before].op_type == "QuantizeLinear").then_some(before)
     }
 
-    fn step(&self, q: usize) -> Result<(f32, i32), CutError> {
+    fn scale(&self, q: usize) -> Result<(f32, i32), CutError> {
         let scale = self.tensors.get(self.nodes[q].input[1].as_str());
         let of = |t: &TensorProto| match (t.data_type, &t.raw_data[..]) {
             (FLOAT, &[a, b, c, d]) => Some(f32::from_le_bytes([a, b, c, d])),
             (FLOAT16, &[a, b]) => Some(f16::from_le_bytes([a, b]).to_f32()),
             _ => None,
         };
-        let step = scale.and_then(|t| Some((of(t)?, t.data_type)));
-        step.ok_or_else(|| CutError(format!("`{}` has no step of one number", self.nodes[q].name)))
+        let scale = scale.and_then(|t| Some((of(t)?, t.data_type)));
+        scale.ok_or_else(|| CutError(format!("`{}` has no scale of one number", self.nodes[q].name)))
     }
 
     /// Walks back from a tensor to the pairs before it. `first` is the pair's own DequantizeLinear, which does not
@@ -198,7 +198,7 @@ impl File<'_> {
                 let value = value_of(&node)?.to_string();
                 let fed = format!("{value}.fed");
                 node.input[0] = fed.clone();
-                if self.step(i)?.1 == FLOAT16 {
+                if self.scale(i)?.1 == FLOAT16 {
                     node.input[0] = format!("{fed}.fp16");
                     nodes.push(cast(&fed, &node.input[0], FLOAT16));
                 }
@@ -210,10 +210,11 @@ impl File<'_> {
         // FP32 whatever the type of the file; nothing where it is FP32.
         nodes.extend(seen.iter().map(|(dq, name, _)| cast(&self.nodes[*dq].output[0], name, FLOAT)));
         nodes.push(cast(tensor, OUT, FLOAT));
-        let step = pair.and_then(|dq| self.pair(dq)).map(|q| self.step(q)).transpose()?.map(|(step, _)| step);
+        let scale =
+            pair.and_then(|dq| self.pair(dq)).map(|q| self.scale(q)).transpose()?.map(|(scale, _)| scale);
         let tensors = found.tensors.iter().map(|t| self.tensors[t.as_str()].clone()).collect();
         let seen = seen.into_iter().map(|(_, name, input)| (name, input)).collect();
-        Ok(Cut { name: name.into(), step, inputs, nodes, tensors, seen, frame: self.frame.clone() })
+        Ok(Cut { name: name.into(), scale, inputs, nodes, tensors, seen, frame: self.frame.clone() })
     }
 }
 

@@ -70,10 +70,10 @@ fn a_layer_reaches_from_pair_to_pair() {
         names(&cuts[1]),
         ["input.q", "input.dq", "w1.dq", "conv1", "relu", "relu.q", "relu.dq", "input.seen", "out"]
     );
-    assert_eq!((fed(&cuts[1]), cuts[1].step), (vec!["input"], Some(0.25)));
+    assert_eq!((fed(&cuts[1]), cuts[1].scale), (vec!["input"], Some(0.25)));
     // The skip branch and the convolution read one pair: it is in the layer once.
     assert_eq!(names(&cuts[2]), ["relu.q", "relu.dq", "w2.dq", "conv2", "add", "output", "relu.seen", "out"]);
-    assert_eq!((fed(&cuts[2]), cuts[2].step), (vec!["relu"], None));
+    assert_eq!((fed(&cuts[2]), cuts[2].scale), (vec!["relu"], None));
     let tensors: Vec<&str> = cuts[2].tensors.iter().map(|t| t.name.as_str()).collect();
     assert_eq!(tensors, ["b2", "relu.scale", "w2.codes", "w2.scale", "zero"]);
 }
@@ -113,9 +113,9 @@ fn clipped_codes_are_part_of_their_pair() {
 }
 
 #[test]
-fn a_pair_with_an_fp16_step_is_fed_fp32() {
+fn a_pair_with_an_fp16_scale_is_fed_fp32() {
     let cuts = cuts(&file(&residual(), &["relu.scale"])).unwrap();
-    assert_eq!(cuts[1].step, Some(0.5));
+    assert_eq!(cuts[1].scale, Some(0.5));
     assert_eq!(names(&cuts[2])[..2], ["relu.fed.fp16", "relu.q"]);
     assert_eq!(cuts[2].inputs[0].tensor, "relu.fed");
     assert_eq!(cuts[2].nodes[1].input[0], "relu.fed.fp16");

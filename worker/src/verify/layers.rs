@@ -1,9 +1,9 @@
 //! Layer by layer: the engine is fed what the training graph fed the same layer.
 
 use super::cut::{Cut, CutError, LOGITS, cuts};
-use super::{Codes, TrainedGraph};
+use super::{Codes, values};
 use crate::engine::{Engine, EngineError, EngineKind, Port, load_network};
-use crate::exec::ExecError;
+use crate::exec::{Evaluator, ExecError};
 use crate::export::onnx::ModelProto;
 use prost::Message;
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,7 +54,7 @@ impl Layer {
 
     /// Whether its output is quantized; else it makes the logits.
     pub fn quantized(&self) -> bool {
-        self.cut.step.is_some()
+        self.cut.scale.is_some()
     }
 }
 
@@ -86,8 +86,8 @@ impl Layers {
     }
 
     /// Compares on one batch `[b, C, H, W]`; all batches must be of one size.
-    pub fn compare(&mut self, graph: &TrainedGraph, images: &Tensor) -> Result<(), LayerError> {
-        let (logits, mut values) = graph.values(images, &self.names)?;
+    pub fn compare(&mut self, graph: &Evaluator, images: &Tensor) -> Result<(), LayerError> {
+        let (logits, mut values) = values(graph, images, &self.names)?;
         values.insert(LOGITS.into(), logits);
         for layer in &mut self.layers {
             let value = |name: &str| values.get(name).ok_or_else(|| LayerError::Value(name.into()));
@@ -106,8 +106,8 @@ impl Layers {
             let made = engine.run(&fed).map_err(failed(&layer.cut.name))?;
             layer.engine = Some(engine);
             let wanted = host(wanted)?;
-            match layer.cut.step {
-                Some(step) => layer.codes.add(&wanted, &made, step),
+            match layer.cut.scale {
+                Some(scale) => layer.codes.add(&wanted, &made, scale),
                 None => {
                     let largest = wanted.iter().fold(f32::MIN_POSITIVE, |m, x| m.max(x.abs()));
                     let apart = wanted.iter().zip(&made).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
@@ -147,12 +147,12 @@ fn start(
 /// as it does in the whole network, or its figures say nothing.
 pub fn float_layers_of_cuts(
     model: &ModelProto,
-    graph: &TrainedGraph,
+    graph: &Evaluator,
     images: &Tensor,
     kind: EngineKind,
 ) -> Result<BTreeMap<String, Vec<String>>, LayerError> {
     let layers = Layers::new(model, kind)?;
-    let (logits, mut values) = graph.values(images, &layers.names)?;
+    let (logits, mut values) = values(graph, images, &layers.names)?;
     values.insert(LOGITS.into(), logits);
     let mut found = BTreeMap::new();
     for layer in &layers.layers {

@@ -2,18 +2,18 @@
 
 mod codes;
 mod cut;
-mod graph;
 mod html;
 mod kernels;
 mod layers;
 mod report;
 mod tally;
+mod values;
 
 pub use codes::Codes;
 pub use cut::{Cut, CutError, Fed, LOGITS, cuts};
-pub use graph::TrainedGraph;
 pub use html::html;
 pub use kernels::{Kernels, sort as sort_kernels};
 pub use layers::{Layer, LayerError, Layers, float_layers_of_cuts};
 pub use report::{LayerReport, Limits, Report};
 pub use tally::Tally;
+pub use values::values;

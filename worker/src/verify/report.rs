@@ -1,11 +1,9 @@
 //! What was found, as JSON, as text, and as a verdict.
 
 use super::{Codes, Kernels, Layers, Tally};
+use crate::export::Profile;
 use crate::metrics::table;
 use serde_json::{Value, json};
-
-/// The profile of which nothing is to run in INT8.
-const FLOAT: &str = "fp32";
 
 /// One layer.
 #[derive(Debug, Clone, PartialEq)]
@@ -148,7 +146,7 @@ impl Report {
 
     fn kernels_text(&self) -> String {
         let k = &self.kernels;
-        if self.profile == FLOAT {
+        if self.profile == Profile::Fp32.name() {
             return format!("kernels: {} layers in floating point\n", k.float.len() + k.skipped.len());
         }
         let mut out = format!("kernels: {} layers in INT8, verify.fp32_nodes {}", k.int8, k.float.len());
@@ -181,7 +179,7 @@ impl Report {
                 limits.min_lsb_within_1
             ));
         }
-        if self.profile != FLOAT && !self.kernels.float.is_empty() {
+        if self.profile != Profile::Fp32.name() && !self.kernels.float.is_empty() {
             out.push(format!(
                 "{} runs {} layers of this {} file in floating point: {}; export the profile of this engine, or leave \
                  them out of quantization with --qat-skip",

@@ -1,5 +1,7 @@
 //! Counting where two sets of logits agree.
 
+use crate::engine::predicted;
+
 /// Sums over images.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Tally {
@@ -15,16 +17,11 @@ pub struct Tally {
     pub largest: f32,
 }
 
-/// Index of the largest value; the first of equals.
-fn best(row: &[f32]) -> usize {
-    (1..row.len()).fold(0, |m, i| if row[i] > row[m] { i } else { m })
-}
-
 impl Tally {
     /// Adds images: their labels, and logits `[n, classes]` of both sides.
     pub fn add(&mut self, labels: &[i64], graph: &[f32], engine: &[f32], classes: usize) {
         for ((&label, a), b) in labels.iter().zip(graph.chunks(classes)).zip(engine.chunks(classes)) {
-            let (x, y) = (best(a), best(b));
+            let (x, y) = (predicted(a), predicted(b));
             self.images += 1;
             self.agree += u64::from(x == y);
             self.graph += u64::from(x as i64 == label);

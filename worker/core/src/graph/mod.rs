@@ -10,6 +10,8 @@ mod facts;
 mod infer;
 mod node;
 mod ops;
+#[cfg(test)]
+mod tests;
 mod text;
 mod verify;
 
@@ -109,6 +111,19 @@ impl Graph {
                 op if op.facts().hands_on() => value = node.inputs[0],
                 _ => return None,
             }
+        }
+    }
+
+    /// The BatchNorm that is folded into a layer where its network is deployed: it alone reads the layer's value. None of
+    /// other nodes, and of a layer into which one was folded already.
+    pub fn batch_norm_behind(&self, layer: NodeId) -> Option<(NodeId, &BatchNorm)> {
+        self.node(layer).op.layer().filter(|layer| layer.folded.is_none())?;
+        let mut readers = self.iter().filter(|(_, n)| n.inputs.contains(&layer));
+        match (readers.next(), readers.next()) {
+            (Some((id, Node { op: Op::BatchNorm(norm), .. })), None) if self.output != layer => {
+                Some((id, norm))
+            }
+            _ => None,
         }
     }
 

@@ -11,16 +11,20 @@ pub(super) enum Block {
     Bottleneck,
 }
 
+/// A square convolution, padded so that stride 1 keeps the size.
+struct Square {
+    out: usize,
+    kernel: usize,
+    stride: usize,
+}
+
 fn conv_bn_relu(
     b: &mut Builder,
-    conv: &str,
-    bn: &str,
+    [conv, bn]: [&str; 2],
     x: NodeId,
-    out: usize,
-    k: usize,
-    s: usize,
+    Square { out, kernel, stride }: Square,
 ) -> Result<NodeId, GraphError> {
-    let x = b.conv(conv, x, out, k, s)?;
+    let x = b.conv(conv, x, out, kernel, stride)?;
     let x = b.batch_norm(bn, x, ParamKind::Gamma)?;
     b.push(&format!("{bn}.relu"), Op::Relu, &[x])
 }
@@ -34,12 +38,16 @@ fn block(
     stride: usize,
 ) -> Result<NodeId, GraphError> {
     let part = |p: &str| format!("{name}.{p}");
+    let mut wide = |i: usize, x, kernel, stride| {
+        let names = [part(&format!("conv{i}")), part(&format!("bn{i}"))];
+        conv_bn_relu(b, names.each_ref().map(String::as_str), x, Square { out: width, kernel, stride })
+    };
     let out = if kind == Block::Basic { width } else { 4 * width };
     let y = match kind {
-        Block::Basic => conv_bn_relu(b, &part("conv1"), &part("bn1"), x, width, 3, stride)?,
+        Block::Basic => wide(1, x, 3, stride)?,
         Block::Bottleneck => {
-            let y = conv_bn_relu(b, &part("conv1"), &part("bn1"), x, width, 1, 1)?;
-            conv_bn_relu(b, &part("conv2"), &part("bn2"), y, width, 3, stride)?
+            let y = wide(1, x, 1, 1)?;
+            wide(2, y, 3, stride)?
         }
     };
     let (conv, bn, kernel) = if kind == Block::Basic { ("conv2", "bn2", 3) } else { ("conv3", "bn3", 1) };
@@ -71,7 +79,7 @@ pub(super) fn imagenet(
     classes: usize,
 ) -> Result<Graph, GraphError> {
     let (mut b, x) = Builder::new(name, shape);
-    let x = conv_bn_relu(&mut b, "conv1", "bn1", x, 64, 7, 2)?;
+    let x = conv_bn_relu(&mut b, ["conv1", "bn1"], x, Square { out: 64, kernel: 7, stride: 2 })?;
     let mut x = b.push("maxpool", Op::MaxPool(Window { kernel: 3, stride: 2, padding: 1 }), &[x])?;
     for (stage, &depth) in depths.iter().enumerate() {
         for i in 0..depth {
@@ -85,7 +93,7 @@ pub(super) fn imagenet(
 /// The three-stage networks of section 4.2, for 32x32 images: 6n + 2 layers.
 pub(super) fn small(name: &str, n: usize, shape: [usize; 3], classes: usize) -> Result<Graph, GraphError> {
     let (mut b, x) = Builder::new(name, shape);
-    let mut x = conv_bn_relu(&mut b, "conv1", "bn1", x, 16, 3, 1)?;
+    let mut x = conv_bn_relu(&mut b, ["conv1", "bn1"], x, Square { out: 16, kernel: 3, stride: 1 })?;
     for stage in 0..3 {
         for i in 0..n {
             let stride = if stage > 0 && i == 0 { 2 } else { 1 };

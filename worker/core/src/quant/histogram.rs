@@ -77,12 +77,12 @@ impl Histogram {
     /// The range of the smallest sum of squared differences between values and what their codes stand for.
     pub fn least_squares(&self) -> f32 {
         self.best(|bins| {
-            let step = self.width() * bins as f64 / QMAX as f64;
+            let scale = self.width() * bins as f64 / QMAX as f64;
             let error = |bin: usize| {
                 let point = |p: usize| {
                     let x = (bin as f64 + (p as f64 + 0.5) / POINTS as f64) * self.width();
-                    let code = (x / step).round_ties_even().min(QMAX as f64);
-                    (x - code * step).powi(2)
+                    let code = (x / scale).round_ties_even().min(QMAX as f64);
+                    (x - code * scale).powi(2)
                 };
                 (0..POINTS).map(point).sum::<f64>() / POINTS as f64
             };
@@ -175,8 +175,9 @@ mod tests {
 
     /// Mean squared error of quantizing `x` with a range, plainly.
     fn squared_error(x: &[f32], range: f32) -> f64 {
-        let step = range / 127.0;
-        let error = |v: f32| f64::from(v - (v / step).round_ties_even().clamp(-127.0, 127.0) * step).powi(2);
+        let scale = range / 127.0;
+        let error =
+            |v: f32| f64::from(v - (v / scale).round_ties_even().clamp(-127.0, 127.0) * scale).powi(2);
         x.iter().map(|&v| error(v)).sum::<f64>() / x.len() as f64
     }
 

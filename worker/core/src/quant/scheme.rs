@@ -1,15 +1,15 @@
-//! The single source of quantized numerics: training, evaluation and export all read code ranges and steps here.
+//! The single source of quantized numerics: training, evaluation and export all read code ranges and scales here.
 //!
 //! A [`Scheme`] is a value that quantizers and layers of a graph carry, each its own. All are symmetric with zero point 0:
 //! codes of b bits are in [-(2^(b-1) - 1), 2^(b-1) - 1], or from 0 on for a tensor that is never negative, and
-//! `step = absmax / qmax` in FP32, whatever the tensor's own type. The recipe's are [`Scheme::weight`] (8 or 7 bits per
+//! `scale = absmax / qmax` in FP32, whatever the tensor's own type. The recipe's are [`Scheme::weight`] (8 or 7 bits per
 //! output channel) and [`Scheme::activation`] (8 bits per tensor).
 
 use serde::{Deserialize, Serialize};
 
-/// Smallest step ever used: keeps `1 / step` and `127 * step` finite and normal in FP32, so an all-zero or
+/// Smallest scale ever used: keeps `1 / scale` and `127 * scale` finite and normal in FP32, so an all-zero or
 /// denormal range still quantizes to finite values.
-pub const MIN_STEP: f32 = 1.0e-30;
+pub const MIN_SCALE: f32 = 1.0e-30;
 
 /// How a tensor is quantized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -19,7 +19,7 @@ pub struct Scheme {
     pub bits: u32,
     /// Whether codes can be negative.
     pub sign: Sign,
-    /// What shares a step.
+    /// What shares a scale.
     pub granularity: Granularity,
 }
 
@@ -33,7 +33,7 @@ pub enum Sign {
     Unsigned,
 }
 
-/// What shares a step.
+/// What shares a scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Granularity {
@@ -56,12 +56,12 @@ pub struct SchemeError {
 }
 
 impl Scheme {
-    /// Of weights: signed codes of `bits` bits, a step per output channel (dimension 0).
+    /// Of weights: signed codes of `bits` bits, a scale per output channel (dimension 0).
     pub const fn weight(bits: u32) -> Self {
         Self { bits, sign: Sign::Signed, granularity: Granularity::PerChannel(0) }
     }
 
-    /// Of activations: codes of 8 bits, one step.
+    /// Of activations: codes of 8 bits, one scale.
     pub const fn activation(sign: Sign) -> Self {
         Self { bits: 8, sign, granularity: Granularity::PerTensor }
     }
@@ -93,19 +93,19 @@ impl Scheme {
         }
     }
 
-    /// The step of a range: `absmax / qmax`, never below [`MIN_STEP`]. `absmax` must be finite and not negative; anything
+    /// The scale of a range: `absmax / qmax`, never below [`MIN_SCALE`]. `absmax` must be finite and not negative; anything
     /// else is a caller's error and is answered with `None`.
-    pub fn step(self, absmax: f32) -> Option<f32> {
-        (absmax.is_finite() && absmax >= 0.0).then(|| (absmax / self.qmax() as f32).max(MIN_STEP))
+    pub fn scale(self, absmax: f32) -> Option<f32> {
+        (absmax.is_finite() && absmax >= 0.0).then(|| (absmax / self.qmax() as f32).max(MIN_SCALE))
     }
 
-    /// Code of one value: `clamp(round_half_even(x / step), qmin, qmax)`.
-    pub fn code(self, x: f32, step: f32) -> i64 {
-        let q = (x / step).round_ties_even();
+    /// Code of one value: `clamp(round_half_even(x / scale), qmin, qmax)`.
+    pub fn code(self, x: f32, scale: f32) -> i64 {
+        let q = (x / scale).round_ties_even();
         q.clamp(self.qmin() as f32, self.qmax() as f32) as i64
     }
 
-    /// LSQ's factor on the gradient of a learned step (Esser et al., arXiv 1902.08153): `1 / sqrt(values * qmax)`.
+    /// LSQ's factor on the gradient of a learned scale (Esser et al., arXiv 1902.08153): `1 / sqrt(values * qmax)`.
     pub fn learned_gradient_scale(self, values: usize) -> f64 {
         1.0 / (values.max(1) as f64 * self.qmax() as f64).sqrt()
     }
@@ -127,14 +127,6 @@ impl std::fmt::Display for Scheme {
     }
 }
 
-/// Code and unit of a bias that is added to integer sums: `round_half_even(bias / unit)` with the unit of the sums,
-/// input step times weight scale, in FP32. None where the code is beyond 2^30 and the weights' scale must be raised.
-pub fn bias_code(bias: f32, input: f32, weight: f32) -> Option<(i32, f32)> {
-    let unit = (f64::from(input) * f64::from(weight)) as f32;
-    let code = (f64::from(bias) / f64::from(unit)).round_ties_even();
-    (code.abs() <= f64::from(1 << 30)).then_some((code as i32, unit))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,17 +134,17 @@ mod tests {
     const SIGNED: Scheme = Scheme::activation(Sign::Signed);
 
     #[test]
-    fn steps_are_finite_and_positive_for_every_legal_range() {
+    fn scales_are_finite_and_positive_for_every_legal_range() {
         for scheme in [SIGNED, Scheme::weight(7), Scheme::weight(2)] {
             for absmax in [0.0, f32::from_bits(1), 1e-38, 1e-7, 1.0, 65504.0, f32::MAX] {
-                let s = scheme.step(absmax).unwrap();
+                let s = scheme.scale(absmax).unwrap();
                 assert!(s.is_finite() && s > 0.0 && (1.0 / s).is_finite(), "{absmax} gave {s}");
             }
-            assert_eq!(scheme.step(f32::NAN), None);
-            assert_eq!(scheme.step(f32::INFINITY), None);
-            assert_eq!(scheme.step(-1.0), None);
+            assert_eq!(scheme.scale(f32::NAN), None);
+            assert_eq!(scheme.scale(f32::INFINITY), None);
+            assert_eq!(scheme.scale(-1.0), None);
         }
-        assert_eq!((SIGNED.step(127.0), Scheme::weight(4).step(7.0)), (Some(1.0), Some(1.0)));
+        assert_eq!((SIGNED.scale(127.0), Scheme::weight(4).scale(7.0)), (Some(1.0), Some(1.0)));
     }
 
     #[test]
@@ -186,14 +178,6 @@ mod tests {
         let said = Scheme::activation(Sign::Unsigned).check_weight().unwrap_err().to_string();
         assert!(said.contains("not 8 bits, unsigned, per tensor"), "{said}");
         assert!(Scheme { sign: Sign::Unsigned, ..Scheme::weight(8) }.check_weight().is_err());
-    }
-
-    #[test]
-    fn biases_are_codes_of_the_sums() {
-        assert_eq!(bias_code(0.26, 0.5, 0.25), Some((2, 0.125)));
-        assert_eq!(bias_code(-0.3125, 0.5, 0.25), Some((-2, 0.125)));
-        assert_eq!(bias_code(1.0, 1e-20, 1e-20), None);
-        assert_eq!(bias_code(1.0, MIN_STEP, MIN_STEP), None);
     }
 
     #[test]

@@ -200,5 +200,8 @@ mod tests {
             assert_eq!(Amp::try_from(no), Err(UnknownChoice { what: "Amp", number: no }));
         }
         assert_eq!((Layout::default().name(), Target::Tensorrt.to_string()), ("NHWC", "tensorrt".into()));
+        assert_eq!(Amp::ALL.iter().map(|a| a.precision()).collect::<Vec<_>>(), ["fp32", "bf16", "fp16"]);
+        let integer: Vec<bool> = Target::ALL.iter().map(|t| t.integer_neighbours()).collect();
+        assert_eq!(integer, [false, true, false]);
     }
 }

@@ -4,12 +4,14 @@
 mod choice;
 mod qat;
 mod quantization;
+mod rank;
 mod settings;
 
 pub(crate) use choice::choice;
 pub use choice::{Amp, Device, DeviceChoice, Layout, Observer, Purpose, Target, TestBackend, UnknownChoice};
 pub use qat::{Distillation, Freeze, Phase, Qat, QatError};
 pub use quantization::QuantizationSettings;
+pub use rank::Rank;
 pub use settings::StrategySettings;
 
 /// How a network is trained, besides its update rule and its data. [`Strategy::default`] is FP32, channels last, without

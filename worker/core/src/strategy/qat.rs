@@ -24,8 +24,9 @@ pub struct Qat {
     /// Ranges are learned by gradient (LSQ, Esser et al., arXiv 1902.08153) from where calibration puts them; observers
     /// then rest.
     pub learn_scales: bool,
-    /// Gradients pass where values were clipped (unclipped straight-through).
-    pub pass_through: bool,
+    /// Gradients pass where values were clipped too: the unclipped straight-through estimator.
+    #[serde(alias = "pass_through")]
+    pub unclipped_straight_through: bool,
     /// When observers freeze.
     pub freeze_observers: Freeze,
     /// When BatchNorm's statistics freeze.
@@ -103,7 +104,7 @@ impl Default for Qat {
             calibration_images: 512,
             observer_momentum: 0.9,
             learn_scales: false,
-            pass_through: false,
+            unclipped_straight_through: false,
             freeze_observers: Freeze::Part(0.8),
             freeze_bn: Freeze::Part(0.9),
             bn_images: 0,
@@ -175,13 +176,9 @@ impl Qat {
         Qat { freeze_observers, freeze_bn: at(self.freeze_bn), ..self.clone() }
     }
 
-    /// What step `step` (0-based) of a training of `total_steps` steps does.
-    pub fn phase(&self, step: u64, total_steps: u64) -> Phase {
-        self.phase_under(step, total_steps, self.observer.holds_ranges())
-    }
-
-    /// [`Self::phase`] with an observer of one's own that `holds` ranges where calibration puts them, or does not.
-    pub fn phase_under(&self, step: u64, total_steps: u64, holds: bool) -> Phase {
+    /// What step `step` (0-based) of a training of `total_steps` steps does. `holds` says whether the observer leaves ranges
+    /// where calibration puts them: the recipe's, or one of the user's own.
+    pub fn phase(&self, step: u64, total_steps: u64, holds: bool) -> Phase {
         let before = |freeze: Freeze| freeze.step(total_steps).is_none_or(|first| step < first);
         Phase {
             observe: !self.learn_scales && !holds && before(self.freeze_observers),
@@ -197,13 +194,13 @@ mod tests {
     #[test]
     fn observers_freeze_before_batch_norm() {
         let q = Qat::default();
-        assert_eq!(q.phase(79, 100), Phase { observe: true, batch_stats: true });
-        assert_eq!(q.phase(80, 100), Phase { observe: false, batch_stats: true });
-        assert_eq!(q.phase(90, 100), Phase { observe: false, batch_stats: false });
+        assert_eq!(q.phase(79, 100, false), Phase { observe: true, batch_stats: true });
+        assert_eq!(q.phase(80, 100, false), Phase { observe: false, batch_stats: true });
+        assert_eq!(q.phase(90, 100, false), Phase { observe: false, batch_stats: false });
         let scheduled = q.scheduled(100);
         assert_eq!((scheduled.freeze_observers, scheduled.freeze_bn), (Freeze::Step(80), Freeze::Step(90)));
         for step in [0, 79, 80, 89, 90, 99] {
-            assert_eq!(scheduled.phase(step, 100), q.phase(step, 100));
+            assert_eq!(scheduled.phase(step, 100, false), q.phase(step, 100, false));
         }
         assert_eq!(scheduled.scheduled(7), scheduled);
     }
@@ -225,12 +222,12 @@ mod tests {
     fn ranges_that_are_held_or_learned_are_not_moved_by_observers() {
         for observer in [Observer::Percentile, Observer::Mse, Observer::Entropy] {
             let q = Qat { observer, ..Qat::default() };
-            assert!(q.holds_ranges() && !q.phase(0, 100).observe);
+            assert!(q.holds_ranges() && !q.phase(0, 100, true).observe);
             assert_eq!(q.scheduled(100).freeze_observers, Freeze::Step(0));
         }
         assert!(!Qat { observer: Observer::Max, ..Qat::default() }.holds_ranges());
-        assert!(!Qat { learn_scales: true, ..Qat::default() }.phase(0, 100).observe);
-        assert!(Qat::default().phase(0, 100).observe);
+        assert!(!Qat { learn_scales: true, ..Qat::default() }.phase(0, 100, false).observe);
+        assert!(Qat::default().phase(0, 100, false).observe);
     }
 
     #[test]

@@ -130,7 +130,7 @@ impl QuantizationSettings {
             calibration_images: self.qat_calibration_images,
             observer_momentum: self.qat_observer_momentum,
             learn_scales: self.qat_learn_scales,
-            pass_through: self.qat_pass_through,
+            unclipped_straight_through: self.qat_pass_through,
             freeze_observers: Freeze::Part(self.qat_freeze_observers),
             freeze_bn: Freeze::Part(self.qat_freeze_bn),
             bn_images: self.qat_bn_images,

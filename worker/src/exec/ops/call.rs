@@ -1,17 +1,9 @@
 //! What an operator is run with.
 
-use super::super::{ExecError, Mode, Prepared, Record, Weights};
+use super::super::forward::Step;
+use super::super::{ExecError, Mode, Pass};
 use crate::graph::{Layout, Node};
 use tch::Tensor;
-
-/// One run of a graph, as its operators see it.
-pub(in super::super) struct Pass<'a> {
-    pub layout: Layout,
-    pub prepared: &'a Prepared,
-    pub weights: &'a Weights,
-    pub mode: Mode,
-    pub record: &'a mut Record,
-}
 
 /// One run of one operator.
 pub struct Call<'a, 'r> {
@@ -24,6 +16,7 @@ pub struct Call<'a, 'r> {
     pub(super) leaves: &'a [usize],
     pub(super) buffers: &'a [usize],
     pub(super) quantizer: Option<usize>,
+    pub(super) layout: Layout,
     pub(super) pass: &'a mut Pass<'r>,
 }
 
@@ -31,12 +24,12 @@ impl<'a, 'r> Call<'a, 'r> {
     pub(in super::super) fn new(
         node: &'a Node,
         inputs: &'a [&'a Tensor],
-        resolved: &'a super::super::forward::Step,
+        resolved: &'a Step,
         may_overwrite: bool,
         pass: &'a mut Pass<'r>,
     ) -> Self {
-        let (leaves, buffers, quantizer) = (&resolved.leaves, &resolved.buffers, resolved.quantizer);
-        Self { node, inputs, may_overwrite, leaves, buffers, quantizer, pass }
+        let Step { leaves, buffers, quantizer, layout, .. } = resolved;
+        Self { node, inputs, may_overwrite, leaves, buffers, quantizer: *quantizer, layout: *layout, pass }
     }
 
     /// The first value it reads.

@@ -9,6 +9,6 @@ pub(super) struct Input;
 
 impl Forward for Input {
     fn forward(&self, call: &mut Call) -> Result<Tensor, ExecError> {
-        Ok(with_layout(call.x(), call.pass.layout)?)
+        Ok(with_layout(call.x(), call.layout)?)
     }
 }

@@ -16,7 +16,6 @@ mod quantize;
 mod registry;
 
 pub use call::Call;
-pub(super) use call::Pass;
 pub use product::product;
 pub use registry::register;
 

@@ -35,15 +35,15 @@ fn quantize(
     scheme: Scheme,
     mode: Mode,
 ) -> Result<(Tensor, Option<Tensor>), NativeError> {
-    let step = prepared.steps.narrow(0, index as i64, 1);
-    let scale = scheme.learned_gradient_scale(x.numel()) as f32;
+    let scale = prepared.scales.narrow(0, index as i64, 1);
+    let grad_scale = scheme.learned_gradient_scale(x.numel()) as f32;
     let (qmin, qmax) = (scheme.qmin(), scheme.qmax());
-    let through = mode.pass_through;
+    let unclipped = mode.unclipped;
     let seen = |(y, seen)| (y, Some(seen));
     match (prepared.learns_scales, mode.observe) {
-        (false, false) => native::fake_quant(x, &step, qmin, qmax, through).map(|y| (y, None)),
-        (false, true) => native::observe_fake_quant(x, &step, qmin, qmax, through).map(seen),
-        (true, false) => native::fake_quant_learned(x, &step, qmin, qmax, scale).map(|y| (y, None)),
-        (true, true) => native::observe_fake_quant_learned(x, &step, qmin, qmax, scale).map(seen),
+        (false, false) => native::fake_quant(x, &scale, qmin, qmax, unclipped).map(|y| (y, None)),
+        (false, true) => native::observe_fake_quant(x, &scale, qmin, qmax, unclipped).map(seen),
+        (true, false) => native::fake_quant_learned(x, &scale, qmin, qmax, grad_scale).map(|y| (y, None)),
+        (true, true) => native::observe_fake_quant_learned(x, &scale, qmin, qmax, grad_scale).map(seen),
     }
 }

@@ -17,21 +17,21 @@ fn one_pass_against_two() {
             let x =
                 Tensor::randn([16, 56, 56, 64], (Kind::Float, device)).to_kind(kind).permute([0, 3, 1, 2]);
             let x = x.set_requires_grad(true);
-            let step = step_on(device, 0.02);
+            let scale = scale_on(device, 0.02);
             // Reads a number of the result, so that a GPU has finished.
             let done = |y: &Tensor| y.flatten(0, -1).get(0).to_kind(Kind::Double).double_value(&[]);
-            let one = || done(&observe_fake_quant(&x, &step, -127, 127, false).unwrap().0);
+            let one = || done(&observe_fake_quant(&x, &scale, -127, 127, false).unwrap().0);
             let two = || {
                 let seen = abs_max(&x).unwrap();
-                done(&seen) + done(&fake_quant(&x, &step, -127, 127, false).unwrap())
+                done(&seen) + done(&fake_quant(&x, &scale, -127, 127, false).unwrap())
             };
             // What five library operators cost: observe, quantize, dequantize, mask.
             let library = || {
                 let wide = x.detach().to_kind(Kind::Float);
                 let most = wide.abs().max();
-                let q = (&wide / &step).round();
+                let q = (&wide / &scale).round();
                 let mask = q.ge(-127).logical_and(&q.le(127));
-                done(&most) + done(&(q.clamp(-127, 127) * &step).to_kind(kind)) + done(&mask)
+                done(&most) + done(&(q.clamp(-127, 127) * &scale).to_kind(kind)) + done(&mask)
             };
             let runs: [&dyn Fn() -> f64; 3] = [&one, &two, &library];
             let mut times = [vec![], vec![], vec![]];

@@ -125,32 +125,32 @@ impl Grid {
     }
 }
 
-/// `[rows, inner]` elements, one step a row.
+/// `[rows, inner]` elements, one scale a row.
 struct Case {
     kind: usize,
     x: Tensor,
     dy: Tensor,
-    steps: Tensor,
+    scales: Tensor,
     rows: i64,
     inner: i64,
     range: [i64; 2],
 }
 
 impl Case {
-    fn new(kind: Kind, x: &Tensor, dy: &Tensor, steps: &[f32], range: [i64; 2]) -> Self {
-        let rows = steps.len() as i64;
+    fn new(kind: Kind, x: &Tensor, dy: &Tensor, scales: &[f32], range: [i64; 2]) -> Self {
+        let rows = scales.len() as i64;
         let inner = x.numel() as i64 / rows;
         let kind = KINDS.iter().position(|k| *k == kind).unwrap();
         let [x, dy] = [x, dy].map(|t| t.contiguous().view([rows, inner]));
-        Self { kind, x, dy, steps: Tensor::from_slice(steps), rows, inner, range }
+        Self { kind, x, dy, scales: Tensor::from_slice(scales), rows, inner, range }
     }
 
-    /// Numbers without pattern, where row r has r + 1 times the step.
-    fn random(kind: Kind, rows: i64, inner: i64, step: f32) -> Self {
+    /// Numbers without pattern, where row r has r + 1 times the scale.
+    fn random(kind: Kind, rows: i64, inner: i64, scale: f32) -> Self {
         let n = (rows * inner) as usize;
-        let make = |scale| Tensor::from_slice(&random(n, scale)).to_kind(kind);
-        let steps: Vec<f32> = (0..rows).map(|r| step * (r + 1) as f32).collect();
-        Self::new(kind, &make(2.0), &make(1.0).flip([0i64]), &steps, [-127, 127])
+        let make = |amplitude| Tensor::from_slice(&random(n, amplitude)).to_kind(kind);
+        let scales: Vec<f32> = (0..rows).map(|r| scale * (r + 1) as f32).collect();
+        Self::new(kind, &make(2.0), &make(1.0).flip([0i64]), &scales, [-127, 127])
     }
 
     fn bounds(&self) -> [f32; 2] {
@@ -178,14 +178,14 @@ impl Case {
                 self.x.data_ptr(),
                 y.data_ptr(),
                 bits.data_ptr(),
-                self.steps.data_ptr(),
+                self.scales.data_ptr(),
                 seen.data_ptr(),
                 scratch.data_ptr(),
                 self.rows,
                 self.inner,
                 lo,
                 hi,
-                MIN_STEP,
+                MIN_SCALE,
             )
         };
         assert_eq!(told(failed), None);
@@ -213,8 +213,8 @@ impl Case {
         let x = self.x.detach().set_requires_grad(true);
         let [lo, hi] = self.range;
         let y = match self.rows {
-            1 => fake_quant(&x, &self.steps, lo, hi, false),
-            _ => fake_quant_per_channel(&x, &self.steps, lo, hi, false),
+            1 => fake_quant(&x, &self.scales, lo, hi, false),
+            _ => fake_quant_per_channel(&x, &self.scales, lo, hi, false),
         };
         let y = y.unwrap();
         // Of the sum of products, so what arrives is `dy`.
@@ -227,7 +227,7 @@ impl Case {
         let dx = self.x.zeros_like() + 77;
         let pieces = (self.inner + chunk - 1) / chunk;
         let partial = Tensor::full([self.rows * pieces], 77.0, (Kind::Double, Device::Cpu));
-        let by_step = Tensor::full([self.rows], 77.0, (Kind::Float, Device::Cpu));
+        let by_scale = Tensor::full([self.rows], 77.0, (Kind::Float, Device::Cpu));
         let [lo, hi] = self.bounds();
         let blocks = grid.blocks(cuda::turns(cuda::LEARN, self.rows, self.inner, chunk));
         // SAFETY: tensors of the sizes that the kernel's comment asks for.
@@ -240,25 +240,25 @@ impl Case {
                 self.x.data_ptr(),
                 self.dy.data_ptr(),
                 dx.data_ptr(),
-                self.steps.data_ptr(),
+                self.scales.data_ptr(),
                 partial.data_ptr(),
                 self.rows,
                 self.inner,
                 chunk,
                 lo,
                 hi,
-                MIN_STEP,
+                MIN_SCALE,
             )
         };
         assert_eq!(told(failed), None);
         // SAFETY: as above.
         let failed = unsafe {
-            let (from, to) = (partial.data_ptr(), by_step.data_ptr());
+            let (from, to) = (partial.data_ptr(), by_scale.data_ptr());
             let blocks = grid.blocks(self.rows);
             (e.learn_sum)(blocks, cuda::THREADS, grid.order, from, to, self.rows, pieces, grad_scale)
         };
         assert_eq!(told(failed), None);
-        [dx, by_step]
+        [dx, by_scale]
     }
 }
 
@@ -286,12 +286,12 @@ fn the_kernels_do_what_the_loops_for_cpus_do_on_the_whole_corpus() {
     for kind in KINDS {
         let x = corpus(kind);
         let dy = Tensor::from_slice(&random(x.numel(), 2.0)).to_kind(kind);
-        for (i, (step, range)) in
+        for (i, (scale, range)) in
             [(0.013f32, [-127, 127]), (1e-7 / 127.0, [0, 127]), (-0.5, [-63, 63]), (1e30, [-128, 127])]
                 .into_iter()
                 .enumerate()
         {
-            compare(&Case::new(kind, &x, &dy, &[step], range), &GRIDS[i..=i]);
+            compare(&Case::new(kind, &x, &dy, &[scale], range), &GRIDS[i..=i]);
         }
     }
 }
@@ -308,19 +308,19 @@ fn rows_of_every_length_around_words_and_tiles_are_whole_whatever_the_grid() {
 }
 
 #[test]
-fn learned_steps_have_the_gradient_of_the_cpu() {
+fn learned_scales_have_the_gradient_of_the_cpu() {
     for (kind, (rows, inner, chunk)) in
         KINDS.into_iter().flat_map(|k| [(1, 10_007, 4096), (3, 600, 256), (9, 33, 4096)].map(|s| (k, s)))
     {
         let case = Case::random(kind, rows, inner, 0.01);
-        let steps = values(&case.steps);
+        let scales = values(&case.scales);
         let want = case.on_cpu();
         for grid in GRIDS {
-            let [dx, by_step] = case.learned(grid, 1e-3, chunk);
+            let [dx, by_scale] = case.learned(grid, 1e-3, chunk);
             assert_eq!(difference(&dx, &want[1]), None, "{kind:?} {rows} x {inner}, {grid:?}");
-            for (r, got) in values(&by_step).into_iter().enumerate() {
+            for (r, got) in values(&by_scale).into_iter().enumerate() {
                 let (x, dy) = (values(&case.x.get(r as i64)), values(&case.dy.get(r as i64)));
-                let want = sums(&x, &dy, steps[r], [-127, 127]);
+                let want = sums(&x, &dy, scales[r], [-127, 127]);
                 assert!(close(got, want, 1e-3), "{kind:?} row {r}, {grid:?}: {got}, not {want:?}");
             }
         }

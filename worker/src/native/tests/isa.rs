@@ -33,16 +33,16 @@ fn all_results(kind: Kind) -> Vec<Vec<i64>> {
     let dy = corpus(kind).flip([0i64]);
     let finite = dy.isfinite().logical_and(&x.isfinite());
     let mut results = Vec::new();
-    for (step, qmin, qmax) in
+    for (scale, qmin, qmax) in
         [(0.013f32, -127, 127), (1e-30, 0, 127), (1e-7 / 127.0, -63, 63), (1e30, -127, 127)]
     {
-        let steps = Tensor::from_slice(&[step]).set_requires_grad(true);
-        let (y, seen) = observe_fake_quant(&x, &steps, qmin, qmax, false).unwrap();
+        let scales = Tensor::from_slice(&[scale]).set_requires_grad(true);
+        let (y, seen) = observe_fake_quant(&x, &scales, qmin, qmax, false).unwrap();
         let dx = gradients(&y, &dy, &[&x]).remove(0);
         results.extend([&y, &seen, &abs_max(&x).unwrap(), &dx].map(words));
         let part = x.masked_select(&finite).detach().set_requires_grad(true);
-        let y = fake_quant_learned(&part, &steps, qmin, qmax, 1e-3).unwrap();
-        let got = gradients(&y, &dy.masked_select(&finite), &[&part, &steps]);
+        let y = fake_quant_learned(&part, &scales, qmin, qmax, 1e-3).unwrap();
+        let got = gradients(&y, &dy.masked_select(&finite), &[&part, &scales]);
         assert!(!values(&got[1])[0].is_nan());
         results.extend([&y, &got[0], &got[1]].map(words));
     }

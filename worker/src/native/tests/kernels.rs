@@ -95,10 +95,10 @@ fn a_launch_is_what_there_is_to_do_or_what_the_device_holds() {
 
 #[test]
 fn a_broken_kernel_fails_with_the_compilers_message() {
-    let broken = cuda::SOURCE.replacen("const float step =", "const float stepp =", 1);
+    let broken = cuda::SOURCE.replacen("const float scale =", "const float scalee =", 1);
     assert_ne!(broken, cuda::SOURCE);
     let e = nvrtc::compile(&broken, "broken.cu", "compute_80").unwrap_err().to_string();
-    assert!(e.contains("broken.cu(") && e.contains("identifier \"step\" is undefined"), "{e}");
+    assert!(e.contains("broken.cu(") && e.contains("identifier \"scale\" is undefined"), "{e}");
     let e = nvrtc::compile(cuda::SOURCE, "fake_quant.cu", "compute_1").unwrap_err().to_string();
     assert!(e.contains("compute_1"), "{e}");
 }

@@ -23,17 +23,18 @@ fn memory_order_is_kept_and_does_not_matter() {
             [[3i64, 5, 7, 9], [1, 1, 1, 1], [2, 3, 1, 31], [5, 1, 3, 11], [0, 3, 2, 2]].map(|s| (k, s))
         }) {
             let n = shape.iter().product::<i64>() as usize;
-            let make =
-                |scale| Tensor::from_slice(&random(n, scale)).to_kind(kind).view(shape).to_device(device);
+            let make = |amplitude| {
+                Tensor::from_slice(&random(n, amplitude)).to_kind(kind).view(shape).to_device(device)
+            };
             let (x, dy) = (make(2.0), make(1.0).flip([0i64]));
-            let step = step_on(device, 0.01);
-            let steps: Vec<f32> = (0..shape[0]).map(|c| 0.004 * (c + 1) as f32).collect();
-            let steps = Tensor::from_slice(&steps).to_device(device);
+            let scale = scale_on(device, 0.01);
+            let scales: Vec<f32> = (0..shape[0]).map(|c| 0.004 * (c + 1) as f32).collect();
+            let scales = Tensor::from_slice(&scales).to_device(device);
             let run = |x: &Tensor, per_channel: bool, dy: &Tensor| {
                 let x = x.detach().set_requires_grad(true);
                 let y = match per_channel {
-                    true => fake_quant_per_channel(&x, &steps, -127, 127, false),
-                    false => fake_quant(&x, &step, -127, 127, false),
+                    true => fake_quant_per_channel(&x, &scales, -127, 127, false),
+                    false => fake_quant(&x, &scale, -127, 127, false),
                 };
                 let y = y.unwrap();
                 let dx = gradients(&y, dy, &[&x]).remove(0);
@@ -53,7 +54,7 @@ fn memory_order_is_kept_and_does_not_matter() {
                     }
                     let seen = abs_max(&other).unwrap();
                     assert!(seen.equal(&abs_max(&x).unwrap()), "{order} {kind:?} {shape:?}");
-                    let (_, watched) = observe_fake_quant(&other, &step, -127, 127, false).unwrap();
+                    let (_, watched) = observe_fake_quant(&other, &scale, -127, 127, false).unwrap();
                     assert!(watched.equal(&seen), "{order} {kind:?} {shape:?}");
                 }
             }
@@ -69,7 +70,7 @@ fn every_size_around_the_edges_of_bytes_words_blocks_and_pieces_is_whole() {
                 let x = Tensor::from_slice(&random(n, 2.0)).to_kind(kind).to_device(device);
                 let x = x.set_requires_grad(true);
                 let dy = Tensor::from_slice(&random(n, 1.0)).to_kind(kind).to_device(device);
-                let (y, seen) = observe_fake_quant(&x, &step_on(device, 0.01), -127, 127, false).unwrap();
+                let (y, seen) = observe_fake_quant(&x, &scale_on(device, 0.01), -127, 127, false).unwrap();
                 let dx = gradients(&y, &dy, &[&x]).remove(0);
                 let (x, y, dx, dy) = (values(&x), values(&y), values(&dx), values(&dy));
                 for i in 0..n {
@@ -85,7 +86,7 @@ fn every_size_around_the_edges_of_bytes_words_blocks_and_pieces_is_whole() {
 }
 
 #[test]
-fn channels_have_steps_of_their_own() {
+fn channels_have_scales_of_their_own() {
     for device in devices() {
         for (kind, shape) in KINDS.into_iter().flat_map(|k| {
             [[5i64, 3, 3, 3], [1, 1, 1, 1], [7, 2, 5, 13], [0, 3, 3, 3], [3, 0, 3, 3], [2, 33, 32, 32]]
@@ -94,15 +95,15 @@ fn channels_have_steps_of_their_own() {
             let n = shape.iter().product::<i64>() as usize;
             let x = Tensor::from_slice(&random(n, 1.5)).to_kind(kind).view(shape).to_device(device);
             let x = x.set_requires_grad(true);
-            let steps: Vec<f32> = (0..shape[0]).map(|c| 0.004 * (c + 1) as f32).collect();
-            let on_device = Tensor::from_slice(&steps).to_device(device);
+            let scales: Vec<f32> = (0..shape[0]).map(|c| 0.004 * (c + 1) as f32).collect();
+            let on_device = Tensor::from_slice(&scales).to_device(device);
             let y = fake_quant_per_channel(&x, &on_device, -127, 127, false).unwrap();
             let dx = gradients(&y, &y.ones_like(), &[&x]).remove(0);
             assert_eq!(dx.size(), shape);
             for c in 0..shape[0] {
                 let (x, y, dx) = (values(&x.get(c)), values(&y.get(c)), values(&dx.get(c)));
                 for i in 0..x.len() {
-                    let want = expected(x[i], steps[c as usize], [-127, 127]);
+                    let want = expected(x[i], scales[c as usize], [-127, 127]);
                     assert_eq!(y[i], rounded(want.y, kind), "{kind:?} {shape:?}");
                     assert_eq!(dx[i], f32::from(u8::from(want.inside)), "{kind:?} {shape:?}");
                 }

@@ -43,9 +43,9 @@ fn random_bits(n: usize) -> Vec<u32> {
     (0..n).map(|_| next()).collect()
 }
 
-/// `n` numbers in `[-scale, scale]`.
-fn random(n: usize, scale: f32) -> Vec<f32> {
-    random_bits(n).into_iter().map(|u| (u as f32 / u32::MAX as f32 - 0.5) * 2.0 * scale).collect()
+/// `n` numbers in `[-amplitude, amplitude]`.
+fn random(n: usize, amplitude: f32) -> Vec<f32> {
+    random_bits(n).into_iter().map(|u| (u as f32 / u32::MAX as f32 - 0.5) * 2.0 * amplitude).collect()
 }
 
 /// Every value that BF16 or FP16 has; for FP32 special values, random bit patterns and ordinary numbers.
@@ -102,17 +102,17 @@ struct Expected {
     y: f32,
     /// Whether the code was not clamped.
     inside: bool,
-    /// Derivative of `y` by the step.
-    by_step: f64,
+    /// Derivative of `y` by the scale.
+    by_scale: f64,
 }
 
-fn expected(x: f32, step: f32, [qmin, qmax]: [i64; 2]) -> Expected {
-    let step = f64::from(if step < MIN_STEP { MIN_STEP } else { step });
-    let v = f64::from((f64::from(x) / step) as f32);
+fn expected(x: f32, scale: f32, [qmin, qmax]: [i64; 2]) -> Expected {
+    let scale = f64::from(if scale < MIN_SCALE { MIN_SCALE } else { scale });
+    let v = f64::from((f64::from(x) / scale) as f32);
     let (q, qmin, qmax) = (v.round_ties_even(), qmin as f64, qmax as f64);
     let inside = q >= qmin && q <= qmax;
     let code = if q.is_nan() { q } else { q.clamp(qmin, qmax) };
-    Expected { y: (code * step) as f32, inside, by_step: if inside { q - v } else { code } }
+    Expected { y: (code * scale) as f32, inside, by_scale: if inside { q - v } else { code } }
 }
 
 /// Equal, or both NaN.
@@ -125,6 +125,6 @@ fn gradients(y: &Tensor, dy: &Tensor, by: &[&Tensor]) -> Vec<Tensor> {
     Tensor::run_backward(&[(y * dy).sum(Kind::Float)], by, false, false)
 }
 
-fn step_on(device: Device, step: f32) -> Tensor {
-    Tensor::from_slice(&[step]).to_device(device)
+fn scale_on(device: Device, scale: f32) -> Tensor {
+    Tensor::from_slice(&[scale]).to_device(device)
 }

@@ -2,8 +2,9 @@
 
 use super::*;
 
-/// Steps from the smallest to the largest range, and ones that count as the smallest.
-const STEPS: [f32; 10] = [0.013, 1e-7 / 127.0, MIN_STEP, 0.0, -0.5, 1e-40, 0.25, 1.0, 1e30, f32::MAX / 127.0];
+/// Scales from the smallest to the largest range, and ones that count as the smallest.
+const SCALES: [f32; 10] =
+    [0.013, 1e-7 / 127.0, MIN_SCALE, 0.0, -0.5, 1e-40, 0.25, 1.0, 1e30, f32::MAX / 127.0];
 
 const RANGES: [[i64; 2]; 4] = [[-127, 127], [0, 127], [-63, 63], [-128, 127]];
 
@@ -15,15 +16,15 @@ fn every_value_of_every_type_is_quantized_as_by_plain_arithmetic() {
             let n = x.numel();
             let dy = Tensor::from_slice(&random(n, 2.0)).to_kind(kind).to_device(device);
             let (given, dys) = (values(&x), values(&dy));
-            for (step, range) in STEPS.into_iter().flat_map(|s| RANGES.map(|r| (s, r))) {
-                let step_tensor = step_on(device, step);
-                let y = fake_quant(&x, &step_tensor, range[0], range[1], false).unwrap();
+            for (scale, range) in SCALES.into_iter().flat_map(|s| RANGES.map(|r| (s, r))) {
+                let scale_tensor = scale_on(device, scale);
+                let y = fake_quant(&x, &scale_tensor, range[0], range[1], false).unwrap();
                 assert_eq!((y.kind(), y.device()), (kind, device));
                 let dx = gradients(&y, &dy, &[&x]).remove(0);
                 let (y, dx) = (values(&y), values(&dx));
                 for i in 0..n {
-                    let want = expected(given[i], step, range);
-                    let at = format!("{kind:?} on {device:?}, x {:e}, step {step:e}, {range:?}", given[i]);
+                    let want = expected(given[i], scale, range);
+                    let at = format!("{kind:?} on {device:?}, x {:e}, scale {scale:e}, {range:?}", given[i]);
                     assert!(same(y[i], rounded(want.y, kind)), "{at}: {:e}, not {:e}", y[i], want.y);
                     assert_eq!(dx[i], if want.inside { dys[i] } else { 0.0 }, "{at}");
                 }
@@ -39,13 +40,13 @@ fn infinities_saturate_and_nan_stays_nan_without_a_gradient() {
             let x = Tensor::from_slice(&[f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1.0]).to_kind(kind);
             let x = x.to_device(device).set_requires_grad(true);
             let dy = x.ones_like();
-            let y = fake_quant(&x, &step_on(device, 0.5), -127, 127, false).unwrap();
+            let y = fake_quant(&x, &scale_on(device, 0.5), -127, 127, false).unwrap();
             let dx = gradients(&y, &dy, &[&x]).remove(0);
             let y = values(&y);
             assert!(y[0].is_nan());
             assert_eq!(y[1..], [63.5, -63.5, 1.0]);
             assert_eq!(values(&dx), [0.0, 0.0, 0.0, 1.0]);
-            let y = fake_quant(&x, &step_on(device, 0.5), -127, 127, true).unwrap();
+            let y = fake_quant(&x, &scale_on(device, 0.5), -127, 127, true).unwrap();
             assert_eq!(values(&gradients(&y, &dy, &[&x]).remove(0)), [1.0; 4]);
         }
     }
@@ -57,9 +58,9 @@ fn a_range_of_1e_7_keeps_its_values_under_fp16() {
     for device in devices() {
         let x = Tensor::from_slice(&[1e-7f32, -1e-7, 6e-8, 0.0]).to_kind(Kind::Half).to_device(device);
         let absmax = values(&abs_max(&x).unwrap())[0];
-        let step = crate::quant::scheme::Scheme::weight(8).step(absmax).unwrap();
-        assert_eq!(f16::from_f32(step), f16::ZERO, "the case is the one that is meant");
-        let y = fake_quant(&x, &step_on(device, step), -127, 127, false).unwrap();
+        let scale = crate::quant::scheme::Scheme::weight(8).scale(absmax).unwrap();
+        assert_eq!(f16::from_f32(scale), f16::ZERO, "the case is the one that is meant");
+        let y = fake_quant(&x, &scale_on(device, scale), -127, 127, false).unwrap();
         assert_eq!(values(&y), values(&x), "codes 127, -127, 63 or 64, and 0 give the FP16 numbers back");
         assert!(values(&y)[..3].iter().all(|v| v.is_finite() && *v != 0.0));
     }
@@ -79,10 +80,10 @@ fn what_is_observed_is_the_same_alone_and_while_quantizing() {
                     v.iter().filter(|v| !v.is_finite()).count() as f32,
                 ];
                 assert_eq!(values(&abs_max(&x).unwrap()), want);
-                let step = step_on(device, 0.01);
-                let (y, seen) = observe_fake_quant(&x, &step, -127, 127, false).unwrap();
+                let scale = scale_on(device, 0.01);
+                let (y, seen) = observe_fake_quant(&x, &scale, -127, 127, false).unwrap();
                 assert_eq!((seen.kind(), seen.device(), values(&seen)), (Kind::Float, device, want.to_vec()));
-                let plain = values(&fake_quant(&x, &step, -127, 127, false).unwrap());
+                let plain = values(&fake_quant(&x, &scale, -127, 127, false).unwrap());
                 assert!(values(&y).into_iter().zip(plain).all(|(a, b)| same(a, b)));
             }
         }
@@ -93,8 +94,8 @@ fn what_is_observed_is_the_same_alone_and_while_quantizing() {
 fn without_gradients_nothing_is_kept_and_values_are_equal() {
     for device in devices() {
         let x = Tensor::from_slice(&random(1000, 2.0)).to_device(device).set_requires_grad(true);
-        let with = fake_quant(&x, &step_on(device, 0.01), -127, 127, false).unwrap();
-        let without = tch::no_grad(|| fake_quant(&x, &step_on(device, 0.01), -127, 127, false).unwrap());
+        let with = fake_quant(&x, &scale_on(device, 0.01), -127, 127, false).unwrap();
+        let without = tch::no_grad(|| fake_quant(&x, &scale_on(device, 0.01), -127, 127, false).unwrap());
         assert!(with.requires_grad() && !without.requires_grad());
         assert!(with.equal(&without));
     }
@@ -103,17 +104,18 @@ fn without_gradients_nothing_is_kept_and_values_are_equal() {
 #[test]
 fn what_does_not_fit_is_refused() {
     let x = Tensor::zeros([2, 3], (Kind::Float, Device::Cpu));
-    let step = Tensor::from_slice(&[1.0f32]);
-    let refusal = |x: &Tensor, step: &Tensor| fake_quant(x, step, -127, 127, false).unwrap_err().to_string();
+    let scale = Tensor::from_slice(&[1.0f32]);
+    let refusal =
+        |x: &Tensor, scale: &Tensor| fake_quant(x, scale, -127, 127, false).unwrap_err().to_string();
     let e = fake_quant_per_channel(&x, &Tensor::from_slice(&[1.0f32; 3]), -127, 127, false).unwrap_err();
-    assert!(e.to_string().starts_with("3 steps where 2 are wanted"), "{e}");
+    assert!(e.to_string().starts_with("3 scales where 2 are wanted"), "{e}");
     for kind in [Kind::Int64, Kind::Double] {
-        let e = refusal(&x.to_kind(kind), &step);
+        let e = refusal(&x.to_kind(kind), &scale);
         assert!(e.contains("cannot be fake-quantized"), "{e}");
         assert!(abs_max(&x.to_kind(kind)).is_err());
     }
     let e = refusal(&x, &Tensor::from_slice(&[1.0f64]));
     assert!(e.contains("FP32 is wanted"), "{e}");
     let scalar = Tensor::from(1.0f32);
-    assert!(fake_quant_per_channel(&scalar, &step, -127, 127, false).is_err());
+    assert!(fake_quant_per_channel(&scalar, &scale, -127, 127, false).is_err());
 }

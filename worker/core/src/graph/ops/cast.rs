@@ -7,7 +7,7 @@ use crate::quant::scheme::Sign;
 use crate::strategy::Target;
 use serde::{Deserialize, Serialize};
 
-/// The same values in another type. Codes pass through it: those of 8 bits times their step, rounded once.
+/// The same values in another type. Codes pass through it: those of 8 bits times their scale, rounded once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cast {
     /// The type.

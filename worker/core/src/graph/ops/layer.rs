@@ -14,7 +14,7 @@ pub struct Layer {
     pub bias: Option<String>,
     /// How the weight is quantized; `None`: it is not.
     pub scheme: Option<Scheme>,
-    /// Whether the bias is added as an integer, in units of input step times weight step.
+    /// Whether the bias is added as an integer, in units of input scale times weight scale.
     pub integer_bias: bool,
     /// Element type in which it computes.
     pub compute: DType,
