@@ -214,6 +214,129 @@ mod tests {
     }
 
     #[test]
+    fn values_fall_into_bins_of_equal_width() {
+        let h = Histogram::of(&[0.0, -0.0, 1.0, -1.5, 2047.0, -2048.0, 2048.5, 0.25], BINS as f32);
+        let filled: Vec<(usize, u64)> =
+            h.counts.iter().copied().enumerate().filter(|(_, c)| *c > 0).collect();
+        assert_eq!((h.zeros, filled), (2, vec![(0, 1), (1, 2), (BINS - 1, 2)]));
+        assert_eq!((h.absmax, h.width(), h.range(3), h.range(BINS)), (2048.0, 1.0, 3.0, 2048.0));
+        // The whole range is the maximum itself, not a product that was rounded.
+        let third = Histogram::of(&[], 1.0 / 3.0);
+        assert_eq!((third.range(BINS), third.range(BINS / 2)), (1.0 / 3.0, 1.0 / 6.0));
+    }
+
+    #[test]
+    fn a_percentile_is_the_end_of_the_bin_that_reaches_it() {
+        let mut counts = vec![0; BINS];
+        (counts[0], counts[9], counts[BINS - 1]) = (50, 49, 1);
+        let h = Histogram { absmax: BINS as f32, zeros: 0, counts };
+        let of = |percent| h.percentile(percent);
+        assert_eq!(
+            [of(1.0), of(50.0), of(50.1), of(99.0), of(99.1), of(100.0)],
+            [1.0, 1.0, 10.0, 10.0, 2048.0, 2048.0]
+        );
+        let half = Histogram { zeros: 100, ..h };
+        assert_eq!(
+            [50.0, 75.0, 75.1, 99.5, 99.6].map(|p| half.percentile(p)),
+            [1.0, 1.0, 10.0, 10.0, 2048.0]
+        );
+    }
+
+    /// Ranges that are tried, in bins, the largest first.
+    fn tried() -> impl Iterator<Item = usize> {
+        (0..=240).map(|i| BINS - 8 * i)
+    }
+
+    #[test]
+    fn ranges_are_tried_from_the_largest_down_to_one_bin_a_code() {
+        let h = bell(4.0);
+        let seen = std::cell::RefCell::new(Vec::new());
+        let keep = |bins: usize| -> Option<f64> {
+            seen.borrow_mut().push(bins);
+            Some(1.0)
+        };
+        assert_eq!(h.best(keep), 4.0, "the larger of equals");
+        assert_eq!(*seen.borrow(), tried().collect::<Vec<_>>());
+        assert_eq!(h.best(|bins| Some(bins as f64)), 128.0 / 512.0);
+        assert_eq!(h.best(|bins| (bins == 1024).then_some(5.0)), 2.0);
+        assert_eq!(h.best(|_| None), 4.0);
+    }
+
+    /// Squared error of counts for a range of so many bins, by four points of each bin.
+    fn cost(h: &Histogram, bins: usize) -> f64 {
+        let scale = f64::from(h.absmax) / 2048.0 * bins as f64 / 127.0;
+        let mut sum = 0.0;
+        for (bin, &count) in h.counts.iter().enumerate() {
+            for part in [0.125, 0.375, 0.625, 0.875] {
+                let x = f64::from(h.absmax) * (bin as f64 + part) / 2048.0;
+                let code = (x / scale).round_ties_even();
+                let back = if code > 127.0 { 127.0 * scale } else { code * scale };
+                sum += 0.25 * count as f64 * (x - back) * (x - back);
+            }
+        }
+        sum
+    }
+
+    #[test]
+    fn least_squares_is_the_least_of_all_ranges_tried() {
+        let mut outlier = bell(30.0);
+        outlier.counts[BINS - 1] = 3;
+        for h in [bell(4.5), bell(12.0), outlier] {
+            let least = tried().min_by(|&a, &b| cost(&h, a).total_cmp(&cost(&h, b))).unwrap();
+            assert!(least < BINS, "it clips");
+            assert_eq!(h.least_squares(), h.range(least));
+        }
+    }
+
+    /// Kullback-Leibler divergence by its definition, from both distributions bin by bin.
+    fn divergence(h: &Histogram, bins: usize) -> f64 {
+        let (mut p, mut q) = (vec![0.0; bins], vec![0.0; bins]);
+        for level in 0..128 {
+            let of = level * bins / 128..(level + 1) * bins / 128;
+            let mass: u64 = h.counts[of.clone()].iter().sum();
+            let filled = h.counts[of.clone()].iter().filter(|&&c| c > 0).count();
+            for bin in of.filter(|&bin| h.counts[bin] > 0) {
+                (p[bin], q[bin]) = (h.counts[bin] as f64, mass as f64 / filled as f64);
+            }
+        }
+        p[bins - 1] += h.counts[bins..].iter().sum::<u64>() as f64;
+        let (all, kept) = (p.iter().sum::<f64>(), q.iter().sum::<f64>());
+        p.iter()
+            .zip(&q)
+            .filter(|(p, _)| **p > 0.0)
+            .map(|(p, q)| p / all * ((p / all) / (q / kept)).ln())
+            .sum()
+    }
+
+    #[test]
+    fn the_divergence_is_that_of_its_definition() {
+        let mut sparse = bell(6.0);
+        sparse.counts.iter_mut().enumerate().filter(|(i, _)| i % 3 == 1).for_each(|(_, c)| *c = 0);
+        for h in [bell(4.5), bell(12.0), sparse] {
+            for bins in [128, 136, 776, 1024, 2040, BINS] {
+                let defined = h.counts[bins - 1] > 0 || h.counts[bins..].iter().all(|&c| c == 0);
+                match h.divergence(bins) {
+                    Some(got) => {
+                        let want = divergence(&h, bins);
+                        assert!(
+                            defined && (got - want).abs() <= 1e-12 + 1e-9 * want.abs(),
+                            "{bins}: {got}, not {want}"
+                        );
+                    }
+                    None => assert!(!defined, "{bins}"),
+                }
+            }
+        }
+        let mut gap = bell(4.5);
+        gap.counts[1023] = 0;
+        assert_eq!(gap.divergence(1024), None, "outliers that no code tells of");
+        assert!(gap.divergence(1025).is_some());
+        // Nothing beyond the range: an empty last bin is no matter.
+        gap.counts[1023..].fill(0);
+        assert!(gap.divergence(1024).is_some());
+    }
+
+    #[test]
     fn constant_and_zero_tensors_keep_their_range() {
         for (x, top) in [(vec![0.0f32; 100], 0.0f32), (vec![3.0; 100], 3.0), (vec![], 0.0)] {
             let h = Histogram::of(&x, top);
