@@ -6,7 +6,7 @@ use crate::engine::{Engine, EngineError, EngineKind, Port, load_network};
 use crate::exec::{Evaluator, ExecError};
 use crate::export::onnx::ModelProto;
 use prost::Message;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use tch::Tensor;
 
 /// What can go wrong between the two.
@@ -124,47 +124,15 @@ impl Layers {
     }
 }
 
-/// A layer as the engine takes it for these tensors: the network and its inputs.
-fn network(cut: &Cut, inputs: &[&Tensor], output: &Tensor) -> (Vec<u8>, Vec<Port>) {
-    let shapes: Vec<_> = inputs.iter().map(|t| shape(t)).collect();
-    let network = cut.network(&shapes, &shape(output)).encode_to_vec();
-    let ports = cut.inputs.iter().zip(shapes).map(|(f, shape)| Port { name: f.tensor.clone(), shape });
-    (network, ports.collect())
-}
-
 fn start(
     cut: &Cut,
     inputs: &[&Tensor],
     output: &Tensor,
     kind: EngineKind,
 ) -> Result<Box<dyn Engine>, EngineError> {
-    let (network, ports) = network(cut, inputs, output);
+    let shapes: Vec<_> = inputs.iter().map(|t| shape(t)).collect();
+    let network = cut.network(&shapes, &shape(output)).encode_to_vec();
+    let ports = cut.inputs.iter().zip(shapes).map(|(f, shape)| Port { name: f.tensor.clone(), shape });
     // One thread each: there are many of them, and they run by turns.
-    load_network(kind, &network, ports, 1)
-}
-
-/// The convolutions and matrix products of the cut layers that `kind` does not run in INT8, by layer. A layer is to run
-/// as it does in the whole network, or its figures say nothing.
-pub fn float_layers_of_cuts(
-    model: &ModelProto,
-    graph: &Evaluator,
-    images: &Tensor,
-    kind: EngineKind,
-) -> Result<BTreeMap<String, Vec<String>>, LayerError> {
-    let layers = Layers::new(model, kind)?;
-    let (logits, mut values) = values(graph, images, &layers.names)?;
-    values.insert(LOGITS.into(), logits);
-    let mut found = BTreeMap::new();
-    for layer in &layers.layers {
-        let value = |name: &str| values.get(name).ok_or_else(|| LayerError::Value(name.into()));
-        let inputs = layer.cut.inputs.iter().map(|f| value(&f.value)).collect::<Result<Vec<_>, _>>()?;
-        let (network, ports) = network(&layer.cut, &inputs, value(&layer.cut.name)?);
-        let nodes = crate::engine::profile_network(kind, &network, &ports)
-            .map_err(|source| LayerError::Engine { layer: layer.cut.name.clone(), source })?;
-        let float: Vec<String> = nodes.into_iter().filter(|n| n.is_float_layer()).map(|n| n.name).collect();
-        if !float.is_empty() {
-            found.insert(layer.cut.name.clone(), float);
-        }
-    }
-    Ok(found)
+    load_network(kind, &network, ports.collect(), 1)
 }

@@ -13,7 +13,7 @@ pub use codes::Codes;
 pub use cut::{Cut, CutError, Fed, LOGITS, cuts};
 pub use html::html;
 pub use kernels::{Kernels, sort as sort_kernels};
-pub use layers::{Layer, LayerError, Layers, float_layers_of_cuts};
+pub use layers::{Layer, LayerError, Layers};
 pub use report::{LayerReport, Limits, Report};
 pub use tally::Tally;
 pub use values::values;
