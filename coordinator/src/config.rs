@@ -27,6 +27,9 @@ pub struct CoordinatorConfig {
     pub register_timeout: Duration,
     /// Time the coordinator stays after a failure, so that every worker hears of it.
     pub linger: Duration,
+    /// Time the coordinator stays after a job that failed before it began, so that workers which have yet to come hear
+    /// of it instead of waiting for nobody; zero where all workers are started with it.
+    pub linger_for_late: Duration,
 }
 
 /// Most workers of a job.
@@ -53,6 +56,7 @@ impl CoordinatorConfig {
             disconnect_grace: Duration::from_secs(2),
             register_timeout: Duration::from_secs(300),
             linger: Duration::from_secs(5),
+            linger_for_late: Duration::ZERO,
         }
     }
 
@@ -93,6 +97,7 @@ impl CoordinatorConfig {
             ("disconnect-grace", self.disconnect_grace),
             ("register-timeout", self.register_timeout),
             ("linger", self.linger),
+            ("linger-for-late", self.linger_for_late),
         ] {
             if time > MAX_TIME {
                 return Err(ConfigError::TooLong { flag, seconds: time.as_secs() });

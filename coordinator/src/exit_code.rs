@@ -2,7 +2,7 @@
 //! [`TABLE`] is the only place where it stands; `--help` prints it.
 //!
 //! The coordinator ends as its job did: 4 as well when a worker left because it was asked to stop, 3 when a worker was
-//! lost, 1 when a worker said that it failed or
+//! lost or the output folder was another run's, 1 when a worker said that it failed or
 //! workers did not come in the time that they were given: nothing else would ever end that wait for good. A worker that
 //! was there meanwhile ends with 3; but with 1, like the coordinator, where the training's numbers are not finite any
 //! more, which is no worker's fault and comes again.
@@ -22,7 +22,7 @@ pub const EXIT_ERROR: u8 = 1;
 /// Usage, or a configuration that cannot be run, with what it names: data with too many corrupt images, a file that is no
 /// checkpoint, an output folder that cannot be written. A scheduler must not try again.
 pub const EXIT_CONFIGURATION: u8 = 2;
-/// Ended because of another process of the job: try again.
+/// Ended because of another process, of the job or outside it (another run that uses the output folder): try again.
 pub const EXIT_ABORTED: u8 = 3;
 /// Asked to stop by a signal, with everything saved: try again.
 pub const EXIT_PREEMPTED: u8 = 4;
@@ -37,7 +37,7 @@ pub fn of(outcome: &Outcome) -> u8 {
         Outcome::Failed { abort } => match abort.kind() {
             AbortKind::WorkerFailed | AbortKind::RegisterTimeout | AbortKind::NotFinite => EXIT_ERROR,
             AbortKind::Configuration => EXIT_CONFIGURATION,
-            AbortKind::WorkerLost => EXIT_ABORTED,
+            AbortKind::WorkerLost | AbortKind::External => EXIT_ABORTED,
             AbortKind::Shutdown => EXIT_PREEMPTED,
         },
     }
@@ -116,6 +116,7 @@ mod tests {
             (failed(AbortKind::RegisterTimeout), 1),
             (failed(AbortKind::Shutdown), 4),
             (failed(AbortKind::NotFinite), 1),
+            (failed(AbortKind::External), 3),
         ] {
             assert_eq!(of(&outcome), code, "{outcome:?}");
         }

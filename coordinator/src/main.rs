@@ -38,6 +38,9 @@ struct Args {
     /// Seconds within which every worker must register.
     #[arg(long, value_name = "SECONDS", default_value_t = 300.0, allow_negative_numbers = true)]
     register_timeout: f64,
+    /// Seconds to stay after a job that failed before all workers had come, so that who comes late ends as it did.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0, allow_negative_numbers = true)]
+    linger_for_late: f64,
 }
 
 fn seconds(flag: &str, value: f64) -> Result<Duration> {
@@ -51,6 +54,7 @@ fn config(args: Args) -> Result<CoordinatorConfig> {
         job_id: args.job_id,
         generation: args.generation,
         register_timeout: seconds("register-timeout", args.register_timeout)?,
+        linger_for_late: seconds("linger-for-late", args.linger_for_late)?,
         ..CoordinatorConfig::new(args.listen, args.world_size)
     }
     .with_heartbeat_timeout(seconds("heartbeat-timeout", args.heartbeat_timeout)?);

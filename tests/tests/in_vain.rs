@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Instant;
 
-/// A coordinator of two nodes that would wait for a day.
+/// A coordinator of nodes of one worker that would wait for a day.
 struct Job {
     coordinator: Child,
     address: String,
@@ -15,8 +15,14 @@ struct Job {
 
 impl Job {
     fn start() -> Self {
+        Self::of(2, &[])
+    }
+
+    fn of(nodes: u32, options: &[&str]) -> Self {
         let mut coordinator = Command::new(binary("octrain-coordinator"))
-            .args(["--listen", "127.0.0.1:0", "--world-size", "2", "--register-timeout", "86400"])
+            .args(["--listen", "127.0.0.1:0", "--register-timeout", "86400"])
+            .args(["--world-size", &nodes.to_string()])
+            .args(options)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -105,6 +111,30 @@ fn flags_that_are_misspelt_end_all_with_their_words() {
         let bad = job.node("b", options, flags);
         all_end(job, good, bad, &["host b", word]);
     }
+}
+
+#[test]
+fn a_node_that_comes_later_ends_with_2_as_well() {
+    let job = Job::of(3, &[]);
+    let mut good = job.node("a", &[], &[]);
+    wait_for(&mut good, "waiting for the plan");
+    assert_eq!(end(job.node("b", &[], &["--epoch", "3"])).status.code(), Some(2));
+    assert_eq!(end(good).status.code(), Some(2));
+    // Longer than the coordinator stays for those whom it knows.
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    let late = end(job.node("c", &[], &[]));
+    assert_eq!(late.status.code(), Some(2), "{}", said(&late));
+    assert!(said(&late).contains("--epoch"), "{}", said(&late));
+    let coordinator = end(job.coordinator);
+    assert_eq!(coordinator.status.code(), Some(2), "{}", said(&coordinator));
+}
+
+#[test]
+fn the_coordinator_goes_when_nobody_else_comes() {
+    let job = Job::of(3, &["--linger-for-late", "1"]);
+    assert_eq!(end(job.node("b", &[], &["--epoch", "3"])).status.code(), Some(2));
+    let coordinator = end(job.coordinator);
+    assert_eq!(coordinator.status.code(), Some(2), "{}", said(&coordinator));
 }
 
 #[test]

@@ -61,8 +61,8 @@ fn host(name: &str, address: &str, output: &Path, steps: &str) -> Child {
         .unwrap()
 }
 
-/// Two hosts of one job; between their registrations, `change` happens.
-fn job(output: &Path, steps: &str, change: impl FnOnce()) -> [Output; 2] {
+/// Two hosts of one job; between their registrations, `change` happens. The coordinator ends as they do, with `code`.
+fn job(output: &Path, steps: &str, code: i32, change: impl FnOnce()) -> [Output; 2] {
     let (mut coordinator, mut log, address) = coordinator();
     let first = host("a", &address, output, steps);
     let mut line = String::new();
@@ -75,8 +75,11 @@ fn job(output: &Path, steps: &str, change: impl FnOnce()) -> [Output; 2] {
     // Nobody may have to wait for a reader.
     let rest = std::thread::spawn(move || log.lines().map_while(Result::ok).for_each(drop));
     let outputs = [first, second].map(|h| h.wait_with_output().unwrap());
-    coordinator.wait().unwrap();
+    assert_eq!(coordinator.wait().unwrap().code(), Some(code));
     rest.join().unwrap();
+    for told in &outputs {
+        assert_eq!(told.status.code(), Some(code), "{}", said(told));
+    }
     outputs
 }
 
@@ -90,25 +93,18 @@ fn a_checkpoint_that_appears_or_goes_while_hosts_register_is_no_mismatch() {
     };
     // The global batch of the plan: whoever sees the checkpoint goes on from it.
     let (same, output) = (earlier("same", &[]), dir.path().join("appears"));
-    for told in job(&output, "4", || copy(&same, &output)) {
-        assert_eq!(told.status.code(), Some(0), "{}", said(&told));
-    }
+    job(&output, "4", 0, || copy(&same, &output));
     assert_eq!(manifest(&newest(&output))["position"]["global-step"], 4);
     // Another one: the plan was made for what is no more. Started again, it is made for what is there.
     let (other, output) = (earlier("other", &["--global-batch-size", "64"]), dir.path().join("larger"));
-    let told = job(&output, "4", || copy(&other, &output));
-    for told in &told {
-        assert_eq!(told.status.code(), Some(3), "{}", said(told));
+    for told in &job(&output, "4", 3, || copy(&other, &output)) {
         assert!(said(told).contains("start it again"), "{}", said(told));
     }
-    for told in job(&output, "4", || ()) {
-        assert_eq!(told.status.code(), Some(0), "{}", said(&told));
-    }
+    job(&output, "4", 0, || ());
     let last = manifest(&newest(&output));
     assert_eq!((&last["position"]["global-step"], &last["global-batch"]), (&4.into(), &64.into()));
     // And one that is taken away.
-    for told in job(&output, "6", || fs::remove_dir_all(newest(&output)).unwrap()) {
-        assert_eq!(told.status.code(), Some(3), "{}", said(&told));
+    for told in job(&output, "6", 3, || fs::remove_dir_all(newest(&output)).unwrap()) {
         assert!(said(&told).contains("the checkpoint is gone"), "{}", said(&told));
     }
 }
@@ -240,4 +236,44 @@ fn a_run_whose_data_was_moved_goes_on_and_one_on_other_data_does_not() {
     let other = images::tree(&dir.path().join("other"), 3, 24, 36);
     let told = refuse(2, &line(text(&other), "3"));
     assert!(told.contains("other settings (image-root"), "{told}");
+}
+
+/// Holds the folder's lock as a run of `host`, at that start of its kernel, would.
+fn hold(folder: &Path, host: &str, boot: &str) -> fs::File {
+    fs::create_dir_all(folder).unwrap();
+    let holder = format!(r#"{{"host":"{host}","boot":"{boot}","pid":1,"since-unix":1}}"#);
+    fs::write(folder.join(".lock"), holder).unwrap();
+    let held = fs::File::open(folder.join(".lock")).unwrap();
+    held.lock().unwrap();
+    held
+}
+
+#[test]
+fn a_folder_of_another_run_is_a_reason_to_try_again_for_the_hosts_and_for_the_coordinator() {
+    let dir = tempfile::tempdir().unwrap();
+    let held = hold(dir.path(), "a", fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap().trim());
+    let told = job(dir.path(), "4", 3, || ());
+    assert!(told.iter().all(|t| said(t).contains("is in use by another run")), "{}", said(&told[0]));
+    drop(held);
+    job(dir.path(), "2", 0, || ());
+}
+
+#[test]
+fn one_host_that_is_asked_to_stop_while_rank_0_waits_for_its_folder_stops_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let held = hold(dir.path(), "elsewhere", "another");
+    let (mut coordinator, log, address) = coordinator();
+    let rest = std::thread::spawn(move || log.lines().map_while(Result::ok).for_each(drop));
+    let mut first = host("a", &address, dir.path(), "4");
+    let second = host("b", &address, dir.path(), "4");
+    let mut told = BufReader::new(first.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(told.any(|line| line.contains("to be let go")), "rank 0 does not wait");
+    let told = std::thread::spawn(move || told.collect::<Vec<_>>().join("\n"));
+    assert!(Command::new("kill").args(["-TERM", &second.id().to_string()]).status().unwrap().success());
+    let second = second.wait_with_output().unwrap();
+    assert_eq!(second.status.code(), Some(4), "{}", said(&second));
+    assert_eq!(first.wait().unwrap().code(), Some(4), "{}", told.join().unwrap());
+    assert_eq!(coordinator.wait().unwrap().code(), Some(4));
+    rest.join().unwrap();
+    drop(held);
 }

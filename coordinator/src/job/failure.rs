@@ -44,6 +44,7 @@ pub(super) fn reported(
     let what = match kind {
         FailureKind::Waited => "waited in vain",
         FailureKind::NotFinite => "found that the training has failed",
+        FailureKind::External => "found the job held up from outside",
         _ => "failed",
     };
     let said = format!("{} {what}: {message}", member.describe());
@@ -62,6 +63,9 @@ pub(super) fn reported(
     // All workers hold the same numbers: whoever says it first is no more to blame than the others.
     if kind == FailureKind::NotFinite {
         return fail(now, job, AbortKind::NotFinite, None, said);
+    }
+    if kind == FailureKind::External {
+        return fail(now, job, AbortKind::External, None, said);
     }
     // A worker whose connection broke before this report came is the likelier cause of a failed collective; but not
     // where another one had fallen silent before that, of which both may be the echo.

@@ -33,7 +33,7 @@ use octrain_proto::v1::{
     Abort, AbortKind, BuildPlan, FailureKind, GetPlanReply, GiveUpRequest, Header, RegisterReply,
     RegisterRequest, StatusReply, StepReport,
 };
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 /// Where the job is.
@@ -90,6 +90,9 @@ pub struct Job {
     pub refusals: VecDeque<(String, String)>,
     /// What was said after the job had failed.
     pub echoes: Vec<String>,
+    /// Who is not registered and knows all the same that the job, which never began, has ended: who ended it, and who
+    /// came later.
+    told: BTreeSet<String>,
     /// Distinguishes this coordinator process from earlier ones at the same address.
     incarnation: u64,
     /// When this coordinator last went on after it had stood still, and for how long it had.
@@ -261,6 +264,7 @@ impl Job {
             store: Store::default(),
             refusals: VecDeque::new(),
             echoes: Vec::new(),
+            told: BTreeSet::new(),
             incarnation,
             held_up: None,
             registered: 0,
@@ -282,10 +286,21 @@ impl Job {
         match &self.phase {
             Phase::Finished { .. } => true,
             Phase::Failed { at, .. } => {
-                now >= *at + config.linger || self.members.values().all(|m| m.left || m.told)
+                let heard = now >= *at + config.linger || self.members.values().all(|m| m.left || m.told);
+                heard && (now >= *at + config.linger_for_late || !self.awaits_late(config))
             }
             _ => false,
         }
+    }
+
+    /// Whether the job failed before it began and workers may yet come to hear of it.
+    fn awaits_late(&self, config: &CoordinatorConfig) -> bool {
+        let Phase::Failed { abort, .. } = &self.phase else { return false };
+        let began = self.members.values().any(|m| m.rank.is_some());
+        // Those who do not come in time are not awaited any longer, and who is told to stop goes.
+        let over = matches!(abort.kind(), AbortKind::RegisterTimeout | AbortKind::Shutdown);
+        let told = self.members.len() + self.told.len();
+        !began && !over && told < config.world_size as usize
     }
 
     /// Checks who is calling.

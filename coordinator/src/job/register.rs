@@ -24,6 +24,9 @@ pub(super) fn register(
     let place = request.worker.as_ref().map(crate::place_of);
     let meant = meant(job, config, &request.job_id, request.generation).is_ok();
     let admitted = admit(now, job, config, request);
+    if let (Err(Refusal::Ended(_)), Some(place)) = (&admitted, &place) {
+        knows(job, config, &place.to_string());
+    }
     if let (Err(refusal), Some(place)) = (&admitted, place) {
         job.remember(place.to_string(), format!("{place}: {refusal}"));
         if meant
@@ -31,6 +34,7 @@ pub(super) fn register(
             && open(now, job, config, &place.host, Some(place.local_index)).is_ok()
         {
             cannot_be_run(now, job, &place.to_string(), &refusal.to_string());
+            knows(job, config, &place.to_string());
         }
     }
     admitted
@@ -54,12 +58,21 @@ pub(super) fn give_up(
         Some(local_index) => Place { host, local_index }.to_string(),
         None => format!("host {host}"),
     };
-    super::done(cannot_be_run(now, job, &format!("{who} (pid {pid})"), &message))
+    let reason = cannot_be_run(now, job, &format!("{who} (pid {pid})"), &message);
+    knows(job, config, &who);
+    super::done(reason)
 }
 
 fn cannot_be_run(now: Now, job: &mut Job, who: &str, why: &str) -> Option<String> {
     let text = format!("the job cannot be run as configured; {who}: {why}");
     failure::fail(now, job, AbortKind::Configuration, None, text)
+}
+
+/// One who is not registered knows that the job has ended.
+fn knows(job: &mut Job, config: &CoordinatorConfig, who: &str) {
+    if job.told.len() < config.world_size as usize {
+        job.told.insert(who.into());
+    }
 }
 
 /// Whether a caller means this job.

@@ -97,7 +97,7 @@ impl LaunchArgs {
             return Err(Exit::configuration("--nproc-per-node is 0; at least one worker is needed").into());
         }
         // Whatever is wrong with network or data is said once, here, and not by every worker.
-        Job::open(&config).map_err(Exit::configuration)?;
+        Job::open(&config).map_err(Exit::of_run)?;
         Ok((flags, config))
     }
 }

@@ -60,7 +60,7 @@ pub fn supervise(workers: Vec<WorkerCommand>) -> Result<u8> {
 /// Runs the job; `listen` is where the embedded coordinator listens.
 pub fn run(config: &RunConfig, listen: &str) -> Result<u8> {
     // Whatever is wrong with network or data is said once, here, and not by every worker.
-    run_opened(config, listen, Job::open(config).map_err(Exit::configuration)?)
+    run_opened(config, listen, Job::open(config).map_err(Exit::of_run)?)
 }
 
 /// Runs a job whose network and data were looked at before; `listen` is where the embedded coordinator listens.

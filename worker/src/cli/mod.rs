@@ -26,9 +26,14 @@ mod verify;
 mod worker;
 
 use crate::checkpoint::CheckpointError;
-use crate::launcher::{EXIT_CONFIGURATION, EXIT_ERROR, EXIT_OK, follow_launcher, logging, signals};
+use crate::launcher::{
+    EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_ERROR, EXIT_OK, follow_launcher, logging, signals,
+};
 use crate::metrics::{self, Reader, last_word, print};
 use crate::native;
+use crate::session::FailureKind;
+use crate::session::machine::CudaError;
+use crate::trainer::TrainError;
 use anyhow::{Context, Result};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use octrain_coordinator::exit_code;
@@ -132,6 +137,22 @@ impl Exit {
         Self { code: EXIT_CONFIGURATION, message: e.to_string() }
     }
 
+    /// Of a run: trying again helps where nothing has to be changed, as with data that cannot be read for now.
+    fn of_run(e: TrainError) -> Self {
+        let code = match e.kind() {
+            FailureKind::Configuration => EXIT_CONFIGURATION,
+            FailureKind::External => EXIT_ABORTED,
+            _ => EXIT_ERROR,
+        };
+        Self { code, message: e.to_string() }
+    }
+
+    /// Of GPUs that cannot be used: a driver that fails may work the next time.
+    fn of_gpus(e: CudaError) -> Self {
+        let code = if matches!(e, CudaError::Driver { .. }) { EXIT_ERROR } else { EXIT_CONFIGURATION };
+        Self { code, message: e.to_string() }
+    }
+
     /// Of a checkpoint that cannot be used: a damaged one is no fault of the command.
     fn checkpoint(e: CheckpointError) -> Self {
         let code = if e.is_configuration() { EXIT_CONFIGURATION } else { EXIT_ERROR };
@@ -207,9 +228,24 @@ fn run() -> Result<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::DataError;
 
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_may_work_the_next_time_is_no_configuration_error() {
+        let driver = CudaError::Driver { why: "CUDA_ERROR_NOT_READY".into() };
+        assert_eq!(Exit::of_gpus(driver).code, EXIT_ERROR);
+        let missing = CudaError::NoLibraries { gpu: "H100".into(), place: "x".into() };
+        assert_eq!(Exit::of_gpus(missing).code, EXIT_CONFIGURATION);
+        let stale = DataError::Unlisted { path: "train".into(), why: "Stale file handle".into() };
+        assert_eq!(Exit::of_run(stale.into()).code, EXIT_ERROR);
+        let none = DataError::Missing { path: "train".into(), why: "no such folder".into() };
+        assert_eq!(Exit::of_run(none.into()).code, EXIT_CONFIGURATION);
+        let changed = TrainError::FolderChanged { what: "the checkpoint is gone", planned: 4, now: 8 };
+        assert_eq!(Exit::of_run(changed).code, EXIT_ABORTED);
     }
 }

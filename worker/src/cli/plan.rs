@@ -24,7 +24,7 @@ pub struct PlanArgs {
 
 /// The plan for `nproc` workers on this machine.
 pub fn local_plan(here: &MachineSettings, job: JobSpec) -> Result<BuildPlan> {
-    let devices = machine::cuda_devices(here.device).map_err(Exit::configuration)?;
+    let devices = machine::cuda_devices(here.device).map_err(Exit::of_gpus)?;
     let capabilities = machine::capabilities(devices);
     let workers = (0..here.nproc as u32).map(|local_index| WorkerFacts {
         host: machine::host_name(),
@@ -40,7 +40,7 @@ pub fn local_plan(here: &MachineSettings, job: JobSpec) -> Result<BuildPlan> {
 /// Runs the command.
 pub fn main(args: &PlanArgs, matches: &ArgMatches) -> Result<u8> {
     let (config, _) = args.flags.resolve(&RunConfig::default(), matches)?;
-    let job = Job::open(&config).map_err(Exit::configuration)?;
+    let job = Job::open(&config).map_err(Exit::of_run)?;
     let spec = job.spec(&config).map_err(Exit::configuration)?;
     job.found().for_each(|found| tracing::info!("{found}"));
     print(plan::render(&local_plan(&config.machine, spec)?))?;

@@ -78,7 +78,7 @@ pub fn main(args: &QuantizeArgs, matches: &ArgMatches) -> Result<u8> {
     args.flags.show(&config)?;
     checkpoint_base::announce(&folder, &manifest);
     // What is taken as weights alone says neither which classes its outputs are nor what images it was made for.
-    let job = Job::open(&config).map_err(Exit::configuration)?;
+    let job = Job::open(&config).map_err(Exit::of_run)?;
     trainer::same_task(&folder, &manifest, &config, &job).map_err(Exit::configuration)?;
     let again = Again { command: "octrain train".into(), needs: "" };
     let code = resume::with_continuation(local::run_opened(&config, "127.0.0.1:0", job), &config, &again)?;

@@ -64,7 +64,7 @@ fn open(run_config: &str) -> Result<(RunConfig, Job)> {
     let config: RunConfig = serde_json::from_str(run_config).map_err(|e| {
         Exit::configuration(format!("--run-config is not a configuration of this version: {e}"))
     })?;
-    let job = Job::open(&config).map_err(Exit::configuration)?;
+    let job = Job::open(&config).map_err(Exit::of_run)?;
     Ok((config, job))
 }
 
@@ -82,7 +82,7 @@ impl Place {
 
     /// What a session at this place is opened with.
     fn options(&self, config: &RunConfig, job: &Job) -> Result<SessionOptions> {
-        let devices = machine::cuda_devices(config.machine.device).map_err(Exit::configuration)?;
+        let devices = machine::cuda_devices(config.machine.device).map_err(Exit::of_gpus)?;
         let spec = job.spec(config).map_err(Exit::configuration)?;
         let spec = JobSpec { kept_global_batch: trainer::kept_global_batch(config, job), ..spec };
         Ok(SessionOptions {
@@ -129,7 +129,7 @@ pub fn run(config: &RunConfig, place: &Place, job: Job) -> Result<u8> {
     let address = machine::address_towards(&place.coordinator)
         .with_context(|| format!("cannot find this host's address towards {}", place.coordinator))?;
     let ended = panics::guarded(&session, || trainer::run(config, &session, &job, &address));
-    let (message, kind, elsewhere) = match ended {
+    let (message, kind) = match ended {
         Ok(Ok(outcome)) if outcome.interrupted => {
             session.leave_interrupted();
             return Ok(EXIT_PREEMPTED);
@@ -142,13 +142,9 @@ pub fn run(config: &RunConfig, place: &Place, job: Job) -> Result<u8> {
             session.leave_interrupted();
             return Err(Exit { code: EXIT_PREEMPTED, message: e.to_string() }.into());
         }
-        Ok(Err(e)) => (e.to_string(), e.kind(), e.is_of_another_process()),
-        Err(panicked) => (panicked.to_string(), FailureKind::Own, false),
+        Ok(Err(e)) => (e.to_string(), e.kind()),
+        Err(panicked) => (panicked.to_string(), FailureKind::Own),
     };
     let conclusion = session.conclude(&message, kind);
-    let code = match conclusion.code {
-        EXIT_ERROR if elsewhere => EXIT_ABORTED,
-        code => code,
-    };
-    Err(Exit { code, message: conclusion.message }.into())
+    Err(Exit { code: conclusion.code, message: conclusion.message }.into())
 }

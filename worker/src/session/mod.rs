@@ -170,18 +170,24 @@ impl Session {
 pub struct Conclusion {
     /// What to print.
     pub message: String,
-    /// Exit code: 1 an error of this worker or of the training, 2 a configuration that cannot be run, 3 another worker's error.
+    /// Exit code: 1 an error of this worker or of the training, 2 a configuration that cannot be run, 3 another process's doing.
     pub code: u8,
 }
 
 fn conclusion(message: &str, kind: FailureKind, verdict: Option<AbortReason>, rank: u32) -> Conclusion {
     let own = match kind {
         FailureKind::Configuration => EXIT_CONFIGURATION,
+        FailureKind::External => EXIT_ABORTED,
         _ => EXIT_ERROR,
     };
     match verdict {
         // The same failure of all ranks, which this one has found as well.
-        Some(v) if v.kind == AbortKind::NotFinite && kind == FailureKind::NotFinite => {
+        Some(v)
+            if matches!(
+                (v.kind, kind),
+                (AbortKind::NotFinite, FailureKind::NotFinite) | (AbortKind::External, FailureKind::External)
+            ) =>
+        {
             Conclusion { code: own, message: message.into() }
         }
         // What ended this one's call is another process, whoever is blamed: the others waited for it, or did not hear it,

@@ -362,6 +362,9 @@ fn an_error_another_worker_caused_becomes_that_workers() {
         (Communication, verdict(AbortKind::NotFinite, None), 1, false),
         (FailureKind::NotFinite, verdict(WorkerLost, Some(1)), 3, false),
         (FailureKind::NotFinite, None, 1, true),
+        (FailureKind::External, verdict(AbortKind::External, None), 3, true),
+        (FailureKind::External, None, 3, true),
+        (Communication, verdict(AbortKind::External, None), 3, false),
     ] {
         let c = conclusion("all-reduce failed", kind, verdict.clone(), 0);
         assert_eq!((c.code, c.message == "all-reduce failed"), (code, mine), "{kind:?} {verdict:?}");

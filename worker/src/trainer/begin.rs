@@ -9,16 +9,21 @@
 use super::TrainError;
 use super::job::Job;
 use crate::checkpoint::{self, CheckpointError, OwnedFolder, RunFolder, RunIdentity, Which};
+use crate::collective::StoreError;
 use crate::config::{RunConfig, RunScope, RunSettings, unlike};
 use crate::launcher::signals;
 use crate::session::machine::host_name;
 use crate::session::{BuildPlan, Session};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Where rank 0 tells the others.
 const KEY: &str = "octrain/begin";
+/// Where another rank says that it was asked to stop while it waited for that.
+const STOP: &str = "octrain/begin-stop";
+/// How often a rank that waits asks whether it is to stop.
+const LISTEN: Duration = Duration::from_secs(1);
 /// Longest wait for it: rank 0 may have to wait for a lost host's lock.
 const DECIDED: Duration = Duration::from_secs(300);
 /// Bytes of a checkpoint besides its tensors.
@@ -166,7 +171,9 @@ pub(super) fn agree(config: &RunConfig, session: &Session, job: &Job) -> Result<
             // Weights and momentum in FP32, and statistics besides.
             let scalars: usize = job.graph.params.iter().map(crate::graph::Param::len).sum();
             let bytes = 2 * 4 * scalars as u64 + MANIFEST_ROOM;
-            let asked_to_end = || signals::requested() || session.abort().is_tripped();
+            // A store that does not answer is one that ends the job.
+            let others = || plan.world_size > 1 && session.store().check(&[STOP.into()]).unwrap_or(false);
+            let asked_to_end = || signals::requested() || session.abort().is_tripped() || others();
             match RunFolder::take(&config.run.output_dir, &host_name(), bytes, &asked_to_end) {
                 // Not the folder's fault, nor a reason not to try again.
                 Err(CheckpointError::InUse { .. }) if asked_to_end() => {
@@ -205,7 +212,7 @@ pub(super) fn agree(config: &RunConfig, session: &Session, job: &Job) -> Result<
         return Ok(Begin { source, folder, run, best });
     }
     session.meets();
-    let text = session.store().get(KEY, DECIDED, session.abort())?;
+    let text = decision(session)?;
     let told: Told = serde_json::from_slice(&text)
         .map_err(|e| TrainError::Config(format!("rank 0's decision on the start cannot be read: {e}")))?;
     if told.stop {
@@ -213,6 +220,24 @@ pub(super) fn agree(config: &RunConfig, session: &Session, job: &Job) -> Result<
     }
     let best = told.best.map(f64::from_bits);
     Ok(Begin { source: told.source.map(seen_here).transpose()?, folder: None, run: told.run, best })
+}
+
+/// Waits for rank 0's decision. Who is asked to stop meanwhile says so: rank 0 may have to wait for its folder, and all
+/// stop then; where it has decided, the ranks agree on where to stop as they do later.
+fn decision(session: &Session) -> Result<Vec<u8>, StoreError> {
+    let start = Instant::now();
+    let mut said = false;
+    loop {
+        match session.store().get(KEY, LISTEN, session.abort()) {
+            Err(StoreError::Timeout { .. }) if start.elapsed() < DECIDED => {}
+            Err(StoreError::Timeout { key, .. }) => return Err(StoreError::Timeout { key, waited: DECIDED }),
+            answer => return answer,
+        }
+        if !said && signals::requested() {
+            session.store().set(STOP, b"1")?;
+            said = true;
+        }
+    }
 }
 
 /// The checkpoint rank 0 has chosen, if this host sees the same one.

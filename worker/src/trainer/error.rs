@@ -130,14 +130,6 @@ impl TrainError {
         }
     }
 
-    /// Whether a process that is not of this job is in the way and may soon be gone, or has changed the folder.
-    pub fn is_of_another_process(&self) -> bool {
-        matches!(
-            self,
-            TrainError::Checkpoint(CheckpointError::InUse { .. }) | TrainError::FolderChanged { .. }
-        )
-    }
-
     /// What the coordinator makes of it: whether trying again can help, whether another worker's end may be the cause,
     /// and whether any worker's numbers are worth saving.
     pub fn kind(&self) -> FailureKind {
@@ -146,6 +138,10 @@ impl TrainError {
             | TrainError::Config(_)
             | TrainError::OutOfMemory { .. }
             | TrainError::NothingToEvaluate => FailureKind::Configuration,
+            // A process that is not of this job is in the way and may soon be gone, or has changed the folder.
+            TrainError::Checkpoint(CheckpointError::InUse { .. }) | TrainError::FolderChanged { .. } => {
+                FailureKind::External
+            }
             TrainError::Data(e) if e.is_configuration() => FailureKind::Configuration,
             TrainError::Checkpoint(e) if e.is_configuration() => FailureKind::Configuration,
             TrainError::Optim(OptimError::Graph(_)) => FailureKind::Configuration,

@@ -111,3 +111,51 @@ fn a_registration_that_can_never_fit_ends_the_wait_and_says_whose_it_is() {
         assert_eq!(w.beat(&a), Some(abort));
     }
 }
+
+#[test]
+fn who_comes_after_a_job_that_could_not_begin_is_told_and_the_coordinator_stays_for_that() {
+    let mut w = World::new(4);
+    w.config.linger_for_late = ms(60_000);
+    let a = w.join(request("a", 0));
+    w.now = ms(1_000);
+    w.ok(give_up(giving_up("b", None)));
+    let abort = w.abort();
+    assert_eq!(w.beat(&a), Some(abort.clone()));
+    // All who are registered know; two have yet to come.
+    w.now = ms(31_000);
+    assert!(!w.job.drained(w.now, &w.config));
+    assert_eq!(w.refuse(request("c", 0)), Refusal::Ended(abort.clone()));
+    assert_eq!(w.refuse(request("c", 0)), Refusal::Ended(abort.clone()));
+    assert!(!w.job.drained(w.now, &w.config), "one that asks twice is one");
+    let mut last = w.job.clone();
+    assert_eq!(w.refuse(request("c", 1)), Refusal::Ended(abort));
+    assert!(w.job.drained(w.now, &w.config), "all four know");
+    // The last one never comes.
+    std::mem::swap(&mut w.job, &mut last);
+    assert!(!w.job.drained(ms(60_999), &w.config));
+    assert!(w.job.drained(ms(61_000), &w.config));
+}
+
+#[test]
+fn nobody_is_awaited_by_a_job_that_began_or_that_is_stopped_or_whose_time_to_register_is_over() {
+    let mut w = World::new(2);
+    w.config.linger_for_late = ms(60_000);
+    w.event(Event::Shutdown { why: "SIGTERM".into() });
+    assert!(w.job.drained(w.now, &w.config));
+
+    let mut w = World::new(2);
+    w.config.linger_for_late = ms(60_000);
+    w.now = w.config.register_timeout;
+    w.event(Event::Tick);
+    assert_eq!(w.abort().kind(), AbortKind::RegisterTimeout);
+    assert!(w.job.drained(w.now, &w.config));
+
+    let (mut w, headers) = World::running(2);
+    w.config.linger_for_late = ms(60_000);
+    let kind = FailureKind::Configuration;
+    w.ok(Event::ReportFailure { header: headers[0].clone(), message: "no such class".into(), kind });
+    for header in &headers {
+        w.beat(header);
+    }
+    assert!(w.job.drained(w.now, &w.config));
+}
