@@ -1,17 +1,21 @@
 //! Operators from outside the workspace's library crates, run: values, gradients, quantization, and the exported file in an
 //! engine.
 
-use octrain::checkpoint::{HostTensor, State, range_key};
+use octrain::checkpoint::{self, HostTensor, State, range_key};
+use octrain::collective::Local;
+use octrain::data::Preprocessing;
 use octrain::engine::{EngineKind, Port, load_network};
 use octrain::exec::ops::{Call, Forward, product, register};
-use octrain::exec::{self, Evaluator, ExecError, Executor, Mode, Pass, Prepared, Record, Weights};
+use octrain::exec::{self, Evaluator, ExecError, Executor, Mode, Prepared, Record, Weights};
 use octrain::export::{FloatType, Options, Profile, emit};
 use octrain::graph::{
     Builder, Given, Graph, Layer, OnnxInput, OnnxNode, Op, Operator, ParamKind, Shapes, Site, TensorType,
 };
-use octrain::passes;
+use octrain::optim::{CrossEntropy, DistributedOptimizer, Microbatch, Program, Sgd};
+use octrain::passes::{self, GraphPass, Pass, Passes};
 use octrain::strategy::{Purpose, Qat, Strategy, Target};
 use octrain::verify;
+use octrain_tests::run::refuse;
 use prost::Message;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -204,7 +208,7 @@ fn they_compute_what_they_say_and_are_differentiated() {
         values.insert(node.name.clone(), value.detach().copy());
     };
     let mode = Mode { batch_stats: true, quantize: false, observe: false, unclipped: false };
-    let pass = Pass { prepared: &prepared, weights: &weights, mode, record: &mut record };
+    let pass = exec::Pass { prepared: &prepared, weights: &weights, mode, record: &mut record };
     let logits = executor.forward(&images(4), pass, Some(&mut watch)).unwrap();
     let want = &values["stem_bn"] * values["stem_bn"].sigmoid();
     assert!(values["swish"].allclose(&want, 1e-6, 1e-6, false));
@@ -250,6 +254,110 @@ fn exported_files_compute_what_the_training_graph_does() {
         assert!(other > 100.0 * apart.max(1e-6), "{profile:?}: images differ by {other} only");
         assert!(top > 0.1 && apart <= codes * top, "{profile:?}: {apart} of {top}");
     }
+}
+
+fn program(network: Graph, strategy: Strategy, passes: Passes) -> Program {
+    let optimizer = DistributedOptimizer::new(Sgd::default(), strategy, Box::new(Local)).passes(passes);
+    optimizer.minimize(network, CrossEntropy::default()).unwrap()
+}
+
+fn step(program: &mut Program) -> f64 {
+    let labels = Tensor::arange(8, (Kind::Int64, Device::Cpu)).remainder(5);
+    program.step(&[Microbatch { images: &images(8), labels: &labels }]).unwrap().loss
+}
+
+fn preprocessing() -> Preprocessing {
+    Preprocessing {
+        crop_size: 8,
+        resize_short: 9,
+        normalize_scale: 0.01,
+        normalize_mean: [1.0; 3],
+        normalize_std: [0.5; 3],
+    }
+}
+
+fn classes() -> Vec<String> {
+    ["a", "b", "c", "d", "e"].map(String::from).to_vec()
+}
+
+#[test]
+fn a_checkpoint_holds_a_network_of_them_which_goes_on_and_is_exported() {
+    let strategy = Strategy { qat: Some(Qat::default()), ..Strategy::default() };
+    let mut first = program(network(), strategy.clone(), Passes::default());
+    exec::initialise(&mut first.weights, 3, false).unwrap();
+    assert!(first.calibrate(&[(0, images(8))], 1, &|| false).unwrap());
+    step(&mut first);
+    let dir = tempfile::tempdir().unwrap();
+    let snapshot = first.snapshot(classes(), preprocessing()).unwrap();
+    let folder = checkpoint::save(dir.path(), &snapshot).unwrap();
+    let written = std::fs::read_to_string(folder.join("graph.json")).unwrap();
+    assert!(
+        written.contains(r#"{"Custom":{"kind":"Gain","attributes":{"gain":"gain.factor"}}}"#),
+        "{written}"
+    );
+
+    let loaded = checkpoint::load(&folder).unwrap();
+    assert_eq!((&loaded.graph, &loaded.manifest.strategy), (&network(), &strategy));
+    assert_eq!(loaded.manifest.preprocessing, preprocessing());
+    let mut second = program(loaded.graph.clone(), loaded.manifest.strategy.clone(), Passes::default());
+    second.restore(&loaded).unwrap();
+    assert_eq!(second.global_step, 1);
+    // They go on alike, to the last bit, and are written alike.
+    assert_eq!((step(&mut first), step(&mut first)), (step(&mut second), step(&mut second)));
+    assert_eq!(first.weights.to_state().unwrap(), second.weights.to_state().unwrap());
+    for profile in [Profile::Fp32, Profile::Openvino, Profile::Onnxruntime] {
+        let [first, second] = [&first, &second].map(|p| p.deployed(profile, vec![]).unwrap().model);
+        assert_eq!(first, second, "{profile:?}");
+    }
+    // A program that does not know them says so.
+    let output = dir.path().join("x.onnx");
+    let line = ["--from-checkpoint", folder.to_str().unwrap(), "--profile", "fp32"];
+    let told = refuse(2, &[&["export"], &line[..], &["--output", output.to_str().unwrap()]].concat());
+    for want in ["graph.json", "operator `Swish` is none that this program knows", "register"] {
+        assert!(told.contains(want), "{want} in {told}");
+    }
+    assert!(!output.exists());
+}
+
+/// Takes every ReLU for what it reads.
+struct Linearise;
+
+impl GraphPass for Linearise {
+    fn name(&self) -> &str {
+        "linearise"
+    }
+
+    fn what(&self) -> &str {
+        "leaves out every ReLU"
+    }
+
+    fn apply(&self, mut graph: Graph, _: &Strategy) -> Result<Graph, octrain::graph::GraphError> {
+        for i in 0..graph.nodes.len() {
+            if graph.nodes[i].op == Op::Relu {
+                graph.reroute(octrain::graph::NodeId(i), graph.nodes[i].inputs[0]);
+            }
+        }
+        Ok(graph)
+    }
+}
+
+#[test]
+fn a_checkpoint_names_passes_of_ones_own_and_who_has_not_got_them_refuses_it() {
+    let (mut b, x) = Builder::new("Plain", [3, 8, 8]);
+    let x = b.conv("conv", x, 4, 3, 1).unwrap();
+    let x = b.push("relu", Op::Relu, &[x]).unwrap();
+    let x = b.push("pool", Op::GlobalAvgPool, &[x]).unwrap();
+    let x = b.push("flatten", Op::Flatten, &[x]).unwrap();
+    let x = b.linear("fc", x, 5).unwrap();
+    let network = b.finish(x).unwrap();
+    let passes = Passes::default().before(Pass::DropDead, Linearise);
+    let program = program(network, Strategy::default(), passes);
+    let dir = tempfile::tempdir().unwrap();
+    let folder =
+        checkpoint::save(dir.path(), &program.snapshot(classes(), preprocessing()).unwrap()).unwrap();
+    assert_eq!(checkpoint::load(&folder).unwrap().manifest.passes[0], "linearise");
+    let told = refuse(2, &["eval", "--from-checkpoint", folder.to_str().unwrap(), "--image-root", "digits"]);
+    assert!(told.contains("(linearise)") && told.contains("Program::export"), "{told}");
 }
 
 /// An operator with facts and nothing that runs it.

@@ -43,6 +43,10 @@ fn a_checkpoint_of_format_1_evaluates_exports_deploys_and_is_trained_further() {
     // What its own writer measured.
     assert!(told.contains("val.top1 96.11"), "{told}");
     assert!(told.contains("a run without identity, epoch 0"), "{told}");
+    // Its network has no file of its own, and is built by name.
+    let float = dir.path().join("fp32.onnx");
+    succeed(&["export", "--from-checkpoint", text(&run), "--profile", "fp32", "--output", text(&float)]);
+    succeed(&["verify", "--from-checkpoint", text(&run), "--model", text(&float)]);
     let file = dir.path().join("x.onnx");
     let line = ["export", "--from-checkpoint", text(&run), "--profile", "openvino", "--output", text(&file)];
     let told = succeed(&line);
@@ -60,6 +64,14 @@ fn a_checkpoint_of_format_1_evaluates_exports_deploys_and_is_trained_further() {
         succeed(&["train", "--resume", text(&run), "--epochs", "1", "--max-steps", "2", "--lr", "0.001"]);
     assert!(told.contains("resumed from") && told.contains("lr 0.256, now 0.001"), "{told}");
     assert!(run.join("0-2/manifest.json").exists() && run.join("0/manifest.json").exists());
+    // What goes on from it stands alone by now, and says the same.
+    assert!(!run.join("0/graph.json").exists() && run.join("0-2/graph.json").exists());
+    let [first, now] = ["0", "0-2"].map(|name| octrain::checkpoint::load(&run.join(name)).unwrap());
+    assert_eq!((&now.graph, &now.manifest.preprocessing), (&first.graph, &first.manifest.preprocessing));
+    assert_eq!(
+        (&now.manifest.strategy, now.manifest.passes),
+        (&first.manifest.strategy, first.manifest.passes)
+    );
     // The file is of the checkpoint before, and the furthest one is another now.
     let told = refuse(2, &verify);
     assert!(told.contains("was not exported from") && told.contains("epoch 0 and 2 steps"), "{told}");

@@ -64,6 +64,44 @@ pub enum CheckpointError {
         /// Version that wrote it.
         writer: String,
     },
+    /// Saved by a program of its own.
+    #[error(
+        "`{path}` was not saved by `octrain train`, so there are no settings to go on with: take its weights alone with --from-pretrained-params, or go on in the program that wrote it"
+    )]
+    NoSettings {
+        /// The checkpoint.
+        path: PathBuf,
+    },
+    /// Its manifest says two things at once.
+    #[error(
+        "`{path}` contradicts itself: {why}. Octrain writes no such manifest: it was changed by hand, or put together from two; take another checkpoint of the run, or train from its weights alone (--from-pretrained-params FOLDER/model.safetensors)"
+    )]
+    Contradiction {
+        /// The manifest.
+        path: PathBuf,
+        /// What contradicts what.
+        why: String,
+    },
+    /// The network cannot be used.
+    #[error("the network in `{path}` cannot be used: {why}")]
+    Graph {
+        /// The graph's file.
+        path: PathBuf,
+        /// What is the matter with it, and what to do.
+        why: String,
+    },
+    /// Graph and weights are not of one network.
+    #[error(
+        "checkpoint `{path}` has a graph (graph.json) of {network} and weights (model.safetensors) that do not belong to it: {mismatch}. Octrain writes no such checkpoint: copy both files from the same one, or take another"
+    )]
+    Unfit {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Name of the network.
+        network: String,
+        /// What does not match.
+        mismatch: super::Mismatch,
+    },
     /// A run works there.
     #[error(
         "the output folder `{path}` is in use by another run ({holder}). Two runs cannot share a folder: wait for that one to end, or give another --output-dir. If these are the tasks of one job, started by srun or mpirun, they do not know of each other: start them with `octrain launch` and one `octrain-coordinator`, or `octrain train --nproc N` once"
@@ -137,7 +175,7 @@ pub enum CheckpointError {
         /// The manifest.
         path: PathBuf,
         /// Format found.
-        found: u32,
+        found: u64,
         /// Format known.
         known: u32,
     },
@@ -207,6 +245,10 @@ impl CheckpointError {
             | E::Pickle { .. }
             | E::Format { .. }
             | E::Setting { .. }
+            | E::NoSettings { .. }
+            | E::Contradiction { .. }
+            | E::Graph { .. }
+            | E::Unfit { .. }
             | E::Occupied { .. }
             | E::Behind { .. }
             | E::Unwritable { .. }

@@ -244,7 +244,7 @@ pub fn free_name(damaged: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::store::testing::snapshot;
+    use super::super::testing::snapshot;
     use super::super::{Which, find, load_manifest};
     use super::*;
 

@@ -1,7 +1,12 @@
 //! Checkpoints: the format, the atomic store, finding and loading.
+//!
+//! A checkpoint is a folder that says everything of a network: `graph.json` (the network before any pass),
+//! `model.safetensors` (its weights by torchvision's names, statistics and ranges), `optimizer.safetensors` (momentum) and
+//! `manifest.json` (classes, preprocessing, strategy, where it comes from, where its run stands; see [`Manifest`]).
 
 mod admission;
 mod atomic;
+mod consistent;
 mod error;
 mod folder;
 mod identity;
@@ -9,11 +14,14 @@ mod leftovers;
 mod lock;
 mod manifest;
 mod matching;
+mod network;
 mod origin;
 mod state;
 mod store;
 mod stored;
 mod tensors;
+#[cfg(test)]
+mod testing;
 mod trial;
 
 pub use atomic::write_atomic;
@@ -23,9 +31,10 @@ pub use identity::{RunIdentity, date};
 pub use lock::holder;
 pub use manifest::{FORMAT, FileEntry, LossScaleState, Manifest, Position, QatState};
 pub use matching::{Mismatch, match_weights};
-pub use origin::Origin;
+pub use network::load_graph;
+pub use origin::{Origin, StartedFrom};
 pub use state::{HostTensor, State, range_key};
 pub use store::{
     Furthest, Snapshot, Which, find, furthest, load, load_manifest, load_weights, manifest_hash, root_of,
-    save,
+    save, weights_of,
 };

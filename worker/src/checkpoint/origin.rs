@@ -47,6 +47,28 @@ impl Origin {
     }
 }
 
+/// What a training began with; whoever goes on with it keeps it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", rename_all_fields = "kebab-case")]
+pub enum StartedFrom {
+    /// Weights drawn from a seed.
+    Seed(u64),
+    /// The weights of a checkpoint.
+    Checkpoint {
+        /// Where it lay.
+        path: String,
+        /// Which it was.
+        origin: Origin,
+    },
+    /// The weights in a file of somebody's.
+    File {
+        /// Where it lay.
+        path: String,
+        /// SHA-256 of its bytes, hexadecimal.
+        sha256: String,
+    },
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Position { epoch, step_in_epoch, global_step } = self.position;
@@ -67,7 +89,7 @@ impl fmt::Display for Origin {
 
 #[cfg(test)]
 mod tests {
-    use super::super::store::testing::snapshot;
+    use super::super::testing::snapshot;
     use super::*;
 
     #[test]
@@ -80,6 +102,20 @@ mod tests {
         m.metrics.clear();
         assert_eq!(of(&m).to_string(), "run 0123, epoch 3 and 4 steps (9 steps in all), not evaluated");
         assert_eq!(of(&m).name, "3");
+    }
+
+    #[test]
+    fn what_a_training_began_with_is_written_and_read() {
+        let origin = Origin::of(Path::new("runs/a/3"), &snapshot(3, 0).manifest);
+        for (start, key) in [
+            (StartedFrom::Seed(7), "seed"),
+            (StartedFrom::File { path: "w.safetensors".into(), sha256: "ab".into() }, "file"),
+            (StartedFrom::Checkpoint { path: "runs/a/3".into(), origin }, "checkpoint"),
+        ] {
+            let text = serde_json::to_string(&start).unwrap();
+            assert!(text.starts_with(&format!("{{\"{key}\":")), "{text}");
+            assert_eq!(serde_json::from_str::<StartedFrom>(&text).unwrap(), start);
+        }
     }
 
     #[test]

@@ -5,12 +5,15 @@
 
 use super::atomic::{sync_folder, write_synced};
 use super::manifest::{FileEntry, Manifest, Position};
-use super::{CheckpointError, State, stored, tensors};
+use super::{CheckpointError, Origin, StartedFrom, State, network, stored, tensors};
+use crate::graph::Graph;
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+/// The network before any pass.
+pub(super) const GRAPH: &str = "graph.json";
 /// Parameters, statistics and ranges.
 const MODEL: &str = "model.safetensors";
 /// Momentum.
@@ -21,8 +24,10 @@ pub(super) const MANIFEST: &str = "manifest.json";
 /// A checkpoint in memory.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
-    /// Everything but tensors; `files` and `run` are filled in when it is saved.
+    /// Everything but graph and tensors; `files` and `run` are filled in when it is saved.
     pub manifest: Manifest,
+    /// The network before any pass.
+    pub graph: Graph,
     /// Parameters, running statistics, ranges.
     pub model: State,
     /// `momentum.<parameter>`.
@@ -102,11 +107,15 @@ fn hex_digest(bytes: &[u8]) -> String {
 
 /// Saves atomically below `root` and returns the folder; whose folder it is, is not asked (see [`super::RunFolder`]). On
 /// error nothing that was there is lost.
+///
+/// # Errors
+/// When it cannot be written, or when what it says does not fit together, so that nobody could load it.
 pub fn save(root: &Path, snapshot: &Snapshot) -> Result<PathBuf, CheckpointError> {
     fs::create_dir_all(root).map_err(CheckpointError::io("make the folder", root))?;
     let name = folder_name(snapshot.manifest.position);
     let partial = root.join(format!(".{name}.{}", std::process::id()));
     let target = root.join(&name);
+    check(&target, snapshot)?;
     let written = fill(&partial, snapshot).and_then(|()| put(root, &partial, &target));
     if let Err(e) = written {
         let _ = fs::remove_dir_all(&partial);
@@ -115,14 +124,28 @@ pub fn save(root: &Path, snapshot: &Snapshot) -> Result<PathBuf, CheckpointError
     Ok(target)
 }
 
+/// Whether manifest, graph and weights are of one network.
+fn check(target: &Path, snapshot: &Snapshot) -> Result<(), CheckpointError> {
+    let Snapshot { manifest, graph, model, .. } = snapshot;
+    let malformed = graph.verify().err().map(|e| e.to_string());
+    match malformed.or_else(|| network::misfit(graph, manifest)) {
+        Some(why) => Err(CheckpointError::Graph { path: target.join(GRAPH), why }),
+        None => network::fits(target, graph, model),
+    }
+}
+
 fn fill(partial: &Path, snapshot: &Snapshot) -> Result<(), CheckpointError> {
     fs::create_dir_all(partial).map_err(CheckpointError::io("make the folder", partial))?;
     let mut manifest = snapshot.manifest.clone();
+    let [graph, model, optimizer] = [GRAPH, MODEL, OPTIMIZER].map(|name| partial.join(name));
+    let contents = [
+        (GRAPH, network::encode(&snapshot.graph, &graph)?),
+        (MODEL, tensors::encode(&snapshot.model, &model)?),
+        (OPTIMIZER, tensors::encode(&snapshot.optimizer, &optimizer)?),
+    ];
     manifest.files.clear();
-    for (name, state) in [(MODEL, &snapshot.model), (OPTIMIZER, &snapshot.optimizer)] {
-        let path = partial.join(name);
-        let bytes = tensors::encode(state, &path)?;
-        write_synced(&path, &bytes)?;
+    for (name, bytes) in contents {
+        write_synced(&partial.join(name), &bytes)?;
         manifest.files.push(FileEntry {
             name: name.into(),
             bytes: bytes.len() as u64,
@@ -130,8 +153,7 @@ fn fill(partial: &Path, snapshot: &Snapshot) -> Result<(), CheckpointError> {
         });
     }
     let path = partial.join(MANIFEST);
-    let text = serde_json::to_vec_pretty(&manifest).map_err(|e| CheckpointError::damaged(&path, e))?;
-    write_synced(&path, &text)?;
+    write_synced(&path, &stored::write(&path, &manifest)?)?;
     sync_folder(partial)
 }
 
@@ -214,7 +236,7 @@ pub(super) fn model_hash(manifest: &Manifest) -> Option<&str> {
 }
 
 /// The bytes of a file of a checkpoint, their number and hash checked.
-fn read_file(folder: &Path, manifest: &Manifest, name: &str) -> Result<Vec<u8>, CheckpointError> {
+pub(super) fn read_file(folder: &Path, manifest: &Manifest, name: &str) -> Result<Vec<u8>, CheckpointError> {
     let path = folder.join(name);
     let entry = manifest.files.iter().find(|f| f.name == name);
     let entry = entry.ok_or_else(|| CheckpointError::damaged(&path, "the manifest does not list it"))?;
@@ -238,7 +260,10 @@ fn load_file(folder: &Path, manifest: &Manifest, name: &str) -> Result<State, Ch
 /// judged by this version.
 pub(super) fn damage(folder: &Path) -> Option<String> {
     let checked = load_manifest(folder).and_then(|manifest| {
-        [MODEL, OPTIMIZER].iter().try_for_each(|name| read_file(folder, &manifest, name).map(drop))
+        // A checkpoint of the first release has no graph.
+        let graph = manifest.files.iter().map(|f| f.name.as_str()).find(|name| *name == GRAPH);
+        let mut wanted = [MODEL, OPTIMIZER].into_iter().chain(graph);
+        wanted.try_for_each(|name| read_file(folder, &manifest, name).map(drop))
     });
     match checked {
         Err(CheckpointError::Damaged { path, why }) => {
@@ -275,16 +300,24 @@ pub fn furthest(root: &Path) -> Result<Furthest, CheckpointError> {
     Ok(Furthest { whole: None, damaged })
 }
 
-/// Loads a checkpoint folder; sizes and hashes are checked.
+/// Loads a checkpoint folder. Sizes and hashes are checked, and that manifest, graph and weights are of one network.
 pub fn load(folder: &Path) -> Result<Snapshot, CheckpointError> {
     let manifest = load_manifest(folder)?;
+    let graph = network::load_graph(folder, &manifest)?;
     let model = load_file(folder, &manifest, MODEL)?;
+    network::fits(folder, &graph, &model)?;
     let optimizer = load_file(folder, &manifest, OPTIMIZER)?;
-    Ok(Snapshot { manifest, model, optimizer })
+    Ok(Snapshot { manifest, graph, model, optimizer })
 }
 
 /// Weights of a checkpoint folder, of the furthest one below a folder, or of a `.safetensors` file.
 pub fn load_weights(path: &Path) -> Result<State, CheckpointError> {
+    Ok(weights_of(path)?.0)
+}
+
+/// [`load_weights`], and what a training begins with that begins with them.
+pub fn weights_of(path: &Path) -> Result<(State, StartedFrom), CheckpointError> {
+    let shown = |path: &Path| path.display().to_string();
     if path.is_file() {
         let bytes = fs::read(path).map_err(CheckpointError::io("read", path))?;
         // What torch.save writes: a ZIP archive since version 1.6, a bare pickle before.
@@ -295,49 +328,18 @@ pub fn load_weights(path: &Path) -> Result<State, CheckpointError> {
             let why = "it does not begin as one; give a checkpoint folder or a file of safetensors".into();
             return Err(CheckpointError::Foreign { path: path.into(), wanted: "a safetensors file", why });
         }
-        return tensors::decode(&bytes, path);
+        let from = StartedFrom::File { path: shown(path), sha256: hex_digest(&bytes) };
+        return Ok((tensors::decode(&bytes, path)?, from));
     }
     let folder = find(path, Which::Auto)?;
-    load_file(&folder, &load_manifest(&folder)?, MODEL)
-}
-
-#[cfg(test)]
-pub(super) mod testing {
-    use super::super::{FORMAT, HostTensor, LossScaleState};
-    use super::*;
-    use crate::config::RunConfig;
-
-    /// A small checkpoint at the end of `epoch` epochs and `step` steps.
-    pub fn snapshot(epoch: u32, step: u64) -> Snapshot {
-        let tensor = HostTensor { shape: vec![3], data: vec![epoch as f32, step as f32, 0.1] };
-        let manifest = Manifest {
-            format: FORMAT,
-            octrain_version: "0".into(),
-            created_unix: 1,
-            run: None,
-            model: "ResNet20".into(),
-            image_shape: [3, 32, 32],
-            class_names: vec!["a".into()],
-            position: Position { epoch, step_in_epoch: step, global_step: 9 },
-            steps_per_epoch: 5,
-            global_batch: 8,
-            world_size: 2,
-            loss_scale: LossScaleState { scale: 128.0, good_steps: 3 },
-            qat: None,
-            concluded: true,
-            metrics: [("val.top1".to_string(), 0.1 + 0.2)].into(),
-            config: RunConfig::default(),
-            files: Vec::new(),
-            unknown: Vec::new(),
-        };
-        let state = |name: &str| State::from([(name.to_string(), tensor.clone())]);
-        Snapshot { manifest, model: state("w"), optimizer: state("momentum.w") }
-    }
+    let manifest = load_manifest(&folder)?;
+    let from = StartedFrom::Checkpoint { path: shown(&folder), origin: Origin::of(&folder, &manifest) };
+    Ok((load_file(&folder, &manifest, MODEL)?, from))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::testing::snapshot;
+    use super::super::testing::snapshot;
     use super::*;
 
     #[test]
@@ -347,7 +349,7 @@ mod tests {
         for (epoch, step) in [(1, 0), (2, 0), (10, 0), (10, 3), (10, 4)] {
             let path = save(root, &snapshot(epoch, step)).unwrap();
             let mut back = load(&path).unwrap();
-            assert_eq!(back.manifest.files.len(), 2);
+            assert_eq!(back.manifest.files.len(), 3);
             back.manifest.files.clear();
             assert_eq!(back, snapshot(epoch, step));
         }

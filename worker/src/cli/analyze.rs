@@ -1,16 +1,15 @@
 //! `octrain analyze`: which layers quantization hurts, why, and which to leave in floating point.
 
 use super::args::Tolerance;
-use super::export::placement;
 use super::{Exit, checkpoint_base, output};
-use crate::analyze::{AnalyzeError, Network, Ranges, Report, Subject, html, propose};
-use crate::checkpoint::{self, Manifest};
+use crate::analyze::{AnalyzeError, Network, Placement, Ranges, Report, Subject, html, propose};
+use crate::checkpoint::{self, Manifest, Snapshot};
 use crate::config::{Augmentation, RunConfig};
 use crate::data::{DataConfig, Dataset, EvalLoader, Geometry, Names, Sharding, Split, Wanted};
 use crate::metrics::{ReportFile, print, say};
-use crate::strategy::Target;
+use crate::strategy::{Amp, Strategy, Target};
 use anyhow::Result;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Arguments of `octrain analyze`.
@@ -133,25 +132,25 @@ fn ranges(network: &Network, images: &Images) -> Result<Ranges> {
     })
 }
 
-/// The checkpoint's configuration with this command's flags.
-fn configuration(args: &AnalyzeArgs, manifest: &Manifest) -> RunConfig {
-    let trained = &manifest.config;
-    trained.clone().with(|c| {
-        c.data.image_root = args.image_root.clone().unwrap_or_else(|| trained.data.image_root.clone());
-        c.model.image_shape = manifest.image_shape;
-        c.quantization.target = args.target.unwrap_or(trained.quantization.target);
-        c.quantization.qat_skip =
-            args.qat_skip.clone().unwrap_or_else(|| trained.quantization.qat_skip.clone());
+/// The checkpoint's configuration with this command's flags; whether it was trained with --qat does not matter.
+fn configuration(args: &AnalyzeArgs, folder: &Path, manifest: &Manifest) -> Result<RunConfig, Exit> {
+    let image_root = checkpoint_base::data(args.image_root.as_deref(), folder, manifest)?;
+    Ok(checkpoint_base::settings_of(manifest).with(|c| {
+        c.quantization.qat = true;
+        c.quantization.target = args.target.unwrap_or(c.quantization.target);
+        if let Some(skip) = &args.qat_skip {
+            c.quantization.qat_skip = skip.clone();
+        }
+        c.data.image_root = image_root;
         c.data.val_fraction = match (args.tolerance.val_fraction, &args.image_root) {
             (Some(told), _) => told,
             (None, Some(_)) => 0.0,
-            (None, None) => trained.data.val_fraction,
+            (None, None) => c.data.val_fraction,
         };
         c.data.augmentation = Augmentation::None;
-        c.data.allow_missing_classes =
-            args.tolerance.allow_missing_classes || trained.data.allow_missing_classes;
-        c.data.max_corrupt_images = args.tolerance.max_corrupt_images.or(trained.data.max_corrupt_images);
-    })
+        c.data.allow_missing_classes |= args.tolerance.allow_missing_classes;
+        c.data.max_corrupt_images = args.tolerance.max_corrupt_images.or(c.data.max_corrupt_images);
+    }))
 }
 
 /// Runs the command.
@@ -161,20 +160,21 @@ pub fn main(args: &AnalyzeArgs) -> Result<u8> {
     if let Ok(threads @ 1..) = i32::try_from(args.threads) {
         tch::set_num_threads(threads);
     }
-    let (folder, mut manifest) =
+    let (folder, manifest) =
         checkpoint_base::find(&args.from_checkpoint, args.last_epoch_of_checkpoint.as_deref())?;
     checkpoint_base::announce(&folder, &manifest);
-    let state = checkpoint::load(&folder).map_err(Exit::checkpoint)?.model;
-    manifest.config = configuration(args, &manifest);
-    let images = Images { run: manifest.config.clone(), classes: manifest.class_names.clone() };
+    let Snapshot { graph, model: state, .. } = checkpoint::load(&folder).map_err(Exit::checkpoint)?;
+    let run = configuration(args, &folder, &manifest)?;
+    let images = Images { run: run.clone(), classes: manifest.class_names.clone() };
     let val = images.open(Split::Val)?;
-    let network = Network::new(placement(&manifest)?, &state).map_err(failed)?;
+    let placement = Placement { graph, strategy: Strategy { amp: Amp::Off, ..run.strategy() } };
+    let network = Network::new(placement, &state).map_err(failed)?;
     let subject = Subject {
         model: manifest.model.clone(),
         checkpoint: folder.display().to_string(),
-        target: manifest.config.quantization.target.name().into(),
-        weight_bits: manifest.config.quantization.qat_weight_bits,
-        skip: manifest.config.quantization.qat_skip.clone(),
+        target: run.quantization.target.name().into(),
+        weight_bits: run.quantization.qat_weight_bits,
+        skip: run.quantization.qat_skip.clone(),
         ranges: ranges(&network, &images)?,
     };
     let loader = || EvalLoader::new(val.clone(), images.config(args.batch_size), Some(args.max_images));

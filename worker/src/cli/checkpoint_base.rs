@@ -1,9 +1,11 @@
-//! Commands that work on a checkpoint start from the configuration it was trained with.
+//! Commands that work on a checkpoint take what it says of itself (network, classes, preprocessing, strategy), and the rest,
+//! as where its data is, from the settings of the run that wrote it.
 
 use super::Exit;
 use crate::checkpoint::{self, CheckpointError, Manifest, Origin, Which};
-use crate::config::{RunConfig, RunScope};
+use crate::config::{Given, RunConfig, RunScope};
 use crate::metrics::say;
+use crate::passes::Pass;
 use std::path::{Path, PathBuf};
 
 /// Finds a checkpoint: `which` is `auto`, `best` or a number of epochs.
@@ -27,30 +29,80 @@ pub fn which(text: Option<&str>) -> Result<Which, Exit> {
 pub fn read(path: &Path, which: Which) -> Result<(PathBuf, Manifest), CheckpointError> {
     let folder = checkpoint::find(path, which)?;
     let manifest = checkpoint::load_manifest(&folder)?;
-    Ok((folder, manifest))
+    match own_passes(&manifest) {
+        Some(why) => {
+            Err(CheckpointError::Foreign { path: folder, wanted: "a checkpoint of this program", why })
+        }
+        None => Ok((folder, manifest)),
+    }
+}
+
+/// The passes of a program's own that a checkpoint was trained with, for people: what only that program can run again.
+fn own_passes(manifest: &Manifest) -> Option<String> {
+    let own = |name: &&String| Pass::ALL.iter().all(|pass| pass.name() != name.as_str());
+    let own: Vec<&str> = manifest.passes.iter().filter(own).map(String::as_str).collect();
+    (!own.is_empty()).then(|| {
+        format!(
+            "its graph was made with passes of another program's own ({}), which are not known here; evaluate and export it in that program (Program::restore, Program::export)",
+            own.join(", ")
+        )
+    })
 }
 
 /// Says which checkpoint was taken, of which run, how far and how good it is, in one line.
 pub fn announce(folder: &Path, manifest: &Manifest) {
     say!("checkpoint {}: {}", folder.display(), Origin::of(folder, manifest));
+    if let Some(why) = &manifest.unread {
+        tracing::warn!("the settings of its run cannot be read, and defaults stand in their place: {why}");
+    }
     if let Some(left_out) = manifest.left_out() {
         tracing::warn!("{left_out}");
     }
 }
 
+/// The settings of a checkpoint's run, with the checkpoint's own facts in their place; defaults besides those where no run
+/// wrote it.
+pub fn settings_of(manifest: &Manifest) -> RunConfig {
+    manifest.over(&manifest.config.clone().unwrap_or_default())
+}
+
+/// Data that is told, or that of a checkpoint's run.
+pub fn data(told: Option<&str>, folder: &Path, manifest: &Manifest) -> Result<String, Exit> {
+    match (told, &manifest.config) {
+        (Some(root), _) => Ok(root.into()),
+        (None, Some(config)) => Ok(config.data.image_root.clone()),
+        (None, None) => Err(no_data(folder)),
+    }
+}
+
+/// Where no settings say what data a checkpoint is for, somebody must.
+pub fn ensure_data(given: &Given, folder: &Path, manifest: &Manifest) -> Result<(), Exit> {
+    match manifest.config.is_some() || given.contains("image-root") {
+        true => Ok(()),
+        false => Err(no_data(folder)),
+    }
+}
+
+fn no_data(folder: &Path) -> Exit {
+    Exit::configuration(format!(
+        "{} does not say which data it is for, as it holds no settings of a run: give --image-root",
+        folder.display()
+    ))
+}
+
 /// A checkpoint's configuration for evaluating it here.
 pub fn for_evaluation(folder: &Path, manifest: &Manifest) -> RunConfig {
-    let trained = RunConfig::default();
-    manifest.config.clone().with(|c| {
+    let new = RunConfig::default();
+    settings_of(manifest).with(|c| {
         c.run.run_scope = RunScope::EvalOnly;
         c.checkpoints.from_checkpoint = Some(folder.into());
         c.checkpoints.last_epoch_of_checkpoint = None;
         c.checkpoints.from_pretrained_params = None;
         c.run.report_file = None;
         c.data.global_batch_size = None;
-        c.machine.nproc = trained.machine.nproc;
-        c.machine.device = trained.machine.device;
-        c.machine.threads = trained.machine.threads;
+        c.machine.nproc = new.machine.nproc;
+        c.machine.device = new.machine.device;
+        c.machine.threads = new.machine.threads;
         c.run.benchmark = false;
         c.run.checks = false;
         c.checkpoints.overwrite = false;
@@ -60,7 +112,7 @@ pub fn for_evaluation(folder: &Path, manifest: &Manifest) -> RunConfig {
 /// What a checkpoint was trained with, for trainings of their own that start from its weights.
 pub fn settings(manifest: &Manifest) -> RunConfig {
     let new = RunConfig::default();
-    manifest.config.clone().with(|c| {
+    settings_of(manifest).with(|c| {
         c.run.output_dir = new.run.output_dir;
         c.run.report_file = None;
         c.run.run_scope = RunScope::TrainEval;
@@ -75,4 +127,67 @@ pub fn settings(manifest: &Manifest) -> RunConfig {
         c.checkpoints.allow_mismatch = false;
         c.checkpoints.overwrite = false;
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Preprocessing;
+    use crate::models;
+    use crate::strategy::{Amp, Qat, Strategy, Target};
+
+    fn manifest(strategy: Strategy) -> Manifest {
+        let graph = models::build("ResNet20", [3, 32, 32], 2).unwrap();
+        let told = Preprocessing {
+            crop_size: 32,
+            resize_short: 40,
+            normalize_scale: 1.0,
+            normalize_mean: [9.0; 3],
+            normalize_std: [3.0; 3],
+        };
+        Manifest::new(&graph, vec!["a".into(), "b".into()], told, strategy)
+    }
+
+    #[test]
+    fn what_a_checkpoint_says_of_itself_wins_over_the_settings_of_its_run() {
+        let qat = Some(Qat { target: Target::Tensorrt, skip: vec!["fc".into()], ..Qat::default() });
+        let strategy = Strategy { amp: Amp::Bf16, qat, ..Strategy::default() };
+        let mut manifest = manifest(strategy.clone());
+        let other = RunConfig::default().with(|c| (c.data.batch_size, c.run.seed) = (7, 3));
+        for config in [None, Some(other)] {
+            manifest.config = config;
+            let told = for_evaluation(Path::new("run/1"), &manifest);
+            assert_eq!(told.strategy(), strategy);
+            assert_eq!(Preprocessing::of(&told.data), manifest.preprocessing);
+            assert_eq!(
+                (told.model.model_arch_name.as_str(), told.model.image_shape),
+                ("ResNet20", [3, 32, 32])
+            );
+            let besides = manifest.config.clone().unwrap_or_default();
+            assert_eq!((told.data.batch_size, told.run.seed), (besides.data.batch_size, besides.run.seed));
+        }
+        assert_eq!(settings(&manifest).strategy().qat, None);
+    }
+
+    #[test]
+    fn without_settings_somebody_must_say_which_data_it_is_for() {
+        let mut manifest = manifest(Strategy::default());
+        let folder = Path::new("run/1");
+        let why = data(None, folder, &manifest).unwrap_err().message;
+        assert!(why.contains("run/1") && why.contains("--image-root"), "{why}");
+        assert_eq!(data(Some("d"), folder, &manifest).unwrap(), "d");
+        assert!(ensure_data(&Given::default(), folder, &manifest).is_err());
+        assert!(ensure_data(&Given::from(["image-root".to_string()]), folder, &manifest).is_ok());
+        manifest.config = Some(RunConfig::default());
+        assert_eq!(data(None, folder, &manifest).unwrap(), "digits");
+        assert!(ensure_data(&Given::default(), folder, &manifest).is_ok());
+    }
+
+    #[test]
+    fn passes_that_only_another_program_has_are_named() {
+        let mut manifest = manifest(Strategy::default());
+        assert_eq!(own_passes(&manifest), None);
+        manifest.passes.insert(1, "linearise".into());
+        assert!(own_passes(&manifest).unwrap().contains("(linearise)"));
+    }
 }

@@ -22,8 +22,9 @@ pub fn main(args: &EvalArgs, matches: &ArgMatches) -> Result<u8> {
     let path = path.ok_or_else(|| Exit::configuration("octrain eval needs --from-checkpoint FOLDER"))?;
     let (folder, manifest) =
         checkpoint_base::find(path, run.checkpoints.last_epoch_of_checkpoint.as_deref())?;
-    let (mut config, _) =
+    let (mut config, given) =
         args.flags.resolve(&checkpoint_base::for_evaluation(&folder, &manifest), matches)?;
+    checkpoint_base::ensure_data(&given, &folder, &manifest)?;
     config.checkpoints.from_checkpoint = Some(folder.clone());
     config.checkpoints.last_epoch_of_checkpoint = None;
     config.run.run_scope = RunScope::EvalOnly;

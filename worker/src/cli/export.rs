@@ -1,15 +1,12 @@
 //! `octrain export`: a checkpoint as an ONNX file for one runtime.
 
 use super::{Exit, checkpoint_base, output};
-use crate::analyze::Placement;
-use crate::checkpoint::{self, Manifest, Origin, State};
-use crate::config::RunConfig;
-use crate::data::Preprocessing;
+use crate::checkpoint::{self, Manifest, Origin, Snapshot};
 use crate::export::{FloatType, Options, Profile, emit, scale_table};
 use crate::graph::Graph;
 use crate::metrics::say;
-use crate::strategy::{Amp, Purpose, Strategy};
-use crate::{models, passes};
+use crate::passes;
+use crate::strategy::{Amp, Purpose, Qat, Strategy};
 use anyhow::Result;
 use prost::Message;
 use serde_json::json;
@@ -42,57 +39,45 @@ pub struct ExportArgs {
     pub scale_table: Option<PathBuf>,
 }
 
+/// What of a checkpoint's strategy a file for `profile` is made by, in FP32 arithmetic: its recipe, for the profile's
+/// runtime.
+fn strategy(manifest: &Manifest, profile: Profile) -> Strategy {
+    let recipe = manifest.strategy.qat.clone().unwrap_or_default();
+    let qat = profile.target().map(|target| Qat { target, ..recipe });
+    Strategy { amp: Amp::Off, qat, ..manifest.strategy.clone() }
+}
+
 /// The network of a checkpoint as `profile` deploys it: the same pass list as in training, decided for export.
-fn deployed_graph(manifest: &Manifest, profile: Profile) -> Result<Graph> {
-    graph_for(manifest, profile, Purpose::Export)
+fn deployed_graph(checkpoint: &Snapshot, profile: Profile) -> Result<Graph> {
+    graph_for(checkpoint, profile, Purpose::Export)
 }
 
 /// The same network as it is trained and evaluated, in FP32 arithmetic, with the placement of `profile`.
-pub fn trained_graph(manifest: &Manifest, profile: Profile) -> Result<Graph> {
-    graph_for(manifest, profile, Purpose::Eval)
+pub fn trained_graph(checkpoint: &Snapshot, profile: Profile) -> Result<Graph> {
+    graph_for(checkpoint, profile, Purpose::Eval)
 }
 
-fn graph_for(manifest: &Manifest, profile: Profile, purpose: Purpose) -> Result<Graph> {
-    let target = profile.target();
-    let config = manifest.config.clone().with(|c| {
-        c.quantization.qat = target.is_some();
-        c.quantization.target = target.unwrap_or(manifest.config.quantization.target);
-    });
-    let p = placed(manifest, &config)?;
-    Ok(passes::run(p.graph, &p.strategy, purpose).map_err(Exit::configuration)?)
+fn graph_for(checkpoint: &Snapshot, profile: Profile, purpose: Purpose) -> Result<Graph> {
+    let strategy = strategy(&checkpoint.manifest, profile);
+    Ok(passes::run(checkpoint.graph.clone(), &strategy, purpose).map_err(Exit::configuration)?)
 }
 
-/// The network of a checkpoint, quantized as its configuration says for its target, as it is evaluated in FP32
-/// arithmetic; whether it was trained with --qat does not matter.
-pub fn placement(manifest: &Manifest) -> Result<Placement> {
-    placed(manifest, &manifest.config.clone().with(|c| c.quantization.qat = true))
-}
-
-fn placed(manifest: &Manifest, config: &RunConfig) -> Result<Placement> {
-    let graph = models::build(&manifest.model, manifest.image_shape, manifest.class_names.len());
-    let strategy = Strategy { amp: Amp::Off, ..config.strategy() };
-    Ok(Placement { graph: graph.map_err(Exit::configuration)?, strategy })
-}
-
-fn metadata(
-    folder: &Path,
-    manifest: &Manifest,
-    graph: &Graph,
-    state: &State,
-) -> Result<Vec<(String, String)>> {
+fn metadata(folder: &Path, checkpoint: &Snapshot, graph: &Graph) -> Result<Vec<(String, String)>> {
     let text = |v: serde_json::Value| v.to_string();
-    let c = &manifest.config;
+    let Snapshot { manifest, model, .. } = checkpoint;
     let entries = [
         ("octrain.model", manifest.model.clone()),
         ("octrain.image_shape", text(json!(manifest.image_shape))),
         ("octrain.classes", text(json!(manifest.class_names))),
-        ("octrain.preprocessing", text(Preprocessing::of(&c.data).described(manifest.image_shape[0]))),
-        ("octrain.recipe", serde_json::to_string(c)?),
+        ("octrain.preprocessing", text(manifest.preprocessing.described(manifest.image_shape[0]))),
+        ("octrain.strategy", serde_json::to_string(&manifest.strategy)?),
         ("octrain.position", serde_json::to_string(&manifest.position)?),
-        ("octrain.scales", serde_json::to_string(&scale_table(graph, state))?),
+        ("octrain.scales", serde_json::to_string(&scale_table(graph, model))?),
         ("octrain.checkpoint", serde_json::to_string(&Origin::of(folder, manifest))?),
     ];
-    Ok(entries.into_iter().map(|(k, v)| (k.to_string(), v)).collect())
+    let settings = manifest.config.as_ref().map(serde_json::to_string).transpose()?;
+    let settings = settings.map(|text| ("octrain.recipe", text));
+    Ok(entries.into_iter().chain(settings).map(|(k, v)| (k.to_string(), v)).collect())
 }
 
 /// Runs the command.
@@ -109,15 +94,15 @@ pub fn main(args: &ExportArgs) -> Result<u8> {
         return Err(Exit::configuration(message).into());
     }
     checkpoint_base::announce(&folder, &manifest);
-    let state = checkpoint::load(&folder).map_err(Exit::checkpoint)?.model;
-    let graph = deployed_graph(&manifest, args.profile)?;
+    let checkpoint = checkpoint::load(&folder).map_err(Exit::checkpoint)?;
+    let (state, graph) = (&checkpoint.model, deployed_graph(&checkpoint, args.profile)?);
     let options = Options { profile: args.profile, opset: args.opset, float_type: args.float_type };
-    let metadata = metadata(&folder, &manifest, &graph, &state)?;
-    let exported = emit(&graph, &state, options, metadata).map_err(Exit::configuration)?;
+    let metadata = metadata(&folder, &checkpoint, &graph)?;
+    let exported = emit(&graph, state, options, metadata).map_err(Exit::configuration)?;
     let bytes = exported.model.encode_to_vec();
     output::write("--output", &args.output, &bytes)?;
     if let Some(path) = &args.scale_table {
-        let table = serde_json::to_string_pretty(&scale_table(&graph, &state))?;
+        let table = serde_json::to_string_pretty(&scale_table(&graph, state))?;
         output::write("--scale-table", path, table.as_bytes())?;
     }
     say!("{} ({} KiB, profile {})", args.output.display(), bytes.len() / 1024, args.profile.name());
@@ -130,32 +115,21 @@ pub fn main(args: &ExportArgs) -> Result<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::HostTensor;
+    use crate::checkpoint::{HostTensor, State};
+    use crate::config::DataSettings;
+    use crate::data::Preprocessing;
     use crate::export::onnx::TensorProto;
+    use crate::models;
     use crate::quant::scheme::Scheme;
     use std::collections::BTreeMap;
 
-    fn manifest(config: RunConfig) -> Manifest {
-        Manifest {
-            format: checkpoint::FORMAT,
-            octrain_version: String::new(),
-            created_unix: 0,
-            run: None,
-            model: "ResNet20".into(),
-            image_shape: [3, 32, 32],
-            class_names: (0..10).map(|i| i.to_string()).collect(),
-            position: checkpoint::Position::default(),
-            steps_per_epoch: 1,
-            global_batch: 1,
-            world_size: 1,
-            loss_scale: checkpoint::LossScaleState { scale: 1.0, good_steps: 0 },
-            qat: None,
-            concluded: true,
-            metrics: BTreeMap::new(),
-            config,
-            files: Vec::new(),
-            unknown: Vec::new(),
-        }
+    /// A checkpoint of a ResNet20 without its numbers.
+    fn checkpoint(qat: Qat) -> Snapshot {
+        let graph = models::build("ResNet20", [3, 32, 32], 10).unwrap();
+        let strategy = Strategy { qat: Some(qat), ..Strategy::default() };
+        let classes = (0..10).map(|i| i.to_string()).collect();
+        let manifest = Manifest::new(&graph, classes, Preprocessing::of(&DataSettings::default()), strategy);
+        Snapshot { manifest, graph, model: State::new(), optimizer: State::new() }
     }
 
     /// Numbers for every parameter and range.
@@ -169,7 +143,7 @@ mod tests {
         }
         for (_, q) in graph.quantizers() {
             let range = HostTensor { shape: vec![1], data: vec![3.0] };
-            state.insert(checkpoint::range_key(&q.name), range);
+            state.insert(crate::checkpoint::range_key(&q.name), range);
         }
         state
     }
@@ -177,12 +151,9 @@ mod tests {
     #[test]
     fn a_file_says_what_stays_in_floating_point_and_why() {
         let of = |patterns: &[&str]| {
-            let qat_skip = patterns.iter().map(|p| p.to_string()).collect();
-            let manifest = manifest(RunConfig::default().with(|c| {
-                c.quantization.qat = true;
-                c.quantization.qat_skip = qat_skip;
-            }));
-            let graph = deployed_graph(&manifest, Profile::Openvino).unwrap();
+            let skip = patterns.iter().map(|p| p.to_string()).collect();
+            let graph =
+                deployed_graph(&checkpoint(Qat { skip, ..Qat::default() }), Profile::Openvino).unwrap();
             let options = Options { profile: Profile::Openvino, opset: 13, float_type: FloatType::Fp32 };
             let model = emit(&graph, &state(&graph), options, vec![]).unwrap().model;
             let entry = model.metadata_props.into_iter().find(|e| e.key == "octrain.fp32_layers").unwrap();
@@ -198,15 +169,12 @@ mod tests {
     #[test]
     fn weights_of_seven_bits_stay_within_63_in_every_profile() {
         for bits in [7, 8] {
-            let manifest = manifest(RunConfig::default().with(|c| {
-                c.quantization.qat = true;
-                c.quantization.qat_weight_bits = bits;
-            }));
+            let checkpoint = checkpoint(Qat { weight_bits: bits, ..Qat::default() });
             for profile in [Profile::Openvino, Profile::Onnxruntime, Profile::Tensorrt] {
-                let trained = trained_graph(&manifest, profile).unwrap();
+                let trained = trained_graph(&checkpoint, profile).unwrap();
                 let schemes = trained.nodes.iter().filter_map(|n| n.op.layer()).map(|layer| layer.scheme);
                 assert!(schemes.into_iter().all(|scheme| scheme == Some(Scheme::weight(bits))));
-                let graph = deployed_graph(&manifest, profile).unwrap();
+                let graph = deployed_graph(&checkpoint, profile).unwrap();
                 let options = Options { profile, opset: 13, float_type: FloatType::Fp32 };
                 let model = emit(&graph, &state(&graph), options, vec![]).unwrap().model;
                 let tensors: BTreeMap<String, TensorProto> =

@@ -1,8 +1,10 @@
-//! `octrain graph`: a network as it is built, and after every pass the plan has on.
+//! `octrain graph`: a network as it is built, or as a checkpoint holds it, and after every pass the plan has on.
 
-use super::Exit;
 use super::args::RunFlags;
-use crate::config::{RunConfig, UNTOLD_CLASSES};
+use super::{Exit, checkpoint_base};
+use crate::checkpoint;
+use crate::config::{RunConfig, UNTOLD_CLASSES, given_checkpoint};
+use crate::graph::Graph;
 use crate::metrics::{print, say};
 use crate::models;
 use crate::passes::Passes;
@@ -37,8 +39,17 @@ pub struct GraphArgs {
     pub every_pass: bool,
 }
 
-/// Runs the command.
-pub fn main(args: &GraphArgs, matches: &ArgMatches) -> Result<u8> {
+/// The network that is wanted, and the settings with it: those of a checkpoint, or what the flags say.
+fn network(args: &GraphArgs, matches: &ArgMatches) -> Result<(Graph, RunConfig)> {
+    let run = &args.flags.run;
+    let given = given_checkpoint(args.flags.config.as_deref(), run, matches).map_err(Exit::configuration)?;
+    if let Some(path) = given {
+        let (folder, manifest) =
+            checkpoint_base::find(&path, run.checkpoints.last_epoch_of_checkpoint.as_deref())?;
+        let (config, _) = args.flags.resolve(&checkpoint_base::settings_of(&manifest), matches)?;
+        let graph = checkpoint::load_graph(&folder, &manifest).map_err(Exit::checkpoint)?;
+        return Ok((graph, config));
+    }
     let (config, _) = args.flags.resolve(&RunConfig::default(), matches)?;
     let classes = config.model.num_of_class.unwrap_or_else(|| {
         tracing::info!(
@@ -47,7 +58,12 @@ pub fn main(args: &GraphArgs, matches: &ArgMatches) -> Result<u8> {
         UNTOLD_CLASSES
     });
     let built = models::build(&config.model.model_arch_name, config.model.image_shape, classes);
-    let graph = built.map_err(Exit::configuration)?;
+    Ok((built.map_err(Exit::configuration)?, config))
+}
+
+/// Runs the command.
+pub fn main(args: &GraphArgs, matches: &ArgMatches) -> Result<u8> {
+    let (graph, config) = network(args, matches)?;
     let every = args.every_pass && args.format == Format::Text;
     if every {
         say!("as built:\n{graph}");

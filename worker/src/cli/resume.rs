@@ -2,7 +2,7 @@
 
 use super::args::RunFlags;
 use super::{Exit, checkpoint_base};
-use crate::checkpoint::{CheckpointError, Furthest, Manifest, Which, free_name, furthest, root_of};
+use crate::checkpoint::{CheckpointError, Furthest, Which, free_name, furthest, root_of};
 use crate::config::{Given, RunConfig, differences, given_checkpoint, with_former_defaults};
 use crate::launcher::{EXIT_CONFIGURATION, EXIT_ERROR, EXIT_OK};
 use anyhow::Result;
@@ -23,22 +23,15 @@ pub struct ResumeFlag {
     pub resume: Option<PathBuf>,
 }
 
-/// A checkpoint's configuration for going on with it in `output`, from `from`.
-fn for_training(manifest: &Manifest, output: PathBuf, from: PathBuf) -> RunConfig {
-    manifest.config.clone().with(|c| {
+/// The configuration `run` of a checkpoint for going on with it in `output`, from `from`.
+fn for_training(run: &RunConfig, output: PathBuf, from: PathBuf) -> RunConfig {
+    run.clone().with(|c| {
         c.run.output_dir = output;
         c.checkpoints.from_checkpoint = Some(from);
         c.checkpoints.last_epoch_of_checkpoint = None;
         // Its weights have become the run's own, but a teacher stays a teacher.
-        c.checkpoints.from_pretrained_params = None;
-        c.quantization.qat_teacher = manifest.config.quantization.qat_teacher.clone().or_else(|| {
-            manifest
-                .config
-                .checkpoints
-                .from_pretrained_params
-                .clone()
-                .filter(|_| manifest.config.quantization.qat_distill)
-        });
+        let taught_by = c.checkpoints.from_pretrained_params.take().filter(|_| c.quantization.qat_distill);
+        c.quantization.qat_teacher = c.quantization.qat_teacher.take().or(taught_by);
         c.run.benchmark = false;
         c.run.checks = false;
         c.checkpoints.overwrite = false;
@@ -71,7 +64,8 @@ pub fn resolve(
         Exit { code, message }
     })?;
     // A folder of checkpoints stays one, so that a number of epochs or a later start finds its place in it.
-    let base = for_training(&manifest, root_of(&folder), path.clone());
+    let run = manifest.settings(&folder).map_err(Exit::checkpoint)?;
+    let base = for_training(run, root_of(&folder), path.clone());
     let (mut config, _) = flags.resolve(&base, matches)?;
     if let Some(dir) = &resume.resume {
         config.run.output_dir = root_of(dir);
@@ -89,7 +83,8 @@ fn as_started(config: RunConfig, given: &Given) -> RunConfig {
     let Ok((folder, manifest)) = checkpoint_base::read(&config.run.output_dir, Which::Auto) else {
         return config;
     };
-    let started = with_former_defaults(&manifest.config, &config, given);
+    let Some(stored) = &manifest.config else { return config };
+    let started = with_former_defaults(stored, &config, given);
     let kept = differences(&config, &started);
     if !kept.is_empty() {
         tracing::info!(

@@ -173,20 +173,21 @@ pub fn main(args: &VerifyArgs) -> Result<u8> {
     checkpoint_base::announce(&folder, &manifest);
     infer::announce(&args.model, info, args.engine);
     let profile = profile_of(args, info, &folder, &manifest)?;
-    let state = checkpoint::load(&folder).map_err(Exit::checkpoint)?.model;
-    let graph = trained_graph(&manifest, profile)?;
+    let checkpoint = checkpoint::load(&folder).map_err(Exit::checkpoint)?;
+    let graph = trained_graph(&checkpoint, profile)?;
     let mode = Mode::evaluation(profile.target().is_some());
-    let graph = Evaluator::of_state(graph, &state, mode, Device::Cpu)?;
-    let root = args.image_root.as_deref().unwrap_or(&manifest.config.data.image_root);
+    let graph = Evaluator::of_state(graph, &checkpoint.model, mode, Device::Cpu)?;
+    let root = checkpoint_base::data(args.image_root.as_deref(), &folder, &manifest)?;
     let mut report = Report {
         engine: args.engine.name().into(),
         profile: profile.name().into(),
         batch_size: args.batch_size,
         ..Report::default()
     };
-    let own_data = args.image_root.is_none().then_some(manifest.config.data.val_fraction);
+    let settings = manifest.config.as_ref().filter(|_| args.image_root.is_none());
+    let own_data = settings.map(|config| config.data.val_fraction);
     let tolerance = Tolerance { val_fraction: args.tolerance.val_fraction.or(own_data), ..args.tolerance };
-    let images = |limit| loader(&classifier, root, tolerance, args.batch_size, limit);
+    let images = |limit| loader(&classifier, &root, tolerance, args.batch_size, limit);
     compare_predictions(args, &graph, info, images(args.max_images)?, &mut report)?;
     let nodes = engine::profile(args.engine, &args.model, info, args.batch_size)?;
     report.kernels = sort_kernels(&nodes, graph.graph());

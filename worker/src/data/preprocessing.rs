@@ -50,6 +50,14 @@ impl Preprocessing {
         }
     }
 
+    /// Makes a run's evaluations prepare images like this.
+    pub fn set(&self, data: &mut DataSettings) {
+        let Self { crop_size, resize_short, normalize_scale, normalize_mean, normalize_std } = self;
+        (data.crop_size, data.resize_short) = (*crop_size, *resize_short);
+        data.normalize_scale = *normalize_scale;
+        (data.normalize_mean, data.normalize_std) = (*normalize_mean, *normalize_std);
+    }
+
     /// All that is to be known to feed a network of so many input channels, as a JSON object: the settings, the loader's
     /// arithmetic, and how many of the channels are empty (zeros) behind red, green and blue.
     pub fn described(&self, channels: usize) -> Value {
@@ -68,7 +76,11 @@ impl Preprocessing {
     /// # Errors
     /// When it is none, or asks for something that this loader does otherwise.
     pub fn read(text: &str) -> Result<Self, String> {
-        let all: Map<String, Value> = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        Self::of_description(serde_json::from_str(text).map_err(|e| e.to_string())?)
+    }
+
+    /// [`Self::read`] of a description that was parsed already.
+    pub fn of_description(all: Map<String, Value>) -> Result<Self, String> {
         // Files of the first release do not say these; they were prepared like this, too.
         for (key, ours) in arithmetic() {
             if let Some(other) = all.get(key).filter(|told| **told != ours) {

@@ -13,6 +13,7 @@ mod rule;
 pub mod scales;
 pub mod schedule;
 mod sgd;
+mod snapshot;
 mod statistics;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ pub use export::ProgramExportError;
 pub use program::{Microbatch, Program, StepOutcome};
 pub use rule::{CrossEntropy, Loss, UpdateRule};
 pub use sgd::Sgd;
+pub use snapshot::RestoreError;
 pub use statistics::Placed;
 
 use crate::collective::Collective;

@@ -26,7 +26,7 @@ const STOP: &str = "octrain/begin-stop";
 const LISTEN: Duration = Duration::from_secs(1);
 /// Longest wait for it: rank 0 may have to wait for a lost host's lock.
 const DECIDED: Duration = Duration::from_secs(300);
-/// Bytes of a checkpoint besides its tensors.
+/// Bytes of a checkpoint besides its tensors and its graph.
 const MANIFEST_ROOM: u64 = 64 << 10;
 
 /// The checkpoint a run goes on from, by the rank that decides.
@@ -95,6 +95,18 @@ fn fits_plan(config: &RunConfig, plan: &BuildPlan, kept: Option<u64>) -> Result<
     Err(TrainError::FolderChanged { what, planned, now })
 }
 
+/// Which checkpoint of a folder `config` means.
+pub(super) fn which(config: &RunConfig) -> Result<Which, TrainError> {
+    match config.checkpoints.last_epoch_of_checkpoint.as_deref() {
+        None | Some("none") => Ok(Which::Auto),
+        Some(word) => Which::parse(word).ok_or_else(|| {
+            TrainError::Config(format!(
+                "--last-epoch-of-checkpoint is `{word}`, not `auto`, `best`, `none` or a number"
+            ))
+        }),
+    }
+}
+
 /// The checkpoint `config` goes on from, as the folders are now; none to start anew.
 ///
 /// # Errors
@@ -102,14 +114,7 @@ fn fits_plan(config: &RunConfig, plan: &BuildPlan, kept: Option<u64>) -> Result<
 /// overwrite it. `images`: of the training set.
 fn source(config: &RunConfig, images: usize) -> Result<Option<PathBuf>, TrainError> {
     let text = config.checkpoints.last_epoch_of_checkpoint.as_deref();
-    let which = match text {
-        None | Some("none") => Which::Auto,
-        Some(word) => Which::parse(word).ok_or_else(|| {
-            TrainError::Config(format!(
-                "--last-epoch-of-checkpoint is `{word}`, not `auto`, `best`, `none` or a number"
-            ))
-        })?,
-    };
+    let which = which(config)?;
     match (&config.checkpoints.from_checkpoint, text) {
         (Some(path), _) => Ok(Some(checkpoint::find(path, which)?)),
         // A job that is restarted by its scheduler with the same command goes on where it was.
@@ -128,7 +133,7 @@ fn source(config: &RunConfig, images: usize) -> Result<Option<PathBuf>, TrainErr
 fn own(config: &RunConfig, images: usize, path: PathBuf) -> Result<Option<PathBuf>, TrainError> {
     let manifest = checkpoint::load_manifest(&path)?;
     let same_images = manifest.steps_per_epoch == (images / manifest.global_batch.max(1)) as u64;
-    let changed = unlike(&manifest.config, config, same_images);
+    let changed = unlike(manifest.settings(&path)?, config, same_images);
     match (changed.is_empty(), config.checkpoints.overwrite) {
         (true, _) => Ok(Some(path)),
         (false, true) => Ok(None),
@@ -170,7 +175,8 @@ pub(super) fn agree(config: &RunConfig, session: &Session, job: &Job) -> Result<
         let folder = if writes(&config.run) {
             // Weights and momentum in FP32, and statistics besides.
             let scalars: usize = job.graph.params.iter().map(crate::graph::Param::len).sum();
-            let bytes = 2 * 4 * scalars as u64 + MANIFEST_ROOM;
+            let graph = serde_json::to_vec(&job.graph).map_err(|e| TrainError::Config(e.to_string()))?.len();
+            let bytes = 2 * 4 * scalars as u64 + graph as u64 + MANIFEST_ROOM;
             // A store that does not answer is one that ends the job.
             let others = || plan.world_size > 1 && session.store().check(&[STOP.into()]).unwrap_or(false);
             let asked_to_end = || signals::requested() || session.abort().is_tripped() || others();

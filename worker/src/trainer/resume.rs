@@ -2,26 +2,13 @@
 
 use super::job::Job;
 use super::{EvalResult, Run, TrainError};
-use crate::checkpoint::{
-    self, CheckpointError, FORMAT, HostTensor, LossScaleState, Manifest, Origin, Position, QatState,
-};
-use crate::checkpoint::{Snapshot, State};
+use crate::checkpoint::{self, CheckpointError, Manifest, Origin, Position, Snapshot, StartedFrom, State};
 use crate::config::{RunConfig, RunScope, differences};
-use crate::exec::WeightsLayout;
-use crate::optim::Program;
-use crate::optim::loss_scale::LossScale;
+use crate::data::Preprocessing;
+use crate::graph::Graph;
+use crate::optim::{Program, RestoreError};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
-use tch::{Device, Tensor};
-
-/// Prefix of momentum tensors.
-const MOMENTUM: &str = "momentum.";
-
-/// Name of a learned scale's momentum.
-fn scale_momentum(quantizer: &str) -> String {
-    format!("{MOMENTUM}quant.{quantizer}.step")
-}
 
 /// Where a run starts.
 #[derive(Debug)]
@@ -32,15 +19,18 @@ pub(super) struct Start {
     pub evaluated: bool,
     /// What follows the last step of its run is done, if that step is.
     pub concluded: bool,
+    /// What its training began with; none where the checkpoint it goes on from does not say.
+    pub from: Option<StartedFrom>,
     /// For people.
     pub message: String,
 }
 
 impl Start {
     /// At the first step.
-    fn anew(message: String) -> Self {
+    fn anew(from: StartedFrom, message: String) -> Self {
         let position = Position::default();
-        Self { position, resumed: false, evaluated: false, concluded: false, message }
+        let from = Some(from);
+        Self { position, resumed: false, evaluated: false, concluded: false, from, message }
     }
 }
 
@@ -55,30 +45,44 @@ pub(super) fn start(
 ) -> Result<Start, TrainError> {
     if let Some(path) = source {
         let snapshot = checkpoint::load(path)?;
-        let fits = Fits { path, manifest: &snapshot.manifest };
+        let manifest = &snapshot.manifest;
+        let fits = Fits { path, manifest };
         fits.check(config, job)?;
+        fits.same_graph(&snapshot.graph, &job.graph)?;
         let restart = config.checkpoints.last_epoch_of_checkpoint.as_deref() == Some("none");
-        let position = if restart { Position::default() } else { snapshot.manifest.position };
+        let position = if restart { Position::default() } else { manifest.position };
         if config.run.run_scope != RunScope::EvalOnly {
             fits.check_position(position, steps_per_epoch, global_batch)?;
         }
-        load(program, path, &snapshot.model, false)?;
-        load_momentum(program, path, &snapshot.optimizer)?;
-        if let LossScale::Dynamic { .. } = program.loss_scale {
-            let s = snapshot.manifest.loss_scale;
-            program.loss_scale = LossScale::Dynamic { scale: s.scale, good: s.good_steps };
-        }
-        let evaluated = !snapshot.manifest.metrics.is_empty();
-        let message = resumed(path, &snapshot.manifest, position, config, global_batch);
-        let concluded = snapshot.manifest.concluded;
-        return Ok(Start { position, resumed: true, evaluated, concluded, message });
+        program.restore(&snapshot).map_err(|e| match e {
+            RestoreError::Mismatch(mismatch) => {
+                CheckpointError::Mismatch { path: path.into(), mismatch }.into()
+            }
+            RestoreError::Program(e) => TrainError::Optim(e),
+        })?;
+        let message = resumed(path, manifest, position, config, global_batch)?;
+        let from = match restart {
+            true => Some(StartedFrom::Checkpoint {
+                path: path.display().to_string(),
+                origin: Origin::of(path, manifest),
+            }),
+            false => manifest.started_from.clone(),
+        };
+        return Ok(Start {
+            position,
+            resumed: true,
+            evaluated: !manifest.metrics.is_empty(),
+            concluded: manifest.concluded,
+            from,
+            message,
+        });
     }
     if let Some(path) = &config.checkpoints.from_pretrained_params {
-        let state = checkpoint::load_weights(path)?;
+        let (state, from) = checkpoint::weights_of(path)?;
         let mismatch = load(program, path, &state, config.checkpoints.allow_mismatch)?;
         let rest = mismatch.map_or_else(String::new, |m| format!("; initialised or left out: {m}"));
         let message = format!("weights from {}{rest}", path.display());
-        return Ok(Start::anew(message));
+        return Ok(Start::anew(from, message));
     }
     if config.run.run_scope == RunScope::EvalOnly {
         return Err(TrainError::Config(
@@ -92,7 +96,7 @@ pub(super) fn start(
         _ => String::new(),
     };
     let message = format!("starting from initial weights, seed {}{auto}", config.run.seed);
-    Ok(Start::anew(message))
+    Ok(Start::anew(StartedFrom::Seed(config.run.seed), message))
 }
 
 /// Where a resumed run stands, and what is not as it was.
@@ -102,7 +106,7 @@ fn resumed(
     position: Position,
     config: &RunConfig,
     global_batch: usize,
-) -> String {
+) -> Result<String, CheckpointError> {
     let Position { epoch, step_in_epoch, global_step } = position;
     let mut message = format!(
         "resumed from {} at epoch {epoch}, step {step_in_epoch} ({global_step} in all); {}",
@@ -110,10 +114,10 @@ fn resumed(
         Origin::of(path, manifest)
     );
     if config.run.run_scope == RunScope::EvalOnly {
-        return message;
+        return Ok(message);
     }
     let mut add = |text: String| message.push_str(&format!("\n  {text}"));
-    let changed = differences(&manifest.config, config);
+    let changed = differences(manifest.settings(path)?, config);
     if !changed.is_empty() {
         add(format!("not as it was trained so far: {}", changed.join("; ")));
     }
@@ -126,7 +130,7 @@ fn resumed(
     if let Some(left_out) = manifest.left_out() {
         add(left_out);
     }
-    message
+    Ok(message)
 }
 
 /// Takes weights and ranges; what does not match is an error, or, if allowed, returned.
@@ -144,36 +148,43 @@ fn load(
     Ok((!mismatch.is_empty()).then_some(mismatch))
 }
 
-fn load_momentum(program: &Program, path: &Path, state: &State) -> Result<(), TrainError> {
-    let layout = &program.weights.layout;
-    for (slot, mut view) in
-        layout.trainable.iter().zip(WeightsLayout::views(program.momentum(), &layout.trainable))
-    {
-        let name = format!("{MOMENTUM}{}", slot.name);
-        let Some(t) = state.get(&name).filter(|t| t.data.len() as i64 == slot.len) else {
-            let mismatch = checkpoint::Mismatch { missing: vec![name], ..Default::default() };
-            return Err(CheckpointError::Mismatch { path: path.into(), mismatch }.into());
-        };
-        view.f_copy_(&Tensor::f_from_slice(&t.data)?.f_view(slot.shape.as_slice())?)?;
-    }
-    let learned = program.scale_momentum();
-    for (i, name) in layout.quantizers.iter().enumerate().take(learned.size()[0] as usize) {
-        let name = scale_momentum(name);
-        let Some(&[momentum]) = state.get(&name).map(|t| t.data.as_slice()) else {
-            let mismatch = checkpoint::Mismatch { missing: vec![name], ..Default::default() };
-            return Err(CheckpointError::Mismatch { path: path.into(), mismatch }.into());
-        };
-        let _ = learned.get(i as i64).f_fill_(f64::from(momentum))?;
-    }
-    Ok(())
-}
-
 /// Whether a checkpoint's network tells the same classes of images of the same shape apart as the network of `job` would.
 ///
 /// # Errors
 /// On the first of model, classes and image shape that differs.
 pub fn same_task(path: &Path, manifest: &Manifest, config: &RunConfig, job: &Job) -> Result<(), TrainError> {
     Fits { path, manifest }.same_task(config, job)
+}
+
+/// The first node or parameter in which two graphs differ, as each has it; none where they are the same.
+fn first_difference(theirs: &Graph, ours: &Graph) -> Option<(String, String)> {
+    if theirs == ours {
+        return None;
+    }
+    let node = |graph: &Graph, i: usize| {
+        let node = graph.nodes.get(i);
+        node.map_or_else(
+            || "no further node".into(),
+            |n| format!("node `{}` {:?} of {:?}", n.name, n.op, n.inputs),
+        )
+    };
+    let param = |graph: &Graph, i: usize| {
+        let param = graph.params.get(i);
+        param.map_or_else(
+            || "no further parameter".into(),
+            |p| format!("`{}` {:?} ({:?})", p.name, p.shape, p.kind),
+        )
+    };
+    let nodes = theirs.nodes.len().max(ours.nodes.len());
+    if let Some(i) = (0..nodes).find(|&i| theirs.nodes.get(i) != ours.nodes.get(i)) {
+        return Some((node(theirs, i), node(ours, i)));
+    }
+    let params = theirs.params.len().max(ours.params.len());
+    if let Some(i) = (0..params).find(|&i| theirs.params.get(i) != ours.params.get(i)) {
+        return Some((param(theirs, i), param(ours, i)));
+    }
+    let rest = |g: &Graph| format!("{} with its output at node {} in {:?}", g.name, g.output.0, g.layout);
+    Some((rest(theirs), rest(ours)))
 }
 
 /// A checkpoint against the run that wants to go on from it.
@@ -189,11 +200,11 @@ impl Fits<'_> {
 
     fn same_task(&self, config: &RunConfig, job: &Job) -> Result<(), TrainError> {
         let m = self.manifest;
-        if m.model != job.graph.name {
+        if !m.model.eq_ignore_ascii_case(&config.model.model_arch_name) {
             return Err(self.other(
                 "the model",
                 m.model.clone(),
-                job.graph.name.clone(),
+                config.model.model_arch_name.clone(),
                 "; give its --model-arch-name",
             ));
         }
@@ -219,6 +230,14 @@ impl Fits<'_> {
             return Err(self.other("--image-shape", text(m.image_shape), text(config.model.image_shape), ""));
         }
         Ok(())
+    }
+
+    /// The same name may stand for another graph: in another version, or in a program of one's own.
+    fn same_graph(&self, theirs: &Graph, ours: &Graph) -> Result<(), TrainError> {
+        let Some((found, wanted)) = first_difference(theirs, ours) else { return Ok(()) };
+        let hint =
+            "; to train this network from its weights: --from-pretrained-params, with --allow-mismatch";
+        Err(self.other("the network's graph", found, wanted, hint))
     }
 
     fn check(&self, config: &RunConfig, job: &Job) -> Result<(), TrainError> {
@@ -278,31 +297,10 @@ impl Fits<'_> {
 }
 
 impl Run<'_> {
-    /// Everything a run needs to go on.
+    /// Everything a run needs to go on, and all that others need of its network.
     pub(super) fn snapshot(&self, eval: Option<&EvalResult>) -> Result<Snapshot, TrainError> {
-        let program = &self.program;
-        let layout = &program.weights.layout;
-        let host = Vec::<f32>::try_from(&program.momentum().f_to_device(Device::Cpu)?)?;
-        let optimizer: State = layout
-            .trainable
-            .iter()
-            .map(|s| {
-                let data = host[s.offset as usize..(s.offset + s.len) as usize].to_vec();
-                let shape = s.shape.iter().map(|&d| d as usize).collect();
-                (format!("{MOMENTUM}{}", s.name), HostTensor { shape, data })
-            })
-            .collect();
-        let learned = Vec::<f32>::try_from(&program.scale_momentum().f_to_device(Device::Cpu)?)?;
-        let learned = layout.quantizers.iter().zip(learned).map(|(name, momentum)| {
-            (scale_momentum(name), HostTensor { shape: vec![1], data: vec![momentum] })
-        });
-        let optimizer = optimizer.into_iter().chain(learned).collect();
-        let (scale, good_steps) = match program.loss_scale {
-            LossScale::Dynamic { scale, good } => (scale, good),
-            other => (other.factor(), 0),
-        };
-        let calibrated = program.weights.ranges_host()?.iter().flatten().count();
-        let observers_frozen = !program.phase(program.global_step).observe;
+        let made =
+            self.program.snapshot(self.job.classes().to_vec(), Preprocessing::of(&self.config.data))?;
         let metrics = eval.map_or_else(BTreeMap::new, |e| {
             BTreeMap::from([
                 ("val.top1".into(), e.top1),
@@ -310,34 +308,19 @@ impl Run<'_> {
                 ("val.loss".into(), e.loss),
             ])
         });
-        let created_unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        Ok(Snapshot {
-            manifest: Manifest {
-                format: FORMAT,
-                octrain_version: env!("CARGO_PKG_VERSION").into(),
-                created_unix,
-                run: None,
-                model: self.job.graph.name.clone(),
-                image_shape: self.config.model.image_shape,
-                class_names: self.job.classes().to_vec(),
-                position: self.position,
-                steps_per_epoch: self.steps_per_epoch(),
-                global_batch: self.data.sharding.global_batch(),
-                world_size: self.data.sharding.world,
-                loss_scale: LossScaleState { scale, good_steps },
-                qat: self.config.quantization.qat.then_some(QatState {
-                    target: self.config.quantization.target,
-                    calibrated,
-                    observers_frozen,
-                }),
-                concluded: self.concluded,
-                metrics,
-                config: self.config.clone().with(|c| c.checkpoints.overwrite = false),
-                files: Vec::new(),
-                unknown: Vec::new(),
-            },
-            model: program.weights.to_state()?,
-            optimizer,
-        })
+        let manifest = Manifest {
+            started_from: self.started_from.clone(),
+            // As it was told: the program's has the steps that its parts are of this run's length.
+            strategy: self.config.strategy(),
+            position: self.position,
+            steps_per_epoch: self.steps_per_epoch(),
+            global_batch: self.data.sharding.global_batch(),
+            world_size: self.data.sharding.world,
+            concluded: self.concluded,
+            metrics,
+            config: Some(self.config.clone().with(|c| c.checkpoints.overwrite = false)),
+            ..made.manifest
+        };
+        Ok(Snapshot { manifest, ..made })
     }
 }

@@ -3,7 +3,7 @@
 use super::best::Best;
 use super::job::Job;
 use super::{Outcome, TrainError, begin, resume};
-use crate::checkpoint::{OwnedFolder, Position, RunIdentity};
+use crate::checkpoint::{OwnedFolder, Position, RunIdentity, StartedFrom};
 use crate::collective::{Collective, CollectiveError, Counted, Gloo, Local, Nccl, Place, load_nccl};
 use crate::config::{DataSettings, OptimizerSettings, RunConfig, RunScope};
 use crate::data::{DataConfig, Geometry, Sharding, TrainLoader};
@@ -56,6 +56,8 @@ pub struct Run<'a> {
     /// What follows the last step is done.
     pub(super) concluded: bool,
     pub(super) resumed: bool,
+    /// What its training began with; none where that is not known.
+    pub(super) started_from: Option<StartedFrom>,
     /// Only on the rank that writes.
     pub(super) folder: Option<OwnedFolder>,
     /// The best evaluation so far.
@@ -285,6 +287,7 @@ impl<'a> Run<'a> {
             evaluated: start.evaluated,
             concluded: start.concluded,
             resumed: start.resumed,
+            started_from: start.from,
             folder: begin.folder,
             best: Best::so_far(begin.best),
             run: begin.run,

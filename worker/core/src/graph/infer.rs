@@ -12,7 +12,13 @@ pub fn infer_type(graph: &Graph, id: NodeId) -> Result<TensorType, GraphError> {
         return Err(fail(format!("takes {arity} inputs, has {}", node.inputs.len())));
     }
     if let Some(late) = node.inputs.iter().find(|i| i.0 >= id.0) {
-        return Err(fail(format!("reads value {} which is not made before it", late.0)));
+        let name = match graph.nodes.get(late.0) {
+            Some(late) => format!("`{}`", late.name),
+            None => format!("value {}, which there is not", late.0),
+        };
+        return Err(fail(format!(
+            "reads {name}, which is not made before it: nodes stand in the order they run, and a graph has no cycle"
+        )));
     }
     let inputs = node.inputs.iter().map(|&i| &graph.node(i).ty).collect();
     if let Some(scheme) = facts.layer().and_then(|layer| layer.scheme) {

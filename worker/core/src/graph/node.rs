@@ -87,6 +87,11 @@ pub struct Param {
 }
 
 impl Param {
+    /// Number of scalars; none where it is beyond what can be counted, as only a file can have it.
+    pub(super) fn checked_len(&self) -> Option<usize> {
+        self.shape.iter().try_fold(1usize, |len, &side| len.checked_mul(side))
+    }
+
     /// Number of scalars.
     pub fn len(&self) -> usize {
         self.shape.iter().product()

@@ -11,7 +11,14 @@ impl Graph {
             return Err(fail("the first node is not the input".into()));
         }
         if self.output.0 >= self.nodes.len() {
-            return Err(fail(format!("the output {} is not a node", self.output.0)));
+            return Err(fail(format!(
+                "its output is node {} of {}, which there is not",
+                self.output.0,
+                self.nodes.len()
+            )));
+        }
+        if let Some(param) = self.params.iter().find(|p| p.checked_len().is_none()) {
+            return Err(fail(format!("parameter `{}` has more scalars than can be counted", param.name)));
         }
         let mut names = HashSet::new();
         let mut used = HashSet::new();

@@ -148,6 +148,12 @@ impl Passes {
         found.expect("Octrain's own passes are always in the list")
     }
 
+    /// Names of the passes that [`Self::run`] runs, in order.
+    pub fn names(&self, strategy: &Strategy, network: &NetworkFacts, purpose: Purpose) -> Vec<String> {
+        let runs = self.0.iter().filter(|p| p.runs(strategy, network, purpose));
+        runs.map(|p| p.name().to_string()).collect()
+    }
+
     /// Runs the passes that `strategy` and `purpose` ask for, in order. `watch` sees the graph after each pass that ran.
     /// The error names the node that a pass cannot handle, or what is wrong with the graph that it made.
     pub fn run(

@@ -14,9 +14,14 @@ pub use quantization::QuantizationSettings;
 pub use rank::Rank;
 pub use settings::StrategySettings;
 
+use serde::{Deserialize, Serialize};
+
 /// How a network is trained, besides its update rule and its data. [`Strategy::default`] is FP32, channels last, without
 /// quantization.
-#[derive(Debug, Clone, PartialEq, Default)]
+///
+/// Written, it has the keys `amp`, `layout` and `qat`, which is null or the recipe; a key that is missing has its default.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
 pub struct Strategy {
     /// The type in which convolutions and matrix products compute.
     pub amp: Amp,

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// How a network is trained for INT8. [`Qat::default`] suits a fine-tuning of a few epochs from a trained network.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
 pub struct Qat {
     /// The runtime whose placement rules are trained.
     pub target: Target,
@@ -25,7 +26,7 @@ pub struct Qat {
     /// then rest.
     pub learn_scales: bool,
     /// Gradients pass where values were clipped too: the unclipped straight-through estimator.
-    #[serde(alias = "pass_through")]
+    #[serde(alias = "pass-through")]
     pub unclipped_straight_through: bool,
     /// When observers freeze.
     pub freeze_observers: Freeze,
@@ -65,6 +66,7 @@ impl Freeze {
 /// Knowledge distillation (Hinton et al., arXiv 1503.02531):
 /// `loss = (1 - weight) * CE + weight * T^2 * KL(teacher / T, student / T)`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Distillation {
     /// The part of the loss that follows the teacher, above 0 and at most 1.
     pub weight: f64,
@@ -189,6 +191,7 @@ impl Qat {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Amp, Layout, Strategy};
     use super::*;
 
     #[test]
@@ -228,6 +231,18 @@ mod tests {
         assert!(!Qat { observer: Observer::Max, ..Qat::default() }.holds_ranges());
         assert!(!Qat { learn_scales: true, ..Qat::default() }.phase(0, 100, false).observe);
         assert!(Qat::default().phase(0, 100, false).observe);
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_and_missing_keys_have_their_default() {
+        let distillation = Some(Distillation { weight: 0.25, temperature: 2.0 });
+        let qat = Qat { distillation, freeze_bn: Freeze::Step(7), weight_bits: 7, ..Qat::default() };
+        let strategy = Strategy { amp: Amp::Bf16, layout: Layout::Nchw, qat: Some(qat) };
+        let text = serde_json::to_string(&strategy).unwrap();
+        assert!(text.contains(r#""weight-bits":7"#) && text.contains(r#"{"step":7}"#), "{text}");
+        assert_eq!(serde_json::from_str::<Strategy>(&text).unwrap(), strategy);
+        let bare: Strategy = serde_json::from_str(r#"{"qat": {"target": "tensorrt"}}"#).unwrap();
+        assert_eq!(bare.qat, Some(Qat { target: Target::Tensorrt, ..Qat::default() }));
     }
 
     #[test]

@@ -140,6 +140,34 @@ impl QuantizationSettings {
             }),
         })
     }
+
+    /// Changes the settings so that they make `recipe`. Without one, what is set for it stays and says nothing; so does a
+    /// [`Freeze::Step`], which settings cannot say, and where the teacher is.
+    pub fn set(&mut self, recipe: Option<&Qat>) {
+        self.qat = recipe.is_some();
+        let Some(qat) = recipe else { return };
+        let part = |freeze: Freeze, was: f64| match freeze {
+            Freeze::Part(part) => part,
+            Freeze::Never => 1.0,
+            Freeze::Step(_) => was,
+        };
+        self.target = qat.target;
+        self.qat_skip = qat.skip.clone();
+        self.qat_weight_bits = qat.weight_bits;
+        self.qat_observer = qat.observer;
+        self.qat_percentile = qat.percentile;
+        self.qat_calibration_images = qat.calibration_images;
+        self.qat_observer_momentum = qat.observer_momentum;
+        self.qat_learn_scales = qat.learn_scales;
+        self.qat_pass_through = qat.unclipped_straight_through;
+        self.qat_freeze_observers = part(qat.freeze_observers, self.qat_freeze_observers);
+        self.qat_freeze_bn = part(qat.freeze_bn, self.qat_freeze_bn);
+        self.qat_bn_images = qat.bn_images;
+        self.qat_distill = qat.distillation.is_some();
+        if let Some(Distillation { weight, temperature }) = qat.distillation {
+            (self.qat_distill_weight, self.qat_distill_temperature) = (weight, temperature);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -155,5 +183,30 @@ mod tests {
         let taught = QuantizationSettings { qat_distill: true, ..on };
         let distillation = Some(Distillation { weight: 0.5, temperature: 4.0 });
         assert_eq!(taught.recipe(), Some(Qat { distillation, ..Qat::default() }));
+    }
+
+    #[test]
+    fn settings_that_were_set_to_a_recipe_make_it_again() {
+        let mut set = QuantizationSettings {
+            qat_skip: vec!["fc".into()],
+            qat_freeze_bn: 0.4,
+            qat_pass_through: true,
+            qat_observer: Observer::Mse,
+            qat_learn_scales: true,
+            qat_distill: true,
+            ..QuantizationSettings::default()
+        };
+        set.set(None);
+        assert_eq!((set.recipe(), set.qat_skip.len()), (None, 1));
+        let distillation = Some(Distillation { weight: 0.7, temperature: 2.0 });
+        let other = Qat { distillation, target: Target::Onnxruntime, weight_bits: 7, ..Qat::default() };
+        for recipe in [other, Qat { freeze_bn: Freeze::Part(0.6), ..Qat::default() }] {
+            set.set(Some(&recipe));
+            assert_eq!(set.recipe(), Some(recipe));
+        }
+        // What settings cannot say.
+        let steps = Qat { freeze_observers: Freeze::Never, freeze_bn: Freeze::Step(9), ..Qat::default() };
+        set.set(Some(&steps));
+        assert_eq!((set.qat_freeze_observers, set.qat_freeze_bn), (1.0, 0.6));
     }
 }

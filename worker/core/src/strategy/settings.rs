@@ -72,7 +72,7 @@ mod tests {
         assert!(said.contains("qat-weight-bits"), "{said}");
         let qat = Qat { unclipped_straight_through: true, ..Qat::default() };
         let text = serde_json::to_string(&qat).unwrap();
-        let before = text.replace("unclipped_straight_through", "pass_through");
+        let before = text.replace("unclipped-straight-through", "pass-through");
         assert_ne!(text, before);
         assert_eq!(serde_json::from_str::<Qat>(&before).unwrap(), qat);
     }

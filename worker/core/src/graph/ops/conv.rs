@@ -30,7 +30,7 @@ impl Operator for Conv {
         let [out, per_group, kh, kw] = weight[..] else {
             return Err(format!("weight `{}` wants 4 dimensions, has {weight:?}", self.layer.weight));
         };
-        if self.groups == 0 || per_group * self.groups != c || out % self.groups != 0 {
+        if self.groups == 0 || per_group.checked_mul(self.groups) != Some(c) || out % self.groups != 0 {
             return Err(format!(
                 "{c} input channels do not fit weight {weight:?} with {} groups",
                 self.groups

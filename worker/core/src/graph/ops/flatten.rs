@@ -17,7 +17,9 @@ impl Operator for Flatten {
 
     fn infer(&self, given: &Given) -> Result<TensorType, String> {
         let input = given.inputs[0];
-        Ok(TensorType { shape: vec![input.shape.iter().product()], dtype: input.dtype })
+        let all = input.shape.iter().try_fold(1usize, |all, &side| all.checked_mul(side));
+        let all = all.ok_or_else(|| format!("{input} has more values than can be counted"))?;
+        Ok(TensorType { shape: vec![all], dtype: input.dtype })
     }
 
     fn hands_on(&self) -> bool {

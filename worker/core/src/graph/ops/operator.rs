@@ -154,12 +154,13 @@ impl<'a> Given<'a> {
 
 /// Places of a sliding window of side `kernel` along `size` elements with `padding` on both sides.
 pub fn windows(size: usize, kernel: usize, stride: usize, padding: usize) -> Result<usize, String> {
-    if stride == 0 || kernel == 0 || size + 2 * padding < kernel {
-        return Err(format!(
-            "window {kernel} (stride {stride}, padding {padding}) does not fit a side of {size}"
-        ));
+    let padded = padding.checked_mul(2).and_then(|both| both.checked_add(size));
+    match padded.and_then(|padded| padded.checked_sub(kernel)) {
+        Some(free) if stride > 0 && kernel > 0 => Ok(free / stride + 1),
+        _ => {
+            Err(format!("window {kernel} (stride {stride}, padding {padding}) does not fit a side of {size}"))
+        }
     }
-    Ok((size + 2 * padding - kernel) / stride + 1)
 }
 
 /// Where a node stands in its graph, as far as placement rules look.
