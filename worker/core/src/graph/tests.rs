@@ -143,7 +143,7 @@ fn what_is_malformed_is_said() {
     let cases: [(Change, &str); 12] = [
         (|g| g.nodes.clear(), "the first node is not the input"),
         (|g| g.nodes[0].op = Op::Relu, "the first node is not the input"),
-        (|g| g.output = NodeId(7), "the output 7 is not a node"),
+        (|g| g.output = NodeId(7), "its output is node 7 of 7"),
         (|g| g.nodes[2].name = "conv".into(), "two nodes are named `conv`"),
         (|g| g.nodes[4].op = Op::Input, "`flatten` is a second input"),
         (|g| g.nodes[6].ty.shape = vec![6], "node `fc` (Linear): is typed f32[N,6] but makes f32[N,5]"),
@@ -157,7 +157,7 @@ fn what_is_malformed_is_said() {
         (|g| g.nodes[6].inputs = vec![NodeId(5), NodeId(5)], "node `fc` (Linear): takes 1 inputs, has 2"),
         (
             |g| g.nodes[4].inputs = vec![NodeId(4)],
-            "node `flatten` (Flatten): reads value 4 which is not made before it",
+            "node `flatten` (Flatten): reads `flatten`, which is not made before it",
         ),
     ];
     for (change, want) in cases {
