@@ -5,6 +5,7 @@ mod best;
 mod error;
 mod eval;
 mod job;
+mod patience;
 mod quantization;
 mod rescue;
 mod resume;

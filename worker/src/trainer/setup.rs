@@ -2,6 +2,7 @@
 
 use super::best::Best;
 use super::job::Job;
+use super::patience::{PATIENCE, patience};
 use super::{Outcome, TrainError, begin, resume};
 use crate::checkpoint::{OwnedFolder, Position, RunIdentity, StartedFrom};
 use crate::collective::{Collective, CollectiveError, Counted, Gloo, Local, Nccl, Place, load_nccl};
@@ -21,22 +22,6 @@ use crate::session::{Backend, BuildPlan, Fp32Math, LossScalingMode, Session};
 use crate::strategy::Strategy;
 use std::time::Duration;
 use tch::Device;
-
-/// Longest wait of a collective, where [`PATIENCE`] does not say otherwise; where a worker dies, the coordinator's
-/// liveness ends the job long before.
-const COLLECTIVE: Duration = Duration::from_secs(600);
-
-/// Environment variable with the longest wait of a collective, in seconds.
-const PATIENCE: &str = "OCTRAIN_COLLECTIVE_TIMEOUT";
-
-/// The longest wait of a collective: what the variable says, if it says something.
-fn patience(said: Option<&str>) -> Result<Duration, TrainError> {
-    let Some(said) = said.filter(|s| !s.is_empty()) else { return Ok(COLLECTIVE) };
-    match said.parse::<u64>() {
-        Ok(seconds @ 1..=86_400) => Ok(Duration::from_secs(seconds)),
-        _ => Err(TrainError::Config(format!("{PATIENCE} is `{said}`, not whole seconds from 1 to 86400"))),
-    }
-}
 
 /// A run that is set up.
 pub struct Run<'a> {
@@ -482,18 +467,6 @@ mod tests {
         assert!(short.at(20) > 0.0 && told.unwrap().contains("10 of 100 steps"));
         let (given, told) = at(Some(5.0), 1);
         assert_eq!((given.warmup_steps, told), (500, None), "what is given is obeyed");
-    }
-
-    #[test]
-    fn the_longest_wait_of_a_collective_can_be_set_and_is_checked() {
-        assert_eq!(patience(None).unwrap(), COLLECTIVE);
-        assert_eq!(patience(Some("")).unwrap(), COLLECTIVE);
-        assert_eq!(patience(Some("90")).unwrap(), Duration::from_secs(90));
-        for bad in ["0", "86401", "1.5", "ten"] {
-            let e = patience(Some(bad)).unwrap_err();
-            assert_eq!(e.kind(), crate::session::FailureKind::Configuration);
-            assert!(e.to_string().contains(PATIENCE) && e.to_string().contains(bad), "{e}");
-        }
     }
 
     #[test]
