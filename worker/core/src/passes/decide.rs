@@ -125,6 +125,19 @@ mod tests {
                 }
             }
         }
+        let qat = Strategy { amp: Amp::Fp16, qat: Some(Qat::default()), ..Strategy::default() };
+        let all = decide(&qat, &network, Purpose::Eval);
+        let said = |pass: Pass| all[pass as usize].reason.as_str();
+        assert!(said(Pass::DropDead).starts_with("always"));
+        assert_eq!(
+            said(Pass::QuantizeActivations),
+            "qat: inputs are quantized where openvino will compute in INT8"
+        );
+        assert!(said(Pass::ObserveSuperset).starts_with("qat: ranges other targets than openvino need"));
+        assert!(
+            said(Pass::AmpCast).starts_with("amp fp16: ") && said(Pass::AmpCast).contains("compute in FP16")
+        );
+        assert!(said(Pass::MemoryLayout).starts_with("layout NHWC: "));
         let said = |purpose| {
             decide(&Strategy::default(), &NetworkFacts { batch_norms: 3, ..network.clone() }, purpose)[6]
                 .reason

@@ -113,6 +113,67 @@ fn a_batch_norm_that_cannot_be_folded_is_an_error_that_names_it() {
     assert!(e.contains("layer1.0.bn2"), "{e}");
 }
 
+#[test]
+fn what_the_output_does_not_need_is_dropped_with_its_parameters() {
+    let (mut b, x) = Builder::new("Fork", [3, 4, 4]);
+    let left = b.conv("left", x, 3, 3, 1).unwrap();
+    let right = b.conv("right", x, 3, 3, 1).unwrap();
+    b.push("unread", Op::Relu, &[right]).unwrap();
+    let kept = b.push("kept", Op::Relu, &[left]).unwrap();
+    let graph = run(b.finish(kept).unwrap(), &quantizing_nothing(), Purpose::Train).unwrap();
+    let names = |n: &[String]| n.join(" ");
+    let nodes: Vec<String> = graph.nodes.iter().map(|n| n.name.clone()).collect();
+    let params: Vec<String> = graph.params.iter().map(|p| p.name.clone()).collect();
+    assert_eq!((names(&nodes), names(&params)), ("input left kept".into(), "left.weight".into()));
+    assert_eq!((graph.output, graph.node(NodeId(2)).inputs.clone()), (NodeId(2), vec![NodeId(1)]));
+    // The input stays, whoever reads it.
+    let (b, x) = Builder::new("Nothing", [3, 4, 4]);
+    assert_eq!(run(b.finish(x).unwrap(), &quantizing_nothing(), Purpose::Train).unwrap().nodes.len(), 1);
+}
+
+fn quantizing_nothing() -> Strategy {
+    Strategy { layout: Layout::Nchw, ..Strategy::default() }
+}
+
+#[test]
+fn every_pass_says_what_it_does() {
+    let mut said: Vec<&str> = Pass::ALL.iter().map(|pass| pass.what()).collect();
+    assert!(said.iter().all(|what| what.split(' ').count() >= 3), "{said:?}");
+    said.sort();
+    said.dedup();
+    assert_eq!(said.len(), Pass::ALL.len());
+    assert!(Pass::DropDead.what().contains("does not depend on") && Pass::AmpCast.what().contains("BF16"));
+}
+
+/// A layer that passes cannot change.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+struct Sealed(crate::graph::Layer);
+
+impl crate::graph::Operator for Sealed {
+    fn kind(&self) -> &'static str {
+        "Sealed"
+    }
+
+    fn infer(&self, given: &crate::graph::Given) -> Result<crate::graph::TensorType, String> {
+        Ok(given.inputs[0].clone())
+    }
+
+    fn layer(&self) -> Option<&crate::graph::Layer> {
+        Some(&self.0)
+    }
+}
+
+#[test]
+fn a_layer_that_cannot_be_changed_is_refused_where_it_would_be_quantized() {
+    let (mut b, x) = Builder::new("Shut", [3, 4, 4]);
+    let weight = b.param("w", &[3, 3], ParamKind::ConvWeight);
+    let x = b.push("shut", Op::custom(Sealed(crate::graph::Layer::new(weight, None))), &[x]).unwrap();
+    let graph = b.finish(x).unwrap();
+    run(graph.clone(), &Strategy::default(), Purpose::Train).unwrap();
+    let said = run(graph, &quantizing(Target::Openvino, &[]), Purpose::Train).unwrap_err().to_string();
+    assert!(said.contains("`shut` (Sealed)") && said.contains("without `layer_mut`"), "{said}");
+}
+
 /// A pass that tells when it ran.
 struct Named(&'static str, Purpose);
 

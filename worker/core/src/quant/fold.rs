@@ -77,7 +77,7 @@ impl Channel {
         let folded = (f64::from(scale) * factor.abs()) as f32;
         match folded < MIN_SCALE {
             true => Self { scale: 1.0, factor, ratio: 0.0 },
-            false => Self { scale: folded, factor, ratio: if factor < 0.0 { -1.0 } else { 1.0 } },
+            false => Self { scale: folded, factor, ratio: factor.signum() },
         }
     }
 
@@ -102,13 +102,11 @@ impl Channel {
     /// is raised until it is not, and the codes of its weights, whose units are at most 2^-30 of the bias each, are rounded anew.
     pub fn with_integer_bias(self, bias: f32, input: f32) -> (Self, IntegerBias) {
         let (x, b, max) = (f64::from(input), f64::from(bias), f64::from(MAX_BIAS_CODE));
-        let mut channel = self;
-        if b.abs() / (x * f64::from(self.scale)) > max {
-            channel.scale = (b.abs() / (x * max)) as f32;
-            channel.ratio = self.ratio * (f64::from(self.scale) / f64::from(channel.scale));
-        }
+        let scale = self.scale.max((b.abs() / (x * max)) as f32);
+        let ratio = self.ratio * (f64::from(self.scale) / f64::from(scale));
+        let channel = Self { scale, ratio, ..self };
         // Rounded against the unit as it is stored.
-        let unit = (x * f64::from(channel.scale)) as f32;
+        let unit = (x * f64::from(scale)) as f32;
         (channel, IntegerBias { code: (b / f64::from(unit)).round_ties_even() as i32, unit })
     }
 }

@@ -103,6 +103,29 @@ mod tests {
     }
 
     #[test]
+    fn an_observer_moves_ranges_unless_it_says_that_it_holds_them() {
+        struct Fixed;
+        impl RangeObserver for Fixed {
+            fn wants_histogram(&self) -> bool {
+                false
+            }
+            fn calibrated(&self, _: &[f32], _: &mut dyn FnMut() -> Histogram) -> f32 {
+                1.0
+            }
+            fn moved(&self, _: f32, observed: f32) -> f32 {
+                observed
+            }
+        }
+        assert!(!Fixed.holds());
+        for &observer in Observer::ALL {
+            assert_eq!(of(observer).holds(), observer.holds_ranges());
+            assert_eq!(of(observer).wants_histogram(), observer.holds_ranges());
+        }
+        let held = Observer::ALL.iter().filter(|o| o.holds_ranges()).count();
+        assert_eq!((held, of(Observer::Max).percentile, of(Observer::Max).momentum), (3, 75.0, 0.9));
+    }
+
+    #[test]
     fn each_observer_moves_in_its_own_way() {
         assert_eq!(of(Observer::MovingAverage).moved(1.0, 2.0), 1.1);
         let still = RecipeObserver { momentum: 1.0, ..of(Observer::MovingAverage) };

@@ -191,6 +191,7 @@ mod tests {
     fn rounding_is_half_to_even_and_saturates() {
         assert_eq!([0.5, 1.5, 2.5, -0.5, -1.5].map(|x| SIGNED.code(x, 1.0)), [0, 2, 2, 0, -2]);
         assert_eq!([1e9, -1e9].map(|x| SIGNED.code(x, 1.0)), [127, -127]);
+        assert_eq!([0.25, 2.0, -40.0].map(|x| SIGNED.code(x, 0.5)), [0, 4, -80]);
         assert_eq!(Scheme::activation(Sign::Unsigned).code(-3.0, 1.0), 0);
         assert_eq!([1e9, -1e9].map(|x| Scheme::weight(4).code(x, 1.0)), [7, -7]);
     }
