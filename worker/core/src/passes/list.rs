@@ -56,7 +56,7 @@ impl GraphPass for Pass {
         match self {
             Pass::DropDead => "removes nodes the output does not depend on",
             Pass::QuantizeWeights => {
-                "gives the weights of all layers but the skipped INT8 codes, symmetric, per output channel"
+                "gives the weights of all layers but the skipped codes of 8 or 7 bits, symmetric, per output channel"
             }
             Pass::QuantizeActivations => "places activation quantizers by the target's rules",
             Pass::ObserveSuperset => {

@@ -40,7 +40,7 @@ pub struct QuantizationSettings {
         arg(long, help_heading = "Quantization", default_value_t = 0.9, allow_hyphen_values = true)
     )]
     pub qat_observer_momentum: f64,
-    /// Let gradients through where values were clipped.
+    /// Let gradients through where values were clipped too (unclipped straight-through estimator).
     #[cfg_attr(feature = "clap", arg(long, help_heading = "Quantization", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set))]
     pub qat_pass_through: bool,
     /// Nodes left in floating point (names, `*` as wildcard).
