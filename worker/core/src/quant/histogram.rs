@@ -52,15 +52,8 @@ impl Histogram {
         if bins == BINS { self.absmax } else { (self.width() * bins as f64) as f32 }
     }
 
-    fn is_flat(&self) -> bool {
-        self.absmax == 0.0 || self.counts.iter().all(|&c| c == 0)
-    }
-
-    /// The smallest range that holds `percent` of all values, zeros included.
+    /// The smallest range that holds `percent` of all values, zeros included; the maximum where all are zero.
     pub fn percentile(&self, percent: f64) -> f32 {
-        if self.is_flat() {
-            return self.absmax;
-        }
         let all = self.zeros + self.counts.iter().sum::<u64>();
         let wanted = (percent * all as f64 / 100.0).ceil() as u64;
         let mut seen = self.zeros;
@@ -84,7 +77,7 @@ impl Histogram {
                     let code = (x / scale).round_ties_even().min(QMAX as f64);
                     (x - code * scale).powi(2)
                 };
-                (0..POINTS).map(point).sum::<f64>() / POINTS as f64
+                (0..POINTS).map(point).sum::<f64>()
             };
             let counted = self.counts.iter().enumerate().filter(|(_, c)| **c > 0);
             Some(counted.map(|(bin, &count)| count as f64 * error(bin)).sum())
@@ -123,11 +116,8 @@ impl Histogram {
         (outliers == 0 || kept[bins - 1] > 0).then_some(sum)
     }
 
-    /// The range with the smallest cost; the larger of equals.
+    /// The range with the smallest cost; the larger of equals, so the maximum where nothing was counted.
     fn best(&self, cost: impl Fn(usize) -> Option<f64>) -> f32 {
-        if self.is_flat() {
-            return self.absmax;
-        }
         let mut best = (f64::INFINITY, BINS);
         for bins in (FIRST..=BINS).rev().step_by(8) {
             if let Some(cost) = cost(bins)
@@ -242,6 +232,13 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_percentile_among_the_zeros_is_the_first_bin_that_holds_anything() {
+        let mut late = Histogram { absmax: BINS as f32, zeros: 100, counts: vec![0; BINS] };
+        late.counts[9] = 7;
+        assert_eq!(late.percentile(10.0), 10.0);
+    }
+
     /// Ranges that are tried, in bins, the largest first.
     fn tried() -> impl Iterator<Item = usize> {
         (0..=240).map(|i| BINS - 8 * i)
@@ -281,12 +278,19 @@ mod tests {
     fn least_squares_is_the_least_of_all_ranges_tried() {
         let mut outlier = bell(30.0);
         outlier.counts[BINS - 1] = 3;
-        for h in [bell(4.5), bell(12.0), outlier] {
+        let spikes = (1..40).map(|k| {
+            let mut h = Histogram { absmax: 3.0, zeros: 0, counts: vec![0; BINS] };
+            (1..4usize).for_each(|i| h.counts[(i * k * 7919) % 1500] = (i * i) as u64);
+            h
+        });
+        let mut clipped = 0;
+        for h in [bell(4.5), bell(12.0), outlier].into_iter().chain(spikes) {
             let costs = tried().map(|bins| (cost(&h, bins), bins));
             let (_, least) = costs.min_by(|a, b| a.0.total_cmp(&b.0)).unwrap();
-            assert!(least < BINS, "it clips");
+            clipped += usize::from(least < BINS);
             assert_eq!(h.least_squares(), h.range(least));
         }
+        assert!(clipped > 20, "{clipped}");
     }
 
     /// Kullback-Leibler divergence by its definition, from both distributions bin by bin.
