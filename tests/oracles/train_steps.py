@@ -1,4 +1,4 @@
-"""Forward, loss, gradients and SGD steps in PyTorch from given weights and batches.
+"""Forward, loss, gradients and optimizer steps in PyTorch from given weights and batches.
 
     train_steps.py IN.safetensors OUT.safetensors '{"model":..., "classes":..., "lr":[...], ...}'
 
@@ -29,12 +29,13 @@ def main(source, target, settings):
     net.train()
     decay = [p for n, p in net.named_parameters() if p.ndim > 1]
     rest = [p for n, p in net.named_parameters() if p.ndim == 1]
-    optimizer = torch.optim.SGD(
-        [{"params": decay, "weight_decay": settings["weight_decay"]}, {"params": rest, "weight_decay": 0.0}],
-        lr=1.0,
-        momentum=settings["momentum"],
-        nesterov=settings["nesterov"],
-    )
+    groups = [{"params": decay, "weight_decay": settings["weight_decay"]}, {"params": rest, "weight_decay": 0.0}]
+    if settings["rule"] == "sgd":
+        momentum, nesterov = settings["momentum"], settings["nesterov"]
+        optimizer = torch.optim.SGD(groups, lr=1.0, momentum=momentum, nesterov=nesterov)
+    else:
+        betas = (settings["beta1"], settings["beta2"])
+        optimizer = torch.optim.AdamW(groups, lr=1.0, betas=betas, eps=settings["epsilon"])
     criterion = torch.nn.CrossEntropyLoss(label_smoothing=settings["label_smoothing"])
     out, microbatches = {}, settings["microbatches"]
     for step, lr in enumerate(settings["lr"]):

@@ -86,3 +86,10 @@ fn so_is_one_in_bf16_with_qat() {
 fn so_is_one_in_fp16_with_dynamic_loss_scaling() {
     resumes(&["--amp", "fp16", "--scale-loss", "1024", "--use-dynamic-loss-scaling"]);
 }
+
+#[test]
+fn so_is_one_with_adamw_and_learned_scales() {
+    let rule = ["--optimizer", "adamw", "--lr", "0.002", "--weight-decay", "0.01"];
+    let qat = ["--qat", "--qat-calibration-images", "32", "--qat-learn-scales"];
+    resumes(&[&rule[..], &qat].concat());
+}

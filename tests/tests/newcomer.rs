@@ -194,7 +194,11 @@ fn settings_that_make_no_sense_are_named_with_their_range() {
         (&["--qat", "--qat-percentile", "101"], "--qat-percentile is 101"),
         (&["--qat", "--qat-freeze-bn", "nan"], "--qat-freeze-bn is NaN"),
         (&["--amp", "int8"], "'int8'"),
-        (&["--optimizer", "adam"], "'--optimizer'"),
+        (&["--optimiser", "sgd"], "'--optimiser'"),
+        (&["--optimizer", "adam"], "'adam'"),
+        (&["--optimizer", "adamw", "--nesterov"], "--nesterov is a form of sgd's momentum"),
+        (&["--optimizer", "adamw", "--adam-beta2", "1"], "--adam-beta2 is 1"),
+        (&["--adam-epsilon", "0"], "--adam-epsilon is 0"),
         (&["--model-arch-name", "resnet51"], "ResNet50"),
     ] {
         let told = refuse(2, &[&line[..], flags].concat());

@@ -9,15 +9,18 @@ use octrain::graph::Graph;
 use octrain::models;
 use octrain::native;
 use octrain::optim::schedule::{LearningRate, Schedule};
-use octrain::optim::{CrossEntropy, DistributedOptimizer, Microbatch, Program, Sgd, Sharing};
+use octrain::optim::{
+    AdamW, CrossEntropy, DistributedOptimizer, Microbatch, Program, Sgd, Sharing, Update, UpdateRule,
+};
 use octrain::strategy::{Layout, Strategy};
 use octrain_tests::python;
+use serde_json::{Value, json};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
 const MICROBATCHES: usize = 2;
 
-fn program(graph: Graph, rule: Sgd, schedule: Schedule, layout: Layout) -> Program {
+fn program(graph: Graph, rule: Box<dyn UpdateRule>, schedule: Schedule, layout: Layout) -> Program {
     let strategy = Strategy { layout, ..Strategy::default() };
     let sharing = Sharing { microbatches: MICROBATCHES, bucket_bytes: 1 << 20 };
     let loss = CrossEntropy { label_smoothing: 0.1 };
@@ -41,7 +44,25 @@ fn difference(got: &Tensor, want: &Tensor) -> f64 {
     (got.to_kind(Kind::Double) - want.to_kind(Kind::Double)).abs().max().double_value(&[]) / scale
 }
 
-fn steps_agree(model: &str, [channels, side]: [usize; 2], steps: usize, nesterov: bool, layout: Layout) {
+/// An update rule, what PyTorch is told of it, and the L2 factor that it adds to the gradient.
+type Rule = (Box<dyn UpdateRule>, Value, f64);
+
+fn sgd(nesterov: bool) -> Rule {
+    let rule = Sgd { momentum: 0.875, nesterov, weight_decay: 1e-3, decay_all: false };
+    let told = json!({"rule": rule.name(), "momentum": 0.875, "nesterov": nesterov, "weight_decay": 1e-3});
+    (Box::new(rule), told, rule.weight_decay)
+}
+
+/// With an epsilon of the size of gradients, below which a gradient's rounding is not made a step of its own.
+fn adamw() -> Rule {
+    let rule = AdamW { beta1: 0.8, beta2: 0.95, epsilon: 1e-2, weight_decay: 0.1, decay_all: false };
+    let told = json!({
+        "rule": rule.name(), "beta1": 0.8, "beta2": 0.95, "epsilon": 1e-2, "weight_decay": 0.1,
+    });
+    (Box::new(rule), told, 0.0)
+}
+
+fn steps_agree(model: &str, [channels, side]: [usize; 2], steps: usize, rule: Rule, layout: Layout) {
     let Some(python) = python() else { return };
     let classes = 10;
     let graph = models::build(model, [channels, side, side], classes).unwrap();
@@ -54,7 +75,7 @@ fn steps_agree(model: &str, [channels, side]: [usize; 2], steps: usize, nesterov
         warmup_steps: 0,
         total_steps: steps as u64,
     };
-    let rule = Sgd { momentum: 0.875, nesterov, weight_decay: 1e-3, decay_all: false };
+    let (rule, told, l2) = rule;
     let mut program = program(graph, rule, schedule, layout);
     exec::initialise(&mut program.weights, 7, false).unwrap();
     tch::manual_seed(3);
@@ -80,11 +101,12 @@ fn steps_agree(model: &str, [channels, side]: [usize; 2], steps: usize, nesterov
     let dir = tempfile::tempdir().unwrap();
     let (input, output) = (dir.path().join("in.safetensors"), dir.path().join("out.safetensors"));
     write(&input, &given);
-    let settings = serde_json::json!({
+    let mut settings = json!({
         "model": model, "channels": channels, "classes": classes, "lr": vec![rate; steps],
-        "momentum": rule.momentum, "nesterov": nesterov, "weight_decay": rule.weight_decay,
         "label_smoothing": 0.1, "microbatches": MICROBATCHES, "layout": layout,
     });
+    let all = settings.as_object_mut().unwrap();
+    all.extend(told.as_object().unwrap().clone());
     python.run("train_steps.py", &[input.as_os_str(), output.as_os_str(), settings.to_string().as_ref()]);
     let want = read(&output);
 
@@ -113,11 +135,7 @@ fn steps_agree(model: &str, [channels, side]: [usize; 2], steps: usize, nesterov
             for (name, got) in names.iter().zip(program.gradients()) {
                 let decayed = want.get(&format!("grad.{name}")).unwrap();
                 let start = &given.iter().find(|(n, _)| n == name).unwrap().1;
-                let expect = if start.dim() > 1 {
-                    decayed + start * rule.weight_decay
-                } else {
-                    decayed.shallow_clone()
-                };
+                let expect = if start.dim() > 1 { decayed + start * l2 } else { decayed.shallow_clone() };
                 let d = difference(got, &expect);
                 assert!(d < 2e-3, "{model}: gradient of {name} differs by {d:.1e}");
             }
@@ -136,23 +154,65 @@ fn steps_agree(model: &str, [channels, side]: [usize; 2], steps: usize, nesterov
 
 #[test]
 fn resnet20_trains_as_in_pytorch() {
-    steps_agree("ResNet20", [3, 32], 3, false, Layout::Nhwc);
+    steps_agree("ResNet20", [3, 32], 3, sgd(false), Layout::Nhwc);
+}
+
+#[test]
+fn resnet20_with_adamw_trains_as_in_pytorch() {
+    steps_agree("ResNet20", [3, 32], 3, adamw(), Layout::Nhwc);
 }
 
 #[test]
 fn resnet20_with_nesterov_and_channels_first_trains_as_in_pytorch() {
-    steps_agree("ResNet20", [3, 32], 3, true, Layout::Nchw);
+    steps_agree("ResNet20", [3, 32], 3, sgd(true), Layout::Nchw);
 }
 
 #[test]
 fn resnet18_with_four_channels_trains_as_in_pytorch() {
-    steps_agree("ResNet18", [4, 64], 3, false, Layout::Nhwc);
+    steps_agree("ResNet18", [4, 64], 3, sgd(false), Layout::Nhwc);
 }
 
 #[test]
 fn resnet50_trains_as_in_pytorch() {
     // One step: from its initial weights this network magnifies rounding beyond any tolerance within two.
-    steps_agree("ResNet50", [3, 64], 1, false, Layout::Nhwc);
+    steps_agree("ResNet50", [3, 64], 1, sgd(false), Layout::Nhwc);
+}
+
+#[test]
+fn adamw_is_pytorchs() {
+    let Some(python) = python() else { return };
+    tch::manual_seed(11);
+    let rule = AdamW { weight_decay: 0.1, ..AdamW::default() };
+    let (decayed, rest, float) = (40i64, 24i64, (Kind::Float, Device::Cpu));
+    let rates = [1e-3, 1e-2, 3e-2, 1e-2, 1e-3, 1e-2];
+    let mut given: Vec<(String, Tensor)> = vec![
+        ("decayed".into(), Tensor::randn([decayed], float)),
+        ("rest".into(), Tensor::randn([rest], float)),
+    ];
+    let weights = Tensor::cat(&[&given[0].1, &given[1].1], 0);
+    let buffers = [weights.zeros_like(), weights.zeros_like()];
+    for (step, lr) in rates.into_iter().enumerate() {
+        // Of sizes from 1e-4 to 1e4.
+        let size = (Tensor::rand([decayed + rest], float) * 8.0 - 4.0) * std::f64::consts::LN_10;
+        let gradients = Tensor::randn([decayed + rest], float) * size.exp();
+        given.push((format!("gradient.{step}"), gradients.shallow_clone()));
+        let (weights, buffers, gradients) = (&weights, &buffers[..], &gradients.copy());
+        rule.update(Update { weights, buffers, gradients, decayed, lr, count: step as u64 + 1 }).unwrap();
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (input, output) = (dir.path().join("in.safetensors"), dir.path().join("out.safetensors"));
+    write(&input, &given);
+    let settings = json!({
+        "lr": rates, "beta1": rule.beta1, "beta2": rule.beta2, "epsilon": rule.epsilon,
+        "weight_decay": rule.weight_decay,
+    });
+    python.run("adamw.py", &[input.as_os_str(), output.as_os_str(), settings.to_string().as_ref()]);
+    let want = read(&output);
+    for (name, got) in [("weights", &weights)].into_iter().chain(rule.buffers().iter().copied().zip(&buffers))
+    {
+        let apart = ((got - &want[name]).abs() / (want[name].abs() + 1e-12)).max().double_value(&[]);
+        assert!(apart < 1e-5, "{name} differ by {apart:.1e} of themselves");
+    }
 }
 
 #[test]
@@ -238,7 +298,7 @@ fn schedules_are_pytorchs() {
         warmup_steps: 5,
         total_steps: 40,
     };
-    let settings = serde_json::json!({"lr": 0.4, "start": 0.1, "warmup": 5, "total": 40}).to_string();
+    let settings = json!({"lr": 0.4, "start": 0.1, "warmup": 5, "total": 40}).to_string();
     let rates: Vec<f64> = serde_json::from_str(&python.run("schedules.py", &[settings.as_ref()])).unwrap();
     assert_eq!(rates.len(), 40);
     for (step, want) in rates.iter().enumerate() {

@@ -31,7 +31,7 @@ const OBEYED: &[(&str, &str, &str, &str)] = &[
     ("BuildPlan", "bucket_bytes", "trainer/setup.rs", "plan.bucket_bytes as usize"),
     ("BuildPlan", "microbatches", "trainer/setup.rs", "microbatches: plan.microbatches as usize"),
     ("BuildPlan", "microbatch_size", "trainer/setup.rs", "plan.microbatch_size as usize"),
-    ("BuildPlan", "total_steps", "trainer/setup.rs", "total_steps: plan.total_steps"),
+    ("BuildPlan", "total_steps", "trainer/setup.rs", "schedule(&config.optimizer, plan.total_steps"),
     ("BuildPlan", "qat", "trainer/setup.rs", "plan.qat.as_ref()"),
     ("BuildPlan", "determinism", "trainer/setup.rs", "plan.determinism"),
     ("BuildPlan", "threads", "trainer/setup.rs", "tch::set_num_threads(plan.threads"),

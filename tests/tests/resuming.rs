@@ -3,6 +3,7 @@
 use octrain_tests::run::{Running, SMALL, newest, refuse, said, succeed, tensors};
 use octrain_tests::{binary, images};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -276,4 +277,35 @@ fn one_host_that_is_asked_to_stop_while_rank_0_waits_for_its_folder_stops_all() 
     assert_eq!(coordinator.wait().unwrap().code(), Some(4));
     rest.join().unwrap();
     drop(held);
+}
+
+#[test]
+fn what_an_update_rule_keeps_is_stored_by_name_and_is_not_taken_for_another_rules() {
+    let dir = tempfile::tempdir().unwrap();
+    let (sgd, adamw, other) = (dir.path().join("sgd"), dir.path().join("adamw"), dir.path().join("other"));
+    succeed(&train(&sgd, &["--max-steps", "2"]));
+    succeed(&train(&adamw, &["--max-steps", "2", "--optimizer", "adamw"]));
+    let of = |run: &Path| tensors(&newest(run).join("optimizer.safetensors"));
+    let names = |run: &Path| -> BTreeSet<String> {
+        of(run).into_keys().map(|name| name.split('.').next().unwrap().to_string()).collect()
+    };
+    assert_eq!(names(&sgd), BTreeSet::from(["momentum".to_string()]));
+    assert_eq!(names(&adamw), BTreeSet::from(["first_moment", "second_moment", "updates"].map(String::from)));
+    let go_on = |from: &'static str, run: &Path, rule: &str| {
+        let place = ["--output-dir", text(&other), "--max-steps", "4"];
+        [&["train", from, text(run), "--optimizer", rule], &place[..]]
+            .concat()
+            .into_iter()
+            .map(String::from)
+            .collect::<Vec<_>>()
+    };
+    for (run, rule, kept) in [(&sgd, "adamw", "momentum"), (&adamw, "sgd", "first_moment and second_moment")]
+    {
+        let line = go_on("--from-checkpoint", run, rule);
+        let told = refuse(2, &line.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(told.contains(kept) && told.contains("--optimizer"), "{told}");
+    }
+    // Evaluating needs no rule, and weights alone are anybody's.
+    succeed(&["eval", "--from-checkpoint", text(&adamw), "--optimizer", "sgd"]);
+    succeed(&train(&other, &["--from-pretrained-params", text(&newest(&adamw)), "--max-steps", "1"]));
 }

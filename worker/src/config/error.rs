@@ -7,7 +7,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read --config `{path}`: {source}")]
+    #[error("cannot read {} `{path}`: {source}", named("config"))]
     Read {
         /// The file.
         path: PathBuf,
@@ -15,7 +15,7 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// The file is not TOML, or has a key or value that no flag has.
-    #[error("--config `{path}`: {why}")]
+    #[error("{} `{path}`: {why}", named("config"))]
     File {
         /// The file.
         path: PathBuf,
@@ -29,3 +29,8 @@ pub enum ConfigError {
 
 /// The settings that were given, by the keys of the file.
 pub type Given = BTreeSet<String>;
+
+/// A setting as its user knows it: by its flag where there is a command line, else by its key in a file.
+pub(super) fn named(key: &str) -> String {
+    if cfg!(feature = "cli") { format!("--{key}") } else { format!("`{key}`") }
+}

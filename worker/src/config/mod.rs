@@ -20,7 +20,7 @@ mod table;
 mod validate;
 
 pub use checkpoints::CheckpointSettings;
-pub use choice::{Augmentation, LrScheduler, RunScope};
+pub use choice::{Augmentation, LrScheduler, Optimizer, RunScope};
 pub use continuity::{differences, unlike, with_former_defaults};
 pub use data::DataSettings;
 pub use error::{ConfigError, Given};

@@ -1,5 +1,6 @@
 //! Ranges of the settings that are numbers: one table, checked wherever numbers come in.
 
+use super::error::named;
 use super::{ConfigError, RunConfig};
 
 /// Numbers that a setting may be.
@@ -53,6 +54,9 @@ fn table(c: &RunConfig) -> Vec<(&'static str, Vec<f64>, Range)> {
         ("warmup-start-lr", vec![c.optimizer.warmup_start_lr], NotNegative),
         ("warmup-epochs", c.optimizer.warmup_epochs.into_iter().collect(), NotNegative),
         ("momentum", vec![c.optimizer.momentum], Momentum),
+        ("adam-beta1", vec![c.optimizer.adam_beta1], Momentum),
+        ("adam-beta2", vec![c.optimizer.adam_beta2], Momentum),
+        ("adam-epsilon", vec![c.optimizer.adam_epsilon], Positive),
         ("weight-decay", vec![c.optimizer.weight_decay], NotNegative),
         ("label-smoothing", vec![c.optimizer.label_smoothing], Momentum),
         ("scale-loss", vec![c.precision.scale_loss], Positive),
@@ -87,7 +91,7 @@ fn table(c: &RunConfig) -> Vec<(&'static str, Vec<f64>, Range)> {
 pub(super) fn numbers(c: &RunConfig) -> Result<(), ConfigError> {
     for (key, values, range) in table(c) {
         if let Some(value) = values.into_iter().find(|&x| !range.holds(x)) {
-            return Err(ConfigError::Invalid(format!("--{key} is {value}; it is {}", range.text())));
+            return Err(ConfigError::Invalid(format!("{} is {value}; it is {}", named(key), range.text())));
         }
     }
     Ok(())
@@ -123,6 +127,6 @@ mod tests {
         }
         numbers(&config).unwrap();
         let told = numbers(&config.with(|c| c.optimizer.lr = -1.0)).unwrap_err().to_string();
-        assert_eq!(told, "--lr is -1; it is a finite number of 0 or more");
+        assert_eq!(told, format!("{} is -1; it is a finite number of 0 or more", named("lr")));
     }
 }

@@ -1,6 +1,6 @@
 //! The update rule, its schedule and the loss.
 
-use super::LrScheduler;
+use super::{LrScheduler, Optimizer};
 use serde::{Deserialize, Serialize};
 
 /// The update rule, its schedule and the loss. Times in epochs; `weight-decay` is an L2 factor.
@@ -8,16 +8,37 @@ use serde::{Deserialize, Serialize};
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 #[serde(rename_all = "kebab-case")]
 pub struct OptimizerSettings {
-    /// Momentum of SGD.
+    /// Update rule.
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Optimizer", value_enum, default_value_t))]
+    pub optimizer: Optimizer,
+    /// Momentum (sgd).
     #[cfg_attr(
         feature = "cli",
         arg(long, help_heading = "Optimizer", default_value_t = 0.875, allow_hyphen_values = true)
     )]
     pub momentum: f64,
-    /// Nesterov's form.
+    /// Nesterov's form (sgd).
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Optimizer", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set))]
     pub nesterov: bool,
-    /// L2 factor.
+    /// Momentum of the first moment (adamw).
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, help_heading = "Optimizer", default_value_t = 0.9, allow_hyphen_values = true)
+    )]
+    pub adam_beta1: f64,
+    /// Momentum of the second moment (adamw).
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, help_heading = "Optimizer", default_value_t = 0.999, allow_hyphen_values = true)
+    )]
+    pub adam_beta2: f64,
+    /// What is added to the root of the second moment (adamw).
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, help_heading = "Optimizer", default_value_t = 1e-8, allow_hyphen_values = true)
+    )]
+    pub adam_epsilon: f64,
+    /// L2 factor (sgd); part of a weight, times the learning rate, that decays in a step (adamw; 0.01 is usual).
     #[cfg_attr(
         feature = "cli",
         arg(
@@ -63,8 +84,12 @@ pub struct OptimizerSettings {
 impl Default for OptimizerSettings {
     fn default() -> Self {
         Self {
+            optimizer: Optimizer::Sgd,
             momentum: 0.875,
             nesterov: false,
+            adam_beta1: 0.9,
+            adam_beta2: 0.999,
+            adam_epsilon: 1e-8,
             weight_decay: 3.0517578125e-05,
             bn_weight_decay: false,
             label_smoothing: 0.1,

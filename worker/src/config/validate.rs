@@ -1,59 +1,94 @@
 //! What can be checked without looking at anything but the configuration.
 
-use super::{ConfigError, RunConfig, RunScope};
+use super::error::named;
+use super::{ConfigError, Optimizer, RunConfig, RunScope};
 use crate::strategy::QatError;
 
 /// An error on the first setting that cannot be run. The strategy's own checks ([`crate::strategy::Qat::check`]) are among
-/// these, and their fields are told by the flags.
+/// these, and their fields are told as settings.
 pub fn validate(c: &RunConfig) -> Result<(), ConfigError> {
     super::numbers::numbers(c)?;
-    let checks: [(bool, String); 9] = [
+    let n = named;
+    let needs_qat = |key| format!("{} is part of quantization-aware training: say {} too", n(key), n("qat"));
+    let [channels, height, width] = c.model.image_shape;
+    let crop = c.data.crop_size;
+    let checks: [(bool, String); 10] = [
         (
             c.run.epochs > 0 || c.quantization.qat || c.run.run_scope == RunScope::EvalOnly,
-            "--epochs is 0: that calibrates only (post-training quantization) and needs --qat and --from-pretrained-params"
-                .into(),
-        ),
-        (!c.quantization.qat_distill || c.quantization.qat, "--qat-distill is part of quantization-aware training: say --qat too".into()),
-        (!c.quantization.qat_learn_scales || c.quantization.qat, "--qat-learn-scales is part of quantization-aware training: say --qat too".into()),
-        (c.run.print_interval > 0, "--print-interval is 0; it counts steps, from 1".into()),
-        (
-            c.model.image_shape[1] == c.data.crop_size && c.model.image_shape[2] == c.data.crop_size,
             format!(
-                "--image-shape {},{},{} does not fit --crop-size {}: images are cropped to squares of that side",
-                c.model.image_shape[0], c.model.image_shape[1], c.model.image_shape[2], c.data.crop_size
+                "{} is 0: that calibrates only (post-training quantization) and needs {} and {}",
+                n("epochs"),
+                n("qat"),
+                n("from-pretrained-params")
+            ),
+        ),
+        (!c.quantization.qat_distill || c.quantization.qat, needs_qat("qat-distill")),
+        (!c.quantization.qat_learn_scales || c.quantization.qat, needs_qat("qat-learn-scales")),
+        (
+            !c.optimizer.nesterov || c.optimizer.optimizer == Optimizer::Sgd,
+            format!(
+                "{} is a form of sgd's momentum: leave it out, or set {} to sgd",
+                n("nesterov"),
+                n("optimizer")
+            ),
+        ),
+        (c.run.print_interval > 0, format!("{} is 0; it counts steps, from 1", n("print-interval"))),
+        (
+            height == crop && width == crop,
+            format!(
+                "{} {channels},{height},{width} does not fit {} {crop}: images are cropped to squares of that side",
+                n("image-shape"),
+                n("crop-size")
             ),
         ),
         (
-            c.data.resize_short >= c.data.crop_size,
-            format!("--resize-short {} is smaller than --crop-size {}", c.data.resize_short, c.data.crop_size),
+            c.data.resize_short >= crop,
+            format!(
+                "{} {} is smaller than {} {crop}",
+                n("resize-short"),
+                c.data.resize_short,
+                n("crop-size")
+            ),
         ),
         (
-            c.data.crop_padding.is_none_or(|p| p <= c.data.crop_size),
-            format!("--crop-padding is more than --crop-size {}", c.data.crop_size),
+            c.data.crop_padding.is_none_or(|p| p <= crop),
+            format!("{} is more than {} {crop}", n("crop-padding"), n("crop-size")),
         ),
         (
             c.checkpoints.from_checkpoint.is_none() || c.checkpoints.from_pretrained_params.is_none(),
-            "--from-checkpoint (resume) and --from-pretrained-params (start from weights) exclude each other"
-                .into(),
+            format!(
+                "{} (resume) and {} (start from weights) exclude each other",
+                n("from-checkpoint"),
+                n("from-pretrained-params")
+            ),
         ),
         (
             !(c.run.benchmark && c.run.run_scope == RunScope::TrainEval),
-            "--benchmark times one thing: give --run-scope train_only or eval_only with it".into(),
+            format!(
+                "{} times one thing: give {} train_only or eval_only with it",
+                n("benchmark"),
+                n("run-scope")
+            ),
         ),
     ];
     if let Some((_, why)) = checks.into_iter().find(|(fine, _)| !fine) {
         return Err(ConfigError::Invalid(why));
     }
     if let Some(qat) = &c.strategy().qat {
-        let told =
-            |e: QatError| ConfigError::Invalid(format!("--qat-{} is {}; it is {}", e.field, e.value, e.want));
+        let told = |e: QatError| {
+            let key = named(&format!("qat-{}", e.field));
+            ConfigError::Invalid(format!("{key} is {}; it is {}", e.value, e.want))
+        };
         qat.check().map_err(told)?;
     }
     for (key, [low, high]) in
         [("rand-crop-scale", c.data.rand_crop_scale), ("rand-crop-ratio", c.data.rand_crop_ratio)]
     {
         if low > high {
-            return Err(ConfigError::Invalid(format!("--{key} {low},{high}: the smallest comes first")));
+            return Err(ConfigError::Invalid(format!(
+                "{} {low},{high}: the smallest comes first",
+                named(key)
+            )));
         }
     }
     if let Some(which) = &c.checkpoints.last_epoch_of_checkpoint
@@ -63,7 +98,8 @@ pub fn validate(c: &RunConfig) -> Result<(), ConfigError> {
         && which.parse::<u32>().is_err()
     {
         return Err(ConfigError::Invalid(format!(
-            "--last-epoch-of-checkpoint is `{which}`; it is `auto`, `best`, `none` or a number of epochs"
+            "{} is `{which}`; it is `auto`, `best`, `none` or a number of epochs",
+            named("last-epoch-of-checkpoint")
         )));
     }
     Ok(())

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use tch::{Device, Tensor};
 
 impl Program {
-    /// SHA-256 of parameters and momentum buffers, and of ranges and statistics, shortened to 8 bytes each.
+    /// SHA-256 of parameters and the update rule's state, and of ranges and statistics, shortened to 8 bytes each.
     fn fingerprint(&self) -> Result<[i64; 2], ExecError> {
         let hash = |tensors: &[&Tensor]| -> Result<i64, ExecError> {
             let mut h = Sha256::new();
@@ -20,7 +20,7 @@ impl Program {
             Ok(i64::from_le_bytes(h.finalize()[..8].try_into().expect("a SHA-256 has 32 bytes")))
         };
         Ok([
-            hash(&[&self.weights.flat, self.momentum(), self.scale_momentum()])?,
+            hash(&std::iter::once(&self.weights.flat).chain(self.state().tensors()).collect::<Vec<_>>())?,
             hash(&[&self.weights.ranges, &self.weights.buffers])?,
         ])
     }

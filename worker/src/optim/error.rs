@@ -22,7 +22,7 @@ pub enum OptimError {
     Collective(#[from] CollectiveError),
     /// The loss is NaN or infinite.
     #[error(
-        "the loss is {loss} at step {step} (lr {lr:.3e}): lower --lr or lengthen --warmup-epochs; `octrain debug` with the same flags names the first layer that makes NaN or infinity; the last checkpoint is untouched"
+        "the loss is {loss} at step {step} (lr {lr:.3e}): lower the learning rate or lengthen the warm-up; Program::step_watched shows the first node that makes NaN or infinity"
     )]
     Loss {
         /// The value.
@@ -34,7 +34,7 @@ pub enum OptimError {
     },
     /// Gradients are NaN or infinite although the loss is not, and no loss scale can explain it.
     #[error(
-        "gradients hold NaN or infinity at step {step} although the loss is {loss}: lower --lr, or find the layer with `octrain debug`; the last checkpoint is untouched"
+        "gradients hold NaN or infinity at step {step} although the loss is {loss}: lower the learning rate"
     )]
     Gradients {
         /// The loss.
@@ -43,7 +43,9 @@ pub enum OptimError {
         step: u64,
     },
     /// A loss scale has fallen to its floor and gradients still overflow.
-    #[error("gradients overflow FP16 even at loss scale {scale}: train with --amp bf16, or lower --lr")]
+    #[error(
+        "gradients overflow FP16 even at loss scale {scale}: train with BF16, or lower the learning rate"
+    )]
     ScaleFloor {
         /// The scale.
         scale: f64,
@@ -74,22 +76,18 @@ pub enum OptimError {
         range: f32,
     },
     /// Distillation without a teacher.
-    #[error(
-        "--qat-distill needs the floating-point network it learns from: give --from-pretrained-params, or --qat-teacher"
-    )]
+    #[error("distillation needs the floating-point network it learns from: Program::follow takes it")]
     NoTeacher,
     /// A teacher of another shape.
     #[error(
-        "the teacher has no parameter `{name}` in the shape of this network; --qat-teacher must be a checkpoint of the same network"
+        "the teacher has no parameter `{name}` in the shape of this network; it must be a checkpoint of the same network"
     )]
     TeacherLacks {
         /// The parameter.
         name: String,
     },
     /// BatchNorm statistics that are not finite.
-    #[error(
-        "BatchNorm's statistics, estimated anew, hold NaN or infinity: lower --lr; the last checkpoint is untouched"
-    )]
+    #[error("BatchNorm's statistics, estimated anew, hold NaN or infinity: lower the learning rate")]
     Statistics,
     /// BatchNorm layers with different momentum.
     #[error("BatchNorm layers differ in their momentum; one for all is supported")]

@@ -1,6 +1,7 @@
 //! The distributed optimizer: it builds the program by the pass list, sums gradients over microbatches and
 //! ranks, and updates. Quantization is one field of the [`Strategy`].
 
+mod adamw;
 mod agreement;
 mod buckets;
 mod distill;
@@ -14,19 +15,22 @@ pub mod scales;
 pub mod schedule;
 mod sgd;
 mod snapshot;
+mod state;
 mod statistics;
 #[cfg(test)]
 mod tests;
 mod updater;
 
+pub use adamw::AdamW;
 pub use buckets::{Bucket, plan_buckets};
 pub use distill::Teacher;
 pub use error::OptimError;
 pub use export::ProgramExportError;
 pub use program::{Microbatch, Program, StepOutcome};
-pub use rule::{CrossEntropy, Loss, UpdateRule};
+pub use rule::{CrossEntropy, Loss, Update, UpdateRule};
 pub use sgd::Sgd;
 pub use snapshot::RestoreError;
+pub use state::RuleState;
 pub use statistics::Placed;
 
 use crate::collective::Collective;

@@ -5,8 +5,10 @@ use super::gradient_buffer::{GradientBuffer, Sums};
 use super::loss_scale::LossScale;
 use super::rule::Loss;
 use super::schedule::LearningRate;
+use super::state::{RuleState, StateError};
 use super::updater::Updater;
 use super::{DistributedOptimizer, OptimError, Sharing, distill};
+use crate::checkpoint::State;
 use crate::collective::{Collective, CollectiveError, ReduceOp};
 use crate::exec::{Evaluator, ExecError, Executor, Mode, Pass, Prepared, Record, Watch, Weights};
 use crate::graph::Graph;
@@ -152,14 +154,19 @@ impl Program {
         &*self.updater.schedule
     }
 
-    /// The momentum buffer, flat, in the order of the trainable parameters.
-    pub fn momentum(&self) -> &Tensor {
-        &self.updater.momentum
+    /// What the update rule keeps from step to step.
+    pub fn state(&self) -> &RuleState {
+        &self.updater.state
     }
 
-    /// The momentum of learned scales, in the order of the quantizers; empty where none are learned.
-    pub fn scale_momentum(&self) -> &Tensor {
-        &self.updater.scale_momentum
+    /// What the update rule keeps, by the names that checkpoints have for it.
+    pub(super) fn optimizer_state(&self) -> Result<State, OptimError> {
+        Ok(self.state().to_state(&self.weights.layout)?)
+    }
+
+    /// Takes what [`Self::optimizer_state`] gave, of the same network and rule.
+    pub(super) fn load_optimizer_state(&mut self, state: &State) -> Result<(), StateError> {
+        self.updater.state.load(&self.weights.layout, state)
     }
 
     /// The network whose logits training follows besides the labels.

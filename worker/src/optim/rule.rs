@@ -2,24 +2,68 @@
 
 use tch::{Reduction, TchError, Tensor};
 
-/// How weights follow their gradients, with one momentum buffer that checkpoints hold. A rule that needs more state than
-/// that, Adam's second moment for one, cannot be written against it yet: it is called for the weights and, where scales are
-/// learned, for these too, with buffers of their own lengths.
+/// One update of flat weights; all tensors are `[n]`, FP32, on one device.
+#[derive(Debug)]
+pub struct Update<'a> {
+    /// What is updated, in place.
+    pub weights: &'a Tensor,
+    /// The rule's state, updated in place: one tensor for each of [`UpdateRule::buffers`], in their order; zeros before the
+    /// first update.
+    pub buffers: &'a [Tensor],
+    /// Means over the global batch; they may be overwritten.
+    pub gradients: &'a Tensor,
+    /// The first so many weights decay.
+    pub decayed: i64,
+    /// Learning rate.
+    pub lr: f64,
+    /// Which update it is, from 1; steps whose update was skipped do not count.
+    pub count: u64,
+}
+
+/// How weights follow their gradients. A rule is called for the weights and, where scales are learned, for these too, with
+/// buffers of their own.
 pub trait UpdateRule: Send {
-    /// Updates flat `weights` and their `momentum` buffer in place from flat `gradients`, which may be overwritten. The
-    /// first `decayed` elements decay. All `[n]`, FP32, on one device; gradients are means over the global batch.
-    fn update(
-        &self,
-        weights: &Tensor,
-        momentum: &Tensor,
-        gradients: &Tensor,
-        decayed: i64,
-        lr: f64,
-    ) -> Result<(), TchError>;
+    /// Its name, for people, e.g. `sgd`.
+    fn name(&self) -> &'static str;
+
+    /// Names of the numbers it keeps for every weight from step to step, e.g. `momentum`. Checkpoints hold the buffers under
+    /// these names, so that they are part of a rule's format.
+    fn buffers(&self) -> &'static [&'static str];
+
+    /// Whether [`Update::count`] matters to it, so that checkpoints hold it too.
+    fn counts(&self) -> bool {
+        false
+    }
+
+    /// Updates weights and buffers.
+    fn update(&self, update: Update) -> Result<(), TchError>;
 
     /// Whether BatchNorm's parameters and biases decay too.
     fn decays_all(&self) -> bool {
         false
+    }
+}
+
+/// A rule that is chosen at run time.
+impl UpdateRule for Box<dyn UpdateRule> {
+    fn name(&self) -> &'static str {
+        (**self).name()
+    }
+
+    fn buffers(&self) -> &'static [&'static str] {
+        (**self).buffers()
+    }
+
+    fn counts(&self) -> bool {
+        (**self).counts()
+    }
+
+    fn update(&self, update: Update) -> Result<(), TchError> {
+        (**self).update(update)
+    }
+
+    fn decays_all(&self) -> bool {
+        (**self).decays_all()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Stochastic gradient descent with momentum on flat tensors.
 
-use super::rule::UpdateRule;
-use tch::{TchError, Tensor};
+use super::rule::{Update, UpdateRule};
+use tch::TchError;
 
 /// The update rule, PyTorch's and Paddle's: `d = g + wd * w; v = m * v + d; w -= lr * (nesterov ? d + m * v : v)`.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -24,23 +24,27 @@ impl Default for Sgd {
 }
 
 impl UpdateRule for Sgd {
-    fn update(
-        &self,
-        weights: &Tensor,
-        momentum: &Tensor,
-        gradients: &Tensor,
-        decayed: i64,
-        lr: f64,
-    ) -> Result<(), TchError> {
+    fn name(&self) -> &'static str {
+        "sgd"
+    }
+
+    fn buffers(&self) -> &'static [&'static str] {
+        &["momentum"]
+    }
+
+    fn update(&self, u: Update) -> Result<(), TchError> {
         let _guard = tch::no_grad_guard();
-        let (mut w, mut v, g) = (weights.shallow_clone(), momentum.shallow_clone(), gradients);
-        if self.weight_decay != 0.0 && decayed > 0 {
-            let decay = w.f_narrow(0, 0, decayed)?.f_mul_scalar(self.weight_decay)?;
-            let _ = g.f_narrow(0, 0, decayed)?.f_add_(&decay)?;
+        let [momentum] = u.buffers else {
+            return Err(TchError::Shape(format!("SGD keeps 1 buffer, not {}", u.buffers.len())));
+        };
+        let (mut w, mut v, g) = (u.weights.shallow_clone(), momentum.shallow_clone(), u.gradients);
+        if self.weight_decay != 0.0 && u.decayed > 0 {
+            let decay = w.f_narrow(0, 0, u.decayed)?.f_mul_scalar(self.weight_decay)?;
+            let _ = g.f_narrow(0, 0, u.decayed)?.f_add_(&decay)?;
         }
         let _ = v.f_mul_scalar_(self.momentum)?.f_add_(g)?;
         let step = if self.nesterov { v.f_mul_scalar(self.momentum)?.f_add(g)? } else { v.shallow_clone() };
-        let _ = w.f_sub_(&step.f_mul_scalar(lr)?)?;
+        let _ = w.f_sub_(&step.f_mul_scalar(u.lr)?)?;
         Ok(())
     }
 
@@ -52,15 +56,18 @@ impl UpdateRule for Sgd {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tch::Tensor;
 
     #[test]
     fn three_steps_by_hand() {
         for nesterov in [false, true] {
             let rule = Sgd { momentum: 0.5, nesterov, weight_decay: 0.1, decay_all: false };
-            let (w, v) = (Tensor::from_slice(&[1.0f32, 1.0]), Tensor::from_slice(&[0.0f32, 0.0]));
+            let (w, v) = (Tensor::from_slice(&[1.0f32, 1.0]), [Tensor::from_slice(&[0.0f32, 0.0])]);
             let mut expect = [[1.0f64, 0.0], [1.0, 0.0]];
             for g in [0.3f64, -0.2, 0.1] {
-                rule.update(&w, &v, &Tensor::from_slice(&[g as f32; 2]), 1, 0.1).unwrap();
+                let gradients = &Tensor::from_slice(&[g as f32; 2]);
+                let (weights, buffers) = (&w, &v[..]);
+                rule.update(Update { weights, buffers, gradients, decayed: 1, lr: 0.1, count: 1 }).unwrap();
                 for (i, e) in expect.iter_mut().enumerate() {
                     let d = g + if i == 0 { 0.1 * e[0] } else { 0.0 };
                     e[1] = 0.5 * e[1] + d;

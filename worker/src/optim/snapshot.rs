@@ -1,23 +1,12 @@
 //! A program as a checkpoint, and a program that goes on where a checkpoint stands.
 
 use super::loss_scale::LossScale;
+use super::state::StateError;
 use super::{OptimError, Program};
-use crate::checkpoint::{
-    HostTensor, LossScaleState, Manifest, Mismatch, Position, QatState, Snapshot, State, match_weights,
-};
+use crate::checkpoint::{LossScaleState, Manifest, Mismatch, Position, QatState, Snapshot, match_weights};
 use crate::data::Preprocessing;
-use crate::exec::WeightsLayout;
 use crate::graph::NetworkFacts;
 use crate::strategy::Purpose;
-use tch::{Device, Tensor};
-
-/// Prefix of momentum tensors.
-const MOMENTUM: &str = "momentum.";
-
-/// Name of a learned scale's momentum.
-fn scale_momentum(quantizer: &str) -> String {
-    format!("{MOMENTUM}quant.{quantizer}.step")
-}
 
 /// Why a program does not go on from a checkpoint.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +14,18 @@ pub enum RestoreError {
     /// Its numbers are not those of the program's network.
     #[error("the checkpoint does not match the network: {0}")]
     Mismatch(Mismatch),
+    /// Its optimizer's state was made by another update rule.
+    #[error(
+        "the checkpoint holds what another update rule keeps: {found}, and {rule} keeps {wanted}; go on with the rule it was made by, or take the weights alone"
+    )]
+    OtherRule {
+        /// The program's rule.
+        rule: &'static str,
+        /// Buffers of the rule.
+        wanted: String,
+        /// Buffers that are stored.
+        found: String,
+    },
     /// The numbers cannot be taken.
     #[error(transparent)]
     Program(#[from] OptimError),
@@ -36,9 +37,21 @@ impl From<tch::TchError> for RestoreError {
     }
 }
 
+impl From<StateError> for RestoreError {
+    fn from(e: StateError) -> Self {
+        match e {
+            StateError::OtherRule { rule, wanted, found } => RestoreError::OtherRule { rule, wanted, found },
+            StateError::Lacks { name } => {
+                RestoreError::Mismatch(Mismatch { missing: vec![name], ..Mismatch::default() })
+            }
+            StateError::Exec(e) => RestoreError::Program(e.into()),
+        }
+    }
+}
+
 impl Program {
     /// The program as it stands, to be saved by [`crate::checkpoint::save`]: the network before any pass, its strategy,
-    /// weights, ranges and momentum, and where it stands, in steps of an epoch that has not ended. `class_names` are in the
+    /// weights, ranges and what the update rule keeps, and where it stands, in steps of an epoch that has not ended. `class_names` are in the
     /// order of the logits; `preprocessing` says how an image becomes the network's input. What else a manifest holds (an
     /// evaluation, where the training started from, settings) is its owner's to fill in.
     ///
@@ -81,27 +94,11 @@ impl Program {
             qat,
             ..Manifest::new(network, class_names, preprocessing, self.strategy.clone())
         };
-        let (model, optimizer) = (self.weights.to_state()?, self.momentum_state()?);
+        let (model, optimizer) = (self.weights.to_state()?, self.optimizer_state()?);
         Ok(Snapshot { manifest, graph: network.clone(), model, optimizer })
     }
 
-    /// The momentum of parameters and learned scales by name.
-    fn momentum_state(&self) -> Result<State, OptimError> {
-        let layout = &self.weights.layout;
-        let host = Vec::<f32>::try_from(&self.momentum().f_to_device(Device::Cpu)?)?;
-        let trained = layout.trainable.iter().map(|s| {
-            let data = host[s.offset as usize..(s.offset + s.len) as usize].to_vec();
-            let shape = s.shape.iter().map(|&d| d as usize).collect();
-            (format!("{MOMENTUM}{}", s.name), HostTensor { shape, data })
-        });
-        let learned = Vec::<f32>::try_from(&self.scale_momentum().f_to_device(Device::Cpu)?)?;
-        let learned = layout.quantizers.iter().zip(learned).map(|(name, momentum)| {
-            (scale_momentum(name), HostTensor { shape: vec![1], data: vec![momentum] })
-        });
-        Ok(trained.chain(learned).collect())
-    }
-
-    /// Takes everything a checkpoint has of this program: weights, ranges, momentum, a dynamic loss scale, and the number of
+    /// Takes everything a checkpoint has of this program: weights, ranges, what the update rule keeps, a dynamic loss scale, and the number of
     /// steps done. On error the numbers are not to be used.
     pub fn restore(&mut self, snapshot: &Snapshot) -> Result<(), RestoreError> {
         let mismatch = match_weights(self.executor.graph(), &snapshot.model);
@@ -109,36 +106,12 @@ impl Program {
             return Err(RestoreError::Mismatch(mismatch));
         }
         self.weights.load(&snapshot.model).map_err(OptimError::from)?;
-        self.restore_momentum(&snapshot.optimizer)?;
+        self.load_optimizer_state(&snapshot.optimizer)?;
         if let LossScale::Dynamic { .. } = self.loss_scale {
             let LossScaleState { scale, good_steps } = snapshot.manifest.loss_scale;
             self.loss_scale = LossScale::Dynamic { scale, good: good_steps };
         }
         self.global_step = snapshot.manifest.position.global_step;
-        Ok(())
-    }
-
-    fn restore_momentum(&self, state: &State) -> Result<(), RestoreError> {
-        let missing =
-            |name: String| RestoreError::Mismatch(Mismatch { missing: vec![name], ..Mismatch::default() });
-        let layout = &self.weights.layout;
-        for (slot, mut view) in
-            layout.trainable.iter().zip(WeightsLayout::views(self.momentum(), &layout.trainable))
-        {
-            let name = format!("{MOMENTUM}{}", slot.name);
-            let Some(t) = state.get(&name).filter(|t| t.data.len() as i64 == slot.len) else {
-                return Err(missing(name));
-            };
-            view.f_copy_(&Tensor::f_from_slice(&t.data)?.f_view(slot.shape.as_slice())?)?;
-        }
-        let learned = self.scale_momentum();
-        for (i, name) in layout.quantizers.iter().enumerate().take(learned.size()[0] as usize) {
-            let name = scale_momentum(name);
-            let Some(&[momentum]) = state.get(&name).map(|t| t.data.as_slice()) else {
-                return Err(missing(name));
-            };
-            let _ = learned.get(i as i64).f_fill_(f64::from(momentum))?;
-        }
         Ok(())
     }
 }

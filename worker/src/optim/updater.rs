@@ -1,21 +1,20 @@
 //! How a step's sums change the network.
 
 use super::gradient_buffer::GradientBuffer;
-use super::rule::UpdateRule;
+use super::rule::{Update, UpdateRule};
 use super::schedule::LearningRate;
+use super::state::RuleState;
 use super::{OptimError, scales};
 use crate::exec::Weights;
 use crate::graph::{Graph, Op};
-use tch::{Device, Kind, Tensor};
+use tch::Device;
 
-/// The update rule with its schedule and its momentum.
+/// The update rule with its schedule and its state.
 pub(super) struct Updater {
     rule: Box<dyn UpdateRule>,
     pub schedule: Box<dyn LearningRate>,
-    /// Momentum buffer of the parameters, flat, in the layout's order.
-    pub momentum: Tensor,
-    /// Momentum buffer of learned scales, `[quantizers]`, or empty.
-    pub scale_momentum: Tensor,
+    pub state: RuleState,
+    learned: i64,
     bn_momentum: f64,
 }
 
@@ -30,7 +29,7 @@ fn bn_momentum(graph: &Graph) -> Result<f64, OptimError> {
 }
 
 impl Updater {
-    /// Without momentum yet, for a network and `learned` scales.
+    /// Before the first update, for a network and `learned` scales.
     pub fn new(
         rule: Box<dyn UpdateRule>,
         schedule: Box<dyn LearningRate>,
@@ -40,22 +39,22 @@ impl Updater {
         device: Device,
     ) -> Result<Self, OptimError> {
         Ok(Self {
+            state: RuleState::new(&*rule, trainable_len, learned, device)?,
             rule,
             schedule,
-            momentum: Tensor::f_zeros([trainable_len], (Kind::Float, device))?,
-            scale_momentum: Tensor::f_zeros([learned], (Kind::Float, device))?,
+            learned,
             bn_momentum: bn_momentum(graph)?,
         })
     }
 
     /// Whether scales are learned.
     pub fn learns_scales(&self) -> bool {
-        self.scale_momentum.size()[0] > 0
+        self.learned > 0
     }
 
     /// Updates the parameters, and the ranges of learned scales, from gradients that were summed at loss scale `scale`.
     pub fn update(
-        &self,
+        &mut self,
         weights: &Weights,
         sums: &GradientBuffer,
         lr: f64,
@@ -67,11 +66,27 @@ impl Updater {
             let _ = of_scales.shallow_clone().f_mul_scalar_(1.0 / scale)?;
         }
         let _guard = tch::no_grad_guard();
-        self.rule.update(&weights.flat, &self.momentum, &gradients, weights.layout.decayed, lr)?;
+        let count = self.state.updates + 1;
+        self.rule.update(Update {
+            weights: &weights.flat,
+            buffers: &self.state.buffers,
+            gradients: &gradients,
+            decayed: weights.layout.decayed,
+            lr,
+            count,
+        })?;
         if self.learns_scales() {
-            let (rule, momentum) = (&*self.rule, &self.scale_momentum);
-            scales::update(rule, &weights.ranges, &weights.qmax, momentum, &of_scales, lr)?;
+            let update = Update {
+                weights: &weights.ranges,
+                buffers: &self.state.of_scales,
+                gradients: &of_scales,
+                decayed: 0,
+                lr,
+                count,
+            };
+            scales::update(&*self.rule, &weights.qmax, update)?;
         }
+        self.state.updates = count;
         Ok(())
     }
 

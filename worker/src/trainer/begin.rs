@@ -167,16 +167,22 @@ fn tell(session: &Session, told: &Told) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// Decides on rank 0 and tells the others.
-pub(super) fn agree(config: &RunConfig, session: &Session, job: &Job) -> Result<Begin, TrainError> {
+/// Decides on rank 0 and tells the others. A checkpoint has `copies` numbers for every weight: itself, and what the update
+/// rule keeps.
+pub(super) fn agree(
+    config: &RunConfig,
+    session: &Session,
+    job: &Job,
+    copies: usize,
+) -> Result<Begin, TrainError> {
     let plan = session.plan();
     if plan.rank == 0 {
         // The folder first: what others do in it ends before it is looked at.
         let folder = if writes(&config.run) {
-            // Weights and momentum in FP32, and statistics besides.
+            // In FP32, and statistics besides.
             let scalars: usize = job.graph.params.iter().map(crate::graph::Param::len).sum();
             let graph = serde_json::to_vec(&job.graph).map_err(|e| TrainError::Config(e.to_string()))?.len();
-            let bytes = 2 * 4 * scalars as u64 + graph as u64 + MANIFEST_ROOM;
+            let bytes = (copies * 4 * scalars) as u64 + graph as u64 + MANIFEST_ROOM;
             // A store that does not answer is one that ends the job.
             let others = || plan.world_size > 1 && session.store().check(&[STOP.into()]).unwrap_or(false);
             let asked_to_end = || signals::requested() || session.abort().is_tripped() || others();

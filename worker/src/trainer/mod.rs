@@ -10,6 +10,7 @@ mod quantization;
 mod rescue;
 mod resume;
 mod setup;
+mod update;
 
 pub use begin::kept_global_batch;
 pub use error::TrainError;

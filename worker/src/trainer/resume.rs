@@ -53,13 +53,10 @@ pub(super) fn start(
         let position = if restart { Position::default() } else { manifest.position };
         if config.run.run_scope != RunScope::EvalOnly {
             fits.check_position(position, steps_per_epoch, global_batch)?;
+            program.restore(&snapshot).map_err(|e| unfit(path, e))?;
+        } else {
+            load(program, path, &snapshot.model, false)?;
         }
-        program.restore(&snapshot).map_err(|e| match e {
-            RestoreError::Mismatch(mismatch) => {
-                CheckpointError::Mismatch { path: path.into(), mismatch }.into()
-            }
-            RestoreError::Program(e) => TrainError::Optim(e),
-        })?;
         let message = resumed(path, manifest, position, config, global_batch)?;
         let from = match restart {
             true => Some(StartedFrom::Checkpoint {
@@ -146,6 +143,22 @@ fn load(
     }
     program.weights.load(state)?;
     Ok((!mismatch.is_empty()).then_some(mismatch))
+}
+
+/// Why a program does not go on from a checkpoint, with what to do about it.
+fn unfit(path: &Path, e: RestoreError) -> TrainError {
+    match e {
+        RestoreError::Mismatch(mismatch) => CheckpointError::Mismatch { path: path.into(), mismatch }.into(),
+        RestoreError::OtherRule { wanted, found, .. } => CheckpointError::Other {
+            path: path.into(),
+            what: "what the update rule keeps",
+            found,
+            wanted,
+            hint: "; go on with --optimizer as it was, or take the weights alone with --from-pretrained-params",
+        }
+        .into(),
+        RestoreError::Program(e) => TrainError::Optim(e),
+    }
 }
 
 /// Whether a checkpoint's network tells the same classes of images of the same shape apart as the network of `job` would.

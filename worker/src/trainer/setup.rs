@@ -3,10 +3,11 @@
 use super::best::Best;
 use super::job::Job;
 use super::patience::{PATIENCE, patience};
+use super::update::{rule, schedule};
 use super::{Outcome, TrainError, begin, resume};
 use crate::checkpoint::{OwnedFolder, Position, RunIdentity, StartedFrom};
 use crate::collective::{Collective, CollectiveError, Counted, Gloo, Local, Nccl, Place, load_nccl};
-use crate::config::{DataSettings, OptimizerSettings, RunConfig, RunScope};
+use crate::config::{DataSettings, RunConfig, RunScope};
 use crate::data::{DataConfig, Geometry, Sharding, TrainLoader};
 use crate::exec::initialise;
 use crate::graph::NetworkFacts;
@@ -15,8 +16,7 @@ use crate::metrics::{Reporter, median, say};
 use crate::native;
 use crate::native::devices;
 use crate::optim::loss_scale::LossScale;
-use crate::optim::schedule::Schedule;
-use crate::optim::{CrossEntropy, DistributedOptimizer, Program, Sgd, Sharing};
+use crate::optim::{CrossEntropy, DistributedOptimizer, Program, Sharing};
 use crate::passes;
 use crate::session::{Backend, BuildPlan, Fp32Math, LossScalingMode, Session};
 use crate::strategy::Strategy;
@@ -124,48 +124,6 @@ fn loss_scale(plan: &BuildPlan) -> LossScale {
     }
 }
 
-/// Warm-up where none was given, in epochs, as the reference has it.
-const WARMUP_EPOCHS: f64 = 5.0;
-
-/// The schedule, and what is to be said about it: a warm-up that nobody asked for takes a tenth of the run at most.
-fn schedule(
-    settings: &OptimizerSettings,
-    plan: &BuildPlan,
-    steps_per_epoch: u64,
-) -> (Schedule, Option<String>) {
-    let steps = |epochs: f64| (epochs * steps_per_epoch as f64).round() as u64;
-    let (usual, tenth) = (steps(WARMUP_EPOCHS), plan.total_steps / 10);
-    let (warmup_steps, told) = match settings.warmup_epochs {
-        Some(epochs) => (steps(epochs), None),
-        None if usual > tenth => {
-            let told = format!(
-                "warm-up is {tenth} of {} steps, a tenth of this short run instead of {WARMUP_EPOCHS} epochs; --warmup-epochs says otherwise",
-                plan.total_steps
-            );
-            (tenth, Some(told))
-        }
-        None => (usual, None),
-    };
-    let schedule = Schedule {
-        kind: settings.lr_scheduler,
-        lr: settings.lr,
-        warmup_start_lr: settings.warmup_start_lr,
-        warmup_steps,
-        total_steps: plan.total_steps,
-    };
-    (schedule, told)
-}
-
-/// The update rule of these settings.
-fn rule(settings: &OptimizerSettings) -> Sgd {
-    Sgd {
-        momentum: settings.momentum,
-        nesterov: settings.nesterov,
-        weight_decay: settings.weight_decay,
-        decay_all: settings.bn_weight_decay,
-    }
-}
-
 /// What of a training set the last, incomplete global batch leaves out of an epoch.
 fn remainder(images: usize, global: usize) -> Option<String> {
     let rest = images % global;
@@ -224,8 +182,8 @@ impl<'a> Run<'a> {
 
         let rule = rule(&config.optimizer);
         let loss = CrossEntropy { label_smoothing: config.optimizer.label_smoothing };
-        let (schedule, warmup) = schedule(&config.optimizer, plan, steps_per_epoch);
-        let begin = begin::agree(config, session, job)?;
+        let (schedule, warmup) = schedule(&config.optimizer, plan.total_steps, steps_per_epoch);
+        let begin = begin::agree(config, session, job, 1 + rule.buffers().len())?;
         let collective = collective(session, address, patience)?;
         let optimizer = DistributedOptimizer::new(rule, strategy, collective)
             .schedule(schedule)
@@ -351,7 +309,6 @@ impl<'a> Run<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::optim::schedule::LearningRate;
     use crate::session::{Determinism, LossScaling, QatRecipe, WorkerFacts, job_spec, machine};
     use crate::strategy::{Amp, Layout, Observer, Target};
     use crate::trainer::purpose;
@@ -392,7 +349,12 @@ mod tests {
         let step = (sharing(plan), loss_scale(plan), device(plan));
         format!(
             "{:?}",
-            (strategy, step, data_config(&config.data, 3, plan), schedule(&config.optimizer, plan, 100))
+            (
+                strategy,
+                step,
+                data_config(&config.data, 3, plan),
+                schedule(&config.optimizer, plan.total_steps, 100)
+            )
         )
     }
 
@@ -448,25 +410,6 @@ mod tests {
             change(&mut other);
             assert_ne!(made(&other), before, "{name} of the plan is not obeyed");
         }
-    }
-
-    #[test]
-    fn a_warm_up_nobody_asked_for_takes_a_tenth_of_the_run_at_most() {
-        let at = |given: Option<f64>, epochs: u32| {
-            let config = RunConfig::default().with(|c| {
-                c.optimizer.warmup_epochs = given;
-                c.run.epochs = epochs;
-                c.data.batch_size = 50;
-            });
-            schedule(&config.optimizer, &planned(&config), 100)
-        };
-        let (long, told) = at(None, 90);
-        assert_eq!((long.warmup_steps, told), (500, None));
-        let (short, told) = at(None, 1);
-        assert_eq!(short.warmup_steps, 10);
-        assert!(short.at(20) > 0.0 && told.unwrap().contains("10 of 100 steps"));
-        let (given, told) = at(Some(5.0), 1);
-        assert_eq!((given.warmup_steps, told), (500, None), "what is given is obeyed");
     }
 
     #[test]
