@@ -49,6 +49,11 @@ pub(super) fn settings(
             why("qat-freeze-bn", qat.freeze_bn, total_steps),
         ),
         setting("observer-momentum", qat.observer_momentum, "--qat-observer-momentum"),
+        setting(
+            "clipped-gradients",
+            if qat.unclipped_straight_through { "pass" } else { "stop" },
+            "--qat-pass-through: where values were clipped",
+        ),
         setting("bn-images", qat.bn_images, "--qat-bn-images: BatchNorm's statistics anew when they freeze"),
         match qat.distillation {
             None => setting("distillation", "off", "--qat-distill is not set"),
