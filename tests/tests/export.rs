@@ -189,7 +189,7 @@ fn every_profile_opset_weight_width_and_float_type_is_valid_onnx_or_an_error_tha
     }
     assert_eq!((files.len(), refused.len()), (80, 16), "{refused:?}");
     for (name, why) in refused {
-        let remedy = if name.starts_with("tensorrt") { "--opset 19" } else { "--float-type fp32" };
+        let remedy = if name.starts_with("tensorrt") { "opset 19" } else { "use fp32" };
         assert!(why.contains(remedy), "{name}: {why}");
     }
     check(&files);

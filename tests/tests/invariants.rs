@@ -1,8 +1,8 @@
 //! The architecture's invariants, applied to this repository; then each check shown to fail on what it is for.
 
 use octrain_tests::policy::{
-    FallibleRules, ImportRules, Lengths, Licences, LongFile, Rooms, Source, Tree, UnsafeRules, Violation,
-    WriteRules, assert_none, paths, repository, sources, vague_names,
+    FallibleRules, FlagRules, ImportRules, Lengths, Licences, LongFile, Rooms, Source, Tree, UnsafeRules,
+    Violation, WriteRules, assert_none, paths, repository, sources, vague_names,
 };
 use std::process::Command;
 
@@ -54,6 +54,26 @@ const FALLIBLE: FallibleRules = FallibleRules {
         "worker/src/trainer/",
     ],
     tests: &["worker/src/collective/faulty.rs"],
+};
+
+/// Rooms that are used without a command line.
+const FLAGS: FlagRules = FlagRules {
+    rooms: &[
+        "worker/core/src/graph/",
+        "worker/core/src/models/",
+        "worker/core/src/passes/",
+        "worker/core/src/quant/",
+        "worker/src/checkpoint/",
+        "worker/src/collective/",
+        "worker/src/data/",
+        "worker/src/exec/",
+        "worker/src/export/",
+        "worker/src/optim/",
+    ],
+    exceptions: &[(
+        "scripts/setup.sh --cuda",
+        "it installs what is missing, for whoever uses the library too",
+    )],
 };
 
 const LENGTHS: Lengths = Lengths { limit: 500, reasons: &[] };
@@ -162,6 +182,11 @@ fn unsafe_stays_in_the_native_bindings() {
 #[test]
 fn calls_of_libtorch_that_can_fail_on_a_gpu_return_their_error() {
     assert_none("infallible calls", &FALLIBLE.check(&product_sources()).unwrap());
+}
+
+#[test]
+fn the_library_speaks_of_its_api_and_not_of_flags() {
+    assert_none("flags in the library's texts", &FLAGS.check(&product_sources()).unwrap());
 }
 
 #[test]
@@ -313,6 +338,32 @@ fn an_infallible_call_of_libtorch_is_found() {
     ];
     for text in good {
         assert_eq!(check("worker/src/exec/x.rs", text), 0, "{text}");
+    }
+}
+
+#[test]
+fn a_flag_in_a_text_of_the_library_is_found() {
+    let check = |path: &str, text: &str| places(&FLAGS.check(&[Source::snippet(path, text)]).unwrap()).len();
+    let bad = [
+        "#[error(\"lower --lr\")] struct E;",
+        "fn f() -> String { format!(\"say `--amp bf16` {x}\") }",
+        "const S: &str = \"--qat\";",
+        "fn f() { g(\"out of place (--opset)\") }",
+        "fn f() { g(r#\"run scripts/setup.sh --cuda, then --device\"#) }",
+    ];
+    for text in bad {
+        assert_eq!(check("worker/src/optim/error.rs", text), 1, "{text}");
+        assert_eq!(check("worker/src/cli/advice.rs", text), 0, "the command line's own room");
+        assert_eq!(check("worker/src/optim/error.rs", &format!("#[cfg(test)] mod tests {{ {text} }}")), 0);
+    }
+    let good = [
+        "/// What `--lr` says.\nfn f() {} // --lr",
+        "const S: &str = \"a -- b, c--d, x --> y, 3 --4\";",
+        "const S: &str = \"run scripts/setup.sh --cuda\";",
+        "fn f(n: i64) -> i64 { n - --n }",
+    ];
+    for text in good {
+        assert_eq!(check("worker/src/optim/error.rs", text), 0, "{text}");
     }
 }
 

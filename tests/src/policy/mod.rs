@@ -5,6 +5,7 @@
 
 mod dependencies;
 mod fallible;
+mod flags;
 mod imports;
 mod layout;
 mod paths;
@@ -13,6 +14,7 @@ mod writes;
 
 pub use dependencies::{Licences, Package, Tree};
 pub use fallible::FallibleRules;
+pub use flags::FlagRules;
 pub use imports::{ImportRules, Rooms};
 pub use layout::{Lengths, LongFile, vague_names};
 pub use paths::{PathUse, paths};

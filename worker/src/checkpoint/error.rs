@@ -16,7 +16,7 @@ pub enum CheckpointError {
     },
     /// The disk is full.
     #[error(
-        "no space left on device while writing `{path}`; free some and go on with `octrain train --resume`: earlier checkpoints are untouched"
+        "no space left on device while writing `{path}`; free some and go on from the last checkpoint: those that were complete are untouched"
     )]
     NoSpace {
         /// The file.
@@ -43,9 +43,7 @@ pub enum CheckpointError {
         why: String,
     },
     /// Truncated or altered.
-    #[error(
-        "checkpoint file `{path}` is damaged: {why}; an earlier checkpoint of its run is taken with --last-epoch-of-checkpoint N, or by its own folder"
-    )]
+    #[error("checkpoint file `{path}` is damaged: {why}; earlier checkpoints of its run are untouched")]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -66,7 +64,7 @@ pub enum CheckpointError {
     },
     /// Saved by a program of its own.
     #[error(
-        "`{path}` was not saved by `octrain train`, so there are no settings to go on with: take its weights alone with --from-pretrained-params, or go on in the program that wrote it"
+        "`{path}` was not saved by `octrain train`, so there are no settings to go on with: take its weights alone, or go on in the program that wrote it"
     )]
     NoSettings {
         /// The checkpoint.
@@ -74,7 +72,7 @@ pub enum CheckpointError {
     },
     /// Its manifest says two things at once.
     #[error(
-        "`{path}` contradicts itself: {why}. Octrain writes no such manifest: it was changed by hand, or put together from two; take another checkpoint of the run, or train from its weights alone (--from-pretrained-params FOLDER/model.safetensors)"
+        "`{path}` contradicts itself: {why}. Octrain writes no such manifest: it was changed by hand, or put together from two; take another checkpoint of the run, or train from its weights alone, FOLDER/model.safetensors"
     )]
     Contradiction {
         /// The manifest.
@@ -104,7 +102,7 @@ pub enum CheckpointError {
     },
     /// A run works there.
     #[error(
-        "the output folder `{path}` is in use by another run ({holder}). Two runs cannot share a folder: wait for that one to end, or give another --output-dir. If these are the tasks of one job, started by srun or mpirun, they do not know of each other: start them with `octrain launch` and one `octrain-coordinator`, or `octrain train --nproc N` once"
+        "the output folder `{path}` is in use by another run ({holder}). Two runs cannot share a folder: wait for that one to end, or take another folder"
     )]
     InUse {
         /// The folder.
@@ -114,7 +112,7 @@ pub enum CheckpointError {
     },
     /// Checkpoints of others are there.
     #[error(
-        "the output folder `{path}` cannot be this run's: {why}. To go on with what is there: `octrain train --resume {path}` (or --last-epoch-of-checkpoint auto, with the same settings). To start anew there: --overwrite, which removes those once the first new checkpoint is complete. Or give another --output-dir"
+        "the output folder `{path}` cannot be this run's: {why}. Go on with what is there, overwrite it, or take another folder"
     )]
     Occupied {
         /// The folder.
@@ -124,7 +122,7 @@ pub enum CheckpointError {
     },
     /// The run would go on from a checkpoint that others of it are beyond.
     #[error(
-        "this run starts from {start}, but checkpoints that are further are in `{path}`: {names}; whoever asks for the furthest would get one of those. To go on from the furthest: `octrain train --resume {path}`. To go on from {start} all the same: `octrain train --resume {path}/{start} --overwrite`, which removes those once the first new checkpoint is complete. Or give another --output-dir"
+        "this run starts from {start}, but checkpoints that are further are in `{path}`: {names}; whoever asks for the furthest would get one of those. Go on from the furthest, overwrite those beyond {start}, or take another folder"
     )]
     Behind {
         /// The folder.
@@ -136,7 +134,7 @@ pub enum CheckpointError {
     },
     /// Nothing can be written there.
     #[error(
-        "the output folder `{path}` cannot be written (tried to {what}): {source}; make it writable or give another --output-dir"
+        "the output folder `{path}` cannot be written (tried to {what}): {source}; make it writable or take another folder"
     )]
     Unwritable {
         /// The folder.
@@ -148,7 +146,7 @@ pub enum CheckpointError {
     },
     /// Not enough room.
     #[error(
-        "the output folder `{path}` has {} MiB left, and two checkpoints of this run take {} MiB; free some or give another --output-dir",
+        "the output folder `{path}` has {} MiB left, and two checkpoints of this run take {} MiB; free some or take another folder",
         .free >> 20, (.needed >> 20) + 1
     )]
     NoRoom {
@@ -181,7 +179,7 @@ pub enum CheckpointError {
     },
     /// A file of PyTorch's, which is a program in disguise.
     #[error(
-        "`{path}` is a PyTorch pickle, not a safetensors file; make one from it with Python: import torch, safetensors.torch; d = torch.load('{path}', map_location='cpu', weights_only=True); d = d.get('state_dict', d); safetensors.torch.save_file({{k: v.contiguous() for k, v in d.items()}}, 'weights.safetensors'), then give --from-pretrained-params weights.safetensors"
+        "`{path}` is a PyTorch pickle, not a safetensors file; make one from it with Python: import torch, safetensors.torch; d = torch.load('{path}', map_location='cpu', weights_only=True); d = d.get('state_dict', d); safetensors.torch.save_file({{k: v.contiguous() for k, v in d.items()}}, 'weights.safetensors'), and take that file"
     )]
     Pickle {
         /// The file.
@@ -202,9 +200,7 @@ pub enum CheckpointError {
         hint: &'static str,
     },
     /// Weights do not match the network.
-    #[error(
-        "the weights in `{path}` do not match the network: {mismatch}; --allow-mismatch takes what fits and initialises the rest"
-    )]
+    #[error("the weights in `{path}` do not match the network: {mismatch}")]
     Mismatch {
         /// Where they come from.
         path: PathBuf,

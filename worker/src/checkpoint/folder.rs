@@ -269,7 +269,7 @@ mod tests {
         first.save(&snapshot(0, 30)).unwrap();
         drop(first);
         let e = take(dir.path()).admit(None, false).unwrap_err().to_string();
-        for want in ["0-30", "--resume", "--overwrite", "--output-dir"] {
+        for want in ["0-30", "Go on", "overwrite", "another folder"] {
             assert!(e.contains(want), "{want} in {e}");
         }
         // Overwriting keeps the old one until the first new one is complete.
@@ -301,7 +301,7 @@ mod tests {
         first.save(&snapshot(2, 0)).unwrap();
         drop(first);
         let e = take(dir.path()).admit(Some(&at), false).unwrap_err().to_string();
-        assert!(e.contains("starts from 1") && e.contains("/1 --overwrite`"), "{e}");
+        assert!(e.contains("starts from 1") && e.contains("overwrite those beyond 1"), "{e}");
     }
 
     #[test]

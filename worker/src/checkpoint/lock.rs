@@ -145,7 +145,7 @@ mod tests {
         let first = FolderLock::take(dir.path(), &me, &|| false).unwrap();
         // It is asked to stop, so it does not wait.
         let e = FolderLock::take(dir.path(), &me, &|| true).unwrap_err().to_string();
-        for want in [&me.to_string()[..], "octrain launch", "--output-dir"] {
+        for want in [&me.to_string()[..], "take another folder"] {
             assert!(e.contains(want), "{want} in {e}");
         }
         assert_eq!(holder(dir.path()).unwrap(), Some(me.to_string()));

@@ -178,7 +178,7 @@ pub fn find(path: &Path, which: Which) -> Result<PathBuf, CheckpointError> {
         return Ok(path.into());
     }
     if path.is_file() {
-        let why = "it is a file, and a checkpoint is a folder; weights alone, in a safetensors file, are taken with --from-pretrained-params".into();
+        let why = "it is a file, and a checkpoint is a folder; weights alone, in a safetensors file, are something to start from".into();
         return Err(CheckpointError::Foreign { path: path.into(), wanted: "a checkpoint", why });
     }
     if !path.is_dir() {
@@ -414,7 +414,7 @@ mod tests {
             let e = load_weights(&dir.path().join("other")).unwrap_err();
             assert!(matches!(e, CheckpointError::Foreign { .. }) && e.is_configuration(), "{e}");
             let e = find(&dir.path().join("other"), Which::Auto).unwrap_err().to_string();
-            assert!(e.contains("it is a file") && e.contains("--from-pretrained-params"), "{e}");
+            assert!(e.contains("it is a file") && e.contains("something to start from"), "{e}");
         }
         fs::write(dir.path().join("cut"), &good[..good.len() / 2]).unwrap();
         let e = load_weights(&dir.path().join("cut")).unwrap_err();

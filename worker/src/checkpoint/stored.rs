@@ -231,7 +231,7 @@ mod tests {
         );
         let manifest = read(Path::new("m"), &text(|v| v["config"] = Value::Null)).unwrap();
         let e = manifest.settings(folder).unwrap_err();
-        assert!(e.to_string().contains("--from-pretrained-params"), "{e}");
+        assert!(e.to_string().contains("weights alone"), "{e}");
         // The first release had nothing else.
         let first = |v: &mut Value| {
             v.as_object_mut().unwrap().remove("strategy");

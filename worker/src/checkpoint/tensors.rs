@@ -41,7 +41,7 @@ pub(super) fn decode(bytes: &[u8], path: &Path) -> Result<State, CheckpointError
                 let why = format!(
                     "tensor `{name}` has type {other:?}; make a file of FP32 from it with Python: import safetensors.torch as s; \
                      s.save_file({{k: v.float() for k, v in s.load_file('{place}').items() if v.is_floating_point()}}, \
-                     'weights.safetensors'), then give --from-pretrained-params weights.safetensors"
+                     'weights.safetensors'), and take that file"
                 );
                 let wanted = "a file of F32, F16 and BF16 tensors";
                 return Err(CheckpointError::Foreign { path: path.into(), wanted, why });
@@ -78,7 +78,7 @@ mod tests {
         for (dtype, named) in [(Dtype::F64, "F64"), (Dtype::I64, "I64")] {
             let e = decode(&of("fc.weight", dtype), Path::new("w.safetensors")).unwrap_err();
             assert!(matches!(e, CheckpointError::Foreign { .. }) && e.is_configuration(), "{e}");
-            for part in ["w.safetensors", "`fc.weight`", named, "v.float()", "--from-pretrained-params"] {
+            for part in ["w.safetensors", "`fc.weight`", named, "v.float()", "take that file"] {
                 assert!(e.to_string().contains(part), "{part} in {e}");
             }
         }

@@ -107,7 +107,7 @@ fn usage(e: &clap::Error) -> Exit {
     if !e.use_stderr() {
         e.exit();
     }
-    Exit::configuration(e.render().to_string().trim_end())
+    Exit::configuration(e.render().to_string().trim_end().to_string())
 }
 
 /// The command line of a launcher could not be read: tells the coordinator, where at least that one is named.

@@ -1,5 +1,6 @@
 //! The command line, one file per subcommand.
 
+mod advice;
 mod analyze;
 mod args;
 mod checkpoint_base;
@@ -133,8 +134,8 @@ struct Exit {
 }
 
 impl Exit {
-    fn configuration(e: impl std::fmt::Display) -> Self {
-        Self { code: EXIT_CONFIGURATION, message: e.to_string() }
+    fn configuration(e: impl std::fmt::Display + 'static) -> Self {
+        Self { code: EXIT_CONFIGURATION, message: advice::told(&e) }
     }
 
     /// Of a run: trying again helps where nothing has to be changed, as with data that cannot be read for now.
@@ -156,7 +157,7 @@ impl Exit {
     /// Of a checkpoint that cannot be used: a damaged one is no fault of the command.
     fn checkpoint(e: CheckpointError) -> Self {
         let code = if e.is_configuration() { EXIT_CONFIGURATION } else { EXIT_ERROR };
-        Self { code, message: e.to_string() }
+        Self { code, message: advice::told(&e) }
     }
 }
 
@@ -177,7 +178,7 @@ pub fn main() -> ExitCode {
             let exit = e.downcast_ref::<Exit>();
             // A conclusion that was told already has no message.
             if exit.is_none_or(|x| !x.message.is_empty()) {
-                last_word(format_args!("octrain: {e:#}"));
+                last_word(format_args!("octrain: {}", advice::with_causes(&e)));
             }
             // Without what libraries do at the end of a process: a failed run may have left a thread inside of one.
             metrics::finish();

@@ -1,6 +1,6 @@
 //! `octrain worker`: one rank.
 
-use super::{Exit, in_vain};
+use super::{Exit, advice, in_vain};
 use crate::config::RunConfig;
 use crate::launcher::{
     EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_ERROR, EXIT_OK, EXIT_PREEMPTED, logging,
@@ -142,7 +142,7 @@ pub fn run(config: &RunConfig, place: &Place, job: Job) -> Result<u8> {
             session.leave_interrupted();
             return Err(Exit { code: EXIT_PREEMPTED, message: e.to_string() }.into());
         }
-        Ok(Err(e)) => (e.to_string(), e.kind()),
+        Ok(Err(e)) => (advice::told(&e), e.kind()),
         Err(panicked) => (panicked.to_string(), FailureKind::Own),
     };
     let conclusion = session.conclude(&message, kind);

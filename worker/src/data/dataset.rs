@@ -45,7 +45,7 @@ impl Dataset {
             ));
         }
         if wanted.val_fraction > 0.0 && matches!(wanted.root, "digits" | "synthetic") {
-            let why = "it has images for validation of its own; say --val-fraction 0".into();
+            let why = "it has images for validation of its own".into();
             return Err(DataError::held_out(Path::new(wanted.root), why));
         }
         let set = match wanted.root {

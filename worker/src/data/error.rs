@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 pub enum DataError {
     /// No such folder, or not one.
     #[error(
-        "--image-root: `{path}` is not there ({why}); give a folder that holds train/<class>/ and val/<class>/ with JPEG or PNG files, or `digits`, or `synthetic`"
+        "`{path}` is not there ({why}); give a folder that holds train/<class>/ and val/<class>/ with JPEG or PNG files, or `digits`, or `synthetic`"
     )]
     Missing {
         /// The folder.
@@ -19,9 +19,7 @@ pub enum DataError {
         why: String,
     },
     /// The system does not give a folder's entries, though it may be there: a mount that went away, a disk that fails.
-    #[error(
-        "--image-root: `{path}` cannot be read ({why}); is its file system mounted and well? Then start again"
-    )]
+    #[error("`{path}` cannot be read ({why}); is its file system mounted and well? Then start again")]
     Unlisted {
         /// The folder.
         path: PathBuf,
@@ -30,21 +28,20 @@ pub enum DataError {
     },
     /// No such half.
     #[error(
-        "--image-root: `{path}` has no folder `{split}/`{has}; it must hold train/<class>/ and val/<class>/ with JPEG or PNG files{advice}"
+        "`{path}` has no folder `{}/`{has}; it must hold train/<class>/ and val/<class>/ with JPEG or PNG files, or be one folder of classes of which a part is held out for validation",
+        split.folder()
     )]
     NoSplit {
         /// The root.
         path: PathBuf,
         /// The half.
-        split: &'static str,
+        split: Split,
         /// What is there instead.
         has: String,
-        /// What else can be done.
-        advice: &'static str,
     },
     /// Nothing in it.
     #[error(
-        "--image-root: `{path}` holds no {what}{}; it must have one folder per class with JPEG or PNG files",
+        "`{path}` holds no {what}{}; it must have one folder per class with JPEG or PNG files",
         if has.is_empty() { String::new() } else { format!(" (but {has})") }
     )]
     Empty {
@@ -56,14 +53,14 @@ pub enum DataError {
         has: String,
     },
     /// A class's name is not text.
-    #[error("--image-root: the name of `{path}` is not UTF-8; rename the folder, its name is the class's")]
+    #[error("the name of `{path}` is not UTF-8; rename the folder, its name is the class's")]
     Name {
         /// The folder.
         path: PathBuf,
     },
     /// Classes of the two halves differ.
     #[error(
-        "`{path}` has classes in one half only: {alone}; add their images to the other half, take the folders away, or say --allow-missing-classes"
+        "`{path}` has classes in one half only: {alone}; add their images to the other half, take the folders away, or allow that classes are missing"
     )]
     OneSided {
         /// The root.
@@ -92,9 +89,7 @@ pub enum DataError {
         names: String,
     },
     /// Not as many classes as were told.
-    #[error(
-        "--num-of-class is {wanted}, but {root} has {found} classes: leave the flag out, or say --num-of-class {found}"
-    )]
+    #[error("{wanted} classes are wanted, but {root} has {found} classes")]
     Classes {
         /// Where.
         root: String,
@@ -104,7 +99,7 @@ pub enum DataError {
         wanted: usize,
     },
     /// A folder cannot be split into images for training and for validation.
-    #[error("--val-fraction cannot split `{root}`: {why}")]
+    #[error("no part of `{root}` can be held out for validation: {why}")]
     HeldOut {
         /// The data.
         root: PathBuf,
@@ -115,7 +110,9 @@ pub enum DataError {
     #[error("the settings of the data: {0}")]
     Settings(String),
     /// Less than a global batch.
-    #[error("{images} training images do not fill one global batch of {global}: --batch-size {fits} fits")]
+    #[error(
+        "{images} training images do not fill one global batch of {global}: microbatches of {fits} images fit"
+    )]
     TooFew {
         /// Images.
         images: usize,
@@ -126,7 +123,7 @@ pub enum DataError {
     },
     /// Too many images that cannot be read.
     #[error(
-        "{count} images cannot be decoded, more than the {limit} that --max-corrupt-images allows; the last one: {last}"
+        "{count} images cannot be decoded, more than the {limit} that are tolerated; the last one: {last}"
     )]
     Corrupt {
         /// How many.
@@ -138,7 +135,7 @@ pub enum DataError {
     },
     /// Too many images whose bytes the system does not give.
     #[error(
-        "{count} images cannot be read, more than the {limit} that --max-corrupt-images allows; is the data still there? The last one: {last}"
+        "{count} images cannot be read, more than the {limit} that are tolerated; is the data still there? The last one: {last}"
     )]
     Unread {
         /// How many cannot be read or decoded.
@@ -219,13 +216,7 @@ impl DataError {
             true => String::new(),
             false => format!(" (its folders: {})", listed(&names)),
         };
-        let advice = match split {
-            Split::Train => "; where its folders are the classes themselves, say --val-fraction 0.1",
-            Split::Val => {
-                "; to hold out a part of one folder of classes, say --val-fraction 0.1, to train without evaluating, --run-scope train_only"
-            }
-        };
-        DataError::NoSplit { path: root.into(), split: split.folder(), has, advice }
+        DataError::NoSplit { path: root.into(), split, has }
     }
 
     pub(super) fn one_sided(root: &Path, alone: [(Split, Vec<String>); 2]) -> Self {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// When there is a validation set already.
 pub(super) fn folder(root: &Path) -> Result<PathBuf, DataError> {
     if root.join(Split::Val.folder()).is_dir() {
-        let why = "it has a folder `val/` to evaluate on already; say --val-fraction 0, or take `val/` away";
+        let why = "it has a folder `val/` to evaluate on already; hold nothing out, or take `val/` away";
         return Err(DataError::held_out(root, why.into()));
     }
     let train = root.join(Split::Train.folder());
@@ -88,7 +88,7 @@ mod tests {
         for (fraction, what) in [(1e-9, "validation"), (0.999_999_999, "training")] {
             let told =
                 part(images(3), Path::new("/data"), "cat", Split::Train, fraction).unwrap_err().to_string();
-            for want in ["3 images of class `cat`", what, "--val-fraction"] {
+            for want in ["3 images of class `cat`", what, "held out for validation"] {
                 assert!(told.contains(want), "{want} in {told}");
             }
         }

@@ -372,6 +372,6 @@ mod tests {
             ..config(0, 1, 1)
         };
         let e = TrainLoader::new(dataset("synthetic", Split::Train), c).err().unwrap().to_string();
-        assert!(e.contains("107") && e.contains("150") && e.contains("--batch-size 3 fits"), "{e}");
+        assert!(e.contains("107") && e.contains("150") && e.contains("microbatches of 3 images fit"), "{e}");
     }
 }

@@ -220,7 +220,7 @@ impl Pipeline {
             }
             Err(RecvTimeoutError::Disconnected) => Err(self.gone()),
             Err(RecvTimeoutError::Timeout) => Err(DataError::Loader(format!(
-                "has waited {} s for one batch: does the file system of --image-root answer?",
+                "has waited {} s for one batch: does the file system of the images answer?",
                 PATIENCE.as_secs()
             ))),
         }

@@ -7,7 +7,7 @@ use crate::config::{DataSettings, ModelSettings};
 pub enum Names<'a> {
     /// Those of the data.
     OfData,
-    /// So many, as `--num-of-class` says.
+    /// So many.
     Count(usize),
     /// These, numbered like this: those of a checkpoint or a file.
     Known {

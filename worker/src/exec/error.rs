@@ -50,7 +50,7 @@ pub enum ExecError {
     },
     /// A quantizer without a range.
     #[error(
-        "quantizer `{0}` has no range yet: calibrate first (train with --qat), or start from a checkpoint trained with --qat"
+        "quantizer `{0}` has no range yet: calibrate first, or start from a checkpoint of quantization-aware training"
     )]
     NoRange(String),
     /// NaN or infinity in an activation.

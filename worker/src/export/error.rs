@@ -10,7 +10,9 @@ pub enum ExportError {
     #[error("the checkpoint has no tensor `{0}`; was it written for another network?")]
     Missing(String),
     /// A range is not known.
-    #[error("activation `{0}` has no range in this checkpoint; INT8 profiles need one trained with --qat")]
+    #[error(
+        "activation `{0}` has no range in this checkpoint; INT8 profiles need one of quantization-aware training, or one that was calibrated"
+    )]
     NoRange(String),
     /// A number that cannot be quantized.
     #[error("`{name}` holds {value}, which cannot be quantized; the checkpoint is of a run that diverged")]
@@ -31,9 +33,9 @@ pub enum ExportError {
         why: String,
     },
     /// Opset out of range.
-    #[error("--opset {0} is not supported; 13 to 21 are")]
+    #[error("opset {0} is not supported; 13 to 21 are")]
     Opset(i64),
     /// A floating-point type that the file cannot have.
-    #[error("--float-type {0}")]
+    #[error("{0}")]
     FloatType(String),
 }

@@ -29,13 +29,13 @@ impl FloatType {
     pub fn check(self, profile: Profile, opset: i64) -> Result<(), ExportError> {
         match (self, profile) {
             (FloatType::Fp16, Profile::Onnxruntime) => Err(ExportError::FloatType(
-                "fp16 is not for --profile onnxruntime: its CPU kernels fuse nothing beside FP16 values, so all layers \
-                 would run in floating point; use --float-type fp32 (the INT8 layers are the same), or --profile openvino"
+                "fp16 is not for profile onnxruntime: its CPU kernels fuse nothing beside FP16 values, so all layers \
+                 would run in floating point; use fp32 (the INT8 layers are the same), or profile openvino"
                     .into(),
             )),
             (FloatType::Fp16, Profile::Tensorrt) if opset < FP16_SCALES => Err(ExportError::FloatType(format!(
-                "fp16 with --profile tensorrt wants FP16 scales, which --opset {opset} does not have; use --opset \
-                 {FP16_SCALES} or more, or --float-type fp32, from which TensorRT makes FP16 itself (--fp16 --int8)"
+                "fp16 with profile tensorrt wants FP16 scales, which opset {opset} does not have; use opset \
+                 {FP16_SCALES} or more, or fp32, from which TensorRT makes FP16 itself"
             ))),
             _ => Ok(()),
         }
@@ -56,7 +56,7 @@ pub(super) fn halves(name: &str, values: &[f32]) -> Result<Vec<u8>, ExportError>
         let half = f16::from_f32(value);
         if !half.is_finite() {
             return Err(ExportError::FloatType(format!(
-                "`{name}` holds {value}, beyond the 65504 of FP16; use --float-type fp32"
+                "`{name}` holds {value}, beyond the 65504 of FP16; use fp32"
             )));
         }
         bytes.extend(half.to_le_bytes());
@@ -91,8 +91,8 @@ mod tests {
     #[test]
     fn what_cannot_be_written_says_what_to_change() {
         let said = |p, opset| FloatType::Fp16.check(p, opset).unwrap_err().to_string();
-        assert!(said(Profile::Onnxruntime, 21).contains("--float-type fp32"));
-        assert!(said(Profile::Tensorrt, 13).contains("--opset 19"));
+        assert!(said(Profile::Onnxruntime, 21).contains("use fp32"));
+        assert!(said(Profile::Tensorrt, 13).contains("opset 19"));
         for (profile, opset) in [(Profile::Tensorrt, 19), (Profile::Openvino, 13), (Profile::Fp32, 13)] {
             FloatType::Fp16.check(profile, opset).unwrap();
         }

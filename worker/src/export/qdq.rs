@@ -109,7 +109,7 @@ impl Writer<'_> {
             if self.profile != Profile::Fp32 {
                 self.fp32_nodes.push((
                     node.name.clone(),
-                    "its weight was left in floating point: --qat-skip names it, or a pass".into(),
+                    "its weight was left in floating point: `qat.skip` names it, or a pass".into(),
                 ));
             }
             self.floats(weight, shape, &folded.float)?;

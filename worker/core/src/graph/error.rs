@@ -21,8 +21,8 @@ pub enum GraphError {
         /// What is wrong.
         what: String,
     },
-    /// A `--qat-skip` pattern that matches nothing.
-    #[error("--qat-skip '{pattern}' matches no node; names look like `{example}` (see `octrain graph`)")]
+    /// A pattern of [`crate::strategy::Qat::skip`] that matches nothing.
+    #[error("the pattern '{pattern}' of `qat.skip` matches no node; names look like `{example}`")]
     SkipMatchesNothing {
         /// The pattern.
         pattern: String,
@@ -31,7 +31,7 @@ pub enum GraphError {
     },
     /// An operator that no placement rule of the target speaks of.
     #[error(
-        "node `{node}` ({op}): there is no rule for how {target} computes it in INT8; leave it in floating point: --qat-skip {node}"
+        "node `{node}` ({op}): there is no rule for how {target} computes it in INT8; leave it in floating point: `qat.skip` names nodes"
     )]
     NoPlacementRule {
         /// Name of the node.

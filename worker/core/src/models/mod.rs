@@ -8,7 +8,7 @@ use crate::graph::{Graph, GraphError};
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// No such network.
-    #[error("unknown model `{name}`; --model-arch-name is one of {}", NAMES.join(", "))]
+    #[error("unknown model `{name}`; there are {}", NAMES.join(", "))]
     Unknown {
         /// The name asked for.
         name: String,
@@ -24,7 +24,7 @@ pub enum ModelError {
         source: GraphError,
     },
     /// Not 3 or 4 channels.
-    #[error("--image-shape has {0} channels; 3, or 4 with an empty fourth, are supported")]
+    #[error("an image has {0} channels; 3, or 4 with an empty fourth, are supported")]
     Channels(usize),
 }
 

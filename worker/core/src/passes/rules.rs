@@ -130,7 +130,7 @@ fn an_operator_without_a_rule_is_an_error_that_names_the_remedy() {
     for target in TARGETS {
         let e = quantized(graph.clone(), target, &[]).unwrap_err().to_string();
         assert!(
-            e.contains("`gate` (Sigmoid)") && e.contains("--qat-skip gate") && e.contains(target.name()),
+            e.contains("`gate` (Sigmoid)") && e.contains("`qat.skip`") && e.contains(target.name()),
             "{e}"
         );
     }

@@ -7,7 +7,7 @@ use crate::strategy::{Observer, Qat};
 /// A tensor held NaN or infinity where a range was to be observed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error(
-    "activation `{tensor}` holds {count} NaN or infinite values: before the first step look at the weights the run starts from, later lower --lr; `octrain debug` finds the first such layer"
+    "activation `{tensor}` holds {count} NaN or infinite values: before the first step look at the weights the run starts from, later lower the learning rate"
 )]
 pub struct NonFinite {
     /// Name of the quantizer.

@@ -8,16 +8,16 @@ use std::ffi::c_int;
 const SETUP: [(&str, &str); 4] = [
     (
         "shared memory segment",
-        "; enlarge /dev/shm (docker run --shm-size=1g; in Kubernetes an emptyDir of medium Memory)",
+        "; enlarge /dev/shm (for Docker its option shm-size; in Kubernetes an emptyDir of medium Memory)",
     ),
     (
         "Duplicate GPU detected",
-        "; give every worker a GPU of its own (--nproc, CUDA_VISIBLE_DEVICES; NCCL 2.30 can let ranks share one)",
+        "; give every worker a GPU of its own (CUDA_VISIBLE_DEVICES; NCCL 2.30 can let ranks share one)",
     ),
     ("Mismatched NCCL version", "; use the same CUDA set (scripts/setup.sh --cuda) on every host"),
     (
         "driver version is insufficient",
-        "; install a newer NVIDIA driver (`octrain doctor --gpu` names both versions), or say --device cpu",
+        "; install a newer NVIDIA driver (`octrain doctor` names both versions), or use CPUs",
     ),
 ];
 
