@@ -145,13 +145,13 @@ impl Exit {
             FailureKind::External => EXIT_ABORTED,
             _ => EXIT_ERROR,
         };
-        Self { code, message: e.to_string() }
+        Self { code, message: advice::told(&e) }
     }
 
     /// Of GPUs that cannot be used: a driver that fails may work the next time.
     fn of_gpus(e: CudaError) -> Self {
         let code = if matches!(e, CudaError::Driver { .. }) { EXIT_ERROR } else { EXIT_CONFIGURATION };
-        Self { code, message: e.to_string() }
+        Self { code, message: advice::told(&e) }
     }
 
     /// Of a checkpoint that cannot be used: a damaged one is no fault of the command.
