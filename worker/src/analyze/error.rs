@@ -50,7 +50,8 @@ impl AnalyzeError {
     /// Whether trying again without changing anything is of no use: the request or its data are at fault.
     pub fn is_configuration(&self) -> bool {
         match self {
-            Self::Exec(ExecError::State { .. } | ExecError::NoRange(_)) | Self::Graph(_) => true,
+            Self::Exec(ExecError::State { .. } | ExecError::Lacks { .. } | ExecError::NoRange(_))
+            | Self::Graph(_) => true,
             Self::NoImages { .. } | Self::NothingQuantized => true,
             Self::Exec(_) | Self::Data(_) | Self::Torch(_) | Self::Native(_) | Self::NonFinite { .. } => {
                 false

@@ -128,6 +128,7 @@ mod tests {
     #[test]
     fn each_observer_moves_in_its_own_way() {
         assert_eq!(of(Observer::MovingAverage).moved(1.0, 2.0), 1.1);
+        assert_eq!(of(Observer::MovingAverage).moved(2.0, 5.0), 2.3);
         let still = RecipeObserver { momentum: 1.0, ..of(Observer::MovingAverage) };
         assert_eq!(still.moved(1.0, 5.0), 1.0);
         assert_eq!(of(Observer::Max).moved(1.0, 2.0), 2.0);

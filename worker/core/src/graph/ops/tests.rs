@@ -55,6 +55,8 @@ fn shapes_follow_from_each_operators_rule() {
     assert_eq!(inferred(&conv(2), &[image]), Ok((vec![6, 4, 4], DType::F32)));
     assert_eq!(inferred(&linear(), &[&[8]]), Ok((vec![5], DType::F32)));
     assert_eq!(inferred(&pool(2, 2, 1), &[image]), Ok((vec![4, 5, 4], DType::Bf16)));
+    // A window as wide as the side has one place.
+    assert_eq!(inferred(&pool(6, 1, 0), &[image]), Ok((vec![4, 3, 1], DType::Bf16)));
     assert_eq!(inferred(&Op::GlobalAvgPool, &[image]), Ok((vec![4, 1, 1], DType::Bf16)));
     assert_eq!(inferred(&Op::Flatten, &[image]), Ok((vec![192], DType::Bf16)));
     assert_eq!(inferred(&Op::Concat, &[image, &[1, 8, 6], image]), Ok((vec![9, 8, 6], DType::Bf16)));
