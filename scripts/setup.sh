@@ -8,7 +8,7 @@
 #   scripts/setup.sh --cuda-apart
 #                               the CUDA set as .deps/cuda-apart, where no run takes it from: for the test that
 #                               loads it on a machine without a GPU (about 2.5 GB)
-#   scripts/setup.sh --test     also .deps/python: PyTorch, ONNX, the engines and shellcheck, for the tests;
+#   scripts/setup.sh --test     also .deps/python: PyTorch, torchvision, ONNX, the engines and shellcheck, for the tests;
 #                               and .deps/nvrtc: the compiler of the CUDA kernels, which needs no GPU
 #   scripts/setup.sh --crate FOLDER
 #                               also FOLDER/.cargo/config.toml: where the libraries are, for a crate of one's own there
@@ -137,14 +137,14 @@ if [ $want_test = yes ]; then
       3.11|3.12|3.13|3.14) ;;
       *) die "the oracles are pinned for CPython 3.11 to 3.14; python3 is $python_tag" ;;
     esac
-    say "fetching PyTorch, ONNX, the engines and shellcheck for the tests (about 2.3 GB)"
+    say "fetching PyTorch, torchvision, ONNX, the engines and shellcheck for the tests (about 2.3 GB)"
     fetch python
     say "installing them in .deps/python"
     python3 -m venv --without-pip "$work/python"
     python3 -m pip install --quiet --no-deps --no-index --find-links "$wheels" \
       --no-compile --require-hashes --target "$work/python/lib/python$python_tag/site-packages" \
       -r "$repo/scripts/requirements/python.txt" || die "pip could not install the test oracles"
-    timeout 300 "$work/python/bin/python" -c 'import numpy, onnx, onnxruntime, openvino, torch' ||
+    timeout 300 "$work/python/bin/python" -c 'import numpy, onnx, onnxruntime, openvino, torch, torchvision' ||
       die "the test oracles are installed but do not import (Python's message is above)"
     echo "$stamp" >"$work/python/.made-for"
     rm -rf "$deps/python" && mv "$work/python" "$deps/"

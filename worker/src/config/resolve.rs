@@ -197,6 +197,20 @@ mod tests {
     }
 
     #[test]
+    fn a_file_with_parts_of_a_recipe_that_is_not_on_is_refused() {
+        for (file, want) in [
+            ("qat-distill = true", "--qat-distill is part of quantization-aware training: say --qat too"),
+            ("qat-learn-scales = true\nqat = false", "--qat-learn-scales is part of quantization-aware"),
+            ("epochs = 0", "calibrates only (post-training quantization) and needs --qat"),
+            ("qat = true\nqat-weight-bits = 4", "--qat-weight-bits is 4"),
+        ] {
+            let why = run(&[], Some(file)).unwrap_err().to_string();
+            assert!(why.contains(want), "{want} in {why}");
+        }
+        run(&[], Some("qat = true\nqat-distill = true\nqat-learn-scales = true\nepochs = 0")).unwrap();
+    }
+
+    #[test]
     fn a_file_with_a_misspelt_key_or_a_wrong_value_is_refused_by_name() {
         for (file, want) in [
             ("learning-rate = 1", "learning-rate"),

@@ -7,6 +7,7 @@ mod eval;
 mod job;
 mod patience;
 mod quantization;
+mod remainder;
 mod rescue;
 mod resume;
 mod setup;

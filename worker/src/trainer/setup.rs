@@ -3,6 +3,7 @@
 use super::best::Best;
 use super::job::Job;
 use super::patience::{PATIENCE, patience};
+use super::remainder::remainder;
 use super::update::{rule, schedule};
 use super::{Outcome, TrainError, begin, resume};
 use crate::checkpoint::{OwnedFolder, Position, RunIdentity, StartedFrom};
@@ -17,7 +18,7 @@ use crate::native;
 use crate::native::devices;
 use crate::optim::loss_scale::LossScale;
 use crate::optim::{CrossEntropy, DistributedOptimizer, Program, Sharing};
-use crate::passes;
+use crate::passes::{self, Decision};
 use crate::session::{Backend, BuildPlan, Fp32Math, LossScalingMode, Session};
 use crate::strategy::Strategy;
 use std::time::Duration;
@@ -92,7 +93,7 @@ fn collective(
     Ok(Box::new(Counted::new(collective, session.collectives())))
 }
 
-/// What is trained, as the plan says. A plan whose passes are not those that follow from it here is an error.
+/// What is trained, as the plan says. A plan whose passes are not those that follow from its recipe here is an error.
 fn strategy(plan: &BuildPlan, network: &NetworkFacts) -> Result<Strategy, TrainError> {
     let other = |what: String| {
         TrainError::Config(format!(
@@ -102,9 +103,15 @@ fn strategy(plan: &BuildPlan, network: &NetworkFacts) -> Result<Strategy, TrainE
     let qat = plan.qat.as_ref().map(octrain_proto::qat).transpose().map_err(|e| other(e.to_string()))?;
     let strategy = Strategy { amp: plan.amp(), layout: plan.layout(), qat };
     let derived = passes::decide(&strategy, network, plan.purpose());
-    let planned = plan.passes.iter().map(|p| (p.pass, p.on));
-    if !planned.eq(derived.iter().map(|d| (d.pass as i32, d.on))) {
-        return Err(other("the plan lists other passes than follow from its strategy".into()));
+    let planned = |i: usize| plan.passes.get(i).map(|p| (p.pass, p.on));
+    let differs = derived.iter().enumerate().find(|&(i, d)| planned(i) != Some((d.pass as i32, d.on)));
+    if let Some((_, Decision { pass, on, reason })) = differs {
+        let follows = if *on { "follows" } else { "does not follow" };
+        let what = format!("the plan contradicts itself: `{pass}` {follows} from its strategy ({reason})");
+        return Err(other(format!("{what}, and its list of passes says otherwise")));
+    }
+    if plan.passes.len() > derived.len() {
+        return Err(other("the plan lists more passes than there are here".into()));
     }
     Ok(strategy)
 }
@@ -122,16 +129,6 @@ fn loss_scale(plan: &BuildPlan) -> LossScale {
         LossScalingMode::Static => LossScale::Static(scaling.scale),
         LossScalingMode::Dynamic => LossScale::Dynamic { scale: scaling.scale, good: 0 },
     }
-}
-
-/// What of a training set the last, incomplete global batch leaves out of an epoch.
-fn remainder(images: usize, global: usize) -> Option<String> {
-    let rest = images % global;
-    (rest > 0).then(|| {
-        format!(
-            "{rest} of {images} training images drop out of every epoch, others each time: they do not fill a global batch of {global}"
-        )
-    })
 }
 
 /// The seed that was decided.
@@ -413,8 +410,27 @@ mod tests {
     }
 
     #[test]
-    fn images_that_do_not_fill_a_global_batch_are_counted() {
-        assert_eq!(remainder(128, 64), None);
-        assert!(remainder(130, 64).unwrap().starts_with("2 of 130 training images drop out of every epoch"));
+    fn a_recipe_without_its_passes_and_passes_without_their_recipe_are_refused_in_a_plan() {
+        let [with, without] = [true, false].map(|on| {
+            let config = config().with(|c| {
+                c.quantization.qat = on;
+                c.quantization.qat_distill = on;
+            });
+            planned(&config)
+        });
+        let told = |plan: &BuildPlan| strategy(plan, &network()).unwrap_err().to_string();
+        for plan in [&with, &without] {
+            strategy(plan, &network()).unwrap();
+        }
+        let recipe_alone = told(&BuildPlan { passes: without.passes.clone(), ..with.clone() });
+        assert!(recipe_alone.contains("`quantize-weights` follows from its strategy"), "{recipe_alone}");
+        let passes_alone = told(&BuildPlan { passes: with.passes.clone(), ..without.clone() });
+        assert!(
+            passes_alone.contains("does not follow from its strategy (qat is not set)"),
+            "{passes_alone}"
+        );
+        assert!(passes_alone.contains("use the same octrain everywhere"), "{passes_alone}");
+        let none = told(&BuildPlan { passes: vec![], ..with.clone() });
+        assert!(none.contains("`drop-dead` follows"), "{none}");
     }
 }
