@@ -169,9 +169,10 @@ fn what_cannot_be_analyzed_is_refused() {
     }
     let said = refuse(2, &analyze(trained(), &["--image-root", text(&empty)]));
     assert!(said.contains("holds no") || said.contains("no readable image"), "{said}");
-    // Weights of another network under this one's name.
+    // Weights that are not those of the graph beside them.
     let mut other = snapshot();
-    other.manifest.model = "ResNet32".into();
+    let moved = other.model.remove("layer2.1.conv1.weight").unwrap();
+    other.model.insert("layer2.1.conv7.weight".into(), moved);
     let root = folder().join("other");
     checkpoint::save(&root, &other).unwrap();
     let said = refuse(2, &analyze(&root, &[]));

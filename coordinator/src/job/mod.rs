@@ -18,6 +18,7 @@
 //!
 //! The first cause ends the job; what is heard later is kept beside it and never replaces it.
 
+mod departure;
 mod failure;
 mod register;
 mod status;
@@ -279,28 +280,6 @@ impl Job {
             Phase::Failed { abort, .. } => Some(Outcome::Failed { abort: abort.clone() }),
             _ => None,
         }
-    }
-
-    /// Whether the coordinator may go: the job has ended, and everyone knows or has had time to.
-    pub fn drained(&self, now: Now, config: &CoordinatorConfig) -> bool {
-        match &self.phase {
-            Phase::Finished { .. } => true,
-            Phase::Failed { at, .. } => {
-                let heard = now >= *at + config.linger || self.members.values().all(|m| m.left || m.told);
-                heard && (now >= *at + config.linger_for_late || !self.awaits_late(config))
-            }
-            _ => false,
-        }
-    }
-
-    /// Whether the job failed before it began and workers may yet come to hear of it.
-    fn awaits_late(&self, config: &CoordinatorConfig) -> bool {
-        let Phase::Failed { abort, .. } = &self.phase else { return false };
-        let began = self.members.values().any(|m| m.rank.is_some());
-        // Those who do not come in time are not awaited any longer, and who is told to stop goes.
-        let over = matches!(abort.kind(), AbortKind::RegisterTimeout | AbortKind::Shutdown);
-        let told = self.members.len() + self.told.len();
-        !began && !over && told < config.world_size as usize
     }
 
     /// Checks who is calling.

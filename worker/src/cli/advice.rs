@@ -136,6 +136,8 @@ fn optim(e: &OptimError) -> Option<String> {
         E::Collective(_)
         | E::LocalMicrobatches { .. }
         | E::ObserverWithoutQat
+        | E::TeacherWithoutDistillation
+        | E::Positions(_)
         | E::Range { .. }
         | E::MixedMomentum
         | E::Diverged { .. } => None,

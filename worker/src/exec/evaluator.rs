@@ -25,7 +25,7 @@ impl Evaluator {
         if mode.quantize {
             executor.ensure_ranges(weights)?;
         }
-        let prepared = Prepared::new(executor.graph(), weights, mode.quantize, false)?;
+        let prepared = Prepared::new(executor.graph(), weights, mode, false)?;
         Ok(Self { executor, weights: weights.shared(), prepared, mode })
     }
 

@@ -98,6 +98,7 @@ pub(super) fn deploy(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exec::Mode;
     use crate::exec::{Prepared, initialise};
     use crate::graph::Op;
     use crate::strategy::{Amp, Purpose, Qat, Strategy, Target};
@@ -126,7 +127,7 @@ mod tests {
                 t.copy_(&Tensor::from_slice(&wave).view_as(&t));
             }
         }
-        let prepared = Prepared::new(graph, &weights, true, false).unwrap();
+        let prepared = Prepared::new(graph, &weights, Mode::EVAL, false).unwrap();
         let norms = graph.nodes.iter().filter_map(|n| match &n.op {
             Op::BatchNorm(b) => Some(b.beta.clone()),
             _ => None,

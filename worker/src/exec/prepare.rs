@@ -4,7 +4,7 @@
 
 use super::integer_bias::deploy;
 use super::weights::weight_scales;
-use super::{ExecError, Weights, kind, with_layout};
+use super::{ExecError, Mode, Weights, kind, with_layout};
 use crate::graph::Graph;
 use crate::native;
 use crate::quant::scheme::Scheme;
@@ -22,10 +22,12 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Prepares all weights of `graph`. `quantize` off leaves weights in floating point (calibration of the FP
+    /// Prepares all weights of `graph` as `mode` runs it: unquantized they stay in floating point (calibration of the FP
     /// network); `grad` makes the leaves require gradients. Without it, as in evaluation, layers whose bias the target adds as an
-    /// integer have the numbers that are deployed.
-    pub fn new(graph: &Graph, weights: &Weights, quantize: bool, grad: bool) -> Result<Self, ExecError> {
+    /// integer have the numbers that are deployed; not so where BatchNorm follows the batch, whose running statistics, which
+    /// those numbers come from, are then not what is computed with.
+    pub fn new(graph: &Graph, weights: &Weights, mode: Mode, grad: bool) -> Result<Self, ExecError> {
+        let quantize = mode.quantize;
         let mut uses: Vec<Option<(Option<Scheme>, Kind)>> = vec![None; weights.layout.trainable.len()];
         for node in &graph.nodes {
             let Some(layer) = node.op.layer() else { continue };
@@ -53,7 +55,7 @@ impl Prepared {
         }
         let scales = weights.scales()?.f_detach()?;
         let integer_biases = || graph.nodes.iter().any(|n| n.op.layer().is_some_and(|l| l.integer_bias));
-        if quantize && !grad && integer_biases() {
+        if quantize && !grad && !mode.batch_stats && integer_biases() {
             deploy(graph, weights, &scales, &mut leaves)?;
         }
         Ok(Self { leaves, scales, learns_scales: false })

@@ -62,6 +62,12 @@ pub enum OptimError {
         /// Its local microbatches.
         local: usize,
     },
+    /// Microbatches of a calibration that cannot be placed.
+    #[error("microbatches for statistics: {0}")]
+    Positions(String),
+    /// A teacher in a training that does not distil.
+    #[error("a teacher was given, but Qat::distillation is not set: nothing would be learned from it")]
+    TeacherWithoutDistillation,
     /// An observer of one's own in a training without quantization.
     #[error(
         "an observer was given, but Strategy::qat is not set: there are ranges in quantization-aware training only"

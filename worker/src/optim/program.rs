@@ -170,8 +170,15 @@ impl Program {
     }
 
     /// The network whose logits training follows besides the labels.
-    pub fn follow(&mut self, teacher: Teacher) {
+    ///
+    /// # Errors
+    /// When the strategy's recipe has no distillation, so that nothing would be learned from it.
+    pub fn follow(&mut self, teacher: Teacher) -> Result<(), OptimError> {
+        if self.strategy.qat.as_ref().is_none_or(|qat| qat.distillation.is_none()) {
+            return Err(OptimError::TeacherWithoutDistillation);
+        }
         self.teacher = Some(teacher);
+        Ok(())
     }
 
     /// The gradients of the last step, reduced and unscaled, as the update has left them (weight decay added), in
@@ -280,7 +287,7 @@ impl Program {
             observe: phase.observe,
             unclipped: self.strategy.qat.as_ref().is_some_and(|q| q.unclipped_straight_through),
         };
-        let mut prepared = Prepared::new(self.executor.graph(), &self.weights, quantize, true)?;
+        let mut prepared = Prepared::new(self.executor.graph(), &self.weights, mode, true)?;
         let mut wanted: Vec<Tensor> = prepared.leaves.iter().map(Tensor::shallow_clone).collect();
         if self.updater.learns_scales() {
             prepared = prepared.learning_scales()?;

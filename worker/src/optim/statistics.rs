@@ -16,8 +16,13 @@ pub type Placed = (usize, Tensor);
 
 impl Program {
     /// Sets unknown ranges as the observer says, from the floating-point network in evaluation mode. `microbatches`
-    /// are this rank's among `total` over all ranks; the result does not depend on how they are shared out. `asked`
-    /// says whether this rank was asked to stop. True: done; false: all ranks stopped, and nothing was changed.
+    /// are this rank's among `total` over all ranks; the result does not depend on how they are shared out, and one that no
+    /// rank gives (none of its images could be read) does not count. `asked` says whether this rank was asked to stop. True:
+    /// done; false: all ranks stopped, and nothing was changed.
+    ///
+    /// # Errors
+    /// When a position is not below `total` or given twice, or none is given at all, besides those of a forward and a
+    /// reduction.
     pub fn calibrate(
         &mut self,
         microbatches: &[Placed],
@@ -50,6 +55,41 @@ impl Program {
         Ok(true)
     }
 
+    /// Whether this rank's microbatches can be among `total`.
+    fn check_places(&self, microbatches: &[Placed], total: usize) -> Result<(), OptimError> {
+        let rounds = self.place().rounds(total);
+        if microbatches.len() > rounds {
+            let got = microbatches.len();
+            return Err(OptimError::Positions(format!(
+                "a rank gives {got} microbatches, but of {total} in all at most {rounds} are local to it"
+            )));
+        }
+        match microbatches.iter().find(|(position, _)| *position >= total) {
+            Some((position, _)) => {
+                Err(OptimError::Positions(format!("position {position} is not among {total}, from 0")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The positions that some rank has given, ascending.
+    fn given(&self, microbatches: &[Placed], total: usize) -> Result<Vec<i64>, OptimError> {
+        let times = Tensor::f_zeros([total as i64], (Kind::Float, self.device))?;
+        for (position, _) in microbatches {
+            let _ = times.get(*position as i64).f_add_scalar_(1.0)?;
+        }
+        self.collective.all_reduce(&times, ReduceOp::Sum)?;
+        let times = Vec::<f32>::try_from(&times.f_to_device(Device::Cpu)?)?;
+        if let Some(position) = times.iter().position(|&n| n > 1.0) {
+            return Err(OptimError::Positions(format!("position {position} is given twice")));
+        }
+        let given: Vec<i64> = (0..).zip(&times).filter(|&(_, &n)| n > 0.0).map(|(i, _)| i).collect();
+        if given.is_empty() {
+            return Err(OptimError::Positions(format!("none of {total} was given: no image could be read")));
+        }
+        Ok(given)
+    }
+
     /// The network to run over many microbatches, and where it records.
     fn evaluation(&self, mode: Mode) -> Result<(Evaluator, Record), OptimError> {
         Ok((self.evaluator(mode)?, Record::new(&self.weights.layout, self.device)?))
@@ -62,6 +102,7 @@ impl Program {
         total: usize,
         asked: &dyn Fn() -> bool,
     ) -> Result<Option<Vec<Vec<f32>>>, OptimError> {
+        self.check_places(microbatches, total)?;
         let quantizers = self.weights.layout.quantizers.len();
         let all = Tensor::f_zeros([total as i64, quantizers as i64, 2], (Kind::Float, self.device))?;
         let (network, mut record) = self.evaluation(Mode::CALIBRATE)?;
@@ -77,8 +118,8 @@ impl Program {
         // Each row is of one rank only.
         self.collective.all_reduce(&all, ReduceOp::Max)?;
         let mut seen: Vec<Vec<f32>> = vec![Vec::new(); quantizers];
-        for position in 0..total {
-            let row = Record::host_maxima(&all.get(position as i64), &self.weights.layout)?;
+        for position in self.given(microbatches, total)? {
+            let row = Record::host_maxima(&all.get(position), &self.weights.layout)?;
             row.into_iter().zip(&mut seen).for_each(|(x, s)| s.push(x));
         }
         Ok(Some(seen))
@@ -135,6 +176,7 @@ impl Program {
         asked: &dyn Fn() -> bool,
     ) -> Result<bool, OptimError> {
         let _guard = tch::no_grad_guard();
+        self.check_places(microbatches, total)?;
         let quantize = self.strategy.qat.is_some();
         let len = self.weights.layout.buffers_len;
         let all = Tensor::f_zeros([total as i64, len], (Kind::Float, self.device))?;
@@ -151,7 +193,8 @@ impl Program {
             all.get(*position as i64).f_copy_(&record.stats)?;
         }
         self.collective.all_reduce(&all, ReduceOp::Sum)?;
-        let mean = all.f_mean_dim([0i64].as_slice(), false, Kind::Float)?;
+        let given = Tensor::from_slice(&self.given(microbatches, total)?).f_to_device(self.device)?;
+        let mean = all.f_index_select(0, &given)?.f_mean_dim([0i64].as_slice(), false, Kind::Float)?;
         if !mean.f_sum(Kind::Double)?.f_double_value(&[])?.is_finite() {
             return Err(OptimError::Statistics);
         }

@@ -72,3 +72,62 @@ fn a_recipe_out_of_its_range_is_refused() {
     let e = program(Some(Qat { weight_bits: 9, ..Qat::default() }), Gives(1.0, 1.0)).err().unwrap();
     assert!(e.to_string().contains("qat.weight-bits is 9"), "{e}");
 }
+
+/// A calibrated program for `target`, its weights and statistics those of seed 1.
+fn quantized(target: crate::strategy::Target) -> Program {
+    let qat = Qat { target, ..Qat::default() };
+    let mut program = program(Some(qat), Gives(3.0, 3.0)).unwrap();
+    program.calibrate(&[(0, images())], 1, &|| false).unwrap();
+    program
+}
+
+#[test]
+fn a_microbatch_that_nobody_could_read_does_not_count_in_ranges_and_statistics() {
+    let x = images();
+    let seen = |placed: &[Placed], total| {
+        let strategy = Strategy { qat: Some(Qat::default()), ..Strategy::default() };
+        let network = models::build("ResNet20", [3, 32, 32], 10).unwrap();
+        let optimizer = DistributedOptimizer::new(Sgd::default(), strategy, Box::new(Local));
+        let mut program = optimizer.minimize(network, CrossEntropy::default()).unwrap();
+        crate::exec::initialise(&mut program.weights, 1, false).unwrap();
+        assert!(program.calibrate(placed, total, &|| false).unwrap());
+        assert!(program.reestimate_batch_norm(placed, total, &|| false).unwrap());
+        let statistics = Vec::<f32>::try_from(&program.weights.buffers).unwrap();
+        (program.weights.ranges_host().unwrap(), statistics)
+    };
+    let one = seen(&[(0, x.shallow_clone())], 1);
+    assert!(one.0.iter().all(Option::is_some));
+    assert_eq!(one, seen(&[(7, x.shallow_clone())], 10));
+}
+
+#[test]
+fn microbatches_for_statistics_have_a_place_of_their_own_and_there_is_one() {
+    let x = images();
+    for (placed, total, words) in [
+        (vec![(3, x.shallow_clone())], 3, "position 3 is not among 3"),
+        (vec![(1, x.shallow_clone()), (1, x.shallow_clone())], 3, "position 1 is given twice"),
+        (vec![(0, x.shallow_clone()), (1, x.shallow_clone())], 1, "at most 1 are local"),
+        (vec![], 2, "none of 2 was given"),
+    ] {
+        let mut program = program(Some(Qat::default()), Gives(3.0, 3.0)).unwrap();
+        let told = program.calibrate(&placed, total, &|| false).unwrap_err().to_string();
+        assert!(told.contains(words), "{told}");
+        let told = program.reestimate_batch_norm(&placed, total, &|| false).unwrap_err().to_string();
+        assert!(told.contains(words) || told.contains("range"), "{told}");
+    }
+}
+
+#[test]
+fn statistics_are_estimated_on_the_network_that_is_trained_whatever_its_target_deploys() {
+    use crate::strategy::Target;
+    // The running statistics that integer biases would come from are the ones that are replaced: what they were before
+    // changes nothing.
+    let x = images();
+    let after = |before: f64| {
+        let mut program = quantized(Target::Onnxruntime);
+        let _ = program.weights.buffers.f_mul_scalar_(before).unwrap();
+        assert!(program.reestimate_batch_norm(&[(0, x.shallow_clone())], 1, &|| false).unwrap());
+        Vec::<f32>::try_from(&program.weights.buffers).unwrap()
+    };
+    assert_eq!(after(1.0), after(3.0));
+}

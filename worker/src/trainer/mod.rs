@@ -176,7 +176,10 @@ impl Run<'_> {
     /// The end by a signal, at a place the ranks have agreed on. Without an evaluation of its own, a checkpoint makes
     /// the run that goes on from it measure what was left out at the end.
     fn stopped(&mut self, eval: Option<EvalResult>) -> Result<Outcome, TrainError> {
-        self.save(None)?;
+        // What is saved here and measured stays so: a signal after that has nothing to add.
+        if self.position != self.kept || !self.measured {
+            self.save(None)?;
+        }
         Ok(self.outcome(eval, true))
     }
 
@@ -380,6 +383,7 @@ impl Run<'_> {
                 self.reporter.saved(&path);
             }
         }
+        self.measured = eval.is_some();
         match self.folder {
             Some(_) => self.kept = self.position,
             None => self.promised = Some(self.position),

@@ -105,7 +105,7 @@ impl Run<'_> {
             .map_err(|e| TrainError::Optim(e.into()))?;
         let precision = strategy.amp.precision().to_uppercase();
         let teacher = Teacher::new(graph, &checkpoint::load_weights(&path)?, self.program.device())?;
-        self.program.follow(teacher);
+        self.program.follow(teacher)?;
         self.reporter.say(&format!("distilling from {} in {precision}", path.display()));
         Ok(())
     }

@@ -35,6 +35,8 @@ pub struct Run<'a> {
     pub(super) position: Position,
     /// The newest position that a checkpoint holds, or where this process began.
     pub(super) kept: Position,
+    /// The checkpoint of that position has an evaluation.
+    pub(super) measured: bool,
     /// A position another rank saves: it is there once that rank has taken part in a later step.
     pub(super) promised: Option<Position>,
     /// The checkpoint it goes on from was evaluated.
@@ -223,6 +225,7 @@ impl<'a> Run<'a> {
             reporter,
             position: start.position,
             kept: start.position,
+            measured: start.evaluated,
             promised: None,
             evaluated: start.evaluated,
             concluded: start.concluded,
