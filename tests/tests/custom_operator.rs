@@ -201,13 +201,13 @@ fn they_compute_what_they_say_and_are_differentiated() {
     let mut weights = Weights::zeros(&graph, false, Device::Cpu).unwrap();
     exec::initialise(&mut weights, 3, false).unwrap();
     let executor = Executor::new(graph, &weights).unwrap();
-    let prepared = Prepared::new(executor.graph(), &weights, false, true).unwrap();
+    let mode = Mode { batch_stats: true, quantize: false, observe: false, unclipped: false };
+    let prepared = Prepared::new(executor.graph(), &weights, mode, true).unwrap();
     let mut record = Record::new(&weights.layout, Device::Cpu).unwrap();
     let mut values = std::collections::BTreeMap::new();
     let mut watch = |node: &octrain::graph::Node, value: &Tensor| {
         values.insert(node.name.clone(), value.detach().copy());
     };
-    let mode = Mode { batch_stats: true, quantize: false, observe: false, unclipped: false };
     let pass = exec::Pass { prepared: &prepared, weights: &weights, mode, record: &mut record };
     let logits = executor.forward(&images(4), pass, Some(&mut watch)).unwrap();
     let want = &values["stem_bn"] * values["stem_bn"].sigmoid();
