@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// What a run starts from, and whether it may replace what is there.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 #[serde(rename_all = "kebab-case")]
 pub struct CheckpointSettings {
@@ -26,16 +26,4 @@ pub struct CheckpointSettings {
     /// complete.
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Checkpoints", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set))]
     pub overwrite: bool,
-}
-
-impl Default for CheckpointSettings {
-    fn default() -> Self {
-        Self {
-            from_checkpoint: None,
-            last_epoch_of_checkpoint: None,
-            from_pretrained_params: None,
-            allow_mismatch: false,
-            overwrite: false,
-        }
-    }
 }
