@@ -77,6 +77,12 @@ const TABLE: &[(&str, How)] = &[
             ("--max-images 20", "--max-images 4"),
         ]),
     ),
+    // docs/testing.md
+    ("cargo install cargo-mutants", Not("a tool from the registry, for the mutants")),
+    (
+        "scripts/mutants.sh",
+        Not("an hour of mutants; scripts/mutants.sh is checked by shellcheck, and says what it needs"),
+    ),
     // docs/export-and-verify.md
     (
         "octrain verify --from-checkpoint runs/qat --model int8.onnx --engine openvino --image-root DATA",

@@ -2,8 +2,10 @@
 
 use super::{Job, Phase};
 use crate::config::CoordinatorConfig;
-use crate::membership::Now;
+use crate::membership::{Member, Now};
+use crate::ranks::Place;
 use octrain_proto::v1::AbortKind;
+use std::collections::HashSet;
 
 impl Job {
     /// Whether the coordinator may go: the job has ended, and everyone knows or has had time to.
@@ -23,8 +25,8 @@ impl Job {
         let Phase::Failed { abort, .. } = &self.phase else { return false };
         let began = self.members.values().any(|m| m.rank.is_some());
         // Those who do not come in time are not awaited any longer, and who is told to stop goes.
-        let over = matches!(abort.kind(), AbortKind::RegisterTimeout | AbortKind::Shutdown);
-        let told = self.members.len() + self.told.len();
-        !began && !over && told < config.world_size as usize
+        let over = abort.kind() == AbortKind::RegisterTimeout || self.told_to_stop;
+        let members: HashSet<Place> = self.members.values().map(Member::place).collect();
+        !began && !over && members.union(&self.told).count() < config.world_size as usize
     }
 }

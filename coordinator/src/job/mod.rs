@@ -28,13 +28,14 @@ mod tests;
 use crate::config::CoordinatorConfig;
 use crate::membership::{Member, Members, Now, missing};
 use crate::plan;
+use crate::ranks::Place;
 use crate::refusal::Refusal;
 use crate::store::Store;
 use octrain_proto::v1::{
     Abort, AbortKind, BuildPlan, FailureKind, GetPlanReply, GiveUpRequest, Header, RegisterReply,
     RegisterRequest, StatusReply, StepReport,
 };
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 /// Where the job is.
@@ -93,7 +94,9 @@ pub struct Job {
     pub echoes: Vec<String>,
     /// Who is not registered and knows all the same that the job, which never began, has ended: who ended it, and who
     /// came later.
-    told: BTreeSet<String>,
+    told: HashSet<Place>,
+    /// The coordinator was told to stop, before the job's end or after it.
+    told_to_stop: bool,
     /// Distinguishes this coordinator process from earlier ones at the same address.
     incarnation: u64,
     /// When this coordinator last went on after it had stood still, and for how long it had.
@@ -265,7 +268,8 @@ impl Job {
             store: Store::default(),
             refusals: VecDeque::new(),
             echoes: Vec::new(),
-            told: BTreeSet::new(),
+            told: HashSet::new(),
+            told_to_stop: false,
             incarnation,
             held_up: None,
             registered: 0,
@@ -423,6 +427,7 @@ fn apply(now: Now, job: &mut Job, config: &CoordinatorConfig, event: Event) -> A
             Ok((Answer::None, None))
         }
         Event::Shutdown { why } => {
+            job.told_to_stop = true;
             let reason = failure::fail(
                 now,
                 job,

@@ -24,9 +24,6 @@ pub(super) fn register(
     let place = request.worker.as_ref().map(crate::place_of);
     let meant = meant(job, config, &request.job_id, request.generation).is_ok();
     let admitted = admit(now, job, config, request);
-    if let (Err(Refusal::Ended(_)), Some(place)) = (&admitted, &place) {
-        knows(job, config, &place.to_string());
-    }
     if let (Err(refusal), Some(place)) = (&admitted, place) {
         job.remember(place.to_string(), format!("{place}: {refusal}"));
         if meant
@@ -34,7 +31,9 @@ pub(super) fn register(
             && open(now, job, config, &place.host, Some(place.local_index)).is_ok()
         {
             cannot_be_run(now, job, &place.to_string(), &refusal.to_string());
-            knows(job, config, &place.to_string());
+        }
+        if meant {
+            knows(job, config, [place]);
         }
     }
     admitted
@@ -48,18 +47,27 @@ pub(super) fn give_up(
     config: &CoordinatorConfig,
     request: GiveUpRequest,
 ) -> Applied {
-    let GiveUpRequest { job_id, generation, host, local_index, pid, message } = request;
+    let GiveUpRequest { job_id, generation, host, local_index, pid, message, workers } = request;
     meant(job, config, &job_id, generation)?;
     if host.is_empty() {
         return Err(Refusal::Invalid("the request lacks the host's name".into()));
     }
-    open(now, job, config, &host, local_index)?;
     let who = match local_index {
-        Some(local_index) => Place { host, local_index }.to_string(),
+        Some(local_index) => Place { host: host.clone(), local_index }.to_string(),
         None => format!("host {host}"),
     };
-    let reason = cannot_be_run(now, job, &format!("{who} (pid {pid})"), &message);
-    knows(job, config, &who);
+    let opened = open(now, job, config, &host, local_index);
+    let reason = match &opened {
+        Ok(()) => cannot_be_run(now, job, &format!("{who} (pid {pid})"), &message),
+        Err(_) => None,
+    };
+    // A launcher speaks for all of its workers; at least one, where it could not say how many.
+    let speaks_for = match local_index {
+        Some(i) => i..i.saturating_add(1),
+        None => 0..workers.clamp(1, config.world_size),
+    };
+    knows(job, config, speaks_for.map(|local_index| Place { host: host.clone(), local_index }));
+    opened?;
     super::done(reason)
 }
 
@@ -68,10 +76,10 @@ fn cannot_be_run(now: Now, job: &mut Job, who: &str, why: &str) -> Option<String
     failure::fail(now, job, AbortKind::Configuration, None, text)
 }
 
-/// One who is not registered knows that the job has ended.
-fn knows(job: &mut Job, config: &CoordinatorConfig, who: &str) {
-    if job.told.len() < config.world_size as usize {
-        job.told.insert(who.into());
+/// These, who are not registered, know that the job has ended, if it has.
+fn knows(job: &mut Job, config: &CoordinatorConfig, places: impl IntoIterator<Item = Place>) {
+    if job.outcome().is_some() && job.told.len() < config.world_size as usize {
+        job.told.extend(places);
     }
 }
 

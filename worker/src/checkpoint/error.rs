@@ -219,10 +219,28 @@ impl CheckpointError {
         }
     }
 
-    /// An output folder that does not let itself be written.
+    /// An output folder that does not let itself be written: by its name or its rights, which are the same the next time,
+    /// or by what the system has run into.
     pub(super) fn unwritable(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CheckpointError {
+        use io::ErrorKind as K;
         let path = path.to_path_buf();
-        move |source| CheckpointError::Unwritable { what, path, source }
+        move |source| match source.kind() {
+            // A stale handle, a file server that does not answer, no descriptors: another start may find it mended.
+            K::StorageFull | K::QuotaExceeded => CheckpointError::NoSpace { path },
+            K::StaleNetworkFileHandle
+            | K::TimedOut
+            | K::Interrupted
+            | K::ResourceBusy
+            | K::HostUnreachable => CheckpointError::Io { what, path, source },
+            _ if matches!(
+                source.raw_os_error(),
+                Some(libc::EIO | libc::ENOLCK | libc::EMFILE | libc::ENFILE)
+            ) =>
+            {
+                CheckpointError::Io { what, path, source }
+            }
+            _ => CheckpointError::Unwritable { what, path, source },
+        }
     }
 
     /// A folder that another process holds.

@@ -138,6 +138,7 @@ fn optim(e: &OptimError) -> Option<String> {
         | E::ObserverWithoutQat
         | E::TeacherWithoutDistillation
         | E::Positions(_)
+        | E::NoImages { .. }
         | E::Range { .. }
         | E::MixedMomentum
         | E::Diverged { .. } => None,

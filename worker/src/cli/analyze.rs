@@ -90,7 +90,7 @@ impl Images {
             remedy: "give the data it was trained on, or data with the same classes (--image-root); where the data only lacks some of them, --allow-missing-classes measures on the others",
         };
         let data = Dataset::open(split, &Wanted { names, ..Wanted::of(&run.model, &run.data) });
-        let data = data.map_err(Exit::configuration)?;
+        let data = data.map_err(|e| Exit::of_run(e.into()))?;
         tracing::info!("{}", data.found);
         Ok(Arc::new(data))
     }

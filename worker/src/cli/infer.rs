@@ -109,7 +109,7 @@ pub fn loader(
         Split::Val,
         &Wanted { names, allow_missing_classes, ..Wanted::of(&run.model, &run.data) },
     );
-    let data = data.map_err(Exit::configuration)?;
+    let data = data.map_err(|e| Exit::of_run(e.into()))?;
     if data.classes.len() != info.classes {
         let message = format!(
             "{whose} has {} outputs, and {root} {} classes: give the data it was trained for, or the names of its classes with --classes FILE (and --allow-missing-classes where the data lacks some of them)",

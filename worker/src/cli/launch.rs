@@ -76,6 +76,7 @@ impl LaunchArgs {
             job_id: self.job_id.clone(),
             generation: self.generation,
             local_index: None,
+            workers: self.nproc_per_node as u32,
             patience: in_vain::PATIENCE.min(Duration::from_secs(self.connect_timeout)),
         }
     }
@@ -125,6 +126,7 @@ pub fn misspelt(line: impl Iterator<Item = OsString>, e: &clap::Error) {
         job_id: text("job_id").unwrap_or_else(|| DEFAULT_JOB.into()),
         generation: matches.try_get_one("generation").ok().flatten().copied().unwrap_or_default(),
         local_index: None,
+        workers: 0,
         patience: in_vain::PATIENCE,
     };
     in_vain::tell(&who, &in_vain::brief(&e.render().to_string()));

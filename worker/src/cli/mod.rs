@@ -240,6 +240,7 @@ mod tests {
     fn what_may_work_the_next_time_is_no_configuration_error() {
         let driver = CudaError::Driver { why: "CUDA_ERROR_NOT_READY".into() };
         assert_eq!(Exit::of_gpus(driver).code, EXIT_ERROR);
+        assert_eq!(Exit::of_gpus(CudaError::NoDriver).code, EXIT_CONFIGURATION);
         let missing = CudaError::NoLibraries { gpu: "H100".into(), place: "x".into() };
         assert_eq!(Exit::of_gpus(missing).code, EXIT_CONFIGURATION);
         let stale = DataError::Unlisted { path: "train".into(), why: "Stale file handle".into() };

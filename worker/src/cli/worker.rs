@@ -76,6 +76,7 @@ impl Place {
             job_id: self.job_id.clone(),
             generation: self.generation,
             local_index: Some(self.local_index),
+            workers: 1,
             patience: in_vain::PATIENCE.min(Duration::from_secs(self.connect_timeout)),
         }
     }

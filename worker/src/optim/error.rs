@@ -62,6 +62,12 @@ pub enum OptimError {
         /// Its local microbatches.
         local: usize,
     },
+    /// Nothing to take statistics from, on any rank.
+    #[error("no image of the {total} microbatches for statistics could be read")]
+    NoImages {
+        /// Microbatches that there should be, of all ranks.
+        total: usize,
+    },
     /// Microbatches of a calibration that cannot be placed.
     #[error("microbatches for statistics: {0}")]
     Positions(String),

@@ -55,18 +55,23 @@ impl Program {
         Ok(true)
     }
 
-    /// Whether this rank's microbatches can be among `total`.
+    /// Whether the microbatches of every rank can be among `total`: all ranks say the same.
     fn check_places(&self, microbatches: &[Placed], total: usize) -> Result<(), OptimError> {
-        let rounds = self.place().rounds(total);
-        if microbatches.len() > rounds {
-            let got = microbatches.len();
-            return Err(OptimError::Positions(format!(
+        let (rounds, got) = (self.place().rounds(total), microbatches.len());
+        let beyond = microbatches.iter().find(|(position, _)| *position >= total);
+        let wrong = match beyond {
+            _ if got > rounds => Some(format!(
                 "a rank gives {got} microbatches, but of {total} in all at most {rounds} are local to it"
-            )));
-        }
-        match microbatches.iter().find(|(position, _)| *position >= total) {
-            Some((position, _)) => {
-                Err(OptimError::Positions(format!("position {position} is not among {total}, from 0")))
+            )),
+            Some((position, _)) => Some(format!("position {position} is not among {total}, from 0")),
+            None => None,
+        };
+        let ranks = Tensor::f_full([1], f64::from(u8::from(wrong.is_some())), (Kind::Float, self.device))?;
+        self.collective.all_reduce(&ranks, ReduceOp::Sum)?;
+        match wrong {
+            Some(why) => Err(OptimError::Positions(why)),
+            None if ranks.f_double_value(&[0])? > 0.0 => {
+                Err(OptimError::Positions("those of another rank cannot be placed; it says why".into()))
             }
             None => Ok(()),
         }
@@ -85,7 +90,7 @@ impl Program {
         }
         let given: Vec<i64> = (0..).zip(&times).filter(|&(_, &n)| n > 0.0).map(|(i, _)| i).collect();
         if given.is_empty() {
-            return Err(OptimError::Positions(format!("none of {total} was given: no image could be read")));
+            return Err(OptimError::NoImages { total });
         }
         Ok(given)
     }
@@ -193,7 +198,7 @@ impl Program {
             all.get(*position as i64).f_copy_(&record.stats)?;
         }
         self.collective.all_reduce(&all, ReduceOp::Sum)?;
-        let given = Tensor::from_slice(&self.given(microbatches, total)?).f_to_device(self.device)?;
+        let given = Tensor::f_from_slice(&self.given(microbatches, total)?)?.f_to_device(self.device)?;
         let mean = all.f_index_select(0, &given)?.f_mean_dim([0i64].as_slice(), false, Kind::Float)?;
         if !mean.f_sum(Kind::Double)?.f_double_value(&[])?.is_finite() {
             return Err(OptimError::Statistics);

@@ -107,7 +107,7 @@ fn microbatches_for_statistics_have_a_place_of_their_own_and_there_is_one() {
         (vec![(3, x.shallow_clone())], 3, "position 3 is not among 3"),
         (vec![(1, x.shallow_clone()), (1, x.shallow_clone())], 3, "position 1 is given twice"),
         (vec![(0, x.shallow_clone()), (1, x.shallow_clone())], 1, "at most 1 are local"),
-        (vec![], 2, "none of 2 was given"),
+        (vec![], 2, "no image of the 2 microbatches"),
     ] {
         let mut program = program(Some(Qat::default()), Gives(3.0, 3.0)).unwrap();
         let told = program.calibrate(&placed, total, &|| false).unwrap_err().to_string();

@@ -23,6 +23,8 @@ pub struct GivingUp {
     pub generation: u64,
     /// Index among the workers of this host; none: the launcher, for all of them.
     pub local_index: Option<u32>,
+    /// Workers that a launcher speaks for; 0 where it does not know.
+    pub workers: u32,
     /// Longest wait for the coordinator.
     pub patience: Duration,
 }
@@ -52,6 +54,7 @@ async fn tell(who: &GivingUp, why: &str) -> Result<(), SessionError> {
         generation: who.generation,
         host: machine::host_name(),
         local_index: who.local_index,
+        workers: who.workers,
         pid: std::process::id(),
         message: line(why, MAX_MESSAGE),
     };

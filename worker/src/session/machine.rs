@@ -69,6 +69,11 @@ pub enum CudaError {
         /// Where the libraries were looked for.
         place: String,
     },
+    /// There is no driver's library.
+    #[error(
+        "this machine has a GPU, but its driver cannot be used (libcuda.so.1 is not found): install the driver, or say --device cpu"
+    )]
+    NoDriver,
     /// The driver does not work.
     #[error(
         "this machine has a GPU, but its driver cannot be used ({why}): mend the driver, or say --device cpu"
@@ -105,7 +110,7 @@ fn usable(
         },
         Driver::TooOld(versions) => Err(CudaError::OldDriver(versions)),
         Driver::Absent | Driver::Failed(_) if files && !installed => Err(lacks("/dev/nvidia0 or the like")),
-        Driver::Absent if files => Err(CudaError::Driver { why: "libcuda.so.1 is not found".into() }),
+        Driver::Absent if files => Err(CudaError::NoDriver),
         Driver::Failed(why) if files => Err(CudaError::Driver { why }),
         // A driver's library without a GPU, as in an image built for GPUs.
         Driver::Absent | Driver::Failed(_) => Ok(Vec::new()),

@@ -185,7 +185,12 @@ pub(super) fn agree(
             let bytes = (copies * 4 * scalars) as u64 + graph as u64 + MANIFEST_ROOM;
             // A store that does not answer is one that ends the job.
             let others = || plan.world_size > 1 && session.store().check(&[STOP.into()]).unwrap_or(false);
-            let asked_to_end = || signals::requested() || session.abort().is_tripped() || others();
+            // Once heard is heard, whether the store answers again or not.
+            let heard = std::cell::Cell::new(false);
+            let asked_to_end = || {
+                heard.set(heard.get() || signals::requested() || session.abort().is_tripped() || others());
+                heard.get()
+            };
             match RunFolder::take(&config.run.output_dir, &host_name(), bytes, &asked_to_end) {
                 // Not the folder's fault, nor a reason not to try again.
                 Err(CheckpointError::InUse { .. }) if asked_to_end() => {

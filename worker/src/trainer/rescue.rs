@@ -6,6 +6,7 @@
 use super::{Run, TrainError};
 use crate::checkpoint::{self, CheckpointError, Snapshot};
 use crate::launcher::watchdog::{Phase, doing};
+use crate::optim::OptimError;
 use crate::session::{AbortKind, FailureKind};
 use std::path::PathBuf;
 
@@ -33,7 +34,7 @@ impl Run<'_> {
     pub(super) fn rescue(&mut self, end: &TrainError) {
         let kind = end.kind();
         let whole = matches!(kind, FailureKind::Communication | FailureKind::Waited)
-            || matches!(end, TrainError::Data(_));
+            || matches!(end, TrainError::Data(_) | TrainError::Optim(OptimError::NoImages { .. }));
         if !whole || self.position == self.kept {
             return;
         }

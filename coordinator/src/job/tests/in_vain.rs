@@ -9,6 +9,7 @@ fn giving_up(host: &str, local_index: Option<u32>) -> GiveUpRequest {
         host: host.into(),
         local_index,
         pid: 77,
+        workers: 0,
         message: "unexpected argument '--epoch'".into(),
     }
 }
@@ -143,6 +144,15 @@ fn nobody_is_awaited_by_a_job_that_began_or_that_is_stopped_or_whose_time_to_reg
     w.event(Event::Shutdown { why: "SIGTERM".into() });
     assert!(w.job.drained(w.now, &w.config));
 
+    // After the end, too.
+    let mut w = World::new(3);
+    w.config.linger_for_late = ms(60_000);
+    w.ok(give_up(giving_up("b", None)));
+    assert!(!w.job.drained(w.now, &w.config));
+    w.event(Event::Shutdown { why: "SIGTERM".into() });
+    assert_eq!(w.abort().kind(), AbortKind::Configuration);
+    assert!(w.job.drained(w.now, &w.config));
+
     let mut w = World::new(2);
     w.config.linger_for_late = ms(60_000);
     w.now = w.config.register_timeout;
@@ -158,4 +168,21 @@ fn nobody_is_awaited_by_a_job_that_began_or_that_is_stopped_or_whose_time_to_reg
         w.beat(header);
     }
     assert!(w.job.drained(w.now, &w.config));
+}
+
+#[test]
+fn launchers_of_several_workers_with_the_same_fault_are_counted_by_their_workers() {
+    let mut w = World::new(5);
+    w.config.linger_for_late = ms(60_000);
+    w.ok(give_up(GiveUpRequest { workers: 2, ..giving_up("b", None) }));
+    assert!(!w.job.drained(w.now, &w.config));
+    // The second one is told of the end, and counts; asking twice, it counts once.
+    for _ in 0..2 {
+        let told = w.refused(give_up(GiveUpRequest { workers: 2, ..giving_up("c", None) }));
+        assert!(matches!(told, Refusal::Ended(_)), "{told:?}");
+        assert!(!w.job.drained(w.now, &w.config));
+    }
+    // One of another version is refused as such, and knows.
+    assert_eq!(w.refuse(RegisterRequest { protocol_version: 99, ..request("d", 0) }).kind(), "protocol");
+    assert!(w.job.drained(w.now, &w.config), "all five know");
 }
