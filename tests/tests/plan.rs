@@ -25,7 +25,7 @@ const OBEYED: &[(&str, &str, &str, &str)] = &[
     ("BuildPlan", "amp", "trainer/setup.rs", "amp: plan.amp()"),
     ("BuildPlan", "loss_scaling", "trainer/setup.rs", "plan.loss_scaling.unwrap_or_default()"),
     ("BuildPlan", "layout", "trainer/setup.rs", "layout: plan.layout()"),
-    ("BuildPlan", "passes", "trainer/setup.rs", "plan.passes.iter()"),
+    ("BuildPlan", "passes", "trainer/setup.rs", "plan.passes.get(i)"),
     // For people: every decision with its reason. Its values are the other fields'.
     ("BuildPlan", "settings", "cli/plan.rs", "plan::render("),
     ("BuildPlan", "bucket_bytes", "trainer/setup.rs", "plan.bucket_bytes as usize"),

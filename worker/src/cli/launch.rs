@@ -76,7 +76,7 @@ impl LaunchArgs {
             job_id: self.job_id.clone(),
             generation: self.generation,
             local_index: None,
-            workers: self.nproc_per_node as u32,
+            workers: self.nproc_per_node,
             patience: in_vain::PATIENCE.min(Duration::from_secs(self.connect_timeout)),
         }
     }
