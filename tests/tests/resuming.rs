@@ -266,13 +266,15 @@ fn one_host_that_is_asked_to_stop_while_rank_0_waits_for_its_folder_stops_all() 
     let (mut coordinator, log, address) = coordinator();
     let rest = std::thread::spawn(move || log.lines().map_while(Result::ok).for_each(drop));
     let mut first = host("a", &address, dir.path(), "4");
-    let second = host("b", &address, dir.path(), "4");
+    let mut second = host("b", &address, dir.path(), "4");
     let mut told = BufReader::new(first.stderr.take().unwrap()).lines().map_while(Result::ok);
     assert!(told.any(|line| line.contains("to be let go")), "rank 0 does not wait");
     let told = std::thread::spawn(move || told.collect::<Vec<_>>().join("\n"));
+    let mut of_second = BufReader::new(second.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(of_second.any(|line| line.contains("joined;")), "the other host has no plan");
+    let of_second = std::thread::spawn(move || of_second.collect::<Vec<_>>().join("\n"));
     assert!(Command::new("kill").args(["-TERM", &second.id().to_string()]).status().unwrap().success());
-    let second = second.wait_with_output().unwrap();
-    assert_eq!(second.status.code(), Some(4), "{}", said(&second));
+    assert_eq!(second.wait().unwrap().code(), Some(4), "{}", of_second.join().unwrap());
     assert_eq!(first.wait().unwrap().code(), Some(4), "{}", told.join().unwrap());
     assert_eq!(coordinator.wait().unwrap().code(), Some(4));
     rest.join().unwrap();
