@@ -281,7 +281,9 @@ fn a_pytorch_pickle_is_told_apart_and_how_to_convert_it_is_said() {
         let path = dir.path().join(name);
         fs::write(&path, bytes).unwrap();
         let place = ["--image-root", "digits", "--batch-size", "16", "--from-pretrained-params", text(&path)];
-        let told = refuse(2, &[&["train"], SHORT, &place].concat());
+        let run = dir.path().join("run");
+        let output = ["--output-dir", text(&run)];
+        let told = refuse(2, &[&["train"], SHORT, &place, &output].concat());
         for part in [name, "PyTorch pickle", "safetensors.torch.save_file"] {
             assert!(told.contains(part), "{part} in {told}");
         }
