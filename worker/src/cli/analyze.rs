@@ -7,7 +7,7 @@ use crate::checkpoint::{self, Manifest, Snapshot};
 use crate::config::{Augmentation, RunConfig};
 use crate::data::{DataConfig, Dataset, EvalLoader, Geometry, Names, Sharding, Split, Wanted};
 use crate::metrics::{ReportFile, print, say};
-use crate::strategy::{Amp, Strategy, Target};
+use crate::strategy::Target;
 use anyhow::Result;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -167,7 +167,9 @@ pub fn main(args: &AnalyzeArgs) -> Result<u8> {
     let run = configuration(args, &folder, &manifest)?;
     let images = Images { run: run.clone(), classes: manifest.class_names.clone() };
     let val = images.open(Split::Val)?;
-    let placement = Placement { graph, strategy: Strategy { amp: Amp::Off, ..run.strategy() } };
+    // `configuration` asks for quantization, so that there is a recipe.
+    let strategy = run.strategy().deployed(Some(run.quantization.target)).unwrap_or_default();
+    let placement = Placement { graph, strategy };
     let network = Network::new(placement, &state).map_err(failed)?;
     let subject = Subject {
         model: manifest.model.clone(),

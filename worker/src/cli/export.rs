@@ -6,7 +6,7 @@ use crate::export::{FloatType, Options, Profile, emit, scale_table};
 use crate::graph::Graph;
 use crate::metrics::say;
 use crate::passes;
-use crate::strategy::{Amp, Purpose, Qat, Strategy};
+use crate::strategy::{Purpose, Strategy};
 use anyhow::Result;
 use prost::Message;
 use serde_json::json;
@@ -39,27 +39,27 @@ pub struct ExportArgs {
     pub scale_table: Option<PathBuf>,
 }
 
-/// What of a checkpoint's strategy a file for `profile` is made by, in FP32 arithmetic: its recipe, for the profile's
-/// runtime.
-fn strategy(manifest: &Manifest, profile: Profile) -> Strategy {
-    let recipe = manifest.strategy.qat.clone().unwrap_or_default();
-    let qat = profile.target().map(|target| Qat { target, ..recipe });
-    Strategy { amp: Amp::Off, qat, ..manifest.strategy.clone() }
+/// What a file of a checkpoint is made by.
+///
+/// # Errors
+/// When the profile is quantized and the checkpoint is not.
+pub fn strategy(folder: &Path, manifest: &Manifest, profile: Profile) -> Result<Strategy, Exit> {
+    manifest.strategy.deployed(profile.target()).ok_or_else(|| {
+        Exit::configuration(format!(
+            "{} was trained without --qat, so it has no activation ranges: train with --qat from it (--from-pretrained-params), or export --profile fp32",
+            folder.display()
+        ))
+    })
 }
 
-/// The network of a checkpoint as `profile` deploys it: the same pass list as in training, decided for export.
-fn deployed_graph(checkpoint: &Snapshot, profile: Profile) -> Result<Graph> {
-    graph_for(checkpoint, profile, Purpose::Export)
+/// The network of a checkpoint as a file has it: the same pass list as in training, decided for export.
+fn deployed_graph(checkpoint: &Snapshot, strategy: &Strategy) -> Result<Graph> {
+    Ok(passes::run(checkpoint.graph.clone(), strategy, Purpose::Export).map_err(Exit::configuration)?)
 }
 
-/// The same network as it is trained and evaluated, in FP32 arithmetic, with the placement of `profile`.
-pub fn trained_graph(checkpoint: &Snapshot, profile: Profile) -> Result<Graph> {
-    graph_for(checkpoint, profile, Purpose::Eval)
-}
-
-fn graph_for(checkpoint: &Snapshot, profile: Profile, purpose: Purpose) -> Result<Graph> {
-    let strategy = strategy(&checkpoint.manifest, profile);
-    Ok(passes::run(checkpoint.graph.clone(), &strategy, purpose).map_err(Exit::configuration)?)
+/// The same network as it is evaluated in training.
+pub fn trained_graph(checkpoint: &Snapshot, strategy: &Strategy) -> Result<Graph> {
+    Ok(passes::run(checkpoint.graph.clone(), strategy, Purpose::Eval).map_err(Exit::configuration)?)
 }
 
 fn metadata(folder: &Path, checkpoint: &Snapshot, graph: &Graph) -> Result<Vec<(String, String)>> {
@@ -86,16 +86,10 @@ pub fn main(args: &ExportArgs) -> Result<u8> {
     args.scale_table.iter().try_for_each(|path| output::ensure_folder("--scale-table", path))?;
     let (folder, manifest) =
         checkpoint_base::find(&args.from_checkpoint, args.last_epoch_of_checkpoint.as_deref())?;
-    if args.profile.target().is_some() && manifest.qat.is_none() {
-        let message = format!(
-            "{} was trained without --qat, so it has no activation ranges: train with --qat from it (--from-pretrained-params), or export --profile fp32",
-            folder.display()
-        );
-        return Err(Exit::configuration(message).into());
-    }
+    let strategy = strategy(&folder, &manifest, args.profile)?;
     checkpoint_base::announce(&folder, &manifest);
     let checkpoint = checkpoint::load(&folder).map_err(Exit::checkpoint)?;
-    let (state, graph) = (&checkpoint.model, deployed_graph(&checkpoint, args.profile)?);
+    let (state, graph) = (&checkpoint.model, deployed_graph(&checkpoint, &strategy)?);
     let options = Options { profile: args.profile, opset: args.opset, float_type: args.float_type };
     let metadata = metadata(&folder, &checkpoint, &graph)?;
     let exported = emit(&graph, state, options, metadata).map_err(Exit::configuration)?;
@@ -121,6 +115,7 @@ mod tests {
     use crate::export::onnx::TensorProto;
     use crate::models;
     use crate::quant::scheme::Scheme;
+    use crate::strategy::Qat;
     use std::collections::BTreeMap;
 
     /// A checkpoint of a ResNet20 without its numbers.
@@ -152,8 +147,9 @@ mod tests {
     fn a_file_says_what_stays_in_floating_point_and_why() {
         let of = |patterns: &[&str]| {
             let skip = patterns.iter().map(|p| p.to_string()).collect();
-            let graph =
-                deployed_graph(&checkpoint(Qat { skip, ..Qat::default() }), Profile::Openvino).unwrap();
+            let checkpoint = checkpoint(Qat { skip, ..Qat::default() });
+            let strategy = strategy(Path::new("x"), &checkpoint.manifest, Profile::Openvino).unwrap();
+            let graph = deployed_graph(&checkpoint, &strategy).unwrap();
             let options = Options { profile: Profile::Openvino, opset: 13, float_type: FloatType::Fp32 };
             let model = emit(&graph, &state(&graph), options, vec![]).unwrap().model;
             let entry = model.metadata_props.into_iter().find(|e| e.key == "octrain.fp32_layers").unwrap();
@@ -171,10 +167,11 @@ mod tests {
         for bits in [7, 8] {
             let checkpoint = checkpoint(Qat { weight_bits: bits, ..Qat::default() });
             for profile in [Profile::Openvino, Profile::Onnxruntime, Profile::Tensorrt] {
-                let trained = trained_graph(&checkpoint, profile).unwrap();
+                let strategy = strategy(Path::new("x"), &checkpoint.manifest, profile).unwrap();
+                let trained = trained_graph(&checkpoint, &strategy).unwrap();
                 let schemes = trained.nodes.iter().filter_map(|n| n.op.layer()).map(|layer| layer.scheme);
                 assert!(schemes.into_iter().all(|scheme| scheme == Some(Scheme::weight(bits))));
-                let graph = deployed_graph(&checkpoint, profile).unwrap();
+                let graph = deployed_graph(&checkpoint, &strategy).unwrap();
                 let options = Options { profile, opset: 13, float_type: FloatType::Fp32 };
                 let model = emit(&graph, &state(&graph), options, vec![]).unwrap().model;
                 let tensors: BTreeMap<String, TensorProto> =

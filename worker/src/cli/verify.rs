@@ -2,7 +2,7 @@
 
 use super::args::Tolerance;
 use super::classifier::{Classifier, PreparationFlags};
-use super::export::trained_graph;
+use super::export::{self, trained_graph};
 use super::infer::{self, loader};
 use super::{Exit, checkpoint_base, output};
 use crate::checkpoint::{self, Manifest, Origin};
@@ -174,7 +174,7 @@ pub fn main(args: &VerifyArgs) -> Result<u8> {
     infer::announce(&args.model, info, args.engine);
     let profile = profile_of(args, info, &folder, &manifest)?;
     let checkpoint = checkpoint::load(&folder).map_err(Exit::checkpoint)?;
-    let graph = trained_graph(&checkpoint, profile)?;
+    let graph = trained_graph(&checkpoint, &export::strategy(&folder, &manifest, profile)?)?;
     let mode = Mode::evaluation(profile.target().is_some());
     let graph = Evaluator::of_state(graph, &checkpoint.model, mode, Device::Cpu)?;
     let root = checkpoint_base::data(args.image_root.as_deref(), &folder, &manifest)?;

@@ -3,7 +3,7 @@
 use super::{OptimError, Program};
 use crate::checkpoint::{self, CheckpointError};
 use crate::export::{self, ExportError, Exported, FloatType, Options, Profile};
-use crate::strategy::{Amp, Purpose, Qat, Strategy};
+use crate::strategy::Purpose;
 use prost::Message;
 use std::path::Path;
 
@@ -37,12 +37,8 @@ impl Program {
         profile: Profile,
         metadata: Vec<(String, String)>,
     ) -> Result<Exported, ProgramExportError> {
-        let qat = match (profile.target(), &self.strategy.qat) {
-            (None, _) => None,
-            (Some(target), Some(qat)) => Some(Qat { target, ..qat.clone() }),
-            (Some(_), None) => return Err(ProgramExportError::NotQuantized),
-        };
-        let strategy = Strategy { amp: Amp::Off, qat, ..self.strategy.clone() };
+        let deployed = self.strategy.deployed(profile.target());
+        let strategy = deployed.ok_or(ProgramExportError::NotQuantized)?;
         let (network, passes) = &self.source;
         let graph = passes.run(network.clone(), &strategy, Purpose::Export, |_, _| {});
         let state = self.weights.to_state().map_err(OptimError::from)?;

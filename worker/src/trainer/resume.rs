@@ -266,15 +266,12 @@ impl Fits<'_> {
             return Err(self.other("--qat", on(m.qat.is_some()), on(config.quantization.qat), hint));
         }
         match &m.qat {
-            Some(q) if q.target != config.quantization.target => {
-                let text = |t| format!("{t:?}").to_lowercase();
-                Err(self.other(
-                    "--target",
-                    text(q.target),
-                    text(config.quantization.target),
-                    "; every profile can be exported from it, whatever its target",
-                ))
-            }
+            Some(q) if q.target != config.quantization.target => Err(self.other(
+                "--target",
+                q.target.to_string(),
+                config.quantization.target.to_string(),
+                "; every profile can be exported from it, whatever its target",
+            )),
             _ => Ok(()),
         }
     }

@@ -46,7 +46,7 @@ fn every_pass_on_every_target_is_as_recorded() {
                     }
                 })
                 .unwrap();
-            golden("passes", &format!("{model}-{target:?}").to_lowercase(), &text);
+            golden("passes", &format!("{model}-{target}").to_lowercase(), &text);
         }
     }
 }

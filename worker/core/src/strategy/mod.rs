@@ -37,4 +37,35 @@ impl Strategy {
     pub fn without_qat(&self) -> Self {
         Self { qat: None, ..self.clone() }
     }
+
+    /// What a file is made by: FP32 arithmetic, whatever the precision of the training, and the recipe with the placement
+    /// rules of `target`, whatever runtime was trained for; without a target, floating point. None where a target is wanted
+    /// and there is no recipe, so that nothing has ranges.
+    pub fn deployed(&self, target: Option<Target>) -> Option<Self> {
+        let qat = match target {
+            None => None,
+            Some(target) => Some(Qat { target, ..self.qat.clone()? }),
+        };
+        Some(Self { amp: Amp::Off, qat, ..self.clone() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_made_in_fp32_by_the_recipe_for_its_own_runtime_or_without_one() {
+        let qat = Qat { target: Target::Tensorrt, weight_bits: 7, ..Qat::default() };
+        let float = Strategy { amp: Amp::Bf16, layout: Layout::Nchw, qat: None };
+        let trained = Strategy { qat: Some(qat.clone()), ..float.clone() };
+        for &target in Target::ALL {
+            let want = Qat { target, ..qat.clone() };
+            let deployed = trained.deployed(Some(target)).unwrap();
+            assert_eq!(deployed, Strategy { amp: Amp::Off, qat: Some(want), ..trained.clone() });
+            assert_eq!(float.deployed(Some(target)), None);
+        }
+        let plain = Strategy { amp: Amp::Off, ..float.clone() };
+        assert_eq!((trained.deployed(None), float.deployed(None)), (Some(plain.clone()), Some(plain)));
+    }
 }
