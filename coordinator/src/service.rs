@@ -125,7 +125,12 @@ impl Coordinator for Service {
 
     async fn leave(&self, r: Request<LeaveRequest>) -> Result<Response<LeaveReply>, Status> {
         let r = r.into_inner();
-        self.done(Event::Leave { header: header(r.header)?, interrupted: r.interrupted }).await?;
+        self.done(Event::Leave {
+            header: header(r.header)?,
+            interrupted: r.interrupted,
+            before_plan: r.before_plan,
+        })
+        .await?;
         Ok(Response::new(LeaveReply {}))
     }
 

@@ -23,7 +23,7 @@ async fn code(child: Child) -> (Option<i32>, String) {
 }
 
 async fn leave(mut w: Worker, interrupted: bool) {
-    w.client.leave(LeaveRequest { header: w.header(), interrupted }).await.unwrap();
+    w.client.leave(LeaveRequest { header: w.header(), interrupted, before_plan: false }).await.unwrap();
 }
 
 async fn fail(w: &mut Worker, kind: FailureKind) {

@@ -2,10 +2,13 @@
 
 use octrain_tests::binary;
 use octrain_tests::run::{DEADLINE, SMALL, said};
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 fn started(command: &mut Command) -> Child {
@@ -114,4 +117,77 @@ fn a_signal_is_heard_while_a_coordinator_does_not_answer() {
     // What is not heard ends when the connection is given up for dead, after 20 s.
     assert!(asked.elapsed() < Duration::from_secs(15), "{:?}: {}", asked.elapsed(), said(&output));
     drop(connection);
+}
+
+/// An address from which all is passed on to `to`; what comes back is kept while `held`.
+fn relay(to: &str, held: &Arc<AtomicBool>) -> String {
+    let (listener, to, held) = (TcpListener::bind("127.0.0.1:0").unwrap(), to.to_string(), Arc::clone(held));
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for near in listener.incoming().map_while(Result::ok) {
+            let Ok(far) = TcpStream::connect(&to) else { continue };
+            pass_on(&near, &far, None);
+            pass_on(&far, &near, Some(Arc::clone(&held)));
+        }
+    });
+    address
+}
+
+fn pass_on(from: &TcpStream, to: &TcpStream, held: Option<Arc<AtomicBool>>) {
+    let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(n @ 1..) = from.read(&mut buffer) {
+            while held.as_ref().is_some_and(|held| held.load(Ordering::SeqCst)) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            if to.write_all(&buffer[..n]).is_err() {
+                break;
+            }
+        }
+        let _ = to.shutdown(Shutdown::Both);
+    });
+}
+
+#[test]
+fn one_host_that_is_asked_to_stop_before_its_plan_reaches_it_ends_the_job_of_the_others() {
+    let mut coordinator = started(Command::new(binary("octrain-coordinator")).args([
+        "--listen",
+        "127.0.0.1:0",
+        "--world-size",
+        "2",
+        "--register-timeout",
+        "60",
+    ]));
+    let mut line = String::new();
+    BufReader::new(coordinator.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let address = line.trim().strip_prefix("listening on ").unwrap().to_string();
+    let mut log = BufReader::new(coordinator.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let held = Arc::new(AtomicBool::new(false));
+    let dir = tempfile::tempdir().unwrap();
+    let host = |name: &str, address: &str| {
+        let launch = ["launch", "--coordinator", address, "--nproc-per-node", "1", "--"];
+        let flags = ["--batch-size", "8", "--max-steps", "1", "--threads", "1", "--output-dir"];
+        let output = [dir.path().to_str().unwrap()];
+        started(
+            Command::new(binary("octrain"))
+                .args([&launch[..], SMALL, &flags, &output].concat())
+                .env("OCTRAIN_HOST", name),
+        )
+    };
+    let mut early = host("early", &relay(&address, &held));
+    let mut of_early = BufReader::new(early.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(of_early.any(|l| l.contains("waiting for the plan")), "the first host does not wait");
+    let of_early = std::thread::spawn(move || of_early.collect::<Vec<_>>().join("\n"));
+    held.store(true, Ordering::SeqCst);
+    let other = host("other", &address);
+    assert!(log.any(|l| l.contains("registered, 2 of 2")), "the job did not begin");
+    terminate(early.id());
+    let said_by = std::thread::spawn(move || log.collect::<Vec<_>>().join("\n"));
+    let (other, early) = (end(other), end(early));
+    assert_eq!(early.status.code(), Some(4), "{}", of_early.join().unwrap());
+    assert_eq!(other.status.code(), Some(3), "{}", said(&other));
+    assert!(said(&other).contains("was asked to stop before its plan had reached it"), "{}", said(&other));
+    wait_until("end of the coordinator", || coordinator.try_wait().unwrap().is_some());
+    assert_eq!(coordinator.wait().unwrap().code(), Some(4), "{}", said_by.join().unwrap());
 }

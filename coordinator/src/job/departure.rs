@@ -1,11 +1,51 @@
-//! When the coordinator may go.
+//! How workers leave, and when the coordinator may go.
 
-use super::{Job, Phase};
+use super::{Applied, Job, Phase, done, failure};
 use crate::config::CoordinatorConfig;
 use crate::membership::{Member, Now};
 use crate::ranks::Place;
-use octrain_proto::v1::AbortKind;
+use octrain_proto::v1::{AbortKind, Header};
 use std::collections::HashSet;
+
+/// A worker leaves: done, or asked to stop (`interrupted`); without a plan, or with what the others know of.
+pub(super) fn leave(
+    now: Now,
+    job: &mut Job,
+    config: &CoordinatorConfig,
+    header: &Header,
+    interrupted: bool,
+    before_plan: bool,
+) -> Applied {
+    let member = job.caller(header, config)?;
+    member.heard(now);
+    member.left = true;
+    let who = member.describe();
+    let how = if interrupted { "left, interrupted" } else { "left" };
+    match &job.phase {
+        Phase::Gathering => {
+            job.members.remove(&header.member);
+            done(Some(format!("{who} {how} before the start")))
+        }
+        // The plan was made and did not reach it. The others count on it, and have agreed on nothing yet.
+        Phase::Running { .. } if before_plan => {
+            let (kind, why) = match interrupted {
+                true => (AbortKind::Shutdown, "was asked to stop"),
+                false => (AbortKind::WorkerLost, "gave up waiting"),
+            };
+            let text = format!("{who} {why} before its plan had reached it");
+            done(failure::fail(now, job, kind, Some(&header.member), text))
+        }
+        Phase::Running { .. } => {
+            job.interrupted |= interrupted;
+            if job.members.values().all(|m| m.left) {
+                job.phase = Phase::Finished { interrupted: job.interrupted };
+                return done(Some(format!("{who} {how}; all have left, the job is finished")));
+            }
+            done(Some(format!("{who} {how}")))
+        }
+        _ => done(None),
+    }
+}
 
 impl Job {
     /// Whether the coordinator may go: the job has ended, and everyone knows or has had time to.

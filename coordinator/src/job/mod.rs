@@ -152,6 +152,7 @@ pub enum Event {
     Leave {
         header: Header,
         interrupted: bool,
+        before_plan: bool,
     },
     StoreSet {
         header: Header,
@@ -396,7 +397,9 @@ fn apply(now: Now, job: &mut Job, config: &CoordinatorConfig, event: Event) -> A
             job.caller(&header, config)?.heard(now);
             done(failure::reported(now, job, config, &header.member, message, kind))
         }
-        Event::Leave { header, interrupted } => leave(now, job, config, &header, interrupted),
+        Event::Leave { header, interrupted, before_plan } => {
+            departure::leave(now, job, config, &header, interrupted, before_plan)
+        }
         Event::StoreSet { header, key, value } => {
             job.running(now, &header, config, Wait::First)?.set(&key, value)?;
             done(None)
@@ -469,27 +472,4 @@ fn disconnected(now: Now, job: &mut Job, name: &str, watch: u64) -> Option<Strin
     }
     member.disconnected.get_or_insert(now);
     Some(format!("{}: connection broke, waiting for a sign of life", member.describe()))
-}
-
-fn leave(now: Now, job: &mut Job, config: &CoordinatorConfig, header: &Header, interrupted: bool) -> Applied {
-    let member = job.caller(header, config)?;
-    member.heard(now);
-    member.left = true;
-    let who = member.describe();
-    let how = if interrupted { "left, interrupted" } else { "left" };
-    match &job.phase {
-        Phase::Gathering => {
-            job.members.remove(&header.member);
-            done(Some(format!("{who} {how} before the start")))
-        }
-        Phase::Running { .. } => {
-            job.interrupted |= interrupted;
-            if job.members.values().all(|m| m.left) {
-                job.phase = Phase::Finished { interrupted: job.interrupted };
-                return done(Some(format!("{who} {how}; all have left, the job is finished")));
-            }
-            done(Some(format!("{who} {how}")))
-        }
-        _ => done(None),
-    }
 }

@@ -1,6 +1,7 @@
 //! The state machine, event by event, on a clock of the tests' own.
 
 mod blame;
+mod departure;
 mod in_vain;
 
 use super::*;
@@ -162,7 +163,7 @@ fn four_workers_out_of_order_get_one_plan_and_finish() {
     assert_eq!(ranks, [3, 1, 2, 0]);
     for (i, header) in headers.iter().enumerate() {
         assert!(w.ended.is_empty());
-        w.ok(Event::Leave { header: header.clone(), interrupted: i == 1 });
+        w.ok(Event::Leave { header: header.clone(), interrupted: i == 1, before_plan: false });
     }
     assert_eq!(w.ended, [Outcome::Finished { interrupted: true }]);
     assert!(w.job.drained(w.now, &w.config));
@@ -179,7 +180,7 @@ fn headers_are_checked() {
     assert_eq!(job, Refusal::Job { theirs: "other".into(), ours: "octrain".into() });
     let unknown = w.refused(beat(Header { member: "0-1".into(), ..good.clone() }));
     assert_eq!(unknown, Refusal::Unknown { member: "0-1".into() });
-    w.ok(Event::Leave { header: good.clone(), interrupted: false });
+    w.ok(Event::Leave { header: good.clone(), interrupted: false, before_plan: false });
     assert_eq!(w.refused(beat(good.clone())), Refusal::Left { member: good.member });
     // Every call of a stale generation is refused, not only heartbeats.
     let header = Header { generation: 9, ..headers[1].clone() };
@@ -189,7 +190,7 @@ fn headers_are_checked() {
         Event::Watch { header: header.clone() },
         Event::ReportStep { header: header.clone(), report: StepReport::default() },
         Event::ReportFailure { header: header.clone(), message: "x".into(), kind: FailureKind::Own },
-        Event::Leave { header: header.clone(), interrupted: false },
+        Event::Leave { header: header.clone(), interrupted: false, before_plan: false },
         Event::StoreSet { header: header.clone(), key: key(), value: vec![] },
         Event::StoreGet { header: header.clone(), key: key(), wait: Wait::First },
         Event::StoreAdd { header: header.clone(), key: key(), amount: 1 },
@@ -377,28 +378,7 @@ fn before_the_start_a_lost_worker_is_forgotten_and_may_be_replaced() {
     w.join(second);
     let third = w.join(request("a", 1));
     assert!(matches!(w.job.phase, Phase::Running { .. }));
-    w.ok(Event::Leave { header: third, interrupted: false });
-}
-
-#[test]
-fn one_who_leaves_before_the_start_makes_room() {
-    let mut w = World::new(2);
-    let header = w.join(request("a", 0));
-    w.ok(Event::Leave { header, interrupted: true });
-    assert!(w.job.members.is_empty() && w.ended.is_empty());
-    // Nobody's configuration binds the next one.
-    w.join(RegisterRequest { job: Some(spec_of(json!({"seed": 1}))), ..request("a", 0) });
-}
-
-#[test]
-fn those_who_have_left_are_not_missed() {
-    let (mut w, h) = World::running(2);
-    w.ok(Event::Leave { header: h[0].clone(), interrupted: false });
-    w.pass(ms(20_000), &[&h[1]]);
-    assert!(w.ended.is_empty());
-    w.ok(Event::Leave { header: h[1].clone(), interrupted: false });
-    assert_eq!(w.ended, [Outcome::Finished { interrupted: false }]);
-    assert_eq!(w.refuse(request("a", 0)).kind(), "finished");
+    w.ok(Event::Leave { header: third, interrupted: false, before_plan: false });
 }
 
 #[test]
@@ -462,7 +442,7 @@ fn nothing_ends_twice() {
     let (mut w, h) = World::running(2);
     w.fail(&h[0], "first", FailureKind::Own);
     w.event(Event::Shutdown { why: "late".into() });
-    w.ok(Event::Leave { header: h[1].clone(), interrupted: false });
+    w.ok(Event::Leave { header: h[1].clone(), interrupted: false, before_plan: false });
     w.pass(ms(20_000), &[]);
     contains(&w.abort().message, &["first"]);
     assert_eq!(w.ended.len(), 1);

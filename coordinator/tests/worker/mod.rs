@@ -97,7 +97,10 @@ impl Worker {
     }
 
     pub async fn leave(mut self) {
-        self.client.leave(LeaveRequest { header: self.header(), interrupted: false }).await.unwrap();
+        self.client
+            .leave(LeaveRequest { header: self.header(), interrupted: false, before_plan: false })
+            .await
+            .unwrap();
     }
 }
 

@@ -58,9 +58,9 @@ pub(super) fn connect(options: SessionOptions) -> Result<Session, SessionError> 
     let plan = match wait_for_plan(&session, &options) {
         Ok(plan) => plan,
         Err(e) => {
-            // Another worker may take this place.
+            // Another worker may take this place; or the job, if it has just begun, ends.
             if !e.is_ended() {
-                session.leave();
+                session.goodbye(matches!(e, SessionError::Interrupted(_)), true);
             }
             return Err(e);
         }
@@ -134,6 +134,10 @@ fn wait_for_plan(session: &Session, options: &SessionOptions) -> Result<BuildPla
         };
         let reply = match c.runtime().block_on(asked) {
             Err(e @ SessionError::Interrupted(_)) => return Err(e),
+            // Asked to stop like the one whose leaving ended the job.
+            Err(SessionError::Ended { configuration: false, .. }) if (options.interrupted)() => {
+                return Err(SessionError::Interrupted("the other workers"));
+            }
             reply => reply,
         };
         let reply = reply.map_err(|e| match session.shared.wait_abort(FAREWELL) {

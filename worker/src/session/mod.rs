@@ -145,18 +145,19 @@ impl Session {
 
     /// Leaves: this worker is done. What is done stays done when nobody hears of it any more.
     pub fn leave(self) {
-        self.goodbye(false);
+        self.goodbye(false, false);
     }
 
     /// Leaves because it was asked to (a signal), after saving.
     pub fn leave_interrupted(self) {
-        self.goodbye(true);
+        self.goodbye(true, false);
     }
 
-    fn goodbye(self, interrupted: bool) {
+    /// Says good-bye; `before_plan`: the others, who may have theirs, would wait for this one.
+    fn goodbye(self, interrupted: bool, before_plan: bool) {
         self.shared.leaving.store(true, Ordering::SeqCst);
         let c = &self.connection;
-        let request = LeaveRequest { header: Some(c.header.clone()), interrupted };
+        let request = LeaveRequest { header: Some(c.header.clone()), interrupted, before_plan };
         let told =
             c.call("leave", Instant::now() + ANSWER, async |mut client| client.leave(request.clone()).await);
         if let Err(e) = told {
