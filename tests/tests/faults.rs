@@ -69,8 +69,7 @@ fn data_that_goes_away_costs_no_step() {
 }
 
 fn connect(address: &str, local_index: u32) -> Session {
-    let model =
-        ModelFacts { name: "ResNet20".into(), parameters: 272_474, convolutions: 21, batch_norms: 21 };
+    let model = ModelFacts { name: "ResNet20".into(), parameters: 272_474, layers: 22, batch_norms: 21 };
     let config = serde_json::to_value(RunConfig::default()).unwrap();
     let job = job_spec(&config, Purpose::Train, model, 50_000);
     Session::connect(SessionOptions {

@@ -283,8 +283,7 @@ fn groups() -> BTreeMap<String, &'static str> {
 /// What the coordinator decides for two workers with this configuration, without the configuration's own hash; none where
 /// it refuses.
 fn decided(config: &Map<String, Value>) -> Option<BuildPlan> {
-    let model =
-        ModelFacts { name: "ResNet20".into(), parameters: 272_474, convolutions: 21, batch_norms: 21 };
+    let model = ModelFacts { name: "ResNet20".into(), parameters: 272_474, layers: 22, batch_norms: 21 };
     let job = job_spec(&Value::Object(config.clone()), Purpose::Train, model, 50_000);
     let worker = |local_index| WorkerFacts {
         host: "a".into(),

@@ -136,7 +136,7 @@ pub enum StrategyError {
     #[error("--qat-{} is {}: {}", .0.field, .0.value, .0.want)]
     Qat(#[from] QatError),
     /// QAT of a network without anything to quantize.
-    #[error("--qat, but {model} has no convolution to quantize: train it without --qat")]
+    #[error("--qat, but {model} has no layer with weights to quantize: train it without --qat")]
     NothingToQuantize {
         /// Name of the network.
         model: String,

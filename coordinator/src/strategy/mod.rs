@@ -143,8 +143,8 @@ pub fn decide(facts: &JobFacts) -> Result<BuildStrategy, StrategyError> {
 
 /// The network as workers describe it.
 fn network(model: ModelFacts) -> NetworkFacts {
-    let ModelFacts { name, parameters, convolutions, batch_norms } = model;
-    NetworkFacts { name, parameters, convolutions, batch_norms }
+    let ModelFacts { name, parameters, layers, batch_norms } = model;
+    NetworkFacts { name, parameters, layers, batch_norms }
 }
 
 fn buckets(

@@ -12,7 +12,7 @@ pub(super) fn settings(
     total_steps: u64,
 ) -> Result<Vec<Setting>, StrategyError> {
     let Some(qat) = qat else { return Ok(vec![setting("qat", "off", "--qat is not set")]) };
-    if network.convolutions == 0 {
+    if network.layers == 0 {
         return Err(StrategyError::NothingToQuantize { model: network.name.clone() });
     }
     qat.check()?;

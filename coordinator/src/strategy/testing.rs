@@ -23,7 +23,7 @@ pub(crate) fn config(changes: Value) -> Value {
 }
 
 pub(crate) fn model() -> ModelFacts {
-    ModelFacts { name: "ResNet20".into(), parameters: 272_474, convolutions: 21, batch_norms: 21 }
+    ModelFacts { name: "ResNet20".into(), parameters: 272_474, layers: 22, batch_norms: 21 }
 }
 
 pub(crate) fn worker(host: &str, local_index: u32, gpus: usize) -> WorkerFacts {

@@ -323,7 +323,7 @@ fn numbers_out_of_range_are_refused_by_the_name_of_their_flag() {
         assert!(e.to_string().starts_with(&format!("--{flag} is ")), "{changes}: {e}");
     }
     let mut f = facts(json!({"qat": true}), two());
-    f.job.model = Some(ModelFacts { convolutions: 0, ..model() });
+    f.job.model = Some(ModelFacts { layers: 0, ..model() });
     assert!(matches!(decide(&f), Err(StrategyError::NothingToQuantize { .. })));
     assert_eq!(decide(&facts(json!({}), vec![])), Err(StrategyError::NoWorkers));
     let mut f = facts(json!({}), two());

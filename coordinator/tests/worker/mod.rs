@@ -31,8 +31,7 @@ pub fn job(seed: u64) -> JobSpec {
         "qat-bn-images": 0, "qat-distill": false, "qat-distill-weight": 0.5, "qat-distill-temperature": 4.0,
         "device": "cpu", "threads": 0, "bucket-mib": 25.0,
     });
-    let model =
-        ModelFacts { name: "ResNet20".into(), parameters: 272_474, convolutions: 21, batch_norms: 21 };
+    let model = ModelFacts { name: "ResNet20".into(), parameters: 272_474, layers: 22, batch_norms: 21 };
     spec::spec(&config, Purpose::Train, model, 50_000)
 }
 

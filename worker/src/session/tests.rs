@@ -22,8 +22,7 @@ fn coordinator(world: u32) -> Embedded {
 }
 
 fn spec(config: &RunConfig) -> JobSpec {
-    let model =
-        ModelFacts { name: "ResNet20".into(), parameters: 272_474, convolutions: 21, batch_norms: 21 };
+    let model = ModelFacts { name: "ResNet20".into(), parameters: 272_474, layers: 22, batch_norms: 21 };
     job_spec(&serde_json::to_value(config).unwrap(), Purpose::Train, model, 50_000)
 }
 

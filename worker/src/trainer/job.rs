@@ -32,8 +32,8 @@ pub fn purpose(scope: RunScope) -> Purpose {
 
 /// Facts of a network as they are sent to the coordinator.
 pub fn model_facts(network: &NetworkFacts) -> ModelFacts {
-    let NetworkFacts { name, parameters, convolutions, batch_norms } = network.clone();
-    ModelFacts { name, parameters, convolutions, batch_norms }
+    let NetworkFacts { name, parameters, layers, batch_norms } = network.clone();
+    ModelFacts { name, parameters, layers, batch_norms }
 }
 
 /// The checkpoint whose network a run's is, where it starts from one. One that a restart (`auto`) finds is looked at again

@@ -324,7 +324,7 @@ mod tests {
     }
 
     fn network() -> NetworkFacts {
-        NetworkFacts { convolutions: 1, ..NetworkFacts::default() }
+        NetworkFacts { layers: 1, ..NetworkFacts::default() }
     }
 
     /// The plan of a run of two workers.

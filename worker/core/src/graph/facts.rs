@@ -9,8 +9,8 @@ pub struct NetworkFacts {
     pub name: String,
     /// Trainable scalars.
     pub parameters: u64,
-    /// Convolutions.
-    pub convolutions: u32,
+    /// Layers with a weight: what quantization gives codes ([`crate::graph::Operator::layer`]).
+    pub layers: u32,
     /// BatchNorms.
     pub batch_norms: u32,
 }
@@ -22,7 +22,7 @@ impl NetworkFacts {
         Self {
             name: graph.name.clone(),
             parameters: graph.parameter_count() as u64,
-            convolutions: count(|op| matches!(op, Op::Conv(_))),
+            layers: count(|op| op.layer().is_some()),
             batch_norms: count(|op| matches!(op, Op::BatchNorm(_))),
         }
     }

@@ -106,10 +106,10 @@ fn parameters_are_what_they_are() {
 #[test]
 fn a_network_in_numbers() {
     let network = NetworkFacts::of(&small());
-    let want = NetworkFacts { name: "Small".into(), parameters: 103, convolutions: 1, batch_norms: 1 };
+    let want = NetworkFacts { name: "Small".into(), parameters: 103, layers: 2, batch_norms: 1 };
     assert_eq!(network, want);
     let network = NetworkFacts::of(&models::build("ResNet20", [3, 32, 32], 10).unwrap());
-    assert_eq!((network.convolutions, network.batch_norms), (21, 21));
+    assert_eq!((network.layers, network.batch_norms), (22, 21));
 }
 
 #[test]

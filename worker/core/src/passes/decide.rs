@@ -47,8 +47,8 @@ fn quantize(pass: Pass, qat: &Qat, network: &NetworkFacts) -> String {
     let target = qat.target.name();
     match pass {
         Pass::QuantizeWeights => format!(
-            "qat: {} convolutions and the linear layers of {} train with INT8 weights",
-            network.convolutions, network.name
+            "qat: the {} layers of {} that have weights train with INT{} ones",
+            network.layers, network.name, qat.weight_bits
         ),
         Pass::QuantizeActivations => format!("qat: inputs are quantized where {target} will compute in INT8"),
         _ => format!(
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     fn on(strategy: &Strategy, purpose: Purpose) -> Vec<Pass> {
-        let network = NetworkFacts { name: "N".into(), parameters: 9, convolutions: 2, batch_norms: 2 };
+        let network = NetworkFacts { name: "N".into(), parameters: 9, layers: 2, batch_norms: 2 };
         decide(strategy, &network, purpose).into_iter().filter(|d| d.on).map(|d| d.pass).collect()
     }
 
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn every_decision_says_why() {
-        let network = NetworkFacts { name: "Net".into(), parameters: 9, convolutions: 21, batch_norms: 0 };
+        let network = NetworkFacts { name: "Net".into(), parameters: 9, layers: 21, batch_norms: 0 };
         for amp in Amp::ALL {
             for qat in [None, Some(Qat::default())] {
                 let strategy = Strategy { amp: *amp, qat, ..Strategy::default() };
@@ -120,7 +120,7 @@ mod tests {
                     let weights = said(Pass::QuantizeWeights);
                     match strategy.qat {
                         None => assert_eq!(weights, "qat is not set"),
-                        Some(_) => assert!(weights.starts_with("qat: 21 convolutions"), "{weights}"),
+                        Some(_) => assert!(weights.starts_with("qat: the 21 layers of Net "), "{weights}"),
                     }
                 }
             }

@@ -191,7 +191,7 @@ impl GraphPass for Named {
     }
 
     fn runs(&self, _: &Strategy, network: &crate::graph::NetworkFacts, purpose: Purpose) -> bool {
-        network.convolutions == 21 && purpose == self.1
+        network.layers == 22 && purpose == self.1
     }
 }
 
