@@ -53,6 +53,7 @@ const SETUP: &str = "worker/src/trainer/setup.rs";
 const UPDATE: &str = "worker/src/trainer/update.rs";
 const BEGIN: &str = "worker/src/trainer/begin.rs";
 const RESUME: &str = "worker/src/trainer/resume.rs";
+const SOURCE: &str = "worker/src/trainer/source.rs";
 const JOB: &str = "worker/src/trainer/job.rs";
 const QUANTIZATION: &str = "worker/src/trainer/quantization.rs";
 const WANTED: &str = "worker/src/data/wanted.rs";
@@ -208,13 +209,13 @@ const ROWS: &[Row] = &[
     (
         "from-checkpoint",
         By::Start,
-        (BEGIN, "match (&config.checkpoints.from_checkpoint, text)"),
+        (SOURCE, "match (&config.checkpoints.from_checkpoint, choice)"),
         Some((RESUME, "resumed from {}")),
     ),
     (
         "last-epoch-of-checkpoint",
         By::Start,
-        (BEGIN, "config.checkpoints.last_epoch_of_checkpoint.as_deref()"),
+        (SOURCE, "config.checkpoints.last_epoch_of_checkpoint"),
         Some((RESUME, "resumed from {}")),
     ),
     (

@@ -175,6 +175,39 @@ fn who_goes_back_on_purpose_is_told_the_flag_and_it_works() {
 }
 
 #[test]
+fn a_file_names_the_checkpoint_of_every_command_as_flags_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let (run, file) = (at("run"), at("run.toml"));
+    succeed(&train(&run, &["--image-root", "synthetic", "--synthetic-images", "32", "--epochs", "2"]));
+    // Whoever takes the furthest fails.
+    damage(&run.join("2"), "manifest.json");
+    let lines = format!("from-checkpoint = {:?}\nlast-epoch-of-checkpoint = \"1\"\n", text(&run));
+    fs::write(&file, lines).unwrap();
+    let out = ["quantized", "further", "resumed"].map(at);
+    let out: Vec<&str> = out.iter().map(|path| text(path)).collect();
+    let place = format!("checkpoint {}", run.join("1").display());
+    let told = succeed(&["eval", "--config", text(&file)]);
+    assert!(told.contains(&place), "{told}");
+    let quantize = ["quantize", "--config", text(&file), "--output-dir", out[0]];
+    let told = succeed(&[&quantize[..], &["--qat-calibration-images", "16"]].concat());
+    assert!(told.contains(&place), "{told}");
+    succeed(&["graph", "--config", text(&file)]);
+    let told = succeed(&["train", "--config", text(&file), "--output-dir", out[1]]);
+    assert!(told.contains(&format!("resumed from {}", run.join("1").display())), "{told}");
+    // Of the flags and the file the flags win, each for itself.
+    let told = refuse(1, &["eval", "--config", text(&file), "--last-epoch-of-checkpoint", "auto"]);
+    assert!(told.contains("is damaged"), "{told}");
+    copy(&run, Path::new(out[2]));
+    let resume = ["train", "--config", text(&file), "--resume", out[2], "--overwrite", "--lr", "0.02"];
+    let told = succeed(&resume);
+    assert!(told.contains(&format!("resumed from {}", Path::new(out[2]).join("1").display())), "{told}");
+    fs::write(&file, "last-epoch-of-checkpoint = \"newest\"\n").unwrap();
+    let told = refuse(2, &["plan", "--config", text(&file)]);
+    assert!(told.contains("line 1, `last-epoch-of-checkpoint`") && told.contains("`auto`, `best`"), "{told}");
+}
+
+#[test]
 fn a_signal_during_the_last_new_statistics_leaves_them_to_who_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let recipe = [

@@ -21,7 +21,7 @@ mod store;
 mod stored;
 mod tensors;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod trial;
 
 pub use atomic::write_atomic;

@@ -6,6 +6,7 @@
 use super::atomic::{sync_folder, write_synced};
 use super::manifest::{FileEntry, Manifest, Position};
 use super::{CheckpointError, Origin, StartedFrom, State, network, stored, tensors};
+use crate::config::CheckpointChoice;
 use crate::graph::Graph;
 use sha2::{Digest, Sha256};
 use std::fs;
@@ -45,13 +46,13 @@ pub enum Which {
     Best,
 }
 
-impl Which {
-    /// What `auto`, `best` or a number of epochs means; none for another word.
-    pub fn parse(text: &str) -> Option<Self> {
-        match text {
-            "auto" => Some(Which::Auto),
-            "best" => Some(Which::Best),
-            number => number.parse().ok().map(Which::Epoch),
+impl From<Option<CheckpointChoice>> for Which {
+    /// The checkpoint that a choice of a run's settings means: the furthest where nothing is said.
+    fn from(choice: Option<CheckpointChoice>) -> Self {
+        match choice {
+            None | Some(CheckpointChoice::Auto | CheckpointChoice::StartOver) => Which::Auto,
+            Some(CheckpointChoice::Best) => Which::Best,
+            Some(CheckpointChoice::Epoch(epoch)) => Which::Epoch(epoch),
         }
     }
 }
@@ -341,6 +342,7 @@ pub fn weights_of(path: &Path) -> Result<(State, StartedFrom), CheckpointError> 
 mod tests {
     use super::super::testing::snapshot;
     use super::*;
+    use CheckpointChoice::{Best, Epoch, StartOver};
 
     #[test]
     fn what_was_saved_is_found_and_loaded() {
@@ -380,8 +382,8 @@ mod tests {
         save(other.path(), &one).unwrap();
         assert!(find(other.path(), Which::Best).unwrap_err().to_string().contains("was evaluated"));
         assert_eq!(
-            ["auto", "best", "7", "last"].map(Which::parse),
-            [Some(Which::Auto), Some(Which::Best), Some(Which::Epoch(7)), None]
+            [None, Some(StartOver), Some(Best), Some(Epoch(7))].map(Which::from),
+            [Which::Auto, Which::Auto, Which::Best, Which::Epoch(7)]
         );
     }
 

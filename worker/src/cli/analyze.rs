@@ -4,7 +4,7 @@ use super::args::Tolerance;
 use super::{Exit, checkpoint_base, output};
 use crate::analyze::{AnalyzeError, Network, Placement, Ranges, Report, Subject, html, propose};
 use crate::checkpoint::{self, Manifest, Snapshot};
-use crate::config::{Augmentation, RunConfig};
+use crate::config::{Augmentation, CheckpointChoice, RunConfig};
 use crate::data::{DataConfig, Dataset, EvalLoader, Geometry, Names, Sharding, Split, Wanted};
 use crate::metrics::{ReportFile, print, say};
 use crate::strategy::Target;
@@ -21,7 +21,7 @@ pub struct AnalyzeArgs {
     pub from_checkpoint: PathBuf,
     /// `auto` (the furthest), `best` (that of the highest top-1) or a number of epochs.
     #[arg(long, value_name = "WHICH")]
-    pub last_epoch_of_checkpoint: Option<String>,
+    pub last_epoch_of_checkpoint: Option<CheckpointChoice>,
     /// `digits`, or a folder with `train/<class>/` and `val/<class>/`; not given: the data of the checkpoint.
     #[arg(long, value_name = "DATA")]
     pub image_root: Option<String>,
@@ -161,7 +161,7 @@ pub fn main(args: &AnalyzeArgs) -> Result<u8> {
         tch::set_num_threads(threads);
     }
     let (folder, manifest) =
-        checkpoint_base::find(&args.from_checkpoint, args.last_epoch_of_checkpoint.as_deref())?;
+        checkpoint_base::find(&args.from_checkpoint, args.last_epoch_of_checkpoint)?;
     checkpoint_base::announce(&folder, &manifest);
     let Snapshot { graph, model: state, .. } = checkpoint::load(&folder).map_err(Exit::checkpoint)?;
     let run = configuration(args, &folder, &manifest)?;

@@ -1,7 +1,7 @@
 //! What commands that run something have in common.
 
 use super::Exit;
-use crate::config::{Given, RunConfig, resolve};
+use crate::config::{Given, GivenCheckpoint, RunConfig, given_checkpoint, resolve};
 use crate::metrics::say;
 use clap::ArgMatches;
 use std::path::PathBuf;
@@ -46,6 +46,11 @@ impl RunFlags {
     /// The configuration: `base`, then the file, then the flags.
     pub fn resolve(&self, base: &RunConfig, matches: &ArgMatches) -> Result<(RunConfig, Given), Exit> {
         resolve(base, self.config.as_deref(), &self.run, matches).map_err(Exit::configuration)
+    }
+
+    /// The checkpoint that the file and the flags name, which may bring the base.
+    pub fn checkpoint(&self, matches: &ArgMatches) -> Result<GivenCheckpoint, Exit> {
+        given_checkpoint(self.config.as_deref(), &self.run, matches).map_err(Exit::configuration)
     }
 
     /// Prints a configuration if that is wanted.

@@ -3,26 +3,14 @@
 
 use super::Exit;
 use crate::checkpoint::{self, CheckpointError, Manifest, Origin, Which};
-use crate::config::{Given, RunConfig, RunScope};
+use crate::config::{CheckpointChoice, Given, RunConfig, RunScope};
 use crate::metrics::say;
 use crate::passes::Pass;
 use std::path::{Path, PathBuf};
 
-/// Finds a checkpoint: `which` is `auto`, `best` or a number of epochs.
-pub fn find(path: &Path, which: Option<&str>) -> Result<(PathBuf, Manifest), Exit> {
-    read(path, self::which(which)?).map_err(Exit::checkpoint)
-}
-
-/// What `--last-epoch-of-checkpoint` says.
-pub fn which(text: Option<&str>) -> Result<Which, Exit> {
-    match text {
-        None | Some("none") => Ok(Which::Auto),
-        Some(word) => Which::parse(word).ok_or_else(|| {
-            Exit::configuration(format!(
-                "--last-epoch-of-checkpoint is `{word}`; it is `auto`, `best` or a number of epochs"
-            ))
-        }),
-    }
+/// Finds a checkpoint; `which` of several, the furthest where nothing is said.
+pub fn find(path: &Path, which: Option<CheckpointChoice>) -> Result<(PathBuf, Manifest), Exit> {
+    read(path, which.into()).map_err(Exit::checkpoint)
 }
 
 /// Finds a checkpoint and reads what is in its manifest.

@@ -17,11 +17,9 @@ pub struct EvalArgs {
 
 /// Runs the command.
 pub fn main(args: &EvalArgs, matches: &ArgMatches) -> Result<u8> {
-    let run = &args.flags.run;
-    let path = run.checkpoints.from_checkpoint.as_ref();
-    let path = path.ok_or_else(|| Exit::configuration("octrain eval needs --from-checkpoint FOLDER"))?;
-    let (folder, manifest) =
-        checkpoint_base::find(path, run.checkpoints.last_epoch_of_checkpoint.as_deref())?;
+    let given = args.flags.checkpoint(matches)?;
+    let path = given.folder.ok_or_else(|| Exit::configuration("octrain eval needs --from-checkpoint FOLDER"))?;
+    let (folder, manifest) = checkpoint_base::find(&path, given.which)?;
     let (mut config, given) =
         args.flags.resolve(&checkpoint_base::for_evaluation(&folder, &manifest), matches)?;
     checkpoint_base::ensure_data(&given, &folder, &manifest)?;

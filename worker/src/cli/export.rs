@@ -2,6 +2,7 @@
 
 use super::{Exit, checkpoint_base, output};
 use crate::checkpoint::{self, Manifest, Origin, Snapshot};
+use crate::config::CheckpointChoice;
 use crate::export::{FloatType, Options, Profile, emit, scale_table};
 use crate::graph::Graph;
 use crate::metrics::say;
@@ -21,7 +22,7 @@ pub struct ExportArgs {
     pub from_checkpoint: PathBuf,
     /// `auto` (the furthest), `best` (that of the highest top-1) or a number of epochs.
     #[arg(long, value_name = "WHICH")]
-    pub last_epoch_of_checkpoint: Option<String>,
+    pub last_epoch_of_checkpoint: Option<CheckpointChoice>,
     /// Runtime the file is for.
     #[arg(long, value_enum)]
     pub profile: Profile,
@@ -85,7 +86,7 @@ pub fn main(args: &ExportArgs) -> Result<u8> {
     output::ensure_folder("--output", &args.output)?;
     args.scale_table.iter().try_for_each(|path| output::ensure_folder("--scale-table", path))?;
     let (folder, manifest) =
-        checkpoint_base::find(&args.from_checkpoint, args.last_epoch_of_checkpoint.as_deref())?;
+        checkpoint_base::find(&args.from_checkpoint, args.last_epoch_of_checkpoint)?;
     let strategy = strategy(&folder, &manifest, args.profile)?;
     checkpoint_base::announce(&folder, &manifest);
     let checkpoint = checkpoint::load(&folder).map_err(Exit::checkpoint)?;

@@ -3,7 +3,7 @@
 use super::args::RunFlags;
 use super::{Exit, checkpoint_base};
 use crate::checkpoint;
-use crate::config::{RunConfig, UNTOLD_CLASSES, given_checkpoint};
+use crate::config::{RunConfig, UNTOLD_CLASSES};
 use crate::graph::Graph;
 use crate::metrics::{print, say};
 use crate::models;
@@ -41,11 +41,9 @@ pub struct GraphArgs {
 
 /// The network that is wanted, and the settings with it: those of a checkpoint, or what the flags say.
 fn network(args: &GraphArgs, matches: &ArgMatches) -> Result<(Graph, RunConfig)> {
-    let run = &args.flags.run;
-    let given = given_checkpoint(args.flags.config.as_deref(), run, matches).map_err(Exit::configuration)?;
-    if let Some(path) = given {
-        let (folder, manifest) =
-            checkpoint_base::find(&path, run.checkpoints.last_epoch_of_checkpoint.as_deref())?;
+    let given = args.flags.checkpoint(matches)?;
+    if let Some(path) = given.folder {
+        let (folder, manifest) = checkpoint_base::find(&path, given.which)?;
         let (config, _) = args.flags.resolve(&checkpoint_base::settings_of(&manifest), matches)?;
         let graph = checkpoint::load_graph(&folder, &manifest).map_err(Exit::checkpoint)?;
         return Ok((graph, config));

@@ -5,7 +5,7 @@
 use super::args::RunFlags;
 use super::resume::{self, Again};
 use super::{Exit, checkpoint_base, local};
-use crate::config::{Given, given_checkpoint};
+use crate::config::Given;
 use crate::launcher::EXIT_OK;
 use crate::metrics::say;
 use crate::trainer::{self, Job};
@@ -48,13 +48,11 @@ fn misused(given: &Given) -> Option<String> {
 
 /// Runs the command.
 pub fn main(args: &QuantizeArgs, matches: &ArgMatches) -> Result<u8> {
-    let run = &args.flags.run;
-    let path = given_checkpoint(args.flags.config.as_deref(), run, matches).map_err(Exit::configuration)?;
-    let path = path.ok_or_else(|| {
+    let given = args.flags.checkpoint(matches)?;
+    let path = given.folder.ok_or_else(|| {
         Exit::configuration("octrain quantize needs the checkpoint to quantize: --from-checkpoint FOLDER")
     })?;
-    let (folder, manifest) =
-        checkpoint_base::find(&path, run.checkpoints.last_epoch_of_checkpoint.as_deref())?;
+    let (folder, manifest) = checkpoint_base::find(&path, given.which)?;
     if manifest.qat.is_some() {
         let message = format!(
             "{} is quantized already: export it, or give a floating-point checkpoint",

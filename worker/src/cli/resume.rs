@@ -3,7 +3,7 @@
 use super::args::RunFlags;
 use super::{Exit, checkpoint_base};
 use crate::checkpoint::{CheckpointError, Furthest, Which, free_name, furthest, root_of};
-use crate::config::{Given, RunConfig, differences, given_checkpoint, with_former_defaults};
+use crate::config::{CheckpointChoice, Given, RunConfig, differences, with_former_defaults};
 use crate::launcher::{EXIT_CONFIGURATION, EXIT_ERROR, EXIT_OK};
 use anyhow::Result;
 use clap::ArgMatches;
@@ -48,14 +48,12 @@ pub fn resolve(
     matches: &ArgMatches,
     again: &Again,
 ) -> Result<RunConfig, Exit> {
-    let run = &flags.run;
-    let given = given_checkpoint(flags.config.as_deref(), run, matches).map_err(Exit::configuration)?;
-    let Some(path) = resume.resume.clone().or(given) else {
+    let given = flags.checkpoint(matches)?;
+    let Some(path) = resume.resume.clone().or(given.folder) else {
         let (config, given) = flags.resolve(&RunConfig::default(), matches)?;
         return Ok(as_started(config, &given));
     };
-    let which = checkpoint_base::which(run.checkpoints.last_epoch_of_checkpoint.as_deref())?;
-    let (folder, manifest) = checkpoint_base::read(&path, which).map_err(|e| {
+    let (folder, manifest) = checkpoint_base::read(&path, given.which.into()).map_err(|e| {
         let damaged = matches!(e, CheckpointError::Damaged { .. });
         let Exit { code, mut message } = Exit::checkpoint(e);
         if let Some(next) = damaged.then(|| last_line(&root_of(&path), again)).flatten() {
@@ -77,7 +75,7 @@ pub fn resolve(
 /// The settings of a run that may have been started before, by `--last-epoch-of-checkpoint auto`, and by an earlier release.
 /// Whether it was, and whether it is the same training, is for rank 0 to decide.
 fn as_started(config: RunConfig, given: &Given) -> RunConfig {
-    if config.checkpoints.last_epoch_of_checkpoint.as_deref() != Some("auto") {
+    if config.checkpoints.last_epoch_of_checkpoint != Some(CheckpointChoice::Auto) {
         return config;
     }
     let Ok((folder, manifest)) = checkpoint_base::read(&config.run.output_dir, Which::Auto) else {

@@ -6,6 +6,7 @@ use super::export::{self, trained_graph};
 use super::infer::{self, loader};
 use super::{Exit, checkpoint_base, output};
 use crate::checkpoint::{self, Manifest, Origin};
+use crate::config::CheckpointChoice;
 use crate::data::EvalLoader;
 use crate::engine::{self, EngineKind, ModelInfo};
 use crate::exec::{Evaluator, Mode};
@@ -30,7 +31,7 @@ pub struct VerifyArgs {
     pub from_checkpoint: PathBuf,
     /// `auto` (the furthest), `best` (that of the highest top-1) or a number of epochs.
     #[arg(long, value_name = "WHICH")]
-    pub last_epoch_of_checkpoint: Option<String>,
+    pub last_epoch_of_checkpoint: Option<CheckpointChoice>,
     /// The ONNX file.
     #[arg(long, value_name = "FILE")]
     pub model: PathBuf,
@@ -167,7 +168,7 @@ pub fn main(args: &VerifyArgs) -> Result<u8> {
         return Err(Exit::configuration("--batch-size is 0; at least one image is needed").into());
     }
     let (folder, manifest) =
-        checkpoint_base::find(&args.from_checkpoint, args.last_epoch_of_checkpoint.as_deref())?;
+        checkpoint_base::find(&args.from_checkpoint, args.last_epoch_of_checkpoint)?;
     let classifier = Classifier::read(&args.model, &PreparationFlags::default())?;
     let info = &classifier.info;
     checkpoint_base::announce(&folder, &manifest);

@@ -1,5 +1,6 @@
 //! What a run starts from, and whether it may replace what is there.
 
+use super::CheckpointChoice;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -13,8 +14,8 @@ pub struct CheckpointSettings {
     pub from_checkpoint: Option<PathBuf>,
     /// Which checkpoint of `from-checkpoint` or `output-dir`: `auto` (the furthest; where `output-dir` holds none yet, the
     /// run starts anew), `best` (that of the highest top-1), a number of epochs, or `none` (its weights and momentum, from the first epoch).
-    #[cfg_attr(feature = "cli", arg(long, help_heading = "Checkpoints"))]
-    pub last_epoch_of_checkpoint: Option<String>,
+    #[cfg_attr(feature = "cli", arg(long, value_name = "WHICH", help_heading = "Checkpoints"))]
+    pub last_epoch_of_checkpoint: Option<CheckpointChoice>,
     /// Checkpoint folder or weights file to start from (weights only).
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Checkpoints"))]
     pub from_pretrained_params: Option<PathBuf>,

@@ -95,6 +95,7 @@ pub fn unlike(stored: &RunConfig, mine: &RunConfig, same_images: bool) -> Vec<St
 
 #[cfg(test)]
 mod tests {
+    use super::super::CheckpointChoice;
     use super::*;
 
     #[test]
@@ -104,7 +105,7 @@ mod tests {
             c.run.output_dir = "elsewhere".into();
             c.machine.nproc = 4;
             c.run.epochs = 3;
-            c.checkpoints.last_epoch_of_checkpoint = Some("auto".into());
+            c.checkpoints.last_epoch_of_checkpoint = Some(CheckpointChoice::Auto);
         });
         assert_eq!(differences(&stored, &elsewhere), [""; 0]);
         let other = stored.clone().with(|c| {

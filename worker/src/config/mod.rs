@@ -20,7 +20,7 @@ mod table;
 mod validate;
 
 pub use checkpoints::CheckpointSettings;
-pub use choice::{Augmentation, LrScheduler, Optimizer, RunScope};
+pub use choice::{Augmentation, CheckpointChoice, LrScheduler, NoCheckpointChoice, Optimizer, RunScope};
 pub use continuity::{differences, unlike, with_former_defaults};
 pub use data::DataSettings;
 pub use error::{ConfigError, Given};
@@ -32,7 +32,7 @@ pub use octrain_core::strategy::QuantizationSettings;
 pub use optimizer::OptimizerSettings;
 pub use precision::PrecisionSettings;
 #[cfg(feature = "cli")]
-pub use resolve::{given_checkpoint, resolve};
+pub use resolve::{GivenCheckpoint, given_checkpoint, resolve};
 pub use run::RunSettings;
 pub use run_config::{RunConfig, UNTOLD_CLASSES};
 pub use validate::validate;

@@ -2,7 +2,7 @@
 
 use super::numbers::numbers;
 use super::table::{Unfit, complete, read, table};
-use super::{ConfigError, Given, RunConfig};
+use super::{CheckpointChoice, ConfigError, Given, RunConfig};
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 use serde_json::{Map, Value};
@@ -76,14 +76,26 @@ fn overrides(
     Ok(given)
 }
 
-/// The checkpoint a run is to go on from, by its flag or its file, before anything is resolved: it may bring the base.
+/// The checkpoint that was given, by flags or by a file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GivenCheckpoint {
+    /// Its folder, or one of several.
+    pub folder: Option<PathBuf>,
+    /// Which of several.
+    pub which: Option<CheckpointChoice>,
+}
+
+/// The checkpoint a command is about, by the file and the flags, which win, before anything is resolved: it may bring the
+/// base.
 pub fn given_checkpoint(
     file: Option<&Path>,
     parsed: &RunConfig,
     matches: &ArgMatches,
-) -> Result<Option<PathBuf>, ConfigError> {
-    let given = overrides(file, parsed, matches)?;
-    Ok(given.get("from-checkpoint").and_then(Value::as_str).map(PathBuf::from))
+) -> Result<GivenCheckpoint, ConfigError> {
+    let mut all = table(&RunConfig::default());
+    all.extend(overrides(file, parsed, matches)?);
+    let given = complete(Value::Object(all)).map_err(|e| ConfigError::Invalid(e.to_string()))?.checkpoints;
+    Ok(GivenCheckpoint { folder: given.from_checkpoint, which: given.last_epoch_of_checkpoint })
 }
 
 /// Resolves one configuration: `base` (defaults, or a checkpoint's configuration), then the TOML file, then the

@@ -91,17 +91,6 @@ pub fn validate(c: &RunConfig) -> Result<(), ConfigError> {
             )));
         }
     }
-    if let Some(which) = &c.checkpoints.last_epoch_of_checkpoint
-        && which != "auto"
-        && which != "none"
-        && which != "best"
-        && which.parse::<u32>().is_err()
-    {
-        return Err(ConfigError::Invalid(format!(
-            "{} is `{which}`; it is `auto`, `best`, `none` or a number of epochs",
-            named("last-epoch-of-checkpoint")
-        )));
-    }
     Ok(())
 }
 
@@ -114,12 +103,11 @@ mod tests {
     fn the_defaults_are_valid_and_each_nonsense_is_named() {
         validate(&RunConfig::default()).unwrap();
         type Change = fn(&mut RunConfig);
-        let wrong: [(Change, &str); 9] = [
+        let wrong: [(Change, &str); 8] = [
             (|c| c.data.batch_size = 0, "--batch-size"),
             (|c| c.data.crop_size = 32, "--crop-size 32"),
             (|c| c.data.normalize_std[1] = 0.0, "--normalize-std"),
             (|c| c.run.benchmark = true, "--run-scope"),
-            (|c| c.checkpoints.last_epoch_of_checkpoint = Some("newest".into()), "newest"),
             (|c| c.data.rand_crop_scale = [0.5, 0.1], "--rand-crop-scale"),
             (|c| c.optimizer.lr = f64::NAN, "--lr"),
             (|c| c.model.num_of_class = Some(1), "--num-of-class"),

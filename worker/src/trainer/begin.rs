@@ -8,13 +8,15 @@
 
 use super::TrainError;
 use super::job::Job;
-use crate::checkpoint::{self, CheckpointError, OwnedFolder, RunFolder, RunIdentity, Which};
+use super::source::{source, starts_over};
+use crate::checkpoint::{self, CheckpointError, OwnedFolder, RunFolder, RunIdentity};
 use crate::collective::StoreError;
-use crate::config::{RunConfig, RunScope, RunSettings, unlike};
+use crate::config::{RunConfig, RunScope, RunSettings};
 use crate::launcher::signals;
 use crate::session::machine::host_name;
 use crate::session::{BuildPlan, Session};
 use serde::{Deserialize, Serialize};
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -95,60 +97,6 @@ fn fits_plan(config: &RunConfig, plan: &BuildPlan, kept: Option<u64>) -> Result<
     Err(TrainError::FolderChanged { what, planned, now })
 }
 
-/// Which checkpoint of a folder `config` means.
-pub(super) fn which(config: &RunConfig) -> Result<Which, TrainError> {
-    match config.checkpoints.last_epoch_of_checkpoint.as_deref() {
-        None | Some("none") => Ok(Which::Auto),
-        Some(word) => Which::parse(word).ok_or_else(|| {
-            TrainError::Config(format!(
-                "--last-epoch-of-checkpoint is `{word}`, not `auto`, `best`, `none` or a number"
-            ))
-        }),
-    }
-}
-
-/// The checkpoint `config` goes on from, as the folders are now; none to start anew.
-///
-/// # Errors
-/// When there is none and one was asked for, or when `auto` finds one that was trained with other settings and may not
-/// overwrite it. `images`: of the training set.
-fn source(config: &RunConfig, images: usize) -> Result<Option<PathBuf>, TrainError> {
-    let text = config.checkpoints.last_epoch_of_checkpoint.as_deref();
-    let which = which(config)?;
-    match (&config.checkpoints.from_checkpoint, text) {
-        (Some(path), _) => Ok(Some(checkpoint::find(path, which)?)),
-        // A job that is restarted by its scheduler with the same command goes on where it was.
-        (None, Some("auto")) => match checkpoint::find(&config.run.output_dir, which) {
-            Ok(path) => own(config, images, path),
-            Err(CheckpointError::NotFound { .. }) => Ok(None),
-            Err(e) => Err(e.into()),
-        },
-        (None, Some("none") | None) => Ok(None),
-        (None, Some(_)) => Ok(Some(checkpoint::find(&config.run.output_dir, which)?)),
-    }
-}
-
-/// `auto` takes a checkpoint only if it is of the same training. The data may have been moved: as many images of the same
-/// classes, whose names are compared later, are taken for the same.
-fn own(config: &RunConfig, images: usize, path: PathBuf) -> Result<Option<PathBuf>, TrainError> {
-    let manifest = checkpoint::load_manifest(&path)?;
-    let same_images = manifest.steps_per_epoch == (images / manifest.global_batch.max(1)) as u64;
-    let changed = unlike(manifest.settings(&path)?, config, same_images);
-    match (changed.is_empty(), config.checkpoints.overwrite) {
-        (true, _) => Ok(Some(path)),
-        (false, true) => Ok(None),
-        (false, false) => Err(CheckpointError::Occupied {
-            path: config.run.output_dir.clone(),
-            why: format!(
-                "its furthest checkpoint {} was trained with other settings ({})",
-                path.file_name().unwrap_or_default().to_string_lossy(),
-                changed.join("; ")
-            ),
-        }
-        .into()),
-    }
-}
-
 /// Whether such a run writes checkpoints.
 fn writes(run: &RunSettings) -> bool {
     run.run_scope != RunScope::EvalOnly && !run.benchmark
@@ -211,9 +159,7 @@ pub(super) fn agree(
         let kept = source.as_deref().map(checkpoint::load_manifest).transpose()?;
         fits_plan(config, plan, kept.map(|m| m.global_batch as u64))?;
         // From the first epoch on: a run of its own, whatever weights it starts with.
-        let goes_on = source
-            .as_deref()
-            .filter(|_| config.checkpoints.last_epoch_of_checkpoint.as_deref() != Some("none"));
+        let goes_on = source.as_deref().filter(|_| !starts_over(config));
         let folder = folder.map(|f| f.admit(goes_on, config.checkpoints.overwrite)).transpose()?;
         let run = folder.as_ref().map(|f| f.run().clone());
         let best = folder.as_ref().map(checkpoint::OwnedFolder::best).transpose()?.flatten();
@@ -257,34 +203,28 @@ fn decision(session: &Session) -> Result<Vec<u8>, StoreError> {
     }
 }
 
+/// Whether an error of the system says that there is nothing of this name.
+fn is_absence(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::NotFound | ErrorKind::NotADirectory)
+}
+
 /// The checkpoint rank 0 has chosen, if this host sees the same one.
 fn seen_here(chosen: Chosen) -> Result<PathBuf, CheckpointError> {
     let Chosen { path, manifest_sha256 } = chosen;
     match checkpoint::manifest_hash(&path) {
         Ok(hash) if hash == manifest_sha256 => Ok(path),
         Ok(_) => Err(CheckpointError::NotShared { path, what: "has in another state" }),
-        Err(_) => Err(CheckpointError::NotShared { path, what: "does not see" }),
+        Err(CheckpointError::Io { source, .. }) if is_absence(source.kind()) => {
+            Err(CheckpointError::NotShared { path, what: "does not see" })
+        }
+        // It may be there, and the next start may read it.
+        Err(e) => Err(e),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn without_checkpoints_auto_starts_anew_and_a_number_is_an_error() {
-        let dir = tempfile::tempdir().unwrap();
-        let with = |which: Option<&str>| {
-            RunConfig::default().with(|c| {
-                c.run.output_dir = dir.path().into();
-                c.checkpoints.last_epoch_of_checkpoint = which.map(String::from);
-            })
-        };
-        assert_eq!(source(&with(Some("auto")), 9).unwrap(), None);
-        assert_eq!(source(&with(Some("none")), 9).unwrap(), None);
-        assert_eq!(source(&with(None), 9).unwrap(), None);
-        assert!(source(&with(Some("3")), 9).unwrap_err().to_string().contains("no checkpoint"));
-    }
 
     #[test]
     fn a_folder_that_has_changed_since_the_plan_was_made_is_said_where_it_matters() {
@@ -308,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_host_that_does_not_see_the_checkpoint_says_so() {
-        let dir = tempfile::tempdir().unwrap();
+        let (dir, file) = (tempfile::tempdir().unwrap(), tempfile::NamedTempFile::new().unwrap());
         let chosen = |sha: &str| Chosen { path: dir.path().into(), manifest_sha256: sha.into() };
         let told = |c| seen_here(c).unwrap_err().to_string();
         assert!(told(chosen("0")).contains("does not see"));
@@ -316,5 +256,12 @@ mod tests {
         assert!(told(chosen("0")).contains("another state"));
         let hash = checkpoint::manifest_hash(dir.path()).unwrap();
         assert_eq!(seen_here(chosen(&hash)).unwrap(), dir.path());
+        // What cannot be read may be there all the same.
+        std::fs::remove_file(dir.path().join("manifest.json")).unwrap();
+        std::fs::create_dir(dir.path().join("manifest.json")).unwrap();
+        let e = seen_here(chosen(&hash)).unwrap_err();
+        assert!(!e.is_configuration() && e.to_string().contains("cannot read"), "{e}");
+        let beneath = Chosen { path: file.path().join("1"), manifest_sha256: hash };
+        assert!(seen_here(beneath).unwrap_err().to_string().contains("does not see"));
     }
 }

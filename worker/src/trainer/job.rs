@@ -1,7 +1,8 @@
 //! What a run is about, found out before any rank or device is involved: network, data, and the specification the
 //! coordinator decides from.
 
-use super::{TrainError, begin};
+use super::TrainError;
+use super::source::{Named, source};
 use crate::checkpoint::{self, CheckpointError, Manifest, Which};
 use crate::config::{RunConfig, RunScope};
 use crate::data::{Dataset, Found, Split, Wanted};
@@ -36,33 +37,29 @@ pub fn model_facts(network: &NetworkFacts) -> ModelFacts {
     ModelFacts { name, parameters, layers, batch_norms }
 }
 
-/// The checkpoint whose network a run's is, where it starts from one. One that a restart (`auto`) finds is looked at again
-/// by the rank that decides, which says what is the matter with it.
-fn start(config: &RunConfig) -> Result<Option<PathBuf>, TrainError> {
-    match (&config.checkpoints.from_checkpoint, &config.checkpoints.from_pretrained_params) {
-        (Some(path), _) => Ok(Some(checkpoint::find(path, begin::which(config)?)?)),
-        (None, Some(path)) if path.is_dir() => Ok(Some(checkpoint::find(path, Which::Auto)?)),
-        _ if config.checkpoints.last_epoch_of_checkpoint.as_deref() == Some("auto") => {
-            Ok(checkpoint::find(&config.run.output_dir, Which::Auto).ok())
+/// The checkpoint or weights whose network a run's is, where it starts from some, and why there are none where that is left
+/// to the rank that decides: it looks again at one that is taken only where it fits.
+fn start(config: &RunConfig, images: usize) -> Result<(Option<PathBuf>, Option<TrainError>), TrainError> {
+    let (found, refused) = match source(config, images) {
+        Ok(found) => (found, None),
+        Err(e) if Named::of(config).is_some_and(|named| !named.required) => (None, Some(e)),
+        Err(e) => return Err(e),
+    };
+    match (found, &config.checkpoints.from_pretrained_params) {
+        (None, Some(weights)) if weights.is_dir() => {
+            Ok((Some(checkpoint::find(weights, Which::Auto)?), refused))
         }
-        _ => Ok(None),
+        (found, _) => Ok((found, refused)),
     }
 }
 
 /// The network of a run, before any pass: that of the checkpoint it starts from, where that is one of this name for such
-/// images and so many classes; else the one that Octrain builds by this name.
-fn network(config: &RunConfig, classes: usize) -> Result<Graph, TrainError> {
+/// images and so many classes; else the one that Octrain builds by this name. `images`: of the training set.
+fn network(config: &RunConfig, images: usize, classes: usize) -> Result<Graph, TrainError> {
     let build = || models::build(&config.model.model_arch_name, config.model.image_shape, classes);
-    let Some(folder) = start(config)? else { return Ok(build()?) };
-    let manifest = match checkpoint::load_manifest(&folder) {
-        Err(_)
-            if config.checkpoints.from_checkpoint.is_none()
-                && config.checkpoints.from_pretrained_params.is_none() =>
-        {
-            return Ok(build()?);
-        }
-        read => read?,
-    };
+    let (folder, refused) = start(config, images)?;
+    let Some(folder) = folder else { return build().map_err(|e| refused.unwrap_or(e.into())) };
+    let manifest = checkpoint::load_manifest(&folder)?;
     if !manifest.model.eq_ignore_ascii_case(&config.model.model_arch_name) {
         return Ok(build()?);
     }
@@ -98,7 +95,8 @@ impl Job {
         let train = trains.then(|| open(Split::Train)).transpose()?;
         let val = evaluates.then(|| open(Split::Val)).transpose()?;
         let classes = train.as_ref().or(val.as_ref()).map_or(0, |d| d.classes.len());
-        Ok(Job { graph: network(config, classes)?, train, val })
+        let images = train.as_ref().map_or(0, |d| d.len());
+        Ok(Job { graph: network(config, images, classes)?, train, val })
     }
 
     /// What was found in each split that is used.
@@ -127,5 +125,45 @@ impl Job {
     /// Names of the classes, in the order of the logits.
     pub fn classes(&self) -> &[String] {
         self.train.as_ref().or(self.val.as_ref()).map_or(&[], |d| &d.classes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::testing::snapshot;
+    use crate::config::CheckpointChoice;
+
+    #[test]
+    fn a_network_of_somebody_s_own_is_that_of_the_checkpoint_a_run_starts_from_however_it_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut ours = snapshot(1, 0);
+        let config = ours.manifest.config.take().unwrap().with(|c| {
+            c.run.output_dir = dir.path().into();
+            c.model.model_arch_name = ours.manifest.model.clone();
+        });
+        ours.manifest.config = Some(config.clone());
+        checkpoint::save(dir.path(), &ours).unwrap();
+        let with = |from: bool, which| {
+            let config = config.clone().with(|c| {
+                c.checkpoints.from_checkpoint = from.then(|| dir.path().into());
+                c.checkpoints.last_epoch_of_checkpoint = which;
+            });
+            network(&config, 40, 1)
+        };
+        use CheckpointChoice::{Auto, Best, Epoch, StartOver};
+        for which in [Some(Epoch(1)), Some(Best), Some(Auto)] {
+            assert_eq!(with(false, which).unwrap(), ours.graph, "{which:?}");
+            assert_eq!(with(true, which).unwrap(), ours.graph, "{which:?}");
+        }
+        assert_eq!(with(true, Some(StartOver)).unwrap(), ours.graph);
+        assert!(matches!(with(false, None), Err(TrainError::Model(ModelError::Unknown { .. }))));
+        // Of another training: why it is not taken is said, and not that nobody knows its network.
+        let other = config.with(|c| {
+            c.checkpoints.last_epoch_of_checkpoint = Some(Auto);
+            c.optimizer.lr = 0.5;
+        });
+        let told = network(&other, 40, 1).unwrap_err().to_string();
+        assert!(told.contains("was trained with other settings"), "{told}");
     }
 }

@@ -11,6 +11,7 @@ mod remainder;
 mod rescue;
 mod resume;
 mod setup;
+mod source;
 mod update;
 
 pub use begin::kept_global_batch;

@@ -1,9 +1,10 @@
 //! Where a run starts: from nothing, from weights, or where a checkpoint stopped; and what it saves.
 
 use super::job::Job;
+use super::source::starts_over;
 use super::{EvalResult, Run, TrainError};
 use crate::checkpoint::{self, CheckpointError, Manifest, Origin, Position, Snapshot, StartedFrom, State};
-use crate::config::{RunConfig, RunScope, differences};
+use crate::config::{CheckpointChoice, RunConfig, RunScope, differences};
 use crate::data::Preprocessing;
 use crate::graph::Graph;
 use crate::optim::{Program, RestoreError};
@@ -49,7 +50,7 @@ pub(super) fn start(
         let fits = Fits { path, manifest };
         fits.check(config, job)?;
         fits.same_graph(&snapshot.graph, &job.graph)?;
-        let restart = config.checkpoints.last_epoch_of_checkpoint.as_deref() == Some("none");
+        let restart = starts_over(config);
         let position = if restart { Position::default() } else { manifest.position };
         if config.run.run_scope != RunScope::EvalOnly {
             fits.check_position(position, steps_per_epoch, global_batch)?;
@@ -86,8 +87,8 @@ pub(super) fn start(
             "nothing to evaluate: give --from-checkpoint, or --from-pretrained-params".into(),
         ));
     }
-    let auto = match config.checkpoints.last_epoch_of_checkpoint.as_deref() {
-        Some("auto") => {
+    let auto = match config.checkpoints.last_epoch_of_checkpoint {
+        Some(CheckpointChoice::Auto) => {
             format!(" (--last-epoch-of-checkpoint auto: {} holds none yet)", config.run.output_dir.display())
         }
         _ => String::new(),
