@@ -160,8 +160,7 @@ pub fn main(args: &AnalyzeArgs) -> Result<u8> {
     if let Ok(threads @ 1..) = i32::try_from(args.threads) {
         tch::set_num_threads(threads);
     }
-    let (folder, manifest) =
-        checkpoint_base::find(&args.from_checkpoint, args.last_epoch_of_checkpoint)?;
+    let (folder, manifest) = checkpoint_base::find(&args.from_checkpoint, args.last_epoch_of_checkpoint)?;
     checkpoint_base::announce(&folder, &manifest);
     let Snapshot { graph, model: state, .. } = checkpoint::load(&folder).map_err(Exit::checkpoint)?;
     let run = configuration(args, &folder, &manifest)?;

@@ -18,7 +18,8 @@ pub struct EvalArgs {
 /// Runs the command.
 pub fn main(args: &EvalArgs, matches: &ArgMatches) -> Result<u8> {
     let given = args.flags.checkpoint(matches)?;
-    let path = given.folder.ok_or_else(|| Exit::configuration("octrain eval needs --from-checkpoint FOLDER"))?;
+    let path =
+        given.folder.ok_or_else(|| Exit::configuration("octrain eval needs --from-checkpoint FOLDER"))?;
     let (folder, manifest) = checkpoint_base::find(&path, given.which)?;
     let (mut config, given) =
         args.flags.resolve(&checkpoint_base::for_evaluation(&folder, &manifest), matches)?;

@@ -85,8 +85,7 @@ fn metadata(folder: &Path, checkpoint: &Snapshot, graph: &Graph) -> Result<Vec<(
 pub fn main(args: &ExportArgs) -> Result<u8> {
     output::ensure_folder("--output", &args.output)?;
     args.scale_table.iter().try_for_each(|path| output::ensure_folder("--scale-table", path))?;
-    let (folder, manifest) =
-        checkpoint_base::find(&args.from_checkpoint, args.last_epoch_of_checkpoint)?;
+    let (folder, manifest) = checkpoint_base::find(&args.from_checkpoint, args.last_epoch_of_checkpoint)?;
     let strategy = strategy(&folder, &manifest, args.profile)?;
     checkpoint_base::announce(&folder, &manifest);
     let checkpoint = checkpoint::load(&folder).map_err(Exit::checkpoint)?;

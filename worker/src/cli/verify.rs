@@ -167,8 +167,7 @@ pub fn main(args: &VerifyArgs) -> Result<u8> {
     if args.batch_size == 0 {
         return Err(Exit::configuration("--batch-size is 0; at least one image is needed").into());
     }
-    let (folder, manifest) =
-        checkpoint_base::find(&args.from_checkpoint, args.last_epoch_of_checkpoint)?;
+    let (folder, manifest) = checkpoint_base::find(&args.from_checkpoint, args.last_epoch_of_checkpoint)?;
     let classifier = Classifier::read(&args.model, &PreparationFlags::default())?;
     let info = &classifier.info;
     checkpoint_base::announce(&folder, &manifest);
