@@ -259,3 +259,28 @@ fn constant_and_zero_channels_train_export_and_run() {
         assert!(told["verify.lsb_within_1"].as_f64().unwrap() >= 99.9, "{told}");
     }
 }
+
+#[test]
+fn verify_knows_a_skipped_stage_by_whatever_names_engines_give_its_layers() {
+    let dir = tempfile::tempdir().unwrap();
+    let start = ["--from-pretrained-params", trained().to_str().unwrap(), "--batch-size", "32"];
+    for engine in ["openvino", "onnxruntime"] {
+        let (output, file) = (dir.path().join(engine), dir.path().join(format!("{engine}.onnx")));
+        let (file, from) = (file.to_str().unwrap(), ["--from-checkpoint", output.to_str().unwrap()]);
+        qat(
+            &output,
+            &[&start[..], &["--epochs", "0", "--target", engine, "--qat-skip", "layer3.*"]].concat(),
+        );
+        succeed(&[&["export", "--profile", engine, "--output", file], &from[..]].concat());
+        let lines = dir.path().join(format!("{engine}.jsonl"));
+        let flags = ["--report-file", lines.to_str().unwrap(), "--model", file, "--engine", engine];
+        succeed(
+            &[&["verify", "--max-images", "60", "--max-disagreement", "5"], &flags[..], &from[..]].concat(),
+        );
+        let told = &report(&lines, "verify")[0];
+        // Of 22 layers, the third stage has 7.
+        let skipped = told["verify.skipped_nodes"].as_array().map(Vec::len);
+        let counted = ["fp32", "int8"].map(|of| told[format!("verify.{of}_nodes")].as_u64());
+        assert_eq!((counted, skipped), ([Some(0), Some(15)], Some(7)), "{engine}: {told}");
+    }
+}

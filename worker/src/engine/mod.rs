@@ -5,6 +5,7 @@ mod latency;
 mod model;
 mod onnxruntime;
 mod openvino;
+mod origin;
 mod output;
 mod profile;
 

@@ -1,5 +1,7 @@
 //! ONNX Runtime's CPU provider.
 
+use super::origin::layer_behind;
+use super::profile::computes_layer;
 use super::{Engine, EngineError, Port, check_inputs};
 use crate::export::onnx::{ModelProto, NodeProto};
 use crate::native::libraries::deps_dir;
@@ -44,7 +46,8 @@ impl OnnxRuntime {
     }
 }
 
-/// The nodes of the network after the runtime's own rewriting: what it runs.
+/// The nodes of the network after the runtime's own rewriting: what it runs. Layers that it has named anew have the name
+/// that they have in the file.
 pub(super) fn optimized(network: &[u8]) -> Result<Vec<NodeProto>, EngineError> {
     let unwritten =
         |why: String| EngineError::Runtime { engine: NAME, what: "write its optimized network", why };
@@ -57,8 +60,17 @@ pub(super) fn optimized(network: &[u8]) -> Result<Vec<NodeProto>, EngineError> {
         builder.with_optimized_model_path(&path).map_err(|e| failed("make a session")(e.into()))?;
     builder.commit_from_memory(network).map_err(failed("load the file"))?;
     let bytes = std::fs::read(&path).map_err(|e| unwritten(e.to_string()))?;
-    let model = ModelProto::decode(&bytes[..]).map_err(|e| unwritten(e.to_string()))?;
-    Ok(model.graph.map_or_else(Vec::new, |g| g.node))
+    let graph = |bytes: &[u8]| {
+        let model = ModelProto::decode(bytes).map_err(|e| unwritten(e.to_string()))?;
+        Ok::<_, EngineError>(model.graph.unwrap_or_default())
+    };
+    let (file, mut rewritten) = (graph(network)?, graph(&bytes)?.node);
+    for node in rewritten.iter_mut().filter(|n| computes_layer(&n.op_type)) {
+        if let Some(layer) = layer_behind(&file, &node.name) {
+            node.name = layer.into();
+        }
+    }
+    Ok(rewritten)
 }
 
 impl Engine for OnnxRuntime {

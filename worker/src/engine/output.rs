@@ -7,7 +7,8 @@ use crate::export::onnx::{GraphProto, NodeProto, ValueInfoProto};
 const HANDS_ON: [&str; 7] =
     ["Cast", "DequantizeLinear", "Flatten", "Identity", "QuantizeLinear", "Reshape", "Squeeze"];
 
-fn maker<'a>(graph: &'a GraphProto, value: &str) -> Option<&'a NodeProto> {
+/// The node that makes a value.
+pub(super) fn maker<'a>(graph: &'a GraphProto, value: &str) -> Option<&'a NodeProto> {
     graph.node.iter().find(|n| n.output.iter().any(|o| o == value))
 }
 

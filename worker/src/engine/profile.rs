@@ -44,13 +44,17 @@ const LAYERS: [&str; 10] = [
     "QLinearMatMul",
 ];
 
+/// Whether an operation, in those words, is a convolution or a matrix product.
+pub(super) fn computes_layer(op: &str) -> bool {
+    let more = ["QGemm", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"];
+    let openvino = ["Convolution", "GroupConvolution", "Deconvolution", "FullyConnected"];
+    LAYERS.contains(&op) || more.contains(&op) || openvino.iter().any(|o| op.starts_with(o))
+}
+
 impl NodeProfile {
     /// Whether it is a convolution or a matrix product, whatever it computes in.
     pub fn is_layer(&self) -> bool {
-        let more = ["QGemm", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"];
-        let openvino = ["Convolution", "GroupConvolution", "Deconvolution", "FullyConnected"];
-        let op = self.op.as_str();
-        LAYERS.contains(&op) || more.contains(&op) || openvino.iter().any(|o| op.starts_with(o))
+        computes_layer(&self.op)
     }
 
     /// Whether it is a convolution or a matrix product that was not run in INT8.
