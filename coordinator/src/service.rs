@@ -96,9 +96,11 @@ impl Coordinator for Service {
             };
             match outcome {
                 None => mailbox.tell(Event::Disconnected { member, watch }).await,
-                // The worker may be gone already; its silence is noticed elsewhere.
+                // The worker may be gone already. One that has read the event lets go of the stream, and needs no linger.
                 Some(Some(Outcome::Failed { abort })) => {
                     let _ = events.send(Ok(WatchEvent { abort: Some(abort) })).await;
+                    events.closed().await;
+                    mailbox.tell(Event::Disconnected { member, watch }).await;
                 }
                 Some(_) => {}
             }

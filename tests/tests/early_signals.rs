@@ -149,45 +149,68 @@ fn pass_on(from: &TcpStream, to: &TcpStream, held: Option<Arc<AtomicBool>>) {
     });
 }
 
+/// A coordinator of two workers, where it listens, and its log.
+fn coordinator() -> (Child, String, impl Iterator<Item = String> + Send + 'static) {
+    let line = ["--listen", "127.0.0.1:0", "--world-size", "2", "--register-timeout", "60"];
+    let mut child = started(Command::new(binary("octrain-coordinator")).args(line));
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let log = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    (child, line.trim().strip_prefix("listening on ").unwrap().to_string(), log)
+}
+
+/// A host of one worker.
+fn host(name: &str, address: &str, output: &Path) -> Child {
+    let launch = ["launch", "--coordinator", address, "--nproc-per-node", "1", "--"];
+    let flags = ["--batch-size", "8", "--max-steps", "1", "--threads", "1", "--output-dir"];
+    let args = [&launch[..], SMALL, &flags, &[output.to_str().unwrap()]].concat();
+    started(Command::new(binary("octrain")).args(args).env("OCTRAIN_HOST", name))
+}
+
 #[test]
 fn one_host_that_is_asked_to_stop_before_its_plan_reaches_it_ends_the_job_of_the_others() {
-    let mut coordinator = started(Command::new(binary("octrain-coordinator")).args([
-        "--listen",
-        "127.0.0.1:0",
-        "--world-size",
-        "2",
-        "--register-timeout",
-        "60",
-    ]));
-    let mut line = String::new();
-    BufReader::new(coordinator.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-    let address = line.trim().strip_prefix("listening on ").unwrap().to_string();
-    let mut log = BufReader::new(coordinator.stderr.take().unwrap()).lines().map_while(Result::ok);
-    let held = Arc::new(AtomicBool::new(false));
+    for (both, code) in [(false, 3), (true, 4)] {
+        let (mut coordinator, address, mut log) = coordinator();
+        let held = Arc::new(AtomicBool::new(false));
+        let dir = tempfile::tempdir().unwrap();
+        let mut early = host("early", &relay(&address, &held), dir.path());
+        let mut of_early = BufReader::new(early.stderr.take().unwrap()).lines().map_while(Result::ok);
+        assert!(of_early.any(|l| l.contains("waiting for the plan")), "the first host does not wait");
+        let of_early = std::thread::spawn(move || of_early.collect::<Vec<_>>().join("\n"));
+        held.store(true, Ordering::SeqCst);
+        let mut other = host("other", &address, dir.path());
+        assert!(log.any(|l| l.contains("registered, 2 of 2")), "the job did not begin");
+        let mut of_other = BufReader::new(other.stderr.take().unwrap()).lines().map_while(Result::ok);
+        assert!(of_other.any(|l| l.contains("joined;")), "the other host has no plan");
+        let of_other = std::thread::spawn(move || of_other.collect::<Vec<_>>().join("\n"));
+        if both {
+            terminate(other.id());
+        }
+        terminate(early.id());
+        let rest = std::thread::spawn(move || log.collect::<Vec<_>>().join("\n"));
+        let codes = [other, early].map(|host| end(host).status.code());
+        let told = [of_other, of_early].map(|told| told.join().unwrap());
+        assert_eq!(codes, [Some(code), Some(4)], "{told:?}");
+        assert!(told[0].contains("was asked to stop before its plan had reached it"), "{told:?}");
+        wait_until("end of the coordinator", || coordinator.try_wait().unwrap().is_some());
+        assert_eq!(coordinator.wait().unwrap().code(), Some(4), "{}", rest.join().unwrap());
+    }
+}
+
+#[test]
+fn one_host_that_is_asked_to_stop_while_it_registers_leaves_no_member_behind() {
+    let (mut coordinator, address, mut log) = coordinator();
+    let held = Arc::new(AtomicBool::new(true));
     let dir = tempfile::tempdir().unwrap();
-    let host = |name: &str, address: &str| {
-        let launch = ["launch", "--coordinator", address, "--nproc-per-node", "1", "--"];
-        let flags = ["--batch-size", "8", "--max-steps", "1", "--threads", "1", "--output-dir"];
-        let output = [dir.path().to_str().unwrap()];
-        started(
-            Command::new(binary("octrain"))
-                .args([&launch[..], SMALL, &flags, &output].concat())
-                .env("OCTRAIN_HOST", name),
-        )
-    };
-    let mut early = host("early", &relay(&address, &held));
-    let mut of_early = BufReader::new(early.stderr.take().unwrap()).lines().map_while(Result::ok);
-    assert!(of_early.any(|l| l.contains("waiting for the plan")), "the first host does not wait");
-    let of_early = std::thread::spawn(move || of_early.collect::<Vec<_>>().join("\n"));
-    held.store(true, Ordering::SeqCst);
-    let other = host("other", &address);
-    assert!(log.any(|l| l.contains("registered, 2 of 2")), "the job did not begin");
+    let early = host("early", &relay(&address, &held), dir.path());
+    assert!(log.any(|l| l.contains("registered, 1 of 2")), "it does not register");
     terminate(early.id());
-    let said_by = std::thread::spawn(move || log.collect::<Vec<_>>().join("\n"));
-    let (other, early) = (end(other), end(early));
-    assert_eq!(early.status.code(), Some(4), "{}", of_early.join().unwrap());
-    assert_eq!(other.status.code(), Some(3), "{}", said(&other));
-    assert!(said(&other).contains("was asked to stop before its plan had reached it"), "{}", said(&other));
-    wait_until("end of the coordinator", || coordinator.try_wait().unwrap().is_some());
-    assert_eq!(coordinator.wait().unwrap().code(), Some(4), "{}", said_by.join().unwrap());
+    // It waits a moment for the answer.
+    std::thread::sleep(Duration::from_millis(500));
+    held.store(false, Ordering::SeqCst);
+    assert!(log.any(|l| l.contains("left, interrupted before the start")), "it stays a member");
+    assert_eq!(end(early).status.code(), Some(4));
+    terminate(coordinator.id());
+    log.for_each(drop);
+    assert_eq!(coordinator.wait().unwrap().code(), Some(4));
 }

@@ -19,12 +19,15 @@ pub(super) fn leave(
     let member = job.caller(header, config)?;
     member.heard(now);
     member.left = true;
-    let who = member.describe();
+    let (who, place) = (member.describe(), member.place().to_string());
     let how = if interrupted { "left, interrupted" } else { "left" };
     match &job.phase {
         Phase::Gathering => {
             job.members.remove(&header.member);
-            done(Some(format!("{who} {how} before the start")))
+            // Another may take its place; whom nobody replaces, the end names.
+            let text = format!("{who} {how} before the start");
+            job.remember(place, text.clone());
+            done(Some(text))
         }
         // The plan was made and did not reach it. The others count on it, and have agreed on nothing yet.
         Phase::Running { .. } if before_plan => {

@@ -140,7 +140,7 @@ pub(super) fn tick(now: Now, job: &mut Job, config: &CoordinatorConfig) -> Optio
                 config.register_timeout.as_secs_f64()
             );
             if let Some((_, last)) = job.refusals.back() {
-                text.push_str(&format!("; last refused: {last}"));
+                text.push_str(&format!("; last heard: {last}"));
             }
             fail(now, job, AbortKind::RegisterTimeout, None, text)
         }

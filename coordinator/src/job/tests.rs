@@ -398,7 +398,7 @@ fn the_register_timeout_names_the_missing_and_the_refused() {
             "within 10 s",
             "3 of 4 workers missing",
             "host pod-0 local 1",
-            "last refused: host pod-1 local 0: the registration lacks a nonce",
+            "last heard: host pod-1 local 0: the registration lacks a nonce",
         ],
     );
     assert_eq!(w.beat(&header), Some(abort));

@@ -9,7 +9,7 @@ use crate::launcher::{
 };
 use crate::metrics::say;
 use crate::session::{
-    FailureKind, GivingUp, JobSpec, Session, SessionError, SessionOptions, machine, panics,
+    Conclusion, FailureKind, GivingUp, JobSpec, Session, SessionError, SessionOptions, machine, panics,
 };
 use crate::trainer::{self, Job, TrainError};
 use anyhow::{Context, Result};
@@ -114,9 +114,10 @@ pub fn run(config: &RunConfig, place: &Place, job: Job) -> Result<u8> {
     let options = place.options(config, &job).map_err(|e| in_vain::told(&place.giving_up(), e))?;
     let session =
         Session::connect(options).map_err(|e| Exit { code: exit_code(&e), message: e.to_string() })?;
-    let abort = session.abort().clone();
-    watchdog::watch(move |at_most| abort.wait(at_most), Limits::WORKER)
-        .context("cannot start the watchdog")?;
+    let address = match begin(&session, &place.coordinator) {
+        Ok(address) => address,
+        Err(e) => return Err(concluded(session, &format!("{e:#}"), FailureKind::Own)),
+    };
     let shared = session.plan();
     logging::identify(shared.rank, shared.generation);
     tracing::info!(
@@ -127,8 +128,6 @@ pub fn run(config: &RunConfig, place: &Place, job: Job) -> Result<u8> {
     if config.run.checks && shared.rank == 0 {
         say!("{}", plan::render(shared));
     }
-    let address = machine::address_towards(&place.coordinator)
-        .with_context(|| format!("cannot find this host's address towards {}", place.coordinator))?;
     let ended = panics::guarded(&session, || trainer::run(config, &session, &job, &address));
     let (message, kind) = match ended {
         Ok(Ok(outcome)) if outcome.interrupted => {
@@ -146,6 +145,20 @@ pub fn run(config: &RunConfig, place: &Place, job: Job) -> Result<u8> {
         Ok(Err(e)) => (advice::told(&e), e.kind()),
         Err(panicked) => (panicked.to_string(), FailureKind::Own),
     };
-    let conclusion = session.conclude(&message, kind);
-    Err(Exit { code: conclusion.code, message: conclusion.message }.into())
+    Err(concluded(session, &message, kind))
+}
+
+/// Watches over this process from now on, and finds the address at which the other workers reach it.
+fn begin(session: &Session, coordinator: &str) -> Result<String> {
+    let abort = session.abort().clone();
+    watchdog::watch(move |at_most| abort.wait(at_most), Limits::WORKER)
+        .context("cannot start the watchdog")?;
+    machine::address_towards(coordinator)
+        .with_context(|| format!("cannot find this host's address towards {coordinator}"))
+}
+
+/// How this worker ends after an error, once the coordinator knows of it.
+fn concluded(session: Session, message: &str, kind: FailureKind) -> anyhow::Error {
+    let Conclusion { code, message } = session.conclude(message, kind);
+    Exit { code, message }.into()
 }

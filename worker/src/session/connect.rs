@@ -12,6 +12,7 @@ use octrain_proto::v1::{
     BuildPlan, CudaDevice, FailureKind, GetPlanRequest, Header, Placement, RegisterReply, RegisterRequest,
     WorkerFacts,
 };
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -26,6 +27,8 @@ const OCCUPIED: Duration = Duration::from_secs(1);
 const SLOWEST: Duration = Duration::from_secs(24 * 3600);
 /// Longest wait for the reason of an end, when a coordinator has gone.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// How long a worker that was asked to stop waits to hear whether it has registered.
+const PARTING: Duration = Duration::from_secs(2);
 /// Between looks for a signal.
 const LISTEN: Duration = Duration::from_millis(50);
 /// How long one call for the plan waits.
@@ -54,7 +57,8 @@ pub(super) fn connect(options: SessionOptions) -> Result<Session, SessionError> 
     let tasks = background::start(&connection, &shared, rhythm);
     // From here on, dropping the session ends its tasks.
     let (plan, reported) = (BuildPlan::default(), AtomicBool::new(false));
-    let mut session = Session { connection, shared, plan, rhythm, tasks, reported };
+    let interrupted = Arc::clone(&options.interrupted);
+    let mut session = Session { connection, shared, plan, rhythm, tasks, reported, interrupted };
     let plan = match wait_for_plan(&session, &options) {
         Ok(plan) => plan,
         Err(e) => {
@@ -216,9 +220,14 @@ async fn register(options: &SessionOptions) -> Result<(Client, RegisterReply), S
     loop {
         let left = options.connect_timeout.saturating_sub(start.elapsed());
         let attempt = async {
+            let mut registering = pin!(attempt(&address, &endpoint, &request));
             tokio::select! {
-                done = attempt(&address, &endpoint, &request) => Some(done),
-                () = interruption(options) => None,
+                done = &mut registering => Some(done),
+                // Whose registration is on its way is a worker that the others count on: it has to leave again.
+                () = interruption(options) => match tokio::time::timeout(PARTING, registering).await {
+                    Ok(done @ Ok(Ok(_))) => Some(done),
+                    _ => None,
+                },
             }
         };
         let last = match tokio::time::timeout(left, attempt).await {

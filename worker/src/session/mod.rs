@@ -28,7 +28,7 @@ pub use options::SessionOptions;
 pub use store::CoordinatorStore;
 
 use crate::collective::{Abort, RendezvousStore};
-use crate::launcher::{EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_ERROR};
+use crate::launcher::{EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_ERROR, EXIT_PREEMPTED};
 use background::Shared;
 use connection::{ANSWER, Connection};
 use error::AbortReason;
@@ -46,6 +46,8 @@ pub struct Session {
     tasks: Vec<tokio::task::JoinHandle<()>>,
     /// The coordinator was told that this worker cannot go on.
     reported: AtomicBool,
+    /// Whether this process was asked to stop.
+    interrupted: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 
 impl std::fmt::Debug for Session {
@@ -137,10 +139,10 @@ impl Session {
 
     /// Ends this worker's part in the job after an error: reports it, if that was not done, waits for the coordinator's verdict (at most
     /// three heartbeat timeouts), and tells what to print and to exit with. An error that another worker caused
-    /// becomes that worker's.
+    /// becomes that worker's; one that was asked to stop, in a job that a stop ended, has stopped as it was asked.
     pub fn conclude(self, message: &str, kind: FailureKind) -> Conclusion {
         let verdict = self.verdict(message, kind);
-        conclusion(message, kind, verdict, self.plan.rank)
+        conclusion(message, kind, verdict, self.plan.rank, (self.interrupted)())
     }
 
     /// Leaves: this worker is done. What is done stays done when nobody hears of it any more.
@@ -171,11 +173,18 @@ impl Session {
 pub struct Conclusion {
     /// What to print.
     pub message: String,
-    /// Exit code: 1 an error of this worker or of the training, 2 a configuration that cannot be run, 3 another process's doing.
+    /// Exit code: 1 an error of this worker or of the training, 2 a configuration that cannot be run, 3 another process's
+    /// doing, 4 asked to stop.
     pub code: u8,
 }
 
-fn conclusion(message: &str, kind: FailureKind, verdict: Option<AbortReason>, rank: u32) -> Conclusion {
+fn conclusion(
+    message: &str,
+    kind: FailureKind,
+    verdict: Option<AbortReason>,
+    rank: u32,
+    asked: bool,
+) -> Conclusion {
     let own = match kind {
         FailureKind::Configuration => EXIT_CONFIGURATION,
         FailureKind::External => EXIT_ABORTED,
@@ -204,6 +213,7 @@ fn conclusion(message: &str, kind: FailureKind, verdict: Option<AbortReason>, ra
             code: match v.kind {
                 AbortKind::Configuration => EXIT_CONFIGURATION,
                 AbortKind::NotFinite => EXIT_ERROR,
+                AbortKind::Shutdown if asked => EXIT_PREEMPTED,
                 _ => EXIT_ABORTED,
             },
             message: format!("the job was ended: {}", v.message),

@@ -365,8 +365,12 @@ fn an_error_another_worker_caused_becomes_that_workers() {
         (FailureKind::External, None, 3, true),
         (Communication, verdict(AbortKind::External, None), 3, false),
     ] {
-        let c = conclusion("all-reduce failed", kind, verdict.clone(), 0);
+        let c = conclusion("all-reduce failed", kind, verdict.clone(), 0, false);
         assert_eq!((c.code, c.message == "all-reduce failed"), (code, mine), "{kind:?} {verdict:?}");
+        // Who was asked to stop, in a job that was, has stopped; whatever else ended it, nothing is different.
+        let stopped = verdict.as_ref().is_some_and(|v| v.kind == AbortKind::Shutdown);
+        let asked = conclusion("all-reduce failed", kind, verdict.clone(), 0, true);
+        assert_eq!(asked.code, if stopped { 4 } else { code }, "{kind:?} {verdict:?}");
     }
 }
 
