@@ -229,9 +229,13 @@ fn the_baselines_stand_side_by_side() {
     succeed(&[&["train"], SMALL, &flags, &["--output-dir", text(&fp)]].concat());
     // The checkpoint brings network, data and all else.
     let line = ["compare", "--from-checkpoint", text(&fp), "--output", text(&output), "--"];
-    let flags = ["--lr", "0.01", "--qat-calibration-images", "64"];
+    let flags = ["--lr", "0.01", "--qat-calibration-images", "64", "--target", "onnxruntime"];
     let told = succeed(&[&line[..], &flags].concat());
     assert!(told.contains("ptq") && told.contains("control"), "{told}");
+    let control =
+        told.lines().find(|line| line.starts_with("$ octrain train") && line.ends_with("--qat false"));
+    let control = control.unwrap_or_else(|| panic!("no control in {told}"));
+    assert!(control.contains("--lr 0.01") && !control.contains("--target"), "{control}");
     let kept: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string(output.join("report.json")).unwrap()).unwrap();
     for key in [

@@ -132,8 +132,8 @@ pub enum StrategyError {
         /// What it must be.
         want: &'static str,
     },
-    /// A number of the recipe out of range.
-    #[error("--qat-{} is {}: {}", .0.field, .0.value, .0.want)]
+    /// A recipe that cannot be trained.
+    #[error("{}", .0.told(|field| format!("--qat-{field}")))]
     Qat(#[from] QatError),
     /// QAT of a network without anything to quantize.
     #[error("--qat, but {model} has no layer with weights to quantize: train it without --qat")]

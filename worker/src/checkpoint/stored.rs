@@ -58,6 +58,7 @@ pub(super) fn read(path: &Path, text: &[u8]) -> Result<Manifest, CheckpointError
     }
     let writer = all.get("octrain-version").and_then(Value::as_str).unwrap_or("unknown").to_string();
     let setting = |why: String| CheckpointError::Setting { path: path.into(), why, writer: writer.clone() };
+    without_idle_parts(all);
     let Settings { config, unread, mut unknown } = settings(all.remove("config").unwrap_or_default());
     if let Err(missing) = complete(all, config.as_ref()) {
         return Err(match unread {
@@ -121,6 +122,28 @@ fn complete(all: &mut Map<String, Value>, config: Option<&RunConfig>) -> Result<
         all.insert("passes".into(), names.into());
     }
     Ok(())
+}
+
+/// Takes from a recipe that learns its ranges what had no effect beside that, and was written before it was refused.
+fn without_idle_parts(all: &mut Map<String, Value>) {
+    let on = |group: &Value, key: &str| group.get(key).and_then(Value::as_bool) == Some(true);
+    let names = ["unclipped-straight-through", "pass-through"];
+    let groups = [
+        ("/strategy/qat", "learn-scales", &names[..]),
+        ("/config", "qat-learn-scales", &["qat-pass-through"]),
+    ];
+    let mut whole = Value::Object(std::mem::take(all));
+    for (at, learns, idle) in groups {
+        let Some(group) = whole.pointer_mut(at).filter(|group| on(group, learns)) else { continue };
+        for key in idle {
+            if let Some(value) = group.get_mut(*key) {
+                *value = false.into();
+            }
+        }
+    }
+    if let Value::Object(whole) = whole {
+        *all = whole;
+    }
 }
 
 /// Keys of `value` that `known` does not have, at any depth, as `run.host`.
@@ -206,6 +229,20 @@ mod tests {
         assert_eq!(manifest.strategy, config.strategy());
         assert_eq!(manifest.preprocessing, Preprocessing::of(&config.data));
         assert_eq!(manifest.passes, snapshot(1, 0).manifest.passes);
+    }
+
+    #[test]
+    fn a_recipe_with_a_part_that_had_no_effect_is_read_without_it() {
+        let bytes = changed(&quantized().manifest, |v| {
+            v["config"]["qat-learn-scales"] = true.into();
+            v["config"]["qat-pass-through"] = true.into();
+            v["strategy"]["qat"]["learn-scales"] = true.into();
+            v["strategy"]["qat"]["unclipped-straight-through"] = true.into();
+        });
+        let manifest = read(Path::new("m"), &bytes).unwrap();
+        let recipe = manifest.strategy.qat.clone().unwrap();
+        assert!(recipe.learn_scales && !recipe.unclipped_straight_through);
+        assert_eq!(manifest.config.unwrap().strategy(), manifest.strategy);
     }
 
     #[test]

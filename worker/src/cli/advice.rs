@@ -125,7 +125,7 @@ fn optim(e: &OptimError) -> Option<String> {
     /// The first layer with numbers that are not finite.
     const DEBUG: &str = "`octrain debug` with the same flags names the first layer that makes NaN or infinity; the last checkpoint is untouched";
     match e {
-        E::Qat(e) => say(format!("--qat-{} says so", e.field)),
+        E::Qat(e) => say(format!("--qat-{} says so", e.field())),
         E::Graph(e) => graph(e),
         E::Exec(e) => exec(e),
         E::Loss { .. } => say(format!("lower --lr or lengthen --warmup-epochs; {DEBUG}")),

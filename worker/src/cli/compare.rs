@@ -5,6 +5,7 @@
 use super::recipe::{Recipe, last, run};
 use super::{Exit, checkpoint_base};
 use crate::checkpoint::write_atomic;
+use crate::config::{effective, recipe_keys};
 use crate::metrics::{print, say, table};
 use anyhow::Result;
 use serde_json::{Map, Value, json};
@@ -37,7 +38,31 @@ const DEPLOYED: [(&str, &str); 3] =
 
 /// The trainings, with what sets them apart.
 const STAGES: [(&str, &[&str]); 3] =
-    [("ptq", &["--qat", "--epochs", "0"]), ("qat", &["--qat"]), ("control", &[])];
+    [("ptq", &["--qat", "--epochs", "0"]), ("qat", &["--qat"]), (CONTROL, &["--qat", "false"])];
+
+/// The training in floating point.
+const CONTROL: &str = "control";
+
+/// Training flags without those of quantization, which a training in floating point refuses. A flag's value is whatever
+/// follows it up to the next flag, as there are no words of other kinds.
+fn in_floating_point(flags: &[OsString]) -> Vec<OsString> {
+    let recipe = recipe_keys();
+    let is_of_quantization = |flag: &str| {
+        let name = flag.split('=').next().unwrap_or(flag);
+        name == "qat" || recipe.iter().any(|key| key == name)
+    };
+    let mut dropped = false;
+    let mut kept = Vec::new();
+    for word in flags {
+        if let Some(flag) = word.to_string_lossy().strip_prefix("--") {
+            dropped = is_of_quantization(flag);
+        }
+        if !dropped {
+            kept.push(word.clone());
+        }
+    }
+    kept
+}
 
 /// The stages' recipe and the weights they start from.
 fn recipe(args: &CompareArgs) -> Result<(Recipe, PathBuf)> {
@@ -82,7 +107,7 @@ fn recipe(args: &CompareArgs) -> Result<(Recipe, PathBuf)> {
     }
     checkpoint_base::announce(&folder, &manifest);
     recipe.begin()?;
-    write_atomic(&file, toml::to_string(&settings)?.as_bytes())?;
+    write_atomic(&file, toml::to_string(&effective(&settings))?.as_bytes())?;
     Ok((recipe, folder))
 }
 
@@ -90,15 +115,17 @@ fn recipe(args: &CompareArgs) -> Result<(Recipe, PathBuf)> {
 pub fn main(args: &CompareArgs) -> Result<u8> {
     let (recipe, start) = recipe(args)?;
     let start = start.to_string_lossy().into_owned();
+    let float = Recipe { train: in_floating_point(&recipe.train), ..recipe.clone() };
     let mut report = Map::new();
     let mut rows = Vec::new();
     for (stage, flags) in STAGES {
         let extra = [&["--from-pretrained-params", &start, "--show-config", "false"], flags].concat();
-        run(&recipe.train(stage, &extra))?;
+        let of_stage = if stage == CONTROL { &float } else { &recipe };
+        run(&of_stage.train(stage, &extra))?;
         let graph = last(&recipe.at(&format!("{stage}.jsonl")), "val.top1")?;
         report.insert(format!("{stage}.top1"), json!(graph));
         let mut row = vec![stage.to_string(), format!("{graph:.2}")];
-        if stage == "control" {
+        if stage == CONTROL {
             run(&recipe.export(stage, "fp32", "control-fp32.onnx"))?;
             let top1 = recipe.deployed_top1("control-fp32.onnx", "openvino")?;
             report.insert("control.fp32.top1".into(), json!(top1));
@@ -131,9 +158,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn control_and_qat_differ_by_one_flag() {
+    fn control_and_qat_differ_by_whether_they_quantize() {
         let [ptq, qat, control] = STAGES;
         assert_eq!((qat.0, qat.1), ("qat", &["--qat"][..]));
-        assert!(control.1.is_empty() && ptq.1.starts_with(qat.1));
+        assert_eq!((control.0, control.1), (CONTROL, &["--qat", "false"][..]));
+        assert!(ptq.1.starts_with(qat.1));
+    }
+
+    #[test]
+    fn the_control_has_all_flags_but_those_of_the_recipe() {
+        let words = |line: &str| line.split_whitespace().map(OsString::from).collect::<Vec<_>>();
+        let all = "--config a.toml --qat --target tensorrt --lr 0.1 --qat-skip=fc,conv1 --amp --qat-pass-through false \
+            --qat-freeze-bn -1 --epochs 3 --qat-learn-scales";
+        assert_eq!(in_floating_point(&words(all)), words("--config a.toml --lr 0.1 --amp --epochs 3"));
+        assert_eq!(in_floating_point(&[]), [""; 0]);
     }
 }

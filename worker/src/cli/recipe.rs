@@ -15,6 +15,7 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
 /// The stages of one experiment: its folder, its data, and the training flags all stages share.
+#[derive(Debug, Clone)]
 pub struct Recipe {
     /// Where checkpoints, models and reports go.
     pub output: PathBuf,

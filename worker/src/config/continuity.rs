@@ -1,5 +1,6 @@
 //! Whether two configurations describe the same training.
 
+use super::effect::inert_keys;
 use super::table::table;
 use super::{Given, RunConfig};
 use serde_json::Value;
@@ -72,9 +73,12 @@ pub fn with_former_defaults(stored: &RunConfig, mine: &RunConfig, given: &Given)
 
 /// Settings that decide what is learnt and differ: their keys, and how they differ.
 fn changed(stored: &RunConfig, mine: &RunConfig) -> Vec<(String, String)> {
+    // What one of them does not use says nothing of what it learns; that it does not is another setting's difference.
+    let inert = [inert_keys(stored), inert_keys(mine)].concat();
     let (stored, mine) = (table(stored), table(mine));
+    let counts = |key: &String| !FREE.contains(&key.as_str()) && !inert.contains(key);
     mine.into_iter()
-        .filter(|(key, value)| !FREE.contains(&key.as_str()) && stored.get(key) != Some(value))
+        .filter(|(key, value)| counts(key) && stored.get(key) != Some(value))
         .map(|(key, value)| {
             let text = format!("{key} {}, now {value}", stored.get(&key).unwrap_or(&Value::Null));
             (key, text)
@@ -113,6 +117,14 @@ mod tests {
             c.optimizer.lr = 0.5;
         });
         assert_eq!(differences(&stored, &other), ["lr 0.256, now 0.5", "seed 42, now 7"]);
+        // What has no effect in either is not what is learnt.
+        let idle = stored.clone().with(|c| {
+            c.quantization.qat_weight_bits = 7;
+            c.optimizer.adam_beta1 = 0.5;
+        });
+        assert_eq!(differences(&idle, &stored), [""; 0]);
+        let qat = idle.clone().with(|c| c.quantization.qat = true);
+        assert_eq!(differences(&idle, &qat), ["qat false, now true"]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Defaults, then the file, then the flags: the later wins.
 
+use super::effect::{effective, given_in_vain};
 use super::numbers::numbers;
 use super::table::{Unfit, complete, read, table};
 use super::{CheckpointChoice, ConfigError, Given, RunConfig};
@@ -61,19 +62,28 @@ fn read_file(path: &Path) -> Result<Map<String, Value>, ConfigError> {
     }
 }
 
-/// The keys and values that were given: those of the file, then those of the command line.
-fn overrides(
-    file: Option<&Path>,
-    parsed: &RunConfig,
-    matches: &ArgMatches,
-) -> Result<Map<String, Value>, ConfigError> {
-    let mut given = file.map(read_file).transpose()?.unwrap_or_default();
-    for (key, value) in table(parsed) {
-        if matches.value_source(&key.replace('-', "_")) == Some(ValueSource::CommandLine) {
-            given.insert(key, value);
-        }
+/// The keys and values that were given.
+struct Overrides {
+    file: Map<String, Value>,
+    flags: Map<String, Value>,
+}
+
+impl Overrides {
+    fn read(file: Option<&Path>, parsed: &RunConfig, matches: &ArgMatches) -> Result<Self, ConfigError> {
+        let file = file.map(read_file).transpose()?.unwrap_or_default();
+        let on_the_line =
+            |key: &str| matches.value_source(&key.replace('-', "_")) == Some(ValueSource::CommandLine);
+        let flags = table(parsed).into_iter().filter(|(key, _)| on_the_line(key)).collect();
+        Ok(Self { file, flags })
     }
-    Ok(given)
+
+    /// `base`, then the file, then the flags.
+    fn over(&self, base: &RunConfig) -> Result<RunConfig, ConfigError> {
+        let mut all = table(base);
+        all.extend(self.file.clone());
+        all.extend(self.flags.clone());
+        complete(Value::Object(all)).map_err(|e| ConfigError::Invalid(e.to_string()))
+    }
 }
 
 /// The checkpoint that was given, by flags or by a file.
@@ -92,14 +102,15 @@ pub fn given_checkpoint(
     parsed: &RunConfig,
     matches: &ArgMatches,
 ) -> Result<GivenCheckpoint, ConfigError> {
-    let mut all = table(&RunConfig::default());
-    all.extend(overrides(file, parsed, matches)?);
-    let given = complete(Value::Object(all)).map_err(|e| ConfigError::Invalid(e.to_string()))?.checkpoints;
+    // What is no number has no place in a table.
+    numbers(parsed)?;
+    let given = Overrides::read(file, parsed, matches)?.over(&RunConfig::default())?.checkpoints;
     Ok(GivenCheckpoint { folder: given.from_checkpoint, which: given.last_epoch_of_checkpoint })
 }
 
 /// Resolves one configuration: `base` (defaults, or a checkpoint's configuration), then the TOML file, then the
-/// flags given on the command line. Returns it, validated, with the keys that were given.
+/// flags given on the command line. Returns it, validated, with the keys that were given. What was given and has no effect is
+/// an error; what of `base` has none is as it is by default.
 ///
 /// `parsed` and `matches` are clap's two views of the same command line.
 pub fn resolve(
@@ -108,12 +119,14 @@ pub fn resolve(
     parsed: &RunConfig,
     matches: &ArgMatches,
 ) -> Result<(RunConfig, Given), ConfigError> {
-    let mut merged = table(base);
     numbers(parsed)?;
-    let overrides = overrides(file, parsed, matches)?;
-    let given: Given = overrides.keys().cloned().collect();
-    merged.extend(overrides);
-    let mut config = complete(Value::Object(merged)).map_err(|e| ConfigError::Invalid(e.to_string()))?;
+    let overrides = Overrides::read(file, parsed, matches)?;
+    let config = overrides.over(base)?;
+    if let Some(vain) = given_in_vain(&config, &overrides.file, &overrides.flags) {
+        return Err(vain);
+    }
+    let mut config = effective(&config);
+    let given: Given = overrides.file.into_iter().chain(overrides.flags).map(|(key, _)| key).collect();
     follow(&mut config, &given);
     super::validate::validate(&config)?;
     Ok((config, given))
@@ -206,6 +219,67 @@ mod tests {
             assert!(told.contains("run.toml") && told.contains("--lr is "), "{told}");
         }
         assert_eq!(run(&["--normalize-mean", "-1,0,0"], None).unwrap().0.data.normalize_mean[0], -1.0);
+    }
+
+    #[test]
+    fn what_is_given_and_has_no_effect_is_refused_by_name() {
+        let adamw = ["--optimizer", "adamw"];
+        for (args, want) in [
+            (&["--target", "tensorrt"][..], "--target is part of quantization-aware training: say --qat too"),
+            // Though it is what it is by default.
+            (&["--target", "openvino"], "--target is part of"),
+            (&["--qat-weight-bits", "7", "--qat", "false"], "--qat-weight-bits is part of"),
+            (&["--qat-pass-through"], "--qat-pass-through is part of"),
+            (&[adamw[0], adamw[1], "--momentum", "0.9"], "--momentum is part of the update rule sgd"),
+            (&["--adam-beta1", "0.9"], "--adam-beta1 is part of the update rule adamw"),
+            (&["--qat", "--qat-distill-weight", "0.4"], "--qat-distill too"),
+            (&["--qat", "--qat-observer", "mse", "--qat-percentile", "99"], "--qat-observer percentile"),
+            (&["--qat", "--qat-learn-scales", "--qat-pass-through"], "--qat-pass-through has no effect"),
+        ] {
+            let told = run(args, None).unwrap_err().to_string();
+            assert!(told.contains(want), "{want} in {told}");
+        }
+        for (file, want) in [
+            ("target = \"tensorrt\"", "--target is part of"),
+            ("qat = false\nqat-skip = [\"fc\"]", "--qat-skip is part of"),
+            ("optimizer = \"adamw\"\nmomentum = 0.5", "--momentum is part of"),
+            ("adam-epsilon = 1.0", "--adam-epsilon is part of"),
+        ] {
+            let told = run(&[], Some(file)).unwrap_err().to_string();
+            assert!(told.contains(want), "{want} in {told}");
+        }
+    }
+
+    #[test]
+    fn a_flag_puts_out_what_a_file_has_lit_and_what_is_printed_is_read_back() {
+        let file = "qat = true\nqat-skip = [\"fc\"]\nqat-learn-scales = true\nmomentum = 0.5\n";
+        let (config, _) = run(&["--qat", "false", "--optimizer", "adamw"], Some(file)).unwrap();
+        let want = RunConfig::default().with(|c| c.optimizer.optimizer = super::super::Optimizer::Adamw);
+        assert_eq!(config, want);
+        for (args, file) in [
+            (&["--qat", "false", "--optimizer", "adamw"][..], Some(file)),
+            (&["--qat", "--target", "tensorrt", "--momentum", "0.5"], None),
+            (&[], None),
+        ] {
+            let config = run(args, file).unwrap().0;
+            let printed = toml::to_string(&config).unwrap();
+            assert_eq!(run(&[], Some(&printed)).unwrap().0, config, "{printed}");
+        }
+        // A file may say 4 for 4.0.
+        run(&[], Some("qat-distill-temperature = 4")).unwrap();
+    }
+
+    #[test]
+    fn what_a_checkpoint_has_and_has_no_effect_is_no_error() {
+        let base = RunConfig::default().with(|c| {
+            c.quantization.qat_weight_bits = 7;
+            c.optimizer.adam_beta1 = 0.8;
+        });
+        let matches =
+            RunConfig::augment_args(Command::new("x")).no_binary_name(true).get_matches_from([""; 0]);
+        let parsed = RunConfig::from_arg_matches(&matches).unwrap();
+        let (config, _) = resolve(&base, None, &parsed, &matches).unwrap();
+        assert_eq!(config, RunConfig::default());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What can be checked without looking at anything but the configuration.
 
 use super::error::named;
-use super::{ConfigError, Optimizer, RunConfig, RunScope};
+use super::{ConfigError, RunConfig, RunScope};
 use crate::strategy::QatError;
 
 /// An error on the first setting that cannot be run. The strategy's own checks ([`crate::strategy::Qat::check`]) are among
@@ -9,10 +9,9 @@ use crate::strategy::QatError;
 pub fn validate(c: &RunConfig) -> Result<(), ConfigError> {
     super::numbers::numbers(c)?;
     let n = named;
-    let needs_qat = |key| format!("{} is part of quantization-aware training: say {} too", n(key), n("qat"));
     let [channels, height, width] = c.model.image_shape;
     let crop = c.data.crop_size;
-    let checks: [(bool, String); 10] = [
+    let checks: [(bool, String); 7] = [
         (
             c.run.epochs > 0 || c.quantization.qat || c.run.run_scope == RunScope::EvalOnly,
             format!(
@@ -20,16 +19,6 @@ pub fn validate(c: &RunConfig) -> Result<(), ConfigError> {
                 n("epochs"),
                 n("qat"),
                 n("from-pretrained-params")
-            ),
-        ),
-        (!c.quantization.qat_distill || c.quantization.qat, needs_qat("qat-distill")),
-        (!c.quantization.qat_learn_scales || c.quantization.qat, needs_qat("qat-learn-scales")),
-        (
-            !c.optimizer.nesterov || c.optimizer.optimizer == Optimizer::Sgd,
-            format!(
-                "{} is a form of sgd's momentum: leave it out, or set {} to sgd",
-                n("nesterov"),
-                n("optimizer")
             ),
         ),
         (c.run.print_interval > 0, format!("{} is 0; it counts steps, from 1", n("print-interval"))),
@@ -75,11 +64,11 @@ pub fn validate(c: &RunConfig) -> Result<(), ConfigError> {
         return Err(ConfigError::Invalid(why));
     }
     if let Some(qat) = &c.strategy().qat {
-        let told = |e: QatError| {
-            let key = named(&format!("qat-{}", e.field));
-            ConfigError::Invalid(format!("{key} is {}; it is {}", e.value, e.want))
-        };
+        let told = |e: QatError| ConfigError::Invalid(e.told(|field| named(&format!("qat-{field}"))));
         qat.check().map_err(told)?;
+    }
+    if let Some(idle) = super::effect::idle(c) {
+        return Err(idle);
     }
     for (key, [low, high]) in
         [("rand-crop-scale", c.data.rand_crop_scale), ("rand-crop-ratio", c.data.rand_crop_ratio)]

@@ -8,7 +8,7 @@ use crate::strategy::{QatError, Rank};
 /// An error of the distributed optimizer.
 #[derive(Debug, thiserror::Error)]
 pub enum OptimError {
-    /// A number of the recipe is out of its range.
+    /// The recipe cannot be trained.
     #[error(transparent)]
     Qat(#[from] QatError),
     /// The passes failed.

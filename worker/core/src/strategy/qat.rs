@@ -83,17 +83,59 @@ pub struct Phase {
     pub batch_stats: bool,
 }
 
-/// A number of the recipe out of its range.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[error("qat.{field} is {value}: {want}")]
-pub struct QatError {
-    /// The field, e.g. `weight-bits`.
-    pub field: &'static str,
-    /// What it was.
-    pub value: f64,
-    /// What it must be.
-    pub want: &'static str,
+/// A recipe that cannot be trained.
+#[derive(Debug, Clone, PartialEq)]
+pub enum QatError {
+    /// A number out of its range.
+    Range {
+        /// The field, e.g. `weight-bits`.
+        field: &'static str,
+        /// What it was.
+        value: f64,
+        /// What it must be.
+        want: &'static str,
+    },
+    /// Two parts of which the one leaves nothing for the other to do.
+    NoEffect {
+        /// The field that would do nothing.
+        field: &'static str,
+        /// The one that takes its place.
+        with: &'static str,
+        /// What that one does.
+        why: &'static str,
+    },
 }
+
+impl QatError {
+    /// The field that is wrong, e.g. `weight-bits`.
+    pub fn field(&self) -> &'static str {
+        match self {
+            QatError::Range { field, .. } | QatError::NoEffect { field, .. } => field,
+        }
+    }
+
+    /// The error for people who know a field as `named` says.
+    pub fn told(&self, named: impl Fn(&str) -> String) -> String {
+        match self {
+            QatError::Range { field, value, want } => format!("{} is {value}; it is {want}", named(field)),
+            QatError::NoEffect { field, with, why } => {
+                format!(
+                    "{} has no effect with {}, which {why}: leave one of them out",
+                    named(field),
+                    named(with)
+                )
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for QatError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.told(|field| format!("qat.{field}")))
+    }
+}
+
+impl std::error::Error for QatError {}
 
 impl Default for Qat {
     fn default() -> Self {
@@ -116,7 +158,10 @@ impl Default for Qat {
 }
 
 impl Qat {
-    /// The first number out of its range is the error.
+    /// Whether it can be trained.
+    ///
+    /// # Errors
+    /// The first number out of its range; a part that has no effect beside another.
     pub fn check(&self) -> Result<(), QatError> {
         let part = "a part of the steps, from 0 to 1 (1: never)";
         let of = |freeze| match freeze {
@@ -160,7 +205,12 @@ impl Qat {
             ),
         ];
         match checks.into_iter().find(|(.., fine, _)| !fine) {
-            Some((field, value, _, want)) => Err(QatError { field, value, want }),
+            Some((field, value, _, want)) => Err(QatError::Range { field, value, want }),
+            None if self.learn_scales && self.unclipped_straight_through => Err(QatError::NoEffect {
+                field: "pass-through",
+                with: "learn-scales",
+                why: "has a gradient of its own where values were clipped",
+            }),
             None => Ok(()),
         }
     }
@@ -265,8 +315,12 @@ mod tests {
             ("distill-temperature", Qat { distillation: d(1.0, f64::NAN), ..Qat::default() }),
         ];
         for (field, qat) in bad {
-            assert_eq!(qat.check().unwrap_err().field, field, "{qat:?}");
+            assert_eq!(qat.check().unwrap_err().field(), field, "{qat:?}");
         }
+        let both = Qat { learn_scales: true, unclipped_straight_through: true, ..Qat::default() };
+        let told = both.check().unwrap_err().to_string();
+        assert!(told.starts_with("qat.pass-through has no effect with qat.learn-scales"), "{told}");
+        Qat { learn_scales: false, ..both }.check().unwrap();
         for fine in [
             Qat::default(),
             Qat { percentile: 100.0, weight_bits: 7, observer_momentum: 0.0, ..Qat::default() },

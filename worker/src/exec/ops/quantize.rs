@@ -41,9 +41,9 @@ fn quantize(
     let unclipped = mode.unclipped;
     let seen = |(y, seen)| (y, Some(seen));
     match (prepared.learns_scales, mode.observe) {
+        // Ranges that are learned are observed only where they do not quantize yet.
+        (true, _) => native::fake_quant_learned(x, &scale, qmin, qmax, grad_scale).map(|y| (y, None)),
         (false, false) => native::fake_quant(x, &scale, qmin, qmax, unclipped).map(|y| (y, None)),
         (false, true) => native::observe_fake_quant(x, &scale, qmin, qmax, unclipped).map(seen),
-        (true, false) => native::fake_quant_learned(x, &scale, qmin, qmax, grad_scale).map(|y| (y, None)),
-        (true, true) => native::observe_fake_quant_learned(x, &scale, qmin, qmax, grad_scale).map(seen),
     }
 }
