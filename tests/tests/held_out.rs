@@ -49,7 +49,19 @@ fn a_part_of_one_folder_is_held_out_and_used_by_all_who_evaluate() {
     let told = succeed(&[&["train"], SHORT, &place].concat());
     let [train, val] = halves(&told);
     assert!(train + val == 90 && (10..40).contains(&val), "{told}");
-    let told = succeed(&["eval", "--from-checkpoint", text(&out), "--show-config", "false"]);
+    // Of other data nothing is held out but by the flag, whoever measures; the same data is its own, however it is told.
+    let whole = images::tree(&at("whole"), 3, 4, 36);
+    let from = ["--from-checkpoint", text(&out), "--show-config", "false"];
+    for (root, images) in [(text(&whole), 12), (text(&data), val)] {
+        let root = ["--image-root", root];
+        let told = succeed(&[&["eval"], &from[..], &root].concat());
+        assert!(told.contains(&format!("({images} images")), "{told}");
+        let quantized = at(&format!("quantized-{images}"));
+        let more = ["--output-dir", text(&quantized), "--qat-calibration-images", "8"];
+        let told = succeed(&[&["quantize"], &from[..], &root, &more].concat());
+        assert!(told.contains(&format!("({images} images")), "{told}");
+    }
+    let told = succeed(&[&["eval"], &from[..]].concat());
     assert!(told.contains(&format!("({val} images")), "{told}");
     succeed(&["export", "--from-checkpoint", text(&out), "--profile", "fp32", "--output", text(&file)]);
     let told = succeed(&[

@@ -142,6 +142,24 @@ fn classes_and_network_are_the_checkpoint_s() {
 }
 
 #[test]
+fn only_the_images_that_were_read_are_said_to_have_calibrated() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let (data, fp, out) = (images::tree(&at("data"), 3, 8, 32), at("fp"), at("out"));
+    let network = ["--model-arch-name", "ResNet20", "--image-shape", "3,32,32", "--crop-size", "32"];
+    let recipe = ["--batch-size", "8", "--epochs", "1", "--device", "cpu", "--run-scope", "train_only"];
+    let place = ["--image-root", text(&data), "--output-dir", text(&fp)];
+    succeed(&[&["train"], &network[..], &recipe, &place].concat());
+    for name in ["a/0.jpg", "b/3.png", "c/5.png"] {
+        fs::write(data.join("train").join(name), "none").unwrap();
+    }
+    let line = ["quantize", "--from-checkpoint", text(&fp), "--output-dir", text(&out), "--nproc", "2"];
+    let told =
+        succeed(&[&line[..], &["--max-corrupt-images", "3", "--qat-calibration-images", "24"]].concat());
+    assert!(told.contains("activation ranges on 21 training images"), "{told}");
+}
+
+#[test]
 fn what_it_does_not_do_and_what_it_lacks_is_said() {
     let (fp, dir) = (trained().join("fp"), tempfile::tempdir().unwrap());
     let out = dir.path().join("out");

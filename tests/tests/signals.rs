@@ -134,6 +134,25 @@ fn what_a_stopped_run_did_not_measure_is_measured_by_the_one_that_goes_on() {
 }
 
 #[test]
+fn a_signal_between_epochs_leaves_a_checkpoint_its_evaluation() {
+    let dir = tempfile::tempdir().unwrap();
+    let recipe =
+        ["--qat", "--qat-calibration-images", "16", "--qat-freeze-bn", "0.5", "--qat-bn-images", "3000"];
+    let data =
+        ["--image-root", "synthetic", "--synthetic-images", "3000", "--batch-size", "32", "--nproc", "1"];
+    let line = ["--epochs", "2", "--lr", "0.01", "--output-dir", dir.path().to_str().unwrap()];
+    let mut run = Running::start(&[&["train"], SMALL, &data, &recipe, &line].concat());
+    // Behind it 3,000 images are looked at before the next step.
+    run.wait_for(&format!("saved {}", dir.path().join("1").display()));
+    run.signal("TERM", run.id());
+    let (code, told) = run.end();
+    assert_eq!(code, Some(4), "{told}");
+    assert!(newest(dir.path()).ends_with("1"), "a step was done after that: {told}");
+    let manifest = std::fs::read_to_string(newest(dir.path()).join("manifest.json")).unwrap();
+    assert!(manifest.contains("val.top1"), "{manifest}");
+}
+
+#[test]
 fn a_survivor_saves_what_was_done_whichever_rank_is_killed() {
     for killed in [0, 1] {
         let dir = tempfile::tempdir().unwrap();

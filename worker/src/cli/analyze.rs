@@ -141,12 +141,9 @@ fn configuration(args: &AnalyzeArgs, folder: &Path, manifest: &Manifest) -> Resu
         if let Some(skip) = &args.qat_skip {
             c.quantization.qat_skip = skip.clone();
         }
+        c.data.val_fraction =
+            checkpoint_base::val_fraction(args.tolerance.val_fraction, &image_root, manifest);
         c.data.image_root = image_root;
-        c.data.val_fraction = match (args.tolerance.val_fraction, &args.image_root) {
-            (Some(told), _) => told,
-            (None, Some(_)) => 0.0,
-            (None, None) => c.data.val_fraction,
-        };
         c.data.augmentation = Augmentation::None;
         c.data.allow_missing_classes |= args.tolerance.allow_missing_classes;
         c.data.max_corrupt_images = args.tolerance.max_corrupt_images.or(c.data.max_corrupt_images);

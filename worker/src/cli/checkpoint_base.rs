@@ -63,12 +63,28 @@ pub fn data(told: Option<&str>, folder: &Path, manifest: &Manifest) -> Result<St
     }
 }
 
-/// Where no settings say what data a checkpoint is for, somebody must.
-pub fn ensure_data(given: &Given, folder: &Path, manifest: &Manifest) -> Result<(), Exit> {
-    match manifest.config.is_some() || given.contains("image-root") {
-        true => Ok(()),
-        false => Err(no_data(folder)),
+/// The part of one folder of classes that is held out for validation on the data `root`: what is told, else, on the data of
+/// the checkpoint's run, what that held out, and on other data nothing.
+pub fn val_fraction(told: Option<f64>, root: &str, manifest: &Manifest) -> f64 {
+    let own = manifest.config.as_ref().map(|run| &run.data).filter(|data| data.image_root == root);
+    told.or(own.map(|data| data.val_fraction)).unwrap_or(0.0)
+}
+
+/// A configuration that was resolved over a checkpoint's, for measuring on the data that it names.
+///
+/// # Errors
+/// Where neither the settings of the checkpoint's run nor what was `given` says which data that is.
+pub fn on_its_data(
+    config: RunConfig,
+    given: &Given,
+    folder: &Path,
+    manifest: &Manifest,
+) -> Result<RunConfig, Exit> {
+    if manifest.config.is_none() && !given.contains("image-root") {
+        return Err(no_data(folder));
     }
+    let told = given.contains("val-fraction").then_some(config.data.val_fraction);
+    Ok(config.with(|c| c.data.val_fraction = val_fraction(told, &c.data.image_root, manifest)))
 }
 
 fn no_data(folder: &Path) -> Exit {
@@ -164,11 +180,31 @@ mod tests {
         let why = data(None, folder, &manifest).unwrap_err().message;
         assert!(why.contains("run/1") && why.contains("--image-root"), "{why}");
         assert_eq!(data(Some("d"), folder, &manifest).unwrap(), "d");
-        assert!(ensure_data(&Given::default(), folder, &manifest).is_err());
-        assert!(ensure_data(&Given::from(["image-root".to_string()]), folder, &manifest).is_ok());
+        let run = RunConfig::default();
+        let on = |given: &Given, manifest: &Manifest| on_its_data(run.clone(), given, folder, manifest);
+        assert!(on(&Given::default(), &manifest).is_err());
+        assert!(on(&Given::from(["image-root".to_string()]), &manifest).is_ok());
         manifest.config = Some(RunConfig::default());
         assert_eq!(data(None, folder, &manifest).unwrap(), "digits");
-        assert!(ensure_data(&Given::default(), folder, &manifest).is_ok());
+        assert!(on(&Given::default(), &manifest).is_ok());
+    }
+
+    #[test]
+    fn what_is_held_out_is_told_or_that_of_the_run_on_its_own_data() {
+        let mut manifest = manifest(Strategy::default());
+        assert_eq!([None, Some(0.5)].map(|told| val_fraction(told, "a", &manifest)), [0.0, 0.5]);
+        let run =
+            RunConfig::default().with(|c| (c.data.image_root, c.data.val_fraction) = ("a".into(), 0.25));
+        manifest.config = Some(run.clone());
+        assert_eq!(["a", "b"].map(|root| val_fraction(None, root, &manifest)), [0.25, 0.0]);
+        assert_eq!(["a", "b"].map(|root| val_fraction(Some(0.0), root, &manifest)), [0.0; 2]);
+        let held_out = |root: &str, given: &[&str]| {
+            let config = run.clone().with(|c| c.data.image_root = root.into());
+            let given = given.iter().map(|key| key.to_string()).collect();
+            on_its_data(config, &given, Path::new("run/1"), &manifest).unwrap().data.val_fraction
+        };
+        assert_eq!((held_out("a", &[]), held_out("b", &["image-root"])), (0.25, 0.0));
+        assert_eq!(held_out("b", &["image-root", "val-fraction"]), 0.25);
     }
 
     #[test]

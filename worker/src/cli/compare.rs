@@ -88,17 +88,12 @@ fn recipe(args: &CompareArgs) -> Result<(Recipe, PathBuf)> {
         return Err(Exit::configuration(message).into());
     }
     let mut settings = checkpoint_base::settings(&manifest);
-    if args.image_root.is_some() {
-        settings.data.val_fraction = 0.0;
-    }
+    let data = args.image_root.clone().unwrap_or_else(|| settings.data.image_root.clone());
+    settings.data.val_fraction = checkpoint_base::val_fraction(None, &data, &manifest);
     let file = args.output.join("settings.toml");
     let mut train = vec![OsString::from("--config"), file.clone().into()];
     train.extend(args.flags.iter().cloned());
-    let recipe = recipe(
-        args.image_root.as_deref().unwrap_or(&settings.data.image_root),
-        settings.data.val_fraction,
-        train,
-    );
+    let recipe = recipe(&data, settings.data.val_fraction, train);
     // Before an earlier experiment's folder, in which it may lie, is moved aside.
     let start = folder.canonicalize().unwrap_or(folder.clone());
     if recipe.output.canonicalize().is_ok_and(|output| start.starts_with(output)) {

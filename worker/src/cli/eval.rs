@@ -21,9 +21,9 @@ pub fn main(args: &EvalArgs, matches: &ArgMatches) -> Result<u8> {
     let path =
         given.folder.ok_or_else(|| Exit::configuration("octrain eval needs --from-checkpoint FOLDER"))?;
     let (folder, manifest) = checkpoint_base::find(&path, given.which)?;
-    let (mut config, given) =
+    let (config, given) =
         args.flags.resolve(&checkpoint_base::for_evaluation(&folder, &manifest), matches)?;
-    checkpoint_base::ensure_data(&given, &folder, &manifest)?;
+    let mut config = checkpoint_base::on_its_data(config, &given, &folder, &manifest)?;
     config.checkpoints.from_checkpoint = Some(folder.clone());
     config.checkpoints.last_epoch_of_checkpoint = None;
     config.run.run_scope = RunScope::EvalOnly;

@@ -68,8 +68,7 @@ pub fn main(args: &QuantizeArgs, matches: &ArgMatches) -> Result<u8> {
     if let Some(message) = misused(&given) {
         return Err(Exit::configuration(message).into());
     }
-    checkpoint_base::ensure_data(&given, &folder, &manifest)?;
-    let config = config.with(|c| {
+    let config = checkpoint_base::on_its_data(config, &given, &folder, &manifest)?.with(|c| {
         c.checkpoints.from_checkpoint = None;
         c.checkpoints.last_epoch_of_checkpoint = None;
         c.checkpoints.from_pretrained_params = Some(folder.clone());

@@ -184,9 +184,8 @@ pub fn main(args: &VerifyArgs) -> Result<u8> {
         batch_size: args.batch_size,
         ..Report::default()
     };
-    let settings = manifest.config.as_ref().filter(|_| args.image_root.is_none());
-    let own_data = settings.map(|config| config.data.val_fraction);
-    let tolerance = Tolerance { val_fraction: args.tolerance.val_fraction.or(own_data), ..args.tolerance };
+    let held_out = checkpoint_base::val_fraction(args.tolerance.val_fraction, &root, &manifest);
+    let tolerance = Tolerance { val_fraction: Some(held_out), ..args.tolerance };
     let images = |limit| loader(&classifier, &root, tolerance, args.batch_size, limit);
     compare_predictions(args, &graph, info, images(args.max_images)?, &mut report)?;
     let nodes = engine::profile(args.engine, &args.model, info, args.batch_size)?;

@@ -3,6 +3,7 @@
 
 use super::{Run, TrainError};
 use crate::checkpoint;
+use crate::collective::ReduceOp;
 use crate::config::{CheckpointSettings, QuantizationSettings};
 use crate::data::EvalLoader;
 use crate::launcher::signals;
@@ -10,6 +11,7 @@ use crate::optim::{Placed, Teacher};
 use crate::passes;
 use crate::strategy::Purpose;
 use std::path::PathBuf;
+use tch::Tensor;
 
 /// Where the teacher's weights come from: told, or what this run or the one it goes on from started from.
 fn teacher_path(qat: &QuantizationSettings, from: &CheckpointSettings) -> Result<PathBuf, TrainError> {
@@ -20,18 +22,27 @@ fn teacher_path(qat: &QuantizationSettings, from: &CheckpointSettings) -> Result
     Err(TrainError::Config(message.into()))
 }
 
+/// Training images, unaugmented.
+struct TrainingImages {
+    /// This rank's microbatches.
+    share: Vec<Placed>,
+    /// Microbatches of all ranks, with those that have no readable image.
+    microbatches: usize,
+    /// Images of all ranks that were read.
+    read: u64,
+}
+
 impl Run<'_> {
-    /// This rank's share of the first `images` training images, unaugmented, and the microbatches of all ranks; none
-    /// when the ranks agreed to stop.
-    fn training_images(&self, images: usize) -> Result<Option<(Vec<Placed>, usize)>, TrainError> {
+    /// The first `images` training images; none when the ranks agreed to stop.
+    fn training_images(&self, images: usize) -> Result<Option<TrainingImages>, TrainError> {
         let train = self
             .job
             .train
             .clone()
             .ok_or_else(|| TrainError::Config("there are no training images".into()))?;
-        let (mut loader, total) = EvalLoader::calibration(train, self.data.clone(), images)?;
+        let (mut loader, microbatches) = EvalLoader::calibration(train, self.data.clone(), images)?;
         let mut share = Vec::new();
-        for _ in 0..self.data.sharding.place().rounds(total) {
+        for _ in 0..self.data.sharding.place().rounds(microbatches) {
             if self.program.agree_to_stop(signals::requested())? {
                 return Ok(None);
             }
@@ -40,7 +51,15 @@ impl Run<'_> {
                 share.push((batch.position, batch.images.f_to_device(self.program.device())?));
             }
         }
-        Ok(Some((share, total)))
+        let read = share.iter().map(|(_, images)| images.size()[0] as f64).sum();
+        Ok(Some(TrainingImages { read: self.sum(read)? as u64, share, microbatches }))
+    }
+
+    /// The sum of a whole number over all ranks.
+    fn sum(&self, mine: f64) -> Result<f64, TrainError> {
+        let all = Tensor::f_from_slice(&[mine])?.f_to_device(self.program.device())?;
+        self.program.collective().all_reduce(&all, ReduceOp::Sum)?;
+        Ok(all.f_double_value(&[0])?)
     }
 
     /// Finds the ranges that are not known yet on training images.
@@ -57,12 +76,12 @@ impl Run<'_> {
                 "--qat-calibration-images is 0, but {unknown} activation ranges are not known: give at least one image"
             )));
         }
-        let (share, total) = self.training_images(wanted)?.ok_or_else(stopped)?;
-        if !self.program.calibrate(&share, total, &signals::requested)? {
+        let TrainingImages { share, microbatches, read } =
+            self.training_images(wanted)?.ok_or_else(stopped)?;
+        if !self.program.calibrate(&share, microbatches, &signals::requested)? {
             return Err(stopped());
         }
-        let images = total * self.data.sharding.batch;
-        self.reporter.say(&format!("calibrated {unknown} activation ranges on {images} training images"));
+        self.reporter.say(&format!("calibrated {unknown} activation ranges on {read} training images"));
         Ok(())
     }
 
@@ -80,12 +99,13 @@ impl Run<'_> {
     /// Estimates BatchNorm's statistics anew where that is due. False: the ranks agreed to stop, and nothing was changed.
     pub(super) fn reestimate_batch_norm(&mut self, at_end: bool) -> Result<bool, TrainError> {
         let Some(wanted) = self.due_batch_norm(at_end) else { return Ok(true) };
-        let Some((share, total)) = self.training_images(wanted)? else { return Ok(false) };
-        if !self.program.reestimate_batch_norm(&share, total, &signals::requested)? {
+        let Some(TrainingImages { share, microbatches, read }) = self.training_images(wanted)? else {
+            return Ok(false);
+        };
+        if !self.program.reestimate_batch_norm(&share, microbatches, &signals::requested)? {
             return Ok(false);
         }
-        let images = total * self.data.sharding.batch;
-        self.reporter.say(&format!("estimated BatchNorm's statistics anew on {images} training images"));
+        self.reporter.say(&format!("estimated BatchNorm's statistics anew on {read} training images"));
         Ok(true)
     }
 
