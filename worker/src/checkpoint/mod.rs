@@ -7,6 +7,7 @@
 mod admission;
 mod atomic;
 mod consistent;
+mod difference;
 mod error;
 mod folder;
 mod identity;
@@ -25,6 +26,7 @@ pub(crate) mod testing;
 mod trial;
 
 pub use atomic::write_atomic;
+pub use difference::{Difference, Made, Part, Same, difference};
 pub use error::CheckpointError;
 pub use folder::{OwnedFolder, RunFolder, free_name, save_for};
 pub use identity::{RunIdentity, date};
@@ -35,6 +37,6 @@ pub use network::load_graph;
 pub use origin::{Origin, StartedFrom};
 pub use state::{HostTensor, State, range_key};
 pub use store::{
-    Furthest, Snapshot, Which, find, furthest, load, load_manifest, load_weights, manifest_hash, root_of,
-    save, weights_of,
+    Furthest, Pretrained, Snapshot, Which, find, furthest, load, load_manifest, load_weights, manifest_hash,
+    pretrained, root_of, save,
 };

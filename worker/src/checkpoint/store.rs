@@ -313,11 +313,22 @@ pub fn load(folder: &Path) -> Result<Snapshot, CheckpointError> {
 
 /// Weights of a checkpoint folder, of the furthest one below a folder, or of a `.safetensors` file.
 pub fn load_weights(path: &Path) -> Result<State, CheckpointError> {
-    Ok(weights_of(path)?.0)
+    Ok(pretrained(path)?.state)
 }
 
-/// [`load_weights`], and what a training begins with that begins with them.
-pub fn weights_of(path: &Path) -> Result<(State, StartedFrom), CheckpointError> {
+/// Weights that were trained elsewhere.
+#[derive(Debug)]
+pub struct Pretrained {
+    /// The weights, with statistics and ranges where there are any.
+    pub state: State,
+    /// What a training begins with that begins with them.
+    pub from: StartedFrom,
+    /// The manifest and the network of the checkpoint they are of; a file of weights says nothing of its network.
+    pub network: Option<(Manifest, Graph)>,
+}
+
+/// [`load_weights`], with what is known of them.
+pub fn pretrained(path: &Path) -> Result<Pretrained, CheckpointError> {
     let shown = |path: &Path| path.display().to_string();
     if path.is_file() {
         let bytes = fs::read(path).map_err(CheckpointError::io("read", path))?;
@@ -330,12 +341,14 @@ pub fn weights_of(path: &Path) -> Result<(State, StartedFrom), CheckpointError> 
             return Err(CheckpointError::Foreign { path: path.into(), wanted: "a safetensors file", why });
         }
         let from = StartedFrom::File { path: shown(path), sha256: hex_digest(&bytes) };
-        return Ok((tensors::decode(&bytes, path)?, from));
+        return Ok(Pretrained { state: tensors::decode(&bytes, path)?, from, network: None });
     }
     let folder = find(path, Which::Auto)?;
     let manifest = load_manifest(&folder)?;
     let from = StartedFrom::Checkpoint { path: shown(&folder), origin: Origin::of(&folder, &manifest) };
-    Ok((load_file(&folder, &manifest, MODEL)?, from))
+    let state = load_file(&folder, &manifest, MODEL)?;
+    let graph = network::load_graph(&folder, &manifest)?;
+    Ok(Pretrained { state, from, network: Some((manifest, graph)) })
 }
 
 #[cfg(test)]

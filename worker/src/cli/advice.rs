@@ -132,7 +132,9 @@ fn optim(e: &OptimError) -> Option<String> {
         E::Gradients { .. } | E::Statistics => say(format!("lower --lr; {DEBUG}")),
         E::ScaleFloor { .. } => say("train with --amp bf16, or lower --lr"),
         E::NoTeacher => say("--qat-distill takes it from --from-pretrained-params, or from --qat-teacher"),
-        E::TeacherLacks { .. } => say("--qat-teacher says which"),
+        E::TeacherLacks { .. } | E::TeacherTask { .. } | E::TeacherPasses(_) => {
+            say("--qat-teacher says which")
+        }
         E::Collective(_)
         | E::LocalMicrobatches { .. }
         | E::ObserverWithoutQat

@@ -5,7 +5,6 @@ use super::Exit;
 use crate::checkpoint::{self, CheckpointError, Manifest, Origin, Which};
 use crate::config::{CheckpointChoice, Given, RunConfig, RunScope};
 use crate::metrics::say;
-use crate::passes::Pass;
 use std::path::{Path, PathBuf};
 
 /// Finds a checkpoint; `which` of several, the furthest where nothing is said.
@@ -27,8 +26,7 @@ pub fn read(path: &Path, which: Which) -> Result<(PathBuf, Manifest), Checkpoint
 
 /// The passes of a program's own that a checkpoint was trained with, for people: what only that program can run again.
 fn own_passes(manifest: &Manifest) -> Option<String> {
-    let own = |name: &&String| Pass::ALL.iter().all(|pass| pass.name() != name.as_str());
-    let own: Vec<&str> = manifest.passes.iter().filter(own).map(String::as_str).collect();
+    let own = manifest.own_passes();
     (!own.is_empty()).then(|| {
         format!(
             "its graph was made with passes of another program's own ({}), which are not known here; evaluate and export it in that program (Program::restore, Program::export)",

@@ -1,10 +1,11 @@
-//! Knowledge distillation from the floating-point network a run starts from (Hinton et al., arXiv 1503.02531).
+//! Knowledge distillation from a network that was trained before (Hinton et al., arXiv 1503.02531).
 
 use super::OptimError;
-use crate::checkpoint::State;
+use crate::checkpoint::{Made, Same, Snapshot, State, difference};
 use crate::exec::{Evaluator, ExecError, Mode};
-use crate::graph::Graph;
-use crate::strategy::Distillation;
+use crate::graph::{Graph, NetworkFacts};
+use crate::passes::Passes;
+use crate::strategy::{Distillation, Purpose, Strategy};
 use tch::{Device, Kind, Tensor};
 
 /// The loss of one microbatch: cross-entropy `labels_loss` and logits `[b, classes]` (FP32) of both networks.
@@ -23,16 +24,53 @@ pub(super) fn loss(
     labels_loss.f_mul_scalar(1.0 - d.weight)?.f_add(&divergence.f_mul_scalar(d.weight * t * t)?)
 }
 
-/// The floating-point network in evaluation mode, in the precision of the run.
+/// The network that is followed, in evaluation mode. It need not be the one that is trained: it has its own graph.
 pub struct Teacher(Evaluator);
 
 impl Teacher {
     /// From a graph of the pass list without its quantization, and its weights and statistics, all of which must be there.
     pub fn new(graph: Graph, state: &State, device: Device) -> Result<Self, OptimError> {
-        match Evaluator::of_state(graph, state, Mode::evaluation(false), device) {
+        Self::of(graph, state, false, device)
+    }
+
+    /// The network of a checkpoint as the checkpoint has it: its own graph, through its own passes, with its own recipe where
+    /// it was trained with quantization, in the precision and memory order of `run`, the strategy that is trained. `passes`
+    /// are those that are known here.
+    ///
+    /// # Errors
+    /// When the checkpoint's passes are not among them.
+    pub fn of_checkpoint(
+        checkpoint: &Snapshot,
+        passes: &Passes,
+        run: &Strategy,
+        device: Device,
+    ) -> Result<Self, OptimError> {
+        let (graph, theirs) = (&checkpoint.graph, &checkpoint.manifest.strategy);
+        let facts = NetworkFacts::of(graph);
+        let here = Made { graph, passes: passes.names(theirs, &facts, Purpose::Train), strategy: theirs };
+        if let Some(difference) = difference(&checkpoint.made(), &here, Same::Meaning) {
+            return Err(OptimError::TeacherPasses(difference));
+        }
+        let strategy = Strategy { amp: run.amp, layout: run.layout, qat: theirs.qat.clone() };
+        let graph = passes.run(graph.clone(), &strategy, Purpose::Train, |_, _| {})?;
+        Self::of(graph, &checkpoint.model, strategy.qat.is_some(), device)
+    }
+
+    fn of(graph: Graph, state: &State, quantize: bool, device: Device) -> Result<Self, OptimError> {
+        match Evaluator::of_state(graph, state, Mode::evaluation(quantize), device) {
             Ok(network) => Ok(Self(network)),
             Err(ExecError::Lacks { name }) => Err(OptimError::TeacherLacks { name }),
             Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Whether its logits can be compared with those of `student`: for the same images, as many of them.
+    pub(super) fn fits(&self, student: &Graph) -> Result<(), OptimError> {
+        let ends = |g: &Graph| [g.input(), g.output].map(|id| g.node(id).ty.shape.clone());
+        let (theirs, ours) = (ends(self.0.graph()), ends(student));
+        match theirs == ours {
+            true => Ok(()),
+            false => Err(OptimError::TeacherTask { theirs, ours }),
         }
     }
 

@@ -1,5 +1,6 @@
 //! What can go wrong in a training step.
 
+use crate::checkpoint::Difference;
 use crate::collective::CollectiveError;
 use crate::exec::ExecError;
 use crate::graph::GraphError;
@@ -90,9 +91,22 @@ pub enum OptimError {
     /// Distillation without a teacher.
     #[error("distillation needs the floating-point network it learns from: Program::follow takes it")]
     NoTeacher,
-    /// A teacher of another shape.
+    /// A teacher for other images or classes.
     #[error(
-        "the teacher has no parameter `{name}` in the shape of this network; it must be a checkpoint of the same network"
+        "the teacher makes {theirs:?} of an image, and the network that follows it {ours:?}: [channels, height, width] and [classes] must be the same"
+    )]
+    TeacherTask {
+        /// Shapes of the teacher's input and output.
+        theirs: [Vec<usize>; 2],
+        /// Those of the network that is trained.
+        ours: [Vec<usize>; 2],
+    },
+    /// A teacher that cannot be run as it was trained.
+    #[error("the teacher cannot be run as it was trained: {0}; distil in the program that has its passes")]
+    TeacherPasses(Difference),
+    /// Weights of a teacher that are not those of its network.
+    #[error(
+        "the teacher's weights have no parameter `{name}` in the shape of its network; a checkpoint says which network its weights are of, a file of weights alone is taken for one of the network that is trained"
     )]
     TeacherLacks {
         /// The parameter.

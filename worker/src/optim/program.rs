@@ -172,11 +172,13 @@ impl Program {
     /// The network whose logits training follows besides the labels.
     ///
     /// # Errors
-    /// When the strategy's recipe has no distillation, so that nothing would be learned from it.
+    /// When the strategy's recipe has no distillation, so that nothing would be learned from it, or when the teacher is one for
+    /// images of another shape or for another number of classes.
     pub fn follow(&mut self, teacher: Teacher) -> Result<(), OptimError> {
         if self.strategy.qat.as_ref().is_none_or(|qat| qat.distillation.is_none()) {
             return Err(OptimError::TeacherWithoutDistillation);
         }
+        teacher.fits(self.graph())?;
         self.teacher = Some(teacher);
         Ok(())
     }

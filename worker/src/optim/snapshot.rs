@@ -3,7 +3,10 @@
 use super::loss_scale::LossScale;
 use super::state::StateError;
 use super::{OptimError, Program};
-use crate::checkpoint::{LossScaleState, Manifest, Mismatch, Position, QatState, Snapshot, match_weights};
+use crate::checkpoint::{
+    Difference, LossScaleState, Made, Manifest, Mismatch, Position, QatState, Same, Snapshot, difference,
+    match_weights,
+};
 use crate::data::Preprocessing;
 use crate::graph::NetworkFacts;
 use crate::strategy::Purpose;
@@ -11,6 +14,11 @@ use crate::strategy::Purpose;
 /// Why a program does not go on from a checkpoint.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
+    /// It is of another network, or of one that was trained otherwise.
+    #[error(
+        "the checkpoint is not of this program: {0}; make the program of the checkpoint's own graph, strategy and passes"
+    )]
+    Differs(#[from] Difference),
     /// Its numbers are not those of the program's network.
     #[error("the checkpoint does not match the network: {0}")]
     Mismatch(Mismatch),
@@ -75,7 +83,7 @@ impl Program {
         class_names: Vec<String>,
         preprocessing: Preprocessing,
     ) -> Result<Snapshot, OptimError> {
-        let (network, passes) = &self.source;
+        let (network, _) = &self.source;
         let (scale, good_steps) = match self.loss_scale {
             LossScale::Dynamic { scale, good } => (scale, good),
             other => (other.factor(), 0),
@@ -87,7 +95,7 @@ impl Program {
             observers_frozen: !self.phase(self.global_step).observe,
         });
         let manifest = Manifest {
-            passes: passes.names(&self.strategy, &NetworkFacts::of(network), Purpose::Train),
+            passes: self.made().passes,
             position: Position { epoch: 0, step_in_epoch: self.global_step, global_step: self.global_step },
             world_size: self.collective.world_size(),
             loss_scale: LossScaleState { scale, good_steps },
@@ -98,9 +106,29 @@ impl Program {
         Ok(Snapshot { manifest, graph: network.clone(), model, optimizer })
     }
 
+    /// What its network is made of, to be compared with a checkpoint's.
+    pub fn made(&self) -> Made<'_> {
+        let (graph, passes) = &self.source;
+        let passes = passes.names(&self.strategy, &NetworkFacts::of(graph), Purpose::Train);
+        Made { graph, passes, strategy: &self.strategy }
+    }
+
     /// Takes everything a checkpoint has of this program: weights, ranges, what the update rule keeps, a dynamic loss scale, and the number of
-    /// steps done. On error the numbers are not to be used.
+    /// steps done.
+    ///
+    /// # Errors
+    /// When the checkpoint's graph, passes or strategy are not the program's; nothing was taken then. On other errors the
+    /// numbers are not to be used.
     pub fn restore(&mut self, snapshot: &Snapshot) -> Result<(), RestoreError> {
+        self.restore_as(snapshot, Same::Everything)
+    }
+
+    /// [`Self::restore`] for a training that is changed on its way: `same` says in what the checkpoint has to agree with the
+    /// program.
+    pub fn restore_as(&mut self, snapshot: &Snapshot, same: Same) -> Result<(), RestoreError> {
+        if let Some(difference) = difference(&snapshot.made(), &self.made(), same) {
+            return Err(difference.into());
+        }
         let mismatch = match_weights(self.executor.graph(), &snapshot.model);
         if !mismatch.is_empty() {
             return Err(RestoreError::Mismatch(mismatch));

@@ -4,7 +4,7 @@ use super::*;
 use crate::collective::Local;
 use crate::models;
 use crate::quant::histogram::Histogram;
-use crate::strategy::{Observer, Qat};
+use crate::strategy::{Observer, Qat, Target};
 use tch::{Kind, Tensor};
 
 /// Gives one range in calibration and another in training.
@@ -74,7 +74,7 @@ fn a_recipe_out_of_its_range_is_refused() {
 }
 
 /// A calibrated program for `target`, its weights and statistics those of seed 1.
-fn quantized(target: crate::strategy::Target) -> Program {
+fn quantized(target: Target) -> Program {
     let qat = Qat { target, ..Qat::default() };
     let mut program = program(Some(qat), Gives(3.0, 3.0)).unwrap();
     program.calibrate(&[(0, images())], 1, &|| false).unwrap();
@@ -119,7 +119,6 @@ fn microbatches_for_statistics_have_a_place_of_their_own_and_there_is_one() {
 
 #[test]
 fn statistics_are_estimated_on_the_network_that_is_trained_whatever_its_target_deploys() {
-    use crate::strategy::Target;
     // The running statistics that integer biases would come from are the ones that are replaced: what they were before
     // changes nothing.
     let x = images();
@@ -130,4 +129,127 @@ fn statistics_are_estimated_on_the_network_that_is_trained_whatever_its_target_d
         Vec::<f32>::try_from(&program.weights.buffers).unwrap()
     };
     assert_eq!(after(1.0), after(3.0));
+}
+
+fn preprocessing() -> crate::data::Preprocessing {
+    crate::data::Preprocessing::of(&crate::config::DataSettings::default())
+}
+
+/// A program that trains `network`, initialised.
+fn float(network: crate::graph::Graph, passes: Passes) -> Program {
+    let optimizer =
+        DistributedOptimizer::new(Sgd::default(), Strategy::default(), Box::new(Local)).passes(passes);
+    let mut program = optimizer.minimize(network, CrossEntropy::default()).unwrap();
+    crate::exec::initialise(&mut program.weights, 1, false).unwrap();
+    program
+}
+
+fn network() -> crate::graph::Graph {
+    models::build("ResNet20", [3, 32, 32], 10).unwrap()
+}
+
+/// The same names and shapes, and another function: the first block's sum is not rectified.
+struct Linear;
+
+impl GraphPass for Linear {
+    fn name(&self) -> &str {
+        "linear"
+    }
+
+    fn what(&self) -> &str {
+        "leaves out a ReLU"
+    }
+
+    fn apply(
+        &self,
+        mut graph: crate::graph::Graph,
+        _: &Strategy,
+    ) -> Result<crate::graph::Graph, crate::graph::GraphError> {
+        let id = graph.find("layer1.0.relu").unwrap();
+        let sum = graph.node(id).inputs[0];
+        graph.reroute(id, sum);
+        Ok(graph)
+    }
+}
+
+#[test]
+fn a_program_goes_on_from_a_checkpoint_of_its_own_graph_passes_and_strategy_alone() {
+    use crate::checkpoint::{Part, Same};
+    let classes: Vec<String> = (0..10).map(|i| i.to_string()).collect();
+    let of = |program: &Program| program.snapshot(classes.clone(), preprocessing()).unwrap();
+    let own = || Passes::default().before(crate::passes::Pass::DropDead, Linear);
+    let differs = |program: &mut Program, snapshot, same| match program.restore_as(snapshot, same) {
+        Err(RestoreError::Differs(difference)) => Some(difference.part),
+        other => {
+            other.unwrap();
+            None
+        }
+    };
+    let plain = of(&float(network(), Passes::default()));
+    let mut rewired = network();
+    let at = rewired.find("layer1.0.relu").unwrap();
+    let sum = rewired.node(at).inputs[0];
+    rewired.reroute(at, sum);
+    for (mut other, want) in [
+        (float(rewired, Passes::default()), Part::Graph),
+        (float(network(), own()), Part::Passes),
+        (quantized(Target::Openvino), Part::Quantization),
+    ] {
+        let _ = other.weights.flat.f_add_scalar_(1.0).unwrap();
+        let before = other.weights.flat.copy();
+        assert_eq!(differs(&mut other, &plain, Same::Meaning), Some(want.clone()));
+        assert_eq!(differs(&mut other, &plain, Same::Everything), Some(want));
+        assert!(other.weights.flat.equal(&before), "nothing was taken");
+    }
+    let int8 = of(&quantized(Target::Openvino));
+    assert_eq!(differs(&mut quantized(Target::Tensorrt), &int8, Same::Meaning), Some(Part::Target));
+    let qat = Qat { observer_momentum: 0.5, ..Qat::default() };
+    let mut slower = program(Some(qat), Gives(3.0, 3.0)).unwrap();
+    let momentum = Part::Strategy("qat.observer-momentum".into());
+    assert_eq!(differs(&mut slower, &int8, Same::Everything), Some(momentum));
+    assert_eq!(differs(&mut slower, &int8, Same::Meaning), None);
+    // With the same passes it is the same program.
+    let mut again = float(network(), own());
+    assert_eq!(differs(&mut again, &of(&float(network(), own())), Same::Everything), None);
+}
+
+#[test]
+fn a_teacher_is_evaluated_as_its_own_checkpoint_says() {
+    use crate::strategy::Distillation;
+    let classes: Vec<String> = (0..10).map(|i| i.to_string()).collect();
+    let int8 = quantized(Target::Onnxruntime);
+    let snapshot = int8.snapshot(classes.clone(), preprocessing()).unwrap();
+    let run = Strategy { qat: Some(Qat::default()), ..Strategy::default() };
+    let teacher = |snapshot: &crate::checkpoint::Snapshot, passes: &Passes| {
+        Teacher::of_checkpoint(snapshot, passes, &run, Device::Cpu)
+    };
+    // A network that was trained with quantization is followed with it.
+    let logits = teacher(&snapshot, &Passes::default()).unwrap().logits(&images()).unwrap();
+    let x = images();
+    let of = |mode| int8.evaluator(mode).unwrap().logits(&x).unwrap();
+    let followed = teacher(&snapshot, &Passes::default()).unwrap().logits(&x).unwrap();
+    assert!(followed.equal(&of(crate::exec::Mode::evaluation(true))));
+    assert!(!followed.equal(&of(crate::exec::Mode::evaluation(false))) && logits.size() == [4, 10]);
+    // One with passes of a program's own wants them.
+    let own = Passes::default().before(crate::passes::Pass::DropDead, Linear);
+    let linear = float(network(), own.clone());
+    let of_linear = linear.snapshot(classes, preprocessing()).unwrap();
+    let refused = teacher(&of_linear, &Passes::default()).err().unwrap().to_string();
+    assert!(refused.contains("linear") && refused.contains("its passes"), "{refused}");
+    let followed = teacher(&of_linear, &own).unwrap().logits(&x).unwrap();
+    assert!(followed.equal(&linear.evaluator(crate::exec::Mode::EVAL).unwrap().logits(&x).unwrap()));
+    // Another network is followed by one of as many classes, on the same images.
+    let qat = Qat { distillation: Some(Distillation { weight: 0.5, temperature: 4.0 }), ..Qat::default() };
+    let larger = |classes| {
+        let graph = models::build("ResNet18", [3, 32, 32], classes).unwrap();
+        let teacher = float(graph, Passes::default());
+        let names = (0..classes).map(|i| i.to_string()).collect();
+        let snapshot = teacher.snapshot(names, preprocessing()).unwrap();
+        Teacher::of_checkpoint(&snapshot, &Passes::default(), &run, Device::Cpu).unwrap()
+    };
+    let mut student = program(Some(qat), Gives(3.0, 3.0)).unwrap();
+    student.calibrate(&[(0, images())], 1, &|| false).unwrap();
+    assert!(matches!(student.follow(larger(7)), Err(OptimError::TeacherTask { .. })));
+    student.follow(larger(10)).unwrap();
+    assert!(step(&mut student).unwrap().loss.is_finite());
 }

@@ -2,15 +2,15 @@
 //! teacher.
 
 use super::{Run, TrainError};
-use crate::checkpoint;
+use crate::checkpoint::{self, CheckpointError, Manifest, Which};
 use crate::collective::ReduceOp;
 use crate::config::{CheckpointSettings, QuantizationSettings};
-use crate::data::EvalLoader;
+use crate::data::{EvalLoader, Preprocessing};
 use crate::launcher::signals;
 use crate::optim::{Placed, Teacher};
-use crate::passes;
+use crate::passes::{self, Passes};
 use crate::strategy::Purpose;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tch::Tensor;
 
 /// Where the teacher's weights come from: told, or what this run or the one it goes on from started from.
@@ -117,16 +117,83 @@ impl Run<'_> {
         Ok(true)
     }
 
-    /// Loads the floating-point network whose logits training follows besides the labels.
+    /// Loads the network whose logits training follows besides the labels: a checkpoint's own, or, where there are weights
+    /// alone, the one that is trained.
     pub(super) fn learn_from_teacher(&mut self) -> Result<(), TrainError> {
         let path = teacher_path(&self.config.quantization, &self.config.checkpoints)?;
-        let strategy = self.program.strategy();
-        let graph = passes::run(self.job.graph.clone(), &strategy.without_qat(), Purpose::Train)
-            .map_err(|e| TrainError::Optim(e.into()))?;
+        let (strategy, device) = (self.program.strategy(), self.program.device());
+        let teacher = if path.is_dir() {
+            let folder = checkpoint::find(&path, Which::Auto)?;
+            let snapshot = checkpoint::load(&folder)?;
+            self.same_answers(&folder, &snapshot.manifest)?;
+            Teacher::of_checkpoint(&snapshot, &Passes::default(), strategy, device)?
+        } else {
+            let graph = passes::run(self.job.graph.clone(), &strategy.without_qat(), Purpose::Train)
+                .map_err(|e| TrainError::Optim(e.into()))?;
+            Teacher::new(graph, &checkpoint::load_weights(&path)?, device)?
+        };
         let precision = strategy.amp.precision().to_uppercase();
-        let teacher = Teacher::new(graph, &checkpoint::load_weights(&path)?, self.program.device())?;
         self.program.follow(teacher)?;
         self.reporter.say(&format!("distilling from {} in {precision}", path.display()));
         Ok(())
+    }
+
+    /// Whether the logits of a teacher are of the run's classes, in their order, and of images that are normalised as the
+    /// run's are.
+    fn same_answers(&self, path: &Path, teacher: &Manifest) -> Result<(), TrainError> {
+        let Some((what, found, wanted)) =
+            other_answers(teacher, self.job.classes(), &Preprocessing::of(&self.config.data))
+        else {
+            return Ok(());
+        };
+        let hint =
+            "; its logits are followed class by class: give a teacher of the same task (--qat-teacher)";
+        Err(CheckpointError::Other { path: path.into(), what, found, wanted, hint }.into())
+    }
+}
+
+/// What of a teacher's logits does not fit a run: what differs, as the teacher has it and as the run has it.
+fn other_answers(
+    teacher: &Manifest,
+    classes: &[String],
+    run: &Preprocessing,
+) -> Option<(&'static str, String, String)> {
+    let names = &teacher.class_names;
+    if names.len() != classes.len() {
+        return Some(("the number of classes", names.len().to_string(), classes.len().to_string()));
+    }
+    if let Some((a, b)) = names.iter().zip(classes).find(|(a, b)| a != b) {
+        return Some(("a class", format!("`{a}`"), format!("`{b}`")));
+    }
+    let normalised =
+        |p: &Preprocessing| format!("{} {:?} {:?}", p.normalize_scale, p.normalize_mean, p.normalize_std);
+    let (theirs, ours) = (normalised(&teacher.preprocessing), normalised(run));
+    (theirs != ours).then_some(("--normalize-scale, -mean and -std", theirs, ours))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::DataSettings;
+    use crate::models;
+    use crate::strategy::Strategy;
+
+    #[test]
+    fn a_teacher_of_another_network_is_followed_where_its_logits_are_of_the_same_classes_and_images() {
+        let names = |all: &[&str]| all.iter().map(|s| s.to_string()).collect::<Vec<_>>();
+        let graph = models::build("ResNet20", [3, 32, 32], 2).unwrap();
+        let prepared = Preprocessing::of(&DataSettings::default());
+        let teacher = Manifest::new(&graph, names(&["a", "b"]), prepared.clone(), Strategy::default());
+        let differs = |classes: &[&str], run: &Preprocessing| {
+            other_answers(&teacher, &names(classes), run).map(|d| d.0)
+        };
+        assert_eq!(differs(&["a", "b"], &prepared), None);
+        // Another crop of the same numbers is no other image.
+        let crop = Preprocessing { resize_short: 300, ..prepared.clone() };
+        assert_eq!(differs(&["a", "b"], &crop), None);
+        assert_eq!(differs(&["b", "a"], &prepared), Some("a class"));
+        assert_eq!(differs(&["a"], &prepared), Some("the number of classes"));
+        let pixels = Preprocessing { normalize_scale: 1.0, ..prepared.clone() };
+        assert_eq!(differs(&["a", "b"], &pixels), Some("--normalize-scale, -mean and -std"));
     }
 }

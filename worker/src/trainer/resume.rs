@@ -3,10 +3,12 @@
 use super::job::Job;
 use super::source::starts_over;
 use super::{EvalResult, Run, TrainError};
-use crate::checkpoint::{self, CheckpointError, Manifest, Origin, Position, Snapshot, StartedFrom, State};
+use crate::checkpoint::{
+    self, CheckpointError, Difference, Manifest, Origin, Part, Position, Pretrained, Same, Snapshot,
+    StartedFrom, State, difference,
+};
 use crate::config::{CheckpointChoice, RunConfig, RunScope, differences};
 use crate::data::Preprocessing;
-use crate::graph::Graph;
 use crate::optim::{Program, RestoreError};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -48,13 +50,15 @@ pub(super) fn start(
         let snapshot = checkpoint::load(path)?;
         let manifest = &snapshot.manifest;
         let fits = Fits { path, manifest };
-        fits.check(config, job)?;
-        fits.same_graph(&snapshot.graph, &job.graph)?;
+        fits.same_task(config, job)?;
+        if let Some(difference) = difference(&snapshot.made(), &program.made(), Same::Meaning) {
+            return Err(fits.differs(difference));
+        }
         let restart = starts_over(config);
         let position = if restart { Position::default() } else { manifest.position };
         if config.run.run_scope != RunScope::EvalOnly {
             fits.check_position(position, steps_per_epoch, global_batch)?;
-            program.restore(&snapshot).map_err(|e| unfit(path, e))?;
+            program.restore_as(&snapshot, Same::Meaning).map_err(|e| fits.unfit(e))?;
         } else {
             load(program, path, &snapshot.model, false)?;
         }
@@ -76,10 +80,29 @@ pub(super) fn start(
         });
     }
     if let Some(path) = &config.checkpoints.from_pretrained_params {
-        let (state, from) = checkpoint::weights_of(path)?;
-        let mismatch = load(program, path, &state, config.checkpoints.allow_mismatch)?;
-        let rest = mismatch.map_or_else(String::new, |m| format!("; initialised or left out: {m}"));
-        let message = format!("weights from {}{rest}", path.display());
+        let Pretrained { state, from, network } = checkpoint::pretrained(path)?;
+        let allow = config.checkpoints.allow_mismatch;
+        let mismatch = load(program, path, &state, allow)?;
+        let mut message = format!("weights from {}", path.display());
+        let mut add = |text: String| message.push_str(&format!("; {text}"));
+        if let Some(mismatch) = mismatch {
+            add(format!("initialised or left out: {mismatch}"));
+        }
+        if let Some((manifest, graph)) = &network {
+            let fits = Fits { path, manifest };
+            match difference(&manifest.made(graph), &program.made(), Same::Nodes) {
+                Some(Difference { theirs, ours, .. }) if !allow => {
+                    let hint = "; --allow-mismatch takes its weights all the same";
+                    return Err(fits.other("the network's graph", theirs, ours, hint));
+                }
+                Some(d) => add(d.to_string()),
+                None => {}
+            }
+            let own = manifest.own_passes();
+            if !own.is_empty() {
+                add(format!("they were trained with passes of another program's own: {}", own.join(", ")));
+            }
+        }
         return Ok(Start::anew(from, message));
     }
     if config.run.run_scope == RunScope::EvalOnly {
@@ -146,59 +169,12 @@ fn load(
     Ok((!mismatch.is_empty()).then_some(mismatch))
 }
 
-/// Why a program does not go on from a checkpoint, with what to do about it.
-fn unfit(path: &Path, e: RestoreError) -> TrainError {
-    match e {
-        RestoreError::Mismatch(mismatch) => CheckpointError::Mismatch { path: path.into(), mismatch }.into(),
-        RestoreError::OtherRule { wanted, found, .. } => CheckpointError::Other {
-            path: path.into(),
-            what: "what the update rule keeps",
-            found,
-            wanted,
-            hint: "; go on with --optimizer as it was, or take the weights alone with --from-pretrained-params",
-        }
-        .into(),
-        RestoreError::Program(e) => TrainError::Optim(e),
-    }
-}
-
 /// Whether a checkpoint's network tells the same classes of images of the same shape apart as the network of `job` would.
 ///
 /// # Errors
 /// On the first of model, classes and image shape that differs.
 pub fn same_task(path: &Path, manifest: &Manifest, config: &RunConfig, job: &Job) -> Result<(), TrainError> {
     Fits { path, manifest }.same_task(config, job)
-}
-
-/// The first node or parameter in which two graphs differ, as each has it; none where they are the same.
-fn first_difference(theirs: &Graph, ours: &Graph) -> Option<(String, String)> {
-    if theirs == ours {
-        return None;
-    }
-    let node = |graph: &Graph, i: usize| {
-        let node = graph.nodes.get(i);
-        node.map_or_else(
-            || "no further node".into(),
-            |n| format!("node `{}` {:?} of {:?}", n.name, n.op, n.inputs),
-        )
-    };
-    let param = |graph: &Graph, i: usize| {
-        let param = graph.params.get(i);
-        param.map_or_else(
-            || "no further parameter".into(),
-            |p| format!("`{}` {:?} ({:?})", p.name, p.shape, p.kind),
-        )
-    };
-    let nodes = theirs.nodes.len().max(ours.nodes.len());
-    if let Some(i) = (0..nodes).find(|&i| theirs.nodes.get(i) != ours.nodes.get(i)) {
-        return Some((node(theirs, i), node(ours, i)));
-    }
-    let params = theirs.params.len().max(ours.params.len());
-    if let Some(i) = (0..params).find(|&i| theirs.params.get(i) != ours.params.get(i)) {
-        return Some((param(theirs, i), param(ours, i)));
-    }
-    let rest = |g: &Graph| format!("{} with its output at node {} in {:?}", g.name, g.output.0, g.layout);
-    Some((rest(theirs), rest(ours)))
 }
 
 /// A checkpoint against the run that wants to go on from it.
@@ -210,6 +186,23 @@ struct Fits<'a> {
 impl Fits<'_> {
     fn other(&self, what: &'static str, found: String, wanted: String, hint: &'static str) -> TrainError {
         CheckpointError::Other { path: self.path.into(), what, found, wanted, hint }.into()
+    }
+
+    /// Why a program does not go on from the checkpoint, with what to do about it.
+    fn unfit(&self, e: RestoreError) -> TrainError {
+        match e {
+            RestoreError::Differs(difference) => self.differs(difference),
+            RestoreError::Mismatch(mismatch) => {
+                CheckpointError::Mismatch { path: self.path.into(), mismatch }.into()
+            }
+            RestoreError::OtherRule { wanted, found, .. } => self.other(
+                "what the update rule keeps",
+                found,
+                wanted,
+                "; go on with --optimizer as it was, or take the weights alone with --from-pretrained-params",
+            ),
+            RestoreError::Program(e) => TrainError::Optim(e),
+        }
     }
 
     fn same_task(&self, config: &RunConfig, job: &Job) -> Result<(), TrainError> {
@@ -246,35 +239,30 @@ impl Fits<'_> {
         Ok(())
     }
 
-    /// The same name may stand for another graph: in another version, or in a program of one's own.
-    fn same_graph(&self, theirs: &Graph, ours: &Graph) -> Result<(), TrainError> {
-        let Some((found, wanted)) = first_difference(theirs, ours) else { return Ok(()) };
-        let hint =
-            "; to train this network from its weights: --from-pretrained-params, with --allow-mismatch";
-        Err(self.other("the network's graph", found, wanted, hint))
-    }
-
-    fn check(&self, config: &RunConfig, job: &Job) -> Result<(), TrainError> {
-        self.same_task(config, job)?;
-        let m = self.manifest;
-        let on = |q: bool| if q { "on" } else { "off" }.to_string();
-        if m.qat.is_some() != config.quantization.qat {
-            let hint = if config.quantization.qat {
-                "; to begin quantization-aware training from it, give it as --from-pretrained-params"
-            } else {
-                "; say --qat, or take its weights alone with --from-pretrained-params"
-            };
-            return Err(self.other("--qat", on(m.qat.is_some()), on(config.quantization.qat), hint));
-        }
-        match &m.qat {
-            Some(q) if q.target != config.quantization.target => Err(self.other(
-                "--target",
-                q.target.to_string(),
-                config.quantization.target.to_string(),
-                "; every profile can be exported from it, whatever its target",
-            )),
-            _ => Ok(()),
-        }
+    /// A difference with what to do about it.
+    fn differs(&self, difference: Difference) -> TrainError {
+        let Difference { part, theirs, ours } = difference;
+        let (what, hint) = match part {
+            // The same name may stand for another graph: in another version, or in a program of one's own.
+            Part::Graph => (
+                "the network's graph",
+                "; to train this network from its weights: --from-pretrained-params, with --allow-mismatch",
+            ),
+            Part::Passes => (
+                "the list of a program's own passes",
+                "; go on in the program that wrote it, or take its weights alone with --from-pretrained-params",
+            ),
+            Part::Quantization if ours == "on" => (
+                "--qat",
+                "; to begin quantization-aware training from it, give it as --from-pretrained-params",
+            ),
+            Part::Quantization => {
+                ("--qat", "; say --qat, or take its weights alone with --from-pretrained-params")
+            }
+            Part::Target => ("--target", "; every profile can be exported from it, whatever its target"),
+            Part::Strategy(_) => ("the strategy", ""),
+        };
+        self.other(what, theirs, ours, hint)
     }
 
     /// Within an epoch the sampler's position means something only for the same global batch.

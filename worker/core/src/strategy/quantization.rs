@@ -74,10 +74,10 @@ pub struct QuantizationSettings {
         arg(long, help_heading = "Quantization", default_value_t = 0, allow_negative_numbers = true)
     )]
     pub qat_bn_images: u64,
-    /// Train towards the logits of the floating-point network it starts from, besides the labels.
+    /// Train towards the logits of a teacher, e.g. the floating-point network it starts from, besides the labels.
     #[cfg_attr(feature = "clap", arg(long, help_heading = "Quantization", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set))]
     pub qat_distill: bool,
-    /// The floating-point network to learn from (none: `from-pretrained-params`).
+    /// The teacher: a checkpoint of any network for the same classes and images (none: `from-pretrained-params`).
     #[cfg_attr(feature = "clap", arg(long, help_heading = "Quantization"))]
     pub qat_teacher: Option<PathBuf>,
     /// Part of the loss that follows the teacher, from 0 to 1.
