@@ -284,7 +284,6 @@ fn classes() -> Vec<String> {
 fn a_checkpoint_holds_a_network_of_them_which_goes_on_and_is_exported() {
     let strategy = Strategy { qat: Some(Qat::default()), ..Strategy::default() };
     let mut first = program(network(), strategy.clone(), Passes::default());
-    exec::initialise(&mut first.weights, 3, false).unwrap();
     assert!(first.calibrate(&[(0, images(8))], 1, &|| false).unwrap());
     step(&mut first);
     let dir = tempfile::tempdir().unwrap();

@@ -149,7 +149,7 @@ const ROWS: &[Row] = &[
     (
         "qat-calibration-images",
         planned("64", "calibration-images"),
-        (QUANTIZATION, "qat.calibration_images"),
+        ("worker/src/optim/statistics.rs", "qat.calibration_images"),
         None,
     ),
     (
@@ -191,7 +191,12 @@ const ROWS: &[Row] = &[
         ("worker/src/optim/program.rs", "q.learn_scales"),
         None,
     ),
-    ("qat-bn-images", planned("64", "bn-images"), (QUANTIZATION, "qat.bn_images"), None),
+    (
+        "qat-bn-images",
+        planned("64", "bn-images"),
+        ("worker/core/src/strategy/qat.rs", "self.bn_images"),
+        None,
+    ),
     ("qat-distill", planned("false", "distillation"), (SETUP, "q.distillation.is_some()"), None),
     ("qat-teacher", By::Run, (QUANTIZATION, "qat.qat_teacher.as_ref()"), None),
     (

@@ -4,7 +4,6 @@
 use octrain::checkpoint::State;
 use octrain::collective::Local;
 use octrain::config::LrScheduler;
-use octrain::exec;
 use octrain::graph::Graph;
 use octrain::models;
 use octrain::native;
@@ -77,7 +76,6 @@ fn steps_agree(model: &str, [channels, side]: [usize; 2], steps: usize, rule: Ru
     };
     let (rule, told, l2) = rule;
     let mut program = program(graph, rule, schedule, layout);
-    exec::initialise(&mut program.weights, 7, false).unwrap();
     tch::manual_seed(3);
     let mut given: Vec<(String, Tensor)> = Vec::new();
     let mut batches = Vec::new();

@@ -75,9 +75,10 @@ const OBEYED: &[(&str, &str, &str, &str)] = &[
 
 /// Decisions that the worker takes out of its strategy, and where they are acted upon.
 const ACTED_UPON: &[(&str, &str)] = &[
-    ("trainer/quantization.rs", "qat.calibration_images"),
-    ("trainer/quantization.rs", "qat.bn_images"),
-    ("trainer/quantization.rs", "qat.freeze_bn.step("),
+    ("optim/statistics.rs", "qat.calibration_images"),
+    ("optim/statistics.rs", "qat.batch_norm_due("),
+    ("../core/src/strategy/qat.rs", "self.bn_images"),
+    ("../core/src/strategy/qat.rs", "self.freeze_bn.step("),
     ("optim/program.rs", "bucket_bytes"),
     ("optim/program.rs", "unclipped_straight_through"),
 ];

@@ -11,8 +11,7 @@
 use octrain::checkpoint;
 use octrain::collective::Local;
 use octrain::config::RunConfig;
-use octrain::data::{DataConfig, Dataset, EvalLoader, Geometry, Sharding, Split, TrainLoader, Wanted};
-use octrain::exec::initialise;
+use octrain::data::{DataConfig, Dataset, Geometry, Sharding, Split, TrainLoader, Wanted};
 use octrain::export::Profile;
 use octrain::models;
 use octrain::optim::schedule::Schedule;
@@ -46,7 +45,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let network = models::build("ResNet18", settings.model.image_shape, train.classes.len())?;
     let qat = Qat { calibration_images: 64, ..Qat::default() };
-    let calibration = qat.calibration_images as usize;
     let mut program = DistributedOptimizer::new(
         Sgd { momentum: 0.9, ..Sgd::default() },
         Strategy { qat: Some(qat), ..Strategy::default() },
@@ -56,19 +54,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     .minimize(network, CrossEntropy { label_smoothing: 0.1 })?;
 
     // What the file does not have in this shape starts anew: the classifier, if there are other classes.
-    initialise(&mut program.weights, 3, false)?;
     let anew = program.weights.load(&checkpoint::load_weights(Path::new(weights))?)?;
     println!("not in {weights}: {}", anew.join(", "));
     if anew.iter().any(|name| !name.starts_with("fc.")) {
         return Err(format!("{weights} does not hold a ResNet-18").into());
     }
 
-    let (mut loaded, total) = EvalLoader::calibration(train, data, calibration)?;
-    let mut images = Vec::new();
-    while let Some(batch) = loaded.next()? {
-        images.push((batch.position, batch.images));
-    }
-    program.calibrate(&images, total, &|| false)?;
+    // As many images as the recipe says; without this, the first step's own.
+    program.calibrate_on(&train, &data, &|| false)?;
 
     loader.start_epoch(0, 0)?;
     while let Some(batch) = loader.next()? {

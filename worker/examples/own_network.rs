@@ -3,7 +3,6 @@
 //! `cargo run --example own_network -- own.onnx`
 
 use octrain::collective::Local;
-use octrain::exec::initialise;
 use octrain::export::Profile;
 use octrain::graph::{Builder, Graph, GraphError, Op, ParamKind, Window};
 use octrain::optim::schedule::Schedule;
@@ -53,10 +52,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut program = DistributedOptimizer::new(Sgd::default(), strategy, Box::new(Local))
         .schedule(schedule)
         .minimize(network(4)?, CrossEntropy::default())?;
-    initialise(&mut program.weights, 1, false)?;
-
-    let calibration: Vec<_> = (0..4).map(|i| (i, batch().0)).collect();
-    program.calibrate(&calibration, calibration.len(), &|| false)?;
     let mut right = 0.0;
     for step in 0..STEPS {
         let (images, labels) = batch();

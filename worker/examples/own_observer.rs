@@ -3,7 +3,6 @@
 //! `cargo run --example own_observer`
 
 use octrain::collective::Local;
-use octrain::exec::initialise;
 use octrain::models;
 use octrain::optim::{CrossEntropy, DistributedOptimizer, Microbatch, Sgd};
 use octrain::quant::histogram::Histogram;
@@ -35,7 +34,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut program = DistributedOptimizer::new(Sgd::default(), strategy, Box::new(Local))
         .observer(Median)
         .minimize(models::build("ResNet20", [3, 32, 32], 10)?, CrossEntropy::default())?;
-    initialise(&mut program.weights, 2, false)?;
 
     let images = |factor: f64| Tensor::randn([8, 3, 32, 32], (Kind::Float, Device::Cpu)) * factor;
     let calibration: Vec<_> = [1.0, 2.0, 50.0].map(images).into_iter().enumerate().collect();

@@ -4,7 +4,6 @@
 //! `cargo run --example two_processes`
 
 use octrain::collective::{Abort, Collective, FolderStore, Gloo};
-use octrain::exec::initialise;
 use octrain::models;
 use octrain::optim::{CrossEntropy, DistributedOptimizer, Microbatch, Sgd};
 use octrain::strategy::{Qat, Strategy};
@@ -27,13 +26,11 @@ fn train(rank: usize, folder: &str) -> Result<f64, Failure> {
     let strategy = Strategy { qat: Some(Qat::default()), ..Strategy::default() };
     let mut program = DistributedOptimizer::new(Sgd::default(), strategy, Box::new(gloo))
         .minimize(models::build("ResNet20", [3, 32, 32], 10)?, CrossEntropy::default())?;
-    initialise(&mut program.weights, 5, false)?;
     // Every microbatch is of one rank; this one has those whose number leaves its rank as remainder.
     let images = |number: i64| {
         tch::manual_seed(number);
         Tensor::randn([8, 3, 32, 32], (Kind::Float, Device::Cpu))
     };
-    program.calibrate(&[(rank, images(rank as i64))], RANKS, &|| false)?;
     for step in 0..STEPS {
         let number = step * RANKS as i64 + rank as i64;
         let labels = Tensor::randint(10, [8], (Kind::Int64, Device::Cpu));

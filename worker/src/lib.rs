@@ -8,7 +8,7 @@
 //! use octrain::export::Profile;
 //! use octrain::optim::{CrossEntropy, DistributedOptimizer, Microbatch, Sgd};
 //! use octrain::strategy::{Amp, Qat, Strategy};
-//! use octrain::{exec, models};
+//! use octrain::models;
 //! use tch::{Device, Kind, Tensor};
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -16,11 +16,9 @@
 //!     let strategy = Strategy { amp: Amp::Bf16, qat: Some(Qat::default()), ..Strategy::default() };
 //!     let mut program = DistributedOptimizer::new(Sgd::default(), strategy, Box::new(Local))
 //!         .minimize(network, CrossEntropy { label_smoothing: 0.1 })?;
-//!     exec::initialise(&mut program.weights, 42, false)?;
 //!
 //!     let images = Tensor::randn([8, 3, 32, 32], (Kind::Float, Device::Cpu));
 //!     let labels = Tensor::randint(10, [8], (Kind::Int64, Device::Cpu));
-//!     program.calibrate(&[(0, images.shallow_clone())], 1, &|| false)?;
 //!     let first = program.step(&[Microbatch { images: &images, labels: &labels }])?;
 //!     let second = program.step(&[Microbatch { images: &images, labels: &labels }])?;
 //!     println!("loss {:.3}, then {:.3}", first.loss, second.loss);

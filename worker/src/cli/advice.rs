@@ -135,7 +135,10 @@ fn optim(e: &OptimError) -> Option<String> {
         E::TeacherLacks { .. } | E::TeacherTask { .. } | E::TeacherPasses(_) => {
             say("--qat-teacher says which")
         }
+        E::NoCalibration { .. } => say("--qat-calibration-images says how many"),
+        E::Data(e) => data(e),
         E::Collective(_)
+        | E::StatisticsDue { .. }
         | E::LocalMicrobatches { .. }
         | E::ObserverWithoutQat
         | E::TeacherWithoutDistillation

@@ -1,9 +1,7 @@
 //! Whether ranks hold the same numbers, and where they stop.
 
 use super::{OptimError, Program};
-use crate::collective::ReduceOp;
 use crate::exec::ExecError;
-use crate::strategy::Rank;
 use sha2::{Digest, Sha256};
 use tch::{Device, Tensor};
 
@@ -28,27 +26,17 @@ impl Program {
     /// Whether any rank was asked to stop: the same answer on all, which call this in the same places. A rank that
     /// left alone would let the others wait in their next reduction.
     pub fn agree_to_stop(&self, asked: bool) -> Result<bool, OptimError> {
-        if self.collective.world_size() == 1 {
-            return Ok(asked);
-        }
-        let any = Tensor::f_from_slice(&[f32::from(u8::from(asked))])?.f_to_device(self.device)?;
-        self.collective.all_reduce(&any, ReduceOp::Max)?;
-        Ok(any.f_double_value(&[0])? > 0.0)
-    }
-
-    /// This rank among all.
-    pub(super) fn place(&self) -> Rank {
-        Rank { rank: self.collective.rank(), world: self.collective.world_size() }
+        self.reducer.any(asked, self.device())
     }
 
     /// Whether all ranks hold the same parameters, scales and statistics to the last bit.
     pub fn ensure_equal_ranks(&self) -> Result<(), OptimError> {
-        if self.collective.world_size() == 1 {
+        if self.reducer.alone() {
             return Ok(());
         }
-        let mine = Tensor::f_from_slice(&self.fingerprint()?)?.f_to_device(self.device)?;
+        let mine = Tensor::f_from_slice(&self.fingerprint()?)?.f_to_device(self.device())?;
         let all: Vec<Vec<i64>> = self
-            .collective
+            .collective()
             .all_gather(&mine)?
             .iter()
             .map(|t| Vec::<i64>::try_from(&t.f_to_device(Device::Cpu)?))

@@ -2,6 +2,7 @@
 
 use crate::checkpoint::Difference;
 use crate::collective::CollectiveError;
+use crate::data::DataError;
 use crate::exec::ExecError;
 use crate::graph::GraphError;
 use crate::strategy::{QatError, Rank};
@@ -69,6 +70,27 @@ pub enum OptimError {
         /// Microbatches that there should be, of all ranks.
         total: usize,
     },
+    /// A recipe without images for ranges that are not known.
+    #[error(
+        "Qat::calibration_images is 0, and {unknown} activation ranges are not known: give at least one image, or call Program::calibrate"
+    )]
+    NoCalibration {
+        /// Ranges that are not known.
+        unknown: usize,
+    },
+    /// A recipe's statistics that nobody has taken.
+    #[error(
+        "Qat::bn_images is {images}: before step {step} BatchNorm's statistics, which freeze there, are to be estimated anew from so many training images; call Program::reestimate_batch_norm_on, or Program::reestimate_batch_norm"
+    )]
+    StatisticsDue {
+        /// Images that the recipe wants.
+        images: usize,
+        /// The first step with frozen statistics.
+        step: u64,
+    },
+    /// Training images cannot be read.
+    #[error(transparent)]
+    Data(#[from] DataError),
     /// Microbatches of a calibration that cannot be placed.
     #[error("microbatches for statistics: {0}")]
     Positions(String),

@@ -37,10 +37,9 @@ impl Program {
         profile: Profile,
         metadata: Vec<(String, String)>,
     ) -> Result<Exported, ProgramExportError> {
-        let deployed = self.strategy.deployed(profile.target());
+        let deployed = self.source.strategy.deployed(profile.target());
         let strategy = deployed.ok_or(ProgramExportError::NotQuantized)?;
-        let (network, passes) = &self.source;
-        let graph = passes.run(network.clone(), &strategy, Purpose::Export, |_, _| {});
+        let graph = self.source.graph_for(&strategy, Purpose::Export);
         let state = self.weights.to_state().map_err(OptimError::from)?;
         let options = Options { profile, opset: OPSET, float_type: FloatType::Fp32 };
         Ok(export::emit(&graph.map_err(OptimError::from)?, &state, options, metadata)?)

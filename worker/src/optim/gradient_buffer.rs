@@ -2,7 +2,7 @@
 
 use super::buckets::{Bucket, plan_buckets};
 use crate::collective::{Collective, CollectiveError, ReduceOp};
-use crate::exec::{Record, WeightsLayout};
+use crate::exec::{ExecError, Record, WeightsLayout};
 use tch::{Device, Kind, TchError, Tensor};
 
 /// Sums over microbatches besides gradients and statistics.
@@ -22,8 +22,10 @@ pub(super) struct Sums {
 const SUMS: i64 = 4;
 
 /// Gradients, BatchNorm's statistics, gradients of learned scales and [`Sums`], in this order, FP32. Parameters' gradients
-/// are views, so that whole ranges are reduced and updated.
+/// are views, so that whole ranges are reduced and updated. What a forward records goes beside them.
 pub(super) struct GradientBuffer {
+    /// BatchNorm's statistics and the quantizers' maxima of this rank's microbatches.
+    pub record: Record,
     flat: Tensor,
     views: Vec<Tensor>,
     buckets: Vec<Bucket>,
@@ -38,10 +40,11 @@ impl GradientBuffer {
         learned: i64,
         bucket_bytes: usize,
         device: Device,
-    ) -> Result<Self, TchError> {
+    ) -> Result<Self, ExecError> {
         let tail = layout.buffers_len + learned + SUMS;
         let flat = Tensor::f_zeros([layout.trainable_len + tail], (Kind::Float, device))?;
         Ok(Self {
+            record: Record::new(layout, device)?,
             views: WeightsLayout::views(&flat, &layout.trainable),
             buckets: plan_buckets(layout, tail, bucket_bytes),
             parts: [layout.trainable_len, layout.buffers_len, learned],
@@ -55,8 +58,9 @@ impl GradientBuffer {
     }
 
     /// Zeros everywhere.
-    pub fn clear(&mut self) -> Result<(), TchError> {
-        self.flat.f_zero_().map(drop)
+    pub fn clear(&mut self) -> Result<(), ExecError> {
+        self.record.clear()?;
+        Ok(self.flat.f_zero_().map(drop)?)
     }
 
     /// Adds the gradients of a microbatch: those of the parameters, then, if they are learned, of the scales.
@@ -71,8 +75,8 @@ impl GradientBuffer {
     }
 
     /// Takes what was recorded, and the sums.
-    pub fn put(&mut self, record: &Record, sums: Sums) -> Result<(), TchError> {
-        self.statistics().f_copy_(&record.stats)?;
+    pub fn put(&mut self, sums: Sums) -> Result<(), TchError> {
+        self.statistics().f_copy_(&self.record.stats)?;
         let sums = [sums.loss, sums.correct, sums.images, sums.stop];
         self.part(3).f_copy_(&Tensor::f_from_slice(&sums)?)
     }
@@ -124,12 +128,11 @@ mod tests {
         let mut buffer = GradientBuffer::new(&layout, 5, 1 << 16, Device::Cpu).unwrap();
         let mut gradients: Vec<Tensor> = buffer.views().iter().map(Tensor::ones_like).collect();
         gradients.push(Tensor::full([5], 2.0, (Kind::Float, Device::Cpu)));
-        let mut record = Record::new(&layout, Device::Cpu).unwrap();
-        let _ = record.stats.fill_(3.0);
+        let _ = buffer.record.stats.fill_(3.0);
         let sums = Sums { loss: 4.0, correct: 5.0, images: 6.0, stop: 1.0 };
         buffer.add(&gradients).unwrap();
         buffer.add(&gradients).unwrap();
-        buffer.put(&record, sums).unwrap();
+        buffer.put(sums).unwrap();
         buffer.reduce(&Local).unwrap();
         let all = |t: Tensor, value: f64| t.numel() > 0 && t.eq(value).all().int64_value(&[]) == 1;
         assert!(all(buffer.gradients(), 2.0) && all(buffer.scales(), 4.0) && all(buffer.statistics(), 3.0));

@@ -8,13 +8,18 @@ mod distill;
 mod error;
 mod export;
 mod gradient_buffer;
+mod images;
 pub mod loss_scale;
+mod objective;
 mod program;
+mod quantization;
+mod reducer;
 mod rule;
 pub mod scales;
 pub mod schedule;
 mod sgd;
 mod snapshot;
+mod source;
 mod state;
 mod statistics;
 #[cfg(test)]
@@ -26,6 +31,7 @@ pub use buckets::{Bucket, plan_buckets};
 pub use distill::Teacher;
 pub use error::OptimError;
 pub use export::ProgramExportError;
+pub use images::Statistics;
 pub use program::{Microbatch, Program, StepOutcome};
 pub use rule::{CrossEntropy, Loss, Update, UpdateRule};
 pub use sgd::Sgd;
@@ -34,7 +40,7 @@ pub use state::RuleState;
 pub use statistics::Placed;
 
 use crate::collective::Collective;
-use crate::exec::{Executor, Weights};
+use crate::exec::{Executor, Weights, initialise};
 use crate::graph::Graph;
 use crate::passes::{GraphPass, Passes};
 use crate::quant::observer::RangeObserver;
@@ -65,11 +71,13 @@ pub struct DistributedOptimizer {
     device: Device,
     purpose: Purpose,
     passes: Passes,
+    seed: u64,
+    zero_gamma: bool,
 }
 
 impl DistributedOptimizer {
     /// An optimizer with an update rule and a strategy, over a collective: one microbatch per rank and step, 25 MiB
-    /// buckets, a constant learning rate of 0.1, no loss scaling, on the CPU.
+    /// buckets, a constant learning rate of 0.1, no loss scaling, initial weights of seed 42, on the CPU.
     pub fn new(rule: impl UpdateRule + 'static, strategy: Strategy, collective: Box<dyn Collective>) -> Self {
         let sharing = Sharing { microbatches: collective.world_size(), bucket_bytes: 25 << 20 };
         Self {
@@ -83,6 +91,8 @@ impl DistributedOptimizer {
             device: Device::Cpu,
             purpose: Purpose::Train,
             passes: Passes::default(),
+            seed: 42,
+            zero_gamma: false,
         }
     }
 
@@ -121,8 +131,18 @@ impl DistributedOptimizer {
         Self { passes, ..self }
     }
 
-    /// Makes the program that trains a network: the passes that follow from the strategy run over it. Weights start at
-    /// zero and are to be initialised or loaded.
+    /// With initial weights of this seed, which is to be the same on all ranks.
+    pub fn seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
+
+    /// With the last BatchNorm of every residual branch starting at 0, so that blocks start as the identity.
+    pub fn zero_gamma(self, zero_gamma: bool) -> Self {
+        Self { zero_gamma, ..self }
+    }
+
+    /// Makes the program that trains a network: the passes that follow from the strategy run over it. Weights are initialised
+    /// from the seed, the same on all ranks; others are loaded over them (`Program::weights`, [`Program::restore`]).
     pub fn minimize(self, network: Graph, loss: impl Loss + 'static) -> Result<Program, OptimError> {
         self.minimize_watched(network, loss, |_, _| {})
     }
@@ -138,7 +158,8 @@ impl DistributedOptimizer {
             qat.check()?;
         }
         let graph = self.passes.run(network.clone(), &self.strategy, self.purpose, watch)?;
-        let weights = Weights::zeros(&graph, self.rule.decays_all(), self.device)?;
+        let mut weights = Weights::zeros(&graph, self.rule.decays_all(), self.device)?;
+        initialise(&mut weights, self.seed, self.zero_gamma)?;
         let executor = Executor::new(graph, &weights)?;
         Program::new(self, network, executor, weights, Box::new(loss))
     }

@@ -3,17 +3,19 @@
 use super::distill::Teacher;
 use super::gradient_buffer::{GradientBuffer, Sums};
 use super::loss_scale::LossScale;
+use super::objective::Objective;
+use super::quantization::Quantization;
+use super::reducer::Reducer;
 use super::rule::Loss;
 use super::schedule::LearningRate;
+use super::source::Source;
 use super::state::{RuleState, StateError};
 use super::updater::Updater;
-use super::{DistributedOptimizer, OptimError, Sharing, distill};
+use super::{DistributedOptimizer, OptimError};
 use crate::checkpoint::State;
-use crate::collective::{Collective, CollectiveError, ReduceOp};
-use crate::exec::{Evaluator, ExecError, Executor, Mode, Pass, Prepared, Record, Watch, Weights};
+use crate::collective::{Collective, CollectiveError};
+use crate::exec::{Evaluator, ExecError, Executor, Mode, Pass, Prepared, Watch, Weights};
 use crate::graph::Graph;
-use crate::passes::Passes;
-use crate::quant::observer::{RangeObserver, RecipeObserver};
 use crate::strategy::{Phase, Strategy};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -57,23 +59,15 @@ pub struct Program {
     pub(super) executor: Arc<Executor>,
     /// Parameters, statistics, ranges.
     pub weights: Weights,
-    pub(super) record: Record,
-    sums: GradientBuffer,
-    updater: Updater,
-    loss: Box<dyn Loss>,
-    /// Moves the ranges; none without quantization.
-    pub(super) observer: Option<Arc<dyn RangeObserver>>,
-    teacher: Option<Teacher>,
-    pub(super) strategy: Strategy,
-    /// The network before any pass, and the passes: what other purposes make their graphs of.
-    pub(super) source: (Graph, Passes),
-    sharing: Sharing,
-    pub(super) device: Device,
-    /// State of the loss scale.
-    pub loss_scale: LossScale,
+    /// What the network was made of.
+    pub(super) source: Source,
+    objective: Objective,
+    gradients: GradientBuffer,
+    pub(super) reducer: Reducer,
+    pub(super) updater: Updater,
+    pub(super) quantization: Quantization,
     /// Steps done.
     pub global_step: u64,
-    pub(super) collective: Box<dyn Collective>,
 }
 
 impl Program {
@@ -85,32 +79,22 @@ impl Program {
         loss: Box<dyn Loss>,
     ) -> Result<Self, OptimError> {
         let o = optimizer;
-        if o.observer.is_some() && o.strategy.qat.is_none() {
-            return Err(OptimError::ObserverWithoutQat);
-        }
-        let layout = &weights.layout;
+        let (layout, device) = (&weights.layout, weights.device());
         let learned = match &o.strategy.qat {
             Some(q) if q.learn_scales => layout.quantizers.len() as i64,
             _ => 0,
         };
-        let recipe = |qat| Arc::new(RecipeObserver::from(qat)) as Arc<dyn RangeObserver>;
-        let graph = executor.graph();
+        let (graph, trainable) = (executor.graph(), layout.trainable_len);
         Ok(Self {
-            record: Record::new(layout, o.device)?,
-            sums: GradientBuffer::new(layout, learned, o.sharing.bucket_bytes, o.device)?,
-            updater: Updater::new(o.rule, o.schedule, graph, layout.trainable_len, learned, o.device)?,
-            observer: o.strategy.qat.as_ref().map(|qat| o.observer.unwrap_or_else(|| recipe(qat))),
-            teacher: None,
-            source: (network, o.passes),
-            strategy: o.strategy,
-            sharing: o.sharing,
-            device: o.device,
-            loss_scale: o.loss_scale,
-            loss,
+            objective: Objective { loss, teacher: None },
+            gradients: GradientBuffer::new(layout, learned, o.sharing.bucket_bytes, device)?,
+            updater: Updater::new(o.rule, o.schedule, o.loss_scale, graph, trainable, learned, device)?,
+            quantization: Quantization::new(&o.strategy, o.observer)?,
+            source: Source { graph: network, passes: o.passes, strategy: o.strategy },
+            reducer: Reducer { collective: o.collective, sharing: o.sharing },
             executor: Arc::new(executor),
             weights,
             global_step: 0,
-            collective: o.collective,
         })
     }
 
@@ -126,27 +110,27 @@ impl Program {
 
     /// The collective all ranks share.
     pub fn collective(&self) -> &dyn Collective {
-        &*self.collective
+        &*self.reducer.collective
     }
 
     /// The orderly end of that collective, after which nothing can be reduced any more; see [`Collective::finish`].
     pub fn finish(&mut self) -> Result<(), CollectiveError> {
-        self.collective.finish()
+        self.reducer.collective.finish()
     }
 
     /// The end of that collective after a failure; see [`Collective::abandon`].
     pub fn abandon(&mut self) {
-        self.collective.abandon();
+        self.reducer.collective.abandon();
     }
 
     /// The strategy the program was made by.
     pub fn strategy(&self) -> &Strategy {
-        &self.strategy
+        &self.source.strategy
     }
 
     /// Where its weights and gradients live.
     pub fn device(&self) -> Device {
-        self.device
+        self.weights.device()
     }
 
     /// The learning-rate schedule.
@@ -175,31 +159,33 @@ impl Program {
     /// When the strategy's recipe has no distillation, so that nothing would be learned from it, or when the teacher is one for
     /// images of another shape or for another number of classes.
     pub fn follow(&mut self, teacher: Teacher) -> Result<(), OptimError> {
-        if self.strategy.qat.as_ref().is_none_or(|qat| qat.distillation.is_none()) {
+        if self.strategy().qat.as_ref().is_none_or(|qat| qat.distillation.is_none()) {
             return Err(OptimError::TeacherWithoutDistillation);
         }
         teacher.fits(self.graph())?;
-        self.teacher = Some(teacher);
+        self.objective.teacher = Some(teacher);
         Ok(())
     }
 
     /// The gradients of the last step, reduced and unscaled, as the update has left them (weight decay added), in
     /// the order of the trainable parameters.
     pub fn gradients(&self) -> &[Tensor] {
-        self.sums.views()
+        self.gradients.views()
     }
 
     /// What step `step` does.
     pub fn phase(&self, step: u64) -> Phase {
-        let plain = Phase { observe: false, batch_stats: true };
-        match (&self.strategy.qat, &self.observer) {
-            (Some(q), Some(o)) => q.phase(step, self.schedule().total_steps(), o.holds()),
-            _ => plain,
-        }
+        self.quantization.phase(self.strategy(), step, self.schedule().total_steps())
     }
 
-    /// One optimizer step from this rank's local microbatches of the global batch, in the sampler's order. On error nothing was
-    /// updated.
+    /// One optimizer step from this rank's local microbatches of the global batch, in the sampler's order. Where activation
+    /// ranges are not known, they are calibrated before on this step's own images, at most as many as
+    /// `Qat::calibration_images`; whoever has more, or others, calls [`Self::calibrate_on`] or [`Self::calibrate`] first. On
+    /// error nothing was updated.
+    ///
+    /// # Errors
+    /// When `Qat::bn_images` asks for BatchNorm's statistics anew before this step and nobody has taken them, besides those of a
+    /// forward and a reduction.
     pub fn step(&mut self, microbatches: &[Microbatch]) -> Result<StepOutcome, OptimError> {
         self.step_watched(microbatches, false, None)
     }
@@ -212,23 +198,24 @@ impl Program {
         watch: Option<&mut Watch>,
     ) -> Result<StepOutcome, OptimError> {
         let started = Instant::now();
-        self.check_local_microbatches(microbatches.len())?;
+        self.reducer.check_local(microbatches.len())?;
+        self.prepare(microbatches)?;
         let phase = self.phase(self.global_step);
         let lr = self.schedule().at(self.global_step);
-        let scale = self.loss_scale.factor();
+        let scale = self.updater.loss_scale.factor();
         self.accumulate(microbatches, phase, stop, watch)?;
         let compute = started.elapsed();
-        self.reduce(phase)?;
+        self.reducer.reduce(&self.gradients, phase.observe)?;
         let reduce = started.elapsed() - compute;
 
         let _guard = tch::no_grad_guard();
-        let sums = self.sums.sums()?;
-        let loss = sums.loss / self.sharing.microbatches as f64;
+        let sums = self.gradients.sums()?;
+        let loss = sums.loss / self.reducer.sharing.microbatches as f64;
         if !loss.is_finite() {
             return Err(OptimError::Loss { loss, step: self.global_step, lr });
         }
-        let norm = self.sums.gradients().f_norm()?.f_double_value(&[])? / scale;
-        let scales_finite = self.sums.scales().f_sum(Kind::Double)?.f_double_value(&[])?.is_finite();
+        let norm = self.gradients.gradients().f_norm()?.f_double_value(&[])? / scale;
+        let scales_finite = self.gradients.scales().f_sum(Kind::Double)?.f_double_value(&[])?.is_finite();
         let mut outcome = StepOutcome {
             step: self.global_step,
             loss,
@@ -242,32 +229,33 @@ impl Program {
             reduce,
         };
         if outcome.skipped {
-            match self.loss_scale {
+            match self.updater.loss_scale {
                 LossScale::Off => return Err(OptimError::Gradients { loss, step: self.global_step }),
                 s if !s.may_skip() => return Err(OptimError::ScaleFloor { scale }),
                 _ => outcome.grad_norm = 0.0,
             }
         } else {
-            self.update(phase, lr, scale)?;
+            self.update(phase, lr)?;
         }
-        self.loss_scale = self.loss_scale.next(!outcome.skipped);
+        self.updater.loss_scale = self.updater.loss_scale.next(!outcome.skipped);
         self.global_step += 1;
         Ok(outcome)
     }
 
-    fn check_local_microbatches(&self, got: usize) -> Result<(), OptimError> {
-        let (place, all) = (self.place(), self.sharing.microbatches);
-        let local = place.local_microbatches(all).len();
-        if got == local { Ok(()) } else { Err(OptimError::LocalMicrobatches { place, got, all, local }) }
-    }
-
-    /// The loss of one microbatch, labels' and teacher's.
-    fn loss(&self, logits: &Tensor, m: &Microbatch) -> Result<Tensor, OptimError> {
-        let loss = self.loss.loss(logits, m.labels)?;
-        match (self.strategy.qat.as_ref().and_then(|q| q.distillation), &self.teacher) {
-            (None, _) => Ok(loss),
-            (Some(d), Some(teacher)) => Ok(distill::loss(d, &loss, logits, &teacher.logits(m.images)?)?),
-            (Some(_), None) => Err(OptimError::NoTeacher),
+    /// What a recipe wants to be known before a step: ranges, and, where they freeze here, BatchNorm's statistics anew.
+    fn prepare(&mut self, microbatches: &[Microbatch]) -> Result<(), OptimError> {
+        if self.strategy().qat.is_none() {
+            return Ok(());
+        }
+        let step = self.global_step;
+        if let Some(images) = self.due_batch_norm(false)
+            && self.quantization.estimated != Some(step)
+        {
+            return Err(OptimError::StatisticsDue { images, step });
+        }
+        match self.executor.ensure_ranges(&self.weights) {
+            Err(ExecError::NoRange(_)) => self.calibrate_by_step(microbatches),
+            known => Ok(known?),
         }
     }
 
@@ -279,36 +267,34 @@ impl Program {
         stop: bool,
         mut watch: Option<&mut Watch>,
     ) -> Result<(), OptimError> {
-        let quantize = self.strategy.qat.is_some();
-        if quantize {
-            self.executor.ensure_ranges(&self.weights)?;
-        }
+        let qat = self.source.strategy.qat.as_ref();
         let mode = Mode {
             batch_stats: phase.batch_stats,
-            quantize,
+            quantize: qat.is_some(),
             observe: phase.observe,
-            unclipped: self.strategy.qat.as_ref().is_some_and(|q| q.unclipped_straight_through),
+            unclipped: qat.is_some_and(|q| q.unclipped_straight_through),
         };
+        let distillation = qat.and_then(|q| q.distillation);
         let mut prepared = Prepared::new(self.executor.graph(), &self.weights, mode, true)?;
         let mut wanted: Vec<Tensor> = prepared.leaves.iter().map(Tensor::shallow_clone).collect();
         if self.updater.learns_scales() {
             prepared = prepared.learning_scales()?;
             wanted.push(prepared.scales.shallow_clone());
         }
-        self.record.clear()?;
-        self.sums.clear()?;
+        self.gradients.clear()?;
         let mut sums = Sums { stop: f64::from(u8::from(stop)), ..Sums::default() };
-        let factor = self.loss_scale.factor() / self.sharing.microbatches as f64;
+        let factor = self.updater.loss_scale.factor() / self.reducer.sharing.microbatches as f64;
         for m in microbatches {
-            let pass = Pass { prepared: &prepared, weights: &self.weights, mode, record: &mut self.record };
+            let (weights, record) = (&self.weights, &mut self.gradients.record);
+            let pass = Pass { prepared: &prepared, weights, mode, record };
             let watch = watch.as_deref_mut().map(|w| w as &mut Watch);
             let logits = self.executor.forward(m.images, pass, watch)?;
-            let loss = self.loss(&logits, m)?;
+            let loss = self.objective.of(distillation, &logits, m)?;
             let grads = Tensor::f_run_backward(&[loss.f_mul_scalar(factor)?], &wanted, false, false)?;
             let _guard = tch::no_grad_guard();
-            self.sums.add(&grads)?;
+            self.gradients.add(&grads)?;
             if phase.batch_stats {
-                self.record.end_microbatch()?;
+                self.gradients.record.end_microbatch()?;
             }
             sums.loss += loss.f_double_value(&[])?;
             let right = logits.f_argmax(1, false)?.f_eq_tensor(m.labels)?;
@@ -316,36 +302,20 @@ impl Program {
             sums.images += m.labels.size()[0] as f64;
         }
         let _guard = tch::no_grad_guard();
-        self.sums.put(&self.record, sums)?;
+        self.gradients.put(sums)?;
         Ok(())
     }
 
-    fn reduce(&mut self, phase: Phase) -> Result<(), OptimError> {
-        self.sums.reduce(&*self.collective)?;
-        if phase.observe && !self.weights.layout.quantizers.is_empty() {
-            self.collective.all_reduce(&self.record.maxima, ReduceOp::Max)?;
-        }
-        Ok(())
-    }
-
-    fn update(&mut self, phase: Phase, lr: f64, scale: f64) -> Result<(), OptimError> {
+    fn update(&mut self, phase: Phase, lr: f64) -> Result<(), OptimError> {
         // Whatever can refuse comes first: on error nothing was updated.
-        let ranges = match &self.observer {
-            Some(observer) if phase.observe => {
-                let seen = Record::host_maxima(&self.record.maxima, &self.weights.layout)?;
-                let old = self.weights.ranges_host()?;
-                let moved =
-                    old.iter().zip(seen).map(|(old, seen)| old.map_or(seen, |old| observer.moved(old, seen)));
-                let new: Vec<f32> = moved.collect();
-                let names = &self.weights.layout.quantizers;
-                names.iter().zip(&new).try_for_each(|(name, &range)| OptimError::check_range(name, range))?;
-                Some(Tensor::f_from_slice(&new)?)
-            }
-            _ => None,
+        let ranges = match phase.observe {
+            true => self.quantization.moved(&self.weights, &self.gradients.record)?,
+            false => None,
         };
-        self.updater.update(&self.weights, &self.sums, lr, scale)?;
+        self.updater.update(&self.weights, &self.gradients, lr)?;
         if phase.batch_stats {
-            self.updater.move_statistics(&mut self.weights, &self.sums, self.sharing.microbatches)?;
+            let microbatches = self.reducer.sharing.microbatches;
+            self.updater.move_statistics(&mut self.weights, &self.gradients, microbatches)?;
         }
         if let Some(ranges) = ranges {
             self.weights.ranges.f_copy_(&ranges)?;

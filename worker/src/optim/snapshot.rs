@@ -1,6 +1,7 @@
 //! A program as a checkpoint, and a program that goes on where a checkpoint stands.
 
 use super::loss_scale::LossScale;
+use super::source::Source;
 use super::state::StateError;
 use super::{OptimError, Program};
 use crate::checkpoint::{
@@ -8,8 +9,6 @@ use crate::checkpoint::{
     match_weights,
 };
 use crate::data::Preprocessing;
-use crate::graph::NetworkFacts;
-use crate::strategy::Purpose;
 
 /// Why a program does not go on from a checkpoint.
 #[derive(Debug, thiserror::Error)]
@@ -83,24 +82,24 @@ impl Program {
         class_names: Vec<String>,
         preprocessing: Preprocessing,
     ) -> Result<Snapshot, OptimError> {
-        let (network, _) = &self.source;
-        let (scale, good_steps) = match self.loss_scale {
+        let Source { graph: network, strategy, .. } = &self.source;
+        let (scale, good_steps) = match self.updater.loss_scale {
             LossScale::Dynamic { scale, good } => (scale, good),
             other => (other.factor(), 0),
         };
         let calibrated = self.weights.ranges_host()?.iter().flatten().count();
-        let qat = self.strategy.qat.as_ref().map(|qat| QatState {
+        let qat = strategy.qat.as_ref().map(|qat| QatState {
             target: qat.target,
             calibrated,
             observers_frozen: !self.phase(self.global_step).observe,
         });
         let manifest = Manifest {
-            passes: self.made().passes,
+            passes: self.source.pass_names(),
             position: Position { epoch: 0, step_in_epoch: self.global_step, global_step: self.global_step },
-            world_size: self.collective.world_size(),
+            world_size: self.collective().world_size(),
             loss_scale: LossScaleState { scale, good_steps },
             qat,
-            ..Manifest::new(network, class_names, preprocessing, self.strategy.clone())
+            ..Manifest::new(network, class_names, preprocessing, strategy.clone())
         };
         let (model, optimizer) = (self.weights.to_state()?, self.optimizer_state()?);
         Ok(Snapshot { manifest, graph: network.clone(), model, optimizer })
@@ -108,9 +107,8 @@ impl Program {
 
     /// What its network is made of, to be compared with a checkpoint's.
     pub fn made(&self) -> Made<'_> {
-        let (graph, passes) = &self.source;
-        let passes = passes.names(&self.strategy, &NetworkFacts::of(graph), Purpose::Train);
-        Made { graph, passes, strategy: &self.strategy }
+        let Source { graph, strategy, .. } = &self.source;
+        Made { graph, passes: self.source.pass_names(), strategy }
     }
 
     /// Takes everything a checkpoint has of this program: weights, ranges, what the update rule keeps, a dynamic loss scale, and the number of
@@ -135,9 +133,9 @@ impl Program {
         }
         self.weights.load(&snapshot.model).map_err(OptimError::from)?;
         self.load_optimizer_state(&snapshot.optimizer)?;
-        if let LossScale::Dynamic { .. } = self.loss_scale {
+        if let LossScale::Dynamic { .. } = self.updater.loss_scale {
             let LossScaleState { scale, good_steps } = snapshot.manifest.loss_scale;
-            self.loss_scale = LossScale::Dynamic { scale, good: good_steps };
+            self.updater.loss_scale = LossScale::Dynamic { scale, good: good_steps };
         }
         self.global_step = snapshot.manifest.position.global_step;
         Ok(())

@@ -1,7 +1,7 @@
 //! Statistics of training images outside steps: the start of ranges, and BatchNorm's statistics anew. Both are exact
 //! functions of the microbatches in the sampler's order, hence the same for every world size.
 
-use super::{OptimError, Program};
+use super::{Microbatch, OptimError, Program};
 use crate::collective::ReduceOp;
 use crate::exec::{Evaluator, ExecError, Mode, Record};
 use crate::graph::{Node, Op};
@@ -29,7 +29,7 @@ impl Program {
         total: usize,
         asked: &dyn Fn() -> bool,
     ) -> Result<bool, OptimError> {
-        let Some(observer) = self.observer.clone() else { return Ok(true) };
+        let Some(observer) = self.quantization.observer.clone() else { return Ok(true) };
         let _guard = tch::no_grad_guard();
         let Some(maxima) = self.maxima(microbatches, total, asked)? else { return Ok(false) };
         let known = self.weights.ranges_host()?;
@@ -55,9 +55,45 @@ impl Program {
         Ok(true)
     }
 
+    /// Training images from which ranges that are not known are to be found now, as the recipe says; none where all are known.
+    ///
+    /// # Errors
+    /// When it says 0.
+    pub(super) fn due_calibration(&self) -> Result<Option<usize>, OptimError> {
+        let unknown = self.weights.ranges_host()?.iter().filter(|r| r.is_none()).count();
+        match self.strategy().qat.as_ref().map(|qat| qat.calibration_images) {
+            None => Ok(None),
+            Some(_) if unknown == 0 => Ok(None),
+            Some(0) => Err(OptimError::NoCalibration { unknown }),
+            Some(images) => Ok(Some(usize::try_from(images).unwrap_or(usize::MAX))),
+        }
+    }
+
+    /// [`Self::calibrate`] on what a step is given, as far as the recipe wants so many images, where ranges are not known.
+    pub(super) fn calibrate_by_step(&mut self, microbatches: &[Microbatch]) -> Result<(), OptimError> {
+        let Some(wanted) = self.due_calibration()? else { return Ok(()) };
+        let total = self.reducer.sharing.microbatches;
+        let local = self.reducer.place().local_microbatches(total);
+        let placed: Vec<Placed> = local
+            .zip(microbatches)
+            .filter(|(position, m)| position * (m.images.size()[0] as usize) < wanted)
+            .map(|(position, m)| (position, m.images.shallow_clone()))
+            .collect();
+        self.calibrate(&placed, total, &|| false)?;
+        Ok(())
+    }
+
+    /// Training images from which BatchNorm's statistics are to be estimated anew now, where the recipe says so: before the
+    /// first step with frozen statistics, or, where they never froze, at the end (`at_end`).
+    pub fn due_batch_norm(&self, at_end: bool) -> Option<usize> {
+        let qat = self.strategy().qat.as_ref()?;
+        let due = qat.batch_norm_due(self.global_step, self.schedule().total_steps(), at_end)?;
+        Some(usize::try_from(due).unwrap_or(usize::MAX))
+    }
+
     /// Whether the microbatches of every rank can be among `total`: all ranks say the same.
     fn check_places(&self, microbatches: &[Placed], total: usize) -> Result<(), OptimError> {
-        let (rounds, got) = (self.place().rounds(total), microbatches.len());
+        let (rounds, got) = (self.reducer.place().rounds(total), microbatches.len());
         let beyond = microbatches.iter().find(|(position, _)| *position >= total);
         let wrong = match beyond {
             _ if got > rounds => Some(format!(
@@ -66,8 +102,8 @@ impl Program {
             Some((position, _)) => Some(format!("position {position} is not among {total}, from 0")),
             None => None,
         };
-        let ranks = Tensor::f_full([1], f64::from(u8::from(wrong.is_some())), (Kind::Float, self.device))?;
-        self.collective.all_reduce(&ranks, ReduceOp::Sum)?;
+        let ranks = Tensor::f_full([1], f64::from(u8::from(wrong.is_some())), (Kind::Float, self.device()))?;
+        self.collective().all_reduce(&ranks, ReduceOp::Sum)?;
         match wrong {
             Some(why) => Err(OptimError::Positions(why)),
             None if ranks.f_double_value(&[0])? > 0.0 => {
@@ -79,11 +115,11 @@ impl Program {
 
     /// The positions that some rank has given, ascending.
     fn given(&self, microbatches: &[Placed], total: usize) -> Result<Vec<i64>, OptimError> {
-        let times = Tensor::f_zeros([total as i64], (Kind::Float, self.device))?;
+        let times = Tensor::f_zeros([total as i64], (Kind::Float, self.device()))?;
         for (position, _) in microbatches {
             let _ = times.get(*position as i64).f_add_scalar_(1.0)?;
         }
-        self.collective.all_reduce(&times, ReduceOp::Sum)?;
+        self.collective().all_reduce(&times, ReduceOp::Sum)?;
         let times = Vec::<f32>::try_from(&times.f_to_device(Device::Cpu)?)?;
         if let Some(position) = times.iter().position(|&n| n > 1.0) {
             return Err(OptimError::Positions(format!("position {position} is given twice")));
@@ -97,7 +133,7 @@ impl Program {
 
     /// The network to run over many microbatches, and where it records.
     fn evaluation(&self, mode: Mode) -> Result<(Evaluator, Record), OptimError> {
-        Ok((self.evaluator(mode)?, Record::new(&self.weights.layout, self.device)?))
+        Ok((self.evaluator(mode)?, Record::new(&self.weights.layout, self.device())?))
     }
 
     /// For every quantizer the absolute maxima of all microbatches, in order; none when the ranks stopped.
@@ -109,9 +145,9 @@ impl Program {
     ) -> Result<Option<Vec<Vec<f32>>>, OptimError> {
         self.check_places(microbatches, total)?;
         let quantizers = self.weights.layout.quantizers.len();
-        let all = Tensor::f_zeros([total as i64, quantizers as i64, 2], (Kind::Float, self.device))?;
+        let all = Tensor::f_zeros([total as i64, quantizers as i64, 2], (Kind::Float, self.device()))?;
         let (network, mut record) = self.evaluation(Mode::CALIBRATE)?;
-        for round in 0..self.place().rounds(total) {
+        for round in 0..self.reducer.place().rounds(total) {
             if self.agree_to_stop(asked())? {
                 return Ok(None);
             }
@@ -121,7 +157,7 @@ impl Program {
             all.get(*position as i64).f_copy_(&record.maxima)?;
         }
         // Each row is of one rank only.
-        self.collective.all_reduce(&all, ReduceOp::Max)?;
+        self.collective().all_reduce(&all, ReduceOp::Max)?;
         let mut seen: Vec<Vec<f32>> = vec![Vec::new(); quantizers];
         for position in self.given(microbatches, total)? {
             let row = Record::host_maxima(&all.get(position), &self.weights.layout)?;
@@ -141,7 +177,7 @@ impl Program {
         let tops: Vec<f32> = maxima.iter().map(|m| m.iter().copied().fold(0.0, f32::max)).collect();
         let counts = Tensor::f_zeros([tops.len() as i64, BINS as i64 + 1], (Kind::Int64, Device::Cpu))?;
         let network = self.evaluator(Mode::CALIBRATE)?;
-        for round in 0..self.place().rounds(total) {
+        for round in 0..self.reducer.place().rounds(total) {
             if self.agree_to_stop(asked())? {
                 return Ok(None);
             }
@@ -160,8 +196,8 @@ impl Program {
                 return Err(ExecError::Node { node, source }.into());
             }
         }
-        let shared = counts.f_to_device(self.device)?;
-        self.collective.all_reduce(&shared, ReduceOp::Sum)?;
+        let shared = counts.f_to_device(self.device())?;
+        self.collective().all_reduce(&shared, ReduceOp::Sum)?;
         let host = Vec::<i64>::try_from(&shared.f_to_device(Device::Cpu)?.f_flatten(0, -1)?)?;
         let rows = host.chunks_exact(BINS + 1).zip(tops);
         let histograms = rows.map(|(row, absmax)| Histogram {
@@ -182,12 +218,12 @@ impl Program {
     ) -> Result<bool, OptimError> {
         let _guard = tch::no_grad_guard();
         self.check_places(microbatches, total)?;
-        let quantize = self.strategy.qat.is_some();
+        let quantize = self.strategy().qat.is_some();
         let len = self.weights.layout.buffers_len;
-        let all = Tensor::f_zeros([total as i64, len], (Kind::Float, self.device))?;
+        let all = Tensor::f_zeros([total as i64, len], (Kind::Float, self.device()))?;
         let mode = Mode { batch_stats: true, ..Mode::evaluation(quantize) };
         let (network, mut record) = self.evaluation(mode)?;
-        for round in 0..self.place().rounds(total) {
+        for round in 0..self.reducer.place().rounds(total) {
             if self.agree_to_stop(asked())? {
                 return Ok(false);
             }
@@ -197,13 +233,14 @@ impl Program {
             record.end_microbatch()?;
             all.get(*position as i64).f_copy_(&record.stats)?;
         }
-        self.collective.all_reduce(&all, ReduceOp::Sum)?;
-        let given = Tensor::f_from_slice(&self.given(microbatches, total)?)?.f_to_device(self.device)?;
+        self.collective().all_reduce(&all, ReduceOp::Sum)?;
+        let given = Tensor::f_from_slice(&self.given(microbatches, total)?)?.f_to_device(self.device())?;
         let mean = all.f_index_select(0, &given)?.f_mean_dim([0i64].as_slice(), false, Kind::Float)?;
         if !mean.f_sum(Kind::Double)?.f_double_value(&[])?.is_finite() {
             return Err(OptimError::Statistics);
         }
         self.weights.buffers.f_copy_(&mean)?;
+        self.quantization.estimated = Some(self.global_step);
         Ok(true)
     }
 }

@@ -28,9 +28,7 @@ fn program(qat: Option<Qat>, observer: Gives) -> Result<Program, OptimError> {
     let network = models::build("ResNet20", [3, 32, 32], 10).unwrap();
     let strategy = Strategy { qat, ..Strategy::default() };
     let optimizer = DistributedOptimizer::new(Sgd::default(), strategy, Box::new(Local)).observer(observer);
-    let mut program = optimizer.minimize(network, CrossEntropy::default())?;
-    crate::exec::initialise(&mut program.weights, 1, false)?;
-    Ok(program)
+    optimizer.minimize(network, CrossEntropy::default())
 }
 
 fn images() -> Tensor {
@@ -89,7 +87,6 @@ fn a_microbatch_that_nobody_could_read_does_not_count_in_ranges_and_statistics()
         let network = models::build("ResNet20", [3, 32, 32], 10).unwrap();
         let optimizer = DistributedOptimizer::new(Sgd::default(), strategy, Box::new(Local));
         let mut program = optimizer.minimize(network, CrossEntropy::default()).unwrap();
-        crate::exec::initialise(&mut program.weights, 1, false).unwrap();
         assert!(program.calibrate(placed, total, &|| false).unwrap());
         assert!(program.reestimate_batch_norm(placed, total, &|| false).unwrap());
         let statistics = Vec::<f32>::try_from(&program.weights.buffers).unwrap();
@@ -139,9 +136,7 @@ fn preprocessing() -> crate::data::Preprocessing {
 fn float(network: crate::graph::Graph, passes: Passes) -> Program {
     let optimizer =
         DistributedOptimizer::new(Sgd::default(), Strategy::default(), Box::new(Local)).passes(passes);
-    let mut program = optimizer.minimize(network, CrossEntropy::default()).unwrap();
-    crate::exec::initialise(&mut program.weights, 1, false).unwrap();
-    program
+    optimizer.minimize(network, CrossEntropy::default()).unwrap()
 }
 
 fn network() -> crate::graph::Graph {
@@ -252,4 +247,116 @@ fn a_teacher_is_evaluated_as_its_own_checkpoint_says() {
     assert!(matches!(student.follow(larger(7)), Err(OptimError::TeacherTask { .. })));
     student.follow(larger(10)).unwrap();
     assert!(step(&mut student).unwrap().loss.is_finite());
+}
+
+#[test]
+fn a_program_begins_with_the_weights_of_its_seed() {
+    let of = |seed, zero_gamma| {
+        let optimizer = DistributedOptimizer::new(Sgd::default(), Strategy::default(), Box::new(Local))
+            .seed(seed)
+            .zero_gamma(zero_gamma);
+        optimizer.minimize(network(), CrossEntropy::default()).unwrap().weights
+    };
+    let one = of(7, false);
+    let mut other = crate::exec::Weights::zeros(&network(), false, Device::Cpu).unwrap();
+    crate::exec::initialise(&mut other, 7, false).unwrap();
+    assert!(one.flat.equal(&other.flat) && one.flat.abs().max().double_value(&[]) > 0.0);
+    assert!(!one.flat.equal(&of(8, false).flat));
+    let gamma = |weights: &crate::exec::Weights| weights.get("layer1.0.bn2.weight").unwrap();
+    assert_eq!(gamma(&one).double_value(&[0]), 1.0);
+    assert_eq!(gamma(&of(7, true)).double_value(&[0]), 0.0);
+}
+
+/// A program of two microbatches a step.
+fn of_two(qat: Qat) -> Program {
+    let strategy = Strategy { qat: Some(qat), ..Strategy::default() };
+    let schedule = schedule::Schedule { total_steps: 4, ..schedule::Schedule::constant(0.01) };
+    DistributedOptimizer::new(Sgd::default(), strategy, Box::new(Local))
+        .sharing(Sharing { microbatches: 2, bucket_bytes: 1 << 20 })
+        .schedule(schedule)
+        .minimize(network(), CrossEntropy::default())
+        .unwrap()
+}
+
+#[test]
+fn a_step_calibrates_what_is_not_known_on_as_many_of_its_images_as_the_recipe_says() {
+    let labels = Tensor::zeros([4], (Kind::Int64, Device::Cpu));
+    let (quiet, loud) = (images(), images() * 9.0);
+    let batch = [&quiet, &loud].map(|images| Microbatch { images, labels: &labels });
+    // A range that is held is what calibration has made it.
+    let after = |calibration_images, placed: &[Placed]| {
+        let observer = Observer::Percentile;
+        let mut program = of_two(Qat { calibration_images, observer, ..Qat::default() });
+        if !placed.is_empty() {
+            assert!(program.calibrate(placed, 2, &|| false).unwrap());
+        }
+        program.step(&batch).unwrap();
+        program.weights.ranges_host().unwrap()
+    };
+    let placed = [(0, quiet.shallow_clone()), (1, loud.shallow_clone())];
+    assert_eq!(after(512, &[]), after(512, &placed));
+    assert_eq!(after(4, &[]), after(4, &placed[..1]));
+    assert_ne!(after(512, &[]), after(4, &[]));
+    let mut none = of_two(Qat { calibration_images: 0, ..Qat::default() });
+    let told = none.step(&batch).unwrap_err().to_string();
+    assert!(told.contains("Qat::calibration_images is 0"), "{told}");
+}
+
+#[test]
+fn statistics_that_a_recipe_wants_anew_are_taken_or_the_step_says_so() {
+    use crate::strategy::Freeze;
+    let qat = Qat { freeze_bn: Freeze::Step(1), bn_images: 8, ..Qat::default() };
+    let mut program = of_two(qat);
+    let labels = Tensor::zeros([4], (Kind::Int64, Device::Cpu));
+    let x = images();
+    let batch = || [&x, &x].map(|images| Microbatch { images, labels: &labels });
+    assert_eq!(program.due_batch_norm(false), None);
+    program.step(&batch()).unwrap();
+    assert_eq!(program.due_batch_norm(false), Some(8));
+    let before = program.weights.flat.copy();
+    let told = program.step(&batch()).unwrap_err();
+    assert!(matches!(told, OptimError::StatisticsDue { images: 8, step: 1 }), "{told}");
+    assert!(program.weights.flat.equal(&before), "on error nothing was updated");
+    assert!(program.reestimate_batch_norm(&[(0, x.shallow_clone())], 2, &|| false).unwrap());
+    program.step(&batch()).unwrap();
+    assert_eq!((program.global_step, program.due_batch_norm(false)), (2, None));
+    assert_eq!(program.due_batch_norm(true), None);
+}
+
+#[test]
+fn a_recipe_s_images_are_those_of_a_data_set_where_there_is_one() {
+    use crate::config::RunConfig;
+    use crate::data::{DataConfig, Dataset, Geometry, Sharding, Split, Wanted};
+    let settings = RunConfig::default().with(|c| {
+        c.data.image_root = "digits".into();
+        c.model.image_shape = [3, 32, 32];
+        c.data.crop_size = 32;
+        c.data.resize_short = 32;
+    });
+    let train = std::sync::Arc::new(
+        Dataset::open(Split::Train, &Wanted::of(&settings.model, &settings.data)).unwrap(),
+    );
+    let data = DataConfig {
+        geometry: Geometry::new(&settings.data, 3),
+        sharding: Sharding::alone(8),
+        seed: 3,
+        threads: 1,
+        max_corrupt: None,
+    };
+    let qat = |calibration_images| {
+        let bn_images = 16;
+        Qat { calibration_images, bn_images, freeze_bn: crate::strategy::Freeze::Step(0), ..Qat::default() }
+    };
+    let mut program = of_two(qat(20));
+    assert_eq!(program.calibrate_on(&train, &data, &|| true).unwrap(), Statistics::Stopped);
+    let taken = |images| Statistics::Taken { images };
+    assert_eq!(program.calibrate_on(&train, &data, &|| false).unwrap(), taken(24));
+    assert_eq!(program.calibrate_on(&train, &data, &|| false).unwrap(), Statistics::NotDue);
+    let again =
+        |program: &mut Program| program.reestimate_batch_norm_on(&train, &data, false, &|| false).unwrap();
+    let before = program.weights.buffers.copy();
+    assert_eq!(again(&mut program), taken(16));
+    assert!(!program.weights.buffers.equal(&before));
+    let mut none = of_two(qat(0));
+    assert!(matches!(none.calibrate_on(&train, &data, &|| false), Err(OptimError::NoCalibration { .. })));
 }

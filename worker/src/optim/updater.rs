@@ -1,6 +1,7 @@
 //! How a step's sums change the network.
 
 use super::gradient_buffer::GradientBuffer;
+use super::loss_scale::LossScale;
 use super::rule::{Update, UpdateRule};
 use super::schedule::LearningRate;
 use super::state::RuleState;
@@ -14,6 +15,8 @@ pub(super) struct Updater {
     rule: Box<dyn UpdateRule>,
     pub schedule: Box<dyn LearningRate>,
     pub state: RuleState,
+    /// How the loss is scaled, and the state of it.
+    pub loss_scale: LossScale,
     learned: i64,
     bn_momentum: f64,
 }
@@ -33,6 +36,7 @@ impl Updater {
     pub fn new(
         rule: Box<dyn UpdateRule>,
         schedule: Box<dyn LearningRate>,
+        loss_scale: LossScale,
         graph: &Graph,
         trainable_len: i64,
         learned: i64,
@@ -42,6 +46,7 @@ impl Updater {
             state: RuleState::new(&*rule, trainable_len, learned, device)?,
             rule,
             schedule,
+            loss_scale,
             learned,
             bn_momentum: bn_momentum(graph)?,
         })
@@ -52,15 +57,9 @@ impl Updater {
         self.learned > 0
     }
 
-    /// Updates the parameters, and the ranges of learned scales, from gradients that were summed at loss scale `scale`.
-    pub fn update(
-        &mut self,
-        weights: &Weights,
-        sums: &GradientBuffer,
-        lr: f64,
-        scale: f64,
-    ) -> Result<(), OptimError> {
-        let (gradients, of_scales) = (sums.gradients(), sums.scales());
+    /// Updates the parameters, and the ranges of learned scales, from gradients that were summed at the loss scale.
+    pub fn update(&mut self, weights: &Weights, sums: &GradientBuffer, lr: f64) -> Result<(), OptimError> {
+        let (gradients, of_scales, scale) = (sums.gradients(), sums.scales(), self.loss_scale.factor());
         if scale != 1.0 {
             let _ = gradients.shallow_clone().f_mul_scalar_(1.0 / scale)?;
             let _ = of_scales.shallow_clone().f_mul_scalar_(1.0 / scale)?;

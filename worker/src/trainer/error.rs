@@ -144,9 +144,9 @@ impl TrainError {
             }
             TrainError::Data(e) if e.is_configuration() => FailureKind::Configuration,
             TrainError::Checkpoint(e) if e.is_configuration() => FailureKind::Configuration,
-            TrainError::Optim(OptimError::Graph(_) | OptimError::NoImages { .. }) => {
-                FailureKind::Configuration
-            }
+            TrainError::Optim(
+                OptimError::Graph(_) | OptimError::NoImages { .. } | OptimError::NoCalibration { .. },
+            ) => FailureKind::Configuration,
             TrainError::FirstNonFinite { .. } | TrainError::Exec(ExecError::NonFinite(_)) => {
                 FailureKind::NotFinite
             }

@@ -163,7 +163,7 @@ impl Run<'_> {
     /// Whether a run whose steps are all done has left out what follows them.
     fn owes_conclusion(&self) -> bool {
         let evaluates = self.config.run.run_scope == RunScope::TrainEval;
-        evaluates && !self.evaluated || !self.concluded && self.due_batch_norm(true).is_some()
+        evaluates && !self.evaluated || !self.concluded && self.program.due_batch_norm(true).is_some()
     }
 
     /// Evaluates. False: the ranks agreed to stop, and `eval` is what it was.

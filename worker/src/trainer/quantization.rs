@@ -3,15 +3,14 @@
 
 use super::{Run, TrainError};
 use crate::checkpoint::{self, CheckpointError, Manifest, Which};
-use crate::collective::ReduceOp;
 use crate::config::{CheckpointSettings, QuantizationSettings};
-use crate::data::{EvalLoader, Preprocessing};
+use crate::data::{Dataset, Preprocessing};
 use crate::launcher::signals;
-use crate::optim::{Placed, Teacher};
+use crate::optim::{OptimError, Statistics, Teacher};
 use crate::passes::{self, Passes};
 use crate::strategy::Purpose;
 use std::path::{Path, PathBuf};
-use tch::Tensor;
+use std::sync::Arc;
 
 /// Where the teacher's weights come from: told, or what this run or the one it goes on from started from.
 fn teacher_path(qat: &QuantizationSettings, from: &CheckpointSettings) -> Result<PathBuf, TrainError> {
@@ -22,91 +21,55 @@ fn teacher_path(qat: &QuantizationSettings, from: &CheckpointSettings) -> Result
     Err(TrainError::Config(message.into()))
 }
 
-/// Training images, unaugmented.
-struct TrainingImages {
-    /// This rank's microbatches.
-    share: Vec<Placed>,
-    /// Microbatches of all ranks, with those that have no readable image.
-    microbatches: usize,
-    /// Images of all ranks that were read.
-    read: u64,
+/// Images that cannot be read are the data's failure, wherever they are read.
+fn of_images(e: OptimError) -> TrainError {
+    match e {
+        OptimError::Data(e) => e.into(),
+        e => e.into(),
+    }
 }
 
 impl Run<'_> {
-    /// The first `images` training images; none when the ranks agreed to stop.
-    fn training_images(&self, images: usize) -> Result<Option<TrainingImages>, TrainError> {
-        let train = self
-            .job
-            .train
-            .clone()
-            .ok_or_else(|| TrainError::Config("there are no training images".into()))?;
-        let (mut loader, microbatches) = EvalLoader::calibration(train, self.data.clone(), images)?;
-        let mut share = Vec::new();
-        for _ in 0..self.data.sharding.place().rounds(microbatches) {
-            if self.program.agree_to_stop(signals::requested())? {
-                return Ok(None);
-            }
-            let Some(batch) = loader.next()? else { continue };
-            if batch.labels.size()[0] > 0 {
-                share.push((batch.position, batch.images.f_to_device(self.program.device())?));
-            }
-        }
-        let read = share.iter().map(|(_, images)| images.size()[0] as f64).sum();
-        Ok(Some(TrainingImages { read: self.sum(read)? as u64, share, microbatches }))
-    }
-
-    /// The sum of a whole number over all ranks.
-    fn sum(&self, mine: f64) -> Result<f64, TrainError> {
-        let all = Tensor::f_from_slice(&[mine])?.f_to_device(self.program.device())?;
-        self.program.collective().all_reduce(&all, ReduceOp::Sum)?;
-        Ok(all.f_double_value(&[0])?)
+    /// The training images that statistics are taken from.
+    fn training_images(&self) -> Result<Arc<Dataset>, TrainError> {
+        let none = || TrainError::Config("there are no training images".into());
+        self.job.train.clone().ok_or_else(none)
     }
 
     /// Finds the ranges that are not known yet on training images.
     pub(super) fn calibrate(&mut self) -> Result<(), TrainError> {
-        let stopped = || TrainError::Stopped("calibration");
         let unknown = self.program.weights.ranges_host()?.iter().filter(|r| r.is_none()).count();
         if unknown == 0 {
             return Ok(());
         }
-        let Some(qat) = &self.program.strategy().qat else { return Ok(()) };
-        let wanted = qat.calibration_images as usize;
-        if wanted == 0 {
-            return Err(TrainError::Config(format!(
-                "--qat-calibration-images is 0, but {unknown} activation ranges are not known: give at least one image"
-            )));
+        let train = self.training_images()?;
+        match self.program.calibrate_on(&train, &self.data, &signals::requested).map_err(of_images)? {
+            Statistics::NotDue => Ok(()),
+            Statistics::Stopped => Err(TrainError::Stopped("calibration")),
+            Statistics::Taken { images } => {
+                let done = format!("calibrated {unknown} activation ranges on {images} training images");
+                self.reporter.say(&done);
+                Ok(())
+            }
         }
-        let TrainingImages { share, microbatches, read } =
-            self.training_images(wanted)?.ok_or_else(stopped)?;
-        if !self.program.calibrate(&share, microbatches, &signals::requested)? {
-            return Err(stopped());
-        }
-        self.reporter.say(&format!("calibrated {unknown} activation ranges on {read} training images"));
-        Ok(())
-    }
-
-    /// The images from which BatchNorm's statistics are to be estimated anew now, where the recipe says so: before the
-    /// first step with frozen statistics, or, where they never froze, at the end.
-    pub(super) fn due_batch_norm(&self, at_end: bool) -> Option<usize> {
-        let qat = self.program.strategy().qat.as_ref()?;
-        let wanted = qat.bn_images as usize;
-        let freeze = qat.freeze_bn.step(self.program.schedule().total_steps()).unwrap_or(u64::MAX);
-        let step = self.position.global_step;
-        let due = if at_end { step <= freeze } else { step == freeze };
-        (due && wanted > 0).then_some(wanted)
     }
 
     /// Estimates BatchNorm's statistics anew where that is due. False: the ranks agreed to stop, and nothing was changed.
     pub(super) fn reestimate_batch_norm(&mut self, at_end: bool) -> Result<bool, TrainError> {
-        let Some(wanted) = self.due_batch_norm(at_end) else { return Ok(true) };
-        let Some(TrainingImages { share, microbatches, read }) = self.training_images(wanted)? else {
-            return Ok(false);
-        };
-        if !self.program.reestimate_batch_norm(&share, microbatches, &signals::requested)? {
-            return Ok(false);
+        if self.program.due_batch_norm(at_end).is_none() {
+            return Ok(true);
         }
-        self.reporter.say(&format!("estimated BatchNorm's statistics anew on {read} training images"));
-        Ok(true)
+        let (train, asked) = (self.training_images()?, &signals::requested);
+        let done = self.program.reestimate_batch_norm_on(&train, &self.data, at_end, asked);
+        match done.map_err(of_images)? {
+            Statistics::NotDue => Ok(true),
+            Statistics::Stopped => Ok(false),
+            Statistics::Taken { images } => {
+                let done = format!("estimated BatchNorm's statistics anew on {images} training images");
+                self.reporter.say(&done);
+                Ok(true)
+            }
+        }
     }
 
     /// Evaluates the network with its quantizers off, as it was before post-training quantization, and reports that. False:

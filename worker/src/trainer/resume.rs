@@ -85,8 +85,8 @@ pub(super) fn start(
         let mismatch = load(program, path, &state, allow)?;
         let mut message = format!("weights from {}", path.display());
         let mut add = |text: String| message.push_str(&format!("; {text}"));
-        if let Some(mismatch) = mismatch {
-            add(format!("initialised or left out: {mismatch}"));
+        if let Some(m) = mismatch {
+            add(format!("initialised or left out: {m}"));
         }
         if let Some((manifest, graph)) = &network {
             let fits = Fits { path, manifest };

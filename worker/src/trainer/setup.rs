@@ -10,7 +10,6 @@ use crate::checkpoint::{OwnedFolder, Position, RunIdentity, StartedFrom};
 use crate::collective::{Collective, CollectiveError, Counted, Gloo, Local, Nccl, Place, load_nccl};
 use crate::config::{DataSettings, RunConfig, RunScope};
 use crate::data::{DataConfig, Geometry, Sharding, TrainLoader};
-use crate::exec::initialise;
 use crate::graph::NetworkFacts;
 use crate::launcher::watchdog::{Phase, doing};
 use crate::metrics::{Reporter, median, say};
@@ -189,7 +188,9 @@ impl<'a> Run<'a> {
             .sharing(sharing(plan))
             .loss_scale(loss_scale(plan))
             .device(device(plan))
-            .purpose(plan.purpose());
+            .purpose(plan.purpose())
+            .seed(seed(plan))
+            .zero_gamma(config.model.zero_gamma);
         let dump = config.run.checks && plan.rank == 0;
         if dump {
             say!("graph as built:\n{}", job.graph);
@@ -199,7 +200,6 @@ impl<'a> Run<'a> {
                 say!("graph after {} ({}):\n{graph}", pass.name(), pass.what());
             }
         })?;
-        initialise(&mut program.weights, seed(plan), config.model.zero_gamma)?;
         let start = resume::start(
             config,
             job,

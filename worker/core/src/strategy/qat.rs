@@ -18,7 +18,8 @@ pub struct Qat {
     pub observer: Observer,
     /// Percent of the absolute values within the range, above 50 and at most 100, for [`Observer::Percentile`].
     pub percentile: f64,
-    /// Training images for calibration before the first step, rounded up to whole microbatches.
+    /// Training images for calibration before the first step, rounded up to whole microbatches. A step that finds ranges
+    /// unknown calibrates on its own images, which may be fewer.
     pub calibration_images: u64,
     /// Momentum of ranges, from 0 to below 1: `range = m * range + (1 - m) * observed`.
     pub observer_momentum: f64,
@@ -228,6 +229,14 @@ impl Qat {
         Qat { freeze_observers, freeze_bn: at(self.freeze_bn), ..self.clone() }
     }
 
+    /// Images from which BatchNorm's statistics are to be estimated anew when `step` steps of `total_steps` are done: before the
+    /// first step with frozen statistics, or, where they never froze, at the end (`at_end`). None: nothing is due.
+    pub fn batch_norm_due(&self, step: u64, total_steps: u64, at_end: bool) -> Option<u64> {
+        let freeze = self.freeze_bn.step(total_steps).unwrap_or(u64::MAX);
+        let due = if at_end { step <= freeze } else { step == freeze };
+        (due && self.bn_images > 0).then_some(self.bn_images)
+    }
+
     /// What step `step` (0-based) of a training of `total_steps` steps does. `holds` says whether the observer leaves ranges
     /// where calibration puts them: the recipe's, or one of the user's own.
     pub fn phase(&self, step: u64, total_steps: u64, holds: bool) -> Phase {
@@ -243,6 +252,18 @@ impl Qat {
 mod tests {
     use super::super::{Amp, Layout, Strategy};
     use super::*;
+
+    #[test]
+    fn statistics_are_due_where_they_freeze_or_where_they_never_did_at_the_end() {
+        let of = |freeze_bn, bn_images, step, at_end| {
+            Qat { freeze_bn, bn_images, ..Qat::default() }.batch_norm_due(step, 10, at_end)
+        };
+        let half = Freeze::Part(0.5);
+        assert_eq!([4, 5, 6].map(|step| of(half, 64, step, false)), [None, Some(64), None]);
+        assert_eq!([4, 5, 6].map(|step| of(half, 64, step, true)), [Some(64), Some(64), None]);
+        assert_eq!((of(Freeze::Never, 64, 10, false), of(Freeze::Never, 64, 10, true)), (None, Some(64)));
+        assert_eq!((of(half, 0, 5, false), of(half, 0, 5, true)), (None, None));
+    }
 
     #[test]
     fn observers_freeze_before_batch_norm() {

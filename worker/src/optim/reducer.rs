@@ -1,0 +1,52 @@
+//! What ranks do together: how they share a step out, add up, and agree.
+
+use super::gradient_buffer::GradientBuffer;
+use super::{OptimError, Sharing};
+use crate::collective::{Collective, CollectiveError, ReduceOp};
+use crate::strategy::Rank;
+use tch::{Device, Tensor};
+
+/// A collective, and how its ranks share out a step.
+pub(super) struct Reducer {
+    pub collective: Box<dyn Collective>,
+    pub sharing: Sharing,
+}
+
+impl Reducer {
+    /// This rank among all.
+    pub fn place(&self) -> Rank {
+        Rank { rank: self.collective.rank(), world: self.collective.world_size() }
+    }
+
+    /// Whether there is nobody else.
+    pub fn alone(&self) -> bool {
+        self.collective.world_size() == 1
+    }
+
+    /// Whether a step's microbatches are as many as are this rank's.
+    pub fn check_local(&self, got: usize) -> Result<(), OptimError> {
+        let (place, all) = (self.place(), self.sharing.microbatches);
+        let local = place.local_microbatches(all).len();
+        if got == local { Ok(()) } else { Err(OptimError::LocalMicrobatches { place, got, all, local }) }
+    }
+
+    /// Adds up what a step's microbatches gave, over all ranks; with `observed`, finds the largest values of all too.
+    pub fn reduce(&self, gradients: &GradientBuffer, observed: bool) -> Result<(), CollectiveError> {
+        gradients.reduce(&*self.collective)?;
+        if observed && gradients.record.maxima.numel() > 0 {
+            self.collective.all_reduce(&gradients.record.maxima, ReduceOp::Max)?;
+        }
+        Ok(())
+    }
+
+    /// Whether any rank was asked to stop: the same answer on all, which call this in the same places. A rank that
+    /// left alone would let the others wait in their next reduction.
+    pub fn any(&self, asked: bool, device: Device) -> Result<bool, OptimError> {
+        if self.alone() {
+            return Ok(asked);
+        }
+        let any = Tensor::f_from_slice(&[f32::from(u8::from(asked))])?.f_to_device(device)?;
+        self.collective.all_reduce(&any, ReduceOp::Max)?;
+        Ok(any.f_double_value(&[0])? > 0.0)
+    }
+}
