@@ -49,7 +49,7 @@ impl Teacher {
         let facts = NetworkFacts::of(graph);
         let here = Made { graph, passes: passes.names(theirs, &facts, Purpose::Train), strategy: theirs };
         if let Some(difference) = difference(&checkpoint.made(), &here, Same::Meaning) {
-            return Err(OptimError::TeacherPasses(difference));
+            return Err(OptimError::TeacherPasses(Box::new(difference)));
         }
         let strategy = Strategy { amp: run.amp, layout: run.layout, qat: theirs.qat.clone() };
         let graph = passes.run(graph.clone(), &strategy, Purpose::Train, |_, _| {})?;
@@ -66,7 +66,10 @@ impl Teacher {
 
     /// Whether its logits can be compared with those of `student`: for the same images, as many of them.
     pub(super) fn fits(&self, student: &Graph) -> Result<(), OptimError> {
-        let ends = |g: &Graph| [g.input(), g.output].map(|id| g.node(id).ty.shape.clone());
+        let ends = |g: &Graph| {
+            let [images, classes] = [g.input(), g.output].map(|id| &g.node(id).ty.shape);
+            format!("images {images:?} and classes {classes:?}")
+        };
         let (theirs, ours) = (ends(self.0.graph()), ends(student));
         match theirs == ours {
             true => Ok(()),

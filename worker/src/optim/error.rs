@@ -90,7 +90,7 @@ pub enum OptimError {
     },
     /// Training images cannot be read.
     #[error(transparent)]
-    Data(#[from] DataError),
+    Data(Box<DataError>),
     /// Microbatches of a calibration that cannot be placed.
     #[error("microbatches for statistics: {0}")]
     Positions(String),
@@ -115,17 +115,17 @@ pub enum OptimError {
     NoTeacher,
     /// A teacher for other images or classes.
     #[error(
-        "the teacher makes {theirs:?} of an image, and the network that follows it {ours:?}: [channels, height, width] and [classes] must be the same"
+        "the teacher is a network of {theirs}, and the one that follows it of {ours}: both must take the same images and tell as many classes"
     )]
     TeacherTask {
         /// Shapes of the teacher's input and output.
-        theirs: [Vec<usize>; 2],
+        theirs: String,
         /// Those of the network that is trained.
-        ours: [Vec<usize>; 2],
+        ours: String,
     },
     /// A teacher that cannot be run as it was trained.
     #[error("the teacher cannot be run as it was trained: {0}; distil in the program that has its passes")]
-    TeacherPasses(Difference),
+    TeacherPasses(Box<Difference>),
     /// Weights of a teacher that are not those of its network.
     #[error(
         "the teacher's weights have no parameter `{name}` in the shape of its network; a checkpoint says which network its weights are of, a file of weights alone is taken for one of the network that is trained"
@@ -173,6 +173,12 @@ impl OptimError {
             true => Ok(()),
             false => Err(OptimError::Range { quantizer: quantizer.into(), range }),
         }
+    }
+}
+
+impl From<DataError> for OptimError {
+    fn from(e: DataError) -> Self {
+        OptimError::Data(Box::new(e))
     }
 }
 

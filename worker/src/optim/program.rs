@@ -84,11 +84,11 @@ impl Program {
             Some(q) if q.learn_scales => layout.quantizers.len() as i64,
             _ => 0,
         };
-        let (graph, trainable) = (executor.graph(), layout.trainable_len);
+        let graph = executor.graph();
         Ok(Self {
             objective: Objective { loss, teacher: None },
             gradients: GradientBuffer::new(layout, learned, o.sharing.bucket_bytes, device)?,
-            updater: Updater::new(o.rule, o.schedule, o.loss_scale, graph, trainable, learned, device)?,
+            updater: Updater::new(o.rule, o.schedule, o.loss_scale, graph, &weights, learned)?,
             quantization: Quantization::new(&o.strategy, o.observer)?,
             source: Source { graph: network, passes: o.passes, strategy: o.strategy },
             reducer: Reducer { collective: o.collective, sharing: o.sharing },

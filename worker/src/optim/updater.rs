@@ -8,7 +8,6 @@ use super::state::RuleState;
 use super::{OptimError, scales};
 use crate::exec::Weights;
 use crate::graph::{Graph, Op};
-use tch::Device;
 
 /// The update rule with its schedule and its state.
 pub(super) struct Updater {
@@ -38,12 +37,11 @@ impl Updater {
         schedule: Box<dyn LearningRate>,
         loss_scale: LossScale,
         graph: &Graph,
-        trainable_len: i64,
+        weights: &Weights,
         learned: i64,
-        device: Device,
     ) -> Result<Self, OptimError> {
         Ok(Self {
-            state: RuleState::new(&*rule, trainable_len, learned, device)?,
+            state: RuleState::new(&*rule, weights.layout.trainable_len, learned, weights.device())?,
             rule,
             schedule,
             loss_scale,

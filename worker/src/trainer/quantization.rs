@@ -24,7 +24,7 @@ fn teacher_path(qat: &QuantizationSettings, from: &CheckpointSettings) -> Result
 /// Images that cannot be read are the data's failure, wherever they are read.
 fn of_images(e: OptimError) -> TrainError {
     match e {
-        OptimError::Data(e) => e.into(),
+        OptimError::Data(e) => (*e).into(),
         e => e.into(),
     }
 }
