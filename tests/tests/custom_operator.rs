@@ -305,7 +305,7 @@ fn a_checkpoint_holds_a_network_of_them_which_goes_on_and_is_exported() {
     assert_eq!((step(&mut first), step(&mut first)), (step(&mut second), step(&mut second)));
     assert_eq!(first.weights.to_state().unwrap(), second.weights.to_state().unwrap());
     for profile in [Profile::Fp32, Profile::Openvino, Profile::Onnxruntime] {
-        let [first, second] = [&first, &second].map(|p| p.deployed(profile, vec![]).unwrap().model);
+        let [first, second] = [&first, &second].map(|p| p.deployed(profile, None).unwrap().model);
         assert_eq!(first, second, "{profile:?}");
     }
     // A program that does not know them says so.

@@ -11,8 +11,8 @@
 use octrain::checkpoint;
 use octrain::collective::Local;
 use octrain::config::RunConfig;
-use octrain::data::{DataConfig, Dataset, Geometry, Sharding, Split, TrainLoader, Wanted};
-use octrain::export::Profile;
+use octrain::data::{DataConfig, Dataset, Geometry, Preprocessing, Sharding, Split, TrainLoader, Wanted};
+use octrain::export::{Profile, Task};
 use octrain::models;
 use octrain::optim::schedule::Schedule;
 use octrain::optim::{CrossEntropy, DistributedOptimizer, Microbatch, Sgd};
@@ -68,7 +68,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let outcome = program.step(&[Microbatch { images: &batch.images, labels: &batch.labels }])?;
         println!("step {}: loss {:.3}", outcome.step + 1, outcome.loss);
     }
-    program.export(Profile::Onnxruntime, output)?;
+    // `octrain predict` reads names and preparation from the file.
+    let task = Task { class_names: train.classes.clone(), preprocessing: Preprocessing::of(&settings.data) };
+    program.export_for(Profile::Onnxruntime, output, &task)?;
     println!("{output} holds the network in INT8");
     Ok(())
 }

@@ -3,14 +3,13 @@
 use super::{Exit, checkpoint_base, output};
 use crate::checkpoint::{self, Manifest, Origin, Snapshot};
 use crate::config::CheckpointChoice;
-use crate::export::{FloatType, Options, Profile, emit, scale_table};
+use crate::export::{self, About, FloatType, Options, Profile, Task, emit, scale_table};
 use crate::graph::Graph;
 use crate::metrics::say;
 use crate::passes;
 use crate::strategy::{Purpose, Strategy};
 use anyhow::Result;
 use prost::Message;
-use serde_json::json;
 use std::path::{Path, PathBuf};
 
 /// Arguments of `octrain export`.
@@ -63,22 +62,18 @@ pub fn trained_graph(checkpoint: &Snapshot, strategy: &Strategy) -> Result<Graph
     Ok(passes::run(checkpoint.graph.clone(), strategy, Purpose::Eval).map_err(Exit::configuration)?)
 }
 
-fn metadata(folder: &Path, checkpoint: &Snapshot, graph: &Graph) -> Result<Vec<(String, String)>> {
-    let text = |v: serde_json::Value| v.to_string();
+/// What the file says of a checkpoint's network.
+fn metadata(folder: &Path, checkpoint: &Snapshot, graph: &Graph) -> Vec<(String, String)> {
     let Snapshot { manifest, model, .. } = checkpoint;
-    let entries = [
-        ("octrain.model", manifest.model.clone()),
-        ("octrain.image_shape", text(json!(manifest.image_shape))),
-        ("octrain.classes", text(json!(manifest.class_names))),
-        ("octrain.preprocessing", text(manifest.preprocessing.described(manifest.image_shape[0]))),
-        ("octrain.strategy", serde_json::to_string(&manifest.strategy)?),
-        ("octrain.position", serde_json::to_string(&manifest.position)?),
-        ("octrain.scales", serde_json::to_string(&scale_table(graph, model))?),
-        ("octrain.checkpoint", serde_json::to_string(&Origin::of(folder, manifest))?),
-    ];
-    let settings = manifest.config.as_ref().map(serde_json::to_string).transpose()?;
-    let settings = settings.map(|text| ("octrain.recipe", text));
-    Ok(entries.into_iter().chain(settings).map(|(k, v)| (k.to_string(), v)).collect())
+    let Manifest { class_names, preprocessing, .. } = manifest.clone();
+    let about = About {
+        strategy: &manifest.strategy,
+        position: manifest.position,
+        task: Some(&Task { class_names, preprocessing }),
+        checkpoint: Some(&Origin::of(folder, manifest)),
+        settings: manifest.config.as_ref(),
+    };
+    export::metadata(graph, model, about)
 }
 
 /// Runs the command.
@@ -91,7 +86,7 @@ pub fn main(args: &ExportArgs) -> Result<u8> {
     let checkpoint = checkpoint::load(&folder).map_err(Exit::checkpoint)?;
     let (state, graph) = (&checkpoint.model, deployed_graph(&checkpoint, &strategy)?);
     let options = Options { profile: args.profile, opset: args.opset, float_type: args.float_type };
-    let metadata = metadata(&folder, &checkpoint, &graph)?;
+    let metadata = metadata(&folder, &checkpoint, &graph);
     let exported = emit(&graph, state, options, metadata).map_err(Exit::configuration)?;
     let bytes = exported.model.encode_to_vec();
     output::write("--output", &args.output, &bytes)?;

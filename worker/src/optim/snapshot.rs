@@ -95,7 +95,7 @@ impl Program {
         });
         let manifest = Manifest {
             passes: self.source.pass_names(),
-            position: Position { epoch: 0, step_in_epoch: self.global_step, global_step: self.global_step },
+            position: self.position(),
             world_size: self.collective().world_size(),
             loss_scale: LossScaleState { scale, good_steps },
             qat,
@@ -103,6 +103,11 @@ impl Program {
         };
         let (model, optimizer) = (self.weights.to_state()?, self.optimizer_state()?);
         Ok(Snapshot { manifest, graph: network.clone(), model, optimizer })
+    }
+
+    /// Where it stands: steps of an epoch that has not ended.
+    pub(super) fn position(&self) -> Position {
+        Position { epoch: 0, step_in_epoch: self.global_step, global_step: self.global_step }
     }
 
     /// What its network is made of, to be compared with a checkpoint's.

@@ -360,3 +360,36 @@ fn a_recipe_s_images_are_those_of_a_data_set_where_there_is_one() {
     let mut none = of_two(qat(0));
     assert!(matches!(none.calibrate_on(&train, &data, &|| false), Err(OptimError::NoCalibration { .. })));
 }
+
+#[test]
+fn a_file_says_its_classes_and_preprocessing_where_a_program_is_told_them() {
+    use crate::data::Preprocessing;
+    use crate::export::{Profile, Task, TaskError};
+    let mut program = quantized(Target::Onnxruntime);
+    step(&mut program).unwrap();
+    let preprocessing = Preprocessing { crop_size: 32, ..preprocessing() };
+    let class_names: Vec<String> = (0..10).map(|i| format!("class {i}")).collect();
+    let task = Task { class_names: class_names.clone(), preprocessing: preprocessing.clone() };
+    let entries = |task: Option<&Task>| {
+        let props = program.deployed(Profile::Onnxruntime, task).unwrap().model.metadata_props;
+        props.into_iter().map(|e| (e.key, e.value)).collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let told = entries(Some(&task));
+    let names: Vec<String> = serde_json::from_str(&told["octrain.classes"]).unwrap();
+    assert_eq!((names, told["octrain.model"].as_str()), (class_names, "ResNet20"));
+    assert_eq!(Preprocessing::read(&told["octrain.preprocessing"]), Ok(preprocessing.clone()));
+    let strategy: Strategy = serde_json::from_str(&told["octrain.strategy"]).unwrap();
+    assert_eq!(&strategy, program.strategy());
+    assert!(told["octrain.position"].contains("\"global-step\":1"), "{told:?}");
+    let silent = entries(None);
+    assert!(!silent.contains_key("octrain.classes") && silent.contains_key("octrain.scales"));
+    // What is not of this network is refused.
+    let refused = |task: &Task| match program.deployed(Profile::Fp32, Some(task)) {
+        Err(ProgramExportError::Task(e)) => e,
+        other => panic!("{:?}", other.err()),
+    };
+    let few = Task { class_names: vec!["a".into()], ..task.clone() };
+    assert_eq!(refused(&few), TaskError::Classes { named: 1, outputs: 10 });
+    let large = Task { preprocessing: Preprocessing { crop_size: 64, ..preprocessing }, ..task };
+    assert_eq!(refused(&large), TaskError::Crop { crop: 64, shape: vec![3, 32, 32] });
+}
