@@ -1,0 +1,133 @@
+//! Files that PyTorch wrote (`fixtures/write.py`), and what becomes of them.
+
+use octrain_formats::pytorch::{StateDict, plausible, read};
+use octrain_formats::{Element, FormatError};
+use std::fs;
+use std::path::PathBuf;
+
+fn fixture(name: &str) -> Vec<u8> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+    fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn state(name: &str) -> StateDict {
+    read(&fixture(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+fn numbers(len: usize) -> Vec<f32> {
+    (0..len).map(|i| i as f32 / 4.0 - 1.0).collect()
+}
+
+const FORMS: [&str; 2] = ["zip", "legacy"];
+
+#[test]
+fn a_state_dict_is_read_by_the_names_it_gives() {
+    for form in FORMS {
+        let read = state(&format!("plain.{form}.pth"));
+        let names: Vec<&str> = read.tensors.keys().map(String::as_str).collect();
+        let bn = ["bias", "num_batches_tracked", "running_mean", "running_var", "weight"];
+        let mut want: Vec<String> = bn.iter().map(|of| format!("bn.{of}")).collect();
+        want.push("conv.weight".into());
+        assert_eq!(
+            (names, read.under, read.left_out.len()),
+            (want.iter().map(String::as_str).collect(), None, 0)
+        );
+        let conv = &read.tensors["conv.weight"];
+        assert_eq!((conv.shape.as_slice(), &conv.data), (&[3, 2, 2, 2][..], &numbers(24)));
+        assert_eq!(read.tensors["bn.running_var"].data, [1.0; 3]);
+        let counter = &read.tensors["bn.num_batches_tracked"];
+        assert_eq!((counter.element, counter.shape.len(), &counter.data[..]), (Element::I64, 0, &[0.0][..]));
+    }
+}
+
+#[test]
+fn every_type_and_every_view_is_what_it_was() {
+    for form in FORMS {
+        let read = state(&format!("forms.{form}.pth")).tensors;
+        let of = |name: &str| (read[name].element, read[name].shape.clone(), read[name].data.clone());
+        assert_eq!(of("half"), (Element::F16, vec![2, 2], numbers(4)));
+        assert_eq!(of("bf16"), (Element::Bf16, vec![2, 2], numbers(4)));
+        assert_eq!(of("double"), (Element::F64, vec![3], numbers(3)));
+        assert_eq!(of("parameter"), (Element::F32, vec![2], numbers(2)));
+        assert_eq!(of("channels_last"), (Element::F32, vec![1, 2, 2, 2], numbers(8)));
+        let shared = numbers(24);
+        assert_eq!(of("rows"), (Element::F32, vec![2, 6], shared[6..18].to_vec()));
+        let column: Vec<f32> = shared.iter().skip(5).step_by(6).copied().collect();
+        assert_eq!(of("column"), (Element::F32, vec![4], column));
+        assert_eq!(of("scalar"), (Element::F32, vec![], vec![2.5]));
+        assert_eq!(of("empty"), (Element::F32, vec![0, 3], vec![]));
+    }
+}
+
+#[test]
+fn weights_are_found_inside_a_training_script_s_checkpoint() {
+    for form in FORMS {
+        let (plain, wrapped) = (state(&format!("plain.{form}.pth")), state(&format!("wrapped.{form}.pth")));
+        assert_eq!((&plain.tensors, wrapped.under.as_deref()), (&wrapped.tensors, Some("state_dict")));
+    }
+}
+
+#[test]
+fn what_holds_no_weights_by_name_says_what_it_is_and_what_to_do() {
+    for (name, parts) in [
+        ("whole.zip.pth", ["an object of __main__.Net", "torch.save(model.state_dict()"]),
+        ("whole.legacy.pth", ["it holds an object", "torch.save(model.state_dict()"]),
+        ("nothing.zip.pth", ["entries epoch, lr", "state dict"]),
+        ("nothing.legacy.pth", ["entries epoch, lr", "state dict"]),
+        ("script.pth", ["TorchScript", "state_dict()"]),
+    ] {
+        let told = read(&fixture(name)).unwrap_err();
+        assert!(matches!(told, FormatError::Foreign { .. }), "{name}: {told}");
+        for part in parts {
+            assert!(told.to_string().contains(part), "{name}: {part} in {told}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_cut_short_anywhere_is_an_error_and_no_panic() {
+    for name in ["forms.zip.pth", "forms.legacy.pth", "wrapped.legacy.pth"] {
+        let whole = fixture(name);
+        assert!(plausible(&whole));
+        for end in 0..whole.len() {
+            assert!(read(&whole[..end]).is_err(), "{name} up to {end}");
+        }
+    }
+}
+
+/// A generator of its own, so that what fails can be made again: xorshift.
+fn random(state: &mut u64) -> usize {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state as usize
+}
+
+#[test]
+fn whatever_bytes_are_changed_nothing_panics_and_memory_stays_bounded() {
+    let rounds = std::env::var("OCTRAIN_FUZZ_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(2000);
+    for name in ["plain.zip.pth", "forms.zip.pth", "forms.legacy.pth", "wrapped.legacy.pth"] {
+        let whole = fixture(name);
+        let mut seed = 0x9e37_79b9_7f4a_7c15;
+        for round in 0..rounds {
+            let mut bytes = whole.clone();
+            for _ in 0..1 + random(&mut seed) % 8 {
+                let at = random(&mut seed) % bytes.len();
+                match random(&mut seed) % 4 {
+                    0 => bytes[at] = random(&mut seed) as u8,
+                    1 => bytes[at] ^= 1 << (random(&mut seed) % 8),
+                    2 => drop(bytes.drain(at..(at + random(&mut seed) % 16).min(bytes.len()))),
+                    _ => bytes.insert(at, random(&mut seed) as u8),
+                }
+            }
+            if let Ok(state) = read(&bytes) {
+                let made: usize = state.tensors.values().map(|t| t.data.len()).sum();
+                assert!(
+                    made <= bytes.len(),
+                    "{name}, round {round}: {made} elements of {} bytes",
+                    bytes.len()
+                );
+            }
+        }
+    }
+}
