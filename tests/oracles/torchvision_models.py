@@ -1,9 +1,10 @@
 """torchvision's own networks with Octrain's weights, and the other way round.
 
     torchvision_models.py load MODEL CLASSES WEIGHTS.safetensors IN.safetensors OUT.safetensors
-    torchvision_models.py make MODEL CLASSES SEED IN.safetensors OUT.safetensors WEIGHTS.safetensors
+    torchvision_models.py make[-legacy] MODEL CLASSES SEED IN.safetensors OUT.safetensors WEIGHTS
 
 MODEL: a function of torchvision.models, e.g. `resnet50`. IN: `images`. OUT: `logits` of them in evaluation.
+WEIGHTS of `make` may end in `.pth`, and is then what torch.save writes; `make-legacy` writes it as it did before version 1.6.
 `load` takes the file as torchvision's strict load_state_dict wants it; ranges of quantizers (`quant.`), which Octrain keeps
 in the same file, are no part of a network of torchvision and are left out. `make` writes the state dict of a network that
 torchvision has initialised, as it is. Both print what they saw as one JSON object.
@@ -27,11 +28,13 @@ def evaluated(net, source, target):
 
 def main(what, model, classes, third, source, target, weights=None):
     torch.set_num_threads(2)
-    if what == "make":
+    if what.startswith("make"):
         torch.manual_seed(int(third))
     net = torchvision.models.get_model(model, num_classes=int(classes))
     own = net.state_dict()
-    if what == "make":
+    if what.startswith("make") and weights.endswith(".pth"):
+        torch.save(own, weights, _use_new_zipfile_serialization=what == "make")
+    elif what == "make":
         safetensors_io.save(weights, {name: tensor.numpy() for name, tensor in own.items()})
     else:
         given = safetensors_io.load(third)

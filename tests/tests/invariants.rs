@@ -92,10 +92,18 @@ const WRITES: WriteRules = WriteRules {
 };
 
 fn all_sources() -> Vec<Source> {
-    ["proto/src", "coordinator/src", "worker/core/src", "worker/src", "tests/src", "tests/tests"]
-        .iter()
-        .flat_map(|folder| sources(folder).unwrap_or_else(|e| panic!("cannot read {folder}: {e}")))
-        .collect()
+    [
+        "proto/src",
+        "coordinator/src",
+        "worker/core/src",
+        "worker/formats/src",
+        "worker/src",
+        "tests/src",
+        "tests/tests",
+    ]
+    .iter()
+    .flat_map(|folder| sources(folder).unwrap_or_else(|e| panic!("cannot read {folder}: {e}")))
+    .collect()
 }
 
 fn product_sources() -> Vec<Source> {
@@ -162,13 +170,14 @@ fn the_coordinator_does_not_link_libtorch() {
 }
 
 #[test]
-fn the_core_is_data_and_pure_functions() {
+fn the_core_and_the_readers_of_formats_are_data_and_pure_functions() {
     let tree = tree();
     let heavy = ["tch", "torch-sys", "tokio", "tonic", "cudarc", "prost", "octrain", "octrain-coordinator"];
     assert_eq!(tree.chain("octrain-core", &heavy).unwrap(), None);
     let without = ["fs", "net", "process", "thread"].map(|m| format!("std::{m}"));
-    let core = sources("worker/core/src").unwrap();
-    for source in core.iter().filter(|s| !s.path.ends_with("/tests.rs")) {
+    assert_eq!(tree.chain("octrain-formats", &heavy).unwrap(), None);
+    let pure = ["worker/core/src", "worker/formats/src"].map(|room| sources(room).unwrap());
+    for source in pure.iter().flatten().filter(|s| !s.path.ends_with("/tests.rs")) {
         let found = without.iter().find(|m| source.text.contains(m.as_str()));
         assert_eq!(found, None, "{} does I/O", source.path);
     }
@@ -210,7 +219,7 @@ fn dependencies_come_from_crates_io_under_allowed_licences() {
 
 #[test]
 fn every_member_takes_the_workspace_lints() {
-    for member in ["proto", "coordinator", "worker", "worker/core", "tests"] {
+    for member in ["proto", "coordinator", "worker", "worker/core", "worker/formats", "tests"] {
         let text = std::fs::read_to_string(repository().join(member).join("Cargo.toml")).unwrap();
         let table: toml::Table = text.parse().unwrap();
         let workspace = table.get("lints").and_then(|l| l.get("workspace")).and_then(|w| w.as_bool());

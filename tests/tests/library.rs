@@ -126,7 +126,7 @@ fn the_crates_can_be_packaged() {
     package.args(["package", "--workspace", "--exclude", "octrain-tests", "--no-verify", "--allow-dirty"]);
     package.arg("--target-dir").arg(&target).current_dir(policy::repository());
     done(package.output().unwrap());
-    for name in ["octrain-core", "octrain-proto", "octrain-coordinator", "octrain"] {
+    for name in ["octrain-core", "octrain-formats", "octrain-proto", "octrain-coordinator", "octrain"] {
         let file = target.join(format!("package/{name}-{}.crate", env!("CARGO_PKG_VERSION")));
         assert!(file.exists(), "{} was not made", file.display());
     }

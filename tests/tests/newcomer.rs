@@ -275,20 +275,29 @@ fn folders_that_are_not_what_is_wanted_are_described() {
 }
 
 #[test]
-fn a_pytorch_pickle_is_told_apart_and_how_to_convert_it_is_said() {
+fn a_file_of_pytorch_that_holds_no_weights_says_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
-    for (name, bytes) in
-        [("new.pth", &b"PK\x03\x04 archive/data.pkl"[..]), ("old.pt", b"\x80\x02\x8a\x0al\xfc")]
-    {
-        let path = dir.path().join(name);
-        fs::write(&path, bytes).unwrap();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../worker/formats/tests/fixtures");
+    for (name, code, part) in [
+        ("whole.zip.pth", 2, "torch.save(model.state_dict(), \"weights.pth\")"),
+        ("script.pth", 2, "TorchScript"),
+        ("cut.pth", 1, "is damaged"),
+        // Of another network: what does not fit is listed.
+        ("plain.legacy.pth", 2, "conv.weight"),
+    ] {
+        let path = match name {
+            "cut.pth" => dir.path().join(name),
+            _ => fixtures.join(name),
+        };
+        if name == "cut.pth" {
+            let whole = fs::read(fixtures.join("plain.zip.pth")).unwrap();
+            fs::write(&path, &whole[..1000]).unwrap();
+        }
         let place = ["--image-root", "digits", "--batch-size", "16", "--from-pretrained-params", text(&path)];
         let run = dir.path().join("run");
         let output = ["--output-dir", text(&run)];
-        let told = refuse(2, &[&["train"], SHORT, &place, &output].concat());
-        for part in [name, "PyTorch pickle", "safetensors.torch.save_file"] {
-            assert!(told.contains(part), "{part} in {told}");
-        }
+        let told = refuse(code, &[&["train"], SHORT, &place, &output].concat());
+        assert!(told.contains(name) && told.contains(part), "{part} in {told}");
     }
 }
 

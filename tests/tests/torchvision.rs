@@ -133,3 +133,20 @@ fn octrain_takes_torchvisions_state_dicts_and_gives_them_back_with_ranges_beside
         assert_same(&logits(&checkpoint, &images), &back, model);
     }
 }
+
+#[test]
+fn octrain_takes_what_torch_save_writes_as_it_takes_safetensors() {
+    let Some(python) = python() else { return };
+    for (model, name, how) in [("ResNet18", "resnet18", "make"), ("ResNet50", "resnet50", "make-legacy")] {
+        let dir = tempfile::tempdir().unwrap();
+        let (images, given) = images(dir.path());
+        let (weights, theirs) = (dir.path().join("weights.pth"), dir.path().join("logits.safetensors"));
+        let classes = CLASSES.to_string();
+        ask(&python, &[how, name, &classes, "6", text(&given), text(&theirs), text(&weights)]);
+        let output = dir.path().join("run");
+        let flags =
+            ["--qat", "--epochs", "0", "--qat-calibration-images", "8", "--output-dir", text(&output)];
+        train(model, &[&flags[..], &["--from-pretrained-params", text(&weights)]].concat());
+        assert_same(&logits(&checkpoint::load(&newest(&output)).unwrap(), &images), &theirs, model);
+    }
+}

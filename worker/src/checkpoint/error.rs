@@ -177,14 +177,6 @@ pub enum CheckpointError {
         /// Format known.
         known: u32,
     },
-    /// A file of PyTorch's, which is a program in disguise.
-    #[error(
-        "`{path}` is a PyTorch pickle, not a safetensors file; make one from it with Python: import torch, safetensors.torch; d = torch.load('{path}', map_location='cpu', weights_only=True); d = d.get('state_dict', d); safetensors.torch.save_file({{k: v.contiguous() for k, v in d.items()}}, 'weights.safetensors'), and take that file"
-    )]
-    Pickle {
-        /// The file.
-        path: PathBuf,
-    },
     /// Does not fit this run.
     #[error("checkpoint `{path}` does not fit this run: {what} is {found} there and {wanted} here{hint}")]
     Other {
@@ -256,7 +248,6 @@ impl CheckpointError {
             E::NotFound { .. }
             | E::Other { .. }
             | E::Mismatch { .. }
-            | E::Pickle { .. }
             | E::Format { .. }
             | E::Setting { .. }
             | E::NoSettings { .. }

@@ -10,6 +10,7 @@ mod consistent;
 mod difference;
 mod error;
 mod folder;
+mod foreign;
 mod identity;
 mod leftovers;
 mod lock;

@@ -5,7 +5,7 @@
 
 use super::atomic::{sync_folder, write_synced};
 use super::manifest::{FileEntry, Manifest, Position};
-use super::{CheckpointError, Origin, StartedFrom, State, network, stored, tensors};
+use super::{CheckpointError, Origin, StartedFrom, State, foreign, network, stored, tensors};
 use crate::config::CheckpointChoice;
 use crate::graph::Graph;
 use sha2::{Digest, Sha256};
@@ -311,7 +311,8 @@ pub fn load(folder: &Path) -> Result<Snapshot, CheckpointError> {
     Ok(Snapshot { manifest, graph, model, optimizer })
 }
 
-/// Weights of a checkpoint folder, of the furthest one below a folder, or of a `.safetensors` file.
+/// Weights of a checkpoint folder, of the furthest one below a folder, or of a file: safetensors, or what `torch.save`
+/// wrote.
 pub fn load_weights(path: &Path) -> Result<State, CheckpointError> {
     Ok(pretrained(path)?.state)
 }
@@ -332,16 +333,8 @@ pub fn pretrained(path: &Path) -> Result<Pretrained, CheckpointError> {
     let shown = |path: &Path| path.display().to_string();
     if path.is_file() {
         let bytes = fs::read(path).map_err(CheckpointError::io("read", path))?;
-        // What torch.save writes: a ZIP archive since version 1.6, a bare pickle before.
-        if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(&[0x80, 2]) {
-            return Err(CheckpointError::Pickle { path: path.into() });
-        }
-        if !tensors::plausible(&bytes) {
-            let why = "it does not begin as one; give a checkpoint folder or a file of safetensors".into();
-            return Err(CheckpointError::Foreign { path: path.into(), wanted: "a safetensors file", why });
-        }
         let from = StartedFrom::File { path: shown(path), sha256: hex_digest(&bytes) };
-        return Ok(Pretrained { state: tensors::decode(&bytes, path)?, from, network: None });
+        return Ok(Pretrained { state: foreign::weights(&bytes, path)?, from, network: None });
     }
     let folder = find(path, Which::Auto)?;
     let manifest = load_manifest(&folder)?;

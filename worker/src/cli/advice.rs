@@ -219,7 +219,6 @@ fn checkpoint(e: &CheckpointError) -> Option<String> {
             ))
         }
         E::Unwritable { .. } | E::NoRoom { .. } => say("--output-dir names another"),
-        E::Pickle { .. } => say("with --from-pretrained-params weights.safetensors"),
         E::Foreign { .. } | E::NoSettings { .. } | E::Contradiction { .. } => {
             say("weights alone are taken with --from-pretrained-params")
         }

@@ -16,7 +16,7 @@ pub struct CheckpointSettings {
     /// run starts anew), `best` (that of the highest top-1), a number of epochs, or `none` (its weights and momentum, from the first epoch).
     #[cfg_attr(feature = "cli", arg(long, value_name = "WHICH", help_heading = "Checkpoints"))]
     pub last_epoch_of_checkpoint: Option<CheckpointChoice>,
-    /// Checkpoint folder or weights file to start from (weights only).
+    /// Checkpoint folder or weights file (safetensors, or what `torch.save` wrote) to start from (weights only).
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Checkpoints"))]
     pub from_pretrained_params: Option<PathBuf>,
     /// Parameters allowed to be missing, left over or of another shape when loading pretrained weights.

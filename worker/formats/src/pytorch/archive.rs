@@ -12,8 +12,7 @@ const PICKLE: &str = "/data.pkl";
 
 pub(super) fn open(bytes: &[u8]) -> Result<(Pickle, Storages<'_>), FormatError> {
     let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(FormatError::damaged)?;
-    let names = archive.file_names().map(|name| name.map(String::from));
-    let names: Vec<String> = names.collect::<Result<_, _>>().map_err(FormatError::damaged)?;
+    let names: Vec<String> = archive.file_names().map(String::from).collect();
     let prefix = names.iter().find_map(|name| name.strip_suffix(PICKLE).map(String::from));
     let Some(prefix) = prefix else {
         let found = "a ZIP archive without data.pkl; a file of torch.save has one".into();
