@@ -35,13 +35,13 @@ impl Best {
 impl Run<'_> {
     /// Whether this epoch's evaluation, if there was one, is the best so far.
     pub(super) fn is_best(&mut self, measured: Option<&EvalResult>) -> bool {
-        measured.is_some_and(|e| self.best.improves(e.top1))
+        measured.is_some_and(|e| self.output.best.improves(e.top1))
     }
 
     /// Says where the best checkpoint is, where it is not the last.
     pub(super) fn say_best(&mut self) {
-        if let Some(top1) = self.best.before_the_last() {
-            let output = self.config.run.output_dir.display();
+        if let Some(top1) = self.output.best.before_the_last() {
+            let output = self.task.config.run.output_dir.display();
             self.reporter.say(&format!(
                 "the best checkpoint is an earlier one, of val.top1 {top1:.2}: --from-checkpoint {output} --last-epoch-of-checkpoint best"
             ));

@@ -6,6 +6,7 @@ mod error;
 mod eval;
 mod job;
 mod patience;
+mod progress;
 mod quantization;
 mod remainder;
 mod rescue;
@@ -80,7 +81,7 @@ enum EpochEnd {
 impl Run<'_> {
     /// Evaluates, calibrates or trains as configured.
     fn go(&mut self) -> Result<Outcome, TrainError> {
-        let config = self.config;
+        let config = self.task.config;
         let evaluates = config.run.run_scope == RunScope::TrainEval;
         if config.run.run_scope == RunScope::EvalOnly {
             let eval = self.evaluate()?.ok_or(TrainError::Stopped("the evaluation"))?;
@@ -108,13 +109,15 @@ impl Run<'_> {
             }
             self.save(eval.as_ref())?;
         }
-        while self.position.epoch < config.run.epochs {
+        while self.progress.position.epoch < config.run.epochs {
             let end = self.epoch()?;
             if end == EpochEnd::Interrupted {
                 return self.stopped(eval);
             }
-            let (epoch, last) =
-                (self.position.epoch, end == EpochEnd::StepLimit || self.position.epoch >= config.run.epochs);
+            let (epoch, last) = (
+                self.progress.position.epoch,
+                end == EpochEnd::StepLimit || self.progress.position.epoch >= config.run.epochs,
+            );
             if !config.run.benchmark {
                 let due = evaluates && (last || epoch.is_multiple_of(config.run.eval_interval));
                 let done = if last {
@@ -156,14 +159,15 @@ impl Run<'_> {
         evaluates: bool,
         eval: &mut Option<EvalResult>,
     ) -> Result<bool, TrainError> {
-        self.concluded = self.reestimate_batch_norm(true)? && (!evaluates || self.measure(eval)?);
-        Ok(self.concluded)
+        self.progress.concluded = self.reestimate_batch_norm(true)? && (!evaluates || self.measure(eval)?);
+        Ok(self.progress.concluded)
     }
 
     /// Whether a run whose steps are all done has left out what follows them.
     fn owes_conclusion(&self) -> bool {
-        let evaluates = self.config.run.run_scope == RunScope::TrainEval;
-        evaluates && !self.evaluated || !self.concluded && self.program.due_batch_norm(true).is_some()
+        let evaluates = self.task.config.run.run_scope == RunScope::TrainEval;
+        evaluates && !self.progress.evaluated
+            || !self.progress.concluded && self.program.due_batch_norm(true).is_some()
     }
 
     /// Evaluates. False: the ranks agreed to stop, and `eval` is what it was.
@@ -178,7 +182,7 @@ impl Run<'_> {
     /// the run that goes on from it measure what was left out at the end.
     fn stopped(&mut self, eval: Option<EvalResult>) -> Result<Outcome, TrainError> {
         // What is saved here and measured stays so: a signal after that has nothing to add.
-        if self.position != self.kept || !self.measured {
+        if !self.progress.is_kept_and_measured() {
             self.save(None)?;
         }
         Ok(self.outcome(eval, true))
@@ -187,15 +191,15 @@ impl Run<'_> {
     /// Runs the epoch from the current position to its end.
     fn epoch(&mut self) -> Result<EpochEnd, TrainError> {
         let _doing = doing(Phase::Training);
-        self.concluded = false;
-        let (epoch, steps) = (self.position.epoch, self.steps_per_epoch());
+        self.progress.concluded = false;
+        let (epoch, steps) = (self.progress.position.epoch, self.steps_per_epoch());
         if let Some(loader) = &mut self.loader {
-            loader.start_epoch(epoch, self.position.step_in_epoch)?;
+            loader.start_epoch(epoch, self.progress.position.step_in_epoch)?;
         }
-        self.reporter.epoch_start(epoch, steps, self.position.step_in_epoch);
+        self.reporter.epoch_start(epoch, steps, self.progress.position.step_in_epoch);
         let mut end = EpochEnd::Complete;
-        while end == EpochEnd::Complete && self.position.step_in_epoch < steps {
-            if let Some(reason) = self.session.abort_reason() {
+        while end == EpochEnd::Complete && self.progress.position.step_in_epoch < steps {
+            if let Some(reason) = self.task.session.abort_reason() {
                 return Err(TrainError::Aborted(reason));
             }
             if !self.reestimate_batch_norm(false)? {
@@ -206,9 +210,7 @@ impl Run<'_> {
             let batches = self.local_microbatches()?;
             let data_time = begun.elapsed();
             let outcome = self.step(&batches)?;
-            self.kept = self.promised.take().unwrap_or(self.kept);
-            self.position.step_in_epoch += 1;
-            self.position.global_step += 1;
+            self.progress.step();
             self.after_step(&outcome, data_time, begun.elapsed())?;
             if outcome.stop {
                 end = EpochEnd::Interrupted;
@@ -217,10 +219,7 @@ impl Run<'_> {
             }
         }
         self.reporter.epoch_end();
-        if self.position.step_in_epoch == steps {
-            self.position.epoch += 1;
-            self.position.step_in_epoch = 0;
-        }
+        self.progress.end_of_steps(steps);
         Ok(end)
     }
 
@@ -229,7 +228,7 @@ impl Run<'_> {
         let ended = || TrainError::Config("the loader ended before the epoch did".into());
         let device = self.program.device();
         let loader = self.loader.as_mut().ok_or_else(ended)?;
-        (0..self.data.sharding.local_microbatches().len())
+        (0..self.task.data.sharding.local_microbatches().len())
             .map(|_| Ok(loader.next()?.ok_or_else(ended)?.on(device)?))
             .collect()
     }
@@ -239,7 +238,7 @@ impl Run<'_> {
         let microbatches: Vec<Microbatch> =
             batches.iter().map(|b| Microbatch { images: &b.images, labels: &b.labels }).collect();
         let stop = signals::requested();
-        if !self.config.run.checks {
+        if !self.task.config.run.checks {
             return Ok(self.program.step_watched(&microbatches, stop, None)?);
         }
         let mut first: Option<(String, u64)> = None;
@@ -269,11 +268,11 @@ impl Run<'_> {
     fn after_step(&mut self, outcome: &StepOutcome, data: Duration, all: Duration) -> Result<(), TrainError> {
         self.timed(all);
         watchdog::took(all);
-        let images = self.data.sharding.global_batch() as u64;
+        let images = self.task.data.sharding.global_batch() as u64;
         let metrics = StepMetrics {
-            epoch: self.position.epoch,
-            step: self.position.step_in_epoch,
-            global_step: self.position.global_step,
+            epoch: self.progress.position.epoch,
+            step: self.progress.position.step_in_epoch,
+            global_step: self.progress.position.global_step,
             loss: outcome.loss,
             top1: 100.0 * outcome.top1,
             lr: outcome.lr,
@@ -288,10 +287,10 @@ impl Run<'_> {
         };
         self.reporter.step(&metrics);
         let report = step_report(&metrics);
-        self.session.report_step(self.position.global_step, report);
-        let every = self.config.run.save_interval_steps;
-        let boundary = self.position.step_in_epoch == self.steps_per_epoch();
-        if every > 0 && self.position.global_step.is_multiple_of(every) && !boundary {
+        self.task.session.report_step(self.progress.position.global_step, report);
+        let every = self.task.config.run.save_interval_steps;
+        let boundary = self.progress.position.step_in_epoch == self.steps_per_epoch();
+        if every > 0 && self.progress.position.global_step.is_multiple_of(every) && !boundary {
             self.save(None)?;
         }
         Ok(())
@@ -299,16 +298,16 @@ impl Run<'_> {
 
     /// Whether a resumed run has nothing left to train.
     fn is_complete(&self) -> bool {
-        let c = self.config;
-        self.resumed
+        let c = self.task.config;
+        self.progress.resumed
             && !c.run.benchmark
-            && (self.position.epoch >= c.run.epochs
-                || (c.run.max_steps > 0 && self.position.global_step >= c.run.max_steps))
+            && (self.progress.position.epoch >= c.run.epochs
+                || (c.run.max_steps > 0 && self.progress.position.global_step >= c.run.max_steps))
     }
 
     fn say_complete(&mut self) {
-        let c = self.config;
-        let end = match self.position.epoch >= c.run.epochs {
+        let c = self.task.config;
+        let end = match self.progress.position.epoch >= c.run.epochs {
             true => format!("all {} epochs are trained; more with --epochs N", c.run.epochs),
             false => format!("--max-steps {} are done; more with --max-steps N", c.run.max_steps),
         };
@@ -316,14 +315,14 @@ impl Run<'_> {
     }
 
     fn step_limit(&self) -> bool {
-        let c = self.config;
+        let c = self.task.config;
         let benchmark = c.run.benchmark && self.timed_steps() >= c.run.benchmark_steps;
-        benchmark || (c.run.max_steps > 0 && self.position.global_step >= c.run.max_steps)
+        benchmark || (c.run.max_steps > 0 && self.progress.position.global_step >= c.run.max_steps)
     }
 
     /// Evaluates the validation set on all ranks and reports it; none when the ranks agreed to stop.
     fn evaluate(&mut self) -> Result<Option<EvalResult>, TrainError> {
-        let Some((result, metrics, counts)) = self.evaluation(self.config.quantization.qat)? else {
+        let Some((result, metrics, counts)) = self.evaluation(self.task.config.quantization.qat)? else {
             return Ok(None);
         };
         let classes = |(name, count): (&String, &ClassCount)| ClassMetrics {
@@ -331,8 +330,8 @@ impl Run<'_> {
             images: count.images,
             right: count.right,
         };
-        let classes: Vec<_> = self.job.classes().iter().zip(&counts).map(classes).collect();
-        let (c, epoch) = (self.config, self.position.epoch);
+        let classes: Vec<_> = self.task.job.classes().iter().zip(&counts).map(classes).collect();
+        let (c, epoch) = (self.task.config, self.progress.position.epoch);
         self.reporter.eval(epoch, &metrics);
         let last = c.run.run_scope == RunScope::EvalOnly || epoch >= c.run.epochs || self.step_limit();
         self.reporter.classes(epoch, &classes, last);
@@ -343,10 +342,10 @@ impl Run<'_> {
     fn evaluation(&self, quantize: bool) -> Result<Option<Evaluation>, TrainError> {
         let _doing = doing(Phase::Evaluating);
         let begun = Instant::now();
-        let val = self.job.val.clone().ok_or(TrainError::NothingToEvaluate)?;
-        let rounds = self.data.sharding.evaluation_rounds(val.len());
-        let loader = EvalLoader::new(val, self.data.clone(), None)?;
-        let classes = self.job.classes().len();
+        let val = self.task.job.val.clone().ok_or(TrainError::NothingToEvaluate)?;
+        let rounds = self.task.data.sharding.evaluation_rounds(val.len());
+        let loader = EvalLoader::new(val, self.task.data.clone(), None)?;
+        let classes = self.task.job.classes().len();
         let done = evaluate(&self.program, loader, rounds, classes, quantize, &signals::requested)?;
         Ok(done.map(|(result, counts)| {
             let metrics = EvalMetrics {
@@ -376,19 +375,15 @@ impl Run<'_> {
         eval: Option<&EvalResult>,
         save: impl Fn(&mut OwnedFolder, &Snapshot) -> Result<PathBuf, CheckpointError>,
     ) -> Result<(), TrainError> {
-        if self.folder.is_some() {
+        if self.output.folder.is_some() {
             let _doing = doing(Phase::Saving);
             let snapshot = self.snapshot(eval)?;
-            if let Some(folder) = &mut self.folder {
+            if let Some(folder) = &mut self.output.folder {
                 let path = save(folder, &snapshot)?;
                 self.reporter.saved(&path);
             }
         }
-        self.measured = eval.is_some();
-        match self.folder {
-            Some(_) => self.kept = self.position,
-            None => self.promised = Some(self.position),
-        }
+        self.progress.saved(eval.is_some(), self.output.folder.is_some());
         Ok(())
     }
 }

@@ -33,7 +33,7 @@ impl Run<'_> {
     /// The training images that statistics are taken from.
     fn training_images(&self) -> Result<Arc<Dataset>, TrainError> {
         let none = || TrainError::Config("there are no training images".into());
-        self.job.train.clone().ok_or_else(none)
+        self.task.job.train.clone().ok_or_else(none)
     }
 
     /// Finds the ranges that are not known yet on training images.
@@ -43,7 +43,7 @@ impl Run<'_> {
             return Ok(());
         }
         let train = self.training_images()?;
-        match self.program.calibrate_on(&train, &self.data, &signals::requested).map_err(of_images)? {
+        match self.program.calibrate_on(&train, &self.task.data, &signals::requested).map_err(of_images)? {
             Statistics::NotDue => Ok(()),
             Statistics::Stopped => Err(TrainError::Stopped("calibration")),
             Statistics::Taken { images } => {
@@ -60,7 +60,7 @@ impl Run<'_> {
             return Ok(true);
         }
         let (train, asked) = (self.training_images()?, &signals::requested);
-        let done = self.program.reestimate_batch_norm_on(&train, &self.data, at_end, asked);
+        let done = self.program.reestimate_batch_norm_on(&train, &self.task.data, at_end, asked);
         match done.map_err(of_images)? {
             Statistics::NotDue => Ok(true),
             Statistics::Stopped => Ok(false),
@@ -83,7 +83,7 @@ impl Run<'_> {
     /// Loads the network whose logits training follows besides the labels: a checkpoint's own, or, where there are weights
     /// alone, the one that is trained.
     pub(super) fn learn_from_teacher(&mut self) -> Result<(), TrainError> {
-        let path = teacher_path(&self.config.quantization, &self.config.checkpoints)?;
+        let path = teacher_path(&self.task.config.quantization, &self.task.config.checkpoints)?;
         let (strategy, device) = (self.program.strategy(), self.program.device());
         let teacher = if path.is_dir() {
             let folder = checkpoint::find(&path, Which::Auto)?;
@@ -91,7 +91,7 @@ impl Run<'_> {
             self.same_answers(&folder, &snapshot.manifest)?;
             Teacher::of_checkpoint(&snapshot, &Passes::default(), strategy, device)?
         } else {
-            let graph = passes::run(self.job.graph.clone(), &strategy.without_qat(), Purpose::Train)
+            let graph = passes::run(self.task.job.graph.clone(), &strategy.without_qat(), Purpose::Train)
                 .map_err(|e| TrainError::Optim(e.into()))?;
             Teacher::new(graph, &checkpoint::load_weights(&path)?, device)?
         };
@@ -105,7 +105,7 @@ impl Run<'_> {
     /// run's are.
     fn same_answers(&self, path: &Path, teacher: &Manifest) -> Result<(), TrainError> {
         let Some((what, found, wanted)) =
-            other_answers(teacher, self.job.classes(), &Preprocessing::of(&self.config.data))
+            other_answers(teacher, self.task.job.classes(), &Preprocessing::of(&self.task.config.data))
         else {
             return Ok(());
         };

@@ -35,14 +35,14 @@ impl Run<'_> {
         let kind = end.kind();
         let whole = matches!(kind, FailureKind::Communication | FailureKind::Waited)
             || matches!(end, TrainError::Data(_) | TrainError::Optim(OptimError::NoImages { .. }));
-        if !whole || self.position == self.kept {
+        if !whole || self.progress.position == self.progress.kept {
             return;
         }
-        let plan = self.session.plan();
-        let culprit = self.session.blame(&end.to_string(), kind);
-        let step = self.position.global_step;
+        let plan = self.task.session.plan();
+        let culprit = self.task.session.blame(&end.to_string(), kind);
+        let step = self.progress.position.global_step;
         let hosts: Vec<&str> = plan.roster.iter().map(|p| p.host.as_str()).collect();
-        let Some(rank) = saver(&hosts, self.session.abort_kind(), culprit) else {
+        let Some(rank) = saver(&hosts, self.task.session.abort_kind(), culprit) else {
             tracing::info!("step {step} is not saved: what it led to is not finite");
             return;
         };
@@ -66,9 +66,11 @@ impl Run<'_> {
 
     /// Writes as the run that all ranks are of.
     fn write(&mut self, snapshot: &Snapshot) -> Result<PathBuf, CheckpointError> {
-        match &mut self.folder {
+        match &mut self.output.folder {
             Some(folder) => folder.save(snapshot),
-            None => checkpoint::save_for(&self.config.run.output_dir, self.run.as_ref(), snapshot),
+            None => {
+                checkpoint::save_for(&self.task.config.run.output_dir, self.output.run.as_ref(), snapshot)
+            }
         }
     }
 }

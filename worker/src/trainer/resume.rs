@@ -298,8 +298,9 @@ impl Fits<'_> {
 impl Run<'_> {
     /// Everything a run needs to go on, and all that others need of its network.
     pub(super) fn snapshot(&self, eval: Option<&EvalResult>) -> Result<Snapshot, TrainError> {
-        let made =
-            self.program.snapshot(self.job.classes().to_vec(), Preprocessing::of(&self.config.data))?;
+        let made = self
+            .program
+            .snapshot(self.task.job.classes().to_vec(), Preprocessing::of(&self.task.config.data))?;
         let metrics = eval.map_or_else(BTreeMap::new, |e| {
             BTreeMap::from([
                 ("val.top1".into(), e.top1),
@@ -308,16 +309,16 @@ impl Run<'_> {
             ])
         });
         let manifest = Manifest {
-            started_from: self.started_from.clone(),
+            started_from: self.output.started_from.clone(),
             // As it was told: the program's has the steps that its parts are of this run's length.
-            strategy: self.config.strategy(),
-            position: self.position,
+            strategy: self.task.config.strategy(),
+            position: self.progress.position,
             steps_per_epoch: self.steps_per_epoch(),
-            global_batch: self.data.sharding.global_batch(),
-            world_size: self.data.sharding.world,
-            concluded: self.concluded,
+            global_batch: self.task.data.sharding.global_batch(),
+            world_size: self.task.data.sharding.world,
+            concluded: self.progress.concluded,
             metrics,
-            config: Some(self.config.clone().with(|c| c.checkpoints.overwrite = false)),
+            config: Some(self.task.config.clone().with(|c| c.checkpoints.overwrite = false)),
             ..made.manifest
         };
         Ok(Snapshot { manifest, ..made })

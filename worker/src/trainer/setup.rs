@@ -3,10 +3,11 @@
 use super::best::Best;
 use super::job::Job;
 use super::patience::{PATIENCE, patience};
+use super::progress::Progress;
 use super::remainder::remainder;
 use super::update::{rule, schedule};
 use super::{Outcome, TrainError, begin, resume};
-use crate::checkpoint::{OwnedFolder, Position, RunIdentity, StartedFrom};
+use crate::checkpoint::{OwnedFolder, RunIdentity, StartedFrom};
 use crate::collective::{Collective, CollectiveError, Counted, Gloo, Local, Nccl, Place, load_nccl};
 use crate::config::{DataSettings, RunConfig, RunScope};
 use crate::data::{DataConfig, Geometry, Sharding, TrainLoader};
@@ -23,37 +24,36 @@ use crate::strategy::Strategy;
 use std::time::Duration;
 use tch::Device;
 
+/// What does not change while a run lasts.
+pub(super) struct Task<'a> {
+    pub config: &'a RunConfig,
+    pub session: &'a Session,
+    pub job: &'a Job,
+    pub data: DataConfig,
+}
+
+/// Where its checkpoints go, and what they say of it.
+pub(super) struct Output {
+    /// Only on the rank that writes.
+    pub folder: Option<OwnedFolder>,
+    /// Whose checkpoints are written, on every rank.
+    pub run: Option<RunIdentity>,
+    /// What its training began with; none where that is not known.
+    pub started_from: Option<StartedFrom>,
+    /// The best evaluation so far.
+    pub best: Best,
+}
+
 /// A run that is set up.
 pub struct Run<'a> {
-    pub(super) config: &'a RunConfig,
-    pub(super) session: &'a Session,
-    pub(super) job: &'a Job,
+    pub(super) task: Task<'a>,
     pub(super) program: Program,
     pub(super) loader: Option<TrainLoader>,
+    pub(super) progress: Progress,
+    pub(super) output: Output,
     pub(super) reporter: Reporter,
-    pub(super) position: Position,
-    /// The newest position that a checkpoint holds, or where this process began.
-    pub(super) kept: Position,
-    /// The checkpoint of that position has an evaluation.
-    pub(super) measured: bool,
-    /// A position another rank saves: it is there once that rank has taken part in a later step.
-    pub(super) promised: Option<Position>,
-    /// The checkpoint it goes on from was evaluated.
-    pub(super) evaluated: bool,
-    /// What follows the last step is done.
-    pub(super) concluded: bool,
-    pub(super) resumed: bool,
-    /// What its training began with; none where that is not known.
-    pub(super) started_from: Option<StartedFrom>,
-    /// Only on the rank that writes.
-    pub(super) folder: Option<OwnedFolder>,
-    /// The best evaluation so far.
-    pub(super) best: Best,
-    /// Whose checkpoints are written, on every rank.
-    pub(super) run: Option<RunIdentity>,
-    pub(super) data: DataConfig,
+    /// Seconds of the steps that count.
     times: Vec<f64>,
-    begun: u64,
     /// What is to be said before the first step: where it begins, and about the warm-up.
     beginning: (String, Option<String>),
 }
@@ -215,41 +215,32 @@ impl<'a> Run<'a> {
             start.resumed,
             config.run.print_interval,
         )?;
-        let begun = start.position.global_step;
         Ok(Self {
-            config,
-            session,
-            job,
+            progress: Progress::at(&start),
+            output: Output {
+                folder: begin.folder,
+                run: begin.run,
+                started_from: start.from,
+                best: Best::so_far(begin.best),
+            },
+            task: Task { config, session, job, data },
             program,
             loader,
             reporter,
-            position: start.position,
-            kept: start.position,
-            measured: start.evaluated,
-            promised: None,
-            evaluated: start.evaluated,
-            concluded: start.concluded,
-            resumed: start.resumed,
-            started_from: start.from,
-            folder: begin.folder,
-            best: Best::so_far(begin.best),
-            run: begin.run,
-            data,
             times: vec![],
-            begun,
             beginning: (start.message, warmup),
         })
     }
 
     /// Says where it begins, and does what needs all ranks before the first step.
     pub(super) fn prepare(&mut self) -> Result<(), TrainError> {
-        let (config, job) = (self.config, self.job);
+        let (config, job) = (self.task.config, self.task.job);
         let (beginning, warmup) = std::mem::take(&mut self.beginning);
         self.reporter.say(&beginning);
         self.say_whose();
         job.found().for_each(|found| self.reporter.say(&found.to_string()));
         if let Some(train) = &job.train {
-            let told = [remainder(train.len(), self.data.sharding.global_batch()), warmup];
+            let told = [remainder(train.len(), self.task.data.sharding.global_batch()), warmup];
             told.into_iter().flatten().for_each(|line| self.reporter.say(&line));
         }
         if config.run.run_scope != RunScope::EvalOnly {
@@ -266,8 +257,8 @@ impl<'a> Run<'a> {
 
     /// Which run writes where, and what it will remove.
     fn say_whose(&mut self) {
-        let Some(folder) = &self.folder else { return };
-        let mut text = format!("{} writes {}", folder.run(), self.config.run.output_dir.display());
+        let Some(folder) = &self.output.folder else { return };
+        let mut text = format!("{} writes {}", folder.run(), self.task.config.run.output_dir.display());
         let superseded = folder.superseded();
         if !superseded.is_empty() {
             text.push_str(&format!(
@@ -287,8 +278,9 @@ impl<'a> Run<'a> {
     }
 
     pub(super) fn timed(&mut self, step: Duration) {
-        let done = self.position.global_step - self.begun;
-        let cold = if self.config.run.benchmark { self.config.run.benchmark_warmup_steps } else { COLD };
+        let done = self.progress.position.global_step - self.progress.begun;
+        let cold =
+            if self.task.config.run.benchmark { self.task.config.run.benchmark_warmup_steps } else { COLD };
         if done > cold {
             self.times.push(step.as_secs_f64());
         }
@@ -300,9 +292,9 @@ impl<'a> Run<'a> {
 
     pub(super) fn outcome(&self, eval: Option<super::EvalResult>, interrupted: bool) -> Outcome {
         let step = median(&self.times);
-        let images = self.data.sharding.global_batch() as f64;
+        let images = self.task.data.sharding.global_batch() as f64;
         let images_per_second = if step > 0.0 { images / step } else { 0.0 };
-        Outcome { position: self.position, eval, interrupted, images_per_second }
+        Outcome { position: self.progress.position, eval, interrupted, images_per_second }
     }
 }
 
