@@ -172,11 +172,24 @@ fn put(root: &Path, partial: &Path, target: &Path) -> Result<(), CheckpointError
     Ok(())
 }
 
+/// A checkpoint itself, where it is the one that is wanted.
+fn only(path: &Path, which: Which) -> Result<PathBuf, CheckpointError> {
+    let Which::Epoch(wanted) = which else { return Ok(path.into()) };
+    let Position { epoch, step_in_epoch, .. } = load_manifest(path)?.position;
+    if (epoch, step_in_epoch) == (wanted, 0) {
+        return Ok(path.into());
+    }
+    let why = format!(
+        "it is a checkpoint itself, at epoch {epoch} and step {step_in_epoch}, not at the end of epoch {wanted}; give the folder it lies in to choose among those there"
+    );
+    Err(CheckpointError::NotFound { path: path.into(), why })
+}
+
 /// The checkpoint folder meant by `path`: itself, or one below it.
 pub fn find(path: &Path, which: Which) -> Result<PathBuf, CheckpointError> {
     let missing = |why: String| CheckpointError::NotFound { path: path.into(), why };
     if path.join(MANIFEST).is_file() {
-        return Ok(path.into());
+        return only(path, which);
     }
     if path.is_file() {
         let why = "it is a file, and a checkpoint is a folder; weights alone, in a safetensors file, are something to start from".into();
@@ -324,8 +337,8 @@ pub struct Pretrained {
     pub state: State,
     /// What a training begins with that begins with them.
     pub from: StartedFrom,
-    /// The manifest and the network of the checkpoint they are of; a file of weights says nothing of its network.
-    pub network: Option<(Manifest, Graph)>,
+    /// Folder and manifest of the checkpoint they are of; a file of weights says nothing of its network.
+    pub checkpoint: Option<(PathBuf, Manifest)>,
 }
 
 /// [`load_weights`], with what is known of them.
@@ -334,14 +347,13 @@ pub fn pretrained(path: &Path) -> Result<Pretrained, CheckpointError> {
     if path.is_file() {
         let bytes = fs::read(path).map_err(CheckpointError::io("read", path))?;
         let from = StartedFrom::File { path: shown(path), sha256: hex_digest(&bytes) };
-        return Ok(Pretrained { state: foreign::weights(&bytes, path)?, from, network: None });
+        return Ok(Pretrained { state: foreign::weights(&bytes, path)?, from, checkpoint: None });
     }
     let folder = find(path, Which::Auto)?;
     let manifest = load_manifest(&folder)?;
     let from = StartedFrom::Checkpoint { path: shown(&folder), origin: Origin::of(&folder, &manifest) };
     let state = load_file(&folder, &manifest, MODEL)?;
-    let graph = network::load_graph(&folder, &manifest)?;
-    Ok(Pretrained { state, from, network: Some((manifest, graph)) })
+    Ok(Pretrained { state, from, checkpoint: Some((folder, manifest)) })
 }
 
 #[cfg(test)]
@@ -437,5 +449,24 @@ mod tests {
                 .to_string()
                 .contains("no such folder")
         );
+    }
+    #[test]
+    fn a_checkpoint_that_is_named_itself_is_the_one_that_is_wanted_or_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let saved = save(dir.path(), &snapshot(1, 0)).unwrap();
+        for which in [Which::Auto, Which::Best, Which::Epoch(1)] {
+            assert_eq!(find(&saved, which).unwrap(), saved, "{which:?}");
+        }
+        let told = find(&saved, Which::Epoch(2)).unwrap_err().to_string();
+        assert!(told.contains("at epoch 1") && told.contains("not at the end of epoch 2"), "{told}");
+    }
+
+    #[test]
+    fn weights_alone_do_not_need_the_network_they_are_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let saved = save(dir.path(), &snapshot(1, 0)).unwrap();
+        fs::write(saved.join(GRAPH), "of another version").unwrap();
+        assert_eq!(load_weights(dir.path()).unwrap(), snapshot(1, 0).model);
+        assert!(load(&saved).is_err());
     }
 }

@@ -64,6 +64,18 @@ fn in_floating_point(flags: &[OsString]) -> Vec<OsString> {
     kept
 }
 
+/// What flags say of a setting, the last of them.
+fn told(flags: &[OsString], key: &str) -> Option<String> {
+    let words: Vec<_> = flags.iter().map(|word| word.to_string_lossy()).collect();
+    let flag = format!("--{key}");
+    let mut values =
+        words.iter().enumerate().filter_map(|(i, word)| match word.strip_prefix(flag.as_str())? {
+            "" => Some(words.get(i + 1).map(|value| value.to_string()).unwrap_or_default()),
+            rest => rest.strip_prefix('=').map(String::from),
+        });
+    values.next_back()
+}
+
 /// The stages' recipe and the weights they start from.
 fn recipe(args: &CompareArgs) -> Result<(Recipe, PathBuf)> {
     let recipe = |data: &str, val_fraction, train| Recipe {
@@ -72,11 +84,23 @@ fn recipe(args: &CompareArgs) -> Result<(Recipe, PathBuf)> {
         val_fraction,
         train,
     };
+    if let Some(told) = told(&args.flags, "image-root") {
+        let what = "the data of every stage and of the engines";
+        return Err(Exit::configuration(format!("give {what} before the `--`: --image-root {told}")).into());
+    }
+    let held_out = told(&args.flags, "val-fraction").map(|text| {
+        text.parse().map_err(|_| Exit::configuration(format!("--val-fraction {text} is no number")))
+    });
+    let held_out: Option<f64> = held_out.transpose()?;
     if let Some(weights) = &args.from_pretrained_params {
         let data = args.image_root.as_deref().unwrap_or_default();
-        let recipe = recipe(data, 0.0, args.flags.clone());
+        let recipe = recipe(data, held_out.unwrap_or(0.0), args.flags.clone());
         recipe.begin()?;
         return Ok((recipe, weights.clone()));
+    }
+    if told(&args.flags, "config").is_some() {
+        let message = "the stages have the settings that the checkpoint was trained with: give what differs as flags behind the `--`, not --config";
+        return Err(Exit::configuration(message).into());
     }
     let path = args.from_checkpoint.as_deref().unwrap_or(Path::new("."));
     let (folder, manifest) = checkpoint_base::find(path, None)?;
@@ -89,7 +113,7 @@ fn recipe(args: &CompareArgs) -> Result<(Recipe, PathBuf)> {
     }
     let mut settings = checkpoint_base::settings(&manifest);
     let data = args.image_root.clone().unwrap_or_else(|| settings.data.image_root.clone());
-    settings.data.val_fraction = checkpoint_base::val_fraction(None, &data, &manifest);
+    settings.data.val_fraction = checkpoint_base::val_fraction(held_out, &data, &manifest);
     let file = args.output.join("settings.toml");
     let mut train = vec![OsString::from("--config"), file.clone().into()];
     train.extend(args.flags.iter().cloned());
@@ -151,6 +175,14 @@ pub fn main(args: &CompareArgs) -> Result<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_flags_say_is_the_last_of_them_however_it_is_written() {
+        let of = |line: &str| told(&line.split(' ').map(OsString::from).collect::<Vec<_>>(), "val-fraction");
+        assert_eq!(of("--lr 0.1 --val-fraction 0.5"), Some("0.5".into()));
+        assert_eq!(of("--val-fraction 0.5 --val-fraction=0.25 --lr 0.1"), Some("0.25".into()));
+        assert_eq!(of("--val-fractions 0.5 --lr 0.1"), None);
+    }
 
     #[test]
     fn control_and_qat_differ_by_whether_they_quantize() {

@@ -67,7 +67,7 @@ pub enum Augmentation {
 /// Which checkpoint of a folder a run starts from, and from where in its training; in text `auto`, `best`, a number of
 /// epochs, or `none`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[serde(try_from = "Written", into = "String")]
 pub enum CheckpointChoice {
     /// The furthest.
     Auto,
@@ -75,7 +75,8 @@ pub enum CheckpointChoice {
     Best,
     /// The one at the end of this many epochs.
     Epoch(u32),
-    /// The furthest, whose training starts over: its weights and what the update rule keeps, from the first epoch.
+    /// The furthest of the checkpoint that is named, whose training starts over: its weights and what the update rule keeps,
+    /// from the first epoch. Where none is named, a new run.
     StartOver,
 }
 
@@ -110,11 +111,22 @@ impl FromStr for CheckpointChoice {
     }
 }
 
-impl TryFrom<String> for CheckpointChoice {
+/// A choice as it stands in a file: a number of epochs may stand there as one.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Number(u32),
+    Word(String),
+}
+
+impl TryFrom<Written> for CheckpointChoice {
     type Error = NoCheckpointChoice;
 
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
+    fn try_from(written: Written) -> Result<Self, Self::Error> {
+        match written {
+            Written::Number(epoch) => Ok(CheckpointChoice::Epoch(epoch)),
+            Written::Word(text) => text.parse(),
+        }
     }
 }
 
@@ -135,6 +147,7 @@ mod tests {
             assert_eq!(serde_json::to_value(choice).unwrap(), word);
             assert_eq!(serde_json::from_value::<CheckpointChoice>(word.into()).unwrap(), choice);
         }
+        assert_eq!(serde_json::from_value::<CheckpointChoice>(7.into()).unwrap(), Epoch(7));
         for word in ["newest", "-1", "1.5", ""] {
             let told = word.parse::<CheckpointChoice>().unwrap_err().to_string();
             assert!(told.contains(&format!("`{word}`")) && told.contains("`auto`, `best`"), "{told}");

@@ -17,6 +17,8 @@ enum Needs {
     Distillation,
     /// The percentile observer.
     Percentile,
+    /// Ranges that follow what is seen in training.
+    MovingRanges,
     /// The update rule sgd.
     Sgd,
     /// The update rule adamw.
@@ -24,7 +26,8 @@ enum Needs {
 }
 
 /// All there is; what others stand on comes first.
-const ALL: [Needs; 5] = [Needs::Qat, Needs::Distillation, Needs::Percentile, Needs::Sgd, Needs::Adamw];
+const ALL: [Needs; 6] =
+    [Needs::Qat, Needs::Distillation, Needs::Percentile, Needs::MovingRanges, Needs::Sgd, Needs::Adamw];
 
 impl Needs {
     /// The settings.
@@ -33,6 +36,7 @@ impl Needs {
             Needs::Qat => return recipe_keys(),
             Needs::Distillation => &["qat-teacher", "qat-distill-weight", "qat-distill-temperature"],
             Needs::Percentile => &["qat-percentile"],
+            Needs::MovingRanges => &["qat-observer-momentum", "qat-freeze-observers"],
             Needs::Sgd => &["momentum", "nesterov"],
             Needs::Adamw => &["adam-beta1", "adam-beta2", "adam-epsilon"],
         };
@@ -44,7 +48,7 @@ impl Needs {
         match self {
             Needs::Qat => "qat",
             Needs::Distillation => "qat-distill",
-            Needs::Percentile => "qat-observer",
+            Needs::Percentile | Needs::MovingRanges => "qat-observer",
             Needs::Sgd | Needs::Adamw => "optimizer",
         }
     }
@@ -55,6 +59,7 @@ impl Needs {
             Needs::Qat => c.quantization.qat,
             Needs::Distillation => c.quantization.qat_distill,
             Needs::Percentile => c.quantization.qat_observer == Observer::Percentile,
+            Needs::MovingRanges => c.strategy().qat.is_some_and(|qat| !qat.holds_ranges()),
             Needs::Sgd => c.optimizer.optimizer == Optimizer::Sgd,
             Needs::Adamw => c.optimizer.optimizer == Optimizer::Adamw,
         }
@@ -67,6 +72,9 @@ impl Needs {
             Needs::Qat => format!("quantization-aware training: say {switch} too"),
             Needs::Distillation => format!("distillation: say {switch} too"),
             Needs::Percentile => format!("the observer of percentiles: say {switch} percentile too"),
+            Needs::MovingRanges => format!(
+                "ranges that move in training, and these are held from calibration on, or learned: say {switch} moving-average without learned scales"
+            ),
             Needs::Sgd => format!("the update rule sgd: say {switch} sgd"),
             Needs::Adamw => format!("the update rule adamw: say {switch} adamw"),
         };

@@ -143,6 +143,8 @@ impl Program {
             self.updater.loss_scale = LossScale::Dynamic { scale, good: good_steps };
         }
         self.global_step = snapshot.manifest.position.global_step;
+        // Statistics that were estimated anew were those of the weights that went.
+        self.quantization.estimated = None;
         Ok(())
     }
 }

@@ -80,7 +80,7 @@ pub(super) fn start(
         });
     }
     if let Some(path) = &config.checkpoints.from_pretrained_params {
-        let Pretrained { state, from, network } = checkpoint::pretrained(path)?;
+        let Pretrained { state, from, checkpoint } = checkpoint::pretrained(path)?;
         let allow = config.checkpoints.allow_mismatch;
         let mismatch = load(program, path, &state, allow)?;
         let mut message = format!("weights from {}", path.display());
@@ -88,15 +88,19 @@ pub(super) fn start(
         if let Some(m) = mismatch {
             add(format!("initialised or left out: {m}"));
         }
-        if let Some((manifest, graph)) = &network {
+        if let Some((folder, manifest)) = &checkpoint {
             let fits = Fits { path, manifest };
-            match difference(&manifest.made(graph), &program.made(), Same::Nodes) {
-                Some(Difference { theirs, ours, .. }) if !allow => {
-                    let hint = "; --allow-mismatch takes its weights all the same";
-                    return Err(fits.other("the network's graph", theirs, ours, hint));
-                }
-                Some(d) => add(d.to_string()),
-                None => {}
+            match checkpoint::load_graph(folder, manifest) {
+                Err(e) if allow => add(format!("its network is not read, and its weights are taken: {e}")),
+                Err(e) => return Err(e.into()),
+                Ok(graph) => match difference(&manifest.made(&graph), &program.made(), Same::Nodes) {
+                    Some(Difference { theirs, ours, .. }) if !allow => {
+                        let hint = "; --allow-mismatch takes its weights all the same";
+                        return Err(fits.other("the network's graph", theirs, ours, hint));
+                    }
+                    Some(d) => add(d.to_string()),
+                    None => {}
+                },
             }
             let own = manifest.own_passes();
             if !own.is_empty() {
@@ -135,6 +139,9 @@ fn resumed(
         Origin::of(path, manifest)
     );
     if config.run.run_scope == RunScope::EvalOnly {
+        if config.strategy().qat != manifest.strategy.qat {
+            message.push_str("\n  not as it was trained: the recipe of quantization is another one");
+        }
         return Ok(message);
     }
     let mut add = |text: String| message.push_str(&format!("\n  {text}"));

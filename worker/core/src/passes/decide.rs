@@ -47,8 +47,11 @@ fn quantize(pass: Pass, qat: &Qat, network: &NetworkFacts) -> String {
     let target = qat.target.name();
     match pass {
         Pass::QuantizeWeights => format!(
-            "qat: the {} layers of {} that have weights train with INT{} ones",
-            network.layers, network.name, qat.weight_bits
+            "qat: of the {} layers of {} that have weights, {} train with INT{} ones",
+            network.layers,
+            network.name,
+            if qat.skip.is_empty() { "all" } else { "those that `qat.skip` does not name" },
+            qat.weight_bits
         ),
         Pass::QuantizeActivations => format!("qat: inputs are quantized where {target} will compute in INT8"),
         _ => format!(
@@ -120,7 +123,10 @@ mod tests {
                     let weights = said(Pass::QuantizeWeights);
                     match strategy.qat {
                         None => assert_eq!(weights, "qat is not set"),
-                        Some(_) => assert!(weights.starts_with("qat: the 21 layers of Net "), "{weights}"),
+                        Some(_) => assert!(
+                            weights.starts_with("qat: of the 21 layers of Net that have weights, all train"),
+                            "{weights}"
+                        ),
                     }
                 }
             }
