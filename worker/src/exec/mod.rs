@@ -1,5 +1,6 @@
 //! Graph to libtorch: weights, initialisation, forward with autograd.
 
+mod calibration;
 mod error;
 mod evaluator;
 mod forward;
@@ -10,6 +11,7 @@ mod prepare;
 mod record;
 mod weights;
 
+pub use calibration::{Counts, calibrated};
 pub use error::ExecError;
 #[cfg(feature = "session")]
 pub(crate) use error::words;

@@ -3,13 +3,9 @@
 
 use super::{Microbatch, OptimError, Program};
 use crate::collective::ReduceOp;
-use crate::exec::{Evaluator, ExecError, Mode, Record};
-use crate::graph::{Node, Op};
-use crate::quant::histogram::{BINS, Histogram};
+use crate::exec::{Counts, Evaluator, Mode, Record, calibrated};
+use crate::quant::histogram::Histogram;
 use tch::{Device, Kind, Tensor};
-
-/// Values counted at a time, so that no copies of a whole activation are made.
-const PIECE: i64 = 1 << 23;
 
 /// A microbatch of this rank: its position among those of all ranks, and its images `[b, C, H, W]`.
 pub type Placed = (usize, Tensor);
@@ -34,20 +30,16 @@ impl Program {
         let Some(maxima) = self.maxima(microbatches, total, asked)? else { return Ok(false) };
         let known = self.weights.ranges_host()?;
         let wanted = observer.wants_histogram() && known.iter().any(Option::is_none);
-        let mut histograms = match wanted {
+        let histograms = match wanted {
             true => match self.histograms(microbatches, total, &maxima, asked)? {
-                Some(histograms) => histograms.into_iter().map(Some).collect(),
+                Some(histograms) => histograms,
                 None => return Ok(false),
             },
             false => Vec::new(),
         };
-        for (i, maxima) in maxima.iter().enumerate().filter(|&(i, _)| known[i].is_none()) {
-            if maxima.is_empty() {
-                continue;
-            }
-            let mut histogram =
-                || histograms[i].take().expect("made once for every quantizer, where it is wanted");
-            let range = observer.calibrated(maxima, &mut histogram);
+        let ranges = calibrated(&*observer, &known, &maxima, &histograms);
+        for (i, range) in ranges.into_iter().enumerate() {
+            let Some(range) = range else { continue };
             OptimError::check_range(&self.weights.layout.quantizers[i], range)?;
             let _ = self.weights.ranges.get(i as i64).f_fill_(f64::from(range))?;
         }
@@ -174,38 +166,19 @@ impl Program {
         maxima: &[Vec<f32>],
         asked: &dyn Fn() -> bool,
     ) -> Result<Option<Vec<Histogram>>, OptimError> {
-        let tops: Vec<f32> = maxima.iter().map(|m| m.iter().copied().fold(0.0, f32::max)).collect();
-        let counts = Tensor::f_zeros([tops.len() as i64, BINS as i64 + 1], (Kind::Int64, Device::Cpu))?;
+        let mut counts = Counts::new(maxima)?;
         let network = self.evaluator(Mode::CALIBRATE)?;
         for round in 0..self.reducer.place().rounds(total) {
             if self.agree_to_stop(asked())? {
                 return Ok(None);
             }
             let Some((_, images)) = microbatches.get(round) else { continue };
-            let mut failed = None;
-            let mut watch = |node: &Node, value: &Tensor| {
-                if let Op::Quantize(q) = &node.op
-                    && let Some(i) = self.weights.layout.quantizer_index(&q.name)
-                    && let Err(e) = count(value, tops[i], &counts.get(i as i64))
-                {
-                    failed.get_or_insert((node.name.clone(), e));
-                }
-            };
-            let _ = network.watched(images, Some(&mut watch))?;
-            if let Some((node, source)) = failed {
-                return Err(ExecError::Node { node, source }.into());
-            }
+            counts.add(&network, &self.weights.layout, images)?;
         }
-        let shared = counts.f_to_device(self.device())?;
+        let shared = counts.bins.f_to_device(self.device())?;
         self.collective().all_reduce(&shared, ReduceOp::Sum)?;
-        let host = Vec::<i64>::try_from(&shared.f_to_device(Device::Cpu)?.f_flatten(0, -1)?)?;
-        let rows = host.chunks_exact(BINS + 1).zip(tops);
-        let histograms = rows.map(|(row, absmax)| Histogram {
-            absmax,
-            zeros: row[BINS] as u64,
-            counts: row[..BINS].iter().map(|&c| c as u64).collect(),
-        });
-        Ok(Some(histograms.collect()))
+        counts.bins = shared.f_to_device(Device::Cpu)?;
+        Ok(Some(counts.histograms()?))
     }
 
     /// BatchNorm's running statistics anew: the mean over microbatches of the statistics of each, under quantization
@@ -242,45 +215,5 @@ impl Program {
         self.weights.buffers.f_copy_(&mean)?;
         self.quantization.estimated = Some(self.global_step);
         Ok(true)
-    }
-}
-
-/// Adds the absolute values of a tensor to `counts`: bins over `[0, top]`, then exact zeros.
-fn count(value: &Tensor, top: f32, counts: &Tensor) -> Result<(), tch::TchError> {
-    let flat = value.f_detach()?.f_contiguous()?.f_view([-1])?.f_to_kind(Kind::Float)?.f_abs()?;
-    let zeros = flat.f_eq(0.0)?.f_sum(Kind::Int64)?.f_to_device(Device::Cpu)?;
-    let _ = counts.f_narrow(0, BINS as i64, 1)?.f_add_(&zeros)?;
-    if top == 0.0 {
-        return Ok(());
-    }
-    for piece in flat.f_split(PIECE, 0)? {
-        let part = piece
-            .f_masked_select(&piece.f_gt(0.0)?)?
-            .f_to_kind(Kind::Double)?
-            .f_div_scalar(f64::from(top))?;
-        let bins = part.f_mul_scalar(BINS as f64)?.f_to_kind(Kind::Int64)?.f_clamp_max(BINS as i64 - 1)?;
-        let bins = bins.f_bincount::<Tensor>(None, BINS as i64)?.f_to_device(Device::Cpu)?;
-        let _ = counts.f_narrow(0, 0, BINS as i64)?.f_add_(&bins)?;
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tensors_are_counted_as_plain_numbers_are() {
-        let x = Tensor::randn([3, 40, 50], (Kind::Float, Device::Cpu)).relu() - 0.25;
-        let values = Vec::<f32>::try_from(&x.view([-1])).unwrap();
-        let top = values.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-        let counts = Tensor::zeros([BINS as i64 + 1], (Kind::Int64, Device::Cpu));
-        count(&x.permute([1, 2, 0]), top, &counts).unwrap();
-        let host = Vec::<i64>::try_from(&counts).unwrap();
-        let want = Histogram::of(&values, top);
-        assert_eq!(host[BINS] as u64, want.zeros);
-        assert_eq!(host.iter().sum::<i64>(), 6000);
-        let got: Vec<u64> = host[..BINS].iter().map(|&c| c as u64).collect();
-        assert_eq!(got, want.counts);
     }
 }
