@@ -7,7 +7,7 @@
 use super::weights::weight_scales;
 use super::{ExecError, Weights};
 use crate::graph::{Graph, Layer, NodeId};
-use crate::quant::fold::{Affine, Channel, Norm};
+use crate::quant::fold::{Behind, Norm};
 use tch::{Device, Tensor};
 
 fn host(t: &Tensor) -> Result<Vec<f32>, tch::TchError> {
@@ -49,14 +49,13 @@ fn deployed(
     };
     let norm = norm.zip(numbers.as_ref());
     let norm = norm.map(|(n, [gamma, beta, mean, var])| Norm { gamma, beta, mean, var, eps: n.eps });
+    let behind = Behind { bias: own.as_deref(), norm };
     let master = get(weight)?;
     let mut values = host(&get(leaf)?)?;
     let mut raised = Vec::new();
     for (c, scale) in host(&weight_scales(&master, *scheme)?)?.into_iter().enumerate() {
-        let affine = norm.map_or(Affine::IDENTITY, |n| n.channel(c));
-        let whole = affine.bias(own.as_ref().map_or(0.0, |b| b[c]));
-        let (channel, bias) = Channel::new(scale, affine).with_integer_bias(whole, inputs[input]);
-        values[c] = (f64::from(values[c]) + (bias.value() - f64::from(whole))) as f32;
+        let (channel, bias) = behind.with_integer_bias(c, scale, inputs[input]);
+        values[c] = (f64::from(values[c]) + (bias.value() - f64::from(behind.bias(c)))) as f32;
         if channel.is_raised() {
             let row = host(&master.f_get(c as i64)?)?;
             let row = row.into_iter().map(|w| channel.trained_weight(scheme.code(w, scale)));

@@ -3,7 +3,7 @@
 use super::ExportError;
 use crate::checkpoint::State;
 use crate::graph::{BatchNorm, Layer};
-use crate::quant::fold::{Affine, Channel, IntegerBias, Norm};
+use crate::quant::fold::{Behind, IntegerBias, Norm};
 
 /// Weights of one convolution or linear layer, per output channel.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -42,27 +42,30 @@ pub fn fold(
     input: Option<f32>,
 ) -> Result<FoldedWeights, ExportError> {
     let weights = values(state, &layer.weight)?;
-    let start = layer.bias.as_deref().map(|b| values(state, b)).transpose()?;
-    let norm = layer.folded.as_ref().map(|n| norm(state, n)).transpose()?;
+    let behind = Behind {
+        bias: layer.bias.as_deref().map(|b| values(state, b)).transpose()?,
+        norm: layer.folded.as_ref().map(|n| norm(state, n)).transpose()?,
+    };
     let mut out = FoldedWeights::default();
     for (c, row) in weights.chunks_exact(weights.len() / channels).enumerate() {
-        let affine = norm.map_or(Affine::IDENTITY, |n| n.channel(c));
-        let bias = affine.bias(start.map_or(0.0, |b| b[c]));
         if let Some(scheme) = layer.scheme {
             let absmax = row.iter().fold(0.0f32, |m, w| m.max(w.abs()));
             let not_finite = || ExportError::NotFinite { name: layer.weight.clone(), value: absmax };
             let scale = scheme.scale(absmax).ok_or_else(not_finite)?;
-            let mut channel = Channel::new(scale, affine);
-            if let Some(input) = input {
-                let integer;
-                (channel, integer) = channel.with_integer_bias(bias, input);
-                out.integer_bias.push(integer);
-            }
+            let channel = match input {
+                Some(input) => {
+                    let (channel, bias) = behind.with_integer_bias(c, scale, input);
+                    out.integer_bias.push(bias);
+                    channel
+                }
+                None => behind.channel(c, scale),
+            };
             out.codes.extend(row.iter().map(|&w| channel.code(scheme.code(w, scale))));
             out.scales.push(channel.scale);
         }
+        let affine = behind.affine(c);
         out.float.extend(row.iter().map(|&w| affine.weight(w)));
-        out.bias.push(bias);
+        out.bias.push(behind.bias(c));
     }
     Ok(out)
 }

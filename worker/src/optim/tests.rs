@@ -393,3 +393,51 @@ fn a_file_says_its_classes_and_preprocessing_where_a_program_is_told_them() {
     let large = Task { preprocessing: Preprocessing { crop_size: 64, ..preprocessing }, ..task };
     assert_eq!(refused(&large), TaskError::Crop { crop: 64, shape: vec![3, 32, 32] });
 }
+
+#[test]
+fn a_channel_whose_bias_does_not_fit_int32_is_evaluated_with_the_weights_of_its_file() {
+    use crate::exec::{Mode, Prepared};
+    use crate::export::fold;
+    use crate::quant::fold::MAX_BIAS_CODE;
+    let program = quantized(Target::Onnxruntime);
+    let strategy = program.strategy().deployed(Some(Target::Onnxruntime)).unwrap();
+    let graph = program.source.graph_for(&strategy, crate::strategy::Purpose::Export).unwrap();
+    let layer = graph.node(graph.find("layer1.0.conv1").unwrap()).op.layer().unwrap();
+    assert!(layer.integer_bias);
+    let conv = program.graph().node(program.graph().find("layer1.0.conv1").unwrap());
+    let quantizer = program.graph().quantizer_behind(conv.inputs[0]).unwrap();
+    let index = program.weights.layout.quantizer_index(&quantizer.name).unwrap();
+    let input = program.weights.scales().unwrap().double_value(&[index as i64]) as f32;
+    let filed = |input| fold(&program.weights.to_state().unwrap(), layer, 16, input).unwrap();
+
+    // Three times the largest bias that fits.
+    let plain = filed(None);
+    let largest = f64::from(input) * f64::from(plain.scales[3]) * f64::from(MAX_BIAS_CODE);
+    let _ = program.weights.get("layer1.0.bn1.bias").unwrap().get(3).f_fill_(3.0 * largest).unwrap();
+    let file = filed(Some(input));
+    let raised = file.scales[3] / plain.scales[3];
+    assert!((raised - 3.0).abs() < 1e-3 && file.scales[4] == plain.scales[4], "{raised}");
+    let codes = &file.codes[3 * 144..4 * 144];
+    assert!(codes.iter().any(|q| q.abs() == 42), "{codes:?}");
+
+    let prepared = Prepared::new(program.graph(), &program.weights, Mode::EVAL, false).unwrap();
+    let evaluated = |name: &str| {
+        let i = program.weights.layout.trainable_index(name).unwrap();
+        Vec::<f32>::try_from(&prepared.leaves[i].contiguous().view([-1])).unwrap()
+    };
+    let (weights, shifts) = (evaluated("layer1.0.conv1.weight"), evaluated("layer1.0.bn1.bias"));
+    let state = program.weights.to_state().unwrap();
+    let norm = layer.folded.as_ref().unwrap();
+    let [gamma, _, mean, var] = norm.names().map(|name| &state[name].data);
+    for c in 0..16 {
+        let factor = f64::from(gamma[c]) / (f64::from(var[c]) + norm.eps).sqrt();
+        for (code, weight) in file.codes.iter().zip(&weights).skip(c * 144).take(144) {
+            let deployed = f64::from(*code) * f64::from(file.scales[c]);
+            let weight = f64::from(*weight) * factor;
+            assert!((deployed - weight).abs() <= 1e-6 * deployed.abs(), "{c}: {deployed} {weight}");
+        }
+        let bias = file.integer_bias[c].value();
+        let shift = f64::from(shifts[c]) - f64::from(mean[c]) * factor;
+        assert!((bias - shift).abs() <= 1e-6 * bias.abs(), "{c}: {bias} {shift}");
+    }
+}

@@ -111,6 +111,38 @@ impl Channel {
     }
 }
 
+/// What stands behind the products of a layer, by output channel: its own bias and its BatchNorm, where it has them. What is
+/// deployed of a channel follows from it, for files and evaluations alike.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Behind<'a> {
+    /// The layer's own bias.
+    pub bias: Option<&'a [f32]>,
+    /// The BatchNorm that is folded in.
+    pub norm: Option<Norm<'a>>,
+}
+
+impl Behind<'_> {
+    /// BatchNorm of channel `c`.
+    pub fn affine(&self, c: usize) -> Affine {
+        self.norm.map_or(Affine::IDENTITY, |norm| norm.channel(c))
+    }
+
+    /// The whole bias of channel `c`, folded.
+    pub fn bias(&self, c: usize) -> f32 {
+        self.affine(c).bias(self.bias.map_or(0.0, |bias| bias[c]))
+    }
+
+    /// Channel `c`, whose weights training quantizes with `scale`, where the bias is added in floating point.
+    pub fn channel(&self, c: usize, scale: f32) -> Channel {
+        Channel::new(scale, self.affine(c))
+    }
+
+    /// [`Self::channel`] and its whole bias, where that is added as an integer to sums for inputs with scale `input`.
+    pub fn with_integer_bias(&self, c: usize, scale: f32, input: f32) -> (Channel, IntegerBias) {
+        self.channel(c, scale).with_integer_bias(self.bias(c), input)
+    }
+}
+
 /// A bias that is added to sums of codes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct IntegerBias {
@@ -168,6 +200,27 @@ mod tests {
         let smallest = |factor| Channel::new(MIN_SCALE, Affine { factor, shift: 0.0 });
         assert_eq!((smallest(1.0).scale, smallest(1.0).code(5)), (MIN_SCALE, 5));
         assert_eq!((smallest(0.5).scale, smallest(0.5).code(5)), (1.0, 0));
+    }
+
+    #[test]
+    fn a_channel_is_deployed_with_the_bias_and_the_batch_norm_that_stand_behind_its_products() {
+        let bias = [2.0, 0.0, 1.0];
+        let both = Behind { bias: Some(&bias), norm: Some(NORM) };
+        // 2 * 0.75 + 0.3125, in units of 0.5 * 0.75 * 0.25.
+        assert_eq!(
+            (both.affine(0), both.bias(0), both.channel(0, 0.5).scale),
+            (NORM.channel(0), 1.8125, 0.375)
+        );
+        let (channel, integer) = both.with_integer_bias(0, 0.5, 0.25);
+        assert_eq!(channel, both.channel(0, 0.5), "nothing was raised");
+        assert_eq!((integer.code, integer.unit), (19, 0.09375));
+        let own = Behind { norm: None, ..both };
+        assert_eq!((own.affine(2), own.bias(2), own.channel(2, 0.5).scale), (Affine::IDENTITY, 1.0, 0.5));
+        assert_eq!(own.with_integer_bias(2, 0.5, 0.25).1.code, 8);
+        let norm = Behind { bias: None, ..both };
+        assert_eq!((norm.bias(0), norm.channel(0, 0.5)), (0.3125, both.channel(0, 0.5)));
+        let bare = Behind::default();
+        assert_eq!((bare.bias(2), bare.with_integer_bias(2, 0.5, 1.0).1.code), (0.0, 0));
     }
 
     #[test]
