@@ -18,7 +18,7 @@ fn trained() -> &'static Path {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     DIR.get_or_init(|| {
         let output = folder().join("fp");
-        let flags = ["--epochs", "2", "--batch-size", "32", "--lr", "0.05", "--qat-calibration-images", "96"];
+        let flags = ["--epochs", "2", "--batch-size", "32", "--lr", "0.05"];
         let whole = ["--run-scope", "train_only", "--threads", "2", "--output-dir", output.to_str().unwrap()];
         succeed(&[&["train"], SMALL, &flags, &whole].concat());
         output
@@ -70,7 +70,7 @@ fn a_floating_point_checkpoint_is_calibrated_and_every_layer_ranked() {
     let flags =
         ["--report-file", text(&lines), "--html", text(&page), "--max-images", "90", "--leave-one-out"];
     let said = succeed(&analyze(trained(), &flags));
-    assert!(said.contains("32 ranges calibrated on 96 training images"), "{said}");
+    assert!(said.contains("32 ranges calibrated on 512 training images"), "{said}");
     let layers = report(&lines, "analyze-layer");
     assert_eq!(layers.iter().filter(|l| l["analyze.op"] == "Conv").count(), 21);
     assert_eq!(layers.iter().filter(|l| l["analyze.op"] == "Linear").count(), 1);
