@@ -146,7 +146,7 @@ fn what_is_no_checkpoint_at_all_is_not_called_damaged() {
         ("--from-checkpoint", &file, "it is a file"),
         ("--from-checkpoint", &site, "that of something else"),
         ("--resume", &site, "that of something else"),
-        ("--from-pretrained-params", &file, "is not a safetensors file"),
+        ("--from-pretrained-params", &file, "is not a file of weights"),
     ] {
         let told = refuse(2, &[&train[..], &[flag, text(path)]].concat());
         assert!(told.contains(want) && told.contains(text(path)) && !told.contains("damaged"), "{told}");

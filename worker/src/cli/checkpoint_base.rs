@@ -9,6 +9,10 @@ use std::path::{Path, PathBuf};
 
 /// Finds a checkpoint; `which` of several, the furthest where nothing is said.
 pub fn find(path: &Path, which: Option<CheckpointChoice>) -> Result<(PathBuf, Manifest), Exit> {
+    if which == Some(CheckpointChoice::StartOver) {
+        let message = "--last-epoch-of-checkpoint none starts a training anew; here it is `auto`, `best` or a number of epochs";
+        return Err(Exit::configuration(message));
+    }
     read(path, which.into()).map_err(Exit::checkpoint)
 }
 
@@ -203,6 +207,12 @@ mod tests {
         };
         assert_eq!((held_out("a", &[]), held_out("b", &["image-root"])), (0.25, 0.0));
         assert_eq!(held_out("b", &["image-root", "val-fraction"]), 0.25);
+    }
+
+    #[test]
+    fn to_start_anew_is_no_choice_of_a_checkpoint() {
+        let told = find(Path::new("run"), Some(CheckpointChoice::StartOver)).unwrap_err();
+        assert!(told.code == 2 && told.message.contains("starts a training anew"), "{}", told.message);
     }
 
     #[test]

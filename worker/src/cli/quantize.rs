@@ -5,7 +5,7 @@
 use super::args::RunFlags;
 use super::resume::{self, Again};
 use super::{Exit, checkpoint_base, local};
-use crate::config::Given;
+use crate::config::{Given, OptimizerSettings};
 use crate::launcher::EXIT_OK;
 use crate::metrics::say;
 use crate::trainer::{self, Job};
@@ -21,8 +21,8 @@ pub struct QuantizeArgs {
     pub flags: RunFlags,
 }
 
-/// Settings that belong to training, or that this command sets itself.
-const OF_TRAINING: [&str; 10] = [
+/// Settings that belong to training, or that this command sets itself; those of the optimizer belong to training as well.
+const OF_TRAINING: [&str; 16] = [
     "qat",
     "epochs",
     "max-steps",
@@ -30,14 +30,22 @@ const OF_TRAINING: [&str; 10] = [
     "benchmark",
     "qat-learn-scales",
     "qat-distill",
+    "qat-distill-weight",
+    "qat-distill-temperature",
     "qat-teacher",
+    "qat-pass-through",
+    "qat-observer-momentum",
+    "qat-freeze-observers",
+    "qat-freeze-bn",
     "from-pretrained-params",
     "allow-mismatch",
 ];
 
 /// What is wrong with the flags that were given; none where nothing is.
 fn misused(given: &Given) -> Option<String> {
-    if let Some(key) = OF_TRAINING.iter().find(|key| given.contains(**key)) {
+    let optimizer = serde_json::to_value(OptimizerSettings::default()).unwrap_or_default();
+    let of_optimizer = optimizer.as_object().into_iter().flat_map(|group| group.keys().map(String::as_str));
+    if let Some(key) = OF_TRAINING.into_iter().chain(of_optimizer).find(|key| given.contains(*key)) {
         return Some(format!(
             "octrain quantize calibrates and does not train: leave --{key} out, or train with `octrain train --qat --from-pretrained-params FOLDER`"
         ));
@@ -49,6 +57,9 @@ fn misused(given: &Given) -> Option<String> {
 /// Runs the command.
 pub fn main(args: &QuantizeArgs, matches: &ArgMatches) -> Result<u8> {
     let given = args.flags.checkpoint(matches)?;
+    if let Some(message) = misused(&given.given) {
+        return Err(Exit::configuration(message).into());
+    }
     let path = given.folder.ok_or_else(|| {
         Exit::configuration("octrain quantize needs the checkpoint to quantize: --from-checkpoint FOLDER")
     })?;
@@ -65,9 +76,6 @@ pub fn main(args: &QuantizeArgs, matches: &ArgMatches) -> Result<u8> {
         c.run.epochs = 0;
     });
     let (config, given) = args.flags.resolve(&base, matches)?;
-    if let Some(message) = misused(&given) {
-        return Err(Exit::configuration(message).into());
-    }
     let config = checkpoint_base::on_its_data(config, &given, &folder, &manifest)?.with(|c| {
         c.checkpoints.from_checkpoint = None;
         c.checkpoints.last_epoch_of_checkpoint = None;
@@ -98,6 +106,7 @@ mod tests {
     fn flags_of_training_are_refused_by_name_and_what_is_needed_is_asked_for() {
         let told = |keys: &[&str]| misused(&keys.iter().map(|k| k.to_string()).collect());
         assert_eq!(told(&["from-checkpoint", "output-dir", "target", "qat-observer"]), None);
+        assert!(told(&["from-checkpoint", "output-dir", "lr"]).unwrap().contains("leave --lr out"));
         assert!(told(&["from-checkpoint", "output-dir", "epochs"]).unwrap().contains("leave --epochs out"));
         assert!(told(&["from-checkpoint"]).unwrap().contains("--output-dir"));
         // Every key is a setting.

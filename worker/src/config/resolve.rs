@@ -93,6 +93,8 @@ pub struct GivenCheckpoint {
     pub folder: Option<PathBuf>,
     /// Which of several.
     pub which: Option<CheckpointChoice>,
+    /// All settings that were given.
+    pub given: Given,
 }
 
 /// The checkpoint a command is about, by the file and the flags, which win, before anything is resolved: it may bring the
@@ -104,8 +106,10 @@ pub fn given_checkpoint(
 ) -> Result<GivenCheckpoint, ConfigError> {
     // What is no number has no place in a table.
     numbers(parsed)?;
-    let given = Overrides::read(file, parsed, matches)?.over(&RunConfig::default())?.checkpoints;
-    Ok(GivenCheckpoint { folder: given.from_checkpoint, which: given.last_epoch_of_checkpoint })
+    let overrides = Overrides::read(file, parsed, matches)?;
+    let named = overrides.over(&RunConfig::default())?.checkpoints;
+    let given = overrides.file.into_iter().chain(overrides.flags).map(|(key, _)| key).collect();
+    Ok(GivenCheckpoint { folder: named.from_checkpoint, which: named.last_epoch_of_checkpoint, given })
 }
 
 /// Resolves one configuration: `base` (defaults, or a checkpoint's configuration), then the TOML file, then the
