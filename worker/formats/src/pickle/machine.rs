@@ -60,7 +60,6 @@ impl<'a> Machine<'a> {
     }
 
     fn text(bytes: &[u8]) -> Result<Node, FormatError> {
-        // Surrogates are written as if they were characters; none has a meaning in a name.
         String::from_utf8(bytes.to_vec()).map(Node::Text).map_err(FormatError::damaged)
     }
 
@@ -129,6 +128,16 @@ impl<'a> Machine<'a> {
 
     fn call(&mut self, callable: Id, args: Id) -> Result<(), FormatError> {
         self.push(Node::Object { callable, args, state: None, entries: Vec::new(), items: Vec::new() })
+    }
+
+    /// Where an opcode keeps in the memo, or recalls from it: on a line, in one byte or four, or the next free place.
+    fn key(&mut self, code: u8) -> Result<u64, FormatError> {
+        match code {
+            b'p' | b'g' => self.line()?.parse().map_err(FormatError::damaged),
+            b'q' | b'h' => self.number(1),
+            b'r' | b'j' => self.number(4),
+            _ => Ok(self.memo.len() as u64),
+        }
     }
 
     fn remember(&mut self, key: u64) -> Result<(), FormatError> {
@@ -309,32 +318,12 @@ impl<'a> Machine<'a> {
                 let id = self.pop()?;
                 self.push(Node::Persistent(id))?;
             }
-            b'p' => {
-                let key = self.line()?.parse().map_err(FormatError::damaged)?;
+            b'p' | b'q' | b'r' | 0x94 => {
+                let key = self.key(code)?;
                 self.remember(key)?;
             }
-            b'q' => {
-                let key = self.number(1)?;
-                self.remember(key)?;
-            }
-            b'r' => {
-                let key = self.number(4)?;
-                self.remember(key)?;
-            }
-            0x94 => {
-                let key = self.memo.len() as u64;
-                self.remember(key)?;
-            }
-            b'g' => {
-                let key = self.line()?.parse().map_err(FormatError::damaged)?;
-                self.recall(key)?;
-            }
-            b'h' => {
-                let key = self.number(1)?;
-                self.recall(key)?;
-            }
-            b'j' => {
-                let key = self.number(4)?;
+            b'g' | b'h' | b'j' => {
+                let key = self.key(code)?;
                 self.recall(key)?;
             }
             other => {

@@ -48,6 +48,9 @@ fn collections_are_filled_behind_their_marks_and_through_the_memo() {
     assert_eq!(p.sizes(a), Some(vec![1, 2]));
     let b = p.items(p.get(p.root(), "b").unwrap()).unwrap();
     assert_eq!((p.size(b[0]), p.text(b[1])), (Some(3), Some("a")));
+    // Kept and recalled in every way there is: on a line, in four bytes, in the next free place.
+    let p = root(b"(K\x01p7\nK\x02r\x09\x00\x00\x00K\x03\x94g7\nj\x09\x00\x00\x00h\x02t.");
+    assert_eq!(p.sizes(p.root()), Some(vec![1, 2, 3, 1, 2, 3]));
     // A list that holds itself.
     let p = root(b"]q\x00h\x00a.");
     assert_eq!(p.items(p.root()), Some(&[p.root()][..]));

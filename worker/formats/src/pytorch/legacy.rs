@@ -36,9 +36,12 @@ pub(super) fn open(bytes: &[u8]) -> Result<(Pickle, Storages<'_>), FormatError> 
     }
     let (object, keys) = (next()?, next()?);
     let mut sizes = BTreeMap::new();
-    for id in object.ids().filter(|&id| matches!(object.node(id), Node::Persistent(_))) {
+    for id in object.ids() {
+        let Node::Persistent(told) = object.node(id) else { continue };
+        let tag = object.items(*told).and_then(|parts| object.text(*parts.first()?));
         // A module that was pickled whole keeps its source there, too; it holds no state dict, which is said elsewhere.
-        if let Ok(of) = storage(&object, id) {
+        if tag != Some("module") {
+            let of = storage(&object, id)?;
             sizes.insert(of.key, of.element.bytes());
         }
     }
