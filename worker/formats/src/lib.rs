@@ -1,7 +1,7 @@
 //! Reads the weights that other frameworks write.
 //!
 //! Everything here is a pure function of bytes: no file is opened, nothing in a file is executed, and memory stays within a
-//! small multiple of the file's size, whatever the file says of itself.
+//! small multiple of the file's size and a third of a gigabyte, whatever the file says of itself.
 
 mod elements;
 pub mod pickle;

@@ -7,9 +7,10 @@
 mod machine;
 
 use crate::FormatError;
+use std::borrow::Cow;
 
 /// Place of a value in a [`Pickle`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Id(u32);
 
 /// A value. Values refer to each other by place, so that shared ones and circles are what they are in Python.
@@ -35,12 +36,12 @@ pub enum Node {
     List(Vec<Id>),
     /// `dict`, in the order of insertion; a key may come twice, and the last one counts.
     Dict(Vec<(Id, Id)>),
-    /// Something of a module, by name: `torch._utils _rebuild_tensor_v2`.
+    /// Something of a module, by name: `torch._utils`, `_rebuild_tensor_v2`.
     Global {
-        /// The module.
-        module: String,
-        /// The name in it.
-        name: String,
+        /// The module, a [`Node::Text`].
+        module: Id,
+        /// The name in it, a [`Node::Text`].
+        name: Id,
     },
     /// What the writer keeps outside the pickle; for PyTorch a storage.
     Persistent(Id),
@@ -122,7 +123,7 @@ impl Pickle {
     /// Module and name of a global.
     pub fn global(&self, id: Id) -> Option<(&str, &str)> {
         match self.node(id) {
-            Node::Global { module, name } => Some((module, name)),
+            Node::Global { module, name } => Some((self.text(*module)?, self.text(*name)?)),
             _ => None,
         }
     }
@@ -135,11 +136,24 @@ impl Pickle {
         }
     }
 
-    /// The entries of a `dict`, or of an object that is one, as `collections.OrderedDict`.
-    pub fn entries(&self, id: Id) -> Option<&[(Id, Id)]> {
-        match self.node(id) {
-            Node::Dict(entries) => Some(entries),
-            Node::Object { entries, .. } if self.call(id)?.0.1.ends_with("Dict") => Some(entries),
+    /// The entries of a `dict`, or of an object that is one: `collections.OrderedDict` (Python 2 gives it a list of pairs)
+    /// and `defaultdict`.
+    pub fn entries(&self, id: Id) -> Option<Cow<'_, [(Id, Id)]>> {
+        let given = match self.node(id) {
+            Node::Dict(entries) => return Some(Cow::Borrowed(entries)),
+            Node::Object { entries, .. } => entries,
+            _ => return None,
+        };
+        match self.call(id)? {
+            (("collections", "OrderedDict"), [pairs]) => {
+                let pair = |id: &Id| match self.items(*id)? {
+                    [key, value] => Some((*key, *value)),
+                    _ => None,
+                };
+                let pairs: Option<Vec<_>> = self.items(*pairs)?.iter().map(pair).collect();
+                Some(Cow::Owned(pairs?.into_iter().chain(given.iter().copied()).collect()))
+            }
+            (("collections", "OrderedDict" | "defaultdict"), _) => Some(Cow::Borrowed(given)),
             _ => None,
         }
     }
@@ -161,13 +175,26 @@ impl Pickle {
             Node::Tuple(_) => "a tuple".into(),
             Node::List(_) => "a list".into(),
             Node::Dict(_) => "a dict".into(),
-            Node::Global { module, name } => format!("{module}.{name}"),
+            Node::Global { .. } => self.full_name(id),
             Node::Persistent(_) => "a storage".into(),
             Node::Object { callable, .. } => match self.global(*callable) {
-                Some((module, name)) => format!("an object of {module}.{name}"),
+                Some(_) => format!("an object of {}", self.full_name(*callable)),
                 None => "an object".into(),
             },
         }
+    }
+
+    fn full_name(&self, id: Id) -> String {
+        let (module, name) = self.global(id).unwrap_or_default();
+        format!("{}.{}", short(module), short(name))
+    }
+}
+
+/// The beginning of a text of a file, for messages.
+pub(crate) fn short(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(80) {
+        Some((end, _)) => Cow::Owned(format!("{}...", &text[..end])),
+        None => Cow::Borrowed(text),
     }
 }
 

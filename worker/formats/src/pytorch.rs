@@ -4,18 +4,21 @@ mod archive;
 mod legacy;
 mod rebuild;
 
-use crate::pickle::{Id, Pickle};
+use crate::pickle::{Id, Pickle, short};
 use crate::{FormatError, Tensors};
 use rebuild::Rebuild;
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
 
 /// Where checkpoints of training scripts keep the weights, most usual first.
 const WRAPPERS: [&str; 6] = ["state_dict", "model_state_dict", "model", "net", "module", "params"];
-/// What data-parallel training puts before every name.
-const PARALLEL: &str = "module.";
+/// What wrappers of a module put before every name: data-parallel training, and torch.compile.
+const PREFIXES: [&str; 2] = ["module.", "_orig_mod."];
+/// Entries named in a message.
+const NAMED: usize = 12;
 
 /// The bytes of the storages that tensors lie in, by key.
-type Storages<'a> = BTreeMap<String, std::borrow::Cow<'a, [u8]>>;
+type Storages<'a> = BTreeMap<String, Cow<'a, [u8]>>;
 
 /// The weights of a file.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -46,28 +49,48 @@ pub fn read(bytes: &[u8]) -> Result<StateDict, FormatError> {
     let mut rebuild = Rebuild { pickle: &pickle, storages: &storages, room: bytes.len() };
     let (dict, under) = find(&pickle, &rebuild)?;
     let mut out = StateDict { under, ..StateDict::default() };
-    for &(key, value) in pickle.entries(dict).unwrap_or_default() {
-        let Some(name) = pickle.text(key) else {
-            out.left_out.push(format!("an entry under {}", pickle.kind(key)));
-            continue;
-        };
+    let mut left_out = 0;
+    for (name, value) in by_name(&pickle, dict) {
         match rebuild.tensor(value).map_err(|e| within(name, e))? {
             Some(tensor) => drop(out.tensors.insert(name.to_string(), tensor)),
-            None => out.left_out.push(format!("{name} ({})", pickle.kind(value))),
+            None if left_out < NAMED => {
+                left_out += 1;
+                out.left_out.push(format!("{} ({})", short(name), pickle.kind(value)));
+            }
+            None => left_out += 1,
         }
     }
-    if out.tensors.keys().all(|name| name.starts_with(PARALLEL)) {
-        let plain = |(name, tensor): (String, _)| (name[PARALLEL.len()..].to_string(), tensor);
-        out.tensors = out.tensors.into_iter().map(plain).collect();
+    if left_out > NAMED {
+        out.left_out.push(format!("and {} more", left_out - NAMED));
+    }
+    // One wrapper may be within the other.
+    for prefix in PREFIXES.iter().chain(&PREFIXES) {
+        if out.tensors.keys().all(|name| name.starts_with(prefix)) {
+            let plain = |(name, tensor): (String, _)| (name[prefix.len()..].to_string(), tensor);
+            out.tensors = out.tensors.into_iter().map(plain).collect();
+        }
     }
     Ok(out)
 }
 
+/// The entries of a dict under keys that are text; of equal keys the last. An entry that is only recalled costs no time in
+/// the length of its key.
+fn by_name(pickle: &Pickle, dict: Id) -> BTreeMap<&str, Id> {
+    let mut last: HashMap<Id, (usize, Id)> = HashMap::new();
+    for (i, &(key, value)) in pickle.entries(dict).unwrap_or_default().iter().enumerate() {
+        last.insert(key, (i, value));
+    }
+    let mut ordered: Vec<(usize, Id, Id)> =
+        last.into_iter().map(|(key, (i, value))| (i, key, value)).collect();
+    ordered.sort_unstable_by_key(|(i, ..)| *i);
+    ordered.into_iter().filter_map(|(_, key, value)| Some((pickle.text(key)?, value))).collect()
+}
+
 fn within(name: &str, e: FormatError) -> FormatError {
     match e {
-        FormatError::Damaged(why) => FormatError::Damaged(format!("`{name}`: {why}")),
+        FormatError::Damaged(why) => FormatError::Damaged(format!("`{}`: {why}", short(name))),
         FormatError::Foreign { wanted, found } => {
-            FormatError::Foreign { wanted, found: format!("`{name}` is {found}") }
+            FormatError::Foreign { wanted, found: format!("`{}` is {found}", short(name)) }
         }
     }
 }
@@ -94,7 +117,8 @@ fn find(pickle: &Pickle, rebuild: &Rebuild) -> Result<(Id, Option<String>), Form
     if holds(root) {
         return Ok((root, None));
     }
-    let keys: Vec<&str> = entries.iter().filter_map(|(key, _)| pickle.text(*key)).take(12).collect();
+    let keys = entries.iter().filter_map(|(key, _)| pickle.text(*key)).take(NAMED);
+    let keys: Vec<_> = keys.map(short).collect();
     let found = format!(
         "it holds no tensors by name, but {}; take the state dict out and write that",
         match keys.is_empty() {

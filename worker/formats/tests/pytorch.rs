@@ -95,6 +95,64 @@ fn a_file_that_is_cut_short_anywhere_is_an_error_and_no_panic() {
     }
 }
 
+#[test]
+fn attributes_and_wrappers_change_nothing_and_no_mark_is_overlooked() {
+    for form in FORMS {
+        let of = |name: &str| read(&fixture(&format!("{name}.{form}.pth")));
+        let marked = of("marked").unwrap().tensors;
+        assert_eq!(marked.keys().collect::<Vec<_>>(), ["b", "marked"]);
+        assert_eq!(marked["marked"].data, numbers(2));
+        for name in ["surrogate", "default"] {
+            assert_eq!(of(name).unwrap().tensors["w"].data, numbers(4), "{name}");
+        }
+        for (name, part) in [
+            ("negated", "resolve_neg()"),
+            ("expanded", "tensor.contiguous()"),
+            ("parameters", "it holds an object"),
+            ("own", "write it as a plain tensor"),
+        ] {
+            let told = of(name).unwrap_err();
+            let foreign = matches!(told, FormatError::Foreign { .. });
+            assert!(foreign && told.to_string().contains(part), "{name}.{form}: {told}");
+        }
+    }
+}
+
+#[test]
+fn an_ordered_dict_of_python_2_is_given_its_pairs() {
+    // OrderedDict([["epoch", 3]]), as protocol 2 of Python 2.7 writes it.
+    let bytes = b"\x80\x02ccollections\nOrderedDict\n](](U\x05epochK\x03ee\x85R.";
+    let (pickle, _) = octrain_formats::pickle::read(bytes).unwrap();
+    let value = pickle.get(pickle.root(), "epoch").and_then(|id| pickle.size(id));
+    assert_eq!(value, Some(3));
+}
+
+/// A legacy file around an object's opcodes, whose only storage is empty.
+fn legacy(object: &[u8]) -> Vec<u8> {
+    let head = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.\x80\x02}.";
+    [head, object, b"](X\x01\x00\x00\x000e.", &[0; 8]].concat()
+}
+
+#[test]
+fn what_is_recalled_again_and_again_is_not_copied() {
+    let long = |n: usize| [&b"X"[..], &(n as u32).to_le_bytes(), &vec![b'k'; n]].concat();
+    // A name of 1 MiB for each of 200,000 globals: 200 GB if each had its own.
+    let globals = [&long(1 << 20)[..], b"q\x00", &b"h\x00h\x00\x930".repeat(200_000), b"."].concat();
+    assert!(octrain_formats::pickle::read(&globals).is_ok());
+    // A key of 1 MiB for each of 200,000 entries, beside one tensor of nothing.
+    let text = |text: &str| [&b"X"[..], &(text.len() as u32).to_le_bytes(), text.as_bytes()].concat();
+    let storage =
+        [b"(", &text("storage")[..], b"ctorch\nFloatStorage\n", &text("0"), &text("cpu"), b"K\x00tQ"];
+    let tensor =
+        [b"ctorch._utils\n_rebuild_tensor_v2\n(", &storage.concat()[..], b"K\x00K\x00\x85K\x01\x85\x89}tR"];
+    let entries = b"h\x00h\x01".repeat(200_000);
+    let (key, w) = (long(1 << 20), text("w"));
+    let object = [b"}(", &key[..], b"q\x00K\x07q\x01", &entries, &w, &tensor.concat(), b"u."].concat();
+    let state = read(&legacy(&object)).unwrap();
+    assert_eq!(state.tensors["w"].shape, [0]);
+    assert!(state.left_out.len() == 1 && state.left_out[0].len() < 200, "{}", state.left_out.len());
+}
+
 /// A generator of its own, so that what fails can be made again: xorshift.
 fn random(state: &mut u64) -> usize {
     *state ^= *state << 13;

@@ -4,7 +4,7 @@ use super::{Id, Node, Pickle};
 use crate::FormatError;
 use std::collections::HashMap;
 
-/// Values of a pickle; weights, which are few and large, have thousands.
+/// Values of a pickle, on its stack, and in its memo: a third of a gigabyte at most. Weights have thousands.
 const MOST: usize = 1 << 22;
 /// Bytes of an integer.
 const LONGEST_INT: usize = 1024;
@@ -27,7 +27,12 @@ pub(super) fn run(bytes: &[u8]) -> Result<(Pickle, usize), FormatError> {
         marks: Vec::new(),
         memo: HashMap::new(),
     };
-    while !m.step()? {}
+    while !m.step()? {
+        if [m.nodes.len(), m.stack.len(), m.marks.len(), m.memo.len()].into_iter().any(|n| n > MOST) {
+            let found = format!("it holds more than {MOST} values, where weights are few and large");
+            return Err(FormatError::Foreign { wanted: "a file of weights", found });
+        }
+    }
     let root = m.pop()?;
     Ok((Pickle { nodes: m.nodes, root }, m.at))
 }
@@ -63,12 +68,15 @@ impl<'a> Machine<'a> {
         String::from_utf8(bytes.to_vec()).map(Node::Text).map_err(FormatError::damaged)
     }
 
-    fn push(&mut self, node: Node) -> Result<(), FormatError> {
-        if self.nodes.len() >= MOST {
-            return Err(FormatError::damaged("the pickle holds too many values"));
-        }
+    /// Gives a value its place.
+    fn keep(&mut self, node: Node) -> Id {
         let id = Id(self.nodes.len() as u32);
         self.nodes.push(node);
+        id
+    }
+
+    fn push(&mut self, node: Node) -> Result<(), FormatError> {
+        let id = self.keep(node);
         self.stack.push(id);
         Ok(())
     }
@@ -233,11 +241,8 @@ impl<'a> Machine<'a> {
                 let node = Self::text(self.line()?.as_bytes())?;
                 self.push(node)?;
             }
-            // Python 2's strings are bytes; where they are text, they are names.
-            b'U' => self.old_string(1)?,
-            b'T' => self.old_string(4)?,
-            0x8c => self.string(1)?,
-            b'X' => self.string(4)?,
+            b'U' | 0x8c => self.string(1)?,
+            b'T' | b'X' => self.string(4)?,
             0x8d => self.string(8)?,
             b'C' => self.binary(1)?,
             b'B' => self.binary(4)?,
@@ -277,18 +282,18 @@ impl<'a> Machine<'a> {
                 self.give_entries(Self::pairs(&items)?)?;
             }
             b'c' => {
-                let (module, name) = (self.line()?.to_string(), self.line()?.to_string());
+                let module = Self::text(self.line()?.as_bytes())?;
+                let module = self.keep(module);
+                let name = Self::text(self.line()?.as_bytes())?;
+                let name = self.keep(name);
                 self.push(Node::Global { module, name })?;
             }
             0x93 => {
                 let (name, module) = (self.pop()?, self.pop()?);
-                let [module, name] = [module, name].map(|id| match &self.nodes[id.0 as usize] {
-                    Node::Text(text) => Some(text.clone()),
-                    _ => None,
-                });
-                let (Some(module), Some(name)) = (module, name) else {
+                let named = |id: Id| matches!(self.nodes[id.0 as usize], Node::Text(_));
+                if !named(module) || !named(name) {
                     return Err(FormatError::damaged("a global's name is no string"));
-                };
+                }
                 self.push(Node::Global { module, name })?;
             }
             b'R' | 0x81 => {
@@ -341,12 +346,8 @@ impl<'a> Machine<'a> {
         self.push(Node::Int(number))
     }
 
+    /// Text; bytes where it is none: lone surrogates of paths, and Python 2's strings, which are bytes.
     fn string(&mut self, n: usize) -> Result<(), FormatError> {
-        let node = Self::text(self.counted(n)?)?;
-        self.push(node)
-    }
-
-    fn old_string(&mut self, n: usize) -> Result<(), FormatError> {
         let bytes = self.counted(n)?;
         let node = Self::text(bytes).unwrap_or_else(|_| Node::Bytes(bytes.to_vec()));
         self.push(node)

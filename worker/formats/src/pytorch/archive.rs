@@ -13,12 +13,14 @@ const PICKLE: &str = "/data.pkl";
 pub(super) fn open(bytes: &[u8]) -> Result<(Pickle, Storages<'_>), FormatError> {
     let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(FormatError::damaged)?;
     let names: Vec<String> = archive.file_names().map(String::from).collect();
-    let prefix = names.iter().find_map(|name| name.strip_suffix(PICKLE).map(String::from));
-    let Some(prefix) = prefix else {
-        let found = "a ZIP archive without data.pkl; a file of torch.save has one".into();
+    let prefixes: Vec<&str> = names.iter().filter_map(|name| name.strip_suffix(PICKLE)).collect();
+    let &[prefix] = &prefixes[..] else {
+        let found =
+            format!("a ZIP archive with {} of data.pkl; a file of torch.save has one", prefixes.len());
         return Err(FormatError::Foreign { wanted: "a file of torch.save", found });
     };
-    if names.iter().any(|name| name.starts_with(&format!("{prefix}/code/"))) {
+    let code = format!("{prefix}/code/");
+    if names.iter().any(|name| name.starts_with(&code)) {
         let found =
             "a TorchScript program; write its weights: torch.save(model.state_dict(), \"weights.pth\")";
         return Err(FormatError::Foreign { wanted: "a state dict", found: found.into() });
