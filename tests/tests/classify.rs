@@ -1,7 +1,8 @@
 //! Classifiers in files, Octrain's own and those of others: `predict`, `infer` on any of them, and a file's metadata as
 //! somebody else's code reads it.
 
-use octrain::export::onnx::{DimensionValue, ModelProto, StringStringEntryProto};
+use octrain::export::onnx::tensor_shape_proto::dimension::Value as Size;
+use octrain::export::onnx::{ModelProto, StringStringEntryProto};
 use octrain_tests::run::{octrain, refuse, report, said, succeed};
 use octrain_tests::{images, python};
 use prost::Message;
@@ -45,8 +46,8 @@ fn model(path: &Path) -> ModelProto {
 }
 
 fn metadata(model: &ModelProto, key: &str) -> Value {
-    let entry = model.metadata_props.iter().find(|e| e.key == key).unwrap_or_else(|| panic!("{key}"));
-    serde_json::from_str(&entry.value).unwrap()
+    let entry = model.metadata_props.iter().find(|e| e.key() == key).unwrap_or_else(|| panic!("{key}"));
+    serde_json::from_str(entry.value()).unwrap()
 }
 
 /// The file as somebody else would have made it: without a word about itself.
@@ -179,14 +180,9 @@ fn files_of_others_are_classified_with_flags_and_say_which_they_need() {
     // A file that leaves the size of its images open, and takes two at a time.
     let open = anonymous(dir.path(), |m| {
         let graph = m.graph.as_mut().unwrap();
-        let dims = |v: &mut octrain::export::onnx::ValueInfoProto| {
-            v.r#type.as_mut().unwrap().tensor_type.as_mut().unwrap().shape.as_mut().unwrap().dim.clone()
-        };
-        let mut input = dims(&mut graph.input[0]);
-        input[0].value = Some(DimensionValue::DimValue(2));
-        input[2].value = Some(DimensionValue::DimParam("height".into()));
-        let of = graph.input[0].r#type.as_mut().unwrap().tensor_type.as_mut().unwrap();
-        of.shape.as_mut().unwrap().dim = input;
+        let dim = &mut graph.input[0].tensor_mut().unwrap().shape.as_mut().unwrap().dim;
+        dim[0].value = Some(Size::DimValue(2));
+        dim[2].value = Some(Size::DimParam("height".into()));
     });
     let line = ["--model", text(&open), "--engine", "onnxruntime", text(&image)];
     let told = refuse(2, &[&["predict"], &line[..], &flags].concat());
@@ -227,8 +223,8 @@ fn the_accuracy_of_files_of_others_is_that_of_the_same_network() {
     let single = anonymous(dir.path(), |m| {
         let graph = m.graph.as_mut().unwrap();
         for value in [&mut graph.input[0], &mut graph.output[0]] {
-            let of = value.r#type.as_mut().unwrap().tensor_type.as_mut().unwrap();
-            of.shape.as_mut().unwrap().dim[0].value = Some(DimensionValue::DimValue(1));
+            let of = value.tensor_mut().unwrap();
+            of.shape.as_mut().unwrap().dim[0].value = Some(Size::DimValue(1));
         }
     });
     assert_eq!(report_of_infer(&single, &few, &allowed)["batch_size"], 1);
@@ -245,8 +241,7 @@ fn a_file_that_wants_other_preprocessing_than_the_loader_s_is_refused() {
     let other = anonymous(dir.path(), |m| {
         let mut bicubic = told.clone();
         bicubic["resize-interpolation"] = "bicubic".into();
-        let entry =
-            StringStringEntryProto { key: "octrain.preprocessing".into(), value: bicubic.to_string() };
+        let entry = StringStringEntryProto::new("octrain.preprocessing", bicubic.to_string());
         m.metadata_props.push(entry);
     });
     let told = refuse(2, &["predict", "--model", text(&other), text(&image)]);

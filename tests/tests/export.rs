@@ -4,7 +4,8 @@
 use octrain::checkpoint::{HostTensor, State, range_key};
 use octrain::engine::{EngineKind, Port, load_network, profile_network};
 use octrain::exec::{self, Evaluator, Mode, Weights};
-use octrain::export::onnx::{FLOAT, FLOAT16, ModelProto};
+use octrain::export::onnx::ModelProto;
+use octrain::export::onnx::tensor_proto::DataType;
 use octrain::export::{FloatType, Options, Profile, emit};
 use octrain::graph::{Builder, Graph, NodeId, Op, ParamKind, Window};
 use octrain::quant::scheme::Scheme;
@@ -291,7 +292,7 @@ fn a_layer_with_codes_of_four_bits_among_others_of_eight_runs_as_it_is_trained()
         let tensors = &model.graph.as_ref().unwrap().initializer;
         let largest = |layer: &str| {
             let name = format!("{layer}.weight.codes");
-            let codes = &tensors.iter().find(|t| t.name == name).unwrap().raw_data;
+            let codes = tensors.iter().find(|t| t.name() == name).unwrap().raw_data();
             codes.iter().map(|&q| (q as i8).unsigned_abs()).max().unwrap()
         };
         assert_eq!((largest(narrow), largest("layer2.0.conv2")), (7, 127));
@@ -342,7 +343,7 @@ fn a_layer_whose_bias_does_not_fit_int32_is_evaluated_as_it_is_deployed() {
 
     let model = network.emit(13, FloatType::Fp32).unwrap();
     let tensors = &model.graph.as_ref().unwrap().initializer;
-    let codes = &tensors.iter().find(|t| t.name == "fc.weight.codes").unwrap().raw_data;
+    let codes = tensors.iter().find(|t| t.name() == "fc.weight.codes").unwrap().raw_data();
     let code = |output: usize, i: usize| codes[output * inputs + i] as i8;
     assert_eq!([code(0, 0), code(0, 1), code(2, 0), code(2, 1)], [-38, 0, 38, 0]);
     assert_eq!((code(1, 6), code(1, 1)), (127, 21));
@@ -388,12 +389,12 @@ fn a_range_of_1e_7_is_exported_in_every_form_and_runs() {
             let Ok(model) = network.emit(opset, float_type) else { continue };
             let of = |name: &str| {
                 let tensors = &model.graph.as_ref().unwrap().initializer;
-                tensors.iter().find(|t| t.name == name).unwrap().data_type
+                DataType::try_from(tensors.iter().find(|t| t.name() == name).unwrap().data_type()).unwrap()
             };
-            assert_eq!(of(&format!("{tiny}.scale")), FLOAT);
+            assert_eq!(of(&format!("{tiny}.scale")), DataType::Float);
             let others = match (profile, float_type) {
-                (Profile::Tensorrt, FloatType::Fp16) => FLOAT16,
-                _ => FLOAT,
+                (Profile::Tensorrt, FloatType::Fp16) => DataType::Float16,
+                _ => DataType::Float,
             };
             assert_eq!(of("layer1.0.relu.scale"), others);
             let kind = engine(profile);

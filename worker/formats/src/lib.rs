@@ -4,6 +4,7 @@
 //! small multiple of the file's size and a third of a gigabyte, whatever the file says of itself.
 
 mod elements;
+pub mod onnx;
 pub mod pickle;
 pub mod pytorch;
 

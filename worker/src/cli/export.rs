@@ -107,7 +107,6 @@ mod tests {
     use crate::checkpoint::{HostTensor, State};
     use crate::config::DataSettings;
     use crate::data::Preprocessing;
-    use crate::export::onnx::TensorProto;
     use crate::models;
     use crate::quant::scheme::Scheme;
     use crate::strategy::Qat;
@@ -147,8 +146,8 @@ mod tests {
             let graph = deployed_graph(&checkpoint, &strategy).unwrap();
             let options = Options { profile: Profile::Openvino, opset: 13, float_type: FloatType::Fp32 };
             let model = emit(&graph, &state(&graph), options, vec![]).unwrap().model;
-            let entry = model.metadata_props.into_iter().find(|e| e.key == "octrain.fp32_layers").unwrap();
-            serde_json::from_str::<BTreeMap<String, String>>(&entry.value).unwrap()
+            let entry = model.metadata_props.into_iter().find(|e| e.key() == "octrain.fp32_layers").unwrap();
+            serde_json::from_str::<BTreeMap<String, String>>(entry.value()).unwrap()
         };
         assert!(of(&[]).is_empty());
         let told = of(&["layer2.0.*", "fc"]);
@@ -169,11 +168,11 @@ mod tests {
                 let graph = deployed_graph(&checkpoint, &strategy).unwrap();
                 let options = Options { profile, opset: 13, float_type: FloatType::Fp32 };
                 let model = emit(&graph, &state(&graph), options, vec![]).unwrap().model;
-                let tensors: BTreeMap<String, TensorProto> =
-                    model.graph.unwrap().initializer.into_iter().map(|t| (t.name.clone(), t)).collect();
+                let tensors: BTreeMap<String, export::onnx::TensorProto> =
+                    model.graph.unwrap().initializer.into_iter().map(|t| (t.name().to_string(), t)).collect();
                 let weights = graph.nodes.iter().filter_map(|n| Some(&n.op.layer()?.weight));
                 for weight in weights {
-                    let codes = &tensors[&format!("{weight}.codes")].raw_data;
+                    let codes = tensors[&format!("{weight}.codes")].raw_data();
                     let largest = codes.iter().map(|&q| (q as i8).unsigned_abs()).max();
                     // Every channel's largest weight has the largest code.
                     assert_eq!(largest, Some(if bits == 7 { 63 } else { 127 }), "{weight}");

@@ -4,7 +4,8 @@ use super::output::{classes_of, is_normalised};
 use super::{EngineError, EngineKind, Port};
 use crate::checkpoint::Origin;
 use crate::data::Preprocessing;
-use crate::export::onnx::{DimensionValue, FLOAT, GraphProto, ModelProto, ValueInfoProto};
+use octrain_formats::onnx::proto::tensor_proto::DataType;
+use octrain_formats::onnx::proto::{GraphProto, ModelProto, ValueInfoProto};
 use prost::Message;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -46,17 +47,7 @@ pub struct Told {
     pub classes: Option<usize>,
 }
 
-/// Sizes of a value; none for those that are open.
-pub(super) fn dims(value: &ValueInfoProto) -> Vec<Option<usize>> {
-    let shape = value.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()).and_then(|t| t.shape.as_ref());
-    let size = |v: &Option<DimensionValue>| match v {
-        Some(DimensionValue::DimValue(n)) => usize::try_from(*n).ok().filter(|n| *n > 0),
-        _ => None,
-    };
-    shape.map_or_else(Vec::new, |s| s.dim.iter().map(|d| size(&d.value)).collect())
-}
-
-/// The same for people: `[N,3,224,224]`.
+/// Sizes for people: `[N,3,224,224]`.
 pub(super) fn shown(dims: &[Option<usize>]) -> String {
     let one = |d: &Option<usize>| d.map_or_else(|| "?".into(), |n| n.to_string());
     format!("[{}]", dims.iter().map(one).collect::<Vec<_>>().join(","))
@@ -77,14 +68,14 @@ fn image_shape(
     input: &ValueInfoProto,
     told: Option<[usize; 3]>,
 ) -> Result<(Option<usize>, [usize; 3]), String> {
-    let element = input.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()).map_or(0, |t| t.elem_type);
-    if element != FLOAT {
+    let element = input.tensor().map_or(0, |t| t.elem_type());
+    if element != i32::from(DataType::Float) {
         return Err(format!(
             "its input `{}` is not of FP32 numbers (ONNX element type {element})",
-            input.name
+            input.name()
         ));
     }
-    let dims = dims(input);
+    let dims = input.dims().unwrap_or_default();
     let &[batch, c, h, w] = &dims[..] else {
         return Err(format!("its input is {}; images come as [N,C,H,W]", shown(&dims)));
     };
@@ -136,11 +127,11 @@ impl ModelInfo {
         let (batch, image_shape) = image_shape(input, told.image_shape)?;
         let classes = classes_of(output, told.classes)?;
         let metadata: BTreeMap<String, String> =
-            model.metadata_props.into_iter().map(|e| (e.key, e.value)).collect();
+            model.metadata_props.iter().map(|e| (e.key().into(), e.value().into())).collect();
         let preprocessing = metadata.get("octrain.preprocessing").map(|text| Preprocessing::read(text));
         Ok(ModelInfo {
-            input: input.name.clone(),
-            output: output.name.clone(),
+            input: input.name().into(),
+            output: output.name().into(),
             image_shape,
             batch,
             classes,
@@ -177,19 +168,13 @@ impl ModelInfo {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::export::onnx::{NodeProto, TensorProto};
+    use octrain_formats::onnx::proto::{NodeProto, TensorProto};
 
     fn file(input: ValueInfoProto, output: ValueInfoProto, last: &str) -> ModelProto {
         let mut weight = input.clone();
-        weight.name = "w".into();
-        let node = NodeProto {
-            input: vec!["x".into()],
-            output: vec!["y".into()],
-            op_type: last.into(),
-            ..NodeProto::default()
-        };
+        weight.name = Some("w".into());
         let graph = GraphProto {
-            node: vec![node],
+            node: vec![NodeProto::new(last, "", &["x"], "y", vec![])],
             initializer: vec![TensorProto::floats("w", &[1], &[0.0])],
             input: vec![input, weight],
             output: vec![output],
@@ -223,8 +208,8 @@ mod tests {
         assert_eq!(read(&open, Some([3, 8, 8])).unwrap().image_shape, [3, 8, 8]);
         assert!(read(&open, Some([4, 8, 8])).unwrap_err().contains("not the 4,8,8"));
         let mut halves = open.clone();
-        let graph = halves.graph.as_mut().unwrap();
-        graph.input[0].r#type.as_mut().unwrap().tensor_type.as_mut().unwrap().elem_type = 10;
+        let input = &mut halves.graph.as_mut().unwrap().input[0];
+        input.tensor_mut().unwrap().elem_type = Some(DataType::Float16.into());
         assert!(read(&halves, Some([3, 8, 8])).unwrap_err().contains("not of FP32"));
         let unnumbered =
             file(ValueInfoProto::batch("x", &[3, 8, 8]), ValueInfoProto::batch("y", &[0]), "Gemm");

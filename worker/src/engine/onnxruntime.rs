@@ -3,8 +3,8 @@
 use super::origin::layer_behind;
 use super::profile::computes_layer;
 use super::{Engine, EngineError, Port, check_inputs};
-use crate::export::onnx::{ModelProto, NodeProto};
 use crate::native::libraries::deps_dir;
+use octrain_formats::onnx::proto::{ModelProto, NodeProto};
 use ort::environment::Environment;
 use ort::logging::LogLevel;
 use ort::session::Session;
@@ -65,9 +65,9 @@ pub(super) fn optimized(network: &[u8]) -> Result<Vec<NodeProto>, EngineError> {
         Ok::<_, EngineError>(model.graph.unwrap_or_default())
     };
     let (file, mut rewritten) = (graph(network)?, graph(&bytes)?.node);
-    for node in rewritten.iter_mut().filter(|n| computes_layer(&n.op_type)) {
-        if let Some(layer) = layer_behind(&file, &node.name) {
-            node.name = layer.into();
+    for node in rewritten.iter_mut().filter(|n| computes_layer(n.op_type())) {
+        if let Some(layer) = layer_behind(&file, node.name()) {
+            node.name = Some(layer.into());
         }
     }
     Ok(rewritten)

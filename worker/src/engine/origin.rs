@@ -2,7 +2,7 @@
 
 use super::output::maker;
 use super::profile::computes_layer;
-use crate::export::onnx::GraphProto;
+use octrain_formats::onnx::proto::GraphProto;
 
 /// What an engine puts behind a name when it changes a node's layout.
 const LAYOUTS: [&str; 2] = ["_nchwc", "_nhwc"];
@@ -19,8 +19,8 @@ pub(super) fn layer_behind<'a>(graph: &'a GraphProto, name: &str) -> Option<&'a 
     // Every node is passed once at most.
     for _ in 0..=graph.node.len() {
         let node = maker(graph, value)?;
-        match (node.op_type.as_str(), node.input.first()) {
-            (op, _) if computes_layer(op) => return Some(&node.name),
+        match (node.op_type(), node.input.first()) {
+            (op, _) if computes_layer(op) => return Some(node.name()),
             (op, Some(from)) if FUSED.contains(&op) => value = from,
             _ => return None,
         }
@@ -31,12 +31,10 @@ pub(super) fn layer_behind<'a>(graph: &'a GraphProto, name: &str) -> Option<&'a 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::export::onnx::NodeProto;
+    use octrain_formats::onnx::proto::NodeProto;
 
     fn node(op: &str, name: &str, input: &[&str], output: &str) -> NodeProto {
-        let words = |all: &[&str]| all.iter().map(|s| s.to_string()).collect();
-        let (op_type, name, output) = (op.into(), name.into(), words(&[output]));
-        NodeProto { op_type, name, input: words(input), output, ..NodeProto::default() }
+        NodeProto::new(op, name, input, output, vec![])
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What the output of a classifier is: how many classes, logits or probabilities.
 
-use super::model::{dims, shown};
-use crate::export::onnx::{GraphProto, NodeProto, ValueInfoProto};
+use super::model::shown;
+use octrain_formats::onnx::proto::{GraphProto, NodeProto, ValueInfoProto};
 
 /// Operators that hand on the values as they are.
 const HANDS_ON: [&str; 7] =
@@ -15,7 +15,7 @@ pub(super) fn maker<'a>(graph: &'a GraphProto, value: &str) -> Option<&'a NodePr
 /// Values of one image in an output `[N, classes]` or `[N, classes, 1, 1]`, of which `told` says what the file leaves
 /// open.
 pub(super) fn classes_of(output: &ValueInfoProto, told: Option<usize>) -> Result<usize, String> {
-    let dims = dims(output);
+    let dims = output.dims().unwrap_or_default();
     let [_, classes, rest @ ..] = &dims[..] else {
         return Err(format!("its output is {}; the scores of classes come as [N,classes]", shown(&dims)));
     };
@@ -37,11 +37,11 @@ pub(super) fn classes_of(output: &ValueInfoProto, told: Option<usize>) -> Result
 
 /// Whether the output comes from a Softmax.
 pub(super) fn is_normalised(graph: &GraphProto, output: &ValueInfoProto) -> bool {
-    let mut value = output.name.as_str();
+    let mut value = output.name();
     // Every node is passed once at most.
     for _ in 0..=graph.node.len() {
         let Some(node) = maker(graph, value) else { return false };
-        match (node.op_type.as_str(), node.input.first()) {
+        match (node.op_type(), node.input.first()) {
             ("Softmax", _) => return true,
             (op, Some(from)) if HANDS_ON.contains(&op) => value = from,
             _ => return false,
@@ -91,12 +91,7 @@ mod tests {
 
     #[test]
     fn a_softmax_is_found_behind_what_hands_it_on() {
-        let node = |op: &str, from: &str, to: &str| NodeProto {
-            input: vec![from.into()],
-            output: vec![to.into()],
-            op_type: op.into(),
-            ..NodeProto::default()
-        };
+        let node = |op: &str, from: &str, to: &str| NodeProto::new(op, "", &[from], to, vec![]);
         let y = ValueInfoProto::batch("y", &[3]);
         let graph = |ops: [&str; 2]| GraphProto {
             node: vec![node(ops[0], "x", "a"), node(ops[1], "a", "y")],

@@ -94,10 +94,10 @@ pub fn profile_network(
         EngineKind::Onnxruntime => onnxruntime::optimized(network)?
             .into_iter()
             .map(|n| NodeProfile {
-                name: n.name,
-                precision: onnxruntime_precision(&n.op_type),
-                kernel: n.op_type.clone(),
-                op: n.op_type,
+                name: n.name().into(),
+                precision: onnxruntime_precision(n.op_type()),
+                kernel: n.op_type().into(),
+                op: n.op_type().into(),
                 milliseconds: None,
             })
             .collect(),

@@ -2,10 +2,10 @@
 
 use super::ExportError;
 use super::fold::fold;
-use super::onnx::AttributeProto;
 use super::writer::{Exported, INPUT, Options, Value, Writer};
 use crate::checkpoint::State;
 use crate::graph::{Graph, Layer, Node, OnnxAttribute, OnnxInput, Op};
+use octrain_formats::onnx::proto::AttributeProto;
 
 /// Writes `graph`, which has gone through the pass list for export (BatchNorm folded), with the numbers of `state`.
 /// `metadata` goes into the file as it is; the layers that stay in floating point are added to it as `octrain.fp32_layers`,
@@ -80,7 +80,7 @@ impl Writer<'_> {
     /// A parameter in floating point; written once.
     fn parameter(&mut self, name: &str) -> Result<String, ExportError> {
         let t = self.state.get(name).ok_or_else(|| ExportError::Missing(name.into()))?;
-        if !self.tensors.iter().any(|t| t.name == name) {
+        if !self.tensors.iter().any(|t| t.name() == name) {
             self.floats(name, &t.shape, &t.data)?;
         }
         Ok(name.into())

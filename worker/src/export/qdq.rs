@@ -1,12 +1,12 @@
 //! Q/DQ pairs: scales, codes and zero points of activations and weights, as each profile wants them.
 
 use super::fold::FoldedWeights;
-use super::onnx::{AttributeProto, TensorProto};
 use super::writer::{Quantized, Value, Writer};
 use super::{ExportError, FloatType, Profile};
 use crate::checkpoint::range_key;
 use crate::graph::{Layer, Node, Quantizer};
 use crate::quant::scheme::Sign;
+use octrain_formats::onnx::proto::{AttributeProto, TensorProto};
 
 /// Largest code of training, where a file's own type reaches further.
 const MAX_CODE: &str = "max_code";
@@ -57,7 +57,7 @@ impl Writer<'_> {
             let clipped = format!("{name}.clipped");
             self.op("Clip", &format!("{name}.clip"), &[&codes, "", MAX_CODE], &clipped, vec![]);
             codes = clipped;
-            if !self.tensors.iter().any(|t| t.name == MAX_CODE) {
+            if !self.tensors.iter().any(|t| t.name() == MAX_CODE) {
                 self.tensors.push(TensorProto::unsigned(MAX_CODE, &[], &[largest]));
             }
         }

@@ -1,13 +1,14 @@
 //! A file being written: its nodes and tensors, and the type each value has.
 
 use super::float::halves;
-use super::onnx::{
-    AttributeProto, FLOAT, FLOAT16, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
-    StringStringEntryProto, TensorProto, ValueInfoProto,
-};
 use super::{ExportError, FloatType, Profile};
 use crate::checkpoint::State;
 use crate::graph::{Graph, Node};
+use octrain_formats::onnx::proto::tensor_proto::DataType;
+use octrain_formats::onnx::proto::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
+    TensorProto, ValueInfoProto,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Name of the input.
@@ -15,8 +16,8 @@ pub const INPUT: &str = "input";
 /// Name of the output.
 pub const OUTPUT: &str = "logits";
 
-fn cast_to(code: i32) -> AttributeProto {
-    AttributeProto::int("to", i64::from(code))
+fn cast_to(element: DataType) -> AttributeProto {
+    AttributeProto::int("to", i64::from(i32::from(element)))
 }
 
 /// A written network.
@@ -109,7 +110,7 @@ impl<'a> Writer<'a> {
         let result = self.values[self.graph.output.0].tensor.clone();
         match self.options.float_type {
             FloatType::Fp32 => self.op("Identity", "output", &[&result], OUTPUT, vec![]),
-            FloatType::Fp16 => self.op("Cast", "output", &[&result], OUTPUT, vec![cast_to(FLOAT)]),
+            FloatType::Fp16 => self.op("Cast", "output", &[&result], OUTPUT, vec![cast_to(DataType::Float)]),
         }
         let fp32: BTreeMap<&str, &str> =
             self.fp32_nodes.iter().map(|(node, why)| (node.as_str(), why.as_str())).collect();
@@ -120,21 +121,22 @@ impl<'a> Writer<'a> {
             ("octrain.fp32_layers", fp32),
         ];
         let metadata = metadata.into_iter().chain(own.map(|(key, value)| (key.to_string(), value)));
-        let entry = |(key, value)| StringStringEntryProto { key, value };
         let shape = |id| &self.graph.node(id).ty.shape;
         let model = ModelProto {
-            ir_version: self.ir_version,
-            producer_name: "octrain".into(),
-            producer_version: env!("CARGO_PKG_VERSION").into(),
+            ir_version: Some(self.ir_version),
+            producer_name: Some("octrain".into()),
+            producer_version: Some(env!("CARGO_PKG_VERSION").into()),
             graph: Some(GraphProto {
                 node: self.nodes,
-                name: self.graph.name.clone(),
+                name: Some(self.graph.name.clone()),
                 initializer: self.tensors,
                 input: vec![ValueInfoProto::batch(INPUT, shape(self.graph.input()))],
                 output: vec![ValueInfoProto::batch(OUTPUT, shape(self.graph.output))],
+                ..GraphProto::default()
             }),
-            opset_import: vec![OperatorSetIdProto { domain: String::new(), version: self.options.opset }],
-            metadata_props: metadata.map(entry).collect(),
+            opset_import: vec![OperatorSetIdProto::standard(self.options.opset)],
+            metadata_props: metadata.map(|(key, value)| StringStringEntryProto::new(key, value)).collect(),
+            ..ModelProto::default()
         };
         Exported { model, fp32_nodes: self.fp32_nodes }
     }
@@ -147,13 +149,7 @@ impl<'a> Writer<'a> {
         output: &str,
         attribute: Vec<AttributeProto>,
     ) {
-        self.nodes.push(NodeProto {
-            input: inputs.iter().map(|&i| i.into()).collect(),
-            output: vec![output.into()],
-            name: name.into(),
-            op_type: op_type.into(),
-            attribute,
-        });
+        self.nodes.push(NodeProto::new(op_type, name, inputs, output, attribute));
     }
 
     /// A value an operator reads, in the type of the file.
@@ -172,12 +168,12 @@ impl<'a> Writer<'a> {
         if is == to {
             return tensor.into();
         }
-        let (name, code) = match to {
-            FloatType::Fp32 => (format!("{tensor}.fp32"), FLOAT),
-            FloatType::Fp16 => (format!("{tensor}.fp16"), FLOAT16),
+        let (name, element) = match to {
+            FloatType::Fp32 => (format!("{tensor}.fp32"), DataType::Float),
+            FloatType::Fp16 => (format!("{tensor}.fp16"), DataType::Float16),
         };
         if self.casts.insert(name.clone()) {
-            self.op("Cast", &name, &[tensor], &name, vec![cast_to(code)]);
+            self.op("Cast", &name, &[tensor], &name, vec![cast_to(element)]);
         }
         if to == FloatType::Fp32 {
             self.full.insert(name.clone());

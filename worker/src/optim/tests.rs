@@ -372,7 +372,9 @@ fn a_file_says_its_classes_and_preprocessing_where_a_program_is_told_them() {
     let task = Task { class_names: class_names.clone(), preprocessing: preprocessing.clone() };
     let entries = |task: Option<&Task>| {
         let props = program.deployed(Profile::Onnxruntime, task).unwrap().model.metadata_props;
-        props.into_iter().map(|e| (e.key, e.value)).collect::<std::collections::BTreeMap<_, _>>()
+        let entry =
+            |e: &crate::export::onnx::StringStringEntryProto| (e.key().to_string(), e.value().to_string());
+        props.iter().map(entry).collect::<std::collections::BTreeMap<_, _>>()
     };
     let told = entries(Some(&task));
     let names: Vec<String> = serde_json::from_str(&told["octrain.classes"]).unwrap();

@@ -8,10 +8,11 @@
 //! reader OpenVINO moves the stride of a 1x1 convolution before the pair, and the layer then runs in FP32.
 
 use crate::export::OUTPUT;
-use crate::export::onnx::{
-    AttributeProto, FLOAT, FLOAT16, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
-};
 use half::f16;
+use octrain_formats::onnx::proto::tensor_proto::DataType;
+use octrain_formats::onnx::proto::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Name of the layer that ends in the file's output.
@@ -58,10 +59,11 @@ impl Cut {
         ModelProto {
             graph: Some(GraphProto {
                 node: self.nodes.clone(),
-                name: self.name.clone(),
+                name: Some(self.name.clone()),
                 initializer: self.tensors.clone(),
                 input: fed.map(|(fed, shape)| ValueInfoProto::fixed(&fed.tensor, shape)).collect(),
                 output: std::iter::once(ValueInfoProto::fixed(OUT, output)).chain(seen).collect(),
+                ..GraphProto::default()
             }),
             ..self.frame.clone()
         }
@@ -77,14 +79,14 @@ pub fn cuts(model: &ModelProto) -> Result<Vec<Cut>, CutError> {
     let frame = ModelProto { graph: None, metadata_props: Vec::new(), ..model.clone() };
     let file = File {
         nodes: &graph.node,
-        input: &input.name,
+        input: input.name(),
         makers: graph
             .node
             .iter()
             .enumerate()
             .flat_map(|(i, n)| n.output.iter().map(move |o| (o.as_str(), i)))
             .collect(),
-        tensors: graph.initializer.iter().map(|t| (t.name.as_str(), t)).collect(),
+        tensors: graph.initializer.iter().map(|t| (t.name(), t)).collect(),
         frame,
     };
     let mut cuts = Vec::new();
@@ -93,13 +95,15 @@ pub fn cuts(model: &ModelProto) -> Result<Vec<Cut>, CutError> {
             cuts.push(file.cut(value_of(&graph.node[q])?, &node.output[0], Some(i))?);
         }
     }
-    cuts.push(file.cut(LOGITS, &output.name, None)?);
+    cuts.push(file.cut(LOGITS, output.name(), None)?);
     Ok(cuts)
 }
 
 /// The value that a QuantizeLinear of the exporter quantizes.
 fn value_of(q: &NodeProto) -> Result<&str, CutError> {
-    q.name.strip_suffix(".q").ok_or_else(|| CutError(format!("QuantizeLinear `{}` has another name", q.name)))
+    q.name()
+        .strip_suffix(".q")
+        .ok_or_else(|| CutError(format!("QuantizeLinear `{}` has another name", q.name())))
 }
 
 struct File<'a> {
@@ -130,25 +134,27 @@ impl File<'_> {
     /// The QuantizeLinear whose codes the DequantizeLinear `dq` reads, at once or clipped; none if it is not one of
     /// activations.
     fn pair(&self, dq: usize) -> Option<usize> {
-        if self.nodes[dq].op_type != "DequantizeLinear" {
+        if self.nodes[dq].op_type() != "DequantizeLinear" {
             return None;
         }
         let mut before = self.maker(&self.nodes[dq].input[0])?;
-        if self.nodes[before].op_type == "Clip" {
+        if self.nodes[before].op_type() == "Clip" {
             before = self.maker(&self.nodes[before].input[0])?;
         }
-        (self.nodes[before].op_type == "QuantizeLinear").then_some(before)
+        (self.nodes[before].op_type() == "QuantizeLinear").then_some(before)
     }
 
-    fn scale(&self, q: usize) -> Result<(f32, i32), CutError> {
+    fn scale(&self, q: usize) -> Result<(f32, DataType), CutError> {
         let scale = self.tensors.get(self.nodes[q].input[1].as_str());
-        let of = |t: &TensorProto| match (t.data_type, &t.raw_data[..]) {
-            (FLOAT, &[a, b, c, d]) => Some(f32::from_le_bytes([a, b, c, d])),
-            (FLOAT16, &[a, b]) => Some(f16::from_le_bytes([a, b]).to_f32()),
+        let of = |t: &TensorProto| match (DataType::try_from(t.data_type()), t.raw_data()) {
+            (Ok(DataType::Float), &[a, b, c, d]) => Some((f32::from_le_bytes([a, b, c, d]), DataType::Float)),
+            (Ok(DataType::Float16), &[a, b]) => {
+                Some((f16::from_le_bytes([a, b]).to_f32(), DataType::Float16))
+            }
             _ => None,
         };
-        let scale = scale.and_then(|t| Some((of(t)?, t.data_type)));
-        scale.ok_or_else(|| CutError(format!("`{}` has no scale of one number", self.nodes[q].name)))
+        let scale = scale.and_then(|t| of(t));
+        scale.ok_or_else(|| CutError(format!("`{}` has no scale of one number", self.nodes[q].name())))
     }
 
     /// Walks back from a tensor to the pairs before it. `first` is the pair's own DequantizeLinear, which does not
@@ -198,9 +204,9 @@ impl File<'_> {
                 let value = value_of(&node)?.to_string();
                 let fed = format!("{value}.fed");
                 node.input[0] = fed.clone();
-                if self.scale(i)?.1 == FLOAT16 {
+                if self.scale(i)?.1 == DataType::Float16 {
                     node.input[0] = format!("{fed}.fp16");
-                    nodes.push(cast(&fed, &node.input[0], FLOAT16));
+                    nodes.push(cast(&fed, &node.input[0], DataType::Float16));
                 }
                 seen.push((dq, format!("{value}.seen"), inputs.len()));
                 inputs.push(Fed { tensor: fed, value });
@@ -208,8 +214,9 @@ impl File<'_> {
             nodes.push(node);
         }
         // FP32 whatever the type of the file; nothing where it is FP32.
-        nodes.extend(seen.iter().map(|(dq, name, _)| cast(&self.nodes[*dq].output[0], name, FLOAT)));
-        nodes.push(cast(tensor, OUT, FLOAT));
+        nodes
+            .extend(seen.iter().map(|(dq, name, _)| cast(&self.nodes[*dq].output[0], name, DataType::Float)));
+        nodes.push(cast(tensor, OUT, DataType::Float));
         let scale =
             pair.and_then(|dq| self.pair(dq)).map(|q| self.scale(q)).transpose()?.map(|(scale, _)| scale);
         let tensors = found.tensors.iter().map(|t| self.tensors[t.as_str()].clone()).collect();
@@ -218,14 +225,9 @@ impl File<'_> {
     }
 }
 
-fn cast(from: &str, to: &str, code: i32) -> NodeProto {
-    NodeProto {
-        input: vec![from.into()],
-        output: vec![to.into()],
-        name: to.into(),
-        op_type: "Cast".into(),
-        attribute: vec![AttributeProto::int("to", i64::from(code))],
-    }
+fn cast(from: &str, to: &str, element: DataType) -> NodeProto {
+    let element = AttributeProto::int("to", i64::from(i32::from(element)));
+    NodeProto::new("Cast", to, &[from], to, vec![element])
 }
 
 #[cfg(test)]

@@ -4,13 +4,7 @@ use super::*;
 fn file(nodes: &[(&str, &str, &[&str], &str)], half: &[&str]) -> ModelProto {
     let node = nodes
         .iter()
-        .map(|(op, name, inputs, output)| NodeProto {
-            input: inputs.iter().map(|&i| i.into()).collect(),
-            output: vec![(*output).into()],
-            name: (*name).into(),
-            op_type: (*op).into(),
-            attribute: vec![],
-        })
+        .map(|(op, name, inputs, output)| NodeProto::new(op, name, inputs, output, vec![]))
         .collect::<Vec<_>>();
     let made: Vec<&str> = nodes.iter().map(|n| n.3).chain(["input", ""]).collect();
     let mut names: Vec<&str> =
@@ -22,7 +16,7 @@ fn file(nodes: &[(&str, &str, &[&str], &str)], half: &[&str]) -> ModelProto {
         false => TensorProto::floats(name, &[], &[0.25]),
     };
     ModelProto {
-        ir_version: 8,
+        ir_version: Some(8),
         graph: Some(GraphProto {
             node,
             initializer: names.iter().map(tensor).collect(),
@@ -52,7 +46,7 @@ fn residual() -> Vec<(&'static str, &'static str, &'static [&'static str], &'sta
 }
 
 fn names(cut: &Cut) -> Vec<&str> {
-    cut.nodes.iter().map(|n| n.name.as_str()).collect()
+    cut.nodes.iter().map(|n| n.name()).collect()
 }
 
 fn fed(cut: &Cut) -> Vec<&str> {
@@ -74,7 +68,7 @@ fn a_layer_reaches_from_pair_to_pair() {
     // The skip branch and the convolution read one pair: it is in the layer once.
     assert_eq!(names(&cuts[2]), ["relu.q", "relu.dq", "w2.dq", "conv2", "add", "output", "relu.seen", "out"]);
     assert_eq!((fed(&cuts[2]), cuts[2].scale), (vec!["relu"], None));
-    let tensors: Vec<&str> = cuts[2].tensors.iter().map(|t| t.name.as_str()).collect();
+    let tensors: Vec<&str> = cuts[2].tensors.iter().map(|t| t.name()).collect();
     assert_eq!(tensors, ["b2", "relu.scale", "w2.codes", "w2.scale", "zero"]);
 }
 
@@ -83,13 +77,13 @@ fn a_cut_network_is_closed() {
     for cut in cuts(&file(&residual(), &[])).unwrap() {
         let shapes: Vec<_> = cut.inputs.iter().map(|_| vec![2, 3]).collect();
         let graph = cut.network(&shapes, &[2, 10]).graph.unwrap();
-        let mut known: BTreeSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
-        known.extend(graph.input.iter().map(|i| i.name.as_str()));
+        let mut known: BTreeSet<&str> = graph.initializer.iter().map(|t| t.name()).collect();
+        known.extend(graph.input.iter().map(|i| i.name()));
         for node in &graph.node {
             assert!(node.input.iter().all(|i| known.contains(i.as_str())), "{}: {:?}", cut.name, node);
             known.extend(node.output.iter().map(String::as_str));
         }
-        assert!(graph.output.iter().all(|o| known.contains(o.name.as_str())));
+        assert!(graph.output.iter().all(|o| known.contains(o.name())));
         assert_eq!(graph.output[0], ValueInfoProto::fixed("out", &[2, 10]));
         assert_eq!(graph.input[0], ValueInfoProto::fixed(&cut.inputs[0].tensor, &[2, 3]));
     }
@@ -108,7 +102,7 @@ fn clipped_codes_are_part_of_their_pair() {
         names(&cuts[1])
     );
     assert!(names(&cuts[2]).starts_with(&["relu.q", "relu.clip", "relu.dq"]), "{:?}", names(&cuts[2]));
-    assert!(cuts[2].tensors.iter().any(|t| t.name == "max_code"));
+    assert!(cuts[2].tensors.iter().any(|t| t.name() == "max_code"));
     assert_eq!(fed(&cuts[2]), ["relu"]);
 }
 
@@ -141,6 +135,6 @@ fn files_of_others_are_refused() {
     assert!(cuts(&file(&nodes, &[])).unwrap_err().to_string().contains("quantize_7"));
     assert!(cuts(&ModelProto::default()).unwrap_err().to_string().contains("no graph"));
     let mut broken = file(&residual(), &[]);
-    broken.graph.as_mut().unwrap().initializer.retain(|t| t.name != "b2");
+    broken.graph.as_mut().unwrap().initializer.retain(|t| t.name() != "b2");
     assert!(cuts(&broken).unwrap_err().to_string().contains("`b2`"));
 }

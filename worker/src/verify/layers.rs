@@ -4,7 +4,7 @@ use super::cut::{Cut, CutError, LOGITS, cuts};
 use super::{Codes, values};
 use crate::engine::{Engine, EngineError, EngineKind, Port, load_network};
 use crate::exec::{Evaluator, ExecError};
-use crate::export::onnx::ModelProto;
+use octrain_formats::onnx::proto::ModelProto;
 use prost::Message;
 use std::collections::BTreeSet;
 use tch::Tensor;
