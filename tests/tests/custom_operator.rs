@@ -9,7 +9,7 @@ use octrain::exec::ops::{Call, Forward, product, register};
 use octrain::exec::{self, Evaluator, ExecError, Executor, Mode, Prepared, Record, Weights};
 use octrain::export::{FloatType, Options, Profile, emit};
 use octrain::graph::{
-    Builder, Given, Graph, Layer, OnnxInput, OnnxNode, Op, Operator, ParamKind, Shapes, Site, TensorType,
+    Builder, Given, Graph, Layer, OnnxInput, OnnxNode, OnnxScope, Op, Operator, ParamKind, Site, TensorType,
 };
 use octrain::optim::{CrossEntropy, DistributedOptimizer, Microbatch, Program, Sgd};
 use octrain::passes::{self, GraphPass, Pass, Passes};
@@ -39,7 +39,7 @@ impl Operator for Swish {
         Some(vec![])
     }
 
-    fn onnx(&self, _: &Shapes) -> Result<Vec<OnnxNode>, String> {
+    fn onnx(&self, _: &OnnxScope) -> Result<Vec<OnnxNode>, String> {
         Ok(vec![
             OnnxNode::unary("Sigmoid"),
             OnnxNode::new("Mul", vec![OnnxInput::Value(0), OnnxInput::Made(0)]),
@@ -86,7 +86,7 @@ impl Operator for Mix {
         Some(vec![0])
     }
 
-    fn onnx(&self, _: &Shapes) -> Result<Vec<OnnxNode>, String> {
+    fn onnx(&self, _: &OnnxScope) -> Result<Vec<OnnxNode>, String> {
         Ok(vec![OnnxNode::layer("Conv").sizes("kernel_shape", &[1, 1])])
     }
 }
@@ -131,7 +131,7 @@ impl Operator for Gain {
         Some(vec![])
     }
 
-    fn onnx(&self, _: &Shapes) -> Result<Vec<OnnxNode>, String> {
+    fn onnx(&self, _: &OnnxScope) -> Result<Vec<OnnxNode>, String> {
         Ok(vec![OnnxNode::new("Mul", vec![OnnxInput::Value(0), OnnxInput::Param(self.gain.clone())])])
     }
 }
@@ -201,7 +201,7 @@ fn they_compute_what_they_say_and_are_differentiated() {
     let mut weights = Weights::zeros(&graph, false, Device::Cpu).unwrap();
     exec::initialise(&mut weights, 3, false).unwrap();
     let executor = Executor::new(graph, &weights).unwrap();
-    let mode = Mode { batch_stats: true, quantize: false, observe: false, unclipped: false };
+    let mode = Mode { batch_stats: true, quantize: false, observe: false, unclipped: false, draws: None };
     let prepared = Prepared::new(executor.graph(), &weights, mode, true).unwrap();
     let mut record = Record::new(&weights.layout, Device::Cpu).unwrap();
     let mut values = std::collections::BTreeMap::new();

@@ -7,7 +7,7 @@ use octrain::exec::{self, Evaluator, Mode, Weights};
 use octrain::export::onnx::ModelProto;
 use octrain::export::onnx::tensor_proto::DataType;
 use octrain::export::{FloatType, Options, Profile, emit};
-use octrain::graph::{Builder, Graph, NodeId, Op, ParamKind, Window};
+use octrain::graph::{Builder, Concat, Graph, NodeId, Op, ParamKind, Window};
 use octrain::quant::scheme::Scheme;
 use octrain::strategy::{Purpose, Qat, Strategy};
 use octrain::verify::{Codes, Cut, LOGITS, Layers, cuts, sort_kernels, values};
@@ -49,7 +49,7 @@ fn branches() -> Graph {
         let narrow = layer(&mut b, &name("narrow"), squeezed, 16, 1, stride);
         let window = Window { kernel: 3, stride, padding: 1 };
         let pooled = b.push(&name("pool"), Op::MaxPool(window), &[x]).unwrap();
-        x = b.push(&name("concat"), Op::Concat, &[wide, narrow, pooled]).unwrap();
+        x = b.push(&name("concat"), Op::Concat(Concat { axis: 0 }), &[wide, narrow, pooled]).unwrap();
     }
     let x = b.push("pool", Op::GlobalAvgPool, &[x]).unwrap();
     let x = b.push("flatten", Op::Flatten, &[x]).unwrap();

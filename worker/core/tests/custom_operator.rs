@@ -1,8 +1,8 @@
 //! An operator, and a layer with a weight, from outside the crate: through building, passes, placement, dumps and files.
 
 use octrain_core::graph::{
-    Builder, DType, Given, Graph, GraphError, Layer, OnnxInput, OnnxNode, Op, Operator, ParamKind, Shapes,
-    Site, TensorType, register,
+    Builder, DType, Given, Graph, GraphError, Layer, OnnxInput, OnnxNode, OnnxScope, Op, Operator, ParamKind,
+    Shapes, Site, TensorType, register,
 };
 use octrain_core::passes;
 use octrain_core::quant::scheme::Sign;
@@ -69,7 +69,7 @@ impl Operator for Mix {
         Some(vec![0])
     }
 
-    fn onnx(&self, _: &Shapes) -> Result<Vec<OnnxNode>, String> {
+    fn onnx(&self, _: &OnnxScope) -> Result<Vec<OnnxNode>, String> {
         Ok(vec![OnnxNode::new("Einsum", vec![OnnxInput::Value(0), OnnxInput::Weight])])
     }
 }
@@ -145,8 +145,9 @@ fn batch_norm_folds_into_a_layer_of_ones_own() {
         passes::run(network(1.0).unwrap(), &strategy(Target::Openvino, &["swish"]), Purpose::Export).unwrap();
     let op = &graph.node(graph.find("mix").unwrap()).op;
     assert_eq!(op.layer().unwrap().folded.as_ref().unwrap().gamma, "mixed.weight");
-    assert_eq!(op.facts().onnx(&graph.shapes()).unwrap()[0].op_type, "Einsum");
-    let said = graph.node(graph.find("swish").unwrap()).op.facts().onnx(&graph.shapes()).unwrap_err();
+    let scope = OnnxScope { shapes: graph.shapes(), inputs: vec![], opset: 13 };
+    assert_eq!(op.facts().onnx(&scope).unwrap()[0].op_type, "Einsum");
+    let said = graph.node(graph.find("swish").unwrap()).op.facts().onnx(&scope).unwrap_err();
     assert!(said.contains("Operator::onnx"), "{said}");
 }
 

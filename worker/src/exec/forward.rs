@@ -16,18 +16,21 @@ pub struct Mode {
     pub observe: bool,
     /// Gradients pass where values were clipped too (unclipped straight-through).
     pub unclipped: bool,
+    /// Key of what is left out at random (dropout, stochastic depth); `None`: nothing is.
+    pub draws: Option<u64>,
 }
 
 impl Mode {
     /// Evaluation: running statistics, frozen ranges.
-    pub const EVAL: Mode = Mode { batch_stats: false, quantize: true, observe: false, unclipped: false };
+    pub const EVAL: Mode =
+        Mode { batch_stats: false, quantize: true, observe: false, unclipped: false, draws: None };
     /// Evaluation of the network with its quantizers in force, or of the floating-point network.
     pub const fn evaluation(quantize: bool) -> Mode {
         Mode { quantize, ..Self::EVAL }
     }
 
     /// Calibration: the floating-point network in evaluation, observed.
-    pub const CALIBRATE: Mode = Mode { batch_stats: false, quantize: false, observe: true, unclipped: false };
+    pub const CALIBRATE: Mode = Mode { quantize: false, observe: true, ..Self::EVAL };
 }
 
 /// What a graph runs with, besides its images.
@@ -148,7 +151,7 @@ impl Executor {
                 _ => node.inputs.iter().map(held).collect(),
             };
             let may_overwrite = step.may_overwrite && watch.is_none();
-            let mut call = Call::new(node, &inputs, step, may_overwrite, &mut pass);
+            let mut call = Call::new((id, node), &inputs, step, may_overwrite, &mut pass);
             let value = ops::of(node)?.forward(&mut call).map_err(|e| e.at(&node.name))?;
             if let Some(watch) = watch.as_deref_mut() {
                 watch(node, &value);

@@ -6,6 +6,11 @@ use crate::data::rng::CounterRng;
 use crate::graph::ParamKind;
 use tch::Tensor;
 
+/// Every branch is nearly left out at first (Liu et al., arXiv 2201.03545).
+const LAYER_SCALE: f64 = 1e-6;
+/// Standard deviation of embeddings (Dosovitskiy et al., arXiv 2010.11929).
+const EMBEDDING: f32 = 0.02;
+
 /// 64-bit FNV-1a: a stable key of a name.
 fn key(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3))
@@ -32,6 +37,12 @@ pub fn initialise(weights: &mut Weights, seed: u64, zero_gamma: bool) -> Result<
             ParamKind::ResidualGamma if zero_gamma => drop(view.f_fill_(0.0)?),
             ParamKind::Gamma | ParamKind::ResidualGamma => drop(view.f_fill_(1.0)?),
             ParamKind::Bias | ParamKind::Beta => drop(view.f_fill_(0.0)?),
+            ParamKind::LayerScale => drop(view.f_fill_(LAYER_SCALE)?),
+            ParamKind::Embedding => {
+                let mut rng = CounterRng::new(seed, [key(&slot.name), 0]);
+                let values: Vec<f32> = (0..slot.len).map(|_| rng.normal() * EMBEDDING).collect();
+                view.f_copy_(&Tensor::f_from_slice(&values)?.f_view(slot.shape.as_slice())?)?;
+            }
             ParamKind::RunningMean | ParamKind::RunningVar => unreachable!("buffers are not trainable"),
         }
     }

@@ -2,10 +2,12 @@
 
 use super::ExportError;
 use super::fold::fold;
+use super::Profile;
 use super::writer::{Exported, INPUT, Options, Value, Writer};
-use crate::checkpoint::State;
-use crate::graph::{Graph, Layer, Node, OnnxAttribute, OnnxInput, Op};
-use octrain_formats::onnx::proto::AttributeProto;
+use crate::checkpoint::{State, range_key};
+use crate::graph::{Graph, Layer, Node, OnnxAttribute, OnnxInput, OnnxScope, Op};
+use crate::quant::scheme::Sign;
+use octrain_formats::onnx::proto::{AttributeProto, TensorProto};
 
 /// Writes `graph`, which has gone through the pass list for export (BatchNorm folded), with the numbers of `state`.
 /// `metadata` goes into the file as it is; the layers that stay in floating point are added to it as `octrain.fp32_layers`,
@@ -30,7 +32,14 @@ impl Writer<'_> {
             Op::Input => Ok(Value { tensor: INPUT.into(), quantized: None }),
             Op::Quantize(q) if q.active => self.quantize(node, q),
             Op::Quantize(_) => Ok(self.input(node, 0)),
-            _ => self.operator(node),
+            op if op.facts().only_in_training() || self.is_cut_off_behind(node) => Ok(self.input(node, 0)),
+            op => {
+                if op.facts().stays_float() && self.profile != Profile::Fp32 {
+                    let why = format!("{} is computed in floating point on every target", op.kind());
+                    self.fp32_nodes.push((node.name.clone(), why));
+                }
+                self.operator(node)
+            }
         }
     }
 
@@ -38,8 +47,14 @@ impl Writer<'_> {
     fn operator(&mut self, node: &Node) -> Result<Value, ExportError> {
         let unsupported = |why| ExportError::Unsupported { node: node.name.clone(), op: node.op.kind(), why };
         let facts = node.op.facts();
-        let written = facts.onnx(&self.graph.shapes()).map_err(unsupported)?;
-        let layer = facts.layer().map(|layer| self.layer(node, layer)).transpose()?;
+        let scope = OnnxScope {
+            shapes: self.graph.shapes(),
+            inputs: node.inputs.iter().map(|&i| &self.graph.node(i).ty).collect(),
+            opset: self.options.opset,
+        };
+        let written = facts.onnx(&scope).map_err(unsupported)?;
+        let transposed = written.iter().any(|part| part.inputs.contains(&OnnxInput::WeightTransposed));
+        let layer = facts.layer().map(|layer| self.layer(node, layer, transposed)).transpose()?;
         for (i, part) in written.iter().enumerate() {
             let mut inputs = Vec::new();
             for input in &part.inputs {
@@ -50,12 +65,20 @@ impl Writer<'_> {
                     }
                     OnnxInput::Made(earlier) => inputs.push(part_name(node, *earlier, written.len())),
                     OnnxInput::Param(name) => inputs.push(self.parameter(name)?),
-                    OnnxInput::Weight | OnnxInput::Bias => {
+                    OnnxInput::Weight | OnnxInput::WeightTransposed | OnnxInput::Bias => {
                         let [weight, bias] = layer.clone().ok_or_else(|| {
                             unsupported("its ONNX node reads a layer's weight, and it is none".into())
                         })?;
-                        inputs.push(if *input == OnnxInput::Weight { weight } else { bias });
+                        inputs.push(if *input == OnnxInput::Bias { bias } else { weight });
                     }
+                    OnnxInput::FirstRow(name, rows) => inputs.push(self.first_row(name, *rows)?),
+                    OnnxInput::Number(value) => inputs.push(self.number(*value)?),
+                    OnnxInput::Numbers(shape, values) => {
+                        let name = format!("{}.{}", part_name(node, i, written.len()), inputs.len());
+                        self.floats(&name, shape, values)?;
+                        inputs.push(name);
+                    }
+                    OnnxInput::Ints(values) => inputs.push(self.whole_numbers(values)),
                 }
             }
             let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
@@ -68,13 +91,63 @@ impl Writer<'_> {
         })
     }
 
+    /// Whether all that read the value of an operator that cuts off are quantizers that cut off as early: those of unsigned
+    /// codes end at 0 and at their range. ONNX Runtime's kernels for layers want no other operator before the quantizer.
+    fn is_cut_off_behind(&self, node: &Node) -> bool {
+        let Some([min, max]) = node.op.facts().cuts_off().filter(|_| self.profile.integer_neighbours()) else {
+            return false;
+        };
+        let reads = |n: &&Node| n.inputs.iter().any(|&i| std::ptr::eq(self.graph.node(i), node));
+        let cuts = |reader: &Node| match &reader.op {
+            Op::Quantize(q) if q.active && q.scheme.sign == Sign::Unsigned => {
+                let range = self.state.get(&range_key(&q.name)).and_then(|t| t.data.first().copied());
+                min == 0.0 && range.is_some_and(|range| range <= max)
+            }
+            _ => false,
+        };
+        let mut readers = self.graph.nodes.iter().filter(reads).peekable();
+        !std::ptr::eq(self.graph.node(self.graph.output), node) && readers.peek().is_some() && readers.all(cuts)
+    }
+
     /// Weight and bias of a layer, with BatchNorm folded in; the tensors to read.
-    fn layer(&mut self, node: &Node, layer: &Layer) -> Result<[String; 2], ExportError> {
+    fn layer(&mut self, node: &Node, layer: &Layer, transposed: bool) -> Result<[String; 2], ExportError> {
         let missing = || ExportError::Missing(layer.weight.clone());
         let shape = self.graph.shapes().of(&layer.weight).ok_or_else(missing)?;
         let input = self.input(node, 0).quantized.filter(|_| layer.integer_bias).map(|q| q.scale);
         let folded = fold(self.state, layer, shape[0], input)?;
-        self.weights(node, layer, shape, folded)
+        match transposed {
+            true => self.weights(node, layer, &[shape[1], shape[0]], folded.transposed(), 1),
+            false => self.weights(node, layer, shape, folded, 0),
+        }
+    }
+
+    /// A parameter in floating point as the first of so many rows.
+    fn first_row(&mut self, name: &str, rows: usize) -> Result<String, ExportError> {
+        let t = self.state.get(name).ok_or_else(|| ExportError::Missing(name.into()))?;
+        let mut values = t.data.clone();
+        values.resize(t.data.len() * rows, 0.0);
+        let whole = format!("{name}.rows");
+        self.floats(&whole, &[1, rows, t.data.len()], &values)?;
+        Ok(whole)
+    }
+
+    /// A floating-point number; written once.
+    fn number(&mut self, value: f32) -> Result<String, ExportError> {
+        let name = format!("number.{value}");
+        if !self.tensors.iter().any(|t| t.name == name) {
+            self.floats(&name, &[], &[value])?;
+        }
+        Ok(name)
+    }
+
+    /// Whole numbers in a row; written once.
+    fn whole_numbers(&mut self, values: &[i64]) -> String {
+        let texts: Vec<String> = values.iter().map(i64::to_string).collect();
+        let name = format!("row.{}", texts.join("."));
+        if !self.tensors.iter().any(|t| t.name == name) {
+            self.tensors.push(TensorProto::longs(&name, &[values.len()], values));
+        }
+        name
     }
 
     /// A parameter in floating point; written once.

@@ -20,6 +20,20 @@ pub struct FoldedWeights {
     pub integer_bias: Vec<IntegerBias>,
 }
 
+impl FoldedWeights {
+    /// The same with the weights of each channel in a column: `[in, out]`.
+    pub fn transposed(self) -> Self {
+        let channels = self.bias.len();
+        Self { codes: columns(&self.codes, channels), float: columns(&self.float, channels), ..self }
+    }
+}
+
+/// A matrix of so many rows, read column by column.
+fn columns<T: Copy>(values: &[T], rows: usize) -> Vec<T> {
+    let width = values.len() / rows.max(1);
+    (0..width).flat_map(|c| (0..rows).map(move |r| values[r * width + c])).collect()
+}
+
 fn values<'a>(state: &'a State, name: &str) -> Result<&'a [f32], ExportError> {
     let t = state.get(name).ok_or_else(|| ExportError::Missing(name.into()))?;
     match t.data.iter().find(|x| !x.is_finite()) {

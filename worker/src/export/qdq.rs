@@ -95,15 +95,16 @@ impl Writer<'_> {
         Ok(Value { tensor, quantized: Some(quantized) })
     }
 
-    /// Weight and bias of a layer; returns the names of the tensors to read.
+    /// Weight and bias of a layer, whose channels are dimension `axis` of `shape`; returns the names of the tensors to read.
     pub(super) fn weights(
         &mut self,
         node: &Node,
         layer: &Layer,
         shape: &[usize],
         folded: FoldedWeights,
+        axis: usize,
     ) -> Result<[String; 2], ExportError> {
-        let (channels, weight) = (shape[0], layer.weight.as_str());
+        let (channels, weight) = (shape[axis], layer.weight.as_str());
         let bias = format!("{}.folded_bias", node.name);
         if !layer.quantized() || self.profile == Profile::Fp32 {
             if self.profile != Profile::Fp32 {
@@ -137,7 +138,7 @@ impl Writer<'_> {
         self.tensors.push(TensorProto::bytes(codes, shape, &folded.codes));
         let half = self.scales(scale, &[channels], &folded.scales)?;
         self.tensors.push(TensorProto::bytes(zero, &[channels], &vec![0; channels]));
-        self.dequantize(dq, [codes, scale, zero], back, Some(0), half);
+        self.dequantize(dq, [codes, scale, zero], back, Some(axis as i64), half);
         Ok([self.cast(back, self.options.float_type), bias_tensor])
     }
 }

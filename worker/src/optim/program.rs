@@ -14,6 +14,7 @@ use super::updater::Updater;
 use super::{DistributedOptimizer, OptimError};
 use crate::checkpoint::State;
 use crate::collective::{Collective, CollectiveError};
+use crate::data::rng::CounterRng;
 use crate::exec::{Evaluator, ExecError, Executor, Mode, Pass, Prepared, Watch, Weights};
 use crate::graph::Graph;
 use crate::strategy::{Phase, Strategy};
@@ -68,6 +69,8 @@ pub struct Program {
     pub(super) quantization: Quantization,
     /// Steps done.
     pub global_step: u64,
+    /// Keys what is left out at random.
+    seed: u64,
 }
 
 impl Program {
@@ -95,6 +98,7 @@ impl Program {
             executor: Arc::new(executor),
             weights,
             global_step: 0,
+            seed: o.seed,
         })
     }
 
@@ -273,6 +277,7 @@ impl Program {
             quantize: qat.is_some(),
             observe: phase.observe,
             unclipped: qat.is_some_and(|q| q.unclipped_straight_through),
+            draws: None,
         };
         let distillation = qat.and_then(|q| q.distillation);
         let mut prepared = Prepared::new(self.executor.graph(), &self.weights, mode, true)?;
@@ -284,7 +289,9 @@ impl Program {
         self.gradients.clear()?;
         let mut sums = Sums { stop: f64::from(u8::from(stop)), ..Sums::default() };
         let factor = self.updater.loss_scale.factor() / self.reducer.sharing.microbatches as f64;
-        for m in microbatches {
+        let first = self.reducer.place().local_microbatches(self.reducer.sharing.microbatches).start;
+        for (i, m) in microbatches.iter().enumerate() {
+            let mode = Mode { draws: Some(self.draws((first + i) as u64)), ..mode };
             let (weights, record) = (&self.weights, &mut self.gradients.record);
             let pass = Pass { prepared: &prepared, weights, mode, record };
             let watch = watch.as_deref_mut().map(|w| w as &mut Watch);
@@ -304,6 +311,12 @@ impl Program {
         let _guard = tch::no_grad_guard();
         self.gradients.put(sums)?;
         Ok(())
+    }
+
+    /// Key of what is left out at random in this microbatch of the global batch of this step.
+    fn draws(&self, microbatch: u64) -> u64 {
+        let mut rng = CounterRng::new(self.seed, [self.global_step, microbatch]);
+        u64::from(rng.bits()) << 32 | u64::from(rng.bits())
     }
 
     fn update(&mut self, phase: Phase, lr: f64) -> Result<(), OptimError> {

@@ -57,7 +57,8 @@ impl Builder {
         let conv = Conv {
             layer: Layer::new(weight, None),
             stride: [stride; 2],
-            padding: [kernel / 2; 2],
+            padding: Padding::all(kernel / 2),
+            dilation: [1, 1],
             groups: 1,
         };
         self.push(name, Op::Conv(conv), &[x])

@@ -22,7 +22,7 @@ pub enum DType {
 /// Shape without the batch dimension, and element type.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TensorType {
-    /// `[C, H, W]` or `[F]`.
+    /// `[C, H, W]` of an image, `[T, D]` of tokens, `[F]` of a row; any number of dimensions.
     pub shape: Vec<usize>,
     /// Element type.
     pub dtype: DType,
@@ -51,12 +51,16 @@ pub enum ParamKind {
     LinearWeight,
     /// Bias.
     Bias,
-    /// BatchNorm's gamma.
+    /// Gamma of a BatchNorm or LayerNorm.
     Gamma,
     /// BatchNorm's gamma at the end of a residual branch (may start at zero).
     ResidualGamma,
-    /// BatchNorm's beta.
+    /// Beta of a BatchNorm or LayerNorm.
     Beta,
+    /// The scale of a layer: factors of a residual branch, by channel.
+    LayerScale,
+    /// An embedding: a class token, or one of positions.
+    Embedding,
     /// Running mean: a buffer.
     RunningMean,
     /// Running variance: a buffer.

@@ -15,6 +15,11 @@ pub(super) fn apply(mut graph: Graph, strategy: &Strategy) -> Result<Graph, Grap
         if let Some(layer) = node.op.layer_mut() {
             layer.compute = dtype;
         }
+        match &mut node.op {
+            Op::Parameter(value) => value.compute = dtype,
+            Op::Constant(value) => value.compute = dtype,
+            _ => {}
+        }
     }
     let consumers = graph.consumers();
     let mut source = graph.input();

@@ -15,9 +15,10 @@ pub(super) fn apply(mut graph: Graph, strategy: &Strategy) -> Result<Graph, Grap
                 "has a layer that passes cannot change: its operator gives `layer` without `layer_mut`";
             return Err(GraphError::Node { node: node.name.clone(), op: node.op.kind(), what: what.into() });
         }
+        let integer_bias = node.op.facts().takes_integer_bias(&node.ty);
         if let Some(layer) = node.op.layer_mut() {
             layer.scheme = (!skip).then_some(Scheme::weight(qat.weight_bits));
-            layer.integer_bias = !skip && qat.target.integer_neighbours();
+            layer.integer_bias = !skip && integer_bias && qat.target.integer_neighbours();
         }
     }
     Ok(graph)

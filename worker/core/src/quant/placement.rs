@@ -4,14 +4,15 @@
 //!
 //! | target | quantized edges |
 //! | --- | --- |
-//! | all | the inputs of Conv and Linear |
+//! | all | the inputs of Conv and Linear, both inputs of MatMul |
 //! | `tensorrt`, `openvino` | and the *skip* input of a residual Add (Q/DQ on the convolution branch splits its fusion) |
-//! | `onnxruntime` | and all inputs of Add and Concat, and the input of GlobalAvgPool (every node wants integer neighbours) |
+//! | `onnxruntime` | and all inputs of Add, Mul and Concat, the input of pools that take a mean, and that of Sigmoid, HardSigmoid, Silu and HardSwish (every node wants integer neighbours) |
 //!
-//! A quantizer belongs to a value: all quantized edges from one value share its scale. MaxPool and Flatten hand
-//! values on unchanged, so the quantizer sits before them. Concat's result is quantized where it is read, with one
-//! scale. The first layer reads the quantized image; the result of the last is not quantized. An operator that no
-//! rule speaks of (Sigmoid) is an error unless `--qat-skip` names it: nothing is left in floating point unsaid.
+//! Softmax, LayerNorm and Gelu stay in floating point, and so do Add, Mul and Concat of tokens: the residual stream of a
+//! transformer. A quantizer belongs to a value: all quantized edges from one value share its scale. What hands values on
+//! unchanged (MaxPool, Flatten, Reshape, Transpose, Pad, Dropout) has the quantizer before it. Concat's result is quantized
+//! where it is read, with one scale. The first layer reads the quantized image; the result of the last is not quantized.
+//! An operator that no rule speaks of is an error unless `--qat-skip` names it: nothing is left in floating point unsaid.
 
 use crate::graph::{Graph, GraphError, NodeId, Site};
 use crate::quant::scheme::Sign;
@@ -54,7 +55,10 @@ pub fn edges(graph: &Graph, target: Target, skip: &[bool]) -> Result<BTreeSet<Ed
     let absorbing = absorbing(graph);
     let mut out = BTreeSet::new();
     for (id, node) in graph.iter().filter(|(id, _)| !skip[id.0]) {
-        let site = Site { absorbing: node.inputs.iter().map(|i| absorbing[i.0]).collect() };
+        let site = Site {
+            absorbing: node.inputs.iter().map(|i| absorbing[i.0]).collect(),
+            ranks: node.inputs.iter().map(|&i| graph.node(i).ty.shape.len()).collect(),
+        };
         let slots = node.op.facts().quantized_inputs(target, &site).ok_or_else(|| {
             let (node, op, target) = (node.name.clone(), node.op.kind(), target.name());
             GraphError::NoPlacementRule { node, op, target }

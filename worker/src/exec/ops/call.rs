@@ -2,8 +2,8 @@
 
 use super::super::forward::Step;
 use super::super::{ExecError, Mode, Pass};
-use crate::graph::{Layout, Node};
-use tch::Tensor;
+use crate::graph::{Layout, Node, NodeId};
+use tch::{Device, Tensor};
 
 /// One run of one operator.
 pub struct Call<'a, 'r> {
@@ -17,19 +17,22 @@ pub struct Call<'a, 'r> {
     pub(super) buffers: &'a [usize],
     pub(super) quantizer: Option<usize>,
     pub(super) layout: Layout,
+    /// The node's place in the graph.
+    place: usize,
     pub(super) pass: &'a mut Pass<'r>,
 }
 
 impl<'a, 'r> Call<'a, 'r> {
     pub(in super::super) fn new(
-        node: &'a Node,
+        (id, node): (NodeId, &'a Node),
         inputs: &'a [&'a Tensor],
         resolved: &'a Step,
         may_overwrite: bool,
         pass: &'a mut Pass<'r>,
     ) -> Self {
         let Step { leaves, buffers, quantizer, layout, .. } = resolved;
-        Self { node, inputs, may_overwrite, leaves, buffers, quantizer: *quantizer, layout: *layout, pass }
+        let (quantizer, layout, place) = (*quantizer, *layout, id.0);
+        Self { node, inputs, may_overwrite, leaves, buffers, quantizer, layout, place, pass }
     }
 
     /// The first value it reads.
@@ -51,6 +54,18 @@ impl<'a, 'r> Call<'a, 'r> {
             what: format!("reads {} trainable parameters, not {}", self.leaves.len(), i + 1),
         };
         self.leaf(i).ok_or_else(missing)
+    }
+
+    /// Where the weights live.
+    pub fn device(&self) -> Device {
+        self.pass.weights.device()
+    }
+
+    /// What seeds this node's draw in training; `None` where nothing is left out at random.
+    pub fn draw(&self) -> Option<i64> {
+        // Odd, so that different nodes of one microbatch have different seeds.
+        let spread = (self.place as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        self.pass.mode.draws.map(|key| (key ^ spread) as i64)
     }
 
     /// How the graph runs.

@@ -1,19 +1,23 @@
 //! How libtorch runs each operator: one file an operator or family, beside its facts in `graph::ops`.
 
 mod activation;
-mod add;
+mod arithmetic;
+mod attention;
 mod batch_norm;
 mod call;
 mod cast;
 mod concat;
 mod conv;
-mod flatten;
 mod input;
+mod layer_norm;
 mod linear;
 mod pool;
 mod product;
 mod quantize;
+mod random;
 mod registry;
+mod shape;
+mod value;
 
 pub use call::Call;
 pub use product::product;
@@ -43,13 +47,33 @@ pub(super) fn of(node: &Node) -> Result<&dyn Forward, ExecError> {
         Op::Conv(conv) => conv,
         Op::Linear(linear) => linear,
         Op::BatchNorm(norm) => norm,
+        Op::LayerNorm(norm) => norm,
         Op::Relu => &activation::Relu,
-        Op::MaxPool(window) => window,
-        Op::GlobalAvgPool => &pool::GlobalAvgPool,
-        Op::Flatten => &flatten::Flatten,
-        Op::Add => &add::Add,
-        Op::Concat => &concat::Concat,
+        Op::Clip(clip) => clip,
         Op::Sigmoid => &activation::Sigmoid,
+        Op::HardSigmoid => &activation::HardSigmoid,
+        Op::Silu => &activation::Silu,
+        Op::HardSwish => &activation::HardSwish,
+        Op::Gelu => &activation::Gelu,
+        Op::MaxPool(window) => window,
+        Op::AvgPool(pool) => pool,
+        Op::GlobalAvgPool => &pool::GlobalAvgPool,
+        Op::Flatten => &shape::Flatten,
+        Op::Reshape(reshape) => reshape,
+        Op::Transpose(transpose) => transpose,
+        Op::Slice(slice) => slice,
+        Op::Pad(pad) => pad,
+        Op::Add => &arithmetic::Add,
+        Op::Mul => &arithmetic::Mul,
+        Op::Scale(scale) => scale,
+        Op::Concat(concat) => concat,
+        Op::MatMul(product) => product,
+        Op::Softmax => &attention::Softmax,
+        Op::Dropout(dropout) => dropout,
+        Op::StochasticDepth(depth) => depth,
+        Op::Parameter(parameter) => parameter,
+        Op::Constant(constant) => constant,
+        Op::ClassToken(token) => token,
         Op::Quantize(quantizer) => quantizer,
         Op::Cast(cast) => cast,
         Op::Custom(custom) => registry::of(&node.name, custom)?,

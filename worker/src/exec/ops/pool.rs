@@ -2,7 +2,7 @@
 
 use super::super::ExecError;
 use super::{Call, Forward};
-use crate::graph::Window;
+use crate::graph::{AvgPool, Window};
 use tch::Tensor;
 
 impl Forward for Window {
@@ -10,6 +10,14 @@ impl Forward for Window {
         let both = |v: usize| [v as i64, v as i64];
         let (kernel, stride, padding) = (both(self.kernel), both(self.stride), both(self.padding));
         Ok(call.x().f_max_pool2d(kernel, stride, padding, [1, 1], false)?)
+    }
+}
+
+impl Forward for AvgPool {
+    fn forward(&self, call: &mut Call) -> Result<Tensor, ExecError> {
+        let pair = |p: [usize; 2]| p.map(|v| v as i64);
+        let (kernel, stride, padding) = (pair(self.kernel), pair(self.stride), pair(self.padding));
+        Ok(call.x().f_avg_pool2d(kernel, stride, padding, false, self.count_include_pad, None)?)
     }
 }
 

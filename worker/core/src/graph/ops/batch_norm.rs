@@ -1,7 +1,7 @@
 //! Batch normalisation.
 
 use super::super::TensorType;
-use super::{Given, OnnxNode, Operator, Shapes, Site};
+use super::{Given, OnnxNode, OnnxScope, Operator, Site};
 use crate::strategy::Target;
 use serde::{Deserialize, Serialize};
 
@@ -52,7 +52,7 @@ impl Operator for BatchNorm {
         Some(vec![])
     }
 
-    fn onnx(&self, _: &Shapes) -> Result<Vec<OnnxNode>, String> {
+    fn onnx(&self, _: &OnnxScope) -> Result<Vec<OnnxNode>, String> {
         Err("it must be folded first (pass fold-batch-norm)".into())
     }
 }

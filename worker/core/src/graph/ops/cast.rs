@@ -2,7 +2,7 @@
 
 use super::super::{DType, TensorType};
 use super::operator::kept;
-use super::{Given, OnnxNode, Operator, Shapes, Site};
+use super::{Given, OnnxNode, OnnxScope, Operator, Shapes, Site};
 use crate::quant::scheme::Sign;
 use crate::strategy::Target;
 use serde::{Deserialize, Serialize};
@@ -35,7 +35,7 @@ impl Operator for Cast {
         Some(vec![])
     }
 
-    fn onnx(&self, _: &Shapes) -> Result<Vec<OnnxNode>, String> {
+    fn onnx(&self, _: &OnnxScope) -> Result<Vec<OnnxNode>, String> {
         Err("files hold FP32 values; amp-cast must be off for export".into())
     }
 

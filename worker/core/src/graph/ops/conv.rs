@@ -2,7 +2,7 @@
 
 use super::super::TensorType;
 use super::operator::windows;
-use super::{Given, Layer, OnnxNode, Operator, Shapes, Site};
+use super::{Given, Layer, OnnxNode, OnnxScope, Operator, Padding, Shapes, Site};
 use crate::strategy::Target;
 use serde::{Deserialize, Serialize};
 
@@ -13,10 +13,28 @@ pub struct Conv {
     pub layer: Layer,
     /// Stride in height and width.
     pub stride: [usize; 2],
-    /// Zero padding on both sides of height and width.
-    pub padding: [usize; 2],
-    /// Groups.
+    /// Zeros around the image.
+    pub padding: Padding,
+    /// Distance of the kernel's elements in height and width; 1: they touch.
+    #[serde(default = "touching", skip_serializing_if = "touches")]
+    pub dilation: [usize; 2],
+    /// Groups; as many as input channels: a depthwise convolution.
     pub groups: usize,
+}
+
+const fn touching() -> [usize; 2] {
+    [1, 1]
+}
+
+fn touches(dilation: &[usize; 2]) -> bool {
+    *dilation == touching()
+}
+
+/// Elements that a kernel of side `kernel` spans.
+fn span(kernel: usize, dilation: usize) -> Result<usize, String> {
+    let span = kernel.checked_sub(1).and_then(|gaps| gaps.checked_mul(dilation)?.checked_add(1));
+    span.filter(|_| dilation > 0)
+        .ok_or_else(|| format!("kernel {kernel} with dilation {dilation} has no size"))
 }
 
 impl Operator for Conv {
@@ -41,8 +59,8 @@ impl Operator for Conv {
         {
             return Err(format!("bias `{bias}` wants shape [{out}]"));
         }
-        let oh = windows(h, kh, self.stride[0], self.padding[0])?;
-        let ow = windows(w, kw, self.stride[1], self.padding[1])?;
+        let oh = windows(h, span(kh, self.dilation[0])?, self.stride[0], self.padding.of_height())?;
+        let ow = windows(w, span(kw, self.dilation[1])?, self.stride[1], self.padding.of_width())?;
         Ok(TensorType { shape: vec![out, oh, ow], dtype: self.layer.compute })
     }
 
@@ -62,23 +80,26 @@ impl Operator for Conv {
         Some(vec![0])
     }
 
-    fn onnx(&self, shapes: &Shapes) -> Result<Vec<OnnxNode>, String> {
+    fn onnx(&self, scope: &OnnxScope) -> Result<Vec<OnnxNode>, String> {
         let weight = &self.layer.weight;
-        let shape = shapes.of(weight).ok_or_else(|| format!("its weight `{weight}` is not declared"))?;
-        let [ph, pw] = self.padding;
+        let shape =
+            scope.shapes.of(weight).ok_or_else(|| format!("its weight `{weight}` is not declared"))?;
         Ok(vec![
             OnnxNode::layer("Conv")
                 .sizes("kernel_shape", &shape[2..])
                 .sizes("strides", &self.stride)
-                .sizes("pads", &[ph, pw, ph, pw])
-                .sizes("dilations", &[1, 1])
+                .sizes("pads", &self.padding.onnx())
+                .sizes("dilations", &self.dilation)
                 .int("group", self.groups as i64),
         ])
     }
 
     fn describe(&self, shapes: &Shapes) -> String {
+        let pair = |[h, w]: [usize; 2]| if h == w { h.to_string() } else { format!("{h}x{w}") };
         let groups = if self.groups > 1 { format!(" g{}", self.groups) } else { String::new() };
-        let (stride, padding, marks) = (self.stride[0], self.padding[0], self.layer.marks());
-        format!("Conv[{} s{stride} p{padding}{groups}{marks}]", shapes.text(&self.layer.weight))
+        let dilation =
+            if touches(&self.dilation) { String::new() } else { format!(" d{}", pair(self.dilation)) };
+        let (shape, stride, marks) = (shapes.text(&self.layer.weight), pair(self.stride), self.layer.marks());
+        format!("Conv[{shape} s{stride} p{}{dilation}{groups}{marks}]", self.padding)
     }
 }

@@ -1,11 +1,11 @@
 //! Fully connected layer.
 
 use super::super::TensorType;
-use super::{Given, Layer, OnnxNode, Operator, Shapes, Site};
+use super::{Given, Layer, OnnxInput, OnnxNode, OnnxScope, Operator, Shapes, Site};
 use crate::strategy::Target;
 use serde::{Deserialize, Serialize};
 
-/// `y = x W^T + b`, weight `[out, in]`.
+/// `y = x W^T + b` over the last dimension, weight `[out, in]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Linear {
     /// Weight and bias.
@@ -19,16 +19,18 @@ impl Operator for Linear {
 
     fn infer(&self, given: &Given) -> Result<TensorType, String> {
         let weight = given.param(&self.layer.weight)?;
-        let out = match (&given.inputs[0].shape[..], weight) {
-            ([features], [out, inn]) if features == inn => *out,
-            (shape, _) => return Err(format!("input {shape:?} does not fit weight {weight:?}")),
+        let mut shape = given.inputs[0].shape.clone();
+        let out = match (shape.last(), weight) {
+            (Some(features), [out, inn]) if features == inn => *out,
+            _ => return Err(format!("input {shape:?} does not fit weight {weight:?}")),
         };
         if let Some(bias) = &self.layer.bias
             && given.param(bias)? != [out]
         {
             return Err(format!("bias `{bias}` wants shape [{out}]"));
         }
-        Ok(TensorType { shape: vec![out], dtype: self.layer.compute })
+        *shape.last_mut().expect("checked above") = out;
+        Ok(TensorType { shape, dtype: self.layer.compute })
     }
 
     fn layer(&self) -> Option<&Layer> {
@@ -43,8 +45,19 @@ impl Operator for Linear {
         Some(vec![0])
     }
 
-    fn onnx(&self, _: &Shapes) -> Result<Vec<OnnxNode>, String> {
-        Ok(vec![OnnxNode::layer("Gemm").int("transB", 1)])
+    /// Of a row it is a Gemm, which has a bias; of tokens a MatMul, behind which the bias is added.
+    fn takes_integer_bias(&self, value: &TensorType) -> bool {
+        value.shape.len() == 1
+    }
+
+    fn onnx(&self, scope: &OnnxScope) -> Result<Vec<OnnxNode>, String> {
+        if scope.rank() == 2 {
+            return Ok(vec![OnnxNode::layer("Gemm").int("transB", 1)]);
+        }
+        Ok(vec![
+            OnnxNode::new("MatMul", vec![OnnxInput::Value(0), OnnxInput::WeightTransposed]),
+            OnnxNode::new("Add", vec![OnnxInput::Made(0), OnnxInput::Bias]),
+        ])
     }
 
     fn describe(&self, shapes: &Shapes) -> String {

@@ -4,31 +4,45 @@
 //! runs it stands in `exec::ops` of the package `octrain`.
 
 mod activation;
-mod add;
+mod arithmetic;
+mod attention;
 mod batch_norm;
 mod cast;
 mod concat;
 mod conv;
 mod custom;
-mod flatten;
 mod input;
 mod layer;
+mod layer_norm;
 mod linear;
 mod onnx;
 mod operator;
+mod padding;
 mod pool;
 mod quantize;
+mod random;
+mod shape;
+mod value;
 
+pub use activation::Clip;
+pub use arithmetic::Scale;
+pub use attention::MatMul;
 pub use batch_norm::BatchNorm;
 pub use cast::Cast;
+pub use concat::Concat;
 pub use conv::Conv;
 pub use custom::{Custom, CustomOperator, KindTaken, register};
 pub use layer::Layer;
+pub use layer_norm::LayerNorm;
 pub use linear::Linear;
-pub use onnx::{OnnxAttribute, OnnxInput, OnnxNode};
+pub use onnx::{OnnxAttribute, OnnxInput, OnnxNode, OnnxScope};
 pub use operator::{Arity, Given, Operator, Shapes, Site, windows};
-pub use pool::Window;
+pub use padding::Padding;
+pub use pool::{AvgPool, Window};
 pub use quantize::Quantizer;
+pub use random::{Dropout, StochasticDepth};
+pub use shape::{Pad, Reshape, Slice, Transpose};
+pub use value::{ClassToken, Constant, Parameter};
 
 use crate::strategy::Target;
 use serde::{Deserialize, Serialize};
@@ -40,24 +54,64 @@ pub enum Op {
     Input,
     /// Two-dimensional convolution, weight `[out, in / groups, kh, kw]`.
     Conv(Conv),
-    /// `y = x W^T + b`, weight `[out, in]`.
+    /// `y = x W^T + b` over the last dimension, weight `[out, in]`.
     Linear(Linear),
     /// Batch normalisation over all but the channel dimension.
     BatchNorm(BatchNorm),
+    /// Layer normalisation over the last dimension.
+    LayerNorm(LayerNorm),
     /// `max(x, 0)`.
     Relu,
-    /// Maximum over windows.
-    MaxPool(Window),
-    /// Mean over height and width: `[C, H, W] -> [C, 1, 1]`.
-    GlobalAvgPool,
-    /// `[C, H, W] -> [C * H * W]`.
-    Flatten,
-    /// Sum of two values of one type.
-    Add,
-    /// Two or more values joined along the channels: `[C1, H, W], [C2, H, W] -> [C1 + C2, H, W]`.
-    Concat,
+    /// `min(max(x, min), max)`: ReLU6.
+    Clip(Clip),
     /// `1 / (1 + exp(-x))`.
     Sigmoid,
+    /// `min(max(x / 6 + 1 / 2, 0), 1)`.
+    HardSigmoid,
+    /// `x * sigmoid(x)`.
+    Silu,
+    /// `x * hard_sigmoid(x)`.
+    HardSwish,
+    /// `x * (1 + erf(x / sqrt(2))) / 2`.
+    Gelu,
+    /// Maximum over windows.
+    MaxPool(Window),
+    /// Mean over windows.
+    AvgPool(AvgPool),
+    /// Mean over height and width: `[C, H, W] -> [C, 1, 1]`.
+    GlobalAvgPool,
+    /// All in one row: `[C, H, W] -> [C * H * W]`.
+    Flatten,
+    /// Another shape.
+    Reshape(Reshape),
+    /// Dimensions in another order.
+    Transpose(Transpose),
+    /// A part along one dimension.
+    Slice(Slice),
+    /// Zeros around it.
+    Pad(Pad),
+    /// Sum of two values, broadcast.
+    Add,
+    /// Product of two values, broadcast.
+    Mul,
+    /// Times a number.
+    Scale(Scale),
+    /// Two or more values joined along a dimension.
+    Concat(Concat),
+    /// Matrix product of two values.
+    MatMul(MatMul),
+    /// Exponentials over their sum, along the last dimension.
+    Softmax,
+    /// Numbers left out at random in training.
+    Dropout(Dropout),
+    /// Images' values left out at random in training.
+    StochasticDepth(StochasticDepth),
+    /// A parameter as a value.
+    Parameter(Parameter),
+    /// Numbers that are not trained.
+    Constant(Constant),
+    /// One token before all others.
+    ClassToken(ClassToken),
     /// Activation quantizer: observes, and fake-quantizes if active.
     Quantize(Quantizer),
     /// Change of element type.
@@ -79,13 +133,33 @@ impl Op {
             Op::Conv(conv) => conv,
             Op::Linear(linear) => linear,
             Op::BatchNorm(norm) => norm,
+            Op::LayerNorm(norm) => norm,
             Op::Relu => &activation::Relu,
-            Op::MaxPool(window) => window,
-            Op::GlobalAvgPool => &pool::GlobalAvgPool,
-            Op::Flatten => &flatten::Flatten,
-            Op::Add => &add::Add,
-            Op::Concat => &concat::Concat,
+            Op::Clip(clip) => clip,
             Op::Sigmoid => &activation::Sigmoid,
+            Op::HardSigmoid => &activation::HardSigmoid,
+            Op::Silu => &activation::Silu,
+            Op::HardSwish => &activation::HardSwish,
+            Op::Gelu => &activation::Gelu,
+            Op::MaxPool(window) => window,
+            Op::AvgPool(pool) => pool,
+            Op::GlobalAvgPool => &pool::GlobalAvgPool,
+            Op::Flatten => &shape::Flatten,
+            Op::Reshape(reshape) => reshape,
+            Op::Transpose(transpose) => transpose,
+            Op::Slice(slice) => slice,
+            Op::Pad(pad) => pad,
+            Op::Add => &arithmetic::Add,
+            Op::Mul => &arithmetic::Mul,
+            Op::Scale(scale) => scale,
+            Op::Concat(concat) => concat,
+            Op::MatMul(product) => product,
+            Op::Softmax => &attention::Softmax,
+            Op::Dropout(dropout) => dropout,
+            Op::StochasticDepth(depth) => depth,
+            Op::Parameter(parameter) => parameter,
+            Op::Constant(constant) => constant,
+            Op::ClassToken(token) => token,
             Op::Quantize(quantizer) => quantizer,
             Op::Cast(cast) => cast,
             Op::Custom(custom) => custom.facts(),
@@ -120,7 +194,7 @@ impl Op {
     /// Whether some target computes it from quantized inputs, or no rule says how: what `--qat-skip` can leave in floating
     /// point. `inputs` is how many it has.
     pub fn can_be_skipped(&self, inputs: usize) -> bool {
-        let site = Site { absorbing: vec![0; inputs] };
+        let site = Site { absorbing: vec![0; inputs], ranks: vec![3; inputs] };
         let rules = Target::ALL.iter().map(|&target| self.facts().quantized_inputs(target, &site));
         rules.into_iter().any(|rule| rule.is_none_or(|slots| !slots.is_empty()))
     }

@@ -1,7 +1,7 @@
 //! What is to be known of an operator.
 
 use super::super::{Param, TensorType};
-use super::{Layer, OnnxNode};
+use super::{Layer, OnnxNode, OnnxScope};
 use crate::quant::scheme::Sign;
 use crate::strategy::Target;
 
@@ -62,9 +62,31 @@ pub trait Operator: std::fmt::Debug {
         None
     }
 
+    /// Whether every target computes it in floating point, though products around it are quantized: files list it as such.
+    fn stays_float(&self) -> bool {
+        false
+    }
+
+    /// Whether a bias that its layer adds to a value of this type can be an integer in units of its products, where the
+    /// target has integer biases.
+    fn takes_integer_bias(&self, value: &TensorType) -> bool {
+        let _ = value;
+        true
+    }
+
+    /// Whether it does nothing outside training: files do not have it.
+    fn only_in_training(&self) -> bool {
+        false
+    }
+
+    /// The least and the largest number that it makes, where it does nothing but cut values off there.
+    fn cuts_off(&self) -> Option<[f32; 2]> {
+        None
+    }
+
     /// The ONNX nodes that compute it, the last of which makes its value; or why there are none.
-    fn onnx(&self, shapes: &Shapes) -> Result<Vec<OnnxNode>, String> {
-        let _ = shapes;
+    fn onnx(&self, scope: &OnnxScope) -> Result<Vec<OnnxNode>, String> {
+        let _ = scope;
         Err("its facts name no ONNX operator (Operator::onnx)".into())
     }
 
@@ -152,15 +174,28 @@ impl<'a> Given<'a> {
     }
 }
 
-/// Places of a sliding window of side `kernel` along `size` elements with `padding` on both sides.
-pub fn windows(size: usize, kernel: usize, stride: usize, padding: usize) -> Result<usize, String> {
-    let padded = padding.checked_mul(2).and_then(|both| both.checked_add(size));
+/// Places of a sliding window of side `kernel` along `size` elements with `padding` before and behind them.
+pub fn windows(size: usize, kernel: usize, stride: usize, padding: [usize; 2]) -> Result<usize, String> {
+    let padded = padding[0].checked_add(padding[1]).and_then(|both| both.checked_add(size));
     match padded.and_then(|padded| padded.checked_sub(kernel)) {
         Some(free) if stride > 0 && kernel > 0 => Ok(free / stride + 1),
         _ => {
+            let [before, behind] = padding;
+            let padding =
+                if before == behind { before.to_string() } else { format!("{before} and {behind}") };
             Err(format!("window {kernel} (stride {stride}, padding {padding}) does not fit a side of {size}"))
         }
     }
+}
+
+/// The shape that two values broadcast to: equal dimensions, or one of them 1.
+pub(super) fn broadcast(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
+    let dim = |(&a, &b): (&usize, &usize)| match (a, b) {
+        _ if a == b => Some(a),
+        (1, other) | (other, 1) => Some(other),
+        _ => None,
+    };
+    if a.len() == b.len() { a.iter().zip(b).map(dim).collect() } else { None }
 }
 
 /// Where a node stands in its graph, as far as placement rules look.
@@ -168,6 +203,16 @@ pub fn windows(size: usize, kernel: usize, stride: usize, padding: usize) -> Res
 pub struct Site {
     /// For every input, the most operators that absorb sums on any way to it from the graph's input.
     pub absorbing: Vec<usize>,
+    /// For every input, how many dimensions it has besides the batch: 3 of an image, 2 of a sequence of tokens.
+    pub ranks: Vec<usize>,
+}
+
+impl Site {
+    /// Whether every input is an image `[C, H, W]` or a row `[F]`: what convolutional networks are made of. The residual
+    /// stream of tokens between the products of a transformer stays in floating point on every target.
+    pub fn is_convolutional(&self) -> bool {
+        self.ranks.iter().all(|&rank| rank != 2)
+    }
 }
 
 /// The sign of an operator that makes nothing negative of what is not.

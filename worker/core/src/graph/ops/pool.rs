@@ -2,7 +2,7 @@
 
 use super::super::TensorType;
 use super::operator::{kept, windows};
-use super::{Given, OnnxNode, Operator, Shapes, Site};
+use super::{Given, OnnxNode, OnnxScope, Operator, Shapes, Site};
 use crate::quant::scheme::Sign;
 use crate::strategy::Target;
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,14 @@ pub struct Window {
     pub padding: usize,
 }
 
+/// Zeros or infinities must not fill a window.
+fn half_at_most(padding: usize, kernel: usize) -> Result<(), String> {
+    match padding.checked_mul(2) {
+        Some(both) if both <= kernel => Ok(()),
+        _ => Err(format!("padding {padding} exceeds half the window {kernel}")),
+    }
+}
+
 /// Maximum over windows: every maximum is one of the values.
 impl Operator for Window {
     fn kind(&self) -> &'static str {
@@ -26,10 +34,8 @@ impl Operator for Window {
 
     fn infer(&self, given: &Given) -> Result<TensorType, String> {
         let [c, h, w] = given.image(0)?;
-        if 2 * self.padding > self.kernel {
-            return Err(format!("padding {} exceeds half the window {}", self.padding, self.kernel));
-        }
-        let side = |size| windows(size, self.kernel, self.stride, self.padding);
+        half_at_most(self.padding, self.kernel)?;
+        let side = |size| windows(size, self.kernel, self.stride, [self.padding; 2]);
         Ok(TensorType { shape: vec![c, side(h)?, side(w)?], dtype: given.inputs[0].dtype })
     }
 
@@ -45,7 +51,7 @@ impl Operator for Window {
         Some(vec![])
     }
 
-    fn onnx(&self, _: &Shapes) -> Result<Vec<OnnxNode>, String> {
+    fn onnx(&self, _: &OnnxScope) -> Result<Vec<OnnxNode>, String> {
         Ok(vec![
             OnnxNode::unary("MaxPool")
                 .sizes("kernel_shape", &[self.kernel; 2])
@@ -56,6 +62,59 @@ impl Operator for Window {
 
     fn describe(&self, _: &Shapes) -> String {
         format!("MaxPool[{} s{} p{}]", self.kernel, self.stride, self.padding)
+    }
+}
+
+/// Mean over windows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AvgPool {
+    /// Height and width of the window.
+    pub kernel: [usize; 2],
+    /// Stride in height and width.
+    pub stride: [usize; 2],
+    /// Zeros above and below, left and right.
+    pub padding: [usize; 2],
+    /// Whether the zeros count in the mean.
+    pub count_include_pad: bool,
+}
+
+impl Operator for AvgPool {
+    fn kind(&self) -> &'static str {
+        "AvgPool"
+    }
+
+    fn infer(&self, given: &Given) -> Result<TensorType, String> {
+        let [c, h, w] = given.image(0)?;
+        let side = |i: usize, size| {
+            half_at_most(self.padding[i], self.kernel[i])?;
+            windows(size, self.kernel[i], self.stride[i], [self.padding[i]; 2])
+        };
+        Ok(TensorType { shape: vec![c, side(0, h)?, side(1, w)?], dtype: given.inputs[0].dtype })
+    }
+
+    fn sign(&self, inputs: &[Sign]) -> Sign {
+        kept(inputs)
+    }
+
+    fn quantized_inputs(&self, target: Target, _: &Site) -> Option<Vec<usize>> {
+        Some(if target.integer_neighbours() { vec![0] } else { vec![] })
+    }
+
+    fn onnx(&self, _: &OnnxScope) -> Result<Vec<OnnxNode>, String> {
+        let [h, w] = self.padding;
+        Ok(vec![
+            OnnxNode::unary("AveragePool")
+                .sizes("kernel_shape", &self.kernel)
+                .sizes("strides", &self.stride)
+                .sizes("pads", &[h, w, h, w])
+                .int("count_include_pad", i64::from(self.count_include_pad)),
+        ])
+    }
+
+    fn describe(&self, _: &Shapes) -> String {
+        let pair = |[h, w]: [usize; 2]| if h == w { h.to_string() } else { format!("{h}x{w}") };
+        let inside = if self.count_include_pad { "" } else { " inside" };
+        format!("AvgPool[{} s{} p{}{inside}]", pair(self.kernel), pair(self.stride), pair(self.padding))
     }
 }
 
@@ -80,7 +139,7 @@ impl Operator for GlobalAvgPool {
         Some(if target.integer_neighbours() { vec![0] } else { vec![] })
     }
 
-    fn onnx(&self, _: &Shapes) -> Result<Vec<OnnxNode>, String> {
+    fn onnx(&self, _: &OnnxScope) -> Result<Vec<OnnxNode>, String> {
         Ok(vec![OnnxNode::unary("GlobalAveragePool")])
     }
 }

@@ -1,12 +1,15 @@
 //! The table, read as a table; and the shape rule of every operator on what fits and what does not.
 
+mod of_today;
+
 use super::*;
 use crate::graph::{DType, Param, ParamKind, TensorType};
 use crate::quant::scheme::{Scheme, Sign};
 
 fn conv(groups: usize) -> Op {
     let layer = Layer::new("w", Some("b".into()));
-    Op::Conv(Conv { layer, stride: [2, 1], padding: [1, 0], groups })
+    let padding = Padding::symmetric([1, 0]);
+    Op::Conv(Conv { layer, stride: [2, 1], padding, dilation: [1, 1], groups })
 }
 
 fn linear() -> Op {
@@ -18,6 +21,8 @@ fn norm() -> Op {
     Op::BatchNorm(BatchNorm { gamma, beta, mean, var, eps: 1e-5, momentum: 0.1 })
 }
 
+const CONCAT: Op = Op::Concat(Concat { axis: 0 });
+
 fn pool(kernel: usize, stride: usize, padding: usize) -> Op {
     Op::MaxPool(Window { kernel, stride, padding })
 }
@@ -27,7 +32,15 @@ fn quantizer(active: bool) -> Op {
 }
 
 fn params() -> Vec<Param> {
-    let shapes: [(&str, &[usize]); 4] = [("w", &[6, 2, 3, 3]), ("b", &[6]), ("g", &[4]), ("fc", &[5, 8])];
+    let shapes: [(&str, &[usize]); 7] = [
+        ("w", &[6, 2, 3, 3]),
+        ("b", &[6]),
+        ("g", &[4]),
+        ("fc", &[5, 8]),
+        ("d", &[8]),
+        ("token", &[1, 1, 8]),
+        ("positions", &[1, 3, 8]),
+    ];
     let param = |(name, shape): (&str, &[usize])| Param {
         name: name.into(),
         shape: shape.to_vec(),
@@ -59,7 +72,7 @@ fn shapes_follow_from_each_operators_rule() {
     assert_eq!(inferred(&pool(6, 1, 0), &[image]), Ok((vec![4, 3, 1], DType::Bf16)));
     assert_eq!(inferred(&Op::GlobalAvgPool, &[image]), Ok((vec![4, 1, 1], DType::Bf16)));
     assert_eq!(inferred(&Op::Flatten, &[image]), Ok((vec![192], DType::Bf16)));
-    assert_eq!(inferred(&Op::Concat, &[image, &[1, 8, 6], image]), Ok((vec![9, 8, 6], DType::Bf16)));
+    assert_eq!(inferred(&CONCAT, &[image, &[1, 8, 6], image]), Ok((vec![9, 8, 6], DType::Bf16)));
     assert_eq!(inferred(&Op::Cast(Cast { to: DType::F16 }), &[image]), Ok((image.to_vec(), DType::F16)));
     for op in [norm(), Op::Relu, Op::Sigmoid, quantizer(true), quantizer(false)] {
         assert_eq!(inferred(&op, &[image]), Ok(same.clone()), "{op:?}");
@@ -83,8 +96,8 @@ fn what_does_not_fit_is_said() {
         (pool(0, 1, 0), &[image], "window 0"),
         (pool(2, 1, 2), &[image], "padding 2 exceeds half the window 2"),
         (Op::GlobalAvgPool, &[&[4]], "wants an input [C,H,W]"),
-        (Op::Add, &[image, &[4, 8, 1]], "adds bf16[N,4,8,6] and bf16[N,4,8,1]"),
-        (Op::Concat, &[image, &[4, 8, 1]], "joins bf16[N,4,8,6] and bf16[N,4,8,1]"),
+        (Op::Add, &[image, &[4, 8, 2]], "adds bf16[N,4,8,6] and bf16[N,4,8,2]"),
+        (CONCAT, &[image, &[4, 8, 1]], "joins bf16[N,4,8,6] and bf16[N,4,8,1]"),
     ];
     for (op, inputs, what) in cases {
         let said = inferred(&op, inputs).unwrap_err();
@@ -102,20 +115,29 @@ fn what_does_not_fit_is_said() {
     assert_eq!(inferred(&biased, &[&[8]]).unwrap_err(), "bias `b` wants shape [5]");
 }
 
+/// The ONNX nodes of an operator that reads values of these shapes.
+fn written(op: &Op, params: &[Param], inputs: &[&[usize]], opset: i64) -> Result<Vec<OnnxNode>, String> {
+    let ty = |shape: &&[usize]| TensorType { shape: shape.to_vec(), dtype: DType::F32 };
+    let types: Vec<TensorType> = inputs.iter().map(ty).collect();
+    op.facts().onnx(&OnnxScope { shapes: Shapes::new(params), inputs: types.iter().collect(), opset })
+}
+
 /// One operator a line: name, arity, how it describes itself, whether codes pass through it, whether it absorbs sums, its
 /// sign from signed and from unsigned inputs, the quantized inputs for OpenVINO and for ONNX Runtime, its ONNX type.
-fn line(op: &Op, inputs: usize) -> String {
+fn line(op: &Op, inputs: usize, rank: usize) -> String {
     let (facts, params) = (op.facts(), params());
     let sign = |of| facts.sign(&vec![of; inputs]) == Sign::Unsigned;
     assert_eq!(op.layer().is_some(), op.clone().layer_mut().is_some(), "{op:?}");
     // The second input is behind more convolutions than all others.
     let absorbing = (0..inputs).map(|i| usize::from(i == 1)).collect();
-    let site = Site { absorbing };
+    let site = Site { absorbing, ranks: vec![rank; inputs] };
     let quantized = |target| match facts.quantized_inputs(target, &site) {
         Some(slots) => format!("{slots:?}"),
         None => "no rule".into(),
     };
-    let onnx = match facts.onnx(&Shapes::new(&params)) {
+    let ty = TensorType { shape: vec![3; rank], dtype: DType::F32 };
+    let scope = OnnxScope { shapes: Shapes::new(&params), inputs: vec![&ty; inputs], opset: 13 };
+    let onnx = match facts.onnx(&scope) {
         Ok(nodes) => nodes.iter().map(|n| n.op_type).collect::<Vec<_>>().join(","),
         Err(_) => "-".into(),
     };
@@ -145,7 +167,7 @@ fn the_table() {
         (
             conv(2),
             1,
-            "Conv[6x2x3x3 s2 p1 g2 bias] | 1 | hands on: false | absorbs: true | unsigned: false/false | [0] [0] | skip: true | Conv",
+            "Conv[6x2x3x3 s2x1 p1x0 g2 bias] | 1 | hands on: false | absorbs: true | unsigned: false/false | [0] [0] | skip: true | Conv",
         ),
         (
             linear(),
@@ -165,7 +187,7 @@ fn the_table() {
         (
             Op::Sigmoid,
             1,
-            "Sigmoid | 1 | hands on: false | absorbs: false | unsigned: true/true | no rule no rule | skip: true | Sigmoid",
+            "Sigmoid | 1 | hands on: false | absorbs: false | unsigned: true/true | [] [0] | skip: true | Sigmoid",
         ),
         (
             pool(3, 2, 1),
@@ -188,7 +210,7 @@ fn the_table() {
             "Add | 2 | hands on: false | absorbs: false | unsigned: false/true | [0] [0, 1] | skip: true | Add",
         ),
         (
-            Op::Concat,
+            CONCAT,
             3,
             "Concat | 2 or more | hands on: false | absorbs: false | unsigned: false/true | [] [0, 1, 2] | skip: true | Concat",
         ),
@@ -210,21 +232,24 @@ fn the_table() {
         (
             conv(1),
             1,
-            "Conv[6x2x3x3 s2 p1 bias] | 1 | hands on: false | absorbs: true | unsigned: false/false | [0] [0] | skip: true | Conv",
+            "Conv[6x2x3x3 s2x1 p1x0 bias] | 1 | hands on: false | absorbs: true | unsigned: false/false | [0] [0] | skip: true | Conv",
         ),
     ];
     for (op, inputs, want) in &table {
-        assert_eq!(&line(op, *inputs), want);
+        // A fully connected layer reads a row, all others images.
+        let rank = if matches!(op, Op::Linear(_)) { 1 } else { 3 };
+        assert_eq!(&line(op, *inputs, rank), want);
         let described = want.split(['[', ' ']).next().unwrap();
         assert_eq!(op.kind(), if described == "Observe" { "Quantize" } else { described });
     }
-    let (equal, behind) = (Site { absorbing: vec![3, 3] }, Site { absorbing: vec![3, 1] });
+    let site = |absorbing: [usize; 2], rank| Site { absorbing: absorbing.to_vec(), ranks: vec![rank; 2] };
+    let (equal, behind) = (site([3, 3], 3), site([3, 1], 3));
     assert_eq!(Op::Add.facts().quantized_inputs(Target::Tensorrt, &equal), Some(vec![0, 1]));
     assert_eq!(Op::Add.facts().quantized_inputs(Target::Tensorrt, &behind), Some(vec![1]));
     let mixed = [Sign::Unsigned, Sign::Signed];
     assert_eq!(Op::Add.facts().sign(&mixed), Sign::Signed);
     for op in [norm(), cast] {
-        let why = op.facts().onnx(&Shapes::new(&[])).unwrap_err();
+        let why = written(&op, &[], &[], 13).unwrap_err();
         assert!(why.contains("fold-batch-norm") || why.contains("amp-cast"), "{why}");
     }
 }
@@ -250,7 +275,7 @@ fn a_layer_names_what_it_reads_and_what_became_of_it() {
 #[test]
 fn a_convolution_in_a_file_has_all_its_attributes() {
     let params = params();
-    let [node] = &conv(2).facts().onnx(&Shapes::new(&params)).unwrap()[..] else { panic!() };
+    let [node] = &written(&conv(2), &params, &[], 13).unwrap()[..] else { panic!() };
     let ints = |name: &str| match node.attributes.iter().find(|(n, _)| *n == name) {
         Some((_, OnnxAttribute::Ints(values))) => values.clone(),
         other => panic!("{name}: {other:?}"),
@@ -259,5 +284,5 @@ fn a_convolution_in_a_file_has_all_its_attributes() {
     assert_eq!((ints("pads"), ints("dilations")), (vec![1, 0, 1, 0], vec![1, 1]));
     assert!(node.attributes.contains(&("group", OnnxAttribute::Int(2))));
     assert_eq!(node.inputs, [OnnxInput::Value(0), OnnxInput::Weight, OnnxInput::Bias]);
-    assert!(conv(2).facts().onnx(&Shapes::new(&[])).unwrap_err().contains("`w` is not declared"));
+    assert!(written(&conv(2), &[], &[], 13).unwrap_err().contains("`w` is not declared"));
 }
