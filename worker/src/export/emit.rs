@@ -1,8 +1,8 @@
 //! The graph as ONNX nodes. Values keep the names they have in the graph.
 
 use super::ExportError;
-use super::fold::fold;
 use super::Profile;
+use super::fold::fold;
 use super::writer::{Exported, INPUT, Options, Value, Writer};
 use crate::checkpoint::{State, range_key};
 use crate::graph::{Graph, Layer, Node, OnnxAttribute, OnnxInput, OnnxScope, Op};
@@ -94,7 +94,8 @@ impl Writer<'_> {
     /// Whether all that read the value of an operator that cuts off are quantizers that cut off as early: those of unsigned
     /// codes end at 0 and at their range. ONNX Runtime's kernels for layers want no other operator before the quantizer.
     fn is_cut_off_behind(&self, node: &Node) -> bool {
-        let Some([min, max]) = node.op.facts().cuts_off().filter(|_| self.profile.integer_neighbours()) else {
+        let Some([min, max]) = node.op.facts().cuts_off().filter(|_| self.profile.integer_neighbours())
+        else {
             return false;
         };
         let reads = |n: &&Node| n.inputs.iter().any(|&i| std::ptr::eq(self.graph.node(i), node));
@@ -106,7 +107,9 @@ impl Writer<'_> {
             _ => false,
         };
         let mut readers = self.graph.nodes.iter().filter(reads).peekable();
-        !std::ptr::eq(self.graph.node(self.graph.output), node) && readers.peek().is_some() && readers.all(cuts)
+        !std::ptr::eq(self.graph.node(self.graph.output), node)
+            && readers.peek().is_some()
+            && readers.all(cuts)
     }
 
     /// Weight and bias of a layer, with BatchNorm folded in; the tensors to read.

@@ -17,7 +17,8 @@ impl Forward for Flatten {
 impl Forward for Reshape {
     fn forward(&self, call: &mut Call) -> Result<Tensor, ExecError> {
         let x = call.x();
-        let shape: Vec<i64> = x.size()[..1].iter().copied().chain(self.shape.iter().map(|&v| v as i64)).collect();
+        let shape: Vec<i64> =
+            x.size()[..1].iter().copied().chain(self.shape.iter().map(|&v| v as i64)).collect();
         Ok(x.f_reshape(shape)?)
     }
 }
