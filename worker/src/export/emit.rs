@@ -137,7 +137,7 @@ impl Writer<'_> {
     /// A floating-point number; written once.
     fn number(&mut self, value: f32) -> Result<String, ExportError> {
         let name = format!("number.{value}");
-        if !self.tensors.iter().any(|t| t.name == name) {
+        if !self.tensors.iter().any(|t| t.name() == name) {
             self.floats(&name, &[], &[value])?;
         }
         Ok(name)
@@ -147,7 +147,7 @@ impl Writer<'_> {
     fn whole_numbers(&mut self, values: &[i64]) -> String {
         let texts: Vec<String> = values.iter().map(i64::to_string).collect();
         let name = format!("row.{}", texts.join("."));
-        if !self.tensors.iter().any(|t| t.name == name) {
+        if !self.tensors.iter().any(|t| t.name() == name) {
             self.tensors.push(TensorProto::longs(&name, &[values.len()], values));
         }
         name
