@@ -148,5 +148,11 @@ fn octrain_takes_what_torch_save_writes_as_it_takes_safetensors() {
             ["--qat", "--epochs", "0", "--qat-calibration-images", "8", "--output-dir", text(&output)];
         train(model, &[&flags[..], &["--from-pretrained-params", text(&weights)]].concat());
         assert_same(&logits(&checkpoint::load(&newest(&output)).unwrap(), &images), &theirs, model);
+        // As a checkpoint of its own; which network it is, its parameters tell.
+        let (imported, side) = (dir.path().join("imported"), format!("3,{SIDE},{SIDE}"));
+        let told =
+            succeed(&["import", text(&weights), "--output-dir", text(&imported), "--image-shape", &side]);
+        assert!(told.contains(&format!("(PyTorch): {model}")), "{told}");
+        assert_same(&logits(&checkpoint::load(&newest(&imported)).unwrap(), &images), &theirs, model);
     }
 }

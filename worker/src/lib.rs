@@ -57,6 +57,7 @@ pub mod doctor;
 pub mod engine;
 pub mod exec;
 pub mod export;
+pub mod import;
 #[cfg(feature = "session")]
 pub mod launcher;
 #[cfg(feature = "session")]

@@ -7,6 +7,7 @@ use crate::data::{DataError, Split};
 use crate::exec::ExecError;
 use crate::export::ExportError;
 use crate::graph::GraphError;
+use crate::import::ImportError;
 use crate::models::ModelError;
 use crate::optim::OptimError;
 use crate::trainer::TrainError;
@@ -32,7 +33,7 @@ impl Known for dyn Error {
 
 /// The flag that helps against an error of the library, as a clause or sentences to be added to its text.
 fn of<K: Known + ?Sized>(e: &K) -> Option<String> {
-    let tried: [&dyn Fn() -> Option<Option<String>>; 9] = [
+    let tried: [&dyn Fn() -> Option<Option<String>>; 10] = [
         &|| e.as_known().map(train),
         &|| e.as_known().map(data),
         &|| e.as_known().map(optim),
@@ -42,6 +43,7 @@ fn of<K: Known + ?Sized>(e: &K) -> Option<String> {
         &|| e.as_known().map(graph),
         &|| e.as_known().map(model),
         &|| e.as_known().map(analyze),
+        &|| e.as_known().map(import),
     ];
     tried.iter().find_map(|of| of()).flatten()
 }
@@ -232,6 +234,18 @@ fn checkpoint(e: &CheckpointError) -> Option<String> {
         | E::Setting { .. }
         | E::NotShared { .. }
         | E::Format { .. } => None,
+    }
+}
+
+fn import(e: &ImportError) -> Option<String> {
+    use ImportError as E;
+    match e {
+        E::Model(e) => model(e),
+        // What is advised of checkpoints is not of a file of somebody else's.
+        E::Checkpoint(CheckpointError::Foreign { .. } | CheckpointError::Damaged { .. }) => None,
+        E::Checkpoint(e) => checkpoint(e),
+        E::Unfit { .. } | E::NoNetwork { .. } => say("--model-arch-name says which network it is"),
+        E::Unread { .. } | E::Unknown { .. } => None,
     }
 }
 

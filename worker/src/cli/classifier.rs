@@ -64,6 +64,29 @@ fn names(path: &Path) -> Result<Vec<String>, Exit> {
 }
 
 impl PreparationFlags {
+    /// The names of the classes that a flag gives.
+    ///
+    /// # Errors
+    /// When its file cannot be read, or has an empty line.
+    pub fn class_names(&self) -> Result<Option<Vec<String>>, Exit> {
+        self.classes.as_deref().map(names).transpose()
+    }
+
+    /// The preprocessing for images of a shape: what the flags say, else a file, else `usual`.
+    ///
+    /// # Errors
+    /// When no loader can prepare images like this.
+    pub fn over(
+        &self,
+        file: Option<&Preprocessing>,
+        usual: Preprocessing,
+        image_shape: [usize; 3],
+    ) -> Result<Preprocessing, Exit> {
+        let told = self.preprocessing(Some(file.unwrap_or(&usual)), image_shape[1]).unwrap_or(usual);
+        check(&told, image_shape)?;
+        Ok(told)
+    }
+
     /// The preprocessing of a file that wants images of `side`, from what the file says and the flags, which win; without
     /// it, the flags that are missing.
     fn preprocessing(
@@ -102,7 +125,7 @@ impl Classifier {
     /// # Errors
     /// When the file is no classifier of images, or the flags do not fit it.
     pub fn read(file: &Path, flags: &PreparationFlags) -> Result<Self, Exit> {
-        let given = flags.classes.as_deref().map(names).transpose()?;
+        let given = flags.class_names()?;
         let told = Told { image_shape: flags.image_shape, classes: given.as_ref().map(Vec::len) };
         let mut info = ModelInfo::read(file, told).map_err(Exit::configuration)?;
         info.class_names = given.or(info.class_names);

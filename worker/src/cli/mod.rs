@@ -11,6 +11,7 @@ mod doctor;
 mod eval;
 mod export;
 mod graph;
+mod import;
 mod in_vain;
 mod infer;
 mod launch;
@@ -27,6 +28,7 @@ mod verify;
 mod worker;
 
 use crate::checkpoint::CheckpointError;
+use crate::import::ImportError;
 use crate::launcher::{
     EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_ERROR, EXIT_OK, follow_launcher, logging, signals,
 };
@@ -57,6 +59,8 @@ enum Command {
     Train(train::TrainArgs),
     /// Evaluate a checkpoint, with its own configuration unless flags say otherwise.
     Eval(eval::EvalArgs),
+    /// Make a checkpoint of a network that another program trained: weights of PyTorch.
+    Import(import::ImportArgs),
     /// Write a checkpoint as an ONNX file: FP32, or INT8 for one runtime.
     Export(export::ExportArgs),
     /// Run an exported file in a runtime: accuracy on a data set, or throughput and latency.
@@ -107,6 +111,7 @@ impl Command {
             | Command::Compare(_)
             | Command::Quantize(_) => Reader::NotAwaited,
             Command::Export(_)
+            | Command::Import(_)
             | Command::Infer(_)
             | Command::Predict(_)
             | Command::Verify(_)
@@ -151,6 +156,12 @@ impl Exit {
     /// Of GPUs that cannot be used: a driver that fails may work the next time.
     fn of_gpus(e: CudaError) -> Self {
         let code = if matches!(e, CudaError::Driver { .. }) { EXIT_ERROR } else { EXIT_CONFIGURATION };
+        Self { code, message: advice::told(&e) }
+    }
+
+    /// Of an import: a file that is damaged is no fault of the command.
+    fn import(e: ImportError) -> Self {
+        let code = if e.is_configuration() { EXIT_CONFIGURATION } else { EXIT_ERROR };
         Self { code, message: advice::told(&e) }
     }
 
@@ -208,6 +219,7 @@ fn run() -> Result<u8> {
     match &cli.command {
         Command::Train(args) => train::main(args, sub),
         Command::Eval(args) => eval::main(args, sub),
+        Command::Import(args) => import::main(args),
         Command::Export(args) => export::main(args),
         Command::Infer(args) => infer::main(args),
         Command::Predict(args) => predict::main(args),

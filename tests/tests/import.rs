@@ -1,0 +1,103 @@
+//! `octrain import`: what another program trained becomes a checkpoint that every command takes.
+
+use octrain::checkpoint;
+use octrain_tests::run::{SMALL, newest, octrain, refuse, said, succeed};
+
+use std::path::Path;
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+/// A ResNet20 of a few steps on the digits; its weights alone are a file of safetensors like anybody's.
+fn trained(folder: &Path) -> std::path::PathBuf {
+    let output = folder.join("run");
+    let more = ["--epochs", "1", "--max-steps", "4", "--batch-size", "16", "--output-dir", text(&output)];
+    succeed(&[&["train"], SMALL, &more[..]].concat());
+    newest(&output)
+}
+
+#[test]
+fn weights_by_name_become_a_checkpoint_that_is_evaluated_quantized_exported_and_trained_further() {
+    let dir = tempfile::tempdir().unwrap();
+    let theirs = trained(dir.path());
+    let weights = theirs.join("model.safetensors");
+    let [imported, names] = ["imported", "names.txt"].map(|name| dir.path().join(name));
+    std::fs::write(&names, (0..10).map(|i| format!("{i}\n")).collect::<String>()).unwrap();
+    let flags = ["--image-shape", "3,32,32", "--resize-short", "32", "--classes", text(&names)];
+    let line = [&["import", text(&weights), "--output-dir", text(&imported)], &flags[..]].concat();
+    let told = succeed(&line);
+    assert!(told.contains("(safetensors): ResNet20") && told.contains("10 classes"), "{told}");
+    let ours = checkpoint::load(&newest(&imported)).unwrap();
+    let before = checkpoint::load(&theirs).unwrap();
+    assert_eq!((&ours.graph, &ours.model), (&before.graph, &before.model));
+    assert_eq!(ours.manifest.preprocessing, before.manifest.preprocessing);
+    assert_eq!(ours.manifest.class_names, before.manifest.class_names);
+    // The same accuracy as the run's own, on data that is named, as the file says none.
+    let accuracy = |folder: &Path| {
+        let line =
+            ["eval", "--from-checkpoint", text(folder), "--image-root", "digits", "--show-config", "false"];
+        let told = succeed(&line);
+        let at = told.find("val.top1 ").unwrap_or_else(|| panic!("{told}"));
+        told[at..].split_whitespace().nth(1).unwrap().to_string()
+    };
+    assert_eq!(accuracy(&imported), accuracy(&theirs));
+    let [quantized, further] = ["quantized", "further"].map(|name| dir.path().join(name));
+    let data = ["--image-root", "digits", "--batch-size", "32", "--device", "cpu"];
+    let quantize = ["quantize", "--from-checkpoint", text(&imported), "--output-dir", text(&quantized)];
+    succeed(&[&quantize[..], &data].concat());
+    let file = dir.path().join("x.onnx");
+    succeed(&[
+        "export",
+        "--from-checkpoint",
+        text(&quantized),
+        "--profile",
+        "openvino",
+        "--output",
+        text(&file),
+    ]);
+    let start =
+        ["--from-pretrained-params", text(&imported), "--max-steps", "1", "--output-dir", text(&further)];
+    succeed(&[&["train"], SMALL, &start[..]].concat());
+    // A folder that holds a checkpoint is not overwritten unless somebody says so.
+    let told = refuse(2, &line);
+    assert!(told.contains("it holds checkpoints of") && told.contains("--overwrite"), "{told}");
+    succeed(&[&line[..], &["--overwrite"]].concat());
+}
+
+#[test]
+fn what_cannot_be_imported_is_one_message_with_all_that_is_the_matter() {
+    let dir = tempfile::tempdir().unwrap();
+    let theirs = trained(dir.path());
+    let weights = theirs.join("model.safetensors");
+    let output = dir.path().join("out");
+    let import = |from: &Path, more: &[&str]| {
+        let told = octrain(&[&["import", text(from), "--output-dir", text(&output)], more].concat());
+        assert_eq!(told.status.code(), Some(2), "{}", said(&told));
+        assert!(!output.exists(), "nothing is written");
+        said(&told)
+    };
+    let told = import(&weights, &["--model-arch-name", "ResNet18"]);
+    for part in [
+        "not those of ResNet18",
+        "missing: ",
+        "layer4.1.bn2.weight",
+        "of another shape: ",
+        "fc.weight is [10, 64], not [10, 512]",
+    ] {
+        assert!(told.contains(part), "{part} in {told}");
+    }
+    assert!(import(&weights, &["--model-arch-name", "VGG"]).contains("unknown model `VGG`"));
+    assert!(
+        import(&weights, &["--image-shape", "4,32,32"])
+            .contains("conv1.weight is [16, 3, 3, 3], not [16, 4, 3, 3]")
+    );
+    assert!(import(&weights, &["--image-shape", "3,32,32", "--crop-size", "24"]).contains("--image-shape"));
+    assert!(import(&theirs, &[]).contains("a checkpoint of Octrain's already"));
+    assert!(import(&dir.path().join("none"), &[]).contains("cannot read"));
+    let names = dir.path().join("names.txt");
+    std::fs::write(&names, "one\ntwo\n").unwrap();
+    assert!(import(&weights, &["--classes", text(&names)]).contains("--classes names 2 classes"));
+    std::fs::write(&names, "GIF89a").unwrap();
+    assert!(import(&names, &[]).contains("neither as safetensors nor"));
+}

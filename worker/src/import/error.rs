@@ -1,0 +1,92 @@
+//! What can go wrong with an import.
+
+use crate::checkpoint::{CheckpointError, Mismatch};
+use crate::models::ModelError;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+/// An error of an import; nothing was written.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// The system does not let it be read.
+    #[error("cannot read `{path}`: {source}")]
+    Unread {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// Nothing that can be imported.
+    #[error("`{path}` cannot be imported: {why}")]
+    Unknown {
+        /// The file or folder.
+        path: PathBuf,
+        /// What it is.
+        why: String,
+    },
+    /// The weights are not those of the network.
+    #[error("the weights in `{path}` are not those of {network}:{findings}")]
+    Unfit {
+        /// The file or folder.
+        path: PathBuf,
+        /// The network.
+        network: String,
+        /// Everything that does not fit.
+        findings: Findings,
+    },
+    /// No network was named, and the weights are those of none.
+    #[error(
+        "the weights in `{path}` are those of none of Octrain's networks; of {network}, which is closest, this does not fit:{findings}"
+    )]
+    NoNetwork {
+        /// The file or folder.
+        path: PathBuf,
+        /// The closest network.
+        network: String,
+        /// Everything that does not fit it.
+        findings: Findings,
+    },
+    /// The network cannot be built.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The file cannot be read as what it is.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+}
+
+impl ImportError {
+    /// Whether trying again would end the same way.
+    pub fn is_configuration(&self) -> bool {
+        match self {
+            ImportError::Checkpoint(e) => e.is_configuration(),
+            ImportError::Unread { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            ImportError::Unknown { .. }
+            | ImportError::Unfit { .. }
+            | ImportError::NoNetwork { .. }
+            | ImportError::Model(_) => true,
+        }
+    }
+}
+
+/// Everything that does not fit, none left out.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Findings(pub Vec<String>);
+
+impl fmt::Display for Findings {
+    /// Each on a line of its own.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|finding| write!(f, "\n  {finding}"))
+    }
+}
+
+impl From<Mismatch> for Findings {
+    fn from(mismatch: Mismatch) -> Self {
+        let Mismatch { missing, unexpected, shapes } = mismatch;
+        let shapes: Vec<String> =
+            shapes.iter().map(|(name, want, got)| format!("{name} is {got:?}, not {want:?}")).collect();
+        let groups = [("missing", missing), ("left over", unexpected), ("of another shape", shapes)];
+        let told = groups.into_iter().filter(|(_, names)| !names.is_empty());
+        Self(told.map(|(what, names)| format!("{} {what}: {}", names.len(), names.join(", "))).collect())
+    }
+}

@@ -1,0 +1,101 @@
+//! Networks that other programs trained: a file or folder becomes a graph with its numbers, which can be saved as a
+//! checkpoint like any other.
+//!
+//! [`Origin::of`] tells by content what wrote it; each origin has a file here that makes a [`Network`] of it. What does not
+//! map is one error that names all of it.
+
+mod error;
+mod named;
+mod origin;
+
+pub use error::{Findings, ImportError};
+pub use origin::Origin;
+
+use crate::checkpoint::Manifest;
+use crate::checkpoint::{self, Pretrained, Snapshot, StartedFrom, State};
+use crate::data::Preprocessing;
+use crate::graph::Graph;
+use crate::strategy::Strategy;
+use std::path::Path;
+
+/// What is wanted of an import besides what the file says.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Wanted {
+    /// Name of the network; none where the file decides.
+    pub network: Option<String>,
+    /// Channels, height and width of an image; none where the file decides.
+    pub image_shape: Option<[usize; 3]>,
+}
+
+/// What was made of a file or folder.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Imported {
+    /// What wrote it.
+    pub origin: Origin,
+    /// The network with its numbers.
+    pub network: Network,
+    /// The file, as a training that begins with it says where its weights come from.
+    pub from: StartedFrom,
+}
+
+/// A network with its numbers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Network {
+    /// The graph before any pass.
+    pub graph: Graph,
+    /// Its parameters and statistics.
+    pub model: State,
+    /// What the optimizer kept of every weight, by the names that checkpoints have; empty where the file has none.
+    pub optimizer: State,
+    /// Names of the classes, in the order of the outputs, where the file has them.
+    pub class_names: Option<Vec<String>>,
+    /// How images are prepared, where the file says it.
+    pub preprocessing: Option<Preprocessing>,
+    /// What was left out or taken for something, for people.
+    pub notes: Vec<String>,
+}
+
+impl Network {
+    /// A graph and its weights, of which nothing more is known.
+    fn new(graph: Graph, model: State) -> Self {
+        Self { graph, model, optimizer: State::new(), class_names: None, preprocessing: None, notes: vec![] }
+    }
+
+    /// Channels, height and width of an image.
+    pub fn image_shape(&self) -> [usize; 3] {
+        let shape = &self.graph.node(self.graph.input()).ty.shape;
+        std::array::from_fn(|i| shape.get(i).copied().unwrap_or(0))
+    }
+
+    /// Number of outputs.
+    pub fn classes(&self) -> usize {
+        self.graph.node(self.graph.output).ty.shape.iter().product()
+    }
+}
+
+/// Reads a network that another program wrote.
+///
+/// # Errors
+/// When it cannot be read, or is not the network that is wanted; everything that does not fit is named.
+pub fn read(path: &Path, wanted: &Wanted) -> Result<Imported, ImportError> {
+    let origin = Origin::of(path)?;
+    match origin {
+        Origin::Safetensors | Origin::Pytorch => {
+            let Pretrained { state, from, .. } = checkpoint::pretrained(path)?;
+            Ok(Imported { origin, network: named::place(state, wanted, path)?, from })
+        }
+    }
+}
+
+impl Imported {
+    /// As a checkpoint at the first step of a training in FP32, to be saved by [`checkpoint::save`].
+    pub fn snapshot(self, class_names: Vec<String>, preprocessing: Preprocessing) -> Snapshot {
+        let Imported { network, from, .. } = self;
+        let Network { graph, model, optimizer, .. } = network;
+        let manifest = Manifest {
+            started_from: Some(from),
+            ..Manifest::new(&graph, class_names, preprocessing, Strategy::default())
+        };
+        Snapshot { manifest, graph, model, optimizer }
+    }
+}

@@ -1,0 +1,96 @@
+//! What wrote a file, by what the file says of itself.
+
+use super::ImportError;
+use octrain_formats::pytorch;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+/// Bytes from the beginning of a file that tell what it is.
+const HEAD: u64 = 4096;
+
+/// What wrote a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// Tensors by name, in a file of safetensors.
+    Safetensors,
+    /// `torch.save`.
+    Pytorch,
+}
+
+impl Origin {
+    /// Its name, for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Origin::Safetensors => "safetensors",
+            Origin::Pytorch => "PyTorch",
+        }
+    }
+
+    /// What wrote the file or folder at `path`: by content, never by the file's name.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is nothing that can be imported.
+    pub fn of(path: &Path) -> Result<Self, ImportError> {
+        let unread = |source| ImportError::Unread { path: path.into(), source };
+        if path.is_dir() {
+            return of_folder(path);
+        }
+        let mut head = Vec::new();
+        File::open(path).and_then(|file| file.take(HEAD).read_to_end(&mut head)).map_err(unread)?;
+        of_bytes(&head)
+            .ok_or_else(|| unknown(path, "it begins neither as safetensors nor as what torch.save writes"))
+    }
+}
+
+/// The writer of a file that begins like this.
+fn of_bytes(head: &[u8]) -> Option<Origin> {
+    if pytorch::plausible(head) {
+        return Some(Origin::Pytorch);
+    }
+    // The length of a header in JSON, and that header.
+    (head.get(8) == Some(&b'{')).then_some(Origin::Safetensors)
+}
+
+fn of_folder(path: &Path) -> Result<Origin, ImportError> {
+    let why = match crate::checkpoint::find(path, crate::checkpoint::Which::Auto) {
+        Ok(_) => "it is a checkpoint of Octrain's already, which every command takes as it is",
+        Err(_) => "it is a folder, and holds no network that another program wrote",
+    };
+    Err(unknown(path, why))
+}
+
+fn unknown(path: &Path, why: &str) -> ImportError {
+    ImportError::Unknown { path: path.into(), why: why.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_known_by_their_content() {
+        for (head, want) in [
+            (&b"PK\x03\x04"[..], Some(Origin::Pytorch)),
+            (b"\x80\x02\x8a\x0a", Some(Origin::Pytorch)),
+            (b"\x10\x00\x00\x00\x00\x00\x00\x00{\"", Some(Origin::Safetensors)),
+            (b"GIF89a is not", None),
+            (b"", None),
+        ] {
+            assert_eq!(of_bytes(head), want, "{head:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_nothing_to_import_says_what_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let told = |path: &Path| Origin::of(path).unwrap_err().to_string();
+        assert!(told(dir.path()).contains("holds no network"));
+        assert!(told(&dir.path().join("none")).contains("cannot read"));
+        let file = dir.path().join("x.pth");
+        std::fs::write(&file, "GIF89a").unwrap();
+        assert!(told(&file).contains("neither as safetensors nor"));
+        crate::checkpoint::save(dir.path(), &crate::checkpoint::testing::snapshot(1, 0)).unwrap();
+        assert!(told(dir.path()).contains("already"));
+    }
+}
