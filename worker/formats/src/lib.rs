@@ -5,6 +5,7 @@
 
 mod elements;
 pub mod onnx;
+pub mod paddle;
 pub mod pickle;
 pub mod pytorch;
 
@@ -34,5 +35,13 @@ pub enum FormatError {
 impl FormatError {
     pub(crate) fn damaged(why: impl std::fmt::Display) -> Self {
         Self::Damaged(why.to_string())
+    }
+
+    /// The same of a part of the file, by its name.
+    pub(crate) fn within(self, part: &str) -> Self {
+        match self {
+            Self::Damaged(why) => Self::Damaged(format!("{part}: {why}")),
+            Self::Foreign { wanted, found } => Self::Foreign { wanted, found: format!("{part} is {found}") },
+        }
     }
 }

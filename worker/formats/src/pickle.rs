@@ -8,6 +8,7 @@ mod machine;
 
 use crate::FormatError;
 use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
 
 /// Place of a value in a [`Pickle`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -161,6 +162,19 @@ impl Pickle {
     /// The value under a key that is a string.
     pub fn get(&self, id: Id, key: &str) -> Option<Id> {
         self.entries(id)?.iter().rev().find(|(k, _)| self.text(*k) == Some(key)).map(|(_, v)| *v)
+    }
+
+    /// The entries of a dict under keys that are text; of equal keys the last. An entry that is only recalled costs no time
+    /// in the length of its key.
+    pub fn by_name(&self, dict: Id) -> BTreeMap<&str, Id> {
+        let mut last: HashMap<Id, (usize, Id)> = HashMap::new();
+        for (i, &(key, value)) in self.entries(dict).unwrap_or_default().iter().enumerate() {
+            last.insert(key, (i, value));
+        }
+        let mut ordered: Vec<(usize, Id, Id)> =
+            last.into_iter().map(|(key, (i, value))| (i, key, value)).collect();
+        ordered.sort_unstable_by_key(|(i, ..)| *i);
+        ordered.into_iter().filter_map(|(_, key, value)| Some((self.text(key)?, value))).collect()
     }
 
     /// What a value is, in a word or two, for messages.

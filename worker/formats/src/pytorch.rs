@@ -8,7 +8,7 @@ use crate::pickle::{Id, Pickle, short};
 use crate::{FormatError, Tensors};
 use rebuild::Rebuild;
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 /// Where checkpoints of training scripts keep the weights, most usual first.
 const WRAPPERS: [&str; 6] = ["state_dict", "model_state_dict", "model", "net", "module", "params"];
@@ -50,8 +50,8 @@ pub fn read(bytes: &[u8]) -> Result<StateDict, FormatError> {
     let (dict, under) = find(&pickle, &rebuild)?;
     let mut out = StateDict { under, ..StateDict::default() };
     let mut left_out = 0;
-    for (name, value) in by_name(&pickle, dict) {
-        match rebuild.tensor(value).map_err(|e| within(name, e))? {
+    for (name, value) in pickle.by_name(dict) {
+        match rebuild.tensor(value).map_err(|e| e.within(&format!("`{}`", short(name))))? {
             Some(tensor) => drop(out.tensors.insert(name.to_string(), tensor)),
             None if left_out < NAMED => {
                 left_out += 1;
@@ -71,28 +71,6 @@ pub fn read(bytes: &[u8]) -> Result<StateDict, FormatError> {
         }
     }
     Ok(out)
-}
-
-/// The entries of a dict under keys that are text; of equal keys the last. An entry that is only recalled costs no time in
-/// the length of its key.
-fn by_name(pickle: &Pickle, dict: Id) -> BTreeMap<&str, Id> {
-    let mut last: HashMap<Id, (usize, Id)> = HashMap::new();
-    for (i, &(key, value)) in pickle.entries(dict).unwrap_or_default().iter().enumerate() {
-        last.insert(key, (i, value));
-    }
-    let mut ordered: Vec<(usize, Id, Id)> =
-        last.into_iter().map(|(key, (i, value))| (i, key, value)).collect();
-    ordered.sort_unstable_by_key(|(i, ..)| *i);
-    ordered.into_iter().filter_map(|(_, key, value)| Some((pickle.text(key)?, value))).collect()
-}
-
-fn within(name: &str, e: FormatError) -> FormatError {
-    match e {
-        FormatError::Damaged(why) => FormatError::Damaged(format!("`{}`: {why}", short(name))),
-        FormatError::Foreign { wanted, found } => {
-            FormatError::Foreign { wanted, found: format!("`{}` is {found}", short(name)) }
-        }
-    }
 }
 
 /// The dict whose entries are tensors.
