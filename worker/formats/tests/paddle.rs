@@ -55,11 +55,8 @@ fn programs_of_every_form_say_their_parameters_and_how_they_compute() {
         ("new.train.json", "NCHW"),
     ] {
         let p = program(name);
-        let told: Vec<_> = p
-            .parameters()
-            .into_iter()
-            .map(|n| (n.to_string(), p.vars[n].shape.clone().unwrap()))
-            .collect();
+        let told: Vec<_> =
+            p.parameters().into_iter().map(|n| (n.to_string(), p.vars[n].shape.clone().unwrap())).collect();
         assert_eq!(told, parameters(), "{name}");
         assert_eq!(p.inner_blocks, 0);
         let image = &p.vars["image"];
@@ -80,8 +77,14 @@ fn programs_of_every_form_say_their_parameters_and_how_they_compute() {
         assert_eq!(p.ops.iter().filter(|op| op.kind == "conv2d").count(), 3);
     }
     let old = program("old.train.pdmodel");
-    assert!(old.vars["conv2d_0.w_0_velocity_0"].persistable && !old.vars["conv2d_0.w_0_velocity_0"].is_parameter);
-    assert!(old.ops.iter().any(|op| op.attributes.values().any(|a| matches!(a, Attribute::Texts(t) if !t.is_empty()))));
+    assert!(
+        old.vars["conv2d_0.w_0_velocity_0"].persistable && !old.vars["conv2d_0.w_0_velocity_0"].is_parameter
+    );
+    assert!(
+        old.ops
+            .iter()
+            .any(|op| op.attributes.values().any(|a| matches!(a, Attribute::Texts(t) if !t.is_empty())))
+    );
 }
 
 #[test]
@@ -128,8 +131,7 @@ fn states_are_read_whatever_protocol_and_version_wrote_them() {
     let opt = state("dynamic.pdopt");
     assert_eq!(opt.left_out, ["LR_Scheduler (a dict)"]);
     assert!(opt.tensors.contains_key("linear_0.w_0_velocity_0"));
-    for (name, element) in
-        [("float16", Element::F16), ("bfloat16", Element::Bf16), ("float64", Element::F64)]
+    for (name, element) in [("float16", Element::F16), ("bfloat16", Element::Bf16), ("float64", Element::F64)]
     {
         // A tensor that is in no module is written with its name, as a pair.
         let read = state(&format!("{name}.pdparams"));
@@ -190,7 +192,9 @@ fn a_file_that_is_cut_short_anywhere_is_an_error_and_no_panic() {
             let cut = &whole[..end];
             // Weights may end behind any tensor, and a program behind its first block.
             let complete = match name.rsplit('.').next() {
-                Some("pdiparams") => paddle::streams(cut).is_ok_and(|some| paddle::streams(&whole).unwrap().starts_with(&some)),
+                Some("pdiparams") => {
+                    paddle::streams(cut).is_ok_and(|some| paddle::streams(&whole).unwrap().starts_with(&some))
+                }
                 Some("pdmodel") => paddle::program(cut).is_ok_and(|some| some == program(name)),
                 _ => false,
             };
@@ -205,7 +209,11 @@ fn whatever_bytes_are_changed_nothing_panics_and_memory_stays_bounded() {
         let whole = fixture(name);
         for (round, bytes) in damaged(&whole) {
             if let Ok(made) = read(name, &bytes) {
-                assert!(made <= bytes.len(), "{name}, round {round}: {made} elements of {} bytes", bytes.len());
+                assert!(
+                    made <= bytes.len(),
+                    "{name}, round {round}: {made} elements of {} bytes",
+                    bytes.len()
+                );
             }
         }
     }
@@ -217,7 +225,8 @@ fn what_a_file_repeats_is_not_multiplied() {
     // One array of a million elements under 100,000 names: what is made is bounded by the file.
     let mut file = b"}(".to_vec();
     let dtype = [b"cnumpy\ndtype\n", &text(b"f4")[..], b"\x89\x88\x87R"].concat();
-    let head = [b"cnumpy.core.multiarray\n_reconstruct\n", &b"cnumpy\nndarray\nK\x00\x85C\x01b\x87R"[..]].concat();
+    let head =
+        [b"cnumpy.core.multiarray\n_reconstruct\n", &b"cnumpy\nndarray\nK\x00\x85C\x01b\x87R"[..]].concat();
     let data = [&b"B"[..], &4_000_000u32.to_le_bytes(), &vec![0; 4_000_000]].concat();
     let shape = b"J\x40\x42\x0f\x00\x85";
     file.extend([&text(b"a"), &head, &b"(K\x01"[..], shape, &dtype, b"\x89", &data, b"tbq\x00"].concat());

@@ -161,11 +161,14 @@ impl<'a> Arrays<'a> {
             return Err(FormatError::damaged("an array without content"));
         };
         let Some([_, shape, dtype, columns_first, data]) = pickle.items(*state) else {
-            return Err(FormatError::damaged("an array's content is not version, shape, type, order and data"));
+            return Err(FormatError::damaged(
+                "an array's content is not version, shape, type, order and data",
+            ));
         };
-        let shape = pickle.items(*shape).filter(|all| all.len() <= MOST_DIMENSIONS).and_then(|all| {
-            all.iter().map(|n| pickle.size(*n)).collect::<Option<Vec<usize>>>()
-        });
+        let shape = pickle
+            .items(*shape)
+            .filter(|all| all.len() <= MOST_DIMENSIONS)
+            .and_then(|all| all.iter().map(|n| pickle.size(*n)).collect::<Option<Vec<usize>>>());
         let shape = shape.ok_or_else(|| FormatError::damaged("an array's shape is no few numbers"))?;
         let element = self.dtype(*dtype)?;
         let elements = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));

@@ -33,7 +33,8 @@ pub(super) fn element(number: i64) -> Result<Element, FormatError> {
         21 => Element::I8,
         22 => Element::Bf16,
         other => {
-            let found = format!("of elements of Paddle's type {other}, which is none that weights are kept in");
+            let found =
+                format!("of elements of Paddle's type {other}, which is none that weights are kept in");
             return Err(FormatError::Foreign { wanted: "a tensor of numbers", found });
         }
     })

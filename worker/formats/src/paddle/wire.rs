@@ -36,7 +36,9 @@ impl<'a> Fields<'a> {
             }
             5 => Value::Fixed32(u32::from_le_bytes(fixed(&mut self.rest)?)),
             other => {
-                return Err(FormatError::damaged(format!("a field of wire type {other}, which there is none")));
+                return Err(FormatError::damaged(format!(
+                    "a field of wire type {other}, which there is none"
+                )));
             }
         };
         Ok((key >> 3, value))
@@ -84,7 +86,9 @@ fn varint(rest: &mut &[u8]) -> Result<u64, FormatError> {
 
 impl<'a> Value<'a> {
     fn other(self) -> FormatError {
-        FormatError::damaged(format!("a field is {self:.0?}, which it never is").chars().take(80).collect::<String>())
+        FormatError::damaged(
+            format!("a field is {self:.0?}, which it never is").chars().take(80).collect::<String>(),
+        )
     }
 
     /// A signed number, two's complement.
