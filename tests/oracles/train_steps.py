@@ -3,7 +3,7 @@
     train_steps.py IN.safetensors OUT.safetensors '{"model":..., "classes":..., "lr":[...], ...}'
 
 IN: the network's parameters and buffers, `images.<step>.<microbatch>`, `labels.<step>.<microbatch>`.
-OUT: `logits` and `grad.<param>` of the first step, `loss.<step>`, then `final.<name>` after all steps.
+OUT: `logits` and `grad.<param>` (clipped) of the first step, `loss.<step>`, `norm.<step>` (before clipping), then `final.<name>` after all steps.
 """
 
 import json
@@ -27,9 +27,14 @@ def main(source, target, settings):
     order = {"NHWC": torch.channels_last, "NCHW": torch.contiguous_format}[settings["layout"]]
     net = net.to(memory_format=order)
     net.train()
-    decay = [p for n, p in net.named_parameters() if p.ndim > 1]
-    rest = [p for n, p in net.named_parameters() if p.ndim == 1]
-    groups = [{"params": decay, "weight_decay": settings["weight_decay"]}, {"params": rest, "weight_decay": 0.0}]
+    weights = [p for n, p in net.named_parameters() if p.ndim > 1]
+    biases = [p for n, p in net.named_parameters() if n == "fc.bias"]
+    norms = [p for n, p in net.named_parameters() if p.ndim == 1 and n != "fc.bias"]
+    groups = [
+        {"params": weights, "weight_decay": settings["weight_decay"]},
+        {"params": norms, "weight_decay": settings.get("norm_weight_decay", 0.0)},
+        {"params": biases, "weight_decay": settings.get("bias_weight_decay", 0.0)},
+    ]
     if settings["rule"] == "sgd":
         momentum, nesterov = settings["momentum"], settings["nesterov"]
         optimizer = torch.optim.SGD(groups, lr=1.0, momentum=momentum, nesterov=nesterov)
@@ -64,6 +69,8 @@ def main(source, target, settings):
             for n, b in net.named_buffers():
                 if n in sums:
                     b.copy_(sums[n] / microbatches)
+        norm = torch.nn.utils.clip_grad_norm_(net.parameters(), settings["clip_norm"] or torch.inf)
+        out[f"norm.{step}"] = norm.reshape(1).numpy()
         if step == 0:
             out.update({f"grad.{n}": p.grad.numpy().copy() for n, p in net.named_parameters()})
         out[f"loss.{step}"] = torch.tensor([total]).numpy()

@@ -177,7 +177,7 @@ fn graph(purpose: Purpose, target: Option<Target>) -> Graph {
 
 /// Numbers with BatchNorms, gains and ranges that are not those of a start.
 fn state(trained: &Graph) -> State {
-    let mut weights = Weights::zeros(trained, false, Device::Cpu).unwrap();
+    let mut weights = Weights::zeros(trained, Device::Cpu).unwrap();
     exec::initialise(&mut weights, 11, false).unwrap();
     let mut state = weights.to_state().unwrap();
     for (name, t) in state.iter_mut().filter(|(name, _)| name.contains("_bn") || name.contains("gain")) {
@@ -198,7 +198,7 @@ fn state(trained: &Graph) -> State {
 #[test]
 fn they_compute_what_they_say_and_are_differentiated() {
     let graph = graph(Purpose::Train, None);
-    let mut weights = Weights::zeros(&graph, false, Device::Cpu).unwrap();
+    let mut weights = Weights::zeros(&graph, Device::Cpu).unwrap();
     exec::initialise(&mut weights, 3, false).unwrap();
     let executor = Executor::new(graph, &weights).unwrap();
     let mode = Mode { batch_stats: true, quantize: false, observe: false, unclipped: false, draws: None };
@@ -378,7 +378,7 @@ fn one_that_nothing_runs_or_writes_is_refused_by_name() {
     let (mut b, x) = Builder::new("Unheard", [3, 8, 8]);
     let x = b.push("silence", Op::custom(Unheard), &[x]).unwrap();
     let graph = b.finish(x).unwrap();
-    let weights = Weights::zeros(&graph, false, Device::Cpu).unwrap();
+    let weights = Weights::zeros(&graph, Device::Cpu).unwrap();
     let said = Executor::new(graph.clone(), &weights).err().unwrap().to_string();
     assert!(said.contains("`silence` (Unheard)") && said.contains("register::<TYPE>(\"Unheard\")"), "{said}");
     let options = Options { profile: Profile::Fp32, opset: 13, float_type: FloatType::Fp32 };

@@ -88,8 +88,9 @@ fn so_is_one_in_fp16_with_dynamic_loss_scaling() {
 }
 
 #[test]
-fn so_is_one_with_adamw_and_learned_scales() {
-    let rule = ["--optimizer", "adamw", "--lr", "0.002", "--weight-decay", "0.01"];
+fn so_is_one_with_adamw_learned_scales_and_clipped_gradients() {
+    let rule = ["--optimizer", "adamw", "--lr", "0.002", "--weight-decay", "0.01", "--norm-weight-decay", "0.001"];
+    let rule = [&rule[..], &["--clip-grad-norm", "1"]].concat();
     let qat = ["--qat", "--qat-calibration-images", "32", "--qat-learn-scales"];
     resumes(&[&rule[..], &qat].concat());
 }

@@ -76,7 +76,7 @@ impl Network {
     fn new(base: &Graph, profile: Profile, bits: u32) -> Self {
         let trained = graph(base, profile, bits, Purpose::Eval);
         let deployed = graph(base, profile, bits, Purpose::Export);
-        let mut weights = Weights::zeros(&trained, false, Device::Cpu).unwrap();
+        let mut weights = Weights::zeros(&trained, Device::Cpu).unwrap();
         exec::initialise(&mut weights, 11, false).unwrap();
         let mut state = weights.to_state().unwrap();
         for (name, t) in state.iter_mut().filter(|(name, t)| name.contains("bn") && t.shape.len() == 1) {

@@ -9,7 +9,8 @@ use octrain::models;
 use octrain::native;
 use octrain::optim::schedule::{LearningRate, Schedule};
 use octrain::optim::{
-    AdamW, CrossEntropy, DistributedOptimizer, Microbatch, Program, Sgd, Sharing, Update, UpdateRule,
+    AdamW, CrossEntropy, Decayed, DistributedOptimizer, Microbatch, Program, Sgd, Sharing, Update, UpdateRule,
+    WeightDecay,
 };
 use octrain::strategy::{Layout, Strategy};
 use octrain_tests::python;
@@ -19,13 +20,19 @@ use tch::{Device, Kind, Tensor};
 
 const MICROBATCHES: usize = 2;
 
-fn program(graph: Graph, rule: Box<dyn UpdateRule>, schedule: Schedule, layout: Layout) -> Program {
+fn program(
+    graph: Graph,
+    rule: Box<dyn UpdateRule>,
+    clip: Option<f64>,
+    schedule: Schedule,
+    layout: Layout,
+) -> Program {
     let strategy = Strategy { layout, ..Strategy::default() };
     let sharing = Sharing { microbatches: MICROBATCHES, bucket_bytes: 1 << 20 };
     let loss = CrossEntropy { label_smoothing: 0.1 };
     let collective = Box::new(Local);
     let optimizer = DistributedOptimizer::new(rule, strategy, collective).schedule(schedule).sharing(sharing);
-    optimizer.minimize(graph, loss).unwrap()
+    optimizer.clip_norm(clip).minimize(graph, loss).unwrap()
 }
 
 fn write(path: &Path, tensors: &[(String, Tensor)]) {
@@ -43,22 +50,31 @@ fn difference(got: &Tensor, want: &Tensor) -> f64 {
     (got.to_kind(Kind::Double) - want.to_kind(Kind::Double)).abs().max().double_value(&[]) / scale
 }
 
-/// An update rule, what PyTorch is told of it, and the L2 factor that it adds to the gradient.
-type Rule = (Box<dyn UpdateRule>, Value, f64);
+/// An update rule and what is around it.
+struct Rule {
+    rule: Box<dyn UpdateRule>,
+    /// What PyTorch is told of it.
+    told: Value,
+    /// The L2 factor that it adds to the gradient.
+    l2: f64,
+    clip: Option<f64>,
+}
 
 fn sgd(nesterov: bool) -> Rule {
-    let rule = Sgd { momentum: 0.875, nesterov, weight_decay: 1e-3, decay_all: false };
+    let rule = Sgd { momentum: 0.875, nesterov, weight_decay: WeightDecay::of_weights(1e-3) };
     let told = json!({"rule": rule.name(), "momentum": 0.875, "nesterov": nesterov, "weight_decay": 1e-3});
-    (Box::new(rule), told, rule.weight_decay)
+    Rule { rule: Box::new(rule), told, l2: rule.weight_decay.weights, clip: None }
 }
 
 /// With an epsilon of the size of gradients, below which a gradient's rounding is not made a step of its own.
 fn adamw() -> Rule {
-    let rule = AdamW { beta1: 0.8, beta2: 0.95, epsilon: 1e-2, weight_decay: 0.1, decay_all: false };
+    let weight_decay = WeightDecay { weights: 0.1, norms: 0.05, biases: 0.2 };
+    let rule = AdamW { beta1: 0.8, beta2: 0.95, epsilon: 1e-2, weight_decay };
     let told = json!({
         "rule": rule.name(), "beta1": 0.8, "beta2": 0.95, "epsilon": 1e-2, "weight_decay": 0.1,
+        "norm_weight_decay": 0.05, "bias_weight_decay": 0.2,
     });
-    (Box::new(rule), told, 0.0)
+    Rule { rule: Box::new(rule), told, l2: 0.0, clip: None }
 }
 
 fn steps_agree(model: &str, [channels, side]: [usize; 2], steps: usize, rule: Rule, layout: Layout) {
@@ -74,8 +90,8 @@ fn steps_agree(model: &str, [channels, side]: [usize; 2], steps: usize, rule: Ru
         warmup_steps: 0,
         total_steps: steps as u64,
     };
-    let (rule, told, l2) = rule;
-    let mut program = program(graph, rule, schedule, layout);
+    let Rule { rule, told, l2, clip } = rule;
+    let mut program = program(graph, rule, clip, schedule, layout);
     tch::manual_seed(3);
     let mut given: Vec<(String, Tensor)> = Vec::new();
     let mut batches = Vec::new();
@@ -101,7 +117,7 @@ fn steps_agree(model: &str, [channels, side]: [usize; 2], steps: usize, rule: Ru
     write(&input, &given);
     let mut settings = json!({
         "model": model, "channels": channels, "classes": classes, "lr": vec![rate; steps],
-        "label_smoothing": 0.1, "microbatches": MICROBATCHES, "layout": layout,
+        "label_smoothing": 0.1, "microbatches": MICROBATCHES, "layout": layout, "clip_norm": clip,
     });
     let all = settings.as_object_mut().unwrap();
     all.extend(told.as_object().unwrap().clone());
@@ -126,6 +142,9 @@ fn steps_agree(model: &str, [channels, side]: [usize; 2], steps: usize, rule: Ru
             "step {step}: loss {} against {loss}",
             outcome.loss
         );
+        let norm = want[&format!("norm.{step}")].double_value(&[0]);
+        assert!((outcome.grad_norm - norm).abs() < 1e-3 * norm, "step {step}: {} {norm}", outcome.grad_norm);
+        assert!(clip.is_none_or(|most| norm > 2.0 * most), "{norm} is not clipped");
         if step == 0 {
             // The gradient is still in the buffer but for weight decay, which the update has added.
             let names: Vec<String> =
@@ -161,6 +180,13 @@ fn resnet20_with_adamw_trains_as_in_pytorch() {
 }
 
 #[test]
+fn resnet20_with_clipped_gradients_trains_as_in_pytorch() {
+    for rule in [sgd(false), adamw()] {
+        steps_agree("ResNet20", [3, 32], 3, Rule { clip: Some(0.25), ..rule }, Layout::Nhwc);
+    }
+}
+
+#[test]
 fn resnet20_with_nesterov_and_channels_first_trains_as_in_pytorch() {
     steps_agree("ResNet20", [3, 32], 3, sgd(true), Layout::Nchw);
 }
@@ -180,8 +206,9 @@ fn resnet50_trains_as_in_pytorch() {
 fn adamw_is_pytorchs() {
     let Some(python) = python() else { return };
     tch::manual_seed(11);
-    let rule = AdamW { weight_decay: 0.1, ..AdamW::default() };
     let (decayed, rest, float) = (40i64, 24i64, (Kind::Float, Device::Cpu));
+    let rule = AdamW::default();
+    let pieces = [Decayed { offset: 0, len: decayed, rate: 0.1 }];
     let rates = [1e-3, 1e-2, 3e-2, 1e-2, 1e-3, 1e-2];
     let mut given: Vec<(String, Tensor)> = vec![
         ("decayed".into(), Tensor::randn([decayed], float)),
@@ -195,14 +222,15 @@ fn adamw_is_pytorchs() {
         let gradients = Tensor::randn([decayed + rest], float) * size.exp();
         given.push((format!("gradient.{step}"), gradients.shallow_clone()));
         let (weights, buffers, gradients) = (&weights, &buffers[..], &gradients.copy());
-        rule.update(Update { weights, buffers, gradients, decayed, lr, count: step as u64 + 1 }).unwrap();
+        let count = step as u64 + 1;
+        rule.update(Update { weights, buffers, gradients, decayed: &pieces, lr, count }).unwrap();
     }
     let dir = tempfile::tempdir().unwrap();
     let (input, output) = (dir.path().join("in.safetensors"), dir.path().join("out.safetensors"));
     write(&input, &given);
     let settings = json!({
         "lr": rates, "beta1": rule.beta1, "beta2": rule.beta2, "epsilon": rule.epsilon,
-        "weight_decay": rule.weight_decay,
+        "weight_decay": pieces[0].rate,
     });
     python.run("adamw.py", &[input.as_os_str(), output.as_os_str(), settings.to_string().as_ref()]);
     let want = read(&output);

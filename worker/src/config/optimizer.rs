@@ -3,7 +3,7 @@
 use super::{LrScheduler, Optimizer};
 use serde::{Deserialize, Serialize};
 
-/// The update rule, its schedule and the loss. Times in epochs; `weight-decay` is an L2 factor.
+/// The update rule, its schedule and the loss. Times in epochs; what `weight-decay` means is the rule's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 #[serde(rename_all = "kebab-case")]
@@ -49,9 +49,27 @@ pub struct OptimizerSettings {
         )
     )]
     pub weight_decay: f64,
-    /// Decay BatchNorm's parameters and biases too.
+    /// Decay everything as the weights of layers do, but what another option says otherwise of.
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Optimizer", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set))]
     pub bn_weight_decay: bool,
+    /// Decay of the scales and shifts of normalisations (none: 0, or with --bn-weight-decay that of weights).
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, help_heading = "Optimizer", value_name = "RATE", allow_hyphen_values = true)
+    )]
+    pub norm_weight_decay: Option<f64>,
+    /// Decay of the biases of layers (none: as above).
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, help_heading = "Optimizer", value_name = "RATE", allow_hyphen_values = true)
+    )]
+    pub bias_weight_decay: Option<f64>,
+    /// Largest Euclidean norm of a step's gradient, over all parameters; longer ones are scaled down to it (none: as they are).
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, help_heading = "Optimizer", value_name = "NORM", allow_hyphen_values = true)
+    )]
+    pub clip_grad_norm: Option<f64>,
     /// Label smoothing.
     #[cfg_attr(
         feature = "cli",
@@ -92,6 +110,9 @@ impl Default for OptimizerSettings {
             adam_epsilon: 1e-8,
             weight_decay: 3.0517578125e-05,
             bn_weight_decay: false,
+            norm_weight_decay: None,
+            bias_weight_decay: None,
+            clip_grad_norm: None,
             label_smoothing: 0.1,
             lr_scheduler: LrScheduler::Cosine,
             lr: 0.256,

@@ -114,7 +114,7 @@ mod tests {
 
     /// Shifts of all BatchNorms: as they are, and as an evaluation uses them.
     fn shifts(graph: &Graph) -> Vec<(String, Tensor, Tensor)> {
-        let mut weights = Weights::zeros(graph, true, Device::Cpu).unwrap();
+        let mut weights = Weights::zeros(graph, Device::Cpu).unwrap();
         initialise(&mut weights, 3, false).unwrap();
         let _ = weights.ranges.fill_(2.5);
         let layout = weights.layout.clone();

@@ -3,7 +3,7 @@
 
 use super::ExecError;
 use crate::checkpoint::{HostTensor, State, range_key};
-use crate::graph::{Graph, ParamKind};
+use crate::graph::{DecayGroup, Graph, ParamKind};
 use crate::quant::scheme::{MIN_SCALE, Scheme};
 use tch::{Device, Kind, Tensor};
 
@@ -25,11 +25,11 @@ pub struct Slot {
 /// The order of parameters in the flat tensors; a pure function of the graph.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WeightsLayout {
-    /// Trainable parameters: first those that decay, then the others, each group from the last layer to the
-    /// first (the order in which gradients arrive).
+    /// Trainable parameters: by group of decay, each group from the last layer to the first (the order in which
+    /// gradients arrive).
     pub trainable: Vec<Slot>,
-    /// Elements of the decaying group.
-    pub decayed: i64,
+    /// Elements of each group, in the order in which they lie, without gaps.
+    pub groups: Vec<(DecayGroup, i64)>,
     /// Elements of all trainable parameters.
     pub trainable_len: i64,
     /// Running statistics: mean and variance of each BatchNorm in graph order.
@@ -56,17 +56,19 @@ fn slots<'a>(params: impl Iterator<Item = &'a crate::graph::Param>, start: i64) 
 }
 
 impl WeightsLayout {
-    /// The layout of a graph. `decay_all` puts BatchNorm's parameters and biases into the decaying group.
-    pub fn new(graph: &Graph, decay_all: bool) -> Self {
-        let decays = |k: ParamKind| decay_all || k.decays();
-        let (mut trainable, decayed) =
-            slots(graph.params.iter().rev().filter(|p| p.kind.trainable() && decays(p.kind)), 0);
-        let (rest, trainable_len) =
-            slots(graph.params.iter().rev().filter(|p| p.kind.trainable() && !decays(p.kind)), decayed);
-        trainable.extend(rest);
+    /// The layout of a graph.
+    pub fn new(graph: &Graph) -> Self {
+        let (mut trainable, mut groups, mut trainable_len) = (Vec::new(), Vec::new(), 0);
+        for group in DecayGroup::ALL {
+            let of_group = graph.params.iter().rev().filter(|p| p.kind.decay_group() == Some(group));
+            let (slots, end) = slots(of_group, trainable_len);
+            trainable.extend(slots);
+            groups.push((group, end - trainable_len));
+            trainable_len = end;
+        }
         let (buffers, buffers_len) = slots(graph.params.iter().filter(|p| !p.kind.trainable()), 0);
         let (quantizers, schemes) = graph.quantizers().map(|(_, q)| (q.name.clone(), q.scheme)).unzip();
-        Self { trainable, decayed, trainable_len, buffers, buffers_len, quantizers, schemes }
+        Self { trainable, groups, trainable_len, buffers, buffers_len, quantizers, schemes }
     }
 
     /// Views of a flat tensor, one a slot.
@@ -101,8 +103,8 @@ pub struct Weights {
 
 impl Weights {
     /// Zeros, with running variances of 1 and unknown ranges.
-    pub fn zeros(graph: &Graph, decay_all: bool, device: Device) -> Result<Self, ExecError> {
-        let layout = WeightsLayout::new(graph, decay_all);
+    pub fn zeros(graph: &Graph, device: Device) -> Result<Self, ExecError> {
+        let layout = WeightsLayout::new(graph);
         let f32s = (Kind::Float, device);
         let flat = Tensor::f_zeros([layout.trainable_len], f32s)?;
         let buffers = Tensor::f_zeros([layout.buffers_len], f32s)?;
@@ -127,7 +129,7 @@ impl Weights {
     /// does not have in the shape of `graph` is the error.
     pub fn of_state(graph: &Graph, state: &State, device: Device) -> Result<Self, ExecError> {
         let _guard = tch::no_grad_guard();
-        let mut weights = Self::zeros(graph, false, device)?;
+        let mut weights = Self::zeros(graph, device)?;
         match weights.load(state)?.into_iter().next() {
             Some(name) => Err(ExecError::Lacks { name }),
             None => Ok(weights),

@@ -1,5 +1,6 @@
 //! Adam with decoupled weight decay on flat tensors (Loshchilov and Hutter, arXiv 1711.05101).
 
+use super::WeightDecay;
 use super::rule::{Update, UpdateRule};
 use tch::{TchError, Tensor};
 
@@ -13,16 +14,15 @@ pub struct AdamW {
     pub beta2: f64,
     /// What is added to the root of the second moment, above 0.
     pub epsilon: f64,
-    /// Part of a weight, times the learning rate, that decays in a step.
-    pub weight_decay: f64,
-    /// Decay BatchNorm's parameters and biases too.
-    pub decay_all: bool,
+    /// Parts of a weight, times the learning rate, that decay in a step.
+    pub weight_decay: WeightDecay,
 }
 
 impl Default for AdamW {
-    /// PyTorch's.
+    /// PyTorch's numbers; PyTorch lets everything decay ([`WeightDecay::of_all`]), this one layers' weights alone.
     fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01, decay_all: false }
+        let weight_decay = WeightDecay::of_weights(0.01);
+        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay }
     }
 }
 
@@ -45,8 +45,8 @@ impl UpdateRule for AdamW {
             return Err(TchError::Shape(format!("AdamW keeps 2 buffers, not {}", u.buffers.len())));
         };
         let (mut w, mut m, mut v) = (u.weights.shallow_clone(), m.shallow_clone(), v.shallow_clone());
-        if self.weight_decay != 0.0 && u.decayed > 0 {
-            let _ = w.f_narrow(0, 0, u.decayed)?.f_mul_scalar_(1.0 - u.lr * self.weight_decay)?;
+        for piece in u.decayed {
+            let _ = piece.of(&w)?.f_mul_scalar_(1.0 - u.lr * piece.rate)?;
         }
         let t = i32::try_from(u.count).unwrap_or(i32::MAX);
         let correction = |beta: f64| 1.0 - beta.powi(t);
@@ -59,19 +59,21 @@ impl UpdateRule for AdamW {
         Ok(())
     }
 
-    fn decays_all(&self) -> bool {
-        self.decay_all
+    fn decay(&self) -> WeightDecay {
+        self.weight_decay
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::Decayed;
     use super::*;
     use tch::Kind;
 
     #[test]
     fn three_steps_by_hand() {
-        let rule = AdamW { beta1: 0.5, beta2: 0.75, epsilon: 1e-3, weight_decay: 0.1, decay_all: false };
+        let rule = AdamW { beta1: 0.5, beta2: 0.75, epsilon: 1e-3, weight_decay: WeightDecay::default() };
+        let decayed = &[Decayed { offset: 0, len: 1, rate: 0.1 }];
         let weights = Tensor::from_slice(&[1.0f32, 1.0]);
         let buffers = [Tensor::zeros_like(&weights), Tensor::zeros_like(&weights)];
         let mut expect = [[1.0f64, 0.0, 0.0], [1.0, 0.0, 0.0]];
@@ -79,7 +81,7 @@ mod tests {
             let count = i as u64 + 1;
             let gradients = Tensor::from_slice(&[g as f32; 2]);
             let (weights, buffers, gradients) = (&weights, &buffers[..], &gradients);
-            rule.update(Update { weights, buffers, gradients, decayed: 1, lr: 0.1, count }).unwrap();
+            rule.update(Update { weights, buffers, gradients, decayed, lr: 0.1, count }).unwrap();
             for (i, [w, m, v]) in expect.iter_mut().enumerate() {
                 *w *= if i == 0 { 1.0 - 0.1 * 0.1 } else { 1.0 };
                 *m = 0.5 * *m + 0.5 * g;
@@ -96,7 +98,7 @@ mod tests {
 
     #[test]
     fn the_first_step_goes_by_the_learning_rate_whatever_the_gradient_and_late_ones_need_no_correction() {
-        let rule = AdamW { weight_decay: 0.0, ..AdamW::default() };
+        let rule = AdamW::default();
         for (g, count) in [(1e-3f32, 1), (1e3, 1), (1.0, u64::MAX)] {
             let (weights, gradients) = (Tensor::zeros([1], (Kind::Float, tch::Device::Cpu)), Tensor::from(g));
             let gradients = gradients.view([1]);
@@ -107,7 +109,7 @@ mod tests {
                 weights: &weights,
                 buffers: &buffers,
                 gradients: &gradients,
-                decayed: 0,
+                decayed: &[],
                 lr: 0.1,
                 count,
             })

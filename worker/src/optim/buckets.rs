@@ -37,7 +37,7 @@ mod tests {
     #[test]
     fn buckets_cover_everything_once_and_cut_at_parameters() {
         let graph = models::build("ResNet20", [3, 32, 32], 10).unwrap();
-        let layout = WeightsLayout::new(&graph, false);
+        let layout = WeightsLayout::new(&graph);
         for bytes in [1, 40_000, 1 << 30] {
             let buckets = plan_buckets(&layout, 7, bytes);
             let mut next = 0;

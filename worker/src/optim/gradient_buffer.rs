@@ -97,6 +97,13 @@ impl GradientBuffer {
         self.part(0)
     }
 
+    /// Euclidean norm of the gradients, those of learned scales among them, as they were summed.
+    pub fn norm(&self) -> Result<f64, TchError> {
+        let of = |t: Tensor| t.f_norm()?.f_double_value(&[]);
+        // Without scales the one number as it is.
+        Ok(of(self.gradients())?.hypot(of(self.scales())?))
+    }
+
     /// BatchNorm's statistics, `[buffers_len]`.
     pub fn statistics(&self) -> Tensor {
         self.part(1)
@@ -124,7 +131,7 @@ mod tests {
 
     #[test]
     fn parts_do_not_overlap_and_gradients_are_views() {
-        let layout = WeightsLayout::new(&models::build("ResNet20", [3, 32, 32], 10).unwrap(), false);
+        let layout = WeightsLayout::new(&models::build("ResNet20", [3, 32, 32], 10).unwrap());
         let mut buffer = GradientBuffer::new(&layout, 5, 1 << 16, Device::Cpu).unwrap();
         let mut gradients: Vec<Tensor> = buffer.views().iter().map(Tensor::ones_like).collect();
         gradients.push(Tensor::full([5], 2.0, (Kind::Float, Device::Cpu)));
@@ -137,6 +144,8 @@ mod tests {
         let all = |t: Tensor, value: f64| t.numel() > 0 && t.eq(value).all().int64_value(&[]) == 1;
         assert!(all(buffer.gradients(), 2.0) && all(buffer.scales(), 4.0) && all(buffer.statistics(), 3.0));
         assert_eq!(buffer.sums().unwrap(), sums);
+        let elements = layout.trainable_len as f64;
+        assert!((buffer.norm().unwrap() / (4.0 * elements + 16.0 * 5.0).sqrt() - 1.0).abs() < 1e-6);
         buffer.clear().unwrap();
         assert!(all(buffer.gradients(), 0.0) && buffer.sums().unwrap() == Sums::default());
     }

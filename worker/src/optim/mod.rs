@@ -4,6 +4,7 @@
 mod adamw;
 mod agreement;
 mod buckets;
+mod decay;
 mod distill;
 mod error;
 mod export;
@@ -28,6 +29,7 @@ mod updater;
 
 pub use adamw::AdamW;
 pub use buckets::{Bucket, plan_buckets};
+pub use decay::{Decayed, WeightDecay};
 pub use distill::Teacher;
 pub use error::OptimError;
 pub use export::ProgramExportError;
@@ -68,6 +70,7 @@ pub struct DistributedOptimizer {
     observer: Option<Arc<dyn RangeObserver>>,
     sharing: Sharing,
     loss_scale: LossScale,
+    clip_norm: Option<f64>,
     device: Device,
     purpose: Purpose,
     passes: Passes,
@@ -77,7 +80,7 @@ pub struct DistributedOptimizer {
 
 impl DistributedOptimizer {
     /// An optimizer with an update rule and a strategy, over a collective: one microbatch per rank and step, 25 MiB
-    /// buckets, a constant learning rate of 0.1, no loss scaling, initial weights of seed 42, on the CPU.
+    /// buckets, a constant learning rate of 0.1, no loss scaling, no clipping, initial weights of seed 42, on the CPU.
     pub fn new(rule: impl UpdateRule + 'static, strategy: Strategy, collective: Box<dyn Collective>) -> Self {
         let sharing = Sharing { microbatches: collective.world_size(), bucket_bytes: 25 << 20 };
         Self {
@@ -88,6 +91,7 @@ impl DistributedOptimizer {
             observer: None,
             sharing,
             loss_scale: LossScale::Off,
+            clip_norm: None,
             device: Device::Cpu,
             purpose: Purpose::Train,
             passes: Passes::default(),
@@ -114,6 +118,12 @@ impl DistributedOptimizer {
     /// With this loss scaling.
     pub fn loss_scale(self, loss_scale: LossScale) -> Self {
         Self { loss_scale, ..self }
+    }
+
+    /// With gradients of a Euclidean norm above `norm`, over all parameters and learned scales, scaled down to it; as they
+    /// are where there is none.
+    pub fn clip_norm(self, norm: Option<f64>) -> Self {
+        Self { clip_norm: norm, ..self }
     }
 
     /// With weights and gradients on this device.
@@ -158,7 +168,7 @@ impl DistributedOptimizer {
             qat.check()?;
         }
         let graph = self.passes.run(network.clone(), &self.strategy, self.purpose, watch)?;
-        let mut weights = Weights::zeros(&graph, self.rule.decays_all(), self.device)?;
+        let mut weights = Weights::zeros(&graph, self.device)?;
         initialise(&mut weights, self.seed, self.zero_gamma)?;
         let executor = Executor::new(graph, &weights)?;
         Program::new(self, network, executor, weights, Box::new(loss))

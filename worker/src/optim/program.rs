@@ -41,7 +41,7 @@ pub struct StepOutcome {
     pub top1: f64,
     /// Learning rate used.
     pub lr: f64,
-    /// Euclidean norm of the gradient, unscaled.
+    /// Euclidean norm of the gradient, that of learned scales among it, unscaled and before it is clipped.
     pub grad_norm: f64,
     /// Loss scale used.
     pub scale: f64,
@@ -91,7 +91,7 @@ impl Program {
         Ok(Self {
             objective: Objective { loss, teacher: None },
             gradients: GradientBuffer::new(layout, learned, o.sharing.bucket_bytes, device)?,
-            updater: Updater::new(o.rule, o.schedule, o.loss_scale, graph, &weights, learned)?,
+            updater: Updater::new(o.rule, o.schedule, (o.loss_scale, o.clip_norm), graph, &weights, learned)?,
             quantization: Quantization::new(&o.strategy, o.observer)?,
             source: Source { graph: network, passes: o.passes, strategy: o.strategy },
             reducer: Reducer { collective: o.collective, sharing: o.sharing },
@@ -171,7 +171,7 @@ impl Program {
         Ok(())
     }
 
-    /// The gradients of the last step, reduced and unscaled, as the update has left them (weight decay added), in
+    /// The gradients of the last step, reduced, unscaled and clipped, as the update has left them (weight decay added), in
     /// the order of the trainable parameters.
     pub fn gradients(&self) -> &[Tensor] {
         self.gradients.views()
@@ -218,8 +218,10 @@ impl Program {
         if !loss.is_finite() {
             return Err(OptimError::Loss { loss, step: self.global_step, lr });
         }
-        let norm = self.gradients.gradients().f_norm()?.f_double_value(&[])? / scale;
-        let scales_finite = self.gradients.scales().f_sum(Kind::Double)?.f_double_value(&[])?.is_finite();
+        let mut norm = self.gradients.norm()? / scale;
+        if self.updater.clip_norm.is_some() && norm.is_finite() {
+            norm = self.reducer.agreed(norm, self.device())?;
+        }
         let mut outcome = StepOutcome {
             step: self.global_step,
             loss,
@@ -227,7 +229,7 @@ impl Program {
             lr,
             grad_norm: norm,
             scale,
-            skipped: !(norm.is_finite() && scales_finite),
+            skipped: !norm.is_finite(),
             stop: sums.stop > 0.0,
             compute,
             reduce,
@@ -239,7 +241,7 @@ impl Program {
                 _ => outcome.grad_norm = 0.0,
             }
         } else {
-            self.update(phase, lr)?;
+            self.update(phase, norm, lr)?;
         }
         self.updater.loss_scale = self.updater.loss_scale.next(!outcome.skipped);
         self.global_step += 1;
@@ -319,13 +321,13 @@ impl Program {
         u64::from(rng.bits()) << 32 | u64::from(rng.bits())
     }
 
-    fn update(&mut self, phase: Phase, lr: f64) -> Result<(), OptimError> {
+    fn update(&mut self, phase: Phase, norm: f64, lr: f64) -> Result<(), OptimError> {
         // Whatever can refuse comes first: on error nothing was updated.
         let ranges = match phase.observe {
             true => self.quantization.moved(&self.weights, &self.gradients.record)?,
             false => None,
         };
-        self.updater.update(&self.weights, &self.gradients, lr)?;
+        self.updater.update(&self.weights, &self.gradients, norm, lr)?;
         if phase.batch_stats {
             let microbatches = self.reducer.sharing.microbatches;
             self.updater.move_statistics(&mut self.weights, &self.gradients, microbatches)?;

@@ -39,6 +39,17 @@ impl Reducer {
         Ok(())
     }
 
+    /// The largest of a number that all ranks have found in the same tensors, each with its own kernels: one number on all,
+    /// so that what it decides is the same to the last bit.
+    pub fn agreed(&self, found: f64, device: Device) -> Result<f64, OptimError> {
+        if self.alone() {
+            return Ok(found);
+        }
+        let largest = Tensor::f_from_slice(&[found])?.f_to_device(device)?;
+        self.collective.all_reduce(&largest, ReduceOp::Max)?;
+        Ok(largest.f_double_value(&[0])?)
+    }
+
     /// Whether any rank was asked to stop: the same answer on all, which call this in the same places. A rank that
     /// left alone would let the others wait in their next reduction.
     pub fn any(&self, asked: bool, device: Device) -> Result<bool, OptimError> {

@@ -1,5 +1,6 @@
 //! What an update rule and a loss are.
 
+use super::{Decayed, WeightDecay};
 use tch::{Reduction, TchError, Tensor};
 
 /// One update of flat weights; all tensors are `[n]`, FP32, on one device.
@@ -12,8 +13,8 @@ pub struct Update<'a> {
     pub buffers: &'a [Tensor],
     /// Means over the global batch; they may be overwritten.
     pub gradients: &'a Tensor,
-    /// The first so many weights decay.
-    pub decayed: i64,
+    /// The pieces of the weights that decay, as [`UpdateRule::decay`] says.
+    pub decayed: &'a [Decayed],
     /// Learning rate.
     pub lr: f64,
     /// Which update it is, from 1; steps whose update was skipped do not count.
@@ -38,9 +39,9 @@ pub trait UpdateRule: Send {
     /// Updates weights and buffers.
     fn update(&self, update: Update) -> Result<(), TchError>;
 
-    /// Whether BatchNorm's parameters and biases decay too.
-    fn decays_all(&self) -> bool {
-        false
+    /// What decays, and how much of it: [`Update::decayed`] follows from it. Nothing does unless a rule says so.
+    fn decay(&self) -> WeightDecay {
+        WeightDecay::default()
     }
 }
 
@@ -62,8 +63,8 @@ impl UpdateRule for Box<dyn UpdateRule> {
         (**self).update(update)
     }
 
-    fn decays_all(&self) -> bool {
-        (**self).decays_all()
+    fn decay(&self) -> WeightDecay {
+        (**self).decay()
     }
 }
 

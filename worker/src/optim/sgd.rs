@@ -1,5 +1,6 @@
 //! Stochastic gradient descent with momentum on flat tensors.
 
+use super::WeightDecay;
 use super::rule::{Update, UpdateRule};
 use tch::TchError;
 
@@ -10,16 +11,15 @@ pub struct Sgd {
     pub momentum: f64,
     /// Nesterov's form.
     pub nesterov: bool,
-    /// L2 factor.
-    pub weight_decay: f64,
-    /// Decay BatchNorm's parameters and biases too.
-    pub decay_all: bool,
+    /// L2 factors.
+    pub weight_decay: WeightDecay,
 }
 
 impl Default for Sgd {
     /// The reference's: momentum 0.875, weight decay 2^-15.
     fn default() -> Self {
-        Self { momentum: 0.875, nesterov: false, weight_decay: 3.0517578125e-05, decay_all: false }
+        let weight_decay = WeightDecay::of_weights(3.0517578125e-05);
+        Self { momentum: 0.875, nesterov: false, weight_decay }
     }
 }
 
@@ -38,9 +38,8 @@ impl UpdateRule for Sgd {
             return Err(TchError::Shape(format!("SGD keeps 1 buffer, not {}", u.buffers.len())));
         };
         let (mut w, mut v, g) = (u.weights.shallow_clone(), momentum.shallow_clone(), u.gradients);
-        if self.weight_decay != 0.0 && u.decayed > 0 {
-            let decay = w.f_narrow(0, 0, u.decayed)?.f_mul_scalar(self.weight_decay)?;
-            let _ = g.f_narrow(0, 0, u.decayed)?.f_add_(&decay)?;
+        for piece in u.decayed {
+            let _ = piece.of(g)?.f_add_(&piece.of(&w)?.f_mul_scalar(piece.rate)?)?;
         }
         let _ = v.f_mul_scalar_(self.momentum)?.f_add_(g)?;
         let step = if self.nesterov { v.f_mul_scalar(self.momentum)?.f_add(g)? } else { v.shallow_clone() };
@@ -48,26 +47,28 @@ impl UpdateRule for Sgd {
         Ok(())
     }
 
-    fn decays_all(&self) -> bool {
-        self.decay_all
+    fn decay(&self) -> WeightDecay {
+        self.weight_decay
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::Decayed;
     use super::*;
     use tch::Tensor;
 
     #[test]
     fn three_steps_by_hand() {
         for nesterov in [false, true] {
-            let rule = Sgd { momentum: 0.5, nesterov, weight_decay: 0.1, decay_all: false };
+            let rule = Sgd { momentum: 0.5, nesterov, weight_decay: WeightDecay::default() };
             let (w, v) = (Tensor::from_slice(&[1.0f32, 1.0]), [Tensor::from_slice(&[0.0f32, 0.0])]);
             let mut expect = [[1.0f64, 0.0], [1.0, 0.0]];
             for g in [0.3f64, -0.2, 0.1] {
                 let gradients = &Tensor::from_slice(&[g as f32; 2]);
                 let (weights, buffers) = (&w, &v[..]);
-                rule.update(Update { weights, buffers, gradients, decayed: 1, lr: 0.1, count: 1 }).unwrap();
+                let decayed = &[Decayed { offset: 0, len: 1, rate: 0.1 }];
+                rule.update(Update { weights, buffers, gradients, decayed, lr: 0.1, count: 1 }).unwrap();
                 for (i, e) in expect.iter_mut().enumerate() {
                     let d = g + if i == 0 { 0.1 * e[0] } else { 0.0 };
                     e[1] = 0.5 * e[1] + d;

@@ -258,7 +258,7 @@ fn a_program_begins_with_the_weights_of_its_seed() {
         optimizer.minimize(network(), CrossEntropy::default()).unwrap().weights
     };
     let one = of(7, false);
-    let mut other = crate::exec::Weights::zeros(&network(), false, Device::Cpu).unwrap();
+    let mut other = crate::exec::Weights::zeros(&network(), Device::Cpu).unwrap();
     crate::exec::initialise(&mut other, 7, false).unwrap();
     assert!(one.flat.equal(&other.flat) && one.flat.abs().max().double_value(&[]) > 0.0);
     assert!(!one.flat.equal(&of(8, false).flat));
@@ -442,4 +442,45 @@ fn a_channel_whose_bias_does_not_fit_int32_is_evaluated_with_the_weights_of_its_
         let shift = f64::from(shifts[c]) - f64::from(mean[c]) * factor;
         assert!((bias - shift).abs() <= 1e-6 * bias.abs(), "{c}: {bias} {shift}");
     }
+}
+
+#[test]
+fn a_gradient_is_clipped_as_it_is_without_its_loss_scale_and_learned_scales_with_the_weights() {
+    let labels = Tensor::zeros([4], (Kind::Int64, Device::Cpu));
+    let x = images();
+    let ranges = Some(Qat { learn_scales: true, ..Qat::default() });
+    // What a step makes of weights and ranges, and the norm of its gradient.
+    let step = |loss_scale, clip, rule: Box<dyn UpdateRule>| {
+        let strategy = Strategy { qat: ranges.clone(), ..Strategy::default() };
+        let optimizer = DistributedOptimizer::new(rule, strategy, Box::new(Local))
+            .loss_scale(loss_scale)
+            .clip_norm(clip)
+            .schedule(schedule::Schedule::constant(1.0));
+        let mut program = optimizer.minimize(network(), CrossEntropy::default()).unwrap();
+        assert!(program.calibrate(&[(0, x.shallow_clone())], 1, &|| false).unwrap());
+        let before = [program.weights.flat.copy(), program.weights.ranges.copy()];
+        let norm = program.step(&[Microbatch { images: &x, labels: &labels }]).unwrap().grad_norm;
+        let moved = [&program.weights.flat - &before[0], &program.weights.ranges - &before[1]];
+        (norm, moved)
+    };
+    let plain = || -> Box<dyn UpdateRule> {
+        Box::new(Sgd { momentum: 0.0, nesterov: false, weight_decay: WeightDecay::default() })
+    };
+    let (norm, free) = step(LossScale::Off, None, plain());
+    let clipped = step(LossScale::Off, Some(norm / 1000.0), plain());
+    assert_eq!(clipped.0, norm);
+    for (clipped, free) in clipped.1.iter().zip(&free) {
+        // A scale moves by rounding, too, and at most by half of itself.
+        let apart = (clipped * 1000.0 - free).abs().max().double_value(&[]);
+        let largest = free.abs().max().double_value(&[]);
+        assert!(largest > 0.0 && apart < 0.05 * largest, "{apart} of {largest}");
+    }
+    let (scaled_norm, scaled) = step(LossScale::Static(1024.0), Some(norm / 1000.0), plain());
+    assert!((scaled_norm - norm).abs() < 1e-6 * norm);
+    assert!(scaled.iter().zip(&clipped.1).all(|(a, b)| a.allclose(b, 1e-5, 1e-9, false)));
+    // Shorter than is allowed, it is left alone.
+    assert!(step(LossScale::Off, Some(2.0 * norm), plain()).1.iter().zip(&free).all(|(a, b)| a.equal(b)));
+    // The same of AdamW, whose step hardly depends on the gradient's length.
+    let adamw = |clip| step(LossScale::Static(64.0), clip, Box::new(AdamW::default())).1;
+    assert!(adamw(Some(norm / 2.0))[1].abs().max().double_value(&[]) > 0.0);
 }

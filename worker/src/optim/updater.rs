@@ -5,14 +5,17 @@ use super::loss_scale::LossScale;
 use super::rule::{Update, UpdateRule};
 use super::schedule::LearningRate;
 use super::state::RuleState;
-use super::{OptimError, scales};
+use super::{Decayed, OptimError, scales};
 use crate::exec::Weights;
 use crate::graph::{Graph, Op};
 
 /// The update rule with its schedule and its state.
 pub(super) struct Updater {
     rule: Box<dyn UpdateRule>,
+    decayed: Vec<Decayed>,
     pub schedule: Box<dyn LearningRate>,
+    /// Largest norm of a gradient that is not scaled down.
+    pub clip_norm: Option<f64>,
     pub state: RuleState,
     /// How the loss is scaled, and the state of it.
     pub loss_scale: LossScale,
@@ -31,19 +34,22 @@ fn bn_momentum(graph: &Graph) -> Result<f64, OptimError> {
 }
 
 impl Updater {
-    /// Before the first update, for a network and `learned` scales.
+    /// Before the first update, for a network and `learned` scales. A gradient of a norm above `clip_norm`, if any, is scaled
+    /// down to it.
     pub fn new(
         rule: Box<dyn UpdateRule>,
         schedule: Box<dyn LearningRate>,
-        loss_scale: LossScale,
+        (loss_scale, clip_norm): (LossScale, Option<f64>),
         graph: &Graph,
         weights: &Weights,
         learned: i64,
     ) -> Result<Self, OptimError> {
         Ok(Self {
             state: RuleState::new(&*rule, weights.layout.trainable_len, learned, weights.device())?,
+            decayed: rule.decay().pieces(&weights.layout),
             rule,
             schedule,
+            clip_norm,
             loss_scale,
             learned,
             bn_momentum: bn_momentum(graph)?,
@@ -55,12 +61,26 @@ impl Updater {
         self.learned > 0
     }
 
-    /// Updates the parameters, and the ranges of learned scales, from gradients that were summed at the loss scale.
-    pub fn update(&mut self, weights: &Weights, sums: &GradientBuffer, lr: f64) -> Result<(), OptimError> {
-        let (gradients, of_scales, scale) = (sums.gradients(), sums.scales(), self.loss_scale.factor());
-        if scale != 1.0 {
-            let _ = gradients.shallow_clone().f_mul_scalar_(1.0 / scale)?;
-            let _ = of_scales.shallow_clone().f_mul_scalar_(1.0 / scale)?;
+    /// What gradients of the norm `norm`, unscaled, are multiplied by so that they are as long as is allowed at most: as
+    /// `torch.nn.utils.clip_grad_norm_` does it.
+    fn clipped(&self, norm: f64) -> f64 {
+        self.clip_norm.map_or(1.0, |most| (most / (norm + 1e-6)).min(1.0))
+    }
+
+    /// Updates the parameters, and the ranges of learned scales, from gradients that were summed at the loss scale; `norm`
+    /// is that of both, unscaled.
+    pub fn update(
+        &mut self,
+        weights: &Weights,
+        sums: &GradientBuffer,
+        norm: f64,
+        lr: f64,
+    ) -> Result<(), OptimError> {
+        let (gradients, of_scales) = (sums.gradients(), sums.scales());
+        let factor = self.clipped(norm) / self.loss_scale.factor();
+        if factor != 1.0 {
+            let _ = gradients.shallow_clone().f_mul_scalar_(factor)?;
+            let _ = of_scales.shallow_clone().f_mul_scalar_(factor)?;
         }
         let _guard = tch::no_grad_guard();
         let count = self.state.updates + 1;
@@ -68,7 +88,7 @@ impl Updater {
             weights: &weights.flat,
             buffers: &self.state.buffers,
             gradients: &gradients,
-            decayed: weights.layout.decayed,
+            decayed: &self.decayed,
             lr,
             count,
         })?;
@@ -77,7 +97,7 @@ impl Updater {
                 weights: &weights.ranges,
                 buffers: &self.state.of_scales,
                 gradients: &of_scales,
-                decayed: 0,
+                decayed: &[],
                 lr,
                 count,
             };

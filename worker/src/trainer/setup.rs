@@ -187,6 +187,7 @@ impl<'a> Run<'a> {
             .schedule(schedule)
             .sharing(sharing(plan))
             .loss_scale(loss_scale(plan))
+            .clip_norm(config.optimizer.clip_grad_norm)
             .device(device(plan))
             .purpose(plan.purpose())
             .seed(seed(plan))

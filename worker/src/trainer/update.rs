@@ -2,7 +2,7 @@
 
 use crate::config::{Optimizer, OptimizerSettings};
 use crate::optim::schedule::Schedule;
-use crate::optim::{AdamW, Sgd, UpdateRule};
+use crate::optim::{AdamW, Sgd, UpdateRule, WeightDecay};
 
 /// Warm-up where none was given, in epochs, as the reference has it.
 const WARMUP_EPOCHS: f64 = 5.0;
@@ -35,20 +35,30 @@ pub(super) fn schedule(
     (schedule, told)
 }
 
+/// What decays: the weights of layers, and of the rest what is told, or with `bn-weight-decay` all of it alike.
+fn decay(settings: &OptimizerSettings) -> WeightDecay {
+    let weights = settings.weight_decay;
+    let rest = if settings.bn_weight_decay { weights } else { 0.0 };
+    WeightDecay {
+        weights,
+        norms: settings.norm_weight_decay.unwrap_or(rest),
+        biases: settings.bias_weight_decay.unwrap_or(rest),
+    }
+}
+
 /// The update rule of these settings.
 pub(super) fn rule(settings: &OptimizerSettings) -> Box<dyn UpdateRule> {
-    let (weight_decay, decay_all) = (settings.weight_decay, settings.bn_weight_decay);
+    let weight_decay = decay(settings);
     match settings.optimizer {
         Optimizer::Sgd => {
             let OptimizerSettings { momentum, nesterov, .. } = *settings;
-            Box::new(Sgd { momentum, nesterov, weight_decay, decay_all })
+            Box::new(Sgd { momentum, nesterov, weight_decay })
         }
         Optimizer::Adamw => Box::new(AdamW {
             beta1: settings.adam_beta1,
             beta2: settings.adam_beta2,
             epsilon: settings.adam_epsilon,
             weight_decay,
-            decay_all,
         }),
     }
 }
@@ -77,7 +87,26 @@ mod tests {
         let of = |optimizer| rule(&OptimizerSettings { optimizer, ..OptimizerSettings::default() });
         assert_eq!((of(Optimizer::Sgd).name(), of(Optimizer::Sgd).buffers()), ("sgd", &["momentum"][..]));
         assert_eq!((of(Optimizer::Adamw).name(), of(Optimizer::Adamw).buffers().len()), ("adamw", 2));
-        let all = OptimizerSettings { bn_weight_decay: true, ..OptimizerSettings::default() };
-        assert!(rule(&all).decays_all() && !of(Optimizer::Sgd).decays_all());
+    }
+
+    #[test]
+    fn layers_weights_decay_and_of_the_rest_what_is_told() {
+        let settings = |bn_weight_decay, norm_weight_decay, bias_weight_decay| OptimizerSettings {
+            weight_decay: 0.5,
+            bn_weight_decay,
+            norm_weight_decay,
+            bias_weight_decay,
+            ..OptimizerSettings::default()
+        };
+        for optimizer in [Optimizer::Sgd, Optimizer::Adamw] {
+            let of = |bn, norms, biases| {
+                rule(&OptimizerSettings { optimizer, ..settings(bn, norms, biases) }).decay()
+            };
+            assert_eq!(of(false, None, None), WeightDecay::of_weights(0.5));
+            assert_eq!(of(true, None, None), WeightDecay::of_all(0.5));
+            let told = WeightDecay { weights: 0.5, norms: 0.25, biases: 0.0 };
+            assert_eq!(of(false, Some(0.25), None), told);
+            assert_eq!(of(true, Some(0.25), Some(0.0)), told);
+        }
     }
 }

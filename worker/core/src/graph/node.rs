@@ -67,15 +67,36 @@ pub enum ParamKind {
     RunningVar,
 }
 
+/// Parameters that decay alike. In flat tensors a group lies in one piece, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DecayGroup {
+    /// Weights of layers: what decays wherever anything does.
+    Weight,
+    /// Scales and shifts of normalisations and of residual branches.
+    Norm,
+    /// Biases of layers.
+    Bias,
+}
+
+impl DecayGroup {
+    /// All of them, in order.
+    pub const ALL: [DecayGroup; 3] = [DecayGroup::Weight, DecayGroup::Norm, DecayGroup::Bias];
+}
+
 impl ParamKind {
     /// Whether the optimizer updates it.
     pub fn trainable(self) -> bool {
-        !matches!(self, ParamKind::RunningMean | ParamKind::RunningVar)
+        self.decay_group().is_some()
     }
 
-    /// Whether weight decay applies unless `--bn-weight-decay` widens it.
-    pub fn decays(self) -> bool {
-        matches!(self, ParamKind::ConvWeight | ParamKind::LinearWeight)
+    /// The group it decays with; none for buffers, which no optimizer updates.
+    pub fn decay_group(self) -> Option<DecayGroup> {
+        match self {
+            ParamKind::ConvWeight | ParamKind::LinearWeight => Some(DecayGroup::Weight),
+            ParamKind::Gamma | ParamKind::ResidualGamma | ParamKind::Beta => Some(DecayGroup::Norm),
+            ParamKind::Bias => Some(DecayGroup::Bias),
+            ParamKind::RunningMean | ParamKind::RunningVar => None,
+        }
     }
 }
 

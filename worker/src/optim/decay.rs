@@ -1,0 +1,100 @@
+//! How much of which parameters decays.
+
+use crate::exec::WeightsLayout;
+use crate::graph::DecayGroup;
+use tch::{TchError, Tensor};
+
+/// Weight decay of each group of parameters; what a rate means is the update rule's.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct WeightDecay {
+    /// Of layers' weights.
+    pub weights: f64,
+    /// Of the scales and shifts of normalisations.
+    pub norms: f64,
+    /// Of layers' biases.
+    pub biases: f64,
+}
+
+impl WeightDecay {
+    /// Of layers' weights alone, as is usual.
+    pub const fn of_weights(rate: f64) -> Self {
+        Self { weights: rate, norms: 0.0, biases: 0.0 }
+    }
+
+    /// Of everything alike.
+    pub const fn of_all(rate: f64) -> Self {
+        Self { weights: rate, norms: rate, biases: rate }
+    }
+
+    /// The rate of a group.
+    pub fn rate(&self, group: DecayGroup) -> f64 {
+        match group {
+            DecayGroup::Weight => self.weights,
+            DecayGroup::Norm => self.norms,
+            DecayGroup::Bias => self.biases,
+        }
+    }
+
+    /// What decays of parameters that lie as `layout` says: as few pieces as there are, without those of rate 0.
+    pub(super) fn pieces(&self, layout: &WeightsLayout) -> Vec<Decayed> {
+        let mut pieces: Vec<Decayed> = Vec::new();
+        let mut offset = 0;
+        for &(group, len) in &layout.groups {
+            let rate = self.rate(group);
+            match pieces.last_mut() {
+                Some(last) if last.rate == rate => last.len += len,
+                _ => pieces.push(Decayed { offset, len, rate }),
+            }
+            offset += len;
+        }
+        pieces.retain(|piece| piece.rate != 0.0 && piece.len > 0);
+        pieces
+    }
+}
+
+/// A piece of flat parameters that decays at one rate.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Decayed {
+    /// Its first element.
+    pub offset: i64,
+    /// Number of elements.
+    pub len: i64,
+    /// How much of it decays, not 0.
+    pub rate: f64,
+}
+
+impl Decayed {
+    /// The piece of a flat tensor.
+    pub fn of(&self, flat: &Tensor) -> Result<Tensor, TchError> {
+        flat.f_narrow(0, self.offset, self.len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models;
+
+    #[test]
+    fn groups_of_one_rate_are_one_piece_and_what_does_not_decay_is_none() {
+        let layout = WeightsLayout::new(&models::build("ResNet20", [3, 32, 32], 10).unwrap());
+        let [weights, norms, biases] = [0, 1, 2].map(|i| layout.groups[i].1);
+        assert_eq!((biases, weights + norms + biases), (10, layout.trainable_len));
+        let pieces = |weights, norms, biases| {
+            let pieces = WeightDecay { weights, norms, biases }.pieces(&layout);
+            pieces.iter().map(|p| (p.offset, p.len, p.rate)).collect::<Vec<_>>()
+        };
+        assert_eq!(pieces(0.1, 0.0, 0.0), [(0, weights, 0.1)]);
+        assert_eq!(pieces(0.1, 0.1, 0.1), [(0, layout.trainable_len, 0.1)]);
+        assert_eq!(pieces(0.1, 0.0, 0.1), [(0, weights, 0.1), (weights + norms, biases, 0.1)]);
+        assert_eq!(pieces(0.1, 0.2, 0.2), [(0, weights, 0.1), (weights, norms + biases, 0.2)]);
+        assert_eq!(pieces(0.0, 0.0, 0.0), []);
+        // Each parameter lies in the piece of its group.
+        for slot in &layout.trainable {
+            let group = slot.kind.decay_group().unwrap();
+            let decay = WeightDecay { weights: 1.0, norms: 2.0, biases: 3.0 };
+            let piece = decay.pieces(&layout).into_iter().find(|p| slot.offset < p.offset + p.len).unwrap();
+            assert_eq!(piece.rate, decay.rate(group), "{}", slot.name);
+        }
+    }
+}
