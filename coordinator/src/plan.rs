@@ -45,6 +45,7 @@ pub fn build(job_id: &str, generation: u64, facts: &JobFacts) -> Result<BuildPla
         threads: s.threads,
         config_sha256: facts.job.config_sha256.clone(),
         fp32_math: s.fp32_math.into(),
+        averaging: s.averaging,
         sha256: Vec::new(),
     };
     plan.sha256 = digest(&plan).to_vec();

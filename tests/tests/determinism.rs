@@ -65,7 +65,8 @@ fn resumes(extra: &[&str]) {
     let told =
         succeed(&[&line[..], &["--output-dir", &parts, "--last-epoch-of-checkpoint", "auto"]].concat());
     assert!(told.contains(&format!("at epoch 0, step {step}")), "{told}");
-    for file in ["model.safetensors", "optimizer.safetensors"] {
+    let files = ["model.safetensors", "optimizer.safetensors", "unaveraged.safetensors"];
+    for file in &files[..if extra.contains(&"--model-ema") { 3 } else { 2 }] {
         let [a, b] = [at("whole"), parts.clone()].map(|f| tensors(&newest(Path::new(&f)).join(file)));
         assert!(!a.is_empty());
         assert!(a == b, "{file} differs after resuming at step {step}");
@@ -89,8 +90,23 @@ fn so_is_one_in_fp16_with_dynamic_loss_scaling() {
 
 #[test]
 fn so_is_one_with_adamw_learned_scales_and_clipped_gradients() {
-    let rule = ["--optimizer", "adamw", "--lr", "0.002", "--weight-decay", "0.01", "--norm-weight-decay", "0.001"];
+    let rule =
+        ["--optimizer", "adamw", "--lr", "0.002", "--weight-decay", "0.01", "--norm-weight-decay", "0.001"];
     let rule = [&rule[..], &["--clip-grad-norm", "1"]].concat();
     let qat = ["--qat", "--qat-calibration-images", "32", "--qat-learn-scales"];
     resumes(&[&rule[..], &qat].concat());
+}
+
+#[test]
+fn so_is_one_whose_weights_are_averaged() {
+    resumes(&[
+        "--model-ema",
+        "--model-ema-decay",
+        "0.995",
+        "--model-ema-steps",
+        "3",
+        "--qat",
+        "--qat-bn-images",
+        "32",
+    ]);
 }

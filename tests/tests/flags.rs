@@ -138,6 +138,9 @@ const ROWS: &[Row] = &[
         (SETUP, "clip_norm(config.optimizer.clip_grad_norm)"),
         Some((REPORTER, "train.grad_norm")),
     ),
+    ("model-ema", planned("false", "model-ema"), (SETUP, "plan.averaging"), None),
+    ("model-ema-decay", planned("0.5", "model-ema"), (SETUP, "decay: a.decay"), None),
+    ("model-ema-steps", planned("7", "model-ema"), (SETUP, "every: a.every"), None),
     ("label-smoothing", By::Run, (SETUP, "label_smoothing: config.optimizer.label_smoothing"), None),
     ("lr-scheduler", By::Run, (UPDATE, "kind: settings.lr_scheduler"), Some((REPORTER, "train.lr"))),
     ("lr", By::Run, (UPDATE, "lr: settings.lr"), Some((REPORTER, "train.lr"))),
@@ -365,7 +368,10 @@ fn what_hosts_decide_is_left_out_of_what_all_agree_on() {
 #[test]
 fn the_coordinator_decides_what_it_is_said_to_decide_and_nothing_else() {
     let mut base = table(RunConfig::default());
-    base.extend([("qat", true), ("qat-distill", true)].map(|(key, on)| (key.to_string(), on.into())));
+    base.extend(
+        [("qat", true), ("qat-distill", true), ("model-ema", true)]
+            .map(|(key, on)| (key.to_string(), on.into())),
+    );
     let before = decided(&base).expect("a plan");
     for (flag, by, ..) in ROWS.iter().filter(|row| !matches!(row.1, By::Command)) {
         let mut changed = base.clone();

@@ -9,10 +9,10 @@ use octrain::models;
 use octrain::native;
 use octrain::optim::schedule::{LearningRate, Schedule};
 use octrain::optim::{
-    AdamW, CrossEntropy, Decayed, DistributedOptimizer, Microbatch, Program, Sgd, Sharing, Update, UpdateRule,
-    WeightDecay,
+    AdamW, CrossEntropy, Decayed, DistributedOptimizer, Microbatch, Program, Sgd, Sharing, Update,
+    UpdateRule, WeightDecay,
 };
-use octrain::strategy::{Layout, Strategy};
+use octrain::strategy::{Averaging, Layout, Strategy};
 use octrain_tests::python;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -20,19 +20,14 @@ use tch::{Device, Kind, Tensor};
 
 const MICROBATCHES: usize = 2;
 
-fn program(
-    graph: Graph,
-    rule: Box<dyn UpdateRule>,
-    clip: Option<f64>,
-    schedule: Schedule,
-    layout: Layout,
-) -> Program {
+fn program(graph: Graph, rule: Rule, schedule: Schedule, layout: Layout) -> Program {
     let strategy = Strategy { layout, ..Strategy::default() };
     let sharing = Sharing { microbatches: MICROBATCHES, bucket_bytes: 1 << 20 };
     let loss = CrossEntropy { label_smoothing: 0.1 };
     let collective = Box::new(Local);
+    let Rule { rule, clip, averaging, .. } = rule;
     let optimizer = DistributedOptimizer::new(rule, strategy, collective).schedule(schedule).sharing(sharing);
-    optimizer.clip_norm(clip).minimize(graph, loss).unwrap()
+    optimizer.clip_norm(clip).averaging(averaging).minimize(graph, loss).unwrap()
 }
 
 fn write(path: &Path, tensors: &[(String, Tensor)]) {
@@ -58,12 +53,13 @@ struct Rule {
     /// The L2 factor that it adds to the gradient.
     l2: f64,
     clip: Option<f64>,
+    averaging: Option<Averaging>,
 }
 
 fn sgd(nesterov: bool) -> Rule {
     let rule = Sgd { momentum: 0.875, nesterov, weight_decay: WeightDecay::of_weights(1e-3) };
     let told = json!({"rule": rule.name(), "momentum": 0.875, "nesterov": nesterov, "weight_decay": 1e-3});
-    Rule { rule: Box::new(rule), told, l2: rule.weight_decay.weights, clip: None }
+    Rule { rule: Box::new(rule), told, l2: rule.weight_decay.weights, clip: None, averaging: None }
 }
 
 /// With an epsilon of the size of gradients, below which a gradient's rounding is not made a step of its own.
@@ -74,7 +70,7 @@ fn adamw() -> Rule {
         "rule": rule.name(), "beta1": 0.8, "beta2": 0.95, "epsilon": 1e-2, "weight_decay": 0.1,
         "norm_weight_decay": 0.05, "bias_weight_decay": 0.2,
     });
-    Rule { rule: Box::new(rule), told, l2: 0.0, clip: None }
+    Rule { rule: Box::new(rule), told, l2: 0.0, clip: None, averaging: None }
 }
 
 fn steps_agree(model: &str, [channels, side]: [usize; 2], steps: usize, rule: Rule, layout: Layout) {
@@ -90,8 +86,9 @@ fn steps_agree(model: &str, [channels, side]: [usize; 2], steps: usize, rule: Ru
         warmup_steps: 0,
         total_steps: steps as u64,
     };
-    let Rule { rule, told, l2, clip } = rule;
-    let mut program = program(graph, rule, clip, schedule, layout);
+    let (told, l2, clip) = (rule.told.clone(), rule.l2, rule.clip);
+    let averaging = rule.averaging.map(|a| json!({"decay": a.decay, "every": a.every, "warmup": a.warmup}));
+    let mut program = program(graph, rule, schedule, layout);
     tch::manual_seed(3);
     let mut given: Vec<(String, Tensor)> = Vec::new();
     let mut batches = Vec::new();
@@ -118,6 +115,7 @@ fn steps_agree(model: &str, [channels, side]: [usize; 2], steps: usize, rule: Ru
     let mut settings = json!({
         "model": model, "channels": channels, "classes": classes, "lr": vec![rate; steps],
         "label_smoothing": 0.1, "microbatches": MICROBATCHES, "layout": layout, "clip_norm": clip,
+        "averaging": averaging,
     });
     let all = settings.as_object_mut().unwrap();
     all.extend(told.as_object().unwrap().clone());
@@ -160,6 +158,15 @@ fn steps_agree(model: &str, [channels, side]: [usize; 2], steps: usize, rule: Ru
     }
     let d = difference(&logits.unwrap(), &want["logits"]);
     assert!(d < 1e-4, "{model}: logits differ by {d:.1e}");
+    if averaging.is_some() {
+        let average = program.average().expect("there were updates");
+        for (name, _) in &state {
+            let start = &given.iter().find(|(n, _)| n == name).unwrap().1;
+            let moved = average.get(name).unwrap() - start;
+            let d = difference(&moved, &(&want[&format!("average.{name}")] - start));
+            assert!(d < 2e-2, "{model}: the change of the average of {name} differs by {d:.1e}");
+        }
+    }
     // What the steps have changed, not the weights as a whole: those hardly move.
     for (name, _) in state {
         let start = &given.iter().find(|(n, _)| *n == name).unwrap().1;
@@ -184,6 +191,13 @@ fn resnet20_with_clipped_gradients_trains_as_in_pytorch() {
     for rule in [sgd(false), adamw()] {
         steps_agree("ResNet20", [3, 32], 3, Rule { clip: Some(0.25), ..rule }, Layout::Nhwc);
     }
+}
+
+#[test]
+fn the_average_of_weights_and_statistics_is_torchvisions() {
+    // Updates after the steps 0, 2, 4 and 6, of which the first two copy.
+    let averaging = Some(Averaging { decay: 0.7, every: 2, warmup: 1 });
+    steps_agree("ResNet20", [3, 32], 7, Rule { averaging, ..sgd(false) }, Layout::Nhwc);
 }
 
 #[test]

@@ -61,11 +61,12 @@ fn quantized() -> &'static Path {
 
 /// The checkpoint as a program of one's own would have saved it: of a network that no table names, without settings.
 fn owned(folder: &Path, to: &Path) -> PathBuf {
-    let Snapshot { mut manifest, mut graph, model, optimizer } = checkpoint::load(folder).unwrap();
+    let Snapshot { mut manifest, mut graph, model, unaveraged, optimizer } =
+        checkpoint::load(folder).unwrap();
     graph.name = "Somebodys".into();
     manifest.model = graph.name.clone();
     manifest.config = None;
-    checkpoint::save(to, &Snapshot { manifest, graph, model, optimizer }).unwrap()
+    checkpoint::save(to, &Snapshot { manifest, graph, model, unaveraged, optimizer }).unwrap()
 }
 
 fn accuracy(told: &str) -> String {

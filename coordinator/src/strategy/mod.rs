@@ -1,6 +1,7 @@
 //! Build strategy: a pure function of what the job is and what the workers can do. Every decision carries its
 //! reason; what cannot be met is an error that says what to change.
 
+mod averaging;
 mod batch;
 mod device;
 mod error;
@@ -23,7 +24,7 @@ use octrain_core::graph::NetworkFacts;
 use octrain_core::passes::{self, Decision};
 use octrain_core::strategy::{Device, Purpose, Strategy};
 use octrain_proto::v1::{
-    Backend, Determinism, Fp32Math, JobSpec, LossScaling, ModelFacts, Setting, WorkerFacts,
+    Averaging, Backend, Determinism, Fp32Math, JobSpec, LossScaling, ModelFacts, Setting, WorkerFacts,
 };
 use std::collections::BTreeMap;
 
@@ -65,6 +66,8 @@ pub struct BuildStrategy {
     pub microbatch_size: u64,
     /// Steps in all; 0: unknown.
     pub total_steps: u64,
+    /// The average of the weights, if one is kept.
+    pub averaging: Option<Averaging>,
     /// Determinism.
     pub determinism: Determinism,
     /// Compute threads per worker.
@@ -105,7 +108,9 @@ pub fn decide(facts: &JobFacts) -> Result<BuildStrategy, StrategyError> {
     settings.push(setting("data-layout", strategy.layout, "--data-layout"));
 
     let batch = batch::decide(&s, purpose, world, facts.job.train_images, facts.job.kept_global_batch)?;
+    let (averaging, averaged) = averaging::decide(&s, purpose, &batch);
     settings.extend(batch.settings);
+    settings.push(averaged);
     let (bucket_bytes, reason) = buckets(&s, &network, backend)?;
     settings.push(setting("bucket-bytes", bucket_bytes, reason));
 
@@ -136,6 +141,7 @@ pub fn decide(facts: &JobFacts) -> Result<BuildStrategy, StrategyError> {
         microbatches: batch.microbatches,
         microbatch_size: batch.microbatch_size,
         total_steps: batch.total_steps,
+        averaging,
         determinism: Determinism { seed: s.seed, deterministic_kernels: s.deterministic },
         threads,
     })

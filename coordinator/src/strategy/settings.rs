@@ -26,6 +26,12 @@ pub struct JobSettings {
     pub scale_loss: f64,
     /// Adjust the loss scale.
     pub use_dynamic_loss_scaling: bool,
+    /// Average the weights.
+    pub model_ema: bool,
+    /// Part of the average that stays, before it is adjusted.
+    pub model_ema_decay: f64,
+    /// Steps between updates of the average.
+    pub model_ema_steps: u64,
     /// Device.
     pub device: DeviceChoice,
     /// Backend, in tests.

@@ -14,6 +14,7 @@ pub(crate) fn config(changes: Value) -> Value {
         "qat-freeze-bn": 0.9, "qat-observer-momentum": 0.9, "qat-pass-through": false, "qat-skip": [],
         "qat-observer": "moving-average", "qat-percentile": 99.99, "qat-weight-bits": 8, "qat-learn-scales": false,
         "qat-bn-images": 0, "qat-distill": false, "qat-distill-weight": 0.5, "qat-distill-temperature": 4.0,
+        "model-ema": false, "model-ema-decay": 0.99998, "model-ema-steps": 32,
         "device": "auto", "threads": 0, "bucket-mib": 25.0, "another-key": "ignored",
     });
     for (key, value) in changes.as_object().unwrap() {

@@ -197,6 +197,16 @@ impl Manifest {
         })
     }
 
+    /// Whether a file is among those of the checkpoint.
+    pub(super) fn lists(&self, name: &str) -> bool {
+        self.files.iter().any(|f| f.name == name)
+    }
+
+    /// Whether the network's weights are an average of those that were trained.
+    pub fn averaged(&self) -> bool {
+        self.lists(super::store::UNAVERAGED)
+    }
+
     /// What of it this version does not understand and leaves out, for people; none when it understands all.
     pub fn left_out(&self) -> Option<String> {
         (!self.unknown.is_empty()).then(|| {

@@ -1,7 +1,7 @@
 //! Checkpoints: the format, the atomic store, finding and loading.
 //!
 //! A checkpoint is a folder that says everything of a network: `graph.json` (the network before any pass),
-//! `model.safetensors` (its weights by torchvision's names, statistics and ranges), `optimizer.safetensors` (momentum) and
+//! `model.safetensors` (its weights by torchvision's names, statistics and ranges), `optimizer.safetensors` (momentum), where weights are averaged `unaveraged.safetensors` (those that training goes on with) and
 //! `manifest.json` (classes, preprocessing, strategy, where it comes from, where its run stands; see [`Manifest`]).
 
 mod admission;

@@ -32,7 +32,7 @@ fn decode(bytes: &[u8], path: &Path, writer: &str) -> Result<Graph, CheckpointEr
 pub fn load_graph(folder: &Path, manifest: &Manifest) -> Result<Graph, CheckpointError> {
     let path = folder.join(GRAPH);
     let unusable = |why: String| CheckpointError::Graph { path: path.clone(), why };
-    if !manifest.files.iter().any(|f| f.name == GRAPH) {
+    if !manifest.lists(GRAPH) {
         let built = models::build(&manifest.model, manifest.image_shape, manifest.class_names.len());
         return built.map_err(|e| unusable(format!("there is none, and it cannot be built by name: {e}")));
     }

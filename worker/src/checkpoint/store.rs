@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 pub(super) const GRAPH: &str = "graph.json";
 /// Parameters, statistics and ranges.
 const MODEL: &str = "model.safetensors";
+/// The weights that training goes on with, where those of [`MODEL`] are their average.
+pub(super) const UNAVERAGED: &str = "unaveraged.safetensors";
 /// Momentum.
 const OPTIMIZER: &str = "optimizer.safetensors";
 /// Everything else; written last.
@@ -29,8 +31,10 @@ pub struct Snapshot {
     pub manifest: Manifest,
     /// The network before any pass.
     pub graph: Graph,
-    /// Parameters, running statistics, ranges.
+    /// Parameters, running statistics, ranges: what the network is, whoever runs it.
     pub model: State,
+    /// Those that training goes on with, where `model` is their average.
+    pub unaveraged: Option<State>,
     /// `momentum.<parameter>`.
     pub optimizer: State,
 }
@@ -127,23 +131,24 @@ pub fn save(root: &Path, snapshot: &Snapshot) -> Result<PathBuf, CheckpointError
 
 /// Whether manifest, graph and weights are of one network.
 fn check(target: &Path, snapshot: &Snapshot) -> Result<(), CheckpointError> {
-    let Snapshot { manifest, graph, model, .. } = snapshot;
+    let Snapshot { manifest, graph, model, unaveraged, .. } = snapshot;
     let malformed = graph.verify().err().map(|e| e.to_string());
     match malformed.or_else(|| network::misfit(graph, manifest)) {
         Some(why) => Err(CheckpointError::Graph { path: target.join(GRAPH), why }),
-        None => network::fits(target, graph, model),
+        None => std::iter::once(model).chain(unaveraged).try_for_each(|w| network::fits(target, graph, w)),
     }
 }
 
 fn fill(partial: &Path, snapshot: &Snapshot) -> Result<(), CheckpointError> {
     fs::create_dir_all(partial).map_err(CheckpointError::io("make the folder", partial))?;
     let mut manifest = snapshot.manifest.clone();
-    let [graph, model, optimizer] = [GRAPH, MODEL, OPTIMIZER].map(|name| partial.join(name));
-    let contents = [
-        (GRAPH, network::encode(&snapshot.graph, &graph)?),
-        (MODEL, tensors::encode(&snapshot.model, &model)?),
-        (OPTIMIZER, tensors::encode(&snapshot.optimizer, &optimizer)?),
+    let encoded = |name: &'static str, state| Ok((name, tensors::encode(state, &partial.join(name))?));
+    let mut contents = vec![
+        (GRAPH, network::encode(&snapshot.graph, &partial.join(GRAPH))?),
+        encoded(MODEL, &snapshot.model)?,
+        encoded(OPTIMIZER, &snapshot.optimizer)?,
     ];
+    contents.extend(snapshot.unaveraged.as_ref().map(|w| encoded(UNAVERAGED, w)).transpose()?);
     manifest.files.clear();
     for (name, bytes) in contents {
         write_synced(&partial.join(name), &bytes)?;
@@ -275,8 +280,8 @@ fn load_file(folder: &Path, manifest: &Manifest, name: &str) -> Result<State, Ch
 pub(super) fn damage(folder: &Path) -> Option<String> {
     let checked = load_manifest(folder).and_then(|manifest| {
         // A checkpoint of the first release has no graph.
-        let graph = manifest.files.iter().map(|f| f.name.as_str()).find(|name| *name == GRAPH);
-        let mut wanted = [MODEL, OPTIMIZER].into_iter().chain(graph);
+        let besides = [GRAPH, UNAVERAGED].into_iter().filter(|name| manifest.lists(name));
+        let mut wanted = [MODEL, OPTIMIZER].into_iter().chain(besides);
         wanted.try_for_each(|name| read_file(folder, &manifest, name).map(drop))
     });
     match checked {
@@ -320,8 +325,11 @@ pub fn load(folder: &Path) -> Result<Snapshot, CheckpointError> {
     let graph = network::load_graph(folder, &manifest)?;
     let model = load_file(folder, &manifest, MODEL)?;
     network::fits(folder, &graph, &model)?;
+    let averages = manifest.lists(UNAVERAGED);
+    let unaveraged = averages.then(|| load_file(folder, &manifest, UNAVERAGED)).transpose()?;
+    unaveraged.iter().try_for_each(|weights| network::fits(folder, &graph, weights))?;
     let optimizer = load_file(folder, &manifest, OPTIMIZER)?;
-    Ok(Snapshot { manifest, graph, model, optimizer })
+    Ok(Snapshot { manifest, graph, model, unaveraged, optimizer })
 }
 
 /// Weights of a checkpoint folder, of the furthest one below a folder, or of a file: safetensors, or what `torch.save`

@@ -41,7 +41,7 @@ fn of(epoch: u32, step: u64, config: RunConfig) -> Snapshot {
     };
     let optimizer = State::from([("momentum.fc.weight".to_string(), weight.clone())]);
     let model = [("fc.weight", weight), ("fc.bias", bias)].map(|(n, t)| (n.to_string(), t)).into();
-    Snapshot { manifest, graph, model, optimizer }
+    Snapshot { manifest, graph, model, unaveraged: None, optimizer }
 }
 
 fn config() -> RunConfig {

@@ -41,7 +41,9 @@ fn own_passes(manifest: &Manifest) -> Option<String> {
 
 /// Says which checkpoint was taken, of which run, how far and how good it is, in one line.
 pub fn announce(folder: &Path, manifest: &Manifest) {
-    say!("checkpoint {}: {}", folder.display(), Origin::of(folder, manifest));
+    let averaged =
+        if manifest.averaged() { "; its weights are the average of those that were trained" } else { "" };
+    say!("checkpoint {}: {}{averaged}", folder.display(), Origin::of(folder, manifest));
     if let Some(why) = &manifest.unread {
         tracing::warn!("the settings of its run cannot be read, and defaults stand in their place: {why}");
     }

@@ -118,7 +118,7 @@ mod tests {
         let strategy = Strategy { qat: Some(qat), ..Strategy::default() };
         let classes = (0..10).map(|i| i.to_string()).collect();
         let manifest = Manifest::new(&graph, classes, Preprocessing::of(&DataSettings::default()), strategy);
-        Snapshot { manifest, graph, model: State::new(), optimizer: State::new() }
+        Snapshot { manifest, graph, model: State::new(), unaveraged: None, optimizer: State::new() }
     }
 
     /// Numbers for every parameter and range.

@@ -73,6 +73,7 @@ pub fn main(args: &QuantizeArgs, matches: &ArgMatches) -> Result<u8> {
     }
     let base = checkpoint_base::settings(&manifest).with(|c| {
         c.quantization.qat = true;
+        c.optimizer.model_ema = false;
         c.run.epochs = 0;
     });
     let (config, given) = args.flags.resolve(&base, matches)?;

@@ -23,11 +23,20 @@ enum Needs {
     Sgd,
     /// The update rule adamw.
     Adamw,
+    /// An average of the weights.
+    Average,
 }
 
 /// All there is; what others stand on comes first.
-const ALL: [Needs; 6] =
-    [Needs::Qat, Needs::Distillation, Needs::Percentile, Needs::MovingRanges, Needs::Sgd, Needs::Adamw];
+const ALL: [Needs; 7] = [
+    Needs::Qat,
+    Needs::Distillation,
+    Needs::Percentile,
+    Needs::MovingRanges,
+    Needs::Sgd,
+    Needs::Adamw,
+    Needs::Average,
+];
 
 impl Needs {
     /// The settings.
@@ -39,6 +48,7 @@ impl Needs {
             Needs::MovingRanges => &["qat-observer-momentum", "qat-freeze-observers"],
             Needs::Sgd => &["momentum", "nesterov"],
             Needs::Adamw => &["adam-beta1", "adam-beta2", "adam-epsilon"],
+            Needs::Average => &["model-ema-decay", "model-ema-steps"],
         };
         listed.iter().map(|key| key.to_string()).collect()
     }
@@ -50,6 +60,7 @@ impl Needs {
             Needs::Distillation => "qat-distill",
             Needs::Percentile | Needs::MovingRanges => "qat-observer",
             Needs::Sgd | Needs::Adamw => "optimizer",
+            Needs::Average => "model-ema",
         }
     }
 
@@ -62,6 +73,7 @@ impl Needs {
             Needs::MovingRanges => c.strategy().qat.is_some_and(|qat| !qat.holds_ranges()),
             Needs::Sgd => c.optimizer.optimizer == Optimizer::Sgd,
             Needs::Adamw => c.optimizer.optimizer == Optimizer::Adamw,
+            Needs::Average => c.optimizer.model_ema,
         }
     }
 
@@ -77,6 +89,7 @@ impl Needs {
             ),
             Needs::Sgd => format!("the update rule sgd: say {switch} sgd"),
             Needs::Adamw => format!("the update rule adamw: say {switch} adamw"),
+            Needs::Average => format!("the average of weights: say {switch} too"),
         };
         ConfigError::Invalid(format!("{key} is part of {why}, or leave it out"))
     }
@@ -152,7 +165,8 @@ mod tests {
         assert!(ALL.iter().flat_map(|needs| needs.keys()).all(|key| all.contains_key(&key)));
         assert!(ALL.iter().all(|needs| all.contains_key(needs.switch())));
         type Change = fn(&mut RunConfig);
-        let idles: [(Change, &str); 7] = [
+        let idles: [(Change, &str); 8] = [
+            (|c| c.optimizer.model_ema_steps = 1, "say --model-ema too"),
             (|c| c.quantization.qat_weight_bits = 7, "--qat-weight-bits is part of quantization-aware"),
             (|c| c.quantization.qat_skip = vec!["fc".into()], "--qat-skip"),
             (|c| c.optimizer.adam_beta1 = 0.8, "--optimizer adamw"),

@@ -61,6 +61,8 @@ fn table(c: &RunConfig) -> Vec<(&'static str, Vec<f64>, Range)> {
         ("norm-weight-decay", c.optimizer.norm_weight_decay.into_iter().collect(), NotNegative),
         ("bias-weight-decay", c.optimizer.bias_weight_decay.into_iter().collect(), NotNegative),
         ("clip-grad-norm", c.optimizer.clip_grad_norm.into_iter().collect(), Positive),
+        ("model-ema-decay", vec![c.optimizer.model_ema_decay], Momentum),
+        ("model-ema-steps", count(c.optimizer.model_ema_steps as usize), Count(1, u32::MAX as usize)),
         ("label-smoothing", vec![c.optimizer.label_smoothing], Momentum),
         ("scale-loss", vec![c.precision.scale_loss], Positive),
         ("rand-crop-scale", wide(&c.data.rand_crop_scale), Within(0.0, 1.0)),

@@ -70,6 +70,18 @@ pub struct OptimizerSettings {
         arg(long, help_heading = "Optimizer", value_name = "NORM", allow_hyphen_values = true)
     )]
     pub clip_grad_norm: Option<f64>,
+    /// Keep an exponential moving average of the weights, which is then evaluated, saved and exported in their place.
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Optimizer", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set))]
+    pub model_ema: bool,
+    /// Part of the average that stays in an update, as torchvision's script takes it: adjusted to images a step and epochs.
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, help_heading = "Optimizer", default_value_t = 0.99998, allow_hyphen_values = true)
+    )]
+    pub model_ema_decay: f64,
+    /// Steps from one update of the average to the next.
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Optimizer", default_value_t = 32))]
+    pub model_ema_steps: u64,
     /// Label smoothing.
     #[cfg_attr(
         feature = "cli",
@@ -113,6 +125,9 @@ impl Default for OptimizerSettings {
             norm_weight_decay: None,
             bias_weight_decay: None,
             clip_grad_norm: None,
+            model_ema: false,
+            model_ema_decay: 0.99998,
+            model_ema_steps: 32,
             label_smoothing: 0.1,
             lr_scheduler: LrScheduler::Cosine,
             lr: 0.256,

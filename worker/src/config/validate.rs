@@ -11,7 +11,7 @@ pub fn validate(c: &RunConfig) -> Result<(), ConfigError> {
     let n = named;
     let [channels, height, width] = c.model.image_shape;
     let crop = c.data.crop_size;
-    let checks: [(bool, String); 7] = [
+    let checks: [(bool, String); 8] = [
         (
             c.run.epochs > 0 || c.quantization.qat || c.run.run_scope == RunScope::EvalOnly,
             format!(
@@ -19,6 +19,14 @@ pub fn validate(c: &RunConfig) -> Result<(), ConfigError> {
                 n("epochs"),
                 n("qat"),
                 n("from-pretrained-params")
+            ),
+        ),
+        (
+            c.run.epochs > 0 || !c.optimizer.model_ema || c.run.run_scope == RunScope::EvalOnly,
+            format!(
+                "{} averages weights that are trained, and {} is 0: leave it out",
+                n("model-ema"),
+                n("epochs")
             ),
         ),
         (c.run.print_interval > 0, format!("{} is 0; it counts steps, from 1", n("print-interval"))),

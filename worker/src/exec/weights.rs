@@ -143,6 +143,27 @@ impl Weights {
         Self { layout: self.layout.clone(), flat, buffers, ranges, qmax }
     }
 
+    /// Moves these numbers towards `others` of the same layout: `kept` is the part of these that stays, and 0 copies. A range
+    /// that is not known here is copied.
+    pub fn follow(&mut self, others: &Self, kept: f64) -> Result<(), tch::TchError> {
+        let _guard = tch::no_grad_guard();
+        let unknown = self.ranges.f_lt(0.0)?;
+        let pairs = [
+            (&mut self.flat, &others.flat),
+            (&mut self.buffers, &others.buffers),
+            (&mut self.ranges, &others.ranges),
+        ];
+        for (mine, theirs) in pairs {
+            match kept == 0.0 {
+                true => mine.f_copy_(theirs)?,
+                // Not a sum of two products: what both have alike stays as it is.
+                false => drop(mine.f_lerp_(theirs, 1.0 - kept)?),
+            }
+        }
+        let ranges = others.ranges.f_where_self(&unknown, &self.ranges)?;
+        self.ranges.f_copy_(&ranges)
+    }
+
     /// FP32 scales of the quantizers, `[quantizers]`: `max(range / qmax, MIN_SCALE)`.
     pub fn scales(&self) -> Result<Tensor, tch::TchError> {
         self.ranges.f_div(&self.qmax)?.f_clamp_min(f64::from(MIN_SCALE))

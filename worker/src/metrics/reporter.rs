@@ -213,6 +213,18 @@ impl Reporter {
         }
     }
 
+    /// An evaluation of the weights that are trained, after `epoch` epochs, where the network's are their average.
+    pub fn eval_unaveraged(&mut self, epoch: u32, m: &EvalMetrics) {
+        self.line(&format!(
+            "epoch {epoch} unaveraged: top1 {:.2} top5 {:.2} loss {:.4} ({} images)",
+            m.top1, m.top5, m.loss, m.images
+        ));
+        self.json(&json!({
+            "kind": "unaveraged", "epoch": epoch, "unaveraged.top1": m.top1, "unaveraged.top5": m.top5,
+            "unaveraged.loss": m.loss, "unaveraged.images": m.images, "unaveraged.corrupt": m.corrupt,
+        }));
+    }
+
     /// An evaluation of a network that is to be quantized without training, before that.
     pub fn eval_before_quantization(&mut self, m: &EvalMetrics) {
         self.line(&format!(

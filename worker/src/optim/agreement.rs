@@ -1,12 +1,13 @@
 //! Whether ranks hold the same numbers, and where they stop.
 
+use super::average::Average;
 use super::{OptimError, Program};
 use crate::exec::ExecError;
 use sha2::{Digest, Sha256};
 use tch::{Device, Tensor};
 
 impl Program {
-    /// SHA-256 of parameters and the update rule's state, and of ranges and statistics, shortened to 8 bytes each.
+    /// SHA-256 of parameters, the update rule's state and the average, and of ranges and statistics, shortened to 8 bytes each.
     fn fingerprint(&self) -> Result<[i64; 2], ExecError> {
         let hash = |tensors: &[&Tensor]| -> Result<i64, ExecError> {
             let mut h = Sha256::new();
@@ -17,8 +18,14 @@ impl Program {
             }
             Ok(i64::from_le_bytes(h.finalize()[..8].try_into().expect("a SHA-256 has 32 bytes")))
         };
+        let averages = self.updater.average.iter().flat_map(Average::tensors);
         Ok([
-            hash(&std::iter::once(&self.weights.flat).chain(self.state().tensors()).collect::<Vec<_>>())?,
+            hash(
+                &std::iter::once(&self.weights.flat)
+                    .chain(self.state().tensors())
+                    .chain(averages)
+                    .collect::<Vec<_>>(),
+            )?,
             hash(&[&self.weights.ranges, &self.weights.buffers])?,
         ])
     }

@@ -35,14 +35,14 @@ const OPSET: i64 = 13;
 
 impl Program {
     /// The network as `profile` deploys it: the passes that the strategy asks for when it is exported, with the weights
-    /// and ranges as they are now. The file says what it was trained by and, where `task` is given, what its outputs are and how
+    /// and ranges of [`Program::network`] as they are now. The file says what it was trained by and, where `task` is given, what its outputs are and how
     /// images are prepared for it.
     pub fn deployed(&self, profile: Profile, task: Option<&Task>) -> Result<Exported, ProgramExportError> {
         let Source { graph: network, strategy: trained, .. } = &self.source;
         let strategy = trained.deployed(profile.target()).ok_or(ProgramExportError::NotQuantized)?;
         task.map(|task| task.check(network)).transpose()?;
         let graph = self.source.graph_for(&strategy, Purpose::Export).map_err(OptimError::from)?;
-        let state = self.weights.to_state().map_err(OptimError::from)?;
+        let state = self.network().to_state().map_err(OptimError::from)?;
         let options = Options { profile, opset: OPSET, float_type: FloatType::Fp32 };
         let position = self.position();
         let about = About { strategy: trained, position, task, checkpoint: None, settings: None };

@@ -3,6 +3,7 @@
 
 mod adamw;
 mod agreement;
+mod average;
 mod buckets;
 mod decay;
 mod distill;
@@ -46,7 +47,7 @@ use crate::exec::{Executor, Weights, initialise};
 use crate::graph::Graph;
 use crate::passes::{GraphPass, Passes};
 use crate::quant::observer::RangeObserver;
-use crate::strategy::{Purpose, Strategy};
+use crate::strategy::{Averaging, Purpose, Strategy};
 use loss_scale::LossScale;
 use schedule::{LearningRate, Schedule};
 use std::sync::Arc;
@@ -71,6 +72,7 @@ pub struct DistributedOptimizer {
     sharing: Sharing,
     loss_scale: LossScale,
     clip_norm: Option<f64>,
+    averaging: Option<Averaging>,
     device: Device,
     purpose: Purpose,
     passes: Passes,
@@ -80,7 +82,7 @@ pub struct DistributedOptimizer {
 
 impl DistributedOptimizer {
     /// An optimizer with an update rule and a strategy, over a collective: one microbatch per rank and step, 25 MiB
-    /// buckets, a constant learning rate of 0.1, no loss scaling, no clipping, initial weights of seed 42, on the CPU.
+    /// buckets, a constant learning rate of 0.1, no loss scaling, no clipping, no averaging, initial weights of seed 42, on the CPU.
     pub fn new(rule: impl UpdateRule + 'static, strategy: Strategy, collective: Box<dyn Collective>) -> Self {
         let sharing = Sharing { microbatches: collective.world_size(), bucket_bytes: 25 << 20 };
         Self {
@@ -92,6 +94,7 @@ impl DistributedOptimizer {
             sharing,
             loss_scale: LossScale::Off,
             clip_norm: None,
+            averaging: None,
             device: Device::Cpu,
             purpose: Purpose::Train,
             passes: Passes::default(),
@@ -124,6 +127,12 @@ impl DistributedOptimizer {
     /// are where there is none.
     pub fn clip_norm(self, norm: Option<f64>) -> Self {
         Self { clip_norm: norm, ..self }
+    }
+
+    /// With an exponential moving average of the weights, BatchNorm's statistics and ranges beside them. It is what is
+    /// evaluated, saved as the network and exported once it has begun; training does not depend on it.
+    pub fn averaging(self, averaging: Option<Averaging>) -> Self {
+        Self { averaging, ..self }
     }
 
     /// With weights and gradients on this device.

@@ -1,5 +1,6 @@
 //! The program that trains: forward and backward over this rank's microbatches, one reduction, one update.
 
+use super::average::Average;
 use super::distill::Teacher;
 use super::gradient_buffer::{GradientBuffer, Sums};
 use super::loss_scale::LossScale;
@@ -58,7 +59,7 @@ pub struct StepOutcome {
 /// A network under training.
 pub struct Program {
     pub(super) executor: Arc<Executor>,
-    /// Parameters, statistics, ranges.
+    /// Parameters, statistics, ranges: those that are trained.
     pub weights: Weights,
     /// What the network was made of.
     pub(super) source: Source,
@@ -88,10 +89,15 @@ impl Program {
             _ => 0,
         };
         let graph = executor.graph();
+        let room = || Weights::zeros(graph, device);
+        let average = o.averaging.map(|averaging| Ok::<_, ExecError>(Average::new(averaging, room()?)));
+        let scaling = (o.loss_scale, o.clip_norm);
+        let mut updater = Updater::new(o.rule, o.schedule, scaling, graph, &weights, learned)?;
+        updater.average = average.transpose()?;
         Ok(Self {
             objective: Objective { loss, teacher: None },
             gradients: GradientBuffer::new(layout, learned, o.sharing.bucket_bytes, device)?,
-            updater: Updater::new(o.rule, o.schedule, (o.loss_scale, o.clip_norm), graph, &weights, learned)?,
+            updater,
             quantization: Quantization::new(&o.strategy, o.observer)?,
             source: Source { graph: network, passes: o.passes, strategy: o.strategy },
             reducer: Reducer { collective: o.collective, sharing: o.sharing },
@@ -107,9 +113,25 @@ impl Program {
         self.executor.graph()
     }
 
-    /// The network as it is now, to run without gradients until the next step.
+    /// The average of the weights; none where none is kept, or before its first update.
+    pub fn average(&self) -> Option<&Weights> {
+        self.updater.average.as_ref().and_then(Average::get)
+    }
+
+    /// The network's numbers as they are evaluated, saved and exported: the average of the weights where there is one, else
+    /// the weights.
+    pub fn network(&self) -> &Weights {
+        self.average().unwrap_or(&self.weights)
+    }
+
+    /// The network as it is now, by [`Self::network`], to run without gradients until the next step.
     pub fn evaluator(&self, mode: Mode) -> Result<Evaluator, ExecError> {
-        Evaluator::new(self.executor.clone(), &self.weights, mode)
+        self.evaluator_of(self.network(), mode)
+    }
+
+    /// The network with other numbers of its own: [`Self::weights`] where they are averaged besides.
+    pub fn evaluator_of(&self, weights: &Weights, mode: Mode) -> Result<Evaluator, ExecError> {
+        Evaluator::new(self.executor.clone(), weights, mode)
     }
 
     /// The collective all ranks share.
@@ -242,6 +264,9 @@ impl Program {
             }
         } else {
             self.update(phase, norm, lr)?;
+        }
+        if let Some(average) = &mut self.updater.average {
+            average.after(self.global_step, &self.weights)?;
         }
         self.updater.loss_scale = self.updater.loss_scale.next(!outcome.skipped);
         self.global_step += 1;

@@ -58,7 +58,8 @@ impl From<StateError> for RestoreError {
 
 impl Program {
     /// The program as it stands, to be saved by [`crate::checkpoint::save`]: the network before any pass, its strategy,
-    /// weights, ranges and what the update rule keeps, and where it stands, in steps of an epoch that has not ended. `class_names` are in the
+    /// weights (their average, where one is kept, with those that it is of beside it),
+    /// ranges and what the update rule keeps, and where it stands, in steps of an epoch that has not ended. `class_names` are in the
     /// order of the logits; `preprocessing` says how an image becomes the network's input. What else a manifest holds (an
     /// evaluation, where the training started from, settings) is its owner's to fill in.
     ///
@@ -101,8 +102,9 @@ impl Program {
             qat,
             ..Manifest::new(network, class_names, preprocessing, strategy.clone())
         };
-        let (model, optimizer) = (self.weights.to_state()?, self.optimizer_state()?);
-        Ok(Snapshot { manifest, graph: network.clone(), model, optimizer })
+        let unaveraged = self.average().map(|_| self.weights.to_state()).transpose()?;
+        let (model, optimizer) = (self.network().to_state()?, self.optimizer_state()?);
+        Ok(Snapshot { manifest, graph: network.clone(), model, unaveraged, optimizer })
     }
 
     /// Where it stands: steps of an epoch that has not ended.
@@ -116,8 +118,8 @@ impl Program {
         Made { graph, passes: self.source.pass_names(), strategy }
     }
 
-    /// Takes everything a checkpoint has of this program: weights, ranges, what the update rule keeps, a dynamic loss scale, and the number of
-    /// steps done.
+    /// Takes everything a checkpoint has of this program: weights, their average, ranges, what the update rule keeps, a dynamic loss
+    /// scale, and the number of steps done. An average that the checkpoint does not have begins with the next update.
     ///
     /// # Errors
     /// When the checkpoint's graph, passes or strategy are not the program's; nothing was taken then. On other errors the
@@ -132,11 +134,17 @@ impl Program {
         if let Some(difference) = difference(&snapshot.made(), &self.made(), same) {
             return Err(difference.into());
         }
-        let mismatch = match_weights(self.executor.graph(), &snapshot.model);
+        // Where the network's numbers are an average, training goes on with those that it is of.
+        let trained = snapshot.unaveraged.as_ref().unwrap_or(&snapshot.model);
+        let mismatch = match_weights(self.executor.graph(), trained);
         if !mismatch.is_empty() {
             return Err(RestoreError::Mismatch(mismatch));
         }
-        self.weights.load(&snapshot.model).map_err(OptimError::from)?;
+        self.weights.load(trained).map_err(OptimError::from)?;
+        if let Some(average) = &mut self.updater.average {
+            let stored = snapshot.unaveraged.is_some().then_some(&snapshot.model);
+            average.restore(stored).map_err(OptimError::from)?;
+        }
         self.load_optimizer_state(&snapshot.optimizer)?;
         if let LossScale::Dynamic { .. } = self.updater.loss_scale {
             let LossScaleState { scale, good_steps } = snapshot.manifest.loss_scale;

@@ -1,9 +1,10 @@
 //! Statistics of training images outside steps: the start of ranges, and BatchNorm's statistics anew. Both are exact
 //! functions of the microbatches in the sampler's order, hence the same for every world size.
 
+use super::average::Average;
 use super::{Microbatch, OptimError, Program};
 use crate::collective::ReduceOp;
-use crate::exec::{Counts, Evaluator, Mode, Record, calibrated};
+use crate::exec::{Counts, Evaluator, Mode, Record, Weights, calibrated};
 use crate::quant::histogram::Histogram;
 use tch::{Device, Kind, Tensor};
 
@@ -123,9 +124,9 @@ impl Program {
         Ok(given)
     }
 
-    /// The network to run over many microbatches, and where it records.
-    fn evaluation(&self, mode: Mode) -> Result<(Evaluator, Record), OptimError> {
-        Ok((self.evaluator(mode)?, Record::new(&self.weights.layout, self.device())?))
+    /// The network, with these numbers, to run over many microbatches, and where it records.
+    fn evaluation(&self, weights: &Weights, mode: Mode) -> Result<(Evaluator, Record), OptimError> {
+        Ok((self.evaluator_of(weights, mode)?, Record::new(&weights.layout, self.device())?))
     }
 
     /// For every quantizer the absolute maxima of all microbatches, in order; none when the ranks stopped.
@@ -138,7 +139,7 @@ impl Program {
         self.check_places(microbatches, total)?;
         let quantizers = self.weights.layout.quantizers.len();
         let all = Tensor::f_zeros([total as i64, quantizers as i64, 2], (Kind::Float, self.device()))?;
-        let (network, mut record) = self.evaluation(Mode::CALIBRATE)?;
+        let (network, mut record) = self.evaluation(&self.weights, Mode::CALIBRATE)?;
         for round in 0..self.reducer.place().rounds(total) {
             if self.agree_to_stop(asked())? {
                 return Ok(None);
@@ -167,7 +168,7 @@ impl Program {
         asked: &dyn Fn() -> bool,
     ) -> Result<Option<Vec<Histogram>>, OptimError> {
         let mut counts = Counts::new(maxima)?;
-        let network = self.evaluator(Mode::CALIBRATE)?;
+        let network = self.evaluator_of(&self.weights, Mode::CALIBRATE)?;
         for round in 0..self.reducer.place().rounds(total) {
             if self.agree_to_stop(asked())? {
                 return Ok(None);
@@ -182,7 +183,8 @@ impl Program {
     }
 
     /// BatchNorm's running statistics anew: the mean over microbatches of the statistics of each, under quantization
-    /// as it is trained. `asked` and the result are as in [`Program::calibrate`].
+    /// as it is trained; those of an average, where there is one, from the averaged network. `asked` and the result are as in
+    /// [`Program::calibrate`].
     pub fn reestimate_batch_norm(
         &mut self,
         microbatches: &[Placed],
@@ -191,14 +193,37 @@ impl Program {
     ) -> Result<bool, OptimError> {
         let _guard = tch::no_grad_guard();
         self.check_places(microbatches, total)?;
+        let mut all = Vec::new();
+        for weights in std::iter::once(&self.weights).chain(self.average()) {
+            match self.batch_norm_of(weights, microbatches, total, asked)? {
+                Some(mean) => all.push(mean),
+                None => return Ok(false),
+            }
+        }
+        let average = self.updater.average.as_mut().and_then(Average::get_mut);
+        for (weights, mean) in std::iter::once(&mut self.weights).chain(average).zip(&all) {
+            weights.buffers.f_copy_(mean)?;
+        }
+        self.quantization.estimated = Some(self.global_step);
+        Ok(true)
+    }
+
+    /// The statistics of the network with these weights; none when the ranks stopped.
+    fn batch_norm_of(
+        &self,
+        weights: &Weights,
+        microbatches: &[Placed],
+        total: usize,
+        asked: &dyn Fn() -> bool,
+    ) -> Result<Option<Tensor>, OptimError> {
         let quantize = self.strategy().qat.is_some();
-        let len = self.weights.layout.buffers_len;
+        let len = weights.layout.buffers_len;
         let all = Tensor::f_zeros([total as i64, len], (Kind::Float, self.device()))?;
         let mode = Mode { batch_stats: true, ..Mode::evaluation(quantize) };
-        let (network, mut record) = self.evaluation(mode)?;
+        let (network, mut record) = self.evaluation(weights, mode)?;
         for round in 0..self.reducer.place().rounds(total) {
             if self.agree_to_stop(asked())? {
-                return Ok(false);
+                return Ok(None);
             }
             let Some((position, images)) = microbatches.get(round) else { continue };
             record.clear()?;
@@ -209,11 +234,9 @@ impl Program {
         self.collective().all_reduce(&all, ReduceOp::Sum)?;
         let given = Tensor::f_from_slice(&self.given(microbatches, total)?)?.f_to_device(self.device())?;
         let mean = all.f_index_select(0, &given)?.f_mean_dim([0i64].as_slice(), false, Kind::Float)?;
-        if !mean.f_sum(Kind::Double)?.f_double_value(&[])?.is_finite() {
-            return Err(OptimError::Statistics);
+        match mean.f_sum(Kind::Double)?.f_double_value(&[])?.is_finite() {
+            true => Ok(Some(mean)),
+            false => Err(OptimError::Statistics),
         }
-        self.weights.buffers.f_copy_(&mean)?;
-        self.quantization.estimated = Some(self.global_step);
-        Ok(true)
     }
 }

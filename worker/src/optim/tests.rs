@@ -481,6 +481,6 @@ fn a_gradient_is_clipped_as_it_is_without_its_loss_scale_and_learned_scales_with
     // Shorter than is allowed, it is left alone.
     assert!(step(LossScale::Off, Some(2.0 * norm), plain()).1.iter().zip(&free).all(|(a, b)| a.equal(b)));
     // The same of AdamW, whose step hardly depends on the gradient's length.
-    let adamw = |clip| step(LossScale::Static(64.0), clip, Box::new(AdamW::default())).1;
+    let adamw = |clip| step(LossScale::Static(64.0), clip, Box::<AdamW>::default()).1;
     assert!(adamw(Some(norm / 2.0))[1].abs().max().double_value(&[]) > 0.0);
 }

@@ -1,5 +1,6 @@
 //! How a step's sums change the network.
 
+use super::average::Average;
 use super::gradient_buffer::GradientBuffer;
 use super::loss_scale::LossScale;
 use super::rule::{Update, UpdateRule};
@@ -21,6 +22,8 @@ pub(super) struct Updater {
     pub loss_scale: LossScale,
     learned: i64,
     bn_momentum: f64,
+    /// The average of the weights, where one is kept; `new` keeps none.
+    pub average: Option<Average>,
 }
 
 /// Momentum of the network's BatchNorms; 0 without any.
@@ -53,6 +56,7 @@ impl Updater {
             loss_scale,
             learned,
             bn_momentum: bn_momentum(graph)?,
+            average: None,
         })
     }
 

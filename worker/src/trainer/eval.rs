@@ -3,7 +3,7 @@
 use super::TrainError;
 use crate::collective::ReduceOp;
 use crate::data::EvalLoader;
-use crate::exec::Mode;
+use crate::exec::Evaluator;
 use crate::optim::Program;
 use serde::Serialize;
 use tch::{Device, Kind, Reduction, Tensor};
@@ -58,18 +58,18 @@ fn add_scores(sums: &mut [f64], logits: &Tensor, labels: &Tensor) -> Result<(), 
     Ok(())
 }
 
-/// Evaluates this rank's shard and sums over ranks, all images and those of each of the `classes`. `quantize` says whether
-/// the network's quantizers are in force; they then need their ranges. `rounds` are the batches of the rank that has most; before each, the ranks
+/// Evaluates `network`, one of `program`'s, on this rank's shard and sums over ranks, all images and those of each of the
+/// `classes`. `rounds` are the batches of the rank that has most; before each, the ranks
 /// agree whether to stop, which `asked` says for this one: then there is no result.
 pub fn evaluate(
     program: &Program,
+    network: &Evaluator,
     mut loader: EvalLoader,
     rounds: usize,
     classes: usize,
-    quantize: bool,
     asked: &dyn Fn() -> bool,
 ) -> Result<Option<(EvalResult, Vec<ClassCount>)>, TrainError> {
-    let (network, device) = (program.evaluator(Mode::evaluation(quantize))?, program.device());
+    let device = program.device();
     let _guard = tch::no_grad_guard();
     let mut sums = vec![0.0f64; SUMS + 2 * classes];
     for _ in 0..rounds {

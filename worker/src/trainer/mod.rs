@@ -25,6 +25,7 @@ pub use setup::Run;
 use crate::checkpoint::{CheckpointError, OwnedFolder, Position, Snapshot};
 use crate::config::{RunConfig, RunScope};
 use crate::data::{Batch, EvalLoader};
+use crate::exec::{Evaluator, Mode};
 use crate::launcher::signals;
 use crate::launcher::watchdog::{self, Phase, doing};
 use crate::metrics::{ClassMetrics, EvalMetrics, StepMetrics};
@@ -320,9 +321,16 @@ impl Run<'_> {
         benchmark || (c.run.max_steps > 0 && self.progress.position.global_step >= c.run.max_steps)
     }
 
-    /// Evaluates the validation set on all ranks and reports it; none when the ranks agreed to stop.
+    /// Evaluates the validation set on all ranks and reports it; none when the ranks agreed to stop. Where the weights are
+    /// averaged, the average is the network, and what is trained is reported besides.
     fn evaluate(&mut self) -> Result<Option<EvalResult>, TrainError> {
-        let Some((result, metrics, counts)) = self.evaluation(self.task.config.quantization.qat)? else {
+        let mode = Mode::evaluation(self.task.config.quantization.qat);
+        if self.program.average().is_some() {
+            let trained = self.program.evaluator_of(&self.program.weights, mode)?;
+            let Some((_, metrics, _)) = self.evaluation(&trained)? else { return Ok(None) };
+            self.reporter.eval_unaveraged(self.progress.position.epoch, &metrics);
+        }
+        let Some((result, metrics, counts)) = self.evaluation(&self.program.evaluator(mode)?)? else {
             return Ok(None);
         };
         let classes = |(name, count): (&String, &ClassCount)| ClassMetrics {
@@ -338,15 +346,15 @@ impl Run<'_> {
         Ok(Some(result))
     }
 
-    /// The validation set on all ranks, with the network's quantizers in force or not; none when the ranks agreed to stop.
-    fn evaluation(&self, quantize: bool) -> Result<Option<Evaluation>, TrainError> {
+    /// The validation set on all ranks through one of the program's networks; none when the ranks agreed to stop.
+    fn evaluation(&self, network: &Evaluator) -> Result<Option<Evaluation>, TrainError> {
         let _doing = doing(Phase::Evaluating);
         let begun = Instant::now();
         let val = self.task.job.val.clone().ok_or(TrainError::NothingToEvaluate)?;
         let rounds = self.task.data.sharding.evaluation_rounds(val.len());
         let loader = EvalLoader::new(val, self.task.data.clone(), None)?;
         let classes = self.task.job.classes().len();
-        let done = evaluate(&self.program, loader, rounds, classes, quantize, &signals::requested)?;
+        let done = evaluate(&self.program, network, loader, rounds, classes, &signals::requested)?;
         Ok(done.map(|(result, counts)| {
             let metrics = EvalMetrics {
                 top1: result.top1,

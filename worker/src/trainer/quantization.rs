@@ -5,6 +5,7 @@ use super::{Run, TrainError};
 use crate::checkpoint::{self, CheckpointError, Manifest, Which};
 use crate::config::{CheckpointSettings, QuantizationSettings};
 use crate::data::{Dataset, Preprocessing};
+use crate::exec::Mode;
 use crate::launcher::signals;
 use crate::optim::{OptimError, Statistics, Teacher};
 use crate::passes::{self, Passes};
@@ -75,7 +76,8 @@ impl Run<'_> {
     /// Evaluates the network with its quantizers off, as it was before post-training quantization, and reports that. False:
     /// the ranks agreed to stop.
     pub(super) fn measure_before_quantization(&mut self) -> Result<bool, TrainError> {
-        let Some((_, metrics, _)) = self.evaluation(false)? else { return Ok(false) };
+        let float = self.program.evaluator(Mode::evaluation(false))?;
+        let Some((_, metrics, _)) = self.evaluation(&float)? else { return Ok(false) };
         self.reporter.eval_before_quantization(&metrics);
         Ok(true)
     }

@@ -20,7 +20,7 @@ use crate::optim::loss_scale::LossScale;
 use crate::optim::{CrossEntropy, DistributedOptimizer, Program, Sharing};
 use crate::passes::{self, Decision};
 use crate::session::{Backend, BuildPlan, Fp32Math, LossScalingMode, Session};
-use crate::strategy::Strategy;
+use crate::strategy::{Averaging, Strategy};
 use std::time::Duration;
 use tch::Device;
 
@@ -132,6 +132,11 @@ fn loss_scale(plan: &BuildPlan) -> LossScale {
     }
 }
 
+/// How the weights are averaged besides, in a training with so many steps of warm-up.
+fn averaging(plan: &BuildPlan, warmup: u64) -> Option<Averaging> {
+    plan.averaging.map(|a| Averaging { decay: a.decay, every: a.every, warmup })
+}
+
 /// The seed that was decided.
 fn seed(plan: &BuildPlan) -> u64 {
     plan.determinism.map_or(0, |d| d.seed)
@@ -181,13 +186,16 @@ impl<'a> Run<'a> {
         let rule = rule(&config.optimizer);
         let loss = CrossEntropy { label_smoothing: config.optimizer.label_smoothing };
         let (schedule, warmup) = schedule(&config.optimizer, plan.total_steps, steps_per_epoch);
-        let begin = begin::agree(config, session, job, 1 + rule.buffers().len())?;
+        let averaging = averaging(plan, schedule.warmup_steps);
+        let copies = 1 + rule.buffers().len() + usize::from(averaging.is_some());
+        let begin = begin::agree(config, session, job, copies)?;
         let collective = collective(session, address, patience)?;
         let optimizer = DistributedOptimizer::new(rule, strategy, collective)
             .schedule(schedule)
             .sharing(sharing(plan))
             .loss_scale(loss_scale(plan))
             .clip_norm(config.optimizer.clip_grad_norm)
+            .averaging(averaging)
             .device(device(plan))
             .purpose(plan.purpose())
             .seed(seed(plan))
@@ -312,6 +320,7 @@ mod tests {
             c.quantization.qat = true;
             c.quantization.qat_distill = true;
             c.data.batch_size = 4;
+            c.optimizer.model_ema = true;
             c.run.max_steps = 1000;
         })
     }
@@ -339,7 +348,7 @@ mod tests {
     fn made(plan: &BuildPlan) -> String {
         let config = config();
         let strategy = strategy(plan, &network()).map_err(|e| e.to_string());
-        let step = (sharing(plan), loss_scale(plan), device(plan));
+        let step = (sharing(plan), loss_scale(plan), device(plan), averaging(plan, 3));
         format!(
             "{:?}",
             (
@@ -362,7 +371,7 @@ mod tests {
     #[test]
     fn every_decision_of_the_plan_reaches_the_worker() {
         type Change = fn(&mut BuildPlan);
-        let changes: [(&str, Change); 28] = [
+        let changes: [(&str, Change); 30] = [
             ("world_size", |p| p.world_size = 3),
             ("rank", |p| p.rank = 1),
             ("roster.cuda_device", |p| p.roster[0].cuda_device = Some(0)),
@@ -376,6 +385,8 @@ mod tests {
             ("passes", |p| p.passes[0].on = !p.passes[0].on),
             ("bucket_bytes", |p| p.bucket_bytes += 4),
             ("microbatches", |p| p.microbatches += 1),
+            ("averaging.decay", |p| p.averaging.as_mut().unwrap().decay = 0.5),
+            ("averaging.every", |p| p.averaging.as_mut().unwrap().every += 1),
             ("microbatch_size", |p| p.microbatch_size += 1),
             ("total_steps", |p| p.total_steps += 10),
             ("determinism.seed", |p| p.determinism = Some(Determinism { seed: 7, ..p.determinism.unwrap() })),

@@ -89,7 +89,8 @@ fn parameters_are_what_they_are() {
     let all = [ConvWeight, LinearWeight, Bias, Gamma, ResidualGamma, Beta, RunningMean, RunningVar];
     let of = |f: fn(ParamKind) -> bool| all.into_iter().filter(|&k| f(k)).collect::<Vec<_>>();
     assert_eq!(of(ParamKind::trainable), [ConvWeight, LinearWeight, Bias, Gamma, ResidualGamma, Beta]);
-    let decaying = |group| all.into_iter().filter(move |k| k.decay_group() == Some(group)).collect::<Vec<_>>();
+    let decaying =
+        |group| all.into_iter().filter(move |k| k.decay_group() == Some(group)).collect::<Vec<_>>();
     let groups = DecayGroup::ALL.map(decaying);
     assert_eq!(groups, [vec![ConvWeight, LinearWeight], vec![Gamma, ResidualGamma, Beta], vec![Bias]]);
     let g = small();

@@ -1,12 +1,14 @@
 //! The strategy of a training: what it computes in and whether it is quantization-aware. Everything else about how a
 //! graph is rewritten and run follows from it.
 
+mod averaging;
 mod choice;
 mod qat;
 mod quantization;
 mod rank;
 mod settings;
 
+pub use averaging::Averaging;
 pub(crate) use choice::choice;
 pub use choice::{Amp, Device, DeviceChoice, Layout, Observer, Purpose, Target, TestBackend, UnknownChoice};
 pub use qat::{Distillation, Freeze, Phase, Qat, QatError};
