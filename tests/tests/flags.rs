@@ -132,6 +132,7 @@ const ROWS: &[Row] = &[
     ("bn-weight-decay", By::Run, (UPDATE, "settings.bn_weight_decay"), None),
     ("norm-weight-decay", By::Run, (UPDATE, "settings.norm_weight_decay"), None),
     ("bias-weight-decay", By::Run, (UPDATE, "settings.bias_weight_decay"), None),
+    ("transformer-embedding-decay", By::Run, (UPDATE, "settings.transformer_embedding_decay"), None),
     (
         "clip-grad-norm",
         By::Run,

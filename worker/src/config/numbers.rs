@@ -60,6 +60,11 @@ fn table(c: &RunConfig) -> Vec<(&'static str, Vec<f64>, Range)> {
         ("weight-decay", vec![c.optimizer.weight_decay], NotNegative),
         ("norm-weight-decay", c.optimizer.norm_weight_decay.into_iter().collect(), NotNegative),
         ("bias-weight-decay", c.optimizer.bias_weight_decay.into_iter().collect(), NotNegative),
+        (
+            "transformer-embedding-decay",
+            c.optimizer.transformer_embedding_decay.into_iter().collect(),
+            NotNegative,
+        ),
         ("clip-grad-norm", c.optimizer.clip_grad_norm.into_iter().collect(), Positive),
         ("model-ema-decay", vec![c.optimizer.model_ema_decay], Momentum),
         ("model-ema-steps", count(c.optimizer.model_ema_steps as usize), Count(1, u32::MAX as usize)),

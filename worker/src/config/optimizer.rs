@@ -52,7 +52,7 @@ pub struct OptimizerSettings {
     /// Decay everything as the weights of layers do, but what another option says otherwise of.
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Optimizer", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set))]
     pub bn_weight_decay: bool,
-    /// Decay of the scales and shifts of normalisations (none: 0, or with --bn-weight-decay that of weights).
+    /// Decay of the scales and shifts of normalisations and of the factors of branches (none: 0, or with --bn-weight-decay that of weights).
     #[cfg_attr(
         feature = "cli",
         arg(long, help_heading = "Optimizer", value_name = "RATE", allow_hyphen_values = true)
@@ -64,6 +64,12 @@ pub struct OptimizerSettings {
         arg(long, help_heading = "Optimizer", value_name = "RATE", allow_hyphen_values = true)
     )]
     pub bias_weight_decay: Option<f64>,
+    /// Decay of class tokens and of embeddings of positions (none: as above).
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, help_heading = "Optimizer", value_name = "RATE", allow_hyphen_values = true)
+    )]
+    pub transformer_embedding_decay: Option<f64>,
     /// Largest Euclidean norm of a step's gradient, over all parameters; longer ones are scaled down to it (none: as they are).
     #[cfg_attr(
         feature = "cli",
@@ -124,6 +130,7 @@ impl Default for OptimizerSettings {
             bn_weight_decay: false,
             norm_weight_decay: None,
             bias_weight_decay: None,
+            transformer_embedding_decay: None,
             clip_grad_norm: None,
             model_ema: false,
             model_ema_decay: 0.99998,

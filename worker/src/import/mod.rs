@@ -96,6 +96,6 @@ impl Imported {
             started_from: Some(from),
             ..Manifest::new(&graph, class_names, preprocessing, Strategy::default())
         };
-        Snapshot { manifest, graph, model, optimizer }
+        Snapshot { manifest, graph, model, unaveraged: None, optimizer }
     }
 }

@@ -13,17 +13,19 @@ pub struct WeightDecay {
     pub norms: f64,
     /// Of layers' biases.
     pub biases: f64,
+    /// Of class tokens and embeddings of positions.
+    pub embeddings: f64,
 }
 
 impl WeightDecay {
     /// Of layers' weights alone, as is usual.
     pub const fn of_weights(rate: f64) -> Self {
-        Self { weights: rate, norms: 0.0, biases: 0.0 }
+        Self { weights: rate, norms: 0.0, biases: 0.0, embeddings: 0.0 }
     }
 
     /// Of everything alike.
     pub const fn of_all(rate: f64) -> Self {
-        Self { weights: rate, norms: rate, biases: rate }
+        Self { weights: rate, norms: rate, biases: rate, embeddings: rate }
     }
 
     /// The rate of a group.
@@ -32,6 +34,7 @@ impl WeightDecay {
             DecayGroup::Weight => self.weights,
             DecayGroup::Norm => self.norms,
             DecayGroup::Bias => self.biases,
+            DecayGroup::Embedding => self.embeddings,
         }
     }
 
@@ -73,6 +76,7 @@ impl Decayed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::graph::{Builder, Op, ParamKind, Parameter};
     use crate::models;
 
     #[test]
@@ -81,20 +85,39 @@ mod tests {
         let [weights, norms, biases] = [0, 1, 2].map(|i| layout.groups[i].1);
         assert_eq!((biases, weights + norms + biases), (10, layout.trainable_len));
         let pieces = |weights, norms, biases| {
-            let pieces = WeightDecay { weights, norms, biases }.pieces(&layout);
+            let pieces = WeightDecay { weights, norms, biases, embeddings: 0.0 }.pieces(&layout);
             pieces.iter().map(|p| (p.offset, p.len, p.rate)).collect::<Vec<_>>()
         };
         assert_eq!(pieces(0.1, 0.0, 0.0), [(0, weights, 0.1)]);
-        assert_eq!(pieces(0.1, 0.1, 0.1), [(0, layout.trainable_len, 0.1)]);
+        let all = WeightDecay::of_all(0.1).pieces(&layout);
+        assert_eq!(all, [Decayed { offset: 0, len: layout.trainable_len, rate: 0.1 }]);
         assert_eq!(pieces(0.1, 0.0, 0.1), [(0, weights, 0.1), (weights + norms, biases, 0.1)]);
         assert_eq!(pieces(0.1, 0.2, 0.2), [(0, weights, 0.1), (weights, norms + biases, 0.2)]);
         assert_eq!(pieces(0.0, 0.0, 0.0), []);
         // Each parameter lies in the piece of its group.
         for slot in &layout.trainable {
             let group = slot.kind.decay_group().unwrap();
-            let decay = WeightDecay { weights: 1.0, norms: 2.0, biases: 3.0 };
+            let decay = WeightDecay { weights: 1.0, norms: 2.0, biases: 3.0, embeddings: 4.0 };
             let piece = decay.pieces(&layout).into_iter().find(|p| slot.offset < p.offset + p.len).unwrap();
             assert_eq!(piece.rate, decay.rate(group), "{}", slot.name);
         }
+    }
+
+    #[test]
+    fn factors_of_branches_decay_as_normalisations_do_and_embeddings_by_a_rate_of_their_own() {
+        let (mut b, x) = Builder::new("Tokens", [3, 4, 4]);
+        let mut parameter = |name: &str, kind| {
+            let name = b.param(name, &[1, 3, 4, 4], kind);
+            b.push(&name, Op::Parameter(Parameter::new(name.clone())), &[]).unwrap()
+        };
+        let positions = parameter("positions", ParamKind::Embedding);
+        let factors = parameter("layer_scale", ParamKind::LayerScale);
+        let x = b.push("add", Op::Add, &[x, positions]).unwrap();
+        let x = b.push("mul", Op::Mul, &[x, factors]).unwrap();
+        let graph = b.finish(x).unwrap();
+        let decay = WeightDecay { norms: 0.25, embeddings: 0.5, ..WeightDecay::default() };
+        let pieces = decay.pieces(&WeightsLayout::new(&graph));
+        let want = [(0, 48, 0.25), (48, 48, 0.5)].map(|(offset, len, rate)| Decayed { offset, len, rate });
+        assert_eq!(pieces, want);
     }
 }

@@ -43,6 +43,7 @@ fn decay(settings: &OptimizerSettings) -> WeightDecay {
         weights,
         norms: settings.norm_weight_decay.unwrap_or(rest),
         biases: settings.bias_weight_decay.unwrap_or(rest),
+        embeddings: settings.transformer_embedding_decay.unwrap_or(rest),
     }
 }
 
@@ -104,9 +105,15 @@ mod tests {
             };
             assert_eq!(of(false, None, None), WeightDecay::of_weights(0.5));
             assert_eq!(of(true, None, None), WeightDecay::of_all(0.5));
-            let told = WeightDecay { weights: 0.5, norms: 0.25, biases: 0.0 };
-            assert_eq!(of(false, Some(0.25), None), told);
-            assert_eq!(of(true, Some(0.25), Some(0.0)), told);
+            let told = WeightDecay { weights: 0.5, norms: 0.25, biases: 0.0, embeddings: 0.125 };
+            assert_eq!(of(false, Some(0.25), None), WeightDecay { embeddings: 0.0, ..told });
+            assert_eq!(of(true, Some(0.25), Some(0.0)), WeightDecay { embeddings: 0.5, ..told });
+            let embeddings = OptimizerSettings {
+                optimizer,
+                transformer_embedding_decay: Some(0.125),
+                ..settings(true, Some(0.25), Some(0.0))
+            };
+            assert_eq!(rule(&embeddings).decay(), told);
         }
     }
 }

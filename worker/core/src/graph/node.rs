@@ -76,11 +76,14 @@ pub enum DecayGroup {
     Norm,
     /// Biases of layers.
     Bias,
+    /// Embeddings: class tokens, and those of positions.
+    Embedding,
 }
 
 impl DecayGroup {
     /// All of them, in order.
-    pub const ALL: [DecayGroup; 3] = [DecayGroup::Weight, DecayGroup::Norm, DecayGroup::Bias];
+    pub const ALL: [DecayGroup; 4] =
+        [DecayGroup::Weight, DecayGroup::Norm, DecayGroup::Bias, DecayGroup::Embedding];
 }
 
 impl ParamKind {
@@ -93,7 +96,10 @@ impl ParamKind {
     pub fn decay_group(self) -> Option<DecayGroup> {
         match self {
             ParamKind::ConvWeight | ParamKind::LinearWeight => Some(DecayGroup::Weight),
-            ParamKind::Gamma | ParamKind::ResidualGamma | ParamKind::Beta => Some(DecayGroup::Norm),
+            ParamKind::Gamma | ParamKind::ResidualGamma | ParamKind::Beta | ParamKind::LayerScale => {
+                Some(DecayGroup::Norm)
+            }
+            ParamKind::Embedding => Some(DecayGroup::Embedding),
             ParamKind::Bias => Some(DecayGroup::Bias),
             ParamKind::RunningMean | ParamKind::RunningVar => None,
         }

@@ -86,13 +86,13 @@ fn liveness_is_what_the_output_depends_on() {
 #[test]
 fn parameters_are_what_they_are() {
     use ParamKind::*;
-    let all = [ConvWeight, LinearWeight, Bias, Gamma, ResidualGamma, Beta, RunningMean, RunningVar];
-    let of = |f: fn(ParamKind) -> bool| all.into_iter().filter(|&k| f(k)).collect::<Vec<_>>();
-    assert_eq!(of(ParamKind::trainable), [ConvWeight, LinearWeight, Bias, Gamma, ResidualGamma, Beta]);
-    let decaying =
-        |group| all.into_iter().filter(move |k| k.decay_group() == Some(group)).collect::<Vec<_>>();
-    let groups = DecayGroup::ALL.map(decaying);
-    assert_eq!(groups, [vec![ConvWeight, LinearWeight], vec![Gamma, ResidualGamma, Beta], vec![Bias]]);
+    let trained = [ConvWeight, LinearWeight, Bias, Gamma, ResidualGamma, Beta, LayerScale, Embedding];
+    let all = [&trained[..], &[RunningMean, RunningVar]].concat();
+    let of = |f: &dyn Fn(ParamKind) -> bool| all.iter().copied().filter(|&k| f(k)).collect::<Vec<_>>();
+    assert_eq!(of(&ParamKind::trainable), trained);
+    let groups = DecayGroup::ALL.map(|group| of(&|kind| kind.decay_group() == Some(group)));
+    let norms = vec![Gamma, ResidualGamma, Beta, LayerScale];
+    assert_eq!(groups, [vec![ConvWeight, LinearWeight], norms, vec![Bias], vec![Embedding]]);
     let g = small();
     let kinds: Vec<ParamKind> = g.params.iter().map(|p| p.kind).collect();
     assert_eq!(kinds, [ConvWeight, ResidualGamma, Beta, RunningMean, RunningVar, LinearWeight, Bias]);
