@@ -3,8 +3,7 @@
     train_steps.py IN.safetensors OUT.safetensors '{"model":..., "classes":..., "lr":[...], ...}'
 
 IN: the network's parameters and buffers, `images.<step>.<microbatch>`, `labels.<step>.<microbatch>`.
-OUT: `logits` and `grad.<param>` (clipped) of the first step, `loss.<step>`, `norm.<step>` (before clipping), then `final.<name>` after all steps, and
-`average.<name>` where weights are averaged.
+OUT: `logits` and `grad.<param>` (clipped) of the first step, `loss.<step>`, `norm.<step>` (before clipping), then `final.<name>` after all steps.
 """
 
 import json
@@ -43,13 +42,6 @@ def main(source, target, settings):
         betas = (settings["beta1"], settings["beta2"])
         optimizer = torch.optim.AdamW(groups, lr=1.0, betas=betas, eps=settings["epsilon"])
     criterion = torch.nn.CrossEntropyLoss(label_smoothing=settings["label_smoothing"])
-    averaging, average = settings["averaging"], None
-    if averaging:
-        # As torchvision's references/classification/utils.py has it.
-        decay = averaging["decay"]
-        average = torch.optim.swa_utils.AveragedModel(
-            net, avg_fn=lambda old, new, _: decay * old + (1 - decay) * new, use_buffers=True
-        )
     out, microbatches = {}, settings["microbatches"]
     for step, lr in enumerate(settings["lr"]):
         for group in optimizer.param_groups:
@@ -83,13 +75,6 @@ def main(source, target, settings):
             out.update({f"grad.{n}": p.grad.numpy().copy() for n, p in net.named_parameters()})
         out[f"loss.{step}"] = torch.tensor([total]).numpy()
         optimizer.step()
-        if average and step % averaging["every"] == 0:
-            average.update_parameters(net)
-            if step < averaging["warmup"]:
-                average.n_averaged.fill_(0)
-    if average:
-        averaged = average.module.state_dict().items()
-        out.update({f"average.{n}": v.numpy() for n, v in averaged if v.dtype == torch.float32})
     out.update({f"final.{n}": v.numpy() for n, v in net.state_dict().items() if v.dtype == torch.float32})
     safetensors_io.save(target, out)
 
