@@ -16,7 +16,7 @@ mod text;
 mod verify;
 
 pub use crate::strategy::Layout;
-pub use build::Builder;
+pub use build::{Builder, Square};
 pub use error::GraphError;
 pub use facts::NetworkFacts;
 pub use infer::infer_type;

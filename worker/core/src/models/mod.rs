@@ -1,6 +1,11 @@
 //! Pure graph constructors, by name. No ranks, no libtorch.
 
+mod blocks;
+mod efficientnet;
+mod mobilenet;
+mod regnet;
 mod resnet;
+mod vit;
 
 use crate::graph::{Graph, GraphError};
 
@@ -28,10 +33,30 @@ pub enum ModelError {
     Channels(usize),
 }
 
-/// Names of all networks: the bottleneck and basic ResNets in their v1.5 form (stride in the 3x3 convolution),
-/// and the small ones for 32x32 images (with 1x1 convolution shortcuts, so that every edge can be quantized).
-pub const NAMES: [&str; 8] =
-    ["ResNet18", "ResNet34", "ResNet50", "ResNet101", "ResNet152", "ResNet20", "ResNet32", "ResNet56"];
+/// Names of all networks: the bottleneck and basic ResNets in their v1.5 form (stride in the 3x3 convolution), MobileNets,
+/// EfficientNets, RegNets and vision transformers; and the small ones for 32x32 images (ResNets with 1x1 convolution
+/// shortcuts, so that every edge can be quantized; MobileNetV2 with an eighth of the stride; a transformer of 4x4 patches).
+pub const NAMES: [&str; 19] = [
+    "ResNet18",
+    "ResNet34",
+    "ResNet50",
+    "ResNet101",
+    "ResNet152",
+    "MobileNetV2",
+    "MobileNetV3-Small",
+    "MobileNetV3-Large",
+    "EfficientNet-B0",
+    "EfficientNet-Lite0",
+    "RegNetX-400MF",
+    "RegNetY-400MF",
+    "ViT-Ti",
+    "ViT-S",
+    "ResNet20",
+    "ResNet32",
+    "ResNet56",
+    "MobileNetV2-32px",
+    "ViT-32px",
+];
 
 /// Builds network `name` (letter case is ignored) for images `[C, H, W]` and a number of classes.
 pub fn build(name: &str, image_shape: [usize; 3], classes: usize) -> Result<Graph, ModelError> {
@@ -48,7 +73,18 @@ pub fn build(name: &str, image_shape: [usize; 3], classes: usize) -> Result<Grap
         "ResNet152" => resnet::imagenet(name, resnet::Block::Bottleneck, [3, 8, 36, 3], image_shape, classes),
         "ResNet20" => resnet::small(name, 3, image_shape, classes),
         "ResNet32" => resnet::small(name, 5, image_shape, classes),
-        _ => resnet::small(name, 9, image_shape, classes),
+        "ResNet56" => resnet::small(name, 9, image_shape, classes),
+        "MobileNetV2" => mobilenet::v2(name, mobilenet::Strides::IMAGENET, image_shape, classes),
+        "MobileNetV2-32px" => mobilenet::v2(name, mobilenet::Strides::SMALL, image_shape, classes),
+        "MobileNetV3-Small" => mobilenet::v3(name, mobilenet::SMALL, image_shape, classes),
+        "MobileNetV3-Large" => mobilenet::v3(name, mobilenet::LARGE, image_shape, classes),
+        "EfficientNet-B0" => efficientnet::b0(name, image_shape, classes),
+        "EfficientNet-Lite0" => efficientnet::lite0(name, image_shape, classes),
+        "RegNetX-400MF" => regnet::regnet(name, &regnet::X_400MF, image_shape, classes),
+        "RegNetY-400MF" => regnet::regnet(name, &regnet::Y_400MF, image_shape, classes),
+        "ViT-Ti" => vit::vit(name, &vit::TINY, image_shape, classes),
+        "ViT-S" => vit::vit(name, &vit::SMALL, image_shape, classes),
+        _ => vit::vit(name, &vit::CIFAR, image_shape, classes),
     };
     built.map_err(|source| ModelError::Shape { name: name.into(), shape: image_shape, source })
 }
@@ -67,6 +103,21 @@ mod tests {
             ("resnet101", 44_549_160),
             ("resnet152", 60_192_808),
         ] {
+            assert_eq!(build(name, [3, 224, 224], 1000).unwrap().parameter_count(), count, "{name}");
+        }
+        for (name, count) in [
+            ("MobileNetV2", 3_504_872),
+            ("MobileNetV3-Small", 2_542_856),
+            ("MobileNetV3-Large", 5_483_032),
+            ("EfficientNet-B0", 5_288_548),
+            ("RegNetX-400MF", 5_495_976),
+            ("RegNetY-400MF", 4_344_144),
+        ] {
+            assert_eq!(build(name, [3, 224, 224], 1000).unwrap().parameter_count(), count, "{name}");
+        }
+        // timm's.
+        for (name, count) in [("EfficientNet-Lite0", 4_652_008), ("ViT-Ti", 5_717_416), ("ViT-S", 22_050_664)]
+        {
             assert_eq!(build(name, [3, 224, 224], 1000).unwrap().parameter_count(), count, "{name}");
         }
         // 4 input channels: 64 more 7x7 filters.

@@ -1,6 +1,6 @@
 //! Residual networks: He et al., arXiv 1512.03385, in the "v1.5" form that strides in the 3x3 convolution.
 
-use crate::graph::{Builder, Graph, GraphError, NodeId, Op, ParamKind, Window};
+use crate::graph::{Builder, Graph, GraphError, NodeId, Op, ParamKind, Square, Window};
 
 /// The two residual blocks.
 #[derive(Clone, Copy, PartialEq)]
@@ -11,20 +11,13 @@ pub(super) enum Block {
     Bottleneck,
 }
 
-/// A square convolution, padded so that stride 1 keeps the size.
-struct Square {
-    out: usize,
-    kernel: usize,
-    stride: usize,
-}
-
 fn conv_bn_relu(
     b: &mut Builder,
     [conv, bn]: [&str; 2],
     x: NodeId,
-    Square { out, kernel, stride }: Square,
+    square: Square,
 ) -> Result<NodeId, GraphError> {
-    let x = b.conv(conv, x, out, kernel, stride)?;
+    let x = b.convolution(conv, x, square)?;
     let x = b.batch_norm(bn, x, ParamKind::Gamma)?;
     b.push(&format!("{bn}.relu"), Op::Relu, &[x])
 }
@@ -40,7 +33,7 @@ fn block(
     let part = |p: &str| format!("{name}.{p}");
     let mut wide = |i: usize, x, kernel, stride| {
         let names = [part(&format!("conv{i}")), part(&format!("bn{i}"))];
-        conv_bn_relu(b, names.each_ref().map(String::as_str), x, Square { out: width, kernel, stride })
+        conv_bn_relu(b, names.each_ref().map(String::as_str), x, Square::new(width, kernel, stride))
     };
     let out = if kind == Block::Basic { width } else { 4 * width };
     let y = match kind {
@@ -79,7 +72,7 @@ pub(super) fn imagenet(
     classes: usize,
 ) -> Result<Graph, GraphError> {
     let (mut b, x) = Builder::new(name, shape);
-    let x = conv_bn_relu(&mut b, ["conv1", "bn1"], x, Square { out: 64, kernel: 7, stride: 2 })?;
+    let x = conv_bn_relu(&mut b, ["conv1", "bn1"], x, Square::new(64, 7, 2))?;
     let mut x = b.push("maxpool", Op::MaxPool(Window { kernel: 3, stride: 2, padding: 1 }), &[x])?;
     for (stage, &depth) in depths.iter().enumerate() {
         for i in 0..depth {
@@ -93,7 +86,7 @@ pub(super) fn imagenet(
 /// The three-stage networks of section 4.2, for 32x32 images: 6n + 2 layers.
 pub(super) fn small(name: &str, n: usize, shape: [usize; 3], classes: usize) -> Result<Graph, GraphError> {
     let (mut b, x) = Builder::new(name, shape);
-    let mut x = conv_bn_relu(&mut b, ["conv1", "bn1"], x, Square { out: 16, kernel: 3, stride: 1 })?;
+    let mut x = conv_bn_relu(&mut b, ["conv1", "bn1"], x, Square::new(16, 3, 1))?;
     for stage in 0..3 {
         for i in 0..n {
             let stride = if stage > 0 && i == 0 { 2 } else { 1 };
