@@ -11,7 +11,7 @@ import sys
 
 import torch
 
-import resnet
+import networks
 import safetensors_io
 
 
@@ -19,7 +19,7 @@ def main(source, target, settings):
     torch.set_num_threads(2)
     given = safetensors_io.load(source)
     state = {k: torch.from_numpy(v) for k, v in given.items() if not k.startswith(("images.", "labels."))}
-    net = resnet.build(settings["model"], settings["channels"], settings["classes"])
+    net = networks.build(settings["model"], settings["channels"], settings["classes"], settings["side"])
     missing, unexpected = net.load_state_dict(state, strict=False)
     assert not unexpected and all(m.endswith("num_batches_tracked") for m in missing), (missing, unexpected)
     # The same kernels on both sides: another memory order rounds otherwise, and where a value near zero then falls on
@@ -27,14 +27,18 @@ def main(source, target, settings):
     order = {"NHWC": torch.channels_last, "NCHW": torch.contiguous_format}[settings["layout"]]
     net = net.to(memory_format=order)
     net.train()
-    weights = [p for n, p in net.named_parameters() if p.ndim > 1]
-    biases = [p for n, p in net.named_parameters() if n == "fc.bias"]
-    norms = [p for n, p in net.named_parameters() if p.ndim == 1 and n != "fc.bias"]
+    normalising = (torch.nn.BatchNorm2d, torch.nn.LayerNorm)
+    norms = [p for m in net.modules() if isinstance(m, normalising) for p in m.parameters()]
+    embeddings = [p for n, p in net.named_parameters() if n in ("cls_token", "pos_embed")]
+    others = [p for p in net.parameters() if not any(p is q for q in norms + embeddings)]
+    weights, biases = [p for p in others if p.ndim > 1], [p for p in others if p.ndim == 1]
     groups = [
         {"params": weights, "weight_decay": settings["weight_decay"]},
         {"params": norms, "weight_decay": settings.get("norm_weight_decay", 0.0)},
         {"params": biases, "weight_decay": settings.get("bias_weight_decay", 0.0)},
+        {"params": embeddings, "weight_decay": 0.0},
     ]
+    groups = [group for group in groups if group["params"]]
     if settings["rule"] == "sgd":
         momentum, nesterov = settings["momentum"], settings["nesterov"]
         optimizer = torch.optim.SGD(groups, lr=1.0, momentum=momentum, nesterov=nesterov)

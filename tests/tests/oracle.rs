@@ -4,7 +4,7 @@
 use octrain::checkpoint::State;
 use octrain::collective::Local;
 use octrain::config::LrScheduler;
-use octrain::graph::Graph;
+use octrain::graph::{Graph, Op};
 use octrain::models;
 use octrain::native;
 use octrain::optim::schedule::{LearningRate, Schedule};
@@ -40,8 +40,14 @@ fn read(path: &Path) -> std::collections::HashMap<String, Tensor> {
 
 /// Largest difference relative to the largest reference value.
 fn difference(got: &Tensor, want: &Tensor) -> f64 {
+    difference_above(got, want, 1e-12)
+}
+
+/// Largest difference relative to the largest reference value, or to `least` where that is larger: a number that is zero but
+/// for rounding (the shift of a branch, which the next BatchNorm takes away) tells nothing.
+fn difference_above(got: &Tensor, want: &Tensor, least: f64) -> f64 {
     assert_eq!(got.size(), want.size());
-    let scale = want.abs().max().double_value(&[]).max(1e-12);
+    let scale = want.abs().max().double_value(&[]).max(least);
     (got.to_kind(Kind::Double) - want.to_kind(Kind::Double)).abs().max().double_value(&[]) / scale
 }
 
@@ -72,10 +78,23 @@ fn adamw() -> Rule {
     Rule { rule: Box::new(rule), told, l2: 0.0, clip: None }
 }
 
+/// Leaves nothing out at random: that is drawn otherwise in PyTorch.
+fn quiet(mut graph: Graph) -> Graph {
+    for node in &mut graph.nodes {
+        match &mut node.op {
+            Op::Dropout(dropout) => dropout.p = 0.0,
+            Op::StochasticDepth(depth) => depth.p = 0.0,
+            _ => {}
+        }
+    }
+    graph
+}
+
 fn steps_agree(model: &str, [channels, side]: [usize; 2], steps: usize, rule: Rule, layout: Layout) {
     let Some(python) = python() else { return };
     let classes = 10;
-    let graph = models::build(model, [channels, side, side], classes).unwrap();
+    let graph = quiet(models::build(model, [channels, side, side], classes).unwrap());
+    let output_name = graph.node(graph.output).name.clone();
     // A step small enough that rounding does not grow from one to the next.
     let rate = 5e-4;
     let schedule = Schedule {
@@ -111,13 +130,19 @@ fn steps_agree(model: &str, [channels, side]: [usize; 2], steps: usize, rule: Ru
     let (input, output) = (dir.path().join("in.safetensors"), dir.path().join("out.safetensors"));
     write(&input, &given);
     let mut settings = json!({
-        "model": model, "channels": channels, "classes": classes, "lr": vec![rate; steps],
+        "model": model, "channels": channels, "side": side, "classes": classes, "lr": vec![rate; steps],
         "label_smoothing": 0.1, "microbatches": MICROBATCHES, "layout": layout, "clip_norm": clip,
     });
     let all = settings.as_object_mut().unwrap();
     all.extend(told.as_object().unwrap().clone());
     python.run("train_steps.py", &[input.as_os_str(), output.as_os_str(), settings.to_string().as_ref()]);
     let want = read(&output);
+    // Of the largest gradient: what is smaller is rounding.
+    let rounding = 1e-4;
+    let largest = |kind: &str| {
+        let of = want.iter().filter(|(name, _)| name.starts_with(kind));
+        of.map(|(_, t)| t.abs().max().double_value(&[])).fold(0.0, f64::max)
+    };
 
     let mut logits = None;
     for (step, share) in batches.iter().enumerate() {
@@ -125,7 +150,7 @@ fn steps_agree(model: &str, [channels, side]: [usize; 2], steps: usize, rule: Ru
             share.iter().map(|(images, labels)| Microbatch { images, labels }).collect();
         let outcome = {
             let mut watch = |node: &octrain::graph::Node, value: &Tensor| {
-                if node.name == "fc" && logits.is_none() {
+                if node.name == output_name && logits.is_none() {
                     logits = Some(value.detach());
                 }
             };
@@ -147,8 +172,13 @@ fn steps_agree(model: &str, [channels, side]: [usize; 2], steps: usize, rule: Ru
             for (name, got) in names.iter().zip(program.gradients()) {
                 let decayed = want.get(&format!("grad.{name}")).unwrap();
                 let start = &given.iter().find(|(n, _)| n == name).unwrap().1;
-                let expect = if start.dim() > 1 { decayed + start * l2 } else { decayed.shallow_clone() };
-                let d = difference(got, &expect);
+                let embedding = name == "cls_token" || name == "pos_embed";
+                let expect = if start.dim() > 1 && !embedding {
+                    decayed + start * l2
+                } else {
+                    decayed.shallow_clone()
+                };
+                let d = difference_above(&got, &expect, rounding * largest("grad."));
                 assert!(d < 2e-3, "{model}: gradient of {name} differs by {d:.1e}");
             }
         }
@@ -159,7 +189,8 @@ fn steps_agree(model: &str, [channels, side]: [usize; 2], steps: usize, rule: Ru
     for (name, _) in state {
         let start = &given.iter().find(|(n, _)| *n == name).unwrap().1;
         let moved = program.weights.get(&name).unwrap() - start;
-        let d = difference(&moved, &(&want[&format!("final.{name}")] - start));
+        let want = &want[&format!("final.{name}")] - start;
+        let d = difference_above(&moved, &want, rounding * rate * largest("grad."));
         assert!(d < 2e-2, "{model}: the change of {name} differs by {d:.1e} after {steps} steps");
     }
 }
@@ -231,6 +262,31 @@ fn resnet18_with_four_channels_trains_as_in_pytorch() {
 fn resnet50_trains_as_in_pytorch() {
     // One step: from its initial weights this network magnifies rounding beyond any tolerance within two.
     steps_agree("ResNet50", [3, 64], 1, sgd(false), Layout::Nhwc);
+}
+
+#[test]
+fn mobilenets_train_as_in_pytorch() {
+    steps_agree("MobileNetV2-32px", [3, 32], 1, sgd(false), Layout::Nhwc);
+    steps_agree("MobileNetV3-Small", [3, 64], 1, sgd(false), Layout::Nhwc);
+    steps_agree("MobileNetV3-Large", [3, 64], 1, sgd(false), Layout::Nhwc);
+}
+
+#[test]
+fn efficientnets_train_as_in_pytorch() {
+    steps_agree("EfficientNet-B0", [3, 64], 1, sgd(false), Layout::Nhwc);
+    steps_agree("EfficientNet-Lite0", [3, 64], 1, sgd(false), Layout::Nhwc);
+}
+
+#[test]
+fn regnets_train_as_in_pytorch() {
+    steps_agree("RegNetX-400MF", [3, 64], 1, sgd(false), Layout::Nhwc);
+    steps_agree("RegNetY-400MF", [3, 64], 1, sgd(false), Layout::Nhwc);
+}
+
+#[test]
+fn vision_transformers_train_as_in_pytorch() {
+    steps_agree("ViT-32px", [3, 32], 3, adamw(), Layout::Nchw);
+    steps_agree("ViT-Ti", [3, 32], 1, sgd(false), Layout::Nchw);
 }
 
 #[test]

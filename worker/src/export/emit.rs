@@ -74,7 +74,7 @@ impl Writer<'_> {
                     OnnxInput::FirstRow(name, rows) => inputs.push(self.first_row(name, *rows)?),
                     OnnxInput::Number(value) => inputs.push(self.number(*value)?),
                     OnnxInput::Numbers(shape, values) => {
-                        let name = format!("{}.{}", part_name(node, i, written.len()), inputs.len());
+                        let name = format!("{}/{}", part_name(node, i, written.len()), inputs.len());
                         self.floats(&name, shape, values)?;
                         inputs.push(name);
                     }
@@ -165,7 +165,7 @@ impl Writer<'_> {
 
 /// Name of the `i`th ONNX node of an operator that is `of` of them, and of what it makes.
 fn part_name(node: &Node, i: usize, of: usize) -> String {
-    if i + 1 == of { node.name.clone() } else { format!("{}.{i}", node.name) }
+    if i + 1 == of { node.name.clone() } else { format!("{}/{i}", node.name) }
 }
 
 fn attribute((name, value): &(&'static str, OnnxAttribute)) -> AttributeProto {

@@ -3,7 +3,8 @@
 use super::run;
 use super::tests::{golden, quantizing};
 use crate::graph::{
-    Builder, Concat, Given, Graph, GraphError, NodeId, Op, Operator, ParamKind, TensorType, Window,
+    Builder, Clip, Concat, Given, Graph, GraphError, MatMul, NodeId, Op, Operator, ParamKind, Reshape, Scale,
+    Slice, Square, StochasticDepth, TensorType, Transpose, Window,
 };
 use crate::strategy::{Purpose, Target};
 
@@ -116,6 +117,68 @@ fn concat_is_quantized_where_it_is_read() {
     let graph = concat();
     assert_eq!(graph.node(graph.find("concat").unwrap()).ty.shape, [14, 8, 8]);
     rule("concat", &graph, &[]);
+}
+
+/// An inverted bottleneck of ReLU6, whose residual sum reads a linear convolution and an earlier sum's value.
+#[test]
+fn inverted_bottleneck() {
+    let (mut b, x) = Builder::new("InvertedBottleneck", [3, 8, 8]);
+    let x = conv_bn(&mut b, "stem", x, 4);
+    let mut y = b.conv("expand.conv", x, 8, 1, 1).unwrap();
+    y = b.batch_norm("expand.bn", y, ParamKind::Gamma).unwrap();
+    y = b.push("expand.relu6", Op::Clip(Clip::RELU6), &[y]).unwrap();
+    y = b.convolution("depthwise.conv", y, Square::depthwise(8, 3, 1)).unwrap();
+    y = b.batch_norm("depthwise.bn", y, ParamKind::Gamma).unwrap();
+    y = b.push("depthwise.relu6", Op::Clip(Clip::RELU6), &[y]).unwrap();
+    y = b.conv("project.conv", y, 4, 1, 1).unwrap();
+    y = b.batch_norm("project.bn", y, ParamKind::ResidualGamma).unwrap();
+    y = b.push("depth", Op::StochasticDepth(StochasticDepth { p: 0.1 }), &[y]).unwrap();
+    let sum = b.push("add", Op::Add, &[y, x]).unwrap();
+    let sum = conv_bn_relu(&mut b, "last", sum, 4);
+    rule("inverted-bottleneck", &head(b, sum), &[]);
+}
+
+/// A gate by channel, between two activations that are no ReLU.
+#[test]
+fn squeeze_and_excitation() {
+    let (mut b, x) = Builder::new("Gated", [3, 8, 8]);
+    let x = conv_bn(&mut b, "stem", x, 4);
+    let x = b.push("stem.swish", Op::HardSwish, &[x]).unwrap();
+    let mut s = b.push("squeeze", Op::GlobalAvgPool, &[x]).unwrap();
+    s = b.convolution("fc1", s, Square::new(2, 1, 1).biased()).unwrap();
+    s = b.push("fc1.silu", Op::Silu, &[s]).unwrap();
+    s = b.convolution("fc2", s, Square::new(4, 1, 1).biased()).unwrap();
+    s = b.push("gate", Op::HardSigmoid, &[s]).unwrap();
+    let x = b.push("mul", Op::Mul, &[x, s]).unwrap();
+    let x = conv_bn(&mut b, "last", x, 4);
+    rule("squeeze-and-excitation", &head(b, x), &[]);
+}
+
+/// Products of tokens in integers between softmax, normalisation and a residual stream in floating point.
+#[test]
+fn attention_of_tokens() {
+    let (mut b, x) = Builder::new("Attention", [3, 8, 8]);
+    let x = b.conv("patches", x, 4, 4, 4).unwrap();
+    let shape = vec![4, b.shape(x)[1] * b.shape(x)[2]];
+    let x = b.push("flat", Op::Reshape(Reshape { shape }), &[x]).unwrap();
+    let x = b.push("tokens", Op::Transpose(Transpose { perm: vec![1, 0] }), &[x]).unwrap();
+    let y = b.layer_norm("norm", x, 1e-6).unwrap();
+    let all = b.linear("qkv", y, 12).unwrap();
+    let part = |start| Op::Slice(Slice { axis: 1, start, len: 4 });
+    let q = b.push("q", part(0), &[all]).unwrap();
+    let q = b.push("q.scale", Op::Scale(Scale { factor: 0.5 }), &[q]).unwrap();
+    let k = b.push("k", part(4), &[all]).unwrap();
+    let v = b.push("v", part(8), &[all]).unwrap();
+    let scores = b.push("scores", Op::MatMul(MatMul { transpose_b: true }), &[q, k]).unwrap();
+    let scores = b.push("softmax", Op::Softmax, &[scores]).unwrap();
+    let y = b.push("mix", Op::MatMul(MatMul { transpose_b: false }), &[scores, v]).unwrap();
+    let y = b.linear("proj", y, 4).unwrap();
+    let y = b.push("gelu", Op::Gelu, &[y]).unwrap();
+    let sum = b.push("add", Op::Add, &[x, y]).unwrap();
+    let class = b.push("class", Op::Slice(Slice { axis: 0, start: 0, len: 1 }), &[sum]).unwrap();
+    let row = b.push("row", Op::Flatten, &[class]).unwrap();
+    let out = b.linear("fc", row, 3).unwrap();
+    rule("attention", &b.finish(out).unwrap(), &[]);
 }
 
 #[test]

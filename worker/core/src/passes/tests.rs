@@ -33,8 +33,17 @@ pub(super) fn golden(folder: &str, name: &str, text: &str) {
 
 #[test]
 fn every_pass_on_every_target_is_as_recorded() {
-    for (model, shape) in [("ResNet20", [3, 32, 32]), ("ResNet18", [3, 64, 64]), ("ResNet50", [4, 224, 224])]
-    {
+    for (model, shape) in [
+        ("ResNet20", [3, 32, 32]),
+        ("ResNet18", [3, 64, 64]),
+        ("ResNet50", [4, 224, 224]),
+        ("MobileNetV2", [3, 224, 224]),
+        ("MobileNetV3-Small", [3, 224, 224]),
+        ("EfficientNet-B0", [3, 224, 224]),
+        ("EfficientNet-Lite0", [3, 224, 224]),
+        ("RegNetY-400MF", [3, 224, 224]),
+        ("ViT-32px", [3, 32, 32]),
+    ] {
         for &target in Target::ALL {
             let strategy = Strategy { amp: Amp::Bf16, layout: Layout::Nhwc, ..quantizing(target, &[]) };
             let graph = models::build(model, shape, 10).unwrap();

@@ -6,7 +6,7 @@
 //! | --- | --- |
 //! | all | the inputs of Conv and Linear, both inputs of MatMul |
 //! | `tensorrt`, `openvino` | and the *skip* input of a residual Add (Q/DQ on the convolution branch splits its fusion) |
-//! | `onnxruntime` | and all inputs of Add, Mul and Concat, the input of pools that take a mean, and that of Sigmoid, HardSigmoid, Silu and HardSwish (every node wants integer neighbours) |
+//! | `onnxruntime` | and all inputs of Add, Mul and Concat, the input of pools that take a mean, and that of Sigmoid, HardSigmoid, Silu and HardSwish, and of a Reshape of an image to tokens (every node wants integer neighbours) |
 //!
 //! Softmax, LayerNorm and Gelu stay in floating point, and so do Add, Mul and Concat of tokens: the residual stream of a
 //! transformer. A quantizer belongs to a value: all quantized edges from one value share its scale. What hands values on

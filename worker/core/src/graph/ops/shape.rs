@@ -77,8 +77,11 @@ impl Operator for Reshape {
         kept(inputs)
     }
 
-    fn quantized_inputs(&self, _: Target, _: &Site) -> Option<Vec<usize>> {
-        Some(vec![])
+    /// Where an image becomes tokens: the convolution that makes it wants a quantized result where every node wants integer
+    /// neighbours.
+    fn quantized_inputs(&self, target: Target, site: &Site) -> Option<Vec<usize>> {
+        let tokens = site.ranks == [3] && self.shape.len() == 2;
+        Some(if target.integer_neighbours() && tokens { vec![0] } else { vec![] })
     }
 
     /// A 0 keeps the input's first dimension, the batch.

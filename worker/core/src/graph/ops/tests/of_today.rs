@@ -124,7 +124,7 @@ fn the_table_of_what_networks_of_today_are_made_of() {
             reshape(&[2, 4]),
             1,
             2,
-            "Reshape[2x4] | 1 | hands on: true | absorbs: false | unsigned: false/true | [] [] | skip: false | Reshape",
+            "Reshape[2x4] | 1 | hands on: true | absorbs: false | unsigned: false/true | [] [] | skip: true | Reshape",
         ),
         (
             transpose(&[1, 0]),
@@ -205,6 +205,9 @@ fn the_table_of_what_networks_of_today_are_made_of() {
         let json = serde_json::to_string(op).unwrap();
         assert_eq!(&serde_json::from_str::<Op>(&json).unwrap(), op, "{json}");
     }
+    // An image becomes tokens.
+    let image = "Reshape[4x9] | 1 | hands on: true | absorbs: false | unsigned: false/true | [] [0] | skip: true | Reshape";
+    assert_eq!(line(&reshape(&[4, 9]), 1, 3), image);
     let only: Vec<&str> =
         table.iter().filter(|(op, ..)| op.facts().only_in_training()).map(|(op, ..)| op.kind()).collect();
     assert_eq!(only, ["Dropout", "StochasticDepth"]);
