@@ -53,6 +53,21 @@ pub(super) fn shown(dims: &[Option<usize>]) -> String {
     format!("[{}]", dims.iter().map(one).collect::<Vec<_>>().join(","))
 }
 
+/// Whether a network takes inputs of these shapes as it is: its own dimensions are those, and only that of the batch may be
+/// left open. A network that cannot be read takes none, so that the runtime says what is wrong with it.
+pub(super) fn takes_as_it_is(network: &[u8], ports: &[Port]) -> bool {
+    let Some(graph) = ModelProto::decode(network).ok().and_then(|model| model.graph) else { return false };
+    ports.iter().all(|port| {
+        let input = graph.input.iter().find(|input| input.name() == port.name);
+        let own = input.and_then(ValueInfoProto::dims).unwrap_or_default();
+        let fits = |(i, (own, wanted)): (usize, (&Option<usize>, &usize))| match own {
+            Some(own) => own == wanted,
+            None => i == 0,
+        };
+        own.len() == port.shape.len() && own.iter().zip(&port.shape).enumerate().all(fits)
+    })
+}
+
 /// The one input that is no weight: old files list those among the inputs.
 fn only_input(graph: &GraphProto) -> Result<&ValueInfoProto, String> {
     let weight = |v: &&ValueInfoProto| graph.initializer.iter().any(|t| t.name == v.name);
@@ -219,5 +234,22 @@ mod tests {
         assert_eq!(told(7).unwrap().classes, 7);
         let flat = file(ValueInfoProto::batch("x", &[3]), ValueInfoProto::batch("y", &[5]), "Gemm");
         assert!(read(&flat, None).unwrap_err().contains("[N,C,H,W]"));
+    }
+
+    #[test]
+    fn a_network_takes_its_own_shapes_with_any_batch_where_that_is_open() {
+        let network = |input| file(input, ValueInfoProto::batch("y", &[5]), "Gemm").encode_to_vec();
+        let takes = |network: &[u8], name: &str, shape: &[usize]| {
+            takes_as_it_is(network, &[Port { name: name.into(), shape: shape.to_vec() }])
+        };
+        let open = network(ValueInfoProto::batch("x", &[3, 8, 8]));
+        assert!(takes(&open, "x", &[1, 3, 8, 8]) && takes(&open, "x", &[16, 3, 8, 8]));
+        assert!(
+            !takes(&open, "x", &[1, 3, 9, 8]) && !takes(&open, "x", &[1, 3, 8]) && !takes(&open, "z", &[1])
+        );
+        let fixed = network(ValueInfoProto::fixed("x", &[2, 3, 8, 8]));
+        assert!(takes(&fixed, "x", &[2, 3, 8, 8]) && !takes(&fixed, "x", &[1, 3, 8, 8]));
+        assert!(!takes(&network(ValueInfoProto::batch("x", &[3, 0, 0])), "x", &[1, 3, 8, 8]));
+        assert!(!takes(b"no network", "x", &[1, 3, 8, 8]));
     }
 }

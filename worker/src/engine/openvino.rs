@@ -1,5 +1,8 @@
-//! OpenVINO. What is not quantized runs in FP32, whatever the CPU would rather do, so that figures are comparable.
+//! OpenVINO. What is not quantized runs in FP32, whatever the CPU would rather do, so that figures are comparable. A network
+//! is compiled as its file has it, as whoever reads the file compiles it: with the batch left open where it is. A fixed
+//! batch is another network to OpenVINO, which then takes residual sums of a ResNet apart from their convolutions.
 
+use super::model::takes_as_it_is;
 use super::{Engine, EngineError, Port, check_inputs};
 use crate::native::libraries::deps_dir;
 use crate::native::openvino_profile::{ExecutedNode, executed_nodes};
@@ -56,13 +59,15 @@ impl OpenVino {
                 .map_err(failed("set its threads"))?;
         }
         let mut model = core.read_model_from_buffer(network, None).map_err(failed("read the file"))?;
-        let shapes = ports
-            .iter()
-            .map(|p| PartialShape::new_static(p.shape.len() as i64, &dims(p)))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(failed("make a shape"))?;
-        let named: Vec<_> = ports.iter().zip(&shapes).map(|(p, s)| (p.name.as_str(), s)).collect();
-        model.reshape(&named).map_err(failed("set the batch size"))?;
+        if !takes_as_it_is(network, &ports) {
+            let shapes = ports
+                .iter()
+                .map(|p| PartialShape::new_static(p.shape.len() as i64, &dims(p)))
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(failed("make a shape"))?;
+            let named: Vec<_> = ports.iter().zip(&shapes).map(|(p, s)| (p.name.as_str(), s)).collect();
+            model.reshape(&named).map_err(failed("set the batch size"))?;
+        }
         let mut compiled =
             core.compile_model(&model, DeviceType::CPU).map_err(failed("compile the network"))?;
         let mut request = compiled.create_infer_request().map_err(failed("make a request"))?;
@@ -83,11 +88,8 @@ pub(super) fn executed(network: &[u8], ports: &[Port]) -> Result<Vec<ExecutedNod
     let dims: Vec<Vec<i64>> = ports.iter().map(dims).collect();
     let inputs: Vec<_> = ports.iter().zip(&dims).map(|(p, d)| (p.name.as_str(), d.as_slice())).collect();
     let keys: Vec<_> = PROPERTIES.iter().map(|(key, value)| (key.as_ref(), *value)).collect();
-    executed_nodes(network, &inputs, &keys).map_err(|e| EngineError::Runtime {
-        engine: NAME,
-        what: "profile the network",
-        why: e.to_string(),
-    })
+    executed_nodes(network, &inputs, takes_as_it_is(network, ports), &keys)
+        .map_err(|e| EngineError::Runtime { engine: NAME, what: "profile the network", why: e.to_string() })
 }
 
 impl Engine for OpenVino {

@@ -64,10 +64,12 @@ fn c_string(s: &str) -> Result<CString, NativeError> {
 }
 
 /// Compiles the ONNX file `model` for the CPU with `properties`, runs it once on zeros and returns the nodes that
-/// ran. `inputs` are names and shapes. `openvino_sys::library::load_from` must have been called.
+/// ran. `inputs` are names and shapes, which are made the network's own unless they are to be run `as_it_is`.
+/// `openvino_sys::library::load_from` must have been called.
 pub fn executed_nodes(
     model: &[u8],
     inputs: &[(&str, &[i64])],
+    as_it_is: bool,
     properties: &[(&str, &str)],
 ) -> Result<Vec<ExecutedNode>, NativeError> {
     let cpu = c"CPU".as_ptr();
@@ -85,7 +87,9 @@ pub fn executed_nodes(
             ov::ov_core_read_model_from_memory_buffer(core.0, model.as_ptr().cast(), model.len(), null(), out)
         }
     })?;
-    reshape(&network, inputs)?;
+    if !as_it_is {
+        reshape(&network, inputs)?;
+    }
     let compiled = made("compile the network", ov::ov_compiled_model_free, |out| {
         // SAFETY: no properties are given, so no variable arguments are read.
         unsafe { ov::ov_core_compile_model_props(core.0, network.0, cpu, 0, null(), out) }
@@ -94,8 +98,8 @@ pub fn executed_nodes(
         // SAFETY: the compiled network is live.
         unsafe { ov::ov_compiled_model_create_infer_request(compiled.0, out) }
     })?;
-    for i in 0..inputs.len() {
-        zero_input(&request, i)?;
+    for (i, (_, dims)) in inputs.iter().enumerate() {
+        zero_input(&request, i, dims)?;
     }
     // SAFETY: the request is live and its inputs hold numbers.
     check("run", unsafe { ov::ov_infer_request_infer(request.0) })?;
@@ -133,11 +137,26 @@ fn reshape(network: &Owned<ov::ov_model_t>, inputs: &[(&str, &[i64])]) -> Result
     failed
 }
 
-fn zero_input(request: &Owned<ov::ov_infer_request_t>, index: usize) -> Result<(), NativeError> {
+fn zero_input(
+    request: &Owned<ov::ov_infer_request_t>,
+    index: usize,
+    dims: &[i64],
+) -> Result<(), NativeError> {
     let tensor = made("give its input", ov::ov_tensor_free, |out| {
         // SAFETY: the request is live; an index out of range is an error of the call.
         unsafe { ov::ov_infer_request_get_input_tensor_by_index(request.0, index, out) }
     })?;
+    let mut shape = std::mem::MaybeUninit::uninit();
+    // SAFETY: `dims` has as many numbers as is said; on success `shape` is written.
+    let status = unsafe { ov::ov_shape_create(dims.len() as i64, dims.as_ptr(), shape.as_mut_ptr()) };
+    check("make a shape", status)?;
+    // SAFETY: written, as the call succeeded.
+    let mut shape = unsafe { shape.assume_init() };
+    // SAFETY: tensor and shape are live; the shape is copied.
+    let set = unsafe { ov::ov_tensor_set_shape(tensor.0, shape) };
+    // SAFETY: made above, freed once.
+    unsafe { ov::ov_shape_free(&mut shape) };
+    check("set its input's shape", set)?;
     let (mut data, mut bytes) = (null_mut(), 0usize);
     // SAFETY: the tensor is live and outputs are valid for writing.
     check("give its input", unsafe { ov::ov_tensor_get_byte_size(tensor.0, &mut bytes) })?;
