@@ -1,5 +1,6 @@
 //! For whom a file is written.
 
+use crate::quant::scheme::Sign;
 use crate::strategy::Target;
 
 /// The profile of an exported file.
@@ -10,12 +11,21 @@ use crate::strategy::Target;
 pub enum Profile {
     /// Floating point, for any runtime.
     Fp32,
-    /// Signed 8-bit activations, float bias.
+    /// 8-bit activations (post-ReLU unsigned, others signed), float bias.
     Openvino,
     /// Unsigned 8-bit activations (post-ReLU with zero point 0, others with 128), INT32 bias.
     Onnxruntime,
     /// Signed 8-bit activations, float bias, opset 13.
     Tensorrt,
+}
+
+/// A zero point of activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ZeroPoint {
+    /// 0, of signed codes.
+    Signed,
+    /// This one, of unsigned codes.
+    Unsigned(u8),
 }
 
 impl Profile {
@@ -33,6 +43,18 @@ impl Profile {
     /// hand values on.
     pub fn integer_neighbours(self) -> bool {
         self.target().is_some_and(Target::integer_neighbours)
+    }
+
+    /// The zero point of activations, and with it the type of their codes.
+    ///
+    /// OpenVINO computes convolutions of unsigned codes and gives those of a signed tensor the zero point 128, which every
+    /// convolution that reads it has to take off again. TensorRT has signed codes alone.
+    pub(super) fn zero_point(self, sign: Sign) -> ZeroPoint {
+        match (self, sign) {
+            (Profile::Onnxruntime | Profile::Openvino, Sign::Unsigned) => ZeroPoint::Unsigned(0),
+            (Profile::Onnxruntime, Sign::Signed) => ZeroPoint::Unsigned(128),
+            (Profile::Openvino, Sign::Signed) | (Profile::Tensorrt | Profile::Fp32, _) => ZeroPoint::Signed,
+        }
     }
 
     /// Its name on the command line.

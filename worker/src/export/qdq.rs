@@ -1,11 +1,11 @@
 //! Q/DQ pairs: scales, codes and zero points of activations and weights, as each profile wants them.
 
 use super::fold::FoldedWeights;
+use super::profile::ZeroPoint;
 use super::writer::{Quantized, Value, Writer};
 use super::{ExportError, FloatType, Profile};
 use crate::checkpoint::range_key;
 use crate::graph::{Layer, Node, Quantizer};
-use crate::quant::scheme::Sign;
 use octrain_formats::onnx::proto::{AttributeProto, TensorProto};
 
 /// Largest code of training, where a file's own type reaches further.
@@ -45,7 +45,13 @@ impl Writer<'_> {
     /// QuantizeLinear and DequantizeLinear behind `tensor`; returns the dequantized tensor.
     fn pair(&mut self, name: &str, tensor: &str, q: &Quantized) -> String {
         let (mut codes, back) = (format!("{name}.codes"), format!("{name}.dequantized"));
-        let x = self.cast(tensor, if q.half { FloatType::Fp16 } else { FloatType::Fp32 });
+        let mut x = self.cast(tensor, if q.half { FloatType::Fp16 } else { FloatType::Fp32 });
+        if let Some(largest) = &q.largest_tensor {
+            let cut = format!("{name}.cut");
+            self.full.insert(cut.clone());
+            self.op("Clip", &cut, &[&x, "", largest], &cut, vec![]);
+            x = cut;
+        }
         self.op(
             "QuantizeLinear",
             &format!("{name}.q"),
@@ -82,14 +88,19 @@ impl Writer<'_> {
         let (scale_tensor, zero_point_tensor) =
             (format!("{}.scale", q.name), format!("{}.zero_point", q.name));
         let half = self.scales(&scale_tensor, &[], &[scale])?;
-        self.tensors.push(match (self.profile.integer_neighbours(), q.scheme.sign) {
-            (true, Sign::Unsigned) => TensorProto::unsigned(&zero_point_tensor, &[], &[0]),
-            (true, Sign::Signed) => TensorProto::unsigned(&zero_point_tensor, &[], &[128]),
-            (false, _) => TensorProto::bytes(&zero_point_tensor, &[], &[0]),
+        self.tensors.push(match self.profile.zero_point(q.scheme.sign) {
+            ZeroPoint::Unsigned(zero) => TensorProto::unsigned(&zero_point_tensor, &[], &[zero]),
+            ZeroPoint::Signed => TensorProto::bytes(&zero_point_tensor, &[], &[0]),
         });
-        let clips = self.profile.integer_neighbours() && q.scheme.sign == Sign::Unsigned;
-        let clip = clips.then_some(q.scheme.qmax() as u8);
-        let quantized = Quantized { scale, half, clip, scale_tensor, zero_point_tensor };
+        // The type of the codes reaches further than those of training.
+        let reaches_further = self.profile.zero_point(q.scheme.sign) == ZeroPoint::Unsigned(0);
+        let on_codes = self.profile.integer_neighbours();
+        let clip = (reaches_further && on_codes).then_some(q.scheme.qmax() as u8);
+        let largest_tensor = (reaches_further && !on_codes).then(|| format!("{}.largest", q.name));
+        if let Some(name) = &largest_tensor {
+            self.tensors.push(TensorProto::floats(name, &[], &[scale * q.scheme.qmax() as f32]));
+        }
+        let quantized = Quantized { scale, half, clip, largest_tensor, scale_tensor, zero_point_tensor };
         let x = self.values[node.inputs[0].0].tensor.clone();
         let tensor = self.pair(&q.name, &x, &quantized);
         Ok(Value { tensor, quantized: Some(quantized) })

@@ -49,6 +49,8 @@ pub(super) struct Quantized {
     /// The largest code, where the type of the codes reaches further: unsigned ones with zero point 0 end at 127 in training,
     /// and 128 to 255 are clipped.
     pub(super) clip: Option<u8>,
+    /// The same in floating point, before codes are made: an initializer that holds what the largest code stands for.
+    pub(super) largest_tensor: Option<String>,
     /// Initializers that hold scale and zero point.
     pub(super) scale_tensor: String,
     pub(super) zero_point_tensor: String,
