@@ -371,8 +371,32 @@ fn a_layer_whose_bias_does_not_fit_int32_is_evaluated_as_it_is_deployed() {
 }
 
 #[test]
+fn values_beyond_a_range_are_cut_off_as_in_training_whatever_codes_the_file_has() {
+    for profile in INT8 {
+        let mut network = Network::new(&resnet20(), profile, 8);
+        let names: Vec<String> = network.deployed.quantizers().map(|(_, q)| q.name.clone()).collect();
+        for name in &names {
+            let range = network.state[&range_key(name)].data[0];
+            network.set_range(name, 0.4 * range);
+        }
+        let model = network.emit(13, FloatType::Fp32).unwrap();
+        let mut layers = Layers::new(&model, engine(profile)).unwrap();
+        layers.compare(&network.trained(), &images(8)).unwrap();
+        for layer in layers.layers().iter().filter(|layer| layer.quantized()) {
+            let told = format!("{} of {}: {:?}", layer.name(), profile.name(), layer.codes);
+            assert!(layer.codes.by_more == 0 && layer.codes.values > 0, "{told}");
+        }
+        // Of a type that reaches to 255, where training ends at 127.
+        let tensors = &model.graph.as_ref().unwrap().initializer;
+        let zero = tensors.iter().find(|t| t.name() == "bn1.relu.zero_point").unwrap();
+        let unsigned = zero.data_type() == i32::from(DataType::Uint8);
+        assert_eq!(unsigned, profile != Profile::Tensorrt, "{}", profile.name());
+    }
+}
+
+#[test]
 fn an_engine_of_another_profile_is_found_out() {
-    let network = Network::new(&resnet20(), Profile::Openvino, 8);
+    let network = Network::new(&resnet20(), Profile::Tensorrt, 8);
     let model = network.emit(13, FloatType::Fp32).unwrap().encode_to_vec();
     let nodes = profile_network(EngineKind::Onnxruntime, &model, &[port(4)]).unwrap();
     assert_eq!(sort_kernels(&nodes, &network.trained).float.len(), layers(&network.trained));

@@ -467,17 +467,17 @@ fn a_gradient_is_clipped_as_it_is_without_its_loss_scale_and_learned_scales_with
         Box::new(Sgd { momentum: 0.0, nesterov: false, weight_decay: WeightDecay::default() })
     };
     let (norm, free) = step(LossScale::Off, None, plain());
-    let clipped = step(LossScale::Off, Some(norm / 1000.0), plain());
-    assert_eq!(clipped.0, norm);
-    for (clipped, free) in clipped.1.iter().zip(&free) {
-        // A scale moves by rounding, too, and at most by half of itself.
-        let apart = (clipped * 1000.0 - free).abs().max().double_value(&[]);
-        let largest = free.abs().max().double_value(&[]);
-        assert!(largest > 0.0 && apart < 0.05 * largest, "{apart} of {largest}");
-    }
-    let (scaled_norm, scaled) = step(LossScale::Static(1024.0), Some(norm / 1000.0), plain());
+    // What moves does so by rounding, too, which is much of a scale's move.
+    let near = |a: &Tensor, b: &Tensor| {
+        let largest = b.abs().max().double_value(&[]);
+        largest > 0.0 && (a - b).abs().max().double_value(&[]) < 0.02 * largest
+    };
+    let (same_norm, clipped) = step(LossScale::Off, Some(norm / 8.0), plain());
+    assert_eq!(same_norm, norm);
+    assert!(clipped.iter().zip(&free).all(|(clipped, free)| near(&(clipped * 8.0), free)));
+    let (scaled_norm, scaled) = step(LossScale::Static(1024.0), Some(norm / 8.0), plain());
     assert!((scaled_norm - norm).abs() < 1e-6 * norm);
-    assert!(scaled.iter().zip(&clipped.1).all(|(a, b)| a.allclose(b, 1e-5, 1e-9, false)));
+    assert!(scaled.iter().zip(&clipped).all(|(scaled, clipped)| near(scaled, clipped)));
     // Shorter than is allowed, it is left alone.
     assert!(step(LossScale::Off, Some(2.0 * norm), plain()).1.iter().zip(&free).all(|(a, b)| a.equal(b)));
     // The same of AdamW, whose step hardly depends on the gradient's length.
