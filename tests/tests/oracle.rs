@@ -178,7 +178,7 @@ fn steps_agree(model: &str, [channels, side]: [usize; 2], steps: usize, rule: Ru
                 } else {
                     decayed.shallow_clone()
                 };
-                let d = difference_above(&got, &expect, rounding * largest("grad."));
+                let d = difference_above(got, &expect, rounding * largest("grad."));
                 assert!(d < 2e-3, "{model}: gradient of {name} differs by {d:.1e}");
             }
         }
