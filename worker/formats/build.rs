@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for (holder, number, held) in fields {
         writeln!(table, "    ({holder:?}, {number}, {held:?}),")?;
     }
-    table.push(']');
+    table.push_str("]\n");
     let out = std::env::var("OUT_DIR")?;
     std::fs::write(Path::new(&out).join("onnx_messages.rs"), table)?;
     // The standard's comments are no documentation of Rust's: indented lines in them would be taken for its code.
