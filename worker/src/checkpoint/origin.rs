@@ -1,7 +1,7 @@
 //! Which checkpoint something was made from, in one line.
 
 use super::manifest::{Manifest, Position};
-use super::store::{model_hash, top1};
+use super::store::{hex_digest, model_hash, top1};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::Path;
@@ -67,6 +67,13 @@ pub enum StartedFrom {
         /// SHA-256 of its bytes, hexadecimal.
         sha256: String,
     },
+}
+
+impl StartedFrom {
+    /// A file at `path`, of which these are the bytes.
+    pub fn of_file(path: &Path, bytes: &[u8]) -> Self {
+        Self::File { path: path.display().to_string(), sha256: hex_digest(bytes) }
+    }
 }
 
 impl fmt::Display for Origin {

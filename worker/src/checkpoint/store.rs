@@ -106,7 +106,7 @@ pub(super) fn list(root: &Path) -> Result<Vec<(Progress, PathBuf)>, CheckpointEr
         .collect())
 }
 
-fn hex_digest(bytes: &[u8]) -> String {
+pub(super) fn hex_digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 
@@ -354,7 +354,7 @@ pub fn pretrained(path: &Path) -> Result<Pretrained, CheckpointError> {
     let shown = |path: &Path| path.display().to_string();
     if path.is_file() {
         let bytes = fs::read(path).map_err(CheckpointError::io("read", path))?;
-        let from = StartedFrom::File { path: shown(path), sha256: hex_digest(&bytes) };
+        let from = StartedFrom::of_file(path, &bytes);
         return Ok(Pretrained { state: foreign::weights(&bytes, path)?, from, checkpoint: None });
     }
     let folder = find(path, Which::Auto)?;

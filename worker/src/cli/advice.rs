@@ -245,7 +245,10 @@ fn import(e: &ImportError) -> Option<String> {
         E::Checkpoint(CheckpointError::Foreign { .. } | CheckpointError::Damaged { .. }) => None,
         E::Checkpoint(e) => checkpoint(e),
         E::Unfit { .. } | E::NoNetwork { .. } => say("--model-arch-name says which network it is"),
-        E::Unread { .. } | E::Unknown { .. } => None,
+        E::Untaken { findings, .. } if findings.0.iter().any(|f| f.contains("shape of an image")) => {
+            say("--image-shape C,H,W says the shape of an image")
+        }
+        E::Unread { .. } | E::Unknown { .. } | E::Untaken { .. } => None,
     }
 }
 

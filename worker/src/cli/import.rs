@@ -16,13 +16,13 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, clap::Args)]
 #[command(args_override_self = true)]
 pub struct ImportArgs {
-    /// What another program wrote: a file of safetensors, or a state dict of `torch.save`.
+    /// What another program wrote: a file of safetensors, a state dict of `torch.save`, or an ONNX file in floating point.
     #[arg(value_name = "FILE_OR_FOLDER")]
     pub from: PathBuf,
     /// Folder for the checkpoint.
     #[arg(long, value_name = "FOLDER")]
     pub output_dir: PathBuf,
-    /// Name of the network (not given: the one whose parameters the file has).
+    /// Name of the network (not given: the one whose parameters the file has; of an ONNX file its own name).
     #[arg(long, value_name = "NAME")]
     pub model_arch_name: Option<String>,
     /// Replace checkpoints that are in the output folder, once the new one is complete.

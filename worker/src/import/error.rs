@@ -47,6 +47,14 @@ pub enum ImportError {
         /// Everything that does not fit it.
         findings: Findings,
     },
+    /// A file says more than is taken of its kind.
+    #[error("`{path}` cannot be taken as it is:{findings}")]
+    Untaken {
+        /// The file.
+        path: PathBuf,
+        /// All that is not taken, with what to do.
+        findings: Findings,
+    },
     /// The network cannot be built.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -64,6 +72,7 @@ impl ImportError {
             ImportError::Unknown { .. }
             | ImportError::Unfit { .. }
             | ImportError::NoNetwork { .. }
+            | ImportError::Untaken { .. }
             | ImportError::Model(_) => true,
         }
     }

@@ -6,6 +6,7 @@
 
 mod error;
 mod named;
+pub mod onnx;
 mod origin;
 
 pub use error::{Findings, ImportError};
@@ -83,6 +84,12 @@ pub fn read(path: &Path, wanted: &Wanted) -> Result<Imported, ImportError> {
         Origin::Safetensors | Origin::Pytorch => {
             let Pretrained { state, from, .. } = checkpoint::pretrained(path)?;
             Ok(Imported { origin, network: named::place(state, wanted, path)?, from })
+        }
+        Origin::Onnx => {
+            let bytes =
+                std::fs::read(path).map_err(|source| ImportError::Unread { path: path.into(), source })?;
+            let network = onnx::read(path, &bytes, wanted)?;
+            Ok(Imported { origin, network, from: StartedFrom::of_file(path, &bytes) })
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What wrote a file, by what the file says of itself.
 
 use super::ImportError;
-use octrain_formats::pytorch;
+use octrain_formats::{onnx, pytorch};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -16,6 +16,8 @@ pub enum Origin {
     Safetensors,
     /// `torch.save`.
     Pytorch,
+    /// An ONNX file.
+    Onnx,
 }
 
 impl Origin {
@@ -24,6 +26,7 @@ impl Origin {
         match self {
             Origin::Safetensors => "safetensors",
             Origin::Pytorch => "PyTorch",
+            Origin::Onnx => "ONNX",
         }
     }
 
@@ -38,8 +41,12 @@ impl Origin {
         }
         let mut head = Vec::new();
         File::open(path).and_then(|file| file.take(HEAD).read_to_end(&mut head)).map_err(unread)?;
-        of_bytes(&head)
-            .ok_or_else(|| unknown(path, "it begins neither as safetensors nor as what torch.save writes"))
+        of_bytes(&head).ok_or_else(|| {
+            unknown(
+                path,
+                "it begins neither as safetensors nor as what torch.save writes nor as an ONNX file",
+            )
+        })
     }
 }
 
@@ -49,7 +56,10 @@ fn of_bytes(head: &[u8]) -> Option<Origin> {
         return Some(Origin::Pytorch);
     }
     // The length of a header in JSON, and that header.
-    (head.get(8) == Some(&b'{')).then_some(Origin::Safetensors)
+    if head.get(8) == Some(&b'{') {
+        return Some(Origin::Safetensors);
+    }
+    onnx::plausible(head).then_some(Origin::Onnx)
 }
 
 fn of_folder(path: &Path) -> Result<Origin, ImportError> {
@@ -74,6 +84,7 @@ mod tests {
             (&b"PK\x03\x04"[..], Some(Origin::Pytorch)),
             (b"\x80\x02\x8a\x0a", Some(Origin::Pytorch)),
             (b"\x10\x00\x00\x00\x00\x00\x00\x00{\"", Some(Origin::Safetensors)),
+            (b"\x08\x08\x12\x07pytorch", Some(Origin::Onnx)),
             (b"GIF89a is not", None),
             (b"", None),
         ] {
