@@ -4,6 +4,7 @@
 
 use octrain::checkpoint::{self, Snapshot};
 use octrain::exec::{Evaluator, Mode};
+use octrain::import::{self, Wanted};
 use octrain::passes;
 use octrain::strategy::{Purpose, Strategy};
 use octrain_tests::run::{newest, succeed};
@@ -131,6 +132,32 @@ fn octrain_takes_torchvisions_state_dicts_and_gives_them_back_with_ranges_beside
         let told = ask(&python, &["load", name, &classes, text(&ours), text(&given), text(&back)]);
         assert_counters_are_new(&told, batch_norms);
         assert_same(&logits(&checkpoint, &images), &back, model);
+    }
+}
+
+/// A state dict with running statistics of its own, so that a BatchNorm's epsilon and every number of it tell.
+#[test]
+fn networks_of_torchvision_compute_the_same_from_their_own_weights() {
+    let Some(python) = python() else { return };
+    for (model, name) in [
+        ("MobileNetV2", "mobilenet_v2"),
+        ("MobileNetV3-Small", "mobilenet_v3_small"),
+        ("MobileNetV3-Large", "mobilenet_v3_large"),
+        ("EfficientNet-B0", "efficientnet_b0"),
+        ("RegNetX-400MF", "regnet_x_400mf"),
+        ("RegNetY-400MF", "regnet_y_400mf"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let (images, given) = images(dir.path());
+        let (weights, theirs) = (dir.path().join("weights.pth"), dir.path().join("logits.safetensors"));
+        ask(&python, &["moved", name, "7", "8", text(&given), text(&theirs), text(&weights)]);
+        let side = SIDE as usize;
+        let wanted = Wanted { network: Some(model.into()), image_shape: Some([3, side, side]) };
+        let network = import::read(&weights, &wanted).unwrap().network;
+        assert_eq!(network.classes(), CLASSES as usize);
+        let mode = Mode::evaluation(false);
+        let evaluator = Evaluator::of_state(network.graph, &network.model, mode, Device::Cpu).unwrap();
+        assert_same(&evaluator.logits(&images).unwrap(), &theirs, model);
     }
 }
 

@@ -77,7 +77,7 @@ pub struct DataSettings {
     /// Corrupt images tolerated (none: 0.1 % of the set, at least 1).
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Data", allow_negative_numbers = true))]
     pub max_corrupt_images: Option<usize>,
-    /// Allow classes that have images in one of `train/` and `val/` only.
+    /// Allow classes that have images in one of `train/` and `val/` only, or in neither (their folder is empty).
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Data", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set))]
     pub allow_missing_classes: bool,
     /// Images of the `synthetic` source.

@@ -187,7 +187,7 @@ pub(super) fn open(root: &Path, split: Split, wanted: &Wanted) -> Result<Opened,
     }
     let (here, beside) = class_folders(&folder)?;
     let classes = labels(root, split, &here, wanted)?;
-    let (mut files, mut left_out) = (Vec::new(), LeftOut::new());
+    let (mut files, mut left_out, mut absent) = (Vec::new(), LeftOut::new(), without(&classes, &here));
     if beside > 0 {
         left_out.insert("beside the class folders".into(), beside);
     }
@@ -197,7 +197,10 @@ pub(super) fn open(root: &Path, split: Split, wanted: &Wanted) -> Result<Opened,
         walk.enter(&path, &mut Vec::new())?;
         let images = walk.files();
         if images.is_empty() {
-            return Err(DataError::Empty { path, what: "images", has: counted(&walk.left_out) });
+            if !wanted.allow_missing_classes {
+                return Err(DataError::Empty { path, what: "images", has: counted(&walk.left_out) });
+            }
+            absent.push(class.clone());
         }
         let images = match wanted.val_fraction > 0.0 {
             true => held_out::part(images, &folder, class, split, wanted.val_fraction)?,
@@ -208,14 +211,18 @@ pub(super) fn open(root: &Path, split: Split, wanted: &Wanted) -> Result<Opened,
             *left_out.entry(kind).or_default() += n;
         }
     }
+    absent.sort();
     let found = Found {
         split,
         root: wanted.root.into(),
         images: files.len(),
         classes: classes.len(),
-        absent: without(&classes, &here),
+        absent,
         left_out,
     };
+    if files.is_empty() {
+        return Err(DataError::Empty { path: folder, what: "images", has: counted(&found.left_out) });
+    }
     Ok(Opened { images: Folder { files }, classes, found })
 }
 
@@ -355,6 +362,19 @@ mod tests {
         assert_eq!(train.classes, val.classes);
         assert_eq!(files(dir.path(), Split::Val, &val), ["b/1.png:1", "z/1.png:2"]);
         assert_eq!((train.found.absent, val.found.absent), (vec!["z".into()], vec!["a".into()]));
+        // A class folder without images is such a class; a split without any image is none.
+        fs::create_dir(dir.path().join("val/m")).unwrap();
+        let val = open(dir.path(), Split::Val, &allowed).unwrap();
+        assert_eq!(val.classes, ["a", "b", "m", "z"]);
+        assert_eq!(files(dir.path(), Split::Val, &val), ["b/1.png:1", "z/1.png:3"]);
+        assert_eq!(val.found.absent, ["a", "m"]);
+        let told = open(dir.path(), Split::Val, &wanted(dir.path())).err().unwrap().to_string();
+        assert!(told.contains("val/ alone has m"), "{told}");
+        for class in ["b", "z"] {
+            fs::remove_file(dir.path().join("val").join(class).join("1.png")).unwrap();
+        }
+        let told = open(dir.path(), Split::Val, &allowed).err().unwrap().to_string();
+        assert!(told.contains("holds no images"), "{told}");
     }
 
     #[test]

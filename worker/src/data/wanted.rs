@@ -33,7 +33,7 @@ pub struct Wanted<'a> {
     pub synthetic_images: usize,
     /// Part of the images of a folder without `val/` that is for validation; 0 where `val/` is.
     pub val_fraction: f64,
-    /// Classes may lack images in one of the splits.
+    /// Classes may lack images: in one of the splits, or where their folder is empty.
     pub allow_missing_classes: bool,
 }
 

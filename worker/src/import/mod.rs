@@ -8,6 +8,7 @@ mod error;
 mod named;
 pub mod onnx;
 mod origin;
+mod renamed;
 
 pub use error::{Findings, ImportError};
 pub use origin::Origin;

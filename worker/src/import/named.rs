@@ -1,6 +1,6 @@
 //! Weights that have the names of one of Octrain's networks (torchvision's).
 
-use super::{Findings, ImportError, Network, Wanted};
+use super::{Findings, ImportError, Network, Wanted, renamed};
 use crate::checkpoint::{Mismatch, State, match_weights};
 use crate::graph::Graph;
 use crate::models::{self, ModelError};
@@ -16,6 +16,7 @@ const CLASSES: usize = 1000;
 /// # Errors
 /// Names everything that does not fit.
 pub(super) fn place(weights: State, wanted: &Wanted, path: &Path) -> Result<Network, ImportError> {
+    let weights = renamed::of_efficientnet_pytorch(&weights).unwrap_or(weights);
     let tried = |name: &str| {
         let graph = sized(name, wanted, &weights)?;
         let mismatch = match_weights(&graph, &weights);

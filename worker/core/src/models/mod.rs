@@ -130,6 +130,25 @@ mod tests {
     }
 
     #[test]
+    fn the_page_of_networks_has_all_with_their_parameters() {
+        let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/networks.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        let rows: Vec<Vec<&str>> = page
+            .lines()
+            .filter(|l| l.starts_with("| `") && l.matches('|').count() == 6)
+            .map(|l| l.split('|').map(str::trim).collect())
+            .collect();
+        let named: Vec<&str> = rows.iter().map(|row| row[1].trim_matches('`')).collect();
+        assert_eq!(named, NAMES);
+        for row in rows {
+            let number = |cell: &str| cell.replace(',', "").parse::<usize>().unwrap();
+            let (side, classes) = (number(row[2]), number(row[3]));
+            let graph = build(row[1].trim_matches('`'), [3, side, side], classes).unwrap();
+            assert_eq!(number(row[4]), graph.parameter_count(), "{}", row[1]);
+        }
+    }
+
+    #[test]
     fn what_cannot_be_built_says_why() {
         let e = build("VGG16", [3, 224, 224], 10).unwrap_err().to_string();
         assert!(e.contains("VGG16") && e.contains("ResNet50"), "{e}");
