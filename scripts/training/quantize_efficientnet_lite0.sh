@@ -43,12 +43,12 @@ for class in "$photos"/*/; do
   [ -d "$data/train/$class" ] || { echo "$photos/$class is no class of ImageNet's" >&2; exit 2; }
   rmdir "$data/$half/$class"
   ln -s "$photos/$class" "$data/$half/$class"
-  case $half in train) half=val ;; *) half=train ;; esac
+  if [ $half = train ]; then half="val"; else half="train"; fi
   count=$((count + 1))
 done
 [ $count -ge 2 ] || { echo "$photos holds $count classes; at least 2 are needed" >&2; exit 2; }
 
-prepared=(--normalize-scale 1 --normalize-mean 127,127,127 --normalize-std 128,128,128)
+prepared=(--normalize-scale 1 --normalize-mean "127,127,127" --normalize-std "128,128,128")
 measured=(--image-root "$data" --allow-missing-classes)
 "$run" import "$weights" --model-arch-name EfficientNet-Lite0 --classes "$here/imagenet_classes.txt" \
   "${prepared[@]}" --output-dir "$folder/fp" --overwrite
