@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Ten epochs of quantization-aware fine-tuning of ResNet-50 v1.5 in FP16 mixed precision, from the checkpoint that
-# train_resnet50_AMP_90E.sh leaves.
+# train_resnet50_AMP_90E.sh leaves, or from what Paddle left: a folder with resnet_50_paddle.pdmodel and its companions.
 #
-#   IMAGENET=/imagenet scripts/training/train_resnet50_AMP_QAT_10E.sh [CHECKPOINT] [LAUNCH OR TRAIN FLAGS]
+#   IMAGENET=/imagenet scripts/training/train_resnet50_AMP_QAT_10E.sh [CHECKPOINT OR FOLDER OF PADDLE'S] [LAUNCH OR TRAIN FLAGS]
 #
 # The recipe of the reference's eight-GPU script: 8 x 256 images a step and a peak learning rate of 8 x 0.00005.
 # Started again, it goes on from the furthest checkpoint of its output folder (anew: --last-epoch-of-checkpoint none --overwrite).
 # Both stay as they are on fewer GPUs, which take more microbatches each. A flag given here wins over the recipe;
+# --image-shape 3,224,224 is for networks of three channels, such as torchvision's.
 # --target onnxruntime or tensorrt trains with that runtime's placement of the quantizers instead of OpenVINO's.
 set -euo pipefail
 checkpoint=output/resnet50_amp

@@ -20,6 +20,11 @@ pub fn python() -> Option<Python> {
 }
 
 impl Python {
+    /// An interpreter of somebody's.
+    pub fn at(interpreter: PathBuf) -> Self {
+        Self(interpreter)
+    }
+
     /// Runs a script of `tests/oracles` and returns what it printed.
     ///
     /// # Panics

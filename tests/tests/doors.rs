@@ -13,7 +13,8 @@ use std::path::Path;
 use std::process::Command;
 
 /// Pages, in the order in which they are followed: later ones use what earlier ones leave.
-const PAGES: [&str; 4] = ["README.md", "docs/results.md", "docs/export-and-verify.md", "docs/operations.md"];
+const PAGES: [&str; 5] =
+    ["README.md", "docs/results.md", "docs/export-and-verify.md", "docs/import.md", "docs/operations.md"];
 
 /// How a command differs from what is printed.
 enum How {
@@ -30,6 +31,9 @@ use How::{Not, Parsed, With};
 const SMALL: &str = "--device cpu --nproc 1 --image-root digits --model-arch-name ResNet20 --image-shape 3,32,32 \
                      --crop-size 32 --batch-size 16 --max-steps 1 --amp bf16 --output-dir runs/launched";
 
+/// Weights of a run of README.md, in place of a file of somebody's.
+const OURS: &str = "runs/fp/2/model.safetensors --image-shape 3,32,32";
+
 /// What is not run exactly as printed: the beginning of the command, and how it is run.
 const TABLE: &[(&str, How)] = &[
     // README.md
@@ -44,6 +48,7 @@ const TABLE: &[(&str, How)] = &[
         "octrain verify --from-checkpoint runs/qat --model int8.onnx --engine openvino --html",
         With(&[("--html", "--max-disagreement 100 --html")]),
     ),
+    ("octrain import resnet50.pth --output-dir runs/imported", With(&[("resnet50.pth", OURS)])),
     ("octrain predict --model int8.onnx photos/", With(&[("photos/", "data/val/a")])),
     ("octrain infer --model resnet50.onnx", With(&[("resnet50.onnx", "int8.onnx"), ("/imagenet", "digits")])),
     ("scripts/launch.sh --image-root", With(&[("--image-root /imagenet --amp fp16", SMALL)])),
@@ -91,6 +96,24 @@ const TABLE: &[(&str, How)] = &[
     (
         "octrain verify --from-checkpoint runs/cifar10-1",
         With(&[("FOLDER", "data"), ("--layer-images 200", "--layer-images 8 --max-disagreement 100")]),
+    ),
+    // docs/import.md
+    (
+        "octrain import resnet50.pth --output-dir runs/imported --classes classes.txt",
+        With(&[("resnet50.pth", OURS), ("--classes classes.txt", "--overwrite")]),
+    ),
+    ("octrain eval --from-checkpoint runs/imported", With(&[("/imagenet", "digits")])),
+    ("octrain quantize --from-checkpoint runs/imported", With(&[("/imagenet", "digits --batch-size 32")])),
+    (
+        "octrain train --qat --from-pretrained-params runs/imported",
+        With(&[(
+            "/imagenet",
+            "digits --model-arch-name ResNet20 --image-shape 3,32,32 --crop-size 32 --batch-size 32 --max-steps 1 --device cpu",
+        )]),
+    ),
+    (
+        "scripts/training/train_resnet50_AMP_QAT_10E.sh",
+        Not("needs a folder of Paddle's; scripts/import-paddle.sh runs it"),
     ),
     // docs/operations.md
     ("octrain launch", Parsed("needs several nodes; pods.rs runs coordinator and launchers")),

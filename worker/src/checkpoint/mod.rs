@@ -7,6 +7,8 @@
 mod admission;
 mod atomic;
 mod consistent;
+#[cfg(test)]
+mod damaged;
 mod difference;
 mod error;
 mod folder;
@@ -37,6 +39,7 @@ pub use matching::{Mismatch, match_weights};
 pub use network::load_graph;
 pub use origin::{Origin, StartedFrom};
 pub use state::{HostTensor, State, range_key};
+pub(crate) use store::sha256;
 pub use store::{
     Furthest, Pretrained, Snapshot, Which, find, furthest, load, load_manifest, load_weights, manifest_hash,
     pretrained, root_of, save,

@@ -14,7 +14,7 @@ pub(super) fn encode(graph: &Graph, path: &Path) -> Result<Vec<u8>, CheckpointEr
 }
 
 /// Parses and checks a graph.
-fn decode(bytes: &[u8], path: &Path, writer: &str) -> Result<Graph, CheckpointError> {
+pub(super) fn decode(bytes: &[u8], path: &Path, writer: &str) -> Result<Graph, CheckpointError> {
     let unusable = |why: String| CheckpointError::Graph { path: path.into(), why };
     let graph: Graph = serde_json::from_slice(bytes).map_err(|e| match e.classify() {
         Category::Data if e.to_string().contains("unknown variant") => {

@@ -107,7 +107,14 @@ pub(super) fn list(root: &Path) -> Result<Vec<(Progress, PathBuf)>, CheckpointEr
 }
 
 pub(super) fn hex_digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+    sha256([bytes])
+}
+
+/// SHA-256 of parts of bytes, one behind the other, hexadecimal.
+pub(crate) fn sha256<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
+    let mut hash = Sha256::new();
+    parts.into_iter().for_each(|part| hash.update(part));
+    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// Saves atomically below `root` and returns the folder; whose folder it is, is not asked (see [`super::RunFolder`]). On

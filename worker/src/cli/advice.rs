@@ -78,6 +78,7 @@ fn train(e: &TrainError) -> Option<String> {
         E::Optim(e) | E::FirstNonFinite { source: e, .. } => optim(e),
         E::Exec(e) => exec(e),
         E::Checkpoint(e) => checkpoint(e),
+        E::Import(e) => import(e),
         E::Collective(_)
         | E::Begin(_)
         | E::Session(_)
@@ -248,7 +249,10 @@ fn import(e: &ImportError) -> Option<String> {
         E::Untaken { findings, .. } if findings.0.iter().any(|f| f.contains("shape of an image")) => {
             say("--image-shape C,H,W says the shape of an image")
         }
-        E::Unread { .. } | E::Unknown { .. } | E::Untaken { .. } => None,
+        E::Channels { found, .. } => {
+            say(format!("--image-shape {found},224,224 says so, with their height and width"))
+        }
+        E::Unread { .. } | E::Unknown { .. } | E::Untaken { .. } | E::Incomplete { .. } => None,
     }
 }
 

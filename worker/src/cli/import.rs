@@ -16,7 +16,8 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, clap::Args)]
 #[command(args_override_self = true)]
 pub struct ImportArgs {
-    /// What another program wrote: a file of safetensors, a state dict of `torch.save`, or an ONNX file in floating point.
+    /// What another program wrote: a file of safetensors, a state dict of `torch.save`, an ONNX file in floating point, or a
+    /// folder of Paddle's (program, weights, state of the optimizer), or one of its files.
     #[arg(value_name = "FILE_OR_FOLDER")]
     pub from: PathBuf,
     /// Folder for the checkpoint.

@@ -59,7 +59,7 @@ enum Command {
     Train(train::TrainArgs),
     /// Evaluate a checkpoint, with its own configuration unless flags say otherwise.
     Eval(eval::EvalArgs),
-    /// Make a checkpoint of a network that another program trained: weights of PyTorch, ONNX files.
+    /// Make a checkpoint of a network that another program trained: PyTorch, Paddle, ONNX.
     Import(import::ImportArgs),
     /// Write a checkpoint as an ONNX file: FP32, or INT8 for one runtime.
     Export(export::ExportArgs),

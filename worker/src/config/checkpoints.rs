@@ -17,7 +17,8 @@ pub struct CheckpointSettings {
     /// `from-checkpoint`, with its weights and momentum).
     #[cfg_attr(feature = "cli", arg(long, value_name = "WHICH", help_heading = "Checkpoints"))]
     pub last_epoch_of_checkpoint: Option<CheckpointChoice>,
-    /// Checkpoint folder or weights file (safetensors, or what `torch.save` wrote) to start from (weights only).
+    /// Checkpoint folder, weights file (safetensors, or what `torch.save` wrote) or folder of Paddle's to start from (weights
+    /// only).
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Checkpoints"))]
     pub from_pretrained_params: Option<PathBuf>,
     /// Take what fits of pretrained weights: parameters may be missing, left over or of another shape, and nodes of the same

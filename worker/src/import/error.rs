@@ -35,6 +35,24 @@ pub enum ImportError {
         /// Everything that does not fit.
         findings: Findings,
     },
+    /// What is there is not all that is needed, or cannot be taken.
+    #[error("`{path}` cannot be imported:{findings}")]
+    Incomplete {
+        /// The file or folder.
+        path: PathBuf,
+        /// Everything that is the matter.
+        findings: Findings,
+    },
+    /// The network is for other images.
+    #[error("`{path}` has a network for images of {found} channels, and {wanted} are wanted")]
+    Channels {
+        /// The file or folder.
+        path: PathBuf,
+        /// Channels of its images.
+        found: usize,
+        /// Those that are wanted.
+        wanted: usize,
+    },
     /// No network was named, and the weights are those of none.
     #[error(
         "the weights in `{path}` are those of none of Octrain's networks; of {network}, which is closest, this does not fit:{findings}"
@@ -71,6 +89,8 @@ impl ImportError {
             ImportError::Unread { source, .. } => source.kind() == io::ErrorKind::NotFound,
             ImportError::Unknown { .. }
             | ImportError::Unfit { .. }
+            | ImportError::Incomplete { .. }
+            | ImportError::Channels { .. }
             | ImportError::NoNetwork { .. }
             | ImportError::Untaken { .. }
             | ImportError::Model(_) => true,

@@ -8,13 +8,15 @@ mod error;
 mod named;
 pub mod onnx;
 mod origin;
+mod paddle;
 mod renamed;
+mod structure;
 
 pub use error::{Findings, ImportError};
 pub use origin::Origin;
 
 use crate::checkpoint::Manifest;
-use crate::checkpoint::{self, Pretrained, Snapshot, StartedFrom, State};
+use crate::checkpoint::{self, LossScaleState, Pretrained, Snapshot, StartedFrom, State};
 use crate::data::Preprocessing;
 use crate::graph::Graph;
 use crate::strategy::Strategy;
@@ -49,6 +51,8 @@ pub struct Network {
     pub model: State,
     /// What the optimizer kept of every weight, by the names that checkpoints have; empty where the file has none.
     pub optimizer: State,
+    /// The loss scale that the optimizer stood at, where it kept one.
+    pub loss_scale: Option<LossScaleState>,
     /// Names of the classes, in the order of the outputs, where the file has them.
     pub class_names: Option<Vec<String>>,
     /// How images are prepared, where the file says it.
@@ -60,7 +64,15 @@ pub struct Network {
 impl Network {
     /// A graph and its weights, of which nothing more is known.
     fn new(graph: Graph, model: State) -> Self {
-        Self { graph, model, optimizer: State::new(), class_names: None, preprocessing: None, notes: vec![] }
+        Self {
+            graph,
+            model,
+            optimizer: State::new(),
+            loss_scale: None,
+            class_names: None,
+            preprocessing: None,
+            notes: Vec::new(),
+        }
     }
 
     /// Channels, height and width of an image.
@@ -75,6 +87,12 @@ impl Network {
     }
 }
 
+/// Whether what is at `path` says its network itself, so that its weights are to be had by [`read`] alone. Checkpoints, and
+/// files of weights by the names of a network of Octrain's, are none of these.
+pub fn says_its_network(path: &Path) -> bool {
+    matches!(Origin::of(path), Ok(Origin::Paddle))
+}
+
 /// Reads a network that another program wrote.
 ///
 /// # Errors
@@ -82,6 +100,10 @@ impl Network {
 pub fn read(path: &Path, wanted: &Wanted) -> Result<Imported, ImportError> {
     let origin = Origin::of(path)?;
     match origin {
+        Origin::Paddle => {
+            let (network, from) = paddle::read(path, wanted)?;
+            Ok(Imported { origin, network, from })
+        }
         Origin::Safetensors | Origin::Pytorch => {
             let Pretrained { state, from, .. } = checkpoint::pretrained(path)?;
             Ok(Imported { origin, network: named::place(state, wanted, path)?, from })
@@ -99,11 +121,10 @@ impl Imported {
     /// As a checkpoint at the first step of a training in FP32, to be saved by [`checkpoint::save`].
     pub fn snapshot(self, class_names: Vec<String>, preprocessing: Preprocessing) -> Snapshot {
         let Imported { network, from, .. } = self;
-        let Network { graph, model, optimizer, .. } = network;
-        let manifest = Manifest {
-            started_from: Some(from),
-            ..Manifest::new(&graph, class_names, preprocessing, Strategy::default())
-        };
+        let Network { graph, model, optimizer, loss_scale, .. } = network;
+        let new = Manifest::new(&graph, class_names, preprocessing, Strategy::default());
+        let loss_scale = loss_scale.unwrap_or(new.loss_scale);
+        let manifest = Manifest { started_from: Some(from), loss_scale, ..new };
         Snapshot { manifest, graph, model, unaveraged: None, optimizer }
     }
 }

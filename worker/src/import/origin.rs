@@ -1,6 +1,7 @@
 //! What wrote a file, by what the file says of itself.
 
-use super::ImportError;
+use super::{ImportError, paddle};
+use octrain_formats::paddle as formats;
 use octrain_formats::{onnx, pytorch};
 use std::fs::File;
 use std::io::Read;
@@ -8,6 +9,8 @@ use std::path::Path;
 
 /// Bytes from the beginning of a file that tell what it is.
 const HEAD: u64 = 4096;
+/// What stands at the beginning of what `torch.save` wrote before PyTorch 1.6: its magic number.
+const LEGACY: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 
 /// What wrote a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +21,8 @@ pub enum Origin {
     Pytorch,
     /// An ONNX file.
     Onnx,
+    /// PaddlePaddle: a program and the files beside it, or weights of modules.
+    Paddle,
 }
 
 impl Origin {
@@ -27,6 +32,7 @@ impl Origin {
             Origin::Safetensors => "safetensors",
             Origin::Pytorch => "PyTorch",
             Origin::Onnx => "ONNX",
+            Origin::Paddle => "Paddle",
         }
     }
 
@@ -44,7 +50,7 @@ impl Origin {
         of_bytes(&head).ok_or_else(|| {
             unknown(
                 path,
-                "it begins neither as safetensors nor as what torch.save writes nor as an ONNX file",
+                "it begins neither as safetensors nor as what torch.save or Paddle write, nor as an ONNX file",
             )
         })
     }
@@ -52,6 +58,14 @@ impl Origin {
 
 /// The writer of a file that begins like this.
 fn of_bytes(head: &[u8]) -> Option<Origin> {
+    let pickled = matches!(head, [0x80, 2..=5, ..]);
+    if pickled && !head.windows(LEGACY.len()).take(16).any(|part| part == LEGACY)
+        || formats::plausible_pir(head)
+        || formats::plausible_program(head)
+        || formats::plausible_streams(head)
+    {
+        return Some(Origin::Paddle);
+    }
     if pytorch::plausible(head) {
         return Some(Origin::Pytorch);
     }
@@ -63,6 +77,9 @@ fn of_bytes(head: &[u8]) -> Option<Origin> {
 }
 
 fn of_folder(path: &Path) -> Result<Origin, ImportError> {
+    if paddle::is_of_paddle(path)? {
+        return Ok(Origin::Paddle);
+    }
     let why = match crate::checkpoint::find(path, crate::checkpoint::Which::Auto) {
         Ok(_) => "it is a checkpoint of Octrain's already, which every command takes as it is",
         Err(_) => "it is a folder, and holds no network that another program wrote",
@@ -82,7 +99,11 @@ mod tests {
     fn files_are_known_by_their_content() {
         for (head, want) in [
             (&b"PK\x03\x04"[..], Some(Origin::Pytorch)),
-            (b"\x80\x02\x8a\x0a", Some(Origin::Pytorch)),
+            (b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.", Some(Origin::Pytorch)),
+            (b"\x80\x04\x95\x00\x00}", Some(Origin::Paddle)),
+            (b"{\"base_code\":{", Some(Origin::Paddle)),
+            (b"\x0a\x80\x01\x08\x00\x10\xff\xff\xff\xff\xff", Some(Origin::Paddle)),
+            (&[0; 32], Some(Origin::Paddle)),
             (b"\x10\x00\x00\x00\x00\x00\x00\x00{\"", Some(Origin::Safetensors)),
             (b"\x08\x08\x12\x07pytorch", Some(Origin::Onnx)),
             (b"GIF89a is not", None),

@@ -89,6 +89,8 @@ fn fits_plan(config: &RunConfig, plan: &BuildPlan, kept: Option<u64>) -> Result<
         return Ok(());
     }
     let planned = plan.microbatches * plan.microbatch_size;
+    // Who does not count in epochs has no global batch to be kept.
+    let kept = kept.filter(|images| *images > 0);
     let now = kept.unwrap_or(plan.microbatch_size * u64::from(plan.world_size));
     if planned == now {
         return Ok(());

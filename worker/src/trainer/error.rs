@@ -4,6 +4,7 @@ use crate::checkpoint::CheckpointError;
 use crate::collective::{Cause, CollectiveError, StoreError};
 use crate::data::DataError;
 use crate::exec::{ExecError, words};
+use crate::import::ImportError;
 use crate::metrics::ReportError;
 use crate::models::ModelError;
 use crate::native::{NativeError, says_no_memory};
@@ -34,6 +35,9 @@ pub enum TrainError {
     /// Checkpoints.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// A network of another program's.
+    #[error(transparent)]
+    Import(#[from] ImportError),
     /// The coordinator.
     #[error(transparent)]
     Session(#[from] SessionError),
@@ -144,6 +148,7 @@ impl TrainError {
             }
             TrainError::Data(e) if e.is_configuration() => FailureKind::Configuration,
             TrainError::Checkpoint(e) if e.is_configuration() => FailureKind::Configuration,
+            TrainError::Import(e) if e.is_configuration() => FailureKind::Configuration,
             TrainError::Optim(
                 OptimError::Graph(_) | OptimError::NoImages { .. } | OptimError::NoCalibration { .. },
             ) => FailureKind::Configuration,

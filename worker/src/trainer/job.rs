@@ -7,6 +7,7 @@ use crate::checkpoint::{self, CheckpointError, Manifest, Which};
 use crate::config::{RunConfig, RunScope};
 use crate::data::{Dataset, Found, Split, Wanted};
 use crate::graph::{Graph, NetworkFacts};
+use crate::import::{self, Imported, Wanted as Foreign};
 use crate::models::{self, ModelError};
 use crate::session::{JobSpec, ModelFacts, job_spec};
 use crate::strategy::Purpose;
@@ -46,7 +47,7 @@ fn start(config: &RunConfig, images: usize) -> Result<(Option<PathBuf>, Option<T
         Err(e) => return Err(e),
     };
     match (found, &config.checkpoints.from_pretrained_params) {
-        (None, Some(weights)) if weights.is_dir() => {
+        (None, Some(weights)) if weights.is_dir() && !import::says_its_network(weights) => {
             Ok((Some(checkpoint::find(weights, Which::Auto)?), refused))
         }
         (found, _) => Ok((found, refused)),
@@ -58,7 +59,13 @@ fn start(config: &RunConfig, images: usize) -> Result<(Option<PathBuf>, Option<T
 fn network(config: &RunConfig, images: usize, classes: usize) -> Result<Graph, TrainError> {
     let build = || models::build(&config.model.model_arch_name, config.model.image_shape, classes);
     let (folder, refused) = start(config, images)?;
-    let Some(folder) = folder else { return build().map_err(|e| refused.unwrap_or(e.into())) };
+    let Some(folder) = folder else {
+        return match foreign(config, config.checkpoints.from_pretrained_params.as_deref())? {
+            // For other classes it is built anew, and what of its weights fits is found out when they are taken.
+            Some(Imported { network, .. }) if network.classes() == classes => Ok(network.graph),
+            _ => build().map_err(|e| refused.unwrap_or(e.into())),
+        };
+    };
     let manifest = checkpoint::load_manifest(&folder)?;
     if !manifest.model.eq_ignore_ascii_case(&config.model.model_arch_name) {
         return Ok(build()?);
@@ -69,6 +76,16 @@ fn network(config: &RunConfig, images: usize, classes: usize) -> Result<Graph, T
         (false, Err(ModelError::Unknown { .. })) => Err(other_task(&folder, &manifest, config, classes)),
         (false, built) => Ok(built?),
     }
+}
+
+/// The network at `path`, where another program wrote it and it says itself what it is; it must be the run's.
+pub(super) fn foreign(config: &RunConfig, path: Option<&Path>) -> Result<Option<Imported>, TrainError> {
+    let Some(path) = path.filter(|path| import::says_its_network(path)) else { return Ok(None) };
+    let wanted = Foreign {
+        network: Some(config.model.model_arch_name.clone()),
+        image_shape: Some(config.model.image_shape),
+    };
+    Ok(Some(import::read(path, &wanted)?))
 }
 
 /// A network of somebody's own is one for its images and its classes.

@@ -1,6 +1,7 @@
 //! What quantization-aware training asks of the loop besides steps: calibration, BatchNorm's statistics anew, the
 //! teacher.
 
+use super::job::foreign;
 use super::{Run, TrainError};
 use crate::checkpoint::{self, CheckpointError, Manifest, Which};
 use crate::config::{CheckpointSettings, QuantizationSettings};
@@ -87,7 +88,12 @@ impl Run<'_> {
     pub(super) fn learn_from_teacher(&mut self) -> Result<(), TrainError> {
         let path = teacher_path(&self.task.config.quantization, &self.task.config.checkpoints)?;
         let (strategy, device) = (self.program.strategy(), self.program.device());
-        let teacher = if path.is_dir() {
+        let imported = foreign(&self.task.config, Some(&path))?;
+        let teacher = if let Some(imported) = imported {
+            let graph = passes::run(imported.network.graph, &strategy.without_qat(), Purpose::Train)
+                .map_err(|e| TrainError::Optim(e.into()))?;
+            Teacher::new(graph, &imported.network.model, device)?
+        } else if path.is_dir() {
             let folder = checkpoint::find(&path, Which::Auto)?;
             let snapshot = checkpoint::load(&folder)?;
             self.same_answers(&folder, &snapshot.manifest)?;

@@ -1,6 +1,6 @@
 //! Where a run starts: from nothing, from weights, or where a checkpoint stopped; and what it saves.
 
-use super::job::Job;
+use super::job::{Job, foreign};
 use super::source::starts_over;
 use super::{EvalResult, Run, TrainError};
 use crate::checkpoint::{
@@ -9,6 +9,7 @@ use crate::checkpoint::{
 };
 use crate::config::{CheckpointChoice, RunConfig, RunScope, differences};
 use crate::data::Preprocessing;
+use crate::import::Imported;
 use crate::optim::{Program, RestoreError};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -80,11 +81,22 @@ pub(super) fn start(
         });
     }
     if let Some(path) = &config.checkpoints.from_pretrained_params {
-        let Pretrained { state, from, checkpoint } = checkpoint::pretrained(path)?;
+        let imported = foreign(config, Some(path))?;
+        let of =
+            imported.as_ref().map_or_else(String::new, |imported| format!(" ({})", imported.origin.name()));
+        let mut message = format!("weights from {}{of}", path.display());
+        let mut add = |text: String| message.push_str(&format!("; {text}"));
+        let Pretrained { state, from, checkpoint } = match imported {
+            Some(Imported { network, from, .. }) => {
+                if !network.optimizer.is_empty() {
+                    add("its momentum stays there: it is taken by `octrain import` and `octrain train --from-checkpoint` of what that makes, with --last-epoch-of-checkpoint none".into());
+                }
+                Pretrained { state: network.model, from, checkpoint: None }
+            }
+            None => checkpoint::pretrained(path)?,
+        };
         let allow = config.checkpoints.allow_mismatch;
         let mismatch = load(program, path, &state, allow)?;
-        let mut message = format!("weights from {}", path.display());
-        let mut add = |text: String| message.push_str(&format!("; {text}"));
         if let Some(m) = mismatch {
             add(format!("initialised or left out: {m}"));
         }
@@ -145,11 +157,14 @@ fn resumed(
         return Ok(message);
     }
     let mut add = |text: String| message.push_str(&format!("\n  {text}"));
-    let changed = differences(manifest.settings(path)?, config);
-    if !changed.is_empty() {
-        add(format!("not as it was trained so far: {}", changed.join("; ")));
+    // Who takes weights and momentum to the first epoch goes on with no settings, and what was imported has none.
+    if manifest.config.is_some() || !starts_over(config) {
+        let changed = differences(manifest.settings(path)?, config);
+        if !changed.is_empty() {
+            add(format!("not as it was trained so far: {}", changed.join("; ")));
+        }
     }
-    if manifest.global_batch != global_batch {
+    if manifest.global_batch != 0 && manifest.global_batch != global_batch {
         add(format!(
             "the global batch changes from {} to {global_batch} images; --global-batch-size {} keeps it",
             manifest.global_batch, manifest.global_batch

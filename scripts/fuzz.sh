@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Reads a million damaged files with every parser of what others write: none may panic, or make more than a file holds.
+#
+#   scripts/fuzz.sh [FILES]
+#
+# FILES: how many for each parser (not given: 1000000). `scripts/test.sh` reads some thousands in the same tests.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+files=${1:-1000000}
+
+# A parser, the package and the test target with its fuzz test, and how many fixtures that damages.
+parsers=(
+  "pickle and PyTorch|octrain-formats|--test pytorch|4"
+  "Paddle|octrain-formats|--test paddle|7"
+  "manifest, graph and safetensors|octrain|--lib|3"
+)
+
+for parser in "${parsers[@]}"; do
+  IFS='|' read -r name package target fixtures <<< "$parser"
+  rounds=$(( (files + fixtures - 1) / fixtures ))
+  start=$SECONDS
+  # shellcheck disable=SC2086
+  OCTRAIN_FUZZ_ROUNDS=$rounds cargo test --quiet --locked --package "$package" $target -- \
+    whatever_bytes_are_changed_nothing_panics_and_memory_stays_bounded
+  echo "$name: $(( rounds * fixtures )) damaged files, $(( SECONDS - start )) s"
+done
