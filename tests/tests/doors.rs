@@ -103,7 +103,10 @@ const TABLE: &[(&str, How)] = &[
         With(&[("resnet50.pth", OURS), ("--classes classes.txt", "--overwrite")]),
     ),
     ("octrain eval --from-checkpoint runs/imported", With(&[("/imagenet", "digits")])),
-    ("octrain quantize --from-checkpoint runs/imported", With(&[("/imagenet", "digits --batch-size 32")])),
+    (
+        "octrain quantize --from-checkpoint runs/imported",
+        With(&[("/imagenet", "digits --batch-size 32 --qat-calibration-images 32")]),
+    ),
     (
         "octrain train --qat --from-pretrained-params runs/imported",
         With(&[(

@@ -43,9 +43,10 @@ fn weights_by_name_become_a_checkpoint_that_is_evaluated_quantized_exported_and_
     };
     assert_eq!(accuracy(&imported), accuracy(&theirs));
     let [quantized, further] = ["quantized", "further"].map(|name| dir.path().join(name));
-    let data = ["--image-root", "digits", "--batch-size", "32", "--device", "cpu"];
+    let few = ["--qat-calibration-images", "32"];
+    let data = [&["--image-root", "digits", "--batch-size", "32", "--device", "cpu"], &few[..]].concat();
     let quantize = ["quantize", "--from-checkpoint", text(&imported), "--output-dir", text(&quantized)];
-    succeed(&[&quantize[..], &data].concat());
+    succeed(&[&quantize[..], &data[..]].concat());
     let file = dir.path().join("x.onnx");
     succeed(&[
         "export",
