@@ -133,7 +133,16 @@ fn the_reference_s_training_script_takes_the_folder_and_its_file_runs() {
     let line =
         ["export", "--from-checkpoint", text(&output), "--profile", "openvino", "--output", text(&file)];
     succeed(&line);
-    let told = succeed(&["infer", "--model", text(&file), "--engine", "openvino", "--batch-size", "2"]);
+    let told = succeed(&[
+        "infer",
+        "--model",
+        text(&file),
+        "--engine",
+        "openvino",
+        "--batch-size",
+        "2",
+        "--benchmark",
+    ]);
     println!("{told}");
     // Momentum is taken by who goes on from what `octrain import` makes.
     let (imported, further) = (dir.path().join("imported"), dir.path().join("further"));

@@ -62,8 +62,14 @@ pub fn resolve(
         Exit { code, message }
     })?;
     // A folder of checkpoints stays one, so that a number of epochs or a later start finds its place in it.
-    let run = manifest.settings(&folder).map_err(Exit::checkpoint)?;
-    let base = for_training(run, root_of(&folder), path.clone());
+    let run = match &manifest.config {
+        // Who takes weights and momentum to the first epoch goes on with no settings, and what was imported has none.
+        None if manifest.unread.is_none() && given.which == Some(CheckpointChoice::StartOver) => {
+            checkpoint_base::settings_of(&manifest)
+        }
+        _ => manifest.settings(&folder).map_err(Exit::checkpoint)?.clone(),
+    };
+    let base = for_training(&run, root_of(&folder), path.clone());
     let (mut config, _) = flags.resolve(&base, matches)?;
     if let Some(dir) = &resume.resume {
         config.run.output_dir = root_of(dir);

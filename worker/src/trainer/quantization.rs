@@ -88,7 +88,7 @@ impl Run<'_> {
     pub(super) fn learn_from_teacher(&mut self) -> Result<(), TrainError> {
         let path = teacher_path(&self.task.config.quantization, &self.task.config.checkpoints)?;
         let (strategy, device) = (self.program.strategy(), self.program.device());
-        let imported = foreign(&self.task.config, Some(&path))?;
+        let imported = foreign(self.task.config, Some(&path))?;
         let teacher = if let Some(imported) = imported {
             let graph = passes::run(imported.network.graph, &strategy.without_qat(), Purpose::Train)
                 .map_err(|e| TrainError::Optim(e.into()))?;
