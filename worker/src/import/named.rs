@@ -23,12 +23,21 @@ pub(super) fn place(weights: State, wanted: &Wanted, path: &Path) -> Result<Netw
         Ok::<_, ImportError>((graph, mismatch))
     };
     let path = path.to_path_buf();
-    let (graph, mismatch) = match &wanted.network {
-        Some(name) => tried(name)?,
+    let (mut others, (graph, mismatch)) = match &wanted.network {
+        Some(name) => (Vec::new(), tried(name)?),
         None => closest(models::NAMES.into_iter().map(tried))?,
     };
     if mismatch.is_empty() {
-        return Ok(Network::new(graph, weights));
+        let mut network = Network::new(graph, weights);
+        others.retain(|name| *name != network.graph.name);
+        if !others.is_empty() {
+            let name = &network.graph.name;
+            network.notes.push(format!(
+                "taken for {name}; its parameters are those of {} as well, which computes otherwise with them",
+                others.join(", ")
+            ));
+        }
+        return Ok(network);
     }
     let (network, findings) = (graph.name.clone(), Findings::from(mismatch));
     Err(match wanted.network {
@@ -39,11 +48,19 @@ pub(super) fn place(weights: State, wanted: &Wanted, path: &Path) -> Result<Netw
 
 type Tried = (Graph, Mismatch);
 
-/// The one of which the least does not fit. One that cannot be built is taken where there is no other.
-fn closest(all: impl Iterator<Item = Result<Tried, ImportError>>) -> Result<Tried, ImportError> {
+/// The one of which the least does not fit, the first of several, after the names of all that fit. One that cannot be built is
+/// taken where there is no other.
+fn closest(
+    all: impl Iterator<Item = Result<Tried, ImportError>>,
+) -> Result<(Vec<String>, Tried), ImportError> {
     let count = |m: &Mismatch| m.missing.len() + m.unexpected.len() + m.shapes.len();
     let order = |one: &Result<Tried, ImportError>| one.as_ref().map_or(usize::MAX, |(_, m)| count(m));
-    all.min_by_key(order).unwrap_or_else(|| Err(ModelError::Unknown { name: String::new() }.into()))
+    let all: Vec<_> = all.collect();
+    let fits = |(graph, m): &Tried| m.is_empty().then(|| graph.name.clone());
+    let fitting = all.iter().filter_map(|one| fits(one.as_ref().ok()?)).collect();
+    let closest = all.into_iter().min_by_key(order);
+    let closest = closest.unwrap_or_else(|| Err(ModelError::Unknown { name: String::new() }.into()));
+    Ok((fitting, closest?))
 }
 
 /// A network for as many classes, and images of as many channels, as the weights say.
@@ -98,6 +115,9 @@ mod tests {
                 assert_eq!(graph, models::build(name, shape, classes).unwrap(), "{name}");
             }
         }
+        let either = placed(weights("MobileNetV2", [3, 224, 224], 10), None).unwrap();
+        assert_eq!(either.graph.name, "MobileNetV2");
+        assert!(either.notes[0].contains("those of MobileNetV2-32px as well"), "{:?}", either.notes);
         let wanted = Wanted { network: None, image_shape: Some([3, 32, 32]) };
         let small = place(weights("ResNet20", [3, 32, 32], 10), &wanted, Path::new("w")).unwrap();
         assert_eq!(small.graph.node(small.graph.input()).ty.shape, [3, 32, 32]);

@@ -161,7 +161,7 @@ mod tests {
     use crate::models;
 
     fn build(name: &str) -> Graph {
-        models::build(name, [3, 32, 32], 10).unwrap()
+        models::build(name, [3, 64, 64], 10).unwrap()
     }
 
     /// The same network with its sums the other way round, under other names.
