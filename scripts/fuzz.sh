@@ -12,6 +12,7 @@ files=${1:-1000000}
 parsers=(
   "pickle and PyTorch|octrain-formats|--test pytorch|4"
   "Paddle|octrain-formats|--test paddle|7"
+  "ONNX|octrain-formats|--test onnx|1"
   "manifest, graph and safetensors|octrain|--lib|3"
 )
 
