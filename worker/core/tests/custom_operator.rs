@@ -145,7 +145,8 @@ fn batch_norm_folds_into_a_layer_of_ones_own() {
         passes::run(network(1.0).unwrap(), &strategy(Target::Openvino, &["swish"]), Purpose::Export).unwrap();
     let op = &graph.node(graph.find("mix").unwrap()).op;
     assert_eq!(op.layer().unwrap().folded.as_ref().unwrap().gamma, "mixed.weight");
-    let scope = OnnxScope { shapes: graph.shapes(), inputs: vec![], opset: 13 };
+    let scope =
+        OnnxScope { shapes: graph.shapes(), inputs: vec![], opset: 13, target: None, reads_constant: false };
     assert_eq!(op.facts().onnx(&scope).unwrap()[0].op_type, "Einsum");
     let said = graph.node(graph.find("swish").unwrap()).op.facts().onnx(&scope).unwrap_err();
     assert!(said.contains("Operator::onnx"), "{said}");

@@ -4,7 +4,7 @@ use super::ExportError;
 use super::Profile;
 use super::fold::fold;
 use super::writer::{Exported, INPUT, Options, Value, Writer};
-use crate::checkpoint::{State, range_key};
+use crate::checkpoint::State;
 use crate::graph::{Graph, Layer, Node, OnnxAttribute, OnnxInput, OnnxScope, Op};
 use crate::quant::scheme::Sign;
 use octrain_formats::onnx::proto::{AttributeProto, TensorProto};
@@ -51,6 +51,11 @@ impl Writer<'_> {
             shapes: self.graph.shapes(),
             inputs: node.inputs.iter().map(|&i| &self.graph.node(i).ty).collect(),
             opset: self.options.opset,
+            target: self.profile.target(),
+            reads_constant: node
+                .inputs
+                .iter()
+                .any(|&i| matches!(self.graph.node(i).op, Op::Parameter(_) | Op::Constant(_))),
         };
         let written = facts.onnx(&scope).map_err(unsupported)?;
         let transposed = written.iter().any(|part| part.inputs.contains(&OnnxInput::WeightTransposed));
@@ -91,25 +96,27 @@ impl Writer<'_> {
         })
     }
 
-    /// Whether all that read the value of an operator that cuts off are quantizers that cut off as early: those of unsigned
-    /// codes end at 0 and at their range. ONNX Runtime's kernels for layers want no other operator before the quantizer.
+    /// Whether all that read the value of an operator that cuts off are pairs that can do it: those of unsigned codes end at
+    /// 0, and on codes at any largest one. ONNX Runtime's kernels for layers want no other operator before the pair.
     fn is_cut_off_behind(&self, node: &Node) -> bool {
-        let Some([min, max]) = node.op.facts().cuts_off().filter(|_| self.profile.integer_neighbours())
-        else {
+        let Some([min, _]) = node.op.facts().cuts_off().filter(|_| self.profile.integer_neighbours()) else {
             return false;
         };
         let reads = |n: &&Node| n.inputs.iter().any(|&i| std::ptr::eq(self.graph.node(i), node));
         let cuts = |reader: &Node| match &reader.op {
-            Op::Quantize(q) if q.active && q.scheme.sign == Sign::Unsigned => {
-                let range = self.state.get(&range_key(&q.name)).and_then(|t| t.data.first().copied());
-                min == 0.0 && range.is_some_and(|range| range <= max)
-            }
+            Op::Quantize(q) => q.active && q.scheme.sign == Sign::Unsigned,
             _ => false,
         };
         let mut readers = self.graph.nodes.iter().filter(reads).peekable();
-        !std::ptr::eq(self.graph.node(self.graph.output), node)
-            && readers.peek().is_some()
-            && readers.all(cuts)
+        let output = std::ptr::eq(self.graph.node(self.graph.output), node);
+        min == 0.0 && !output && readers.peek().is_some() && readers.all(cuts)
+    }
+
+    /// The number at which the pair of a quantizer has to cut off because the operator before it was left out for that.
+    pub(super) fn cut_off_before(&self, quantizer: &Node) -> Option<f32> {
+        let before = self.graph.node(quantizer.inputs[0]);
+        let [_, max] = before.op.facts().cuts_off()?;
+        self.is_cut_off_behind(before).then_some(max)
     }
 
     /// Weight and bias of a layer, with BatchNorm folded in; the tensors to read.
@@ -136,7 +143,7 @@ impl Writer<'_> {
 
     /// A floating-point number; written once.
     fn number(&mut self, value: f32) -> Result<String, ExportError> {
-        let name = format!("number.{value}");
+        let name = format!("number/{value}");
         if !self.tensors.iter().any(|t| t.name() == name) {
             self.floats(&name, &[], &[value])?;
         }
@@ -146,7 +153,7 @@ impl Writer<'_> {
     /// Whole numbers in a row; written once.
     fn whole_numbers(&mut self, values: &[i64]) -> String {
         let texts: Vec<String> = values.iter().map(i64::to_string).collect();
-        let name = format!("row.{}", texts.join("."));
+        let name = format!("row/{}", texts.join("/"));
         if !self.tensors.iter().any(|t| t.name() == name) {
             self.tensors.push(TensorProto::longs(&name, &[values.len()], values));
         }

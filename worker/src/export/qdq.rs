@@ -9,7 +9,7 @@ use crate::graph::{Layer, Node, Quantizer};
 use octrain_formats::onnx::proto::{AttributeProto, TensorProto};
 
 /// Largest code of training, where a file's own type reaches further.
-const MAX_CODE: &str = "max_code";
+const MAX_CODE: u8 = 127;
 
 impl Writer<'_> {
     /// Scales of a Q/DQ pair, in FP16 where runtime and scales allow; returns whether they are.
@@ -61,10 +61,11 @@ impl Writer<'_> {
         );
         if let Some(largest) = q.clip {
             let clipped = format!("{name}.clipped");
-            self.op("Clip", &format!("{name}.clip"), &[&codes, "", MAX_CODE], &clipped, vec![]);
+            let end = if largest == MAX_CODE { "max_code".into() } else { format!("max_code/{largest}") };
+            self.op("Clip", &format!("{name}.clip"), &[&codes, "", &end], &clipped, vec![]);
             codes = clipped;
-            if !self.tensors.iter().any(|t| t.name() == MAX_CODE) {
-                self.tensors.push(TensorProto::unsigned(MAX_CODE, &[], &[largest]));
+            if !self.tensors.iter().any(|t| t.name() == end) {
+                self.tensors.push(TensorProto::unsigned(&end, &[], &[largest]));
             }
         }
         self.dequantize(
@@ -95,7 +96,9 @@ impl Writer<'_> {
         // The type of the codes reaches further than those of training.
         let reaches_further = self.profile.zero_point(q.scheme.sign) == ZeroPoint::Unsigned(0);
         let on_codes = self.profile.integer_neighbours();
-        let clip = (reaches_further && on_codes).then_some(q.scheme.qmax() as u8);
+        // Rounding keeps the order of numbers: the code of the smaller of two is the smaller of their codes.
+        let largest = self.cut_off_before(node).map_or(q.scheme.qmax(), |max| q.scheme.code(max, scale));
+        let clip = (reaches_further && on_codes).then_some(largest as u8);
         let largest_tensor = (reaches_further && !on_codes).then(|| format!("{}.largest", q.name));
         if let Some(name) = &largest_tensor {
             self.tensors.push(TensorProto::floats(name, &[], &[scale * q.scheme.qmax() as f32]));

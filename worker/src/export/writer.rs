@@ -25,7 +25,8 @@ fn cast_to(element: DataType) -> AttributeProto {
 pub struct Exported {
     /// The file.
     pub model: ModelProto,
-    /// Convolutions and linear layers that stay in floating point, and why.
+    /// What stays in floating point though products around it are quantized, and why: layers that are skipped, and operators
+    /// that no target computes in integers.
     pub fp32_nodes: Vec<(String, String)>,
 }
 

@@ -102,7 +102,7 @@ impl Graph {
     }
 
     /// The active quantizer whose codes `value` carries: its own, or one before it through operators that hand codes on
-    /// (observers that do not quantize, max pooling, flattening, the cast of mixed precision).
+    /// (observers that do not quantize, max pooling, changes of shape, dropout, the cast of mixed precision).
     pub fn quantizer_behind(&self, mut value: NodeId) -> Option<&Quantizer> {
         loop {
             let node = self.node(value);
@@ -115,9 +115,11 @@ impl Graph {
     }
 
     /// The BatchNorm that is folded into a layer where its network is deployed: it alone reads the layer's value. None of
-    /// other nodes, and of a layer into which one was folded already.
+    /// other nodes, of a layer into which one was folded already, and of tokens, whose BatchNorm goes over another dimension
+    /// than that of the layer's outputs.
     pub fn batch_norm_behind(&self, layer: NodeId) -> Option<(NodeId, &BatchNorm)> {
-        self.node(layer).op.layer().filter(|layer| layer.folded.is_none())?;
+        let node = self.node(layer);
+        node.op.layer().filter(|layer| layer.folded.is_none() && node.ty.shape.len() != 2)?;
         let mut readers = self.iter().filter(|(_, n)| n.inputs.contains(&layer));
         match (readers.next(), readers.next()) {
             (Some((id, Node { op: Op::BatchNorm(norm), .. })), None) if self.output != layer => {

@@ -24,22 +24,40 @@ pub(super) struct Names<'a> {
     pub norm: &'a str,
 }
 
-/// Convolution, BatchNorm and an activation (none at the end of a branch, where the BatchNorm's gamma may start at 0).
+/// What stands behind a BatchNorm.
+pub(super) enum Behind {
+    /// An activation.
+    Activation(Op),
+    /// The sum with the block's input: gamma may start at 0, so that the block is the identity at first.
+    Sum,
+    /// The next block.
+    Nothing,
+}
+
+/// Convolution, BatchNorm and an activation, if there is one.
 pub(super) fn conv_norm(
     b: &mut Builder,
     names: Names,
     x: NodeId,
     square: Square,
     norm: Norm,
-    activation: Option<Op>,
+    behind: Behind,
 ) -> Result<NodeId, GraphError> {
     let x = b.convolution(names.conv, x, square)?;
-    let gamma = if activation.is_some() { ParamKind::Gamma } else { ParamKind::ResidualGamma };
+    let gamma = match behind {
+        Behind::Sum => ParamKind::ResidualGamma,
+        Behind::Activation(_) | Behind::Nothing => ParamKind::Gamma,
+    };
     let x = b.batch_norm_with(names.norm, x, gamma, norm.eps, norm.momentum)?;
-    match activation {
-        Some(op) => b.push(&format!("{}.act", names.norm), op, &[x]),
-        None => Ok(x),
+    match behind {
+        Behind::Activation(op) => b.push(&format!("{}.act", names.norm), op, &[x]),
+        Behind::Sum | Behind::Nothing => Ok(x),
     }
+}
+
+/// What stands behind a block that makes `out` channels of `x` with this stride: a sum where both have one shape.
+pub(super) fn behind_block(b: &Builder, x: NodeId, out: usize, stride: usize) -> Behind {
+    if stride == 1 && b.channels(x) == out { Behind::Sum } else { Behind::Nothing }
 }
 
 /// [`conv_norm`] with torchvision's names: `NAME.0` and `NAME.1`.
@@ -49,10 +67,10 @@ pub(super) fn conv_norm_activation(
     x: NodeId,
     square: Square,
     norm: Norm,
-    activation: Option<Op>,
+    behind: Behind,
 ) -> Result<NodeId, GraphError> {
     let [conv, bn] = [0, 1].map(|i| format!("{name}.{i}"));
-    conv_norm(b, Names { conv: &conv, norm: &bn }, x, square, norm, activation)
+    conv_norm(b, Names { conv: &conv, norm: &bn }, x, square, norm, behind)
 }
 
 /// Every channel times a gate made of all channels' means (Hu et al., arXiv 1709.01507).

@@ -1,7 +1,9 @@
 //! EfficientNets (Tan and Le, arXiv 1905.11946): B0 with torchvision's names, and Lite0, its form for integer engines (ReLU6,
 //! no squeeze-and-excitation, TensorFlow's padding), with those of timm's `tf_efficientnet_lite0`.
 
-use super::blocks::{Names, Norm, classify, conv_norm, conv_norm_activation, squeeze_excitation};
+use super::blocks::{
+    Behind, Names, Norm, behind_block, classify, conv_norm, conv_norm_activation, squeeze_excitation,
+};
 use crate::graph::{Builder, Clip, Graph, GraphError, NodeId, Op, Padding, Square, StochasticDepth};
 
 /// Expansion, side of the kernel, first stride, channels and repeats of each stage; table 1.
@@ -44,7 +46,7 @@ fn blocks() -> Vec<(usize, usize, Block)> {
 
 pub(super) fn b0(name: &str, shape: [usize; 3], classes: usize) -> Result<Graph, GraphError> {
     let (mut b, x) = Builder::new(name, shape);
-    let (norm, silu) = (Norm::DEFAULT, || Some(Op::Silu));
+    let (norm, silu) = (Norm::DEFAULT, || Behind::Activation(Op::Silu));
     let mut x = conv_norm_activation(&mut b, "features.0", x, Square::new(32, 3, 2), norm, silu())?;
     for (stage, i, block) in blocks() {
         let name = format!("features.{}.{i}", stage + 1);
@@ -58,7 +60,8 @@ pub(super) fn b0(name: &str, shape: [usize; 3], classes: usize) -> Result<Graph,
         let square = Square::depthwise(wide, block.kernel, block.stride);
         y = conv_norm_activation(&mut b, &part(), y, square, norm, silu())?;
         y = squeeze_excitation(&mut b, &part(), y, (narrow / 4).max(1), Op::Silu, Op::Sigmoid)?;
-        y = conv_norm_activation(&mut b, &part(), y, Square::new(block.out, 1, 1), norm, None)?;
+        let behind = behind_block(&b, x, block.out, block.stride);
+        y = conv_norm_activation(&mut b, &part(), y, Square::new(block.out, 1, 1), norm, behind)?;
         x = residual(&mut b, &name, x, y, &block)?;
     }
     let x = conv_norm_activation(&mut b, "features.8", x, Square::new(1280, 1, 1), norm, silu())?;
@@ -77,7 +80,7 @@ fn residual(b: &mut Builder, name: &str, x: NodeId, y: NodeId, block: &Block) ->
 
 pub(super) fn lite0(name: &str, shape: [usize; 3], classes: usize) -> Result<Graph, GraphError> {
     let (mut b, x) = Builder::new(name, shape);
-    let (norm, relu6) = (Norm::TENSORFLOW, || Some(Op::Clip(Clip::RELU6)));
+    let (norm, relu6) = (Norm::TENSORFLOW, || Behind::Activation(Op::Clip(Clip::RELU6)));
     // TensorFlow's padding depends on the size of the image.
     let same = |b: &Builder, x: NodeId, square: Square| {
         let size = [1, 2].map(|i| b.shape(x).get(i).copied().unwrap_or(0));
@@ -102,7 +105,8 @@ pub(super) fn lite0(name: &str, shape: [usize; 3], classes: usize) -> Result<Gra
         y = conv_norm(&mut b, names, y, square, norm, relu6())?;
         let names = if expands { [part("conv_pwl"), part("bn3")] } else { [part("conv_pw"), part("bn2")] };
         let names = Names { conv: &names[0], norm: &names[1] };
-        y = conv_norm(&mut b, names, y, Square::new(block.out, 1, 1), norm, None)?;
+        let behind = behind_block(&b, x, block.out, block.stride);
+        y = conv_norm(&mut b, names, y, Square::new(block.out, 1, 1), norm, behind)?;
         x = residual(&mut b, &name, x, y, &block)?;
     }
     let names = Names { conv: "conv_head", norm: "bn2" };

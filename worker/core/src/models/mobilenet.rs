@@ -1,7 +1,10 @@
 //! MobileNets, with torchvision's names: V2 (Sandler et al., arXiv 1801.04381) and V3 (Howard et al., arXiv 1905.02244).
 
-use super::blocks::{Norm, classify, conv_norm_activation, divisible, pooled, squeeze_excitation};
-use crate::graph::{Builder, Clip, Dropout, Graph, GraphError, NodeId, Op, ParamKind, Square};
+use super::blocks::{
+    Behind, Names, Norm, behind_block, classify, conv_norm, conv_norm_activation, divisible, pooled,
+    squeeze_excitation,
+};
+use crate::graph::{Builder, Clip, Dropout, Graph, GraphError, NodeId, Op, Square};
 
 /// Where MobileNetV2 strides.
 #[derive(Clone, Copy)]
@@ -35,7 +38,7 @@ pub(super) fn v2(
     classes: usize,
 ) -> Result<Graph, GraphError> {
     let (mut b, x) = Builder::new(name, shape);
-    let relu6 = || Some(Op::Clip(Clip::RELU6));
+    let relu6 = || Behind::Activation(Op::Clip(Clip::RELU6));
     let mut x = conv_norm_activation(
         &mut b,
         "features.0",
@@ -70,7 +73,7 @@ fn v2_block(
     stride: usize,
 ) -> Result<NodeId, GraphError> {
     let wide = b.channels(x) * expansion;
-    let relu6 = || Some(Op::Clip(Clip::RELU6));
+    let relu6 = || Behind::Activation(Op::Clip(Clip::RELU6));
     let (mut y, mut part) = (x, 0);
     if expansion != 1 {
         let square = Square::new(wide, 1, 1);
@@ -79,8 +82,10 @@ fn v2_block(
     }
     let square = Square::depthwise(wide, 3, stride);
     y = conv_norm_activation(b, &format!("{name}.conv.{part}"), y, square, Norm::DEFAULT, relu6())?;
-    y = b.conv(&format!("{name}.conv.{}", part + 1), y, out, 1, 1)?;
-    y = b.batch_norm(&format!("{name}.conv.{}", part + 2), y, ParamKind::ResidualGamma)?;
+    let names = [part + 1, part + 2].map(|i| format!("{name}.conv.{i}"));
+    let names = Names { conv: &names[0], norm: &names[1] };
+    let behind = behind_block(b, x, out, stride);
+    y = conv_norm(b, names, y, Square::new(out, 1, 1), Norm::DEFAULT, behind)?;
     residual(b, name, x, y, stride)
 }
 
@@ -143,13 +148,21 @@ pub(super) fn v3(
 ) -> Result<Graph, GraphError> {
     let (mut b, x) = Builder::new(name, shape);
     let square = Square::new(16, 3, 2);
-    let mut x = conv_norm_activation(&mut b, "features.0", x, square, Norm::TENSORFLOW, Some(Op::HardSwish))?;
+    let mut x = conv_norm_activation(
+        &mut b,
+        "features.0",
+        x,
+        square,
+        Norm::TENSORFLOW,
+        Behind::Activation(Op::HardSwish),
+    )?;
     for (i, &block) in blocks.iter().enumerate() {
         x = v3_block(&mut b, &format!("features.{}", i + 1), x, block)?;
     }
     let square = Square::new(6 * b.channels(x), 1, 1);
     let name = format!("features.{}", blocks.len() + 1);
-    let x = conv_norm_activation(&mut b, &name, x, square, Norm::TENSORFLOW, Some(Op::HardSwish))?;
+    let x =
+        conv_norm_activation(&mut b, &name, x, square, Norm::TENSORFLOW, Behind::Activation(Op::HardSwish))?;
     let x = pooled(&mut b, x)?;
     let x = b.linear("classifier.0", x, last)?;
     let x = b.push("classifier.1", Op::HardSwish, &[x])?;
@@ -164,7 +177,7 @@ fn v3_block(
     x: NodeId,
     (kernel, expanded, out, squeezes, swishes, stride): Block,
 ) -> Result<NodeId, GraphError> {
-    let activation = || Some(if swishes { Op::HardSwish } else { Op::Relu });
+    let activation = || Behind::Activation(if swishes { Op::HardSwish } else { Op::Relu });
     let mut parts = (0..).map(|i| format!("{name}.block.{i}"));
     let mut part = || parts.next().unwrap_or_default();
     let mut y = x;
@@ -176,6 +189,7 @@ fn v3_block(
     if squeezes {
         y = squeeze_excitation(b, &part(), y, divisible(expanded / 4), Op::Relu, Op::HardSigmoid)?;
     }
-    y = conv_norm_activation(b, &part(), y, Square::new(out, 1, 1), Norm::TENSORFLOW, None)?;
+    let behind = behind_block(b, x, out, stride);
+    y = conv_norm_activation(b, &part(), y, Square::new(out, 1, 1), Norm::TENSORFLOW, behind)?;
     residual(b, name, x, y, stride)
 }

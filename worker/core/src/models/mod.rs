@@ -92,6 +92,7 @@ pub fn build(name: &str, image_shape: [usize; 3], classes: usize) -> Result<Grap
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::graph::{NodeId, Op, ParamKind};
 
     #[test]
     fn parameter_counts_are_the_published_ones() {
@@ -144,6 +145,28 @@ mod tests {
             let (side, classes) = (number(row[2]), number(row[3]));
             let graph = build(row[1].trim_matches('`'), [3, side, side], classes).unwrap();
             assert_eq!(number(row[4]), graph.parameter_count(), "{}", row[1]);
+        }
+    }
+
+    /// Where gammas of residual branches start at 0, every block is the identity and no image is lost.
+    #[test]
+    fn a_residual_gamma_ends_one_side_of_a_sum_and_not_the_other() {
+        for name in NAMES {
+            let graph = build(name, [3, 224, 224], 10).unwrap();
+            let ends = |mut id: NodeId| loop {
+                match &graph.node(id).op {
+                    Op::BatchNorm(norm) => {
+                        return graph.param(&norm.gamma).unwrap().kind == ParamKind::ResidualGamma;
+                    }
+                    op if op.facts().hands_on() => id = graph.node(id).inputs[0],
+                    _ => return false,
+                }
+            };
+            let sums = graph.nodes.iter().filter(|n| matches!(n.op, Op::Add));
+            let sums: Vec<[bool; 2]> = sums.map(|n| [ends(n.inputs[0]), ends(n.inputs[1])]).collect();
+            let residual = graph.params.iter().filter(|p| p.kind == ParamKind::ResidualGamma).count();
+            assert_eq!(sums.iter().filter(|s| **s == [true, false]).count(), residual, "{name}");
+            assert!(name.starts_with("ViT") || residual > 0 && residual == sums.len(), "{name}: {sums:?}");
         }
     }
 

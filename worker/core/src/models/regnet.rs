@@ -1,6 +1,6 @@
 //! RegNets (Radosavovic et al., arXiv 2003.13678), with torchvision's names.
 
-use super::blocks::{Norm, classify, conv_norm_activation, squeeze_excitation};
+use super::blocks::{Behind, Norm, classify, conv_norm_activation, squeeze_excitation};
 use crate::graph::{Builder, Graph, GraphError, NodeId, Op, Square};
 
 /// Widths and depths of the four stages, the width of a group, and whether blocks squeeze and excite (the Y form).
@@ -26,7 +26,7 @@ pub(super) fn regnet(
     classes: usize,
 ) -> Result<Graph, GraphError> {
     let (mut b, x) = Builder::new(name, shape);
-    let relu = || Some(Op::Relu);
+    let relu = || Behind::Activation(Op::Relu);
     let mut x = conv_norm_activation(&mut b, "stem", x, Square::new(32, 3, 2), Norm::DEFAULT, relu())?;
     for (stage, (&width, &depth)) in design.widths.iter().zip(&design.depths).enumerate() {
         for i in 0..depth {
@@ -46,10 +46,12 @@ fn block(
     stride: usize,
 ) -> Result<NodeId, GraphError> {
     let part = |p: &str| format!("{name}.{p}");
-    let (norm, relu) = (Norm::DEFAULT, || Some(Op::Relu));
+    let (norm, relu) = (Norm::DEFAULT, || Behind::Activation(Op::Relu));
     let before = b.channels(x);
     let skip = match before != width || stride != 1 {
-        true => conv_norm_activation(b, &part("proj"), x, Square::new(width, 1, stride), norm, None)?,
+        true => {
+            conv_norm_activation(b, &part("proj"), x, Square::new(width, 1, stride), norm, Behind::Nothing)?
+        }
         false => x,
     };
     let y = conv_norm_activation(b, &part("f.a"), x, Square::new(width, 1, 1), norm, relu())?;
@@ -60,7 +62,7 @@ fn block(
         let squeezed = (0.25 * before as f64).round_ties_even() as usize;
         y = squeeze_excitation(b, &part("f.se"), y, squeezed, Op::Relu, Op::Sigmoid)?;
     }
-    let y = conv_norm_activation(b, &part("f.c"), y, Square::new(width, 1, 1), norm, None)?;
+    let y = conv_norm_activation(b, &part("f.c"), y, Square::new(width, 1, 1), norm, Behind::Sum)?;
     let sum = b.push(&part("add"), Op::Add, &[y, skip])?;
     b.push(&part("activation"), Op::Relu, &[sum])
 }

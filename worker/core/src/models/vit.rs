@@ -27,7 +27,12 @@ const EPS: f64 = 1e-6;
 
 pub(super) fn vit(name: &str, size: &Size, shape: [usize; 3], classes: usize) -> Result<Graph, GraphError> {
     let (mut b, x) = Builder::new(name, shape);
-    let width = size.width;
+    let (width, patch, [_, height, wide]) = (size.width, size.patch, shape);
+    if height % patch != 0 || wide % patch != 0 {
+        let what =
+            format!("patches of {patch} pixels do not divide it; give sides that are multiples of {patch}");
+        return Err(GraphError::Node { node: "input".into(), op: "Input", what });
+    }
     let patches = Square { padding: Padding::all(0), ..Square::new(width, size.patch, size.patch).biased() };
     let x = b.convolution("patch_embed.proj", x, patches)?;
     let tokens = b.shape(x)[1..].iter().product();

@@ -61,11 +61,9 @@ impl<'a, 'r> Call<'a, 'r> {
         self.pass.weights.device()
     }
 
-    /// What seeds this node's draw in training; `None` where nothing is left out at random.
-    pub fn draw(&self) -> Option<i64> {
-        // Odd, so that different nodes of one microbatch have different seeds.
-        let spread = (self.place as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        self.pass.mode.draws.map(|key| (key ^ spread) as i64)
+    /// Key of this node's draws in training; `None` where nothing is left out at random.
+    pub fn draw(&self) -> Option<[u64; 2]> {
+        self.pass.mode.draws.map(|key| [key, self.place as u64])
     }
 
     /// How the graph runs.

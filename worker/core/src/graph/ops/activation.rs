@@ -117,8 +117,18 @@ impl Operator for Sigmoid {
 #[derive(Debug)]
 pub(super) struct HardSigmoid;
 
-fn hard_sigmoid() -> OnnxNode {
-    OnnxNode::unary("HardSigmoid").float("alpha", 1.0 / 6.0).float("beta", 0.5)
+/// Its ONNX nodes. OpenVINO fuses a sum, a clip and a quotient into the layer before them, and computes HardSigmoid itself in
+/// a kernel that is not vectorised; ONNX Runtime has a kernel of its own for it.
+fn hard_sigmoid(scope: &OnnxScope) -> Vec<OnnxNode> {
+    if scope.target == Some(Target::Onnxruntime) {
+        return vec![OnnxNode::unary("HardSigmoid").float("alpha", 1.0 / 6.0).float("beta", 0.5)];
+    }
+    let bounds = [0.0, 6.0].map(OnnxInput::Number);
+    vec![
+        OnnxNode::with_number("Add", OnnxInput::Value(0), 3.0),
+        OnnxNode::new("Clip", [OnnxInput::Made(0)].into_iter().chain(bounds).collect()),
+        OnnxNode::with_number("Div", OnnxInput::Made(1), 6.0),
+    ]
 }
 
 impl Operator for HardSigmoid {
@@ -138,14 +148,16 @@ impl Operator for HardSigmoid {
         integer_input(target)
     }
 
-    fn onnx(&self, _: &OnnxScope) -> Result<Vec<OnnxNode>, String> {
-        Ok(vec![hard_sigmoid()])
+    fn onnx(&self, scope: &OnnxScope) -> Result<Vec<OnnxNode>, String> {
+        Ok(hard_sigmoid(scope))
     }
 }
 
 /// `x` times a gate of `x` that `gate` computes.
-fn gated(gate: OnnxNode) -> Vec<OnnxNode> {
-    vec![gate, OnnxNode::new("Mul", vec![OnnxInput::Value(0), OnnxInput::Made(0)])]
+fn gated(mut gate: Vec<OnnxNode>) -> Vec<OnnxNode> {
+    let made = OnnxInput::Made(gate.len() - 1);
+    gate.push(OnnxNode::new("Mul", vec![OnnxInput::Value(0), made]));
+    gate
 }
 
 /// `x * sigmoid(x)`, also called swish (Ramachandran et al., arXiv 1710.05941).
@@ -166,7 +178,7 @@ impl Operator for Silu {
     }
 
     fn onnx(&self, _: &OnnxScope) -> Result<Vec<OnnxNode>, String> {
-        Ok(gated(OnnxNode::unary("Sigmoid")))
+        Ok(gated(vec![OnnxNode::unary("Sigmoid")]))
     }
 }
 
@@ -188,7 +200,7 @@ impl Operator for HardSwish {
     }
 
     fn onnx(&self, scope: &OnnxScope) -> Result<Vec<OnnxNode>, String> {
-        Ok(if scope.opset >= 14 { vec![OnnxNode::unary("HardSwish")] } else { gated(hard_sigmoid()) })
+        Ok(if scope.opset >= 14 { vec![OnnxNode::unary("HardSwish")] } else { gated(hard_sigmoid(scope)) })
     }
 }
 
@@ -215,7 +227,7 @@ impl Operator for Gelu {
 
     /// The nodes that exporters write below operator set 20, which engines recognise.
     fn onnx(&self, _: &OnnxScope) -> Result<Vec<OnnxNode>, String> {
-        let with = |op_type, first, number| OnnxNode::new(op_type, vec![first, OnnxInput::Number(number)]);
+        let with = OnnxNode::with_number;
         Ok(vec![
             with("Div", OnnxInput::Value(0), std::f32::consts::SQRT_2),
             OnnxNode::of_made("Erf", 0),

@@ -54,7 +54,12 @@ impl Operator for Concat {
         Some(if integers { (0..site.absorbing.len()).collect() } else { vec![] })
     }
 
-    fn onnx(&self, _: &OnnxScope) -> Result<Vec<OnnxNode>, String> {
+    fn onnx(&self, scope: &OnnxScope) -> Result<Vec<OnnxNode>, String> {
+        if scope.reads_constant {
+            return Err("it joins a parameter or constants, whose batch is 1 in a file; \
+                        a token that stands before all others is a ClassToken"
+                .into());
+        }
         Ok(vec![OnnxNode::new("Concat", vec![OnnxInput::Values]).int("axis", 1 + self.axis as i64)])
     }
 

@@ -2,6 +2,7 @@
 
 use super::super::TensorType;
 use super::Shapes;
+use crate::strategy::Target;
 
 /// The file that an operator is written into, as far as its nodes depend on it.
 #[derive(Debug)]
@@ -12,6 +13,10 @@ pub struct OnnxScope<'a> {
     pub inputs: Vec<&'a TensorType>,
     /// Version of ONNX's operator set, 13 to 21.
     pub opset: i64,
+    /// The runtime it is for; none where the file is for any.
+    pub target: Option<Target>,
+    /// Whether one of the values is the same for every image: in files its batch is 1.
+    pub reads_constant: bool,
 }
 
 impl OnnxScope<'_> {
@@ -79,6 +84,11 @@ impl OnnxNode {
     /// A node that reads the one value that its operator reads.
     pub fn unary(op_type: &'static str) -> Self {
         Self::new(op_type, vec![OnnxInput::Value(0)])
+    }
+
+    /// A node that reads an earlier one's result, or a value, and a number.
+    pub fn with_number(op_type: &'static str, first: OnnxInput, number: f32) -> Self {
+        Self::new(op_type, vec![first, OnnxInput::Number(number)])
     }
 
     /// A node that reads what the earlier one of this position makes.

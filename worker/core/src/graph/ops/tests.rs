@@ -119,7 +119,13 @@ fn what_does_not_fit_is_said() {
 fn written(op: &Op, params: &[Param], inputs: &[&[usize]], opset: i64) -> Result<Vec<OnnxNode>, String> {
     let ty = |shape: &&[usize]| TensorType { shape: shape.to_vec(), dtype: DType::F32 };
     let types: Vec<TensorType> = inputs.iter().map(ty).collect();
-    op.facts().onnx(&OnnxScope { shapes: Shapes::new(params), inputs: types.iter().collect(), opset })
+    op.facts().onnx(&OnnxScope {
+        shapes: Shapes::new(params),
+        inputs: types.iter().collect(),
+        opset,
+        target: Some(Target::Onnxruntime),
+        reads_constant: false,
+    })
 }
 
 /// One operator a line: name, arity, how it describes itself, whether codes pass through it, whether it absorbs sums, its
@@ -136,7 +142,13 @@ fn line(op: &Op, inputs: usize, rank: usize) -> String {
         None => "no rule".into(),
     };
     let ty = TensorType { shape: vec![3; rank], dtype: DType::F32 };
-    let scope = OnnxScope { shapes: Shapes::new(&params), inputs: vec![&ty; inputs], opset: 13 };
+    let scope = OnnxScope {
+        shapes: Shapes::new(&params),
+        inputs: vec![&ty; inputs],
+        opset: 13,
+        target: Some(Target::Onnxruntime),
+        reads_constant: false,
+    };
     let onnx = match facts.onnx(&scope) {
         Ok(nodes) => nodes.iter().map(|n| n.op_type).collect::<Vec<_>>().join(","),
         Err(_) => "-".into(),

@@ -1,0 +1,152 @@
+//! The networks of today, quantized, in the engines: depthwise, gated and attending ones run in INT8 for the runtimes they are
+//! written for, layer by layer with the codes of training. And what is left out at random in training.
+
+use octrain::checkpoint::{HostTensor, State, range_key};
+use octrain::collective::Local;
+use octrain::engine::{EngineKind, Port, profile_network};
+use octrain::exec::{self, Evaluator, Mode, Weights};
+use octrain::export::{FloatType, Options, Profile, emit};
+use octrain::graph::{Graph, Op};
+use octrain::optim::{CrossEntropy, DistributedOptimizer, Microbatch, Program, Sgd, Sharing};
+use octrain::strategy::{Purpose, Qat, Strategy};
+use octrain::verify::{Layers, sort_kernels, values};
+use octrain::{models, passes};
+use prost::Message;
+use std::collections::BTreeSet;
+use tch::{Device, Kind, Tensor};
+
+const SIDE: i64 = 32;
+
+fn images(n: i64, seed: i64) -> Tensor {
+    tch::manual_seed(seed);
+    Tensor::randn([n, 3, SIDE, SIDE], (Kind::Float, Device::Cpu))
+}
+
+fn built(name: &str) -> Graph {
+    models::build(name, [3, SIDE as usize, SIDE as usize], 10).unwrap()
+}
+
+/// A network for one profile as training and as export have it, with initial weights and the ranges of some images.
+fn calibrated(name: &str, profile: Profile) -> (Graph, Graph, State) {
+    let strategy = Strategy {
+        qat: profile.target().map(|target| Qat { target, ..Qat::default() }),
+        ..Strategy::default()
+    };
+    let [trained, deployed] =
+        [Purpose::Eval, Purpose::Export].map(|purpose| passes::run(built(name), &strategy, purpose).unwrap());
+    let mut weights = Weights::zeros(&trained, Device::Cpu).unwrap();
+    exec::initialise(&mut weights, 11, false).unwrap();
+    let mut state = weights.to_state().unwrap();
+    // No bias is zero: engines leave out what adds nothing.
+    for (_, t) in state.iter_mut().filter(|(name, _)| name.ends_with(".bias")) {
+        t.data.iter_mut().enumerate().for_each(|(i, x)| *x = ((i * 37) % 17) as f32 / 170.0 - 0.04);
+    }
+    let names: BTreeSet<String> = trained.quantizers().map(|(_, q)| q.name.clone()).collect();
+    let float = Evaluator::of_state(trained.clone(), &state, Mode::evaluation(false), Device::Cpu).unwrap();
+    let (_, values) = values(&float, &images(8, 5), &names).unwrap();
+    for (name, value) in values {
+        let range = vec![value.abs().max().double_value(&[]) as f32];
+        state.insert(range_key(&name), HostTensor { shape: vec![1], data: range });
+    }
+    (trained, deployed, state)
+}
+
+/// Fails where `profile`'s file runs a layer in floating point, or a code is further than 1 from training's.
+fn runs_in_int8(
+    name: &str,
+    profile: Profile,
+    opset: i64,
+    (trained, deployed, state): &(Graph, Graph, State),
+) {
+    let what = format!("{name} {} opset {opset}", profile.name());
+    let options = Options { profile, opset, float_type: FloatType::Fp32 };
+    let exported = emit(deployed, state, options, vec![]).unwrap();
+    let kind = if profile == Profile::Onnxruntime { EngineKind::Onnxruntime } else { EngineKind::Openvino };
+    let port = Port { name: "input".into(), shape: vec![4, 3, SIDE as usize, SIDE as usize] };
+    let nodes = profile_network(kind, &exported.model.encode_to_vec(), &[port]).unwrap();
+    let kernels = sort_kernels(&nodes, trained);
+    let products = trained.nodes.iter().filter(|n| n.op.layer().is_some()).count();
+    assert_eq!((&kernels.float[..], &kernels.unseen[..]), (&[][..], &[][..]), "{what}");
+    assert!(kernels.int8 >= products, "{what}: {} of {products}", kernels.int8);
+    let float: Vec<&str> = exported.fp32_nodes.iter().map(|(name, _)| name.as_str()).collect();
+    let stays = trained.nodes.iter().filter(|n| n.op.facts().stays_float()).map(|n| n.name.as_str());
+    assert_eq!(float, stays.collect::<Vec<_>>(), "{what}");
+    let evaluator = Evaluator::of_state(trained.clone(), state, Mode::EVAL, Device::Cpu).unwrap();
+    let mut layers = Layers::new(&exported.model, kind).unwrap();
+    layers.compare(&evaluator, &images(8, 6)).unwrap();
+    for layer in layers.layers().iter().filter(|l| l.quantized()) {
+        let within = layer.codes.within_one();
+        assert!(within >= 99.9, "{what}, {}: {:?}", layer.name(), layer.codes);
+    }
+    let logits = layers.layers().last().unwrap().relative;
+    assert!(logits < 2e-3, "{what}: logits differ by {logits}");
+}
+
+#[test]
+fn depthwise_gated_and_attending_networks_run_in_int8_with_the_codes_of_training() {
+    for name in ["MobileNetV2-32px", "MobileNetV3-Small", "EfficientNet-B0", "RegNetY-400MF", "ViT-32px"] {
+        for (profile, opset) in [(Profile::Openvino, 13), (Profile::Onnxruntime, 17)] {
+            runs_in_int8(name, profile, opset, &calibrated(name, profile));
+        }
+    }
+}
+
+/// Learned ranges may lie beyond a ReLU6's 6; its cut at 6 is then one of codes.
+#[test]
+fn a_range_beyond_the_cut_of_a_clip_keeps_the_layer_before_it_in_int8() {
+    let (name, profile) = ("MobileNetV2-32px", Profile::Onnxruntime);
+    let mut network = calibrated(name, profile);
+    let graph = &network.0;
+    let cut =
+        graph.quantizers().filter(|(id, _)| matches!(graph.node(graph.node(*id).inputs[0]).op, Op::Clip(_)));
+    let cut: Vec<String> = cut.map(|(_, q)| range_key(&q.name)).collect();
+    assert_eq!(cut.len(), 35, "every Clip but the last, whose mean is quantized");
+    for key in cut {
+        network.2.insert(key, HostTensor { shape: vec![1], data: vec![6.7] });
+    }
+    runs_in_int8(name, profile, 13, &network);
+}
+
+/// A program of one worker, whose global batch is 4 microbatches.
+fn program(seed: u64) -> Program {
+    let sharing = Sharing { microbatches: 4, bucket_bytes: 1 << 20 };
+    let optimizer = DistributedOptimizer::new(Sgd::default(), Strategy::default(), Box::new(Local));
+    let optimizer = optimizer.sharing(sharing).seed(seed);
+    optimizer.minimize(built("MobileNetV3-Small"), CrossEntropy { label_smoothing: 0.0 }).unwrap()
+}
+
+/// Outputs of the network's dropout in one step on four times the same images.
+fn thinned(program: &mut Program) -> Vec<Vec<f32>> {
+    let (images, labels) = (images(2, 7), Tensor::from_slice(&[1i64, 2]));
+    let one = || Microbatch { images: &images, labels: &labels };
+    let mut seen = Vec::new();
+    let mut watch = |node: &octrain::graph::Node, value: &Tensor| {
+        if matches!(node.op, Op::Dropout(_)) {
+            seen.push(Vec::<f32>::try_from(&value.detach().view([-1])).unwrap());
+        }
+    };
+    program.step_watched(&[one(), one(), one(), one()], false, Some(&mut watch)).unwrap();
+    seen
+}
+
+#[test]
+fn what_is_left_out_follows_from_seed_step_and_microbatch() {
+    let mut first = program(3);
+    let step = thinned(&mut first);
+    assert_eq!(step.len(), 4);
+    let zeros = |values: &[f32]| values.iter().map(|v| *v == 0.0).collect::<Vec<_>>();
+    // The same images, and others of their features left out in each microbatch.
+    for (i, j) in [(0, 1), (0, 3), (2, 3)] {
+        assert_ne!(zeros(&step[i]), zeros(&step[j]), "{i} and {j}");
+    }
+    let share = step.iter().flatten().filter(|v| **v == 0.0).count() as f64 / (4.0 * 2.0 * 1024.0);
+    assert!((0.15..0.25).contains(&share), "{share} of 0.2 left out");
+    assert_eq!(thinned(&mut program(3)), step, "the same seed, step and images");
+    assert_ne!(zeros(&thinned(&mut program(4))[0]), zeros(&step[0]), "another seed");
+    assert_ne!(zeros(&thinned(&mut first)[0]), zeros(&step[0]), "another step");
+    // Nothing is left out in an evaluation.
+    let evaluator = program(3).evaluator(Mode::evaluation(false)).unwrap();
+    let names = BTreeSet::from(["classifier.1".to_string(), "classifier.2".to_string()]);
+    let (_, values) = values(&evaluator, &images(2, 7), &names).unwrap();
+    assert!(values["classifier.1"].equal(&values["classifier.2"]));
+}
