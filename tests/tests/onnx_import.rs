@@ -14,7 +14,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
-/// What became of a file: how far apart results are, of the largest where that is above 1; or why it was refused.
+/// What became of a file: how far apart results are, of the largest; or why it was refused.
 enum Fate {
     Apart(f64),
     Refused(String),
@@ -43,7 +43,7 @@ fn fate(folder: &Path, name: &str, task: Task) -> Fate {
     let largest = theirs.abs().max().double_value(&[]);
     let apart = (ours.reshape(theirs.size().as_slice()) - theirs).abs().max().double_value(&[]);
     assert!(largest.is_finite() && apart.is_finite(), "{name}: {largest}, {apart}");
-    Fate::Apart(apart / largest.max(1.0))
+    Fate::Apart(apart / largest.max(f64::MIN_POSITIVE))
 }
 
 fn ask<T: serde::de::DeserializeOwned>(words: &[&str]) -> Option<T> {

@@ -7,7 +7,7 @@ use super::rearrange::{permutation, slices, squeezed, unsqueezed};
 use super::translate::{Reads, Translation};
 use super::value::{Count, Known, Merged, Place, Sizes, Value, reshaped, show};
 use crate::graph::{ClassToken, Concat, NodeId, Op, Pad, ParamKind, Reshape, Slice, Transpose};
-use octrain_formats::onnx::Node;
+use octrain_formats::onnx::{Constant, Node};
 
 impl Translation<'_> {
     /// A value in this shape, which is made only where it has another.
@@ -192,9 +192,10 @@ impl Translation<'_> {
         };
         let rank = self.sizes(like).len();
         let axis = like.axis(along(node, 0, rank)?).ok_or("joins batches")?;
+        let values: Vec<Value> = reads.all().map(|value| self.one_image(value)).collect();
         // A token before all others.
-        if let ([Some(Value::Spread(token)), Some(Value::Made(x))], 0, 2) =
-            (&reads.0[..], axis, self.made.shape(like.id).len())
+        if let ([Value::Spread(token), Value::Made(x)], 0, 2) =
+            (&values[..], axis, self.made.shape(like.id).len())
             && let [1, 1, width] = token.constant.shape[..]
             && x.batch == 0
         {
@@ -208,7 +209,7 @@ impl Translation<'_> {
             });
         }
         let mut inputs = Vec::new();
-        for value in reads.all() {
+        for value in &values {
             inputs.push(match value {
                 Value::Made(x)
                     if (x.batch, x.merged) == (like.batch, like.merged) && self.sizes(*x).len() == rank =>
@@ -225,6 +226,25 @@ impl Translation<'_> {
             return Ok(Place { id: only, ..like });
         }
         Ok(Place { id: self.made.push(&node.name, Op::Concat(Concat { axis }), &inputs)?, ..like })
+    }
+
+    /// A value; of a constant that a file for batches of one size holds for every image alike, that for one of them.
+    fn one_image(&self, value: &Value) -> Value {
+        let (Value::Known(known), Some(batch)) = (value, self.fixed_batch) else { return value.clone() };
+        let Constant { shape, numbers } = known.constant.as_ref();
+        let row = numbers.len() / batch.max(1);
+        let (Some(floats), true) = (known.constant.as_floats(), shape.first() == Some(&batch) && row > 0)
+        else {
+            return value.clone();
+        };
+        let (first, others) = floats.split_at(row);
+        match others.chunks(row).all(|other| other == first) {
+            true => {
+                let constant = Constant::floats([&[1], &shape[1..]].concat(), first.to_vec());
+                Value::Spread(Known { constant: constant.into(), origin: known.origin.clone() })
+            }
+            false => value.clone(),
+        }
     }
 
     /// A constant `[1, ...]` that is repeated for every image.
