@@ -27,11 +27,17 @@ pub(super) struct Names<'a> {
 /// What stands behind a BatchNorm.
 pub(super) enum Behind {
     /// An activation.
-    Activation(Op),
+    Activation(Box<Op>),
     /// The sum with the block's input: gamma may start at 0, so that the block is the identity at first.
     Sum,
     /// The next block.
     Nothing,
+}
+
+impl Behind {
+    pub fn activation(op: Op) -> Self {
+        Behind::Activation(Box::new(op))
+    }
 }
 
 /// Convolution, BatchNorm and an activation, if there is one.
@@ -50,7 +56,7 @@ pub(super) fn conv_norm(
     };
     let x = b.batch_norm_with(names.norm, x, gamma, norm.eps, norm.momentum)?;
     match behind {
-        Behind::Activation(op) => b.push(&format!("{}.act", names.norm), op, &[x]),
+        Behind::Activation(op) => b.push(&format!("{}.act", names.norm), *op, &[x]),
         Behind::Sum | Behind::Nothing => Ok(x),
     }
 }

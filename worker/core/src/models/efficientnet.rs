@@ -46,7 +46,7 @@ fn blocks() -> Vec<(usize, usize, Block)> {
 
 pub(super) fn b0(name: &str, shape: [usize; 3], classes: usize) -> Result<Graph, GraphError> {
     let (mut b, x) = Builder::new(name, shape);
-    let (norm, silu) = (Norm::DEFAULT, || Behind::Activation(Op::Silu));
+    let (norm, silu) = (Norm::DEFAULT, || Behind::activation(Op::Silu));
     let mut x = conv_norm_activation(&mut b, "features.0", x, Square::new(32, 3, 2), norm, silu())?;
     for (stage, i, block) in blocks() {
         let name = format!("features.{}.{i}", stage + 1);
@@ -80,7 +80,7 @@ fn residual(b: &mut Builder, name: &str, x: NodeId, y: NodeId, block: &Block) ->
 
 pub(super) fn lite0(name: &str, shape: [usize; 3], classes: usize) -> Result<Graph, GraphError> {
     let (mut b, x) = Builder::new(name, shape);
-    let (norm, relu6) = (Norm::TENSORFLOW, || Behind::Activation(Op::Clip(Clip::RELU6)));
+    let (norm, relu6) = (Norm::TENSORFLOW, || Behind::activation(Op::Clip(Clip::RELU6)));
     // TensorFlow's padding depends on the size of the image.
     let same = |b: &Builder, x: NodeId, square: Square| {
         let size = [1, 2].map(|i| b.shape(x).get(i).copied().unwrap_or(0));

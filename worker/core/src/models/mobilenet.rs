@@ -38,7 +38,7 @@ pub(super) fn v2(
     classes: usize,
 ) -> Result<Graph, GraphError> {
     let (mut b, x) = Builder::new(name, shape);
-    let relu6 = || Behind::Activation(Op::Clip(Clip::RELU6));
+    let relu6 = || Behind::activation(Op::Clip(Clip::RELU6));
     let mut x = conv_norm_activation(
         &mut b,
         "features.0",
@@ -73,7 +73,7 @@ fn v2_block(
     stride: usize,
 ) -> Result<NodeId, GraphError> {
     let wide = b.channels(x) * expansion;
-    let relu6 = || Behind::Activation(Op::Clip(Clip::RELU6));
+    let relu6 = || Behind::activation(Op::Clip(Clip::RELU6));
     let (mut y, mut part) = (x, 0);
     if expansion != 1 {
         let square = Square::new(wide, 1, 1);
@@ -154,7 +154,7 @@ pub(super) fn v3(
         x,
         square,
         Norm::TENSORFLOW,
-        Behind::Activation(Op::HardSwish),
+        Behind::activation(Op::HardSwish),
     )?;
     for (i, &block) in blocks.iter().enumerate() {
         x = v3_block(&mut b, &format!("features.{}", i + 1), x, block)?;
@@ -162,7 +162,7 @@ pub(super) fn v3(
     let square = Square::new(6 * b.channels(x), 1, 1);
     let name = format!("features.{}", blocks.len() + 1);
     let x =
-        conv_norm_activation(&mut b, &name, x, square, Norm::TENSORFLOW, Behind::Activation(Op::HardSwish))?;
+        conv_norm_activation(&mut b, &name, x, square, Norm::TENSORFLOW, Behind::activation(Op::HardSwish))?;
     let x = pooled(&mut b, x)?;
     let x = b.linear("classifier.0", x, last)?;
     let x = b.push("classifier.1", Op::HardSwish, &[x])?;
@@ -177,7 +177,7 @@ fn v3_block(
     x: NodeId,
     (kernel, expanded, out, squeezes, swishes, stride): Block,
 ) -> Result<NodeId, GraphError> {
-    let activation = || Behind::Activation(if swishes { Op::HardSwish } else { Op::Relu });
+    let activation = || Behind::activation(if swishes { Op::HardSwish } else { Op::Relu });
     let mut parts = (0..).map(|i| format!("{name}.block.{i}"));
     let mut part = || parts.next().unwrap_or_default();
     let mut y = x;

@@ -26,7 +26,7 @@ pub(super) fn regnet(
     classes: usize,
 ) -> Result<Graph, GraphError> {
     let (mut b, x) = Builder::new(name, shape);
-    let relu = || Behind::Activation(Op::Relu);
+    let relu = || Behind::activation(Op::Relu);
     let mut x = conv_norm_activation(&mut b, "stem", x, Square::new(32, 3, 2), Norm::DEFAULT, relu())?;
     for (stage, (&width, &depth)) in design.widths.iter().zip(&design.depths).enumerate() {
         for i in 0..depth {
@@ -46,7 +46,7 @@ fn block(
     stride: usize,
 ) -> Result<NodeId, GraphError> {
     let part = |p: &str| format!("{name}.{p}");
-    let (norm, relu) = (Norm::DEFAULT, || Behind::Activation(Op::Relu));
+    let (norm, relu) = (Norm::DEFAULT, || Behind::activation(Op::Relu));
     let before = b.channels(x);
     let skip = match before != width || stride != 1 {
         true => {
