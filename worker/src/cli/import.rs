@@ -84,9 +84,10 @@ pub fn main(args: &ImportArgs) -> Result<u8> {
     for note in &network.notes {
         say!("{note}");
     }
-    let Preprocessing { crop_size, resize_short, normalize_mean, normalize_std, .. } = &preprocessing;
+    let Preprocessing { crop_size, resize_short, normalize_scale, normalize_mean, normalize_std, .. } =
+        &preprocessing;
     say!(
-        "images are prepared with --resize-short {resize_short} --crop-size {crop_size} --normalize-mean {} --normalize-std {}",
+        "images are prepared with --resize-short {resize_short} --crop-size {crop_size} --normalize-scale {normalize_scale} --normalize-mean {} --normalize-std {}",
         list(normalize_mean),
         list(normalize_std)
     );

@@ -127,15 +127,17 @@ pub(super) fn casts_to_float(node: &Node) -> Result<bool, String> {
 }
 
 fn cast(node: &Node, c: &Constant) -> Result<Constant, String> {
-    let numbers = match (casts_to_float(node)?, &c.numbers) {
-        (true, Numbers::Integers(all)) => Numbers::Floats(all.iter().map(|&n| n as f32).collect()),
-        (false, Numbers::Floats(all)) => Numbers::Integers(all.iter().map(|&x| x as i64).collect()),
-        (_, same) => same.clone(),
-    };
     // Truth values are 0 and 1.
-    let numbers = match (integer(node, "to", 0)?, numbers) {
-        (9, Numbers::Integers(all)) => Numbers::Integers(all.iter().map(|&n| i64::from(n != 0)).collect()),
-        (_, numbers) => numbers,
+    let numbers = match (casts_to_float(node)?, integer(node, "to", 0)? == 9, &c.numbers) {
+        (true, _, Numbers::Integers(all)) => Numbers::Floats(all.iter().map(|&n| n as f32).collect()),
+        (false, true, Numbers::Floats(all)) => {
+            Numbers::Integers(all.iter().map(|&x| i64::from(x != 0.0)).collect())
+        }
+        (false, true, Numbers::Integers(all)) => {
+            Numbers::Integers(all.iter().map(|&n| i64::from(n != 0)).collect())
+        }
+        (false, false, Numbers::Floats(all)) => Numbers::Integers(all.iter().map(|&x| x as i64).collect()),
+        (_, _, same) => same.clone(),
     };
     Ok(Constant { shape: c.shape.clone(), numbers })
 }

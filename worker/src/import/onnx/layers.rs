@@ -159,7 +159,9 @@ impl Translation<'_> {
     }
 
     pub(super) fn batch_norm(&mut self, node: &Node, reads: &Reads) -> Result<Place, String> {
-        if integer(node, "training_mode", 0)? != 0 {
+        // Before operator set 14 it is the outputs beyond the first that say so.
+        let statistics = node.outputs.iter().skip(1).any(|name| !name.is_empty());
+        if integer(node, "training_mode", 0)? != 0 || statistics {
             return Err("it normalises as in training; export the network for inference: model.eval()".into());
         }
         if integer(node, "spatial", 1)? != 1 {

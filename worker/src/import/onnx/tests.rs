@@ -1,6 +1,7 @@
 //! What becomes of small files: graphs, names, and all that is refused at once.
 
 use super::{Task, Translated, network};
+use crate::graph::Op;
 use octrain_formats::onnx::File;
 use octrain_formats::onnx::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto,
@@ -195,6 +196,31 @@ fn parameters_keep_their_names_and_layers_have_those_of_their_modules() {
         "{notes:?}"
     );
     crate::checkpoint::match_weights(&graph, &state).is_empty().then_some(()).unwrap();
+}
+
+#[test]
+fn a_batch_norm_in_training_is_refused_in_every_operator_set_and_half_is_true() {
+    let mut norm = node("BatchNormalization", &["x", "g", "b", "m", "v"], "a");
+    norm.output.extend(["mean", "var", "saved_mean", "saved_var"].map(String::from));
+    let tensors = ["g", "b", "m", "v"].map(|name| weight(name, &[3])).to_vec();
+    let mut model = file(vec![norm, node("Flatten", &["a"], "y")], tensors);
+    model.opset_import[0].version = Some(11);
+    let told = of(&model).unwrap_err().join("\n");
+    assert!(told.contains("it normalises as in training"), "{told}");
+    let to = |name: &str, input: &str, kind| {
+        with(node("Cast", &[input], name), vec![AttributeProto::int("to", kind)])
+    };
+    let nodes = vec![
+        to("truth", "half", 9),
+        to("one", "truth", 1),
+        node("Mul", &["x", "one"], "a"),
+        node("GlobalAveragePool", &["a"], "b"),
+        node("Flatten", &["b"], "c"),
+        node("Gemm", &["c", "w"], "y"),
+    ];
+    let made = of(&file(nodes, vec![number("half", 0.5), weight("w", &[3, 5])])).unwrap();
+    let zero = |op: &Op| matches!(op, Op::Scale(scale) if scale.factor == 0.0);
+    assert!(!made.graph.nodes.iter().any(|n| zero(&n.op)), "{}", made.graph);
 }
 
 #[test]

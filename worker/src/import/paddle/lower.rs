@@ -2,7 +2,7 @@
 
 use super::attributes::{average_pool, convolution, flat, max_pool};
 use super::value::{Given, Sketch};
-use crate::graph::{BatchNorm, Clip, Dropout, Graph, Layer, Linear, Op, ParamKind};
+use crate::graph::{BatchNorm, Clip, Dropout, Graph, Layer, Linear, Op, ParamKind, Scale};
 use octrain_formats::paddle::{self, Program};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -142,6 +142,7 @@ fn output<'a>(program: &'a Program, producers: &Producers) -> Result<(&'a str, V
         at = i;
         let identity = matches!(op.kind.as_str(), "assign" | "cast" | "share_data")
             || op.kind == "scale"
+                && op.input("ScaleTensor", 1).is_none()
                 && op.float("scale").unwrap_or(1.0) == 1.0
                 && op.float("bias").unwrap_or(0.0) == 0.0;
         match (op.input("X", 0), op.kind.as_str()) {
@@ -208,6 +209,7 @@ fn one(op: &paddle::Op, sketch: &mut Sketch) -> Result<(), String> {
     let x = || op.input("X", 0).ok_or_else(|| "reads nothing".to_string());
     match op.kind.as_str() {
         "conv2d" | "depthwise_conv2d" => {
+            fused(op)?;
             let (input, filter) = (op.input("Input", 0), op.input("Filter", 1));
             let (Some(input), Some(filter)) = (input, filter) else {
                 return Err("reads no image or no filter".into());
@@ -222,7 +224,7 @@ fn one(op: &paddle::Op, sketch: &mut Sketch) -> Result<(), String> {
         "sigmoid" => sketch.push(op, Op::Sigmoid, &[x()?]),
         "silu" => sketch.push(op, Op::Silu, &[x()?]),
         "swish" if op.float("beta").is_none_or(|beta| beta == 1.0) => sketch.push(op, Op::Silu, &[x()?]),
-        "hard_swish" | "hardswish" => sketch.push(op, Op::HardSwish, &[x()?]),
+        "hard_swish" | "hardswish" if hard_swish(op) => sketch.push(op, Op::HardSwish, &[x()?]),
         "hard_sigmoid" | "hardsigmoid" if hard(op) => sketch.push(op, Op::HardSigmoid, &[x()?]),
         "gelu" if !op.bool("approximate") => sketch.push(op, Op::Gelu, &[x()?]),
         "pool2d" => pool(op, x()?, sketch),
@@ -262,10 +264,14 @@ fn one(op: &paddle::Op, sketch: &mut Sketch) -> Result<(), String> {
             sketch.alias(op);
             Ok(())
         }
-        "scale" if op.float("scale").unwrap_or(1.0) == 1.0 && op.float("bias").unwrap_or(0.0) == 0.0 => {
-            sketch.alias(op);
-            Ok(())
-        }
+        "scale" if op.float("bias").unwrap_or(0.0) == 0.0 => match factor(op, sketch) {
+            Some(1.0) => {
+                sketch.alias(op);
+                Ok(())
+            }
+            Some(factor) => sketch.push(op, Op::Scale(Scale { factor: factor as f32 }), &[x()?]),
+            None => Err("multiplies by a number that is computed".into()),
+        },
         // Numbers that others read as attributes.
         "full_int_array" | "full" | "fill_constant" => {
             sketch.keep_numbers(op);
@@ -275,14 +281,41 @@ fn one(op: &paddle::Op, sketch: &mut Sketch) -> Result<(), String> {
     }
 }
 
+/// What a scale multiplies by: an attribute, or a number that it reads; none where that is computed.
+fn factor(op: &paddle::Op, sketch: &Sketch) -> Option<f64> {
+    match op.input("ScaleTensor", 1) {
+        Some(_) => sketch.number_of(op, 1),
+        None => Some(op.float("scale").unwrap_or(1.0)),
+    }
+}
+
 fn two(op: &paddle::Op) -> Result<(&str, &str), String> {
     op.input("X", 0).zip(op.input("Y", 1)).ok_or_else(|| "does not read two values".into())
 }
 
-/// Whether a hard sigmoid is x / 6 + 1 / 2, cut off.
+/// Whether a hard sigmoid is x / 6 + 1 / 2, cut off. Paddle's slope is 0.2 where it is not said.
 fn hard(op: &paddle::Op) -> bool {
-    let near = |name, want: f64| op.float(name).is_none_or(|n| (n - want).abs() < 1e-6);
-    near("slope", 1.0 / 6.0) && near("offset", 0.5)
+    let near = |name, usual: f64, want: f64| (op.float(name).unwrap_or(usual) - want).abs() < 1e-6;
+    near("slope", 0.2, 1.0 / 6.0) && near("offset", 0.5, 0.5)
+}
+
+/// Whether a hard swish is x (x + 3) / 6 between -3 and 3.
+fn hard_swish(op: &paddle::Op) -> bool {
+    let near = |name, want: f64| (op.float(name).unwrap_or(want) - want).abs() < 1e-6;
+    near("threshold", 6.0) && near("scale", 6.0) && near("offset", 3.0)
+}
+
+/// An error where an operator computes another one with it, as Paddle's passes for inference write it.
+fn fused(op: &paddle::Op) -> Result<(), String> {
+    let activation = op.text("fuse_activation").is_some_and(|name| !name.is_empty());
+    let flags = ["fuse_relu", "fuse_relu_before_depthwise_conv", "fuse_residual_connection"];
+    match activation || flags.iter().any(|flag| op.bool(flag)) {
+        true => {
+            Err("has others fused into it; give the program as it was saved, without passes for inference"
+                .into())
+        }
+        false => Ok(()),
+    }
 }
 
 fn batch_norm(op: &paddle::Op, x: &str, sketch: &mut Sketch) -> Result<(), String> {
@@ -342,11 +375,41 @@ fn product(op: &paddle::Op, sketch: &mut Sketch) -> Result<(), String> {
     let (Given::Value(_), Given::Param(_)) = (sketch.given(x)?, sketch.given(weight)?) else {
         return Err("is no product of a value with a parameter".into());
     };
-    let flag = |names: [&str; 2]| names.iter().any(|name| op.bool(name));
-    if flag(["trans_x", "transpose_x"]) || op.float("alpha").is_some_and(|alpha| alpha != 1.0) {
+    let flag = |names: [&str; 3]| names.iter().any(|name| op.bool(name));
+    if flag(["trans_x", "transpose_x", "transpose_X"]) || op.float("alpha").is_some_and(|alpha| alpha != 1.0)
+    {
         return Err("transposes its value, or multiplies it by a number".into());
     }
-    let turned = !flag(["trans_y", "transpose_y"]);
+    let turned = !flag(["trans_y", "transpose_y", "transpose_Y"]);
     let weight = sketch.matrix(weight, turned)?;
     sketch.push(op, Op::Linear(Linear { layer: Layer::new(weight, None) }), &[x])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use octrain_formats::paddle::Attribute;
+
+    fn op(kind: &str, attributes: &[(&str, Attribute)]) -> paddle::Op {
+        let attributes = attributes.iter().map(|(name, value)| (name.to_string(), value.clone())).collect();
+        paddle::Op { kind: kind.into(), inputs: vec![], outputs: vec![], attributes }
+    }
+
+    #[test]
+    fn attributes_that_change_numbers_are_not_passed_over() {
+        let float = |name, value| (name, Attribute::Float(value));
+        assert!(hard(&op("hard_sigmoid", &[float("slope", 1.0 / 6.0), float("offset", 0.5)])));
+        // Paddle's own slope.
+        assert!(!hard(&op("hard_sigmoid", &[])));
+        assert!(hard_swish(&op("hard_swish", &[float("threshold", 6.0), float("scale", 6.0)])));
+        for other in [float("threshold", 1.0), float("scale", 2.0), float("offset", 0.5)] {
+            assert!(!hard_swish(&op("hard_swish", &[other])));
+        }
+        fused(&op("conv2d", &[("fuse_activation", Attribute::Text(String::new()))])).unwrap();
+        for other in
+            [("fuse_activation", Attribute::Text("relu".into())), ("fuse_relu", Attribute::Bool(true))]
+        {
+            assert!(fused(&op("conv2d", &[other])).unwrap_err().contains("without passes for inference"));
+        }
+    }
 }
