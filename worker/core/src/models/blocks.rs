@@ -1,7 +1,7 @@
 //! What the networks of inverted bottlenecks have in common: torchvision's `Conv2dNormActivation` and `SqueezeExcitation`,
 //! with their names.
 
-use crate::graph::{Builder, Dropout, Graph, GraphError, NodeId, Op, ParamKind, Square};
+use crate::graph::{Builder, Dropout, Graph, GraphError, NodeId, Op, ParamKind, Square, StochasticDepth};
 
 /// The BatchNorm of a network.
 #[derive(Clone, Copy)]
@@ -61,9 +61,32 @@ pub(super) fn conv_norm(
     }
 }
 
-/// What stands behind a block that makes `out` channels of `x` with this stride: a sum where both have one shape.
-pub(super) fn behind_block(b: &Builder, x: NodeId, out: usize, stride: usize) -> Behind {
-    if stride == 1 && b.channels(x) == out { Behind::Sum } else { Behind::Nothing }
+/// The end of a block: a pointwise convolution, and the sum with the block's input where both have one shape.
+pub(super) struct End<'a> {
+    /// The block.
+    pub block: &'a str,
+    pub names: Names<'a>,
+    pub out: usize,
+    /// The block's.
+    pub stride: usize,
+    pub norm: Norm,
+    /// Probability with which the block is left out in training, where it has one.
+    pub left_out: Option<f32>,
+}
+
+/// Ends the block that began with `x` and came to `y`.
+pub(super) fn end_block(b: &mut Builder, x: NodeId, y: NodeId, end: End) -> Result<NodeId, GraphError> {
+    let End { block, names, out, stride, norm, left_out } = end;
+    let sums = stride == 1 && b.channels(x) == out;
+    let behind = if sums { Behind::Sum } else { Behind::Nothing };
+    let mut y = conv_norm(b, names, y, Square::new(out, 1, 1), norm, behind)?;
+    if !sums {
+        return Ok(y);
+    }
+    if let Some(p) = left_out {
+        y = b.push(&format!("{block}.stochastic_depth"), Op::StochasticDepth(StochasticDepth { p }), &[y])?;
+    }
+    b.push(&format!("{block}.add"), Op::Add, &[y, x])
 }
 
 /// [`conv_norm`] with torchvision's names: `NAME.0` and `NAME.1`.

@@ -2,9 +2,9 @@
 //! no squeeze-and-excitation, TensorFlow's padding), with those of timm's `tf_efficientnet_lite0`.
 
 use super::blocks::{
-    Behind, Names, Norm, behind_block, classify, conv_norm, conv_norm_activation, squeeze_excitation,
+    Behind, End, Names, Norm, classify, conv_norm, conv_norm_activation, end_block, squeeze_excitation,
 };
-use crate::graph::{Builder, Clip, Graph, GraphError, NodeId, Op, Padding, Square, StochasticDepth};
+use crate::graph::{Builder, Clip, Graph, GraphError, NodeId, Op, Padding, Square};
 
 /// Expansion, side of the kernel, first stride, channels and repeats of each stage; table 1.
 const STAGES: [[usize; 5]; 7] = [
@@ -28,6 +28,13 @@ struct Block {
     out: usize,
     /// Probability with which it is left out in training.
     left_out: f32,
+}
+
+impl Block {
+    fn end<'a>(&self, block: &'a str, [conv, bn]: &'a [String; 2], norm: Norm) -> End<'a> {
+        let names = Names { conv, norm: bn };
+        End { block, names, out: self.out, stride: self.stride, norm, left_out: Some(self.left_out) }
+    }
 }
 
 /// All blocks, with their stage and their place in it.
@@ -60,22 +67,12 @@ pub(super) fn b0(name: &str, shape: [usize; 3], classes: usize) -> Result<Graph,
         let square = Square::depthwise(wide, block.kernel, block.stride);
         y = conv_norm_activation(&mut b, &part(), y, square, norm, silu())?;
         y = squeeze_excitation(&mut b, &part(), y, (narrow / 4).max(1), Op::Silu, Op::Sigmoid)?;
-        let behind = behind_block(&b, x, block.out, block.stride);
-        y = conv_norm_activation(&mut b, &part(), y, Square::new(block.out, 1, 1), norm, behind)?;
-        x = residual(&mut b, &name, x, y, &block)?;
+        let last = part();
+        let names = [0, 1].map(|i| format!("{last}.{i}"));
+        x = end_block(&mut b, x, y, block.end(&name, &names, norm))?;
     }
     let x = conv_norm_activation(&mut b, "features.8", x, Square::new(1280, 1, 1), norm, silu())?;
     classify(b, x, Some(("classifier.0", 0.2)), "classifier.1", classes)
-}
-
-/// The sum with the block's input, where both have one shape.
-fn residual(b: &mut Builder, name: &str, x: NodeId, y: NodeId, block: &Block) -> Result<NodeId, GraphError> {
-    if block.stride != 1 || b.channels(x) != block.out {
-        return Ok(y);
-    }
-    let depth = Op::StochasticDepth(StochasticDepth { p: block.left_out });
-    let y = b.push(&format!("{name}.stochastic_depth"), depth, &[y])?;
-    b.push(&format!("{name}.add"), Op::Add, &[y, x])
 }
 
 pub(super) fn lite0(name: &str, shape: [usize; 3], classes: usize) -> Result<Graph, GraphError> {
@@ -104,10 +101,7 @@ pub(super) fn lite0(name: &str, shape: [usize; 3], classes: usize) -> Result<Gra
         let square = same(&b, y, Square::depthwise(wide, block.kernel, block.stride));
         y = conv_norm(&mut b, names, y, square, norm, relu6())?;
         let names = if expands { [part("conv_pwl"), part("bn3")] } else { [part("conv_pw"), part("bn2")] };
-        let names = Names { conv: &names[0], norm: &names[1] };
-        let behind = behind_block(&b, x, block.out, block.stride);
-        y = conv_norm(&mut b, names, y, Square::new(block.out, 1, 1), norm, behind)?;
-        x = residual(&mut b, &name, x, y, &block)?;
+        x = end_block(&mut b, x, y, block.end(&name, &names, norm))?;
     }
     let names = Names { conv: "conv_head", norm: "bn2" };
     let x = conv_norm(&mut b, names, x, Square::new(1280, 1, 1), norm, relu6())?;

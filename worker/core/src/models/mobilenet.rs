@@ -1,7 +1,7 @@
 //! MobileNets, with torchvision's names: V2 (Sandler et al., arXiv 1801.04381) and V3 (Howard et al., arXiv 1905.02244).
 
 use super::blocks::{
-    Behind, Names, Norm, behind_block, classify, conv_norm, conv_norm_activation, divisible, pooled,
+    Behind, End, Names, Norm, classify, conv_norm_activation, divisible, end_block, pooled,
     squeeze_excitation,
 };
 use crate::graph::{Builder, Clip, Dropout, Graph, GraphError, NodeId, Op, Square};
@@ -84,17 +84,7 @@ fn v2_block(
     y = conv_norm_activation(b, &format!("{name}.conv.{part}"), y, square, Norm::DEFAULT, relu6())?;
     let names = [part + 1, part + 2].map(|i| format!("{name}.conv.{i}"));
     let names = Names { conv: &names[0], norm: &names[1] };
-    let behind = behind_block(b, x, out, stride);
-    y = conv_norm(b, names, y, Square::new(out, 1, 1), Norm::DEFAULT, behind)?;
-    residual(b, name, x, y, stride)
-}
-
-/// The sum with the block's input, where both have one shape.
-fn residual(b: &mut Builder, name: &str, x: NodeId, y: NodeId, stride: usize) -> Result<NodeId, GraphError> {
-    match stride == 1 && b.channels(x) == b.channels(y) {
-        true => b.push(&format!("{name}.add"), Op::Add, &[y, x]),
-        false => Ok(y),
-    }
+    end_block(b, x, y, End { block: name, names, out, stride, norm: Norm::DEFAULT, left_out: None })
 }
 
 /// A block of V3: side of the kernel, expanded and output channels, squeeze-and-excitation, hard-swish (else ReLU), stride.
@@ -189,7 +179,8 @@ fn v3_block(
     if squeezes {
         y = squeeze_excitation(b, &part(), y, divisible(expanded / 4), Op::Relu, Op::HardSigmoid)?;
     }
-    let behind = behind_block(b, x, out, stride);
-    y = conv_norm_activation(b, &part(), y, Square::new(out, 1, 1), Norm::TENSORFLOW, behind)?;
-    residual(b, name, x, y, stride)
+    let last = part();
+    let names = [0, 1].map(|i| format!("{last}.{i}"));
+    let names = Names { conv: &names[0], norm: &names[1] };
+    end_block(b, x, y, End { block: name, names, out, stride, norm: Norm::TENSORFLOW, left_out: None })
 }

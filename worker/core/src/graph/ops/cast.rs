@@ -1,10 +1,7 @@
 //! Change of element type, of mixed precision.
 
 use super::super::{DType, TensorType};
-use super::operator::kept;
-use super::{Given, OnnxNode, OnnxScope, Operator, Shapes, Site};
-use crate::quant::scheme::Sign;
-use crate::strategy::Target;
+use super::{Given, OnnxNode, OnnxScope, Operator, Shapes};
 use serde::{Deserialize, Serialize};
 
 /// The same values in another type. Codes pass through it: those of 8 bits times their scale, rounded once.
@@ -25,14 +22,6 @@ impl Operator for Cast {
 
     fn hands_on(&self) -> bool {
         true
-    }
-
-    fn sign(&self, inputs: &[Sign]) -> Sign {
-        kept(inputs)
-    }
-
-    fn quantized_inputs(&self, _: Target, _: &Site) -> Option<Vec<usize>> {
-        Some(vec![])
     }
 
     fn onnx(&self, _: &OnnxScope) -> Result<Vec<OnnxNode>, String> {

@@ -38,8 +38,8 @@ pub trait Operator: std::fmt::Debug {
         None
     }
 
-    /// Whether every value it makes is one of those of its only input, so that codes pass through it: a quantizer behind
-    /// it can stand before it.
+    /// Whether every value it makes is one of those of its only input, or zero, so that codes pass through it: a quantizer
+    /// behind it can stand before it, its value has the sign of its input, and no target wants its input quantized for it.
     fn hands_on(&self) -> bool {
         false
     }
@@ -51,15 +51,14 @@ pub trait Operator: std::fmt::Debug {
 
     /// Whether its value can be negative, from the same of its inputs.
     fn sign(&self, inputs: &[Sign]) -> Sign {
-        let _ = inputs;
-        Sign::Signed
+        if self.hands_on() { kept(inputs) } else { Sign::Signed }
     }
 
     /// The positions of the inputs that are quantized so that `target` computes it in integers; none of them where it
     /// computes in whatever type it is given. `None` where there is no rule: then `--qat-skip` must name the node.
     fn quantized_inputs(&self, target: Target, site: &Site) -> Option<Vec<usize>> {
         let _ = (target, site);
-        None
+        self.hands_on().then(Vec::new)
     }
 
     /// Whether every target computes it in floating point, though products around it are quantized: files list it as such.

@@ -43,14 +43,6 @@ impl Operator for Window {
         true
     }
 
-    fn sign(&self, inputs: &[Sign]) -> Sign {
-        kept(inputs)
-    }
-
-    fn quantized_inputs(&self, _: Target, _: &Site) -> Option<Vec<usize>> {
-        Some(vec![])
-    }
-
     fn onnx(&self, _: &OnnxScope) -> Result<Vec<OnnxNode>, String> {
         Ok(vec![
             OnnxNode::unary("MaxPool")

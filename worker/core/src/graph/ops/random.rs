@@ -2,10 +2,7 @@
 //! them: a quantizer stands before them, so that its range is that of what is deployed.
 
 use super::super::TensorType;
-use super::operator::kept;
-use super::{Given, OnnxNode, OnnxScope, Operator, Shapes, Site};
-use crate::quant::scheme::Sign;
-use crate::strategy::Target;
+use super::{Given, OnnxNode, OnnxScope, Operator, Shapes};
 use serde::{Deserialize, Serialize};
 
 /// Leaves out each number with probability `p` and divides the others by `1 - p` (Srivastava et al., JMLR 15, 2014).
@@ -44,14 +41,6 @@ macro_rules! left_out {
 
             fn hands_on(&self) -> bool {
                 true
-            }
-
-            fn sign(&self, inputs: &[Sign]) -> Sign {
-                kept(inputs)
-            }
-
-            fn quantized_inputs(&self, _: Target, _: &Site) -> Option<Vec<usize>> {
-                Some(vec![])
             }
 
             fn only_in_training(&self) -> bool {

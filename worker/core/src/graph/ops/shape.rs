@@ -35,14 +35,6 @@ impl Operator for Flatten {
         true
     }
 
-    fn sign(&self, inputs: &[Sign]) -> Sign {
-        kept(inputs)
-    }
-
-    fn quantized_inputs(&self, _: Target, _: &Site) -> Option<Vec<usize>> {
-        Some(vec![])
-    }
-
     fn onnx(&self, _: &OnnxScope) -> Result<Vec<OnnxNode>, String> {
         Ok(vec![OnnxNode::unary("Flatten").int("axis", 1)])
     }
@@ -71,10 +63,6 @@ impl Operator for Reshape {
 
     fn hands_on(&self) -> bool {
         true
-    }
-
-    fn sign(&self, inputs: &[Sign]) -> Sign {
-        kept(inputs)
     }
 
     /// Where an image becomes tokens: the convolution that makes it wants a quantized result where every node wants integer
@@ -119,14 +107,6 @@ impl Operator for Transpose {
 
     fn hands_on(&self) -> bool {
         true
-    }
-
-    fn sign(&self, inputs: &[Sign]) -> Sign {
-        kept(inputs)
-    }
-
-    fn quantized_inputs(&self, _: Target, _: &Site) -> Option<Vec<usize>> {
-        Some(vec![])
     }
 
     fn onnx(&self, _: &OnnxScope) -> Result<Vec<OnnxNode>, String> {
@@ -217,14 +197,6 @@ impl Operator for Pad {
     /// Zero is a code.
     fn hands_on(&self) -> bool {
         true
-    }
-
-    fn sign(&self, inputs: &[Sign]) -> Sign {
-        kept(inputs)
-    }
-
-    fn quantized_inputs(&self, _: Target, _: &Site) -> Option<Vec<usize>> {
-        Some(vec![])
     }
 
     fn onnx(&self, _: &OnnxScope) -> Result<Vec<OnnxNode>, String> {
