@@ -20,10 +20,14 @@ pub(super) fn integers(node: &Node, name: &str) -> Result<Option<Vec<i64>>, Stri
     }
 }
 
+/// Sizes, strides and paddings are of images: what is larger is no network's, and sums of such numbers can be counted.
+const LARGEST: i64 = 1 << 24;
+
 /// Several sizes, `count` of them; `default` for each where they are not given.
 pub(super) fn sizes<const N: usize>(node: &Node, name: &str, default: usize) -> Result<[usize; N], String> {
     let Some(values) = integers(node, name)? else { return Ok([default; N]) };
-    let sizes: Option<Vec<usize>> = values.iter().map(|&v| usize::try_from(v).ok()).collect();
+    let sizes: Option<Vec<usize>> =
+        values.iter().map(|&v| usize::try_from(v).ok().filter(|_| v <= LARGEST)).collect();
     sizes
         .and_then(|sizes| sizes.try_into().ok())
         .ok_or_else(|| format!("its attribute `{name}` is {values:?}; {N} sizes are wanted, for images"))

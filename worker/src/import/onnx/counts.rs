@@ -35,9 +35,9 @@ fn arithmetic(op: &str, a: Count, b: Count) -> Option<Count> {
         (_, false, false) => of(false),
         ("Add" | "Sub" | "Min" | "Max", true, true) => of(true),
         ("Mul", ..) if a.batch != b.batch => of(true),
-        ("Mod", true, false) if b.times != 0 && a.times % b.times == 0 => Some(Count::number(0)),
-        ("Div", true, false) if b.times != 0 && a.times % b.times == 0 => of(true),
-        ("Div", true, true) if b.times != 0 && a.times % b.times == 0 => of(false),
+        ("Mod", true, false) if a.times.checked_rem(b.times) == Some(0) => Some(Count::number(0)),
+        ("Div", true, false) if a.times.checked_rem(b.times) == Some(0) => of(true),
+        ("Div", true, true) if a.times.checked_rem(b.times) == Some(0) => of(false),
         // A size is no number that somebody wrote down, such as -1.
         ("Equal", ..) if a.batch != b.batch => Some(Count::number(0)),
         ("Equal", true, true) => of(false),

@@ -55,6 +55,29 @@ pub(super) fn fold(
     given: &[Option<&Constant>],
     room: &mut usize,
 ) -> Option<Result<Constant, String>> {
+    let copies = matches!(
+        node.op.as_str(),
+        "Identity"
+            | "Dropout"
+            | "Cast"
+            | "Reshape"
+            | "Flatten"
+            | "Squeeze"
+            | "Unsqueeze"
+            | "Transpose"
+            | "Slice"
+            | "Neg"
+            | "Sqrt"
+            | "Floor"
+            | "Ceil"
+            | "Reciprocal"
+            | "Exp"
+    );
+    if let (true, Ok(first)) = (copies, at(given, 0))
+        && let Err(why) = take(room, &first.shape)
+    {
+        return Some(Err(why));
+    }
     let made = match node.op.as_str() {
         "Constant" => literal(node),
         "Identity" | "Dropout" => at(given, 0).cloned(),
@@ -255,7 +278,8 @@ pub(super) fn of_integers(op: &str, a: i64, b: i64) -> Option<i64> {
         "Pow" => a.checked_pow(u32::try_from(b).ok()?),
         "Min" => Some(a.min(b)),
         "Max" => Some(a.max(b)),
-        "Mod" => a.checked_rem_euclid(b),
+        // The remainder has the sign of the divisor.
+        "Mod" => a.checked_rem(b).map(|r| if r != 0 && (r < 0) != (b < 0) { r + b } else { r }),
         "Equal" => Some(i64::from(a == b)),
         _ => None,
     }

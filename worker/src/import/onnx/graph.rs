@@ -6,6 +6,7 @@ use crate::checkpoint::{HostTensor, State};
 use crate::graph::{
     DType, Graph, Layout, Node, NodeId, Op, Param, ParamKind, Parameter, TensorType, infer_type,
 };
+use crate::quant::placement;
 use crate::quant::scheme::Sign;
 use std::collections::BTreeSet;
 
@@ -114,17 +115,7 @@ impl Made {
 
     /// Whether a value is never below 0.
     pub fn is_positive(&self, id: NodeId) -> bool {
-        self.sign(id, 0) == Sign::Unsigned
-    }
-
-    fn sign(&self, id: NodeId, depth: usize) -> Sign {
-        // Deep enough for every run of operators that keep a sign; what lies before it is taken for signed.
-        if depth > 64 {
-            return Sign::Signed;
-        }
-        let node = self.graph.node(id);
-        let inputs: Vec<Sign> = node.inputs.iter().map(|&i| self.sign(i, depth + 1)).collect();
-        node.op.facts().sign(&inputs)
+        placement::sign(&self.graph, id) == Sign::Unsigned
     }
 
     /// The finished graph, without nodes and parameters on which `output` does not depend.

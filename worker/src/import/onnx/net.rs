@@ -6,8 +6,10 @@ use octrain_formats::onnx::{Constant, Finding, Model, Node};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-/// Numbers that folding makes at most: those of the largest networks, several times over.
-const ROOM: usize = 1 << 28;
+/// Numbers that folding makes at most, beside several times those that the file has.
+const ROOM: usize = 1 << 22;
+/// How often it may make a file's numbers anew.
+const TIMES: usize = 8;
 
 /// Nodes in the order they run, and the values that are known.
 #[derive(Debug, Clone)]
@@ -47,7 +49,8 @@ impl Net {
             nodes: model.nodes.clone(),
             constants: model.initializers.iter().map(known).collect(),
             outputs: model.outputs.iter().map(|o| o.name.clone()).collect(),
-            room: ROOM,
+            room: model.initializers.values().map(|c| c.numbers.len()).sum::<usize>().saturating_mul(TIMES)
+                + ROOM,
         }
     }
 

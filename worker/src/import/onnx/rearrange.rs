@@ -60,6 +60,7 @@ pub(super) fn squeezed<T: Clone>(
     axes: Option<&[i64]>,
     is_one: impl Fn(&T) -> bool,
 ) -> Result<Vec<T>, String> {
+    let axes = axes.map(bounded).transpose()?;
     let gone: Vec<usize> = match axes {
         Some(axes) => axes.iter().map(|&a| axis(a, shape.len())).collect::<Result<_, _>>()?,
         None => (0..shape.len()).filter(|&i| is_one(&shape[i])).collect(),
@@ -70,9 +71,17 @@ pub(super) fn squeezed<T: Clone>(
     Ok(shape.iter().enumerate().filter(|(i, _)| !gone.contains(i)).map(|(_, d)| d.clone()).collect())
 }
 
+/// Axes of a tensor that somebody can have meant.
+fn bounded(axes: &[i64]) -> Result<&[i64], String> {
+    match axes.len() {
+        0..=16 => Ok(axes),
+        many => Err(format!("names {many} axes, where tensors have 16 dimensions at most")),
+    }
+}
+
 /// A shape with dimensions of `one` at these axes of the result.
 pub(super) fn unsqueezed<T: Clone>(shape: &[T], axes: &[i64], one: T) -> Result<Vec<T>, String> {
-    let rank = shape.len() + axes.len();
+    let rank = shape.len() + bounded(axes)?.len();
     let new: Vec<usize> = axes.iter().map(|&a| axis(a, rank)).collect::<Result<_, _>>()?;
     let mut old = shape.iter();
     let sizes: Option<Vec<T>> =

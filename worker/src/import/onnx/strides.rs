@@ -7,9 +7,9 @@ pub(super) fn elements(shape: &[usize]) -> Option<usize> {
 
 /// Elements from one index to the next, for each dimension of a tensor in row-major order.
 pub(super) fn of(shape: &[usize]) -> Vec<usize> {
-    let mut strides = vec![1; shape.len()];
+    let mut strides = vec![1usize; shape.len()];
     for i in (1..shape.len()).rev() {
-        strides[i - 1] = strides[i] * shape[i];
+        strides[i - 1] = strides[i].saturating_mul(shape[i]);
     }
     strides
 }

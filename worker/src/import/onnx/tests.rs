@@ -223,6 +223,44 @@ fn a_batch_norm_in_training_is_refused_in_every_operator_set_and_half_is_true() 
     assert!(!made.graph.nodes.iter().any(|n| zero(&n.op)), "{}", made.graph);
 }
 
+/// A graph of few bytes that asks for much memory or time is refused, or done at once.
+#[test]
+fn small_files_that_want_much_are_refused_or_read_at_once() {
+    let shape = TensorProto::longs("shape", &[1], &[1 << 22]);
+    let mut nodes = vec![node("ConstantOfShape", &["shape"], "c0")];
+    nodes.extend((0..12).map(|i| node("Identity", &[&format!("c{i}")], &format!("c{}", i + 1))));
+    nodes.extend([node("Add", &["x", "c12"], "a"), node("Flatten", &["a"], "y")]);
+    let told = of(&file(nodes, vec![shape])).unwrap_err().join("\n");
+    assert!(told.contains("which is more than a network has"), "{told}");
+    // Every value is read twice: walking back from the last of them would take 2^60 steps.
+    let pool = |pads: Vec<i64>| {
+        let attributes =
+            vec![AttributeProto::ints("kernel_shape", vec![3, 3]), AttributeProto::ints("pads", pads)];
+        with(node("MaxPool", &["v60"], "b"), attributes)
+    };
+    let doubled = |pads: Vec<i64>| {
+        let mut nodes = vec![node("Relu", &["a"], "v0")];
+        nodes.extend((0..60).map(|i| {
+            let (from, to) = (format!("v{i}"), format!("v{}", i + 1));
+            node("Add", &[&from, &from], &to)
+        }));
+        nodes.push(pool(pads));
+        nodes
+    };
+    assert_eq!(between(doubled(vec![0, 0, 1, 1]), vec![]).len(), 1 + 60 + 2);
+    let all = [
+        vec![node("Conv", &["x", "w"], "a")],
+        doubled(vec![i64::MAX; 4]),
+        vec![node("Flatten", &["b"], "y")],
+    ];
+    let told = of(&file(all.concat(), vec![weight("w", &[4, 3, 1, 1])])).unwrap_err().join("\n");
+    assert!(told.contains("its attribute `pads`"), "{told}");
+    let axes = TensorProto::longs("axes", &[40_000], &(0..40_000).collect::<Vec<_>>());
+    let nodes = vec![node("Unsqueeze", &["x", "axes"], "a"), node("Flatten", &["a"], "y")];
+    let told = of(&file(nodes, vec![axes])).unwrap_err().join("\n");
+    assert!(told.contains("16 dimensions at most"), "{told}");
+}
+
 #[test]
 fn all_that_is_not_taken_is_told_at_once_with_the_nodes() {
     let mut model = file(

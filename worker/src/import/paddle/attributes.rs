@@ -3,9 +3,14 @@
 use crate::graph::{AvgPool, Conv, Layer, Padding, Window};
 use octrain_formats::paddle::Op;
 
+/// A size of images or windows: what is larger is no network's, and sums of such numbers can be counted.
+fn size(n: i64) -> Option<usize> {
+    usize::try_from(n).ok().filter(|&n| n <= 1 << 24)
+}
+
 /// Height and width.
 fn pair(all: &[i64], what: &str) -> Result<[usize; 2], String> {
-    let number = |n: &i64| usize::try_from(*n).map_err(|_| format!("has {what} {all:?}"));
+    let number = |n: &i64| size(*n).ok_or_else(|| format!("has {what} {all:?}"));
     match all {
         [both] => Ok([number(both)?; 2]),
         [h, w] => Ok([number(h)?, number(w)?]),
@@ -16,17 +21,10 @@ fn pair(all: &[i64], what: &str) -> Result<[usize; 2], String> {
 /// Zeros (or infinities) around the image, by whatever rule.
 fn padding(op: &Op, side: [usize; 2], kernel: [usize; 2], stride: [usize; 2]) -> Result<Padding, String> {
     let told = op.ints("paddings").unwrap_or(&[0]);
-    let number = |n: i64| usize::try_from(n).map_err(|_| format!("has paddings {told:?}"));
+    let number = |n: i64| size(n).ok_or_else(|| format!("has paddings {told:?}"));
     match (op.text("padding_algorithm").unwrap_or("EXPLICIT"), told) {
         ("VALID", _) => Ok(Padding::all(0)),
-        ("SAME", _) => {
-            let both = |i: usize| {
-                let windows = side[i].div_ceil(stride[i].max(1));
-                (windows.saturating_sub(1) * stride[i] + kernel[i]).saturating_sub(side[i])
-            };
-            let [h, w] = [both(0), both(1)];
-            Ok(Padding { top: h / 2, bottom: h - h / 2, left: w / 2, right: w - w / 2 })
-        }
+        ("SAME", _) => Ok(Padding::same(side, kernel, stride)),
         (_, &[top, bottom, left, right]) => Ok(Padding {
             top: number(top)?,
             bottom: number(bottom)?,

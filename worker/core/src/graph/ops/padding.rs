@@ -33,7 +33,8 @@ impl Padding {
     pub fn same(size: [usize; 2], kernel: [usize; 2], stride: [usize; 2]) -> Self {
         let side = |i: usize| {
             let places = size[i].div_ceil(stride[i].max(1));
-            let wanted = (places.saturating_sub(1) * stride[i] + kernel[i]).saturating_sub(size[i]);
+            let reached = places.saturating_sub(1).saturating_mul(stride[i]).saturating_add(kernel[i]);
+            let wanted = reached.saturating_sub(size[i]);
             [wanted / 2, wanted - wanted / 2]
         };
         let ([top, bottom], [left, right]) = (side(0), side(1));
