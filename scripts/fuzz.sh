@@ -13,6 +13,7 @@ parsers=(
   "pickle and PyTorch|octrain-formats|--test pytorch|4"
   "Paddle|octrain-formats|--test paddle|7"
   "ONNX|octrain-formats|--test onnx|1"
+  # Beside them the translation of ONNX files to graphs.
   "manifest, graph and safetensors|octrain|--lib|3"
 )
 
@@ -22,6 +23,7 @@ for parser in "${parsers[@]}"; do
   start=$SECONDS
   # shellcheck disable=SC2086
   OCTRAIN_FUZZ_ROUNDS=$rounds cargo test --quiet --locked --package "$package" $target -- \
-    whatever_bytes_are_changed_nothing_panics_and_memory_stays_bounded
+    whatever_bytes_are_changed_nothing_panics_and_memory_stays_bounded \
+    whatever_a_file_says_translating_it_does_not_panic
   echo "$name: $(( rounds * fixtures )) damaged files, $(( SECONDS - start )) s"
 done
