@@ -132,6 +132,15 @@ impl Translation<'_> {
         let turned = integer(node, "transB", 0)? != 0;
         let factors = [factor(node, "alpha")?, factor(node, "beta")?];
         let bias = reads.optional(2, "bias")?;
+        if let Some(Known { constant, .. }) = bias
+            && constant.numbers.len() > 1
+            && constant.shape.last() != Some(&constant.numbers.len())
+        {
+            return Err(format!(
+                "it adds numbers of shape {:?}, where one for each output is wanted",
+                constant.shape
+            ));
+        }
         self.linear(node, (x, turned), reads.known(1, "weight")?, bias, factors)
     }
 

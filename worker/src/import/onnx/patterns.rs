@@ -316,7 +316,17 @@ fn padded(net: &Net, index: &Index, node: &Node) -> Option<Node> {
 pub(super) fn without_softmax(mut net: Net) -> (Net, Option<String>) {
     let index = net.index();
     let last = match &net.outputs[..] {
-        [output] => ["Softmax", "LogSoftmax"].iter().find_map(|op| net.made_by(&index, output, op)),
+        [output] => {
+            // Converters write a copy, or a change of type, behind it.
+            let mut output = output;
+            while let Some(copy) = ["Identity", "Cast"].iter().find_map(|op| net.made_by(&index, output, op))
+                && let Some(before) = copy.inputs.first()
+            {
+                output = before;
+            }
+            let last = ["Softmax", "LogSoftmax"].iter().find_map(|op| net.made_by(&index, output, op));
+            last.filter(|node| integer(node, "axis", -1) != Ok(0))
+        }
         _ => None,
     };
     let Some(last) = last.cloned() else { return (net, None) };

@@ -13,6 +13,8 @@ struct Windows {
     kernel: [usize; 2],
     stride: [usize; 2],
     padding: Padding,
+    /// Whether some of the padding is there because the number of windows is rounded up.
+    rounded: bool,
 }
 
 /// The windows of a node over an image `[height, width]`; where their number is rounded up, with what the last of them read
@@ -24,7 +26,8 @@ fn windows(node: &Node, size: [usize; 2]) -> Result<Windows, String> {
     if dilation != [1, 1] {
         return Err(format!("its windows have dilations {dilation:?}"));
     }
-    let mut padding = padding(node, size, span(kernel, dilation)?, stride)?;
+    let told = padding(node, size, span(kernel, dilation)?, stride)?;
+    let mut padding = told;
     if integer(node, "ceil_mode", 0)? != 0 && text(node, "auto_pad", "NOTSET")? == "NOTSET" {
         let beyond = |size: usize, kernel: usize, stride: usize, [before, behind]: [usize; 2]| {
             let free = (size + before + behind).saturating_sub(kernel);
@@ -39,7 +42,7 @@ fn windows(node: &Node, size: [usize; 2]) -> Result<Windows, String> {
         padding.bottom = beyond(size[0], kernel[0], stride[0], [top, bottom]);
         padding.right = beyond(size[1], kernel[1], stride[1], [left, right]);
     }
-    Ok(Windows { kernel, stride, padding })
+    Ok(Windows { kernel, stride, padding, rounded: padding != told })
 }
 
 impl Translation<'_> {
@@ -55,7 +58,7 @@ impl Translation<'_> {
         if node.outputs.get(1).is_some_and(|o| !o.is_empty()) {
             return Err("it makes the places of its maxima, too".into());
         }
-        let Windows { kernel, stride, padding } = windows(node, [h, w])?;
+        let Windows { kernel, stride, padding, .. } = windows(node, [h, w])?;
         if kernel[0] != kernel[1] || stride[0] != stride[1] {
             return Err(format!("its windows are {kernel:?} with strides {stride:?}; square ones are taken"));
         }
@@ -74,14 +77,17 @@ impl Translation<'_> {
 
     pub(super) fn average_pool(&mut self, node: &Node, reads: &Reads) -> Result<Place, String> {
         let (mut x, [_, h, w]) = self.image(reads, 0)?;
-        let Windows { kernel, stride, padding } = windows(node, [h, w])?;
+        let Windows { kernel, stride, padding, rounded } = windows(node, [h, w])?;
         if kernel == [h, w] && padding == Padding::default() {
             return Ok(Place::first(self.made.push(&node.name, Op::GlobalAvgPool, &[x])?));
         }
         let mut count_include_pad = integer(node, "count_include_pad", 0)? != 0;
+        if rounded && count_include_pad {
+            return Err("its windows reach beyond the padding, whose zeros count in the mean, and what lies there does not".into());
+        }
         let padding = match padding.as_symmetric() {
             Some(sides) => sides,
-            None if count_include_pad && integer(node, "ceil_mode", 0)? == 0 => {
+            None if count_include_pad => {
                 x = self.zeros(node, x, padding)?;
                 count_include_pad = false;
                 [0; 2]

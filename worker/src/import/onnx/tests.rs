@@ -223,6 +223,49 @@ fn a_batch_norm_in_training_is_refused_in_every_operator_set_and_half_is_true() 
     assert!(!made.graph.nodes.iter().any(|n| zero(&n.op)), "{}", made.graph);
 }
 
+#[test]
+fn what_only_looks_like_the_usual_is_told_from_it() {
+    let head = |last: Vec<NodeProto>, bias: TensorProto| {
+        let nodes = vec![
+            node("GlobalAveragePool", &["x"], "b"),
+            node("Flatten", &["b"], "c"),
+            node("Gemm", &["c", "w", "bias"], "logits"),
+        ];
+        of(&file([nodes, last].concat(), vec![weight("w", &[3, 5]), bias]))
+    };
+    let of_outputs = || weight("bias", &[1, 5]);
+    let softmax = |axis| with(node("Softmax", &["logits"], "p"), vec![AttributeProto::int("axis", axis)]);
+    let copies = || {
+        [node("Identity", &["p"], "q"), with(node("Cast", &["q"], "y"), vec![AttributeProto::int("to", 1)])]
+    };
+    let last = |axis| [&[softmax(axis)][..], &copies()].concat();
+    // A Softmax behind which only copies stand is the network's last; one over the images is none.
+    let made = head(last(1), of_outputs()).unwrap();
+    assert_eq!(made.graph.node(made.graph.output).op.kind(), "Linear");
+    assert!(head(last(0), of_outputs()).is_err());
+    // As many numbers as outputs, but one for each image.
+    let told = head(last(1), weight("bias", &[5, 1])).unwrap_err().join("\n");
+    assert!(told.contains("adds numbers of shape [5, 1]"), "{told}");
+    let mean = |counted| {
+        let attributes = vec![
+            AttributeProto::ints("kernel_shape", vec![2, 2]),
+            AttributeProto::ints("strides", vec![2, 2]),
+            AttributeProto::ints("pads", vec![1, 1, 0, 0]),
+            AttributeProto::int("ceil_mode", 1),
+            AttributeProto::int("count_include_pad", counted),
+        ];
+        let nodes = vec![
+            with(node("AveragePool", &["x"], "a"), attributes),
+            node("Flatten", &["a"], "c"),
+            node("Gemm", &["c", "w"], "y"),
+        ];
+        of(&file(nodes, vec![weight("w", &[75, 5])])).map_err(|why| why.join("\n"))
+    };
+    // 1 + 8 rows hold 4 windows of 2; rounded up there is a fifth, which reaches beyond.
+    let told = mean(1).unwrap_err();
+    assert!(told.contains("reach beyond the padding"), "{told}");
+}
+
 /// A graph of few bytes that asks for much memory or time is refused, or done at once.
 #[test]
 fn small_files_that_want_much_are_refused_or_read_at_once() {
