@@ -100,7 +100,7 @@ const TABLE: &[(&str, How)] = &[
         With(&[("DATA", "digits --max-disagreement 100")]),
     ),
     (
-        "octrain verify --from-checkpoint runs/cifar10-1",
+        "octrain verify --from-checkpoint runs/cifar10/ResNet20-1",
         With(&[("FOLDER", "data"), ("--layer-images 200", "--layer-images 8 --max-disagreement 100")]),
     ),
     // docs/import.md

@@ -114,6 +114,33 @@ fn recipes_are_the_reference_s_and_flags_win_over_them() {
 }
 
 #[test]
+fn a_network_on_cifar_10_has_its_own_recipe_and_folder() {
+    let script = "training/train_cifar10.sh";
+    for (network, optimizer, folder) in [
+        ("ResNet20", None, "runs/cifar10/ResNet20-2/compare"),
+        ("MobileNetV2-32px", None, "runs/cifar10/MobileNetV2-32px-2/compare"),
+        ("ViT-32px", Some("adamw"), "runs/cifar10/ViT-32px-2/compare"),
+    ] {
+        let args = arguments(&dry_run(
+            script,
+            &["data", "--network", network, "--seed", "2", "--max-steps", "1"],
+            "",
+        ));
+        assert_eq!(args[0], "train");
+        assert!(args.contains(&"compare".to_string()), "{args:?}");
+        let found = ["--model-arch-name", "--seed", "--max-steps", "--output"].map(|flag| last(&args, flag));
+        assert_eq!(found, [Some(network), Some("2"), Some("1"), Some(folder)]);
+        assert_eq!(last(&args, "--optimizer"), optimizer, "{network}");
+    }
+    assert_eq!(last(&arguments(&dry_run(script, &["data"], "")), "--model-arch-name"), Some("ResNet20"));
+    let message = refused(&dry_run(script, &["data", "--network", "VGG"], ""));
+    assert!(message.contains("no recipe for --network VGG"), "{message}");
+    assert!(refused(&dry_run(script, &["--seed", "2"], "")).contains("train_cifar10.sh FOLDER"));
+    let usage = dry_run(script, &["--help"], "");
+    assert!(usage.status.success() && String::from_utf8_lossy(&usage.stdout).contains("--network"));
+}
+
+#[test]
 fn inference_scripts_export_and_time_the_qat_checkpoint() {
     let export =
         arguments(&dry_run("inference/export_resnet50_QAT.sh", &["runs/q/9", "--profile", "tensorrt"], ""));
