@@ -140,6 +140,34 @@ fn a_network_on_cifar_10_has_its_own_recipe_and_folder() {
     assert!(usage.status.success() && String::from_utf8_lossy(&usage.stdout).contains("--network"));
 }
 
+/// Scripts of a folder and of those in it, with their text.
+fn shell_scripts(folder: &Path) -> Vec<(PathBuf, String)> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all.extend(shell_scripts(&path));
+        } else if path.extension().is_some_and(|end| end == "sh") {
+            let text = fs::read_to_string(&path).unwrap();
+            all.push((path, text));
+        }
+    }
+    all
+}
+
+#[test]
+fn whatever_a_script_fetches_with_pip_is_pinned_by_hash() {
+    let mut commands = 0;
+    for (path, text) in shell_scripts(&repository().join("scripts")) {
+        let text = text.replace("\\\n", " ");
+        for line in text.lines().filter(|line| line.contains("pip install ") || line.contains("pip download ")) {
+            assert!(line.contains("--require-hashes"), "{}: {line}", path.display());
+            commands += 1;
+        }
+    }
+    assert!(commands >= 4, "{commands} commands were found");
+}
+
 #[test]
 fn inference_scripts_export_and_time_the_qat_checkpoint() {
     let export =
