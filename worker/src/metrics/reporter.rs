@@ -32,12 +32,23 @@ pub struct StepMetrics {
     pub images: u64,
     /// Seconds waiting for data.
     pub data_time: f64,
-    /// Seconds in forward and backward.
-    pub compute_time: f64,
-    /// Seconds in reduction, waiting for other ranks included.
+    /// Seconds in forward and loss.
+    pub forward_time: f64,
+    /// Seconds in backward.
+    pub backward_time: f64,
+    /// Seconds in reduction that nothing else hides, waiting for other ranks included.
     pub reduce_time: f64,
+    /// Seconds in what follows the reduction: norm, update rule, statistics.
+    pub update_time: f64,
     /// Seconds in all.
     pub step_time: f64,
+}
+
+impl StepMetrics {
+    /// Seconds in forward and backward.
+    pub fn compute_time(&self) -> f64 {
+        self.forward_time + self.backward_time
+    }
 }
 
 /// An evaluation over all ranks.
@@ -153,15 +164,17 @@ impl Reporter {
                 m.top1,
                 m.lr,
                 m.data_time,
-                m.compute_time,
+                m.compute_time(),
                 m.reduce_time
             );
         }
         self.json(&json!({
             "kind": "step", "epoch": m.epoch, "step": m.step, "global_step": m.global_step,
             "train.loss": m.loss, "train.top1": m.top1, "train.lr": m.lr, "train.ips": ips,
-            "train.data_time": m.data_time, "train.compute_time": m.compute_time,
-            "train.reduce_time": m.reduce_time, "train.batch_time": m.step_time,
+            "train.data_time": m.data_time, "train.compute_time": m.compute_time(),
+            "train.forward_time": m.forward_time, "train.backward_time": m.backward_time,
+            "train.reduce_time": m.reduce_time, "train.update_time": m.update_time,
+            "train.batch_time": m.step_time,
             "train.grad_norm": m.grad_norm, "train.loss_scale": m.loss_scale, "train.skipped": m.skipped,
         }));
     }
@@ -179,8 +192,10 @@ impl Reporter {
         let line = json!({
             "kind": "epoch", "epoch": last.epoch, "global_step": last.global_step,
             "train.loss": loss, "train.top1": top1, "train.ips": ips,
-            "train.data_time": mean(|m| m.data_time), "train.compute_time": mean(|m| m.compute_time),
-            "train.reduce_time": mean(|m| m.reduce_time), "train.batch_time": mean(|m| m.step_time),
+            "train.data_time": mean(|m| m.data_time), "train.compute_time": mean(StepMetrics::compute_time),
+            "train.forward_time": mean(|m| m.forward_time), "train.backward_time": mean(|m| m.backward_time),
+            "train.reduce_time": mean(|m| m.reduce_time), "train.update_time": mean(|m| m.update_time),
+            "train.batch_time": mean(|m| m.step_time),
         });
         self.line(&format!(
             "epoch {} train.loss {loss:.4} train.top1 {top1:.2} train.ips {ips:.1} (median step)",

@@ -24,6 +24,7 @@ mod snapshot;
 mod source;
 mod state;
 mod statistics;
+mod stopwatch;
 #[cfg(test)]
 mod tests;
 mod updater;
@@ -41,6 +42,7 @@ pub use sgd::Sgd;
 pub use snapshot::RestoreError;
 pub use state::RuleState;
 pub use statistics::Placed;
+pub use stopwatch::{Span, Stage};
 
 use crate::collective::Collective;
 use crate::exec::{Executor, Weights, initialise};

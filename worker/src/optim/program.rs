@@ -11,6 +11,7 @@ use super::rule::Loss;
 use super::schedule::LearningRate;
 use super::source::Source;
 use super::state::{RuleState, StateError};
+use super::stopwatch::{Span, Stage, Stopwatch, total};
 use super::updater::Updater;
 use super::{DistributedOptimizer, OptimError};
 use crate::checkpoint::State;
@@ -20,7 +21,7 @@ use crate::exec::{Evaluator, ExecError, Executor, Mode, Pass, Prepared, Watch, W
 use crate::graph::Graph;
 use crate::strategy::{Phase, Strategy};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tch::{Device, Kind, Tensor};
 
 /// Images and labels of one microbatch.
@@ -50,10 +51,15 @@ pub struct StepOutcome {
     pub skipped: bool,
     /// Some rank was asked to stop: all stop after this step, with equal state.
     pub stop: bool,
-    /// Forward and backward, before any communication.
-    pub compute: Duration,
-    /// Waiting for and doing the reduction.
-    pub reduce: Duration,
+    /// Where this rank's time went, without a gap.
+    pub spans: Vec<Span>,
+}
+
+impl StepOutcome {
+    /// Time of this rank in a stage of the step.
+    pub fn time(&self, stage: Stage) -> Duration {
+        total(&self.spans, stage)
+    }
 }
 
 /// A network under training.
@@ -223,16 +229,15 @@ impl Program {
         stop: bool,
         watch: Option<&mut Watch>,
     ) -> Result<StepOutcome, OptimError> {
-        let started = Instant::now();
+        let mut time = Stopwatch::start();
         self.reducer.check_local(microbatches.len())?;
         self.prepare(microbatches)?;
         let phase = self.phase(self.global_step);
         let lr = self.schedule().at(self.global_step);
         let scale = self.updater.loss_scale.factor();
-        self.accumulate(microbatches, phase, stop, watch)?;
-        let compute = started.elapsed();
+        self.accumulate(microbatches, phase, stop, watch, &mut time)?;
         self.reducer.reduce(&self.gradients, phase.observe)?;
-        let reduce = started.elapsed() - compute;
+        time.lap(Stage::Reduce);
 
         let _guard = tch::no_grad_guard();
         let sums = self.gradients.sums()?;
@@ -253,8 +258,7 @@ impl Program {
             scale,
             skipped: !norm.is_finite(),
             stop: sums.stop > 0.0,
-            compute,
-            reduce,
+            spans: Vec::new(),
         };
         if outcome.skipped {
             match self.updater.loss_scale {
@@ -270,6 +274,8 @@ impl Program {
         }
         self.updater.loss_scale = self.updater.loss_scale.next(!outcome.skipped);
         self.global_step += 1;
+        time.lap(Stage::Update);
+        outcome.spans = time.spans();
         Ok(outcome)
     }
 
@@ -297,6 +303,7 @@ impl Program {
         phase: Phase,
         stop: bool,
         mut watch: Option<&mut Watch>,
+        time: &mut Stopwatch,
     ) -> Result<(), OptimError> {
         let qat = self.source.strategy.qat.as_ref();
         let mode = Mode {
@@ -324,6 +331,7 @@ impl Program {
             let watch = watch.as_deref_mut().map(|w| w as &mut Watch);
             let logits = self.executor.forward(m.images, pass, watch)?;
             let loss = self.objective.of(distillation, &logits, m)?;
+            time.lap(Stage::Forward);
             let grads = Tensor::f_run_backward(&[loss.f_mul_scalar(factor)?], &wanted, false, false)?;
             let _guard = tch::no_grad_guard();
             self.gradients.add(&grads)?;
@@ -334,9 +342,11 @@ impl Program {
             let right = logits.f_argmax(1, false)?.f_eq_tensor(m.labels)?;
             sums.correct += right.f_sum(Kind::Int64)?.f_int64_value(&[])? as f64;
             sums.images += m.labels.size()[0] as f64;
+            time.lap(Stage::Backward);
         }
         let _guard = tch::no_grad_guard();
         self.gradients.put(sums)?;
+        time.lap(Stage::Backward);
         Ok(())
     }
 

@@ -30,7 +30,7 @@ use crate::launcher::signals;
 use crate::launcher::watchdog::{self, Phase, doing};
 use crate::metrics::{ClassMetrics, EvalMetrics, StepMetrics};
 use crate::native;
-use crate::optim::{Microbatch, OptimError, StepOutcome};
+use crate::optim::{Microbatch, OptimError, Stage, StepOutcome};
 use crate::session::{Session, StepReport};
 use serde_json::json;
 use std::path::PathBuf;
@@ -270,6 +270,7 @@ impl Run<'_> {
         self.timed(all);
         watchdog::took(all);
         let images = self.task.data.sharding.global_batch() as u64;
+        let seconds = |stage| outcome.time(stage).as_secs_f64();
         let metrics = StepMetrics {
             epoch: self.progress.position.epoch,
             step: self.progress.position.step_in_epoch,
@@ -282,8 +283,10 @@ impl Run<'_> {
             skipped: outcome.skipped,
             images,
             data_time: data.as_secs_f64(),
-            compute_time: outcome.compute.as_secs_f64(),
-            reduce_time: outcome.reduce.as_secs_f64(),
+            forward_time: seconds(Stage::Forward),
+            backward_time: seconds(Stage::Backward),
+            reduce_time: seconds(Stage::Reduce),
+            update_time: seconds(Stage::Update),
             step_time: all.as_secs_f64(),
         };
         self.reporter.step(&metrics);
@@ -403,7 +406,7 @@ fn step_report(m: &StepMetrics) -> StepReport {
         loss: m.loss,
         images_per_second: m.images as f64 / m.step_time,
         data_seconds: m.data_time,
-        compute_seconds: m.compute_time,
+        compute_seconds: m.compute_time(),
         reduce_seconds: m.reduce_time,
     }
 }
