@@ -124,6 +124,19 @@ const TABLE: &[(&str, How)] = &[
         "scripts/training/train_resnet50_AMP_QAT_10E.sh",
         Not("needs a folder of Paddle's; scripts/import-paddle.sh runs it"),
     ),
+    // docs/performance.md
+    (
+        "octrain bench train",
+        With(&[
+            (
+                "--model-arch-name ResNet50 --image-shape 3,224,224",
+                "--model-arch-name ResNet20 --image-shape 3,32,32",
+            ),
+            ("--benchmark-steps 5", "--benchmark-steps 2"),
+        ]),
+    ),
+    ("octrain bench allreduce", With(&[(",25M", "")])),
+    ("octrain bench input", With(&[("FOLDER", "data --benchmark-steps 2")])),
     // docs/operations.md
     ("octrain launch", Parsed("needs several nodes; pods.rs runs coordinator and launchers")),
     ("srun", Not("needs SLURM")),

@@ -84,6 +84,7 @@ fn train(e: &TrainError) -> Option<String> {
         | E::Session(_)
         | E::Report(_)
         | E::OutOfMemory { .. }
+        | E::WrongSum(_)
         | E::Config(_)
         | E::FolderChanged { .. }
         | E::Stopped(_)

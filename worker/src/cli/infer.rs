@@ -171,6 +171,15 @@ pub fn announce(model: &Path, info: &ModelInfo, engine: EngineKind) {
 
 /// Runs the command.
 pub fn main(args: &InferArgs) -> Result<u8> {
+    let report = measured(args)?;
+    if let Some(path) = &args.report_file {
+        ReportFile::open(path, false)?.write(&Value::Object(report))?;
+    }
+    Ok(0)
+}
+
+/// Measures what is asked for, says it, and returns the line of its report.
+pub fn measured(args: &InferArgs) -> Result<Map<String, Value>> {
     let root = match (&args.image_root, args.benchmark) {
         (Some(root), false) => Some(root),
         (_, true) => None,
@@ -244,8 +253,5 @@ pub fn main(args: &InferArgs) -> Result<u8> {
         put(&format!("eval_latency_{name}"), json!(value));
     }
     put("infer.bytes", json!(info.bytes));
-    if let Some(path) = &args.report_file {
-        ReportFile::open(path, false)?.write(&Value::Object(report))?;
-    }
-    Ok(0)
+    Ok(report)
 }

@@ -2,7 +2,7 @@
 
 use super::args::RunFlags;
 use super::resume::{self, Again, ResumeFlag};
-use super::worker::Place;
+use super::worker::{Place, Work};
 use super::{Exit, in_vain, local};
 use crate::config::RunConfig;
 use crate::launcher::WorkerCommand;
@@ -148,7 +148,7 @@ pub fn main(args: &LaunchArgs) -> Result<u8> {
             connect_timeout: args.connect_timeout,
             plan_timeout: args.plan_timeout,
         };
-        let command = local::worker_command(&config, &place, false)?;
+        let command = local::worker_command(&config, &place, &Work::Run, false)?;
         // Ranks are the coordinator's to give; here only the place is known.
         Ok(WorkerCommand { label: format!("host {host} local {local_index}"), ..command })
     });

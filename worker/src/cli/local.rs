@@ -2,7 +2,7 @@
 //! very process).
 
 use super::Exit;
-use super::worker::{self, Place};
+use super::worker::{self, Place, Work};
 use crate::config::RunConfig;
 use crate::launcher::{
     self, EXIT_CONFIGURATION, LaunchOptions, WorkerCommand,
@@ -19,7 +19,12 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 
 /// The command of one worker.
-pub fn worker_command(config: &RunConfig, place: &Place, passthrough: bool) -> Result<WorkerCommand> {
+pub fn worker_command(
+    config: &RunConfig,
+    place: &Place,
+    work: &Work,
+    passthrough: bool,
+) -> Result<WorkerCommand> {
     let json = serde_json::to_string(config)?;
     let flags = [
         ("--coordinator", place.coordinator.clone()),
@@ -33,6 +38,9 @@ pub fn worker_command(config: &RunConfig, place: &Place, passthrough: bool) -> R
     ];
     let mut args: Vec<OsString> = vec!["worker".into()];
     args.extend(flags.into_iter().flat_map(|(flag, value)| [flag.into(), value.into()]));
+    if let Work::AllReduce(wanted) = work {
+        args.extend(["--all-reduce".into(), serde_json::to_string(wanted)?.into()]);
+    }
     // Thread pools of native libraries are made before the plan is known.
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = (cores / place.local_world.max(1) as usize).max(1).to_string();
@@ -60,11 +68,11 @@ pub fn supervise(workers: Vec<WorkerCommand>) -> Result<u8> {
 /// Runs the job; `listen` is where the embedded coordinator listens.
 pub fn run(config: &RunConfig, listen: &str) -> Result<u8> {
     // Whatever is wrong with network or data is said once, here, and not by every worker.
-    run_opened(config, listen, Job::open(config).map_err(Exit::of_run)?)
+    run_opened(config, listen, Job::open(config).map_err(Exit::of_run)?, &Work::Run)
 }
 
 /// Runs a job whose network and data were looked at before; `listen` is where the embedded coordinator listens.
-pub fn run_opened(config: &RunConfig, listen: &str, job: Job) -> Result<u8> {
+pub fn run_opened(config: &RunConfig, listen: &str, job: Job, work: &Work) -> Result<u8> {
     let world = config.machine.nproc as u32;
     let host = crate::session::machine::host_name();
     let serve = CoordinatorConfig {
@@ -85,12 +93,12 @@ pub fn run_opened(config: &RunConfig, listen: &str, job: Job) -> Result<u8> {
         plan_timeout: 3600,
     };
     let code = if world == 1 {
-        worker::run(config, &place(0), job)?
+        worker::run(config, &place(0), job, work)?
     } else {
         drop(job);
         let terminal = std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
-        let commands =
-            (0..world).map(|i| worker_command(config, &place(i), i == 0 && terminal && !config.run.checks));
+        let commands = (0..world)
+            .map(|i| worker_command(config, &place(i), work, i == 0 && terminal && !config.run.checks));
         supervise(commands.collect::<Result<_>>()?)?
     };
     coordinator.shutdown("the workers have ended");

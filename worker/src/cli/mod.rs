@@ -3,6 +3,7 @@
 mod advice;
 mod analyze;
 mod args;
+mod bench;
 mod checkpoint_base;
 mod classifier;
 mod compare;
@@ -82,6 +83,8 @@ enum Command {
     /// Post-training quantization of a checkpoint: calibrated, measured before and after, and saved as one that `export`,
     /// `verify` and `infer` take.
     Quantize(quantize::QuantizeArgs),
+    /// Time steps, sums over workers, inference and input, and compare two such reports.
+    Bench(bench::BenchArgs),
     /// Print ranks, strategy and pass list with reasons, without training.
     Plan(plan::PlanArgs),
     /// Print a network, before or after its passes, as text or as a picture for Graphviz.
@@ -110,6 +113,7 @@ impl Command {
             | Command::Quickstart(_)
             | Command::Compare(_)
             | Command::Quantize(_) => Reader::NotAwaited,
+            Command::Bench(args) => args.reader(),
             Command::Export(_)
             | Command::Import(_)
             | Command::Infer(_)
@@ -229,6 +233,7 @@ fn run() -> Result<u8> {
         Command::Quickstart(args) => quickstart::main(args).map(|()| 0),
         Command::Compare(args) => compare::main(args),
         Command::Quantize(args) => quantize::main(args, sub),
+        Command::Bench(args) => bench::main(args, sub),
         Command::Plan(args) => plan::main(args, sub),
         Command::Graph(args) => graph::main(args, sub),
         Command::Debug(args) => debug::main(args, sub),

@@ -4,6 +4,7 @@
 
 use super::args::RunFlags;
 use super::resume::{self, Again};
+use super::worker::Work;
 use super::{Exit, checkpoint_base, local};
 use crate::config::{Given, OptimizerSettings};
 use crate::launcher::EXIT_OK;
@@ -88,7 +89,11 @@ pub fn main(args: &QuantizeArgs, matches: &ArgMatches) -> Result<u8> {
     let job = Job::open(&config).map_err(Exit::of_run)?;
     trainer::same_task(&folder, &manifest, &config, &job).map_err(Exit::configuration)?;
     let again = Again { command: "octrain train".into(), needs: "" };
-    let code = resume::with_continuation(local::run_opened(&config, "127.0.0.1:0", job), &config, &again)?;
+    let code = resume::with_continuation(
+        local::run_opened(&config, "127.0.0.1:0", job, &Work::Run),
+        &config,
+        &again,
+    )?;
     if code == EXIT_OK {
         say!(
             "quantized; the file for a runtime: octrain export --from-checkpoint {} --profile {} --output int8.onnx",

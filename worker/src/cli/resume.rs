@@ -38,6 +38,14 @@ fn for_training(run: &RunConfig, output: PathBuf, from: PathBuf) -> RunConfig {
     })
 }
 
+/// What file and flags go over.
+pub struct Base<'a> {
+    /// The defaults, for a run that starts anew.
+    pub new: &'a dyn Fn() -> RunConfig,
+    /// What is made of a checkpoint's settings, for a run that goes on from it.
+    pub of_checkpoint: &'a dyn Fn(RunConfig) -> RunConfig,
+}
+
 /// Resolves the configuration of a run that trains: defaults, or, where it goes on from a checkpoint, that checkpoint's
 /// settings; then the file, then the flags.
 ///
@@ -48,9 +56,21 @@ pub fn resolve(
     matches: &ArgMatches,
     again: &Again,
 ) -> Result<RunConfig, Exit> {
+    let bases = Base { new: &RunConfig::default, of_checkpoint: &|config| config };
+    resolve_over(flags, resume, matches, again, &bases)
+}
+
+/// The same over other defaults.
+pub fn resolve_over(
+    flags: &RunFlags,
+    resume: &ResumeFlag,
+    matches: &ArgMatches,
+    again: &Again,
+    bases: &Base,
+) -> Result<RunConfig, Exit> {
     let given = flags.checkpoint(matches)?;
     let Some(path) = resume.resume.clone().or(given.folder) else {
-        let (config, given) = flags.resolve(&RunConfig::default(), matches)?;
+        let (config, given) = flags.resolve(&(bases.new)(), matches)?;
         return Ok(as_started(config, &given));
     };
     let (folder, manifest) = checkpoint_base::read(&path, given.which.into()).map_err(|e| {
@@ -69,7 +89,7 @@ pub fn resolve(
         }
         _ => manifest.settings(&folder).map_err(Exit::checkpoint)?.clone(),
     };
-    let base = for_training(&run, root_of(&folder), path.clone());
+    let base = (bases.of_checkpoint)(for_training(&run, root_of(&folder), path.clone()));
     let (mut config, _) = flags.resolve(&base, matches)?;
     if let Some(dir) = &resume.resume {
         config.run.output_dir = root_of(dir);

@@ -11,7 +11,7 @@ use crate::metrics::say;
 use crate::session::{
     Conclusion, FailureKind, GivingUp, JobSpec, Session, SessionError, SessionOptions, machine, panics,
 };
-use crate::trainer::{self, Job, TrainError};
+use crate::trainer::{self, AllReduce, Job, TrainError};
 use anyhow::{Context, Result};
 use octrain_coordinator::plan;
 use std::sync::Arc;
@@ -52,20 +52,56 @@ pub struct WorkerArgs {
     /// The resolved configuration as JSON.
     #[arg(long)]
     pub run_config: String,
+    /// Time sums over the workers in place of training: what, as JSON.
+    #[arg(long)]
+    pub all_reduce: Option<String>,
+}
+
+/// What a worker does once it has its place among the others.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Work {
+    /// It trains or evaluates, as configured.
+    Run,
+    /// It sums up, and is timed.
+    AllReduce(AllReduce),
 }
 
 /// Runs the command.
 pub fn main(args: &WorkerArgs) -> Result<u8> {
-    let (config, job) = open(&args.run_config).map_err(|e| in_vain::told(&args.place.giving_up(), e))?;
-    run(&config, &args.place, job)
+    let (config, job, work) = open(args).map_err(|e| in_vain::told(&args.place.giving_up(), e))?;
+    run(&config, &args.place, job, &work)
 }
 
-fn open(run_config: &str) -> Result<(RunConfig, Job)> {
-    let config: RunConfig = serde_json::from_str(run_config).map_err(|e| {
-        Exit::configuration(format!("--run-config is not a configuration of this version: {e}"))
-    })?;
+fn open(args: &WorkerArgs) -> Result<(RunConfig, Job, Work)> {
+    let other = |flag: &str, e: serde_json::Error| {
+        Exit::configuration(format!("{flag} is not a configuration of this version: {e}"))
+    };
+    let config: RunConfig = serde_json::from_str(&args.run_config).map_err(|e| other("--run-config", e))?;
+    let work = match &args.all_reduce {
+        None => Work::Run,
+        Some(text) => Work::AllReduce(serde_json::from_str(text).map_err(|e| other("--all-reduce", e))?),
+    };
     let job = Job::open(&config).map_err(Exit::of_run)?;
-    Ok((config, job))
+    Ok((config, job, work))
+}
+
+impl Work {
+    /// Does it; whether it ended by a signal.
+    fn done(
+        &self,
+        config: &RunConfig,
+        session: &Session,
+        job: &Job,
+        address: &str,
+    ) -> Result<bool, TrainError> {
+        match self {
+            Work::Run => Ok(trainer::run(config, session, job, address)?.interrupted),
+            Work::AllReduce(wanted) => {
+                trainer::time_all_reduce(wanted, session, address, config.run.report_file.as_deref())?;
+                Ok(false)
+            }
+        }
+    }
 }
 
 impl Place {
@@ -109,7 +145,7 @@ fn exit_code(e: &SessionError) -> u8 {
 }
 
 /// Runs one worker to its end; returns its exit code.
-pub fn run(config: &RunConfig, place: &Place, job: Job) -> Result<u8> {
+pub fn run(config: &RunConfig, place: &Place, job: Job, work: &Work) -> Result<u8> {
     signals::enter(Stage::Working).context("cannot listen for signals")?;
     let options = place.options(config, &job).map_err(|e| in_vain::told(&place.giving_up(), e))?;
     let session =
@@ -128,13 +164,13 @@ pub fn run(config: &RunConfig, place: &Place, job: Job) -> Result<u8> {
     if config.run.checks && shared.rank == 0 {
         say!("{}", plan::render(shared));
     }
-    let ended = panics::guarded(&session, || trainer::run(config, &session, &job, &address));
+    let ended = panics::guarded(&session, || work.done(config, &session, &job, &address));
     let (message, kind) = match ended {
-        Ok(Ok(outcome)) if outcome.interrupted => {
+        Ok(Ok(true)) => {
             session.leave_interrupted();
             return Ok(EXIT_PREEMPTED);
         }
-        Ok(Ok(_)) => {
+        Ok(Ok(false)) => {
             session.leave();
             return Ok(EXIT_OK);
         }

@@ -57,7 +57,7 @@ pub struct RunSettings {
         arg(long, help_heading = "Run", default_value_t = 0, allow_negative_numbers = true)
     )]
     pub max_steps: u64,
-    /// Time steps only: no evaluation, no checkpoint.
+    /// Time steps only: no evaluation, no checkpoint; images of `synthetic` are made once and used again.
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Run", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set))]
     pub benchmark: bool,
     /// Steps timed by `benchmark`.

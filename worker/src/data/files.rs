@@ -1,8 +1,9 @@
 //! Images by the names of their files, without labels.
 
-use super::Geometry;
 use super::folder::{decode, images_beneath};
 use super::found::{LeftOut, counted};
+use super::source::{Broken, Images};
+use super::{Geometry, RgbImage};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -48,6 +49,23 @@ impl ImageFiles {
     /// The files of folders that are not used, as text; none where all are.
     pub fn left_out(&self) -> Option<String> {
         (!self.left_out.is_empty()).then(|| counted(&self.left_out))
+    }
+}
+
+/// For a loader whose labels nobody asks for: all are 0.
+impl Images for ImageFiles {
+    fn len(&self) -> usize {
+        self.files.len()
+    }
+    fn label(&self, _: usize) -> usize {
+        0
+    }
+    fn name(&self, index: usize) -> String {
+        self.files[index].display().to_string()
+    }
+    fn image(&self, index: usize) -> Result<RgbImage, Broken> {
+        let bytes = fs::read(&self.files[index]).map_err(|e| Broken::Unread(e.to_string()))?;
+        decode(&bytes).map_err(Broken::Corrupt)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::pipeline::{Corrupt, Pipeline, Request, Use, pool};
 use super::{Batch, DataConfig, DataError, Dataset, permutation};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Microbatches for training.
@@ -11,6 +12,13 @@ pub struct TrainLoader {
     corrupt: Corrupt,
     pool: Arc<rayon::ThreadPool>,
     epoch: Option<Pipeline>,
+    ring: Option<Ring>,
+}
+
+/// Microbatches that are handed out again and again.
+struct Ring {
+    size: usize,
+    batches: VecDeque<Batch>,
 }
 
 impl TrainLoader {
@@ -26,7 +34,14 @@ impl TrainLoader {
             return Err(DataError::TooFew { images, global, fits });
         }
         let pool = pool(config.threads)?;
-        Ok(Self { dataset, config, corrupt: Corrupt::default(), pool, epoch: None })
+        Ok(Self { dataset, config, corrupt: Corrupt::default(), pool, epoch: None, ring: None })
+    }
+
+    /// The same loader, which reads `microbatches` of its first epoch and hands those out again and again, without an end:
+    /// for timing what is done with them, while nothing is read.
+    #[must_use]
+    pub fn repeating(self, microbatches: usize) -> Self {
+        Self { ring: Some(Ring { size: microbatches.max(1), batches: VecDeque::new() }), ..self }
     }
 
     /// Global batches of an epoch.
@@ -36,6 +51,23 @@ impl TrainLoader {
 
     /// Begins an epoch at a step of it.
     pub fn start_epoch(&mut self, epoch: u32, from_step: u64) -> Result<(), DataError> {
+        if self.ring.as_ref().is_some_and(|ring| !ring.batches.is_empty()) {
+            return Ok(());
+        }
+        self.begin(epoch, from_step)?;
+        if let (Some(ring), Some(read)) = (&mut self.ring, &mut self.epoch) {
+            while ring.batches.len() < ring.size
+                && let Some(batch) = read.next()?
+            {
+                ring.batches.push_back(batch);
+            }
+            // Ends the threads that read ahead.
+            self.epoch = None;
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, epoch: u32, from_step: u64) -> Result<(), DataError> {
         let order = permutation(self.config.seed, epoch, self.dataset.len());
         let sharding = self.config.sharding;
         let requests =
@@ -53,6 +85,12 @@ impl TrainLoader {
     #[allow(clippy::should_implement_trait)] // it can fail
     pub fn next(&mut self) -> Result<Option<Batch>, DataError> {
         let none = || DataError::Loader("was asked for a batch before an epoch was begun".into());
+        if let Some(ring) = &mut self.ring {
+            let batch = ring.batches.pop_front().ok_or_else(none)?;
+            let again = batch.shallow_clone();
+            ring.batches.push_back(batch);
+            return Ok(Some(again));
+        }
         self.epoch.as_mut().ok_or_else(none)?.next()
     }
 }
@@ -190,6 +228,25 @@ mod tests {
         loader.start_epoch(4, 0).unwrap();
         let other = loader.next().unwrap().unwrap();
         assert!(!other.images.equal(&whole[0].0));
+    }
+
+    #[test]
+    fn a_loader_that_repeats_hands_out_its_first_batches_and_reads_no_more() {
+        let first = epoch(0, 1, 1, 0);
+        let mut loader = TrainLoader::new(dataset("synthetic", Split::Train), config(0, 1, 2)).unwrap();
+        assert!(loader.next().is_err());
+        loader = loader.repeating(2);
+        assert!(loader.next().is_err(), "no epoch was begun");
+        loader.start_epoch(3, 0).unwrap();
+        assert!(loader.epoch.is_none());
+        let mut next = || loader.next().unwrap().map(|b| (b.images, b.labels)).unwrap();
+        // More than an epoch has.
+        for i in 0..50 {
+            assert!(equal(&next(), &first[i % 2]), "batch {i}");
+        }
+        loader.start_epoch(4, 0).unwrap();
+        let again = loader.next().unwrap().unwrap();
+        assert!(again.images.equal(&first[0].0));
     }
 
     #[test]

@@ -31,6 +31,12 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// The same images and labels, which it shares.
+    pub(super) fn shallow_clone(&self) -> Batch {
+        let (images, labels) = (self.images.shallow_clone(), self.labels.shallow_clone());
+        Batch { images, labels, position: self.position, corrupt: 0 }
+    }
+
     /// The batch on another device.
     pub fn on(self, device: Device) -> Result<Batch, DataError> {
         let (images, labels) = (self.images.f_to_device(device)?, self.labels.f_to_device(device)?);

@@ -42,6 +42,17 @@ pub fn capabilities(cuda_devices: Vec<CudaDevice>) -> Capabilities {
     }
 }
 
+/// The model of this host's CPU, as the system names it.
+pub fn cpu_model() -> String {
+    model(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default()).unwrap_or("unknown").to_string()
+}
+
+/// The model of the first CPU in the text of `/proc/cpuinfo`.
+fn model(cpuinfo: &str) -> Option<&str> {
+    let line = cpuinfo.lines().find(|l| l.starts_with("model name") || l.starts_with("CPU part"))?;
+    line.split_once(':').map(|(_, name)| name.trim())
+}
+
 /// Flags of the first CPU in the text of `/proc/cpuinfo` (`flags` on x86, `Features` on ARM).
 fn cpu_flags(cpuinfo: &str) -> Vec<String> {
     let line = cpuinfo.lines().find(|l| l.starts_with("flags") || l.starts_with("Features"));
@@ -157,6 +168,8 @@ mod tests {
         assert!(cpu_flags("").is_empty());
         assert_eq!(memory_bytes("MemTotal:       24576 kB\nMemFree: 1 kB"), 24576 * 1024);
         assert_eq!(memory_bytes("nothing"), 0);
+        assert_eq!(model("processor : 0\nmodel name\t: A CPU @ 2 GHz\n"), Some("A CPU @ 2 GHz"));
+        assert_eq!(model("processor : 0\n"), None);
     }
 
     #[test]

@@ -64,6 +64,9 @@ pub enum TrainError {
         /// The allocator's words.
         what: String,
     },
+    /// A sum over ranks that is not the sum.
+    #[error("{0}: the collective, or the memory of a worker, is at fault")]
+    WrongSum(String),
     /// A setting that cannot be met.
     #[error("{0}")]
     Config(String),

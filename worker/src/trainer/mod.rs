@@ -1,6 +1,8 @@
 //! The training loop: data, step, report, evaluate, save.
 
+mod all_reduce;
 mod begin;
+mod benchmark;
 mod best;
 mod error;
 mod eval;
@@ -15,6 +17,7 @@ mod setup;
 mod source;
 mod update;
 
+pub use all_reduce::{AllReduce, sent_bytes, time_all_reduce};
 pub use begin::kept_global_batch;
 pub use error::TrainError;
 pub use eval::{ClassCount, EvalResult, evaluate};
@@ -143,10 +146,15 @@ impl Run<'_> {
         }
         self.say_best();
         let outcome = self.outcome(eval, false);
-        self.reporter.summary(json!({
+        let mut summary = json!({
             "kind": "summary", "epochs": outcome.position.epoch, "global_step": outcome.position.global_step,
             "train.ips": outcome.images_per_second, "val.top1": outcome.eval.map(|e| e.top1),
-        }));
+        });
+        if config.run.benchmark {
+            let measured = self.measured()?;
+            summary.as_object_mut().into_iter().for_each(|all| all.extend(measured.clone()));
+        }
+        self.reporter.summary(summary);
         if config.run.benchmark {
             let (n, ips) = (self.timed_steps(), outcome.images_per_second);
             self.reporter.say(&format!("train.ips {ips:.1} images/s over all workers (median of {n} steps)"));
@@ -267,7 +275,6 @@ impl Run<'_> {
     }
 
     fn after_step(&mut self, outcome: &StepOutcome, data: Duration, all: Duration) -> Result<(), TrainError> {
-        self.timed(all);
         watchdog::took(all);
         let images = self.task.data.sharding.global_batch() as u64;
         let seconds = |stage| outcome.time(stage).as_secs_f64();
@@ -289,6 +296,7 @@ impl Run<'_> {
             update_time: seconds(Stage::Update),
             step_time: all.as_secs_f64(),
         };
+        self.timed(&metrics);
         self.reporter.step(&metrics);
         let report = step_report(&metrics);
         self.task.session.report_step(self.progress.position.global_step, report);

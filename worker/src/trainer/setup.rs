@@ -13,7 +13,7 @@ use crate::config::{DataSettings, RunConfig, RunScope};
 use crate::data::{DataConfig, Geometry, Sharding, TrainLoader};
 use crate::graph::NetworkFacts;
 use crate::launcher::watchdog::{Phase, doing};
-use crate::metrics::{Reporter, median, say};
+use crate::metrics::{Reporter, StepMetrics, median, say};
 use crate::native;
 use crate::native::devices;
 use crate::optim::loss_scale::LossScale;
@@ -54,15 +54,19 @@ pub struct Run<'a> {
     pub(super) reporter: Reporter,
     /// Seconds of the steps that count.
     times: Vec<f64>,
+    /// The same steps whole, of a benchmark.
+    pub(super) timed: Vec<StepMetrics>,
     /// What is to be said before the first step: where it begins, and about the warm-up.
     beginning: (String, Option<String>),
 }
 
 /// Steps without a time at the start of a process, outside benchmarks: memory is still being allocated.
 const COLD: u64 = 2;
+/// Microbatches that a benchmark on synthetic images makes and uses again.
+const RING: usize = 2;
 
 /// This rank's device, as its placement names it.
-fn device(plan: &BuildPlan) -> Device {
+pub(super) fn device(plan: &BuildPlan) -> Device {
     match plan.roster.get(plan.rank as usize).and_then(|p| p.cuda_device) {
         None => Device::Cpu,
         Some(ordinal) => Device::Cuda(ordinal as usize),
@@ -70,7 +74,7 @@ fn device(plan: &BuildPlan) -> Device {
 }
 
 /// Connects the ranks as the plan says. `address` is this host's, as others reach it; `patience` bounds every call.
-fn collective(
+pub(super) fn collective(
     session: &Session,
     address: &str,
     patience: Duration,
@@ -180,7 +184,9 @@ impl<'a> Run<'a> {
         }
         let strategy = strategy(plan, &NetworkFacts::of(&job.graph))?;
         let data = data_config(&config.data, config.model.image_shape[0], plan);
+        let repeats = config.run.benchmark && config.data.image_root == "synthetic";
         let loader = job.train.clone().map(|d| TrainLoader::new(d, data.clone())).transpose()?;
+        let loader = loader.map(|loader| if repeats { loader.repeating(RING) } else { loader });
         let steps_per_epoch = loader.as_ref().map_or(0, TrainLoader::steps);
 
         let rule = rule(&config.optimizer);
@@ -237,6 +243,7 @@ impl<'a> Run<'a> {
             loader,
             reporter,
             times: vec![],
+            timed: vec![],
             beginning: (start.message, warmup),
         })
     }
@@ -286,12 +293,16 @@ impl<'a> Run<'a> {
         self.loader.as_ref().map_or(0, TrainLoader::steps)
     }
 
-    pub(super) fn timed(&mut self, step: Duration) {
+    /// Takes note of a step, where it counts.
+    pub(super) fn timed(&mut self, step: &StepMetrics) {
         let done = self.progress.position.global_step - self.progress.begun;
         let cold =
             if self.task.config.run.benchmark { self.task.config.run.benchmark_warmup_steps } else { COLD };
         if done > cold {
-            self.times.push(step.as_secs_f64());
+            self.times.push(step.step_time);
+            if self.task.config.run.benchmark {
+                self.timed.push(*step);
+            }
         }
     }
 

@@ -1,0 +1,115 @@
+//! `octrain bench infer`: what `octrain infer --benchmark` measures, as a measurement among others.
+
+use super::super::args::Tolerance;
+use super::super::classifier::PreparationFlags;
+use super::super::infer::{self, InferArgs};
+use super::measured::{Measured, entries, report, steps};
+use crate::engine::EngineKind;
+use crate::launcher::EXIT_OK;
+use crate::metrics::table;
+use anyhow::Result;
+use serde_json::{Map, Value, json};
+use std::path::PathBuf;
+
+/// Arguments of `octrain bench infer`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(args_override_self = true)]
+pub struct BenchInferArgs {
+    /// The ONNX file: one of `octrain export`, or any classifier of images `[N, C, H, W]`.
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// The runtime.
+    #[arg(long, value_enum, default_value = "openvino")]
+    pub engine: EngineKind,
+    /// Images of a batch (not given: 32, or as many as the file takes).
+    #[arg(long, value_name = "N")]
+    pub batch_size: Option<usize>,
+    /// Batches timed.
+    #[arg(long, default_value_t = 100)]
+    pub benchmark_steps: u64,
+    /// Batches before timing starts.
+    #[arg(long, default_value_t = 100)]
+    pub benchmark_warmup_steps: u64,
+    /// Threads of the runtime (0: it chooses).
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
+    /// Add the JSON line of the measurement to this file.
+    #[arg(long, value_name = "FILE")]
+    pub report_file: Option<PathBuf>,
+    /// What the file does not say.
+    #[command(flatten)]
+    pub preparation: PreparationFlags,
+}
+
+impl BenchInferArgs {
+    /// The same, of `octrain infer`.
+    fn of_infer(&self) -> InferArgs {
+        InferArgs {
+            model: self.model.clone(),
+            engine: self.engine,
+            image_root: None,
+            tolerance: Tolerance {
+                allow_missing_classes: false,
+                max_corrupt_images: None,
+                val_fraction: None,
+            },
+            batch_size: self.batch_size,
+            benchmark: true,
+            benchmark_steps: self.benchmark_steps,
+            benchmark_warmup_steps: self.benchmark_warmup_steps,
+            threads: self.threads,
+            report_file: None,
+            preparation: self.preparation.clone(),
+        }
+    }
+}
+
+/// What was reported, by the names that measurements have.
+fn numbers(report: &Map<String, Value>) -> Map<String, Value> {
+    let names = [
+        ("infer.images_per_second", "infer.ips"),
+        ("eval_latency_avg", "infer.latency_ms"),
+        ("eval_latency_p90", "infer.latency_p90_ms"),
+        ("eval_latency_p95", "infer.latency_p95_ms"),
+        ("eval_latency_p99", "infer.latency_p99_ms"),
+        ("infer.bytes", "infer.bytes"),
+    ];
+    let told = names.into_iter().filter_map(|(key, name)| Some((name.to_string(), report.get(key)?.clone())));
+    told.filter(|(_, value)| value.is_number()).collect()
+}
+
+/// Runs the command.
+pub fn main(args: &BenchInferArgs) -> Result<u8> {
+    steps(args.benchmark_steps)?;
+    let file = report(args.report_file.as_deref())?;
+    let told = infer::measured(&args.of_infer())?;
+    let settings = entries(json!({
+        "model": args.model, "engine": args.engine.name(), "batch-size": told.get("batch_size"),
+        "profile": told.get("profile"), "threads": args.threads,
+        "benchmark-steps": args.benchmark_steps, "benchmark-warmup-steps": args.benchmark_warmup_steps,
+    }));
+    let numbers = numbers(&told);
+    let rows: Vec<[String; 2]> = numbers
+        .iter()
+        .map(|(name, value)| {
+            let value = value.as_f64().unwrap_or_default();
+            [name.clone(), if value.fract() == 0.0 { format!("{value}") } else { format!("{value:.3}") }]
+        })
+        .collect();
+    Measured::here("infer", settings, numbers).tell(&table(&["number", "value"], &rows), file)?;
+    Ok(EXIT_OK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_infer_reports_is_told_by_the_names_of_measurements() {
+        let report = entries(json!({
+            "infer.images_per_second": 88.5, "eval_latency_p99": 200.0, "infer.bytes": null, "profile": "openvino"
+        }));
+        let want = entries(json!({"infer.ips": 88.5, "infer.latency_p99_ms": 200.0}));
+        assert_eq!(numbers(&report), want);
+    }
+}
