@@ -160,7 +160,9 @@ fn whatever_a_script_fetches_with_pip_is_pinned_by_hash() {
     let mut commands = 0;
     for (path, text) in shell_scripts(&repository().join("scripts")) {
         let text = text.replace("\\\n", " ");
-        for line in text.lines().filter(|line| line.contains("pip install ") || line.contains("pip download ")) {
+        for line in
+            text.lines().filter(|line| line.contains("pip install ") || line.contains("pip download "))
+        {
             assert!(line.contains("--require-hashes"), "{}: {line}", path.display());
             commands += 1;
         }
