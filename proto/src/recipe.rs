@@ -17,6 +17,7 @@ pub fn recipe(qat: &Qat, total_steps: u64) -> v1::QatRecipe {
         observer: qat.observer as i32,
         percentile: qat.percentile,
         weight_bits: qat.weight_bits,
+        reduce_range: qat.reduce_range,
         learn_scales: qat.learn_scales,
         bn_images: qat.bn_images,
         distillation: qat
@@ -32,6 +33,7 @@ pub fn qat(recipe: &v1::QatRecipe) -> Result<Qat, UnknownChoice> {
         target: recipe.target.try_into()?,
         skip: recipe.skip.clone(),
         weight_bits: recipe.weight_bits,
+        reduce_range: recipe.reduce_range,
         observer: recipe.observer.try_into()?,
         percentile: recipe.percentile,
         calibration_images: recipe.calibration_images,
@@ -59,6 +61,7 @@ mod tests {
             target: Target::Tensorrt,
             skip: vec!["fc".into()],
             weight_bits: 7,
+            reduce_range: true,
             observer: Observer::Max,
             percentile: 99.0,
             calibration_images: 3,

@@ -62,8 +62,13 @@ fn layers(graph: &Graph) -> usize {
     graph.nodes.iter().filter(|n| matches!(n.op, Op::Conv(_) | Op::Linear(_))).count()
 }
 
-fn graph(base: &Graph, profile: Profile, weight_bits: u32, purpose: Purpose) -> Graph {
-    let qat = profile.target().map(|target| Qat { target, weight_bits, ..Qat::default() });
+fn graph(
+    base: &Graph,
+    profile: Profile,
+    (weight_bits, reduce_range): (u32, bool),
+    purpose: Purpose,
+) -> Graph {
+    let qat = profile.target().map(|target| Qat { target, weight_bits, reduce_range, ..Qat::default() });
     passes::run(base.clone(), &Strategy { qat, ..Strategy::default() }, purpose).unwrap()
 }
 
@@ -74,8 +79,12 @@ fn images(n: i64) -> Tensor {
 
 impl Network {
     fn new(base: &Graph, profile: Profile, bits: u32) -> Self {
-        let trained = graph(base, profile, bits, Purpose::Eval);
-        let deployed = graph(base, profile, bits, Purpose::Export);
+        Self::of(base, profile, bits, false)
+    }
+
+    fn of(base: &Graph, profile: Profile, bits: u32, reduce_range: bool) -> Self {
+        let trained = graph(base, profile, (bits, reduce_range), Purpose::Eval);
+        let deployed = graph(base, profile, (bits, reduce_range), Purpose::Export);
         let mut weights = Weights::zeros(&trained, Device::Cpu).unwrap();
         exec::initialise(&mut weights, 11, false).unwrap();
         let mut state = weights.to_state().unwrap();
@@ -321,7 +330,7 @@ fn normalised_logits() -> Graph {
 fn a_layer_whose_bias_does_not_fit_int32_is_evaluated_as_it_is_deployed() {
     let mut network = Network::new(&normalised_logits(), Profile::Onnxruntime, 8);
     let (input, fit) = (0.02, 0.3);
-    network.set_range("relu", 127.0 * input);
+    network.set_range("relu", 255.0 * input);
     // Of outputs 0 and 2 the folded scale is 0.3 of the smallest at which a bias of 0.9 is 2^30 units; BatchNorm changes the
     // sign of output 0. Output 1 has a bias that fits.
     let smallest = 0.9 / (input * (1u32 << 30) as f32);
@@ -372,8 +381,8 @@ fn a_layer_whose_bias_does_not_fit_int32_is_evaluated_as_it_is_deployed() {
 
 #[test]
 fn values_beyond_a_range_are_cut_off_as_in_training_whatever_codes_the_file_has() {
-    for profile in INT8 {
-        let mut network = Network::new(&resnet20(), profile, 8);
+    for (profile, reduced) in INT8.into_iter().flat_map(|p| [(p, false), (p, true)]) {
+        let mut network = Network::of(&resnet20(), profile, 8, reduced);
         let names: Vec<String> = network.deployed.quantizers().map(|(_, q)| q.name.clone()).collect();
         for name in &names {
             let range = network.state[&range_key(name)].data[0];
@@ -386,11 +395,13 @@ fn values_beyond_a_range_are_cut_off_as_in_training_whatever_codes_the_file_has(
             let told = format!("{} of {}: {:?}", layer.name(), profile.name(), layer.codes);
             assert!(layer.codes.by_more == 0 && layer.codes.values > 0, "{told}");
         }
-        // Of a type that reaches to 255, where training ends at 127.
-        let tensors = &model.graph.as_ref().unwrap().initializer;
-        let zero = tensors.iter().find(|t| t.name() == "bn1.relu.zero_point").unwrap();
+        let graph = model.graph.as_ref().unwrap();
+        let zero = graph.initializer.iter().find(|t| t.name() == "bn1.relu.zero_point").unwrap();
         let unsigned = zero.data_type() == i32::from(DataType::Uint8);
         assert_eq!(unsigned, profile != Profile::Tensorrt, "{}", profile.name());
+        // Their type reaches to 255: what ends at 127 in training has to be cut there.
+        let cut = graph.node.iter().any(|node| node.op_type() == "Clip");
+        assert_eq!(cut, unsigned && reduced, "{}, reduced range: {reduced}", profile.name());
     }
 }
 

@@ -203,6 +203,12 @@ const ROWS: &[Row] = &[
         None,
     ),
     (
+        "qat-reduce-range",
+        planned("true", "quant-unsigned-codes"),
+        ("worker/core/src/strategy/qat.rs", "self.reduce_range ||"),
+        None,
+    ),
+    (
         "qat-learn-scales",
         planned("true", "quant-activations"),
         ("worker/src/optim/program.rs", "q.learn_scales"),

@@ -49,7 +49,16 @@ fn a_checkpoint_of_format_1_evaluates_exports_deploys_and_is_trained_further() {
     succeed(&["verify", "--from-checkpoint", text(&run), "--model", text(&float)]);
     let file = dir.path().join("x.onnx");
     let line = ["export", "--from-checkpoint", text(&run), "--profile", "openvino", "--output", text(&file)];
-    let told = succeed(&line);
+    let table = dir.path().join("scales.json");
+    let told = succeed(&[&line[..], &["--scale-table", text(&table)]].concat());
+    // Its codes behind a ReLU ended at 127 for every target, and still do.
+    let scales: serde_json::Value = serde_json::from_slice(&fs::read(&table).unwrap()).unwrap();
+    let scales = scales.as_array().unwrap();
+    assert!(scales.iter().any(|s| s["sign"] == "unsigned"));
+    for s in scales {
+        let [range, scale] = ["absmax", "scale"].map(|key| s[key].as_f64().unwrap());
+        assert!(s["largest-code"] == 127 && (range / scale / 127.0 - 1.0).abs() < 1e-6, "{s}");
+    }
     assert!(told.contains("a run without identity, epoch 0 (0 steps), val.top1 96.11"), "{told}");
     let verify =
         ["verify", "--from-checkpoint", text(&run), "--model", text(&file), "--max-disagreement", "3"];

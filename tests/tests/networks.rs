@@ -28,10 +28,12 @@ fn built(name: &str) -> Graph {
 
 /// A network for one profile as training and as export have it, with initial weights and the ranges of some images.
 fn calibrated(name: &str, profile: Profile) -> (Graph, Graph, State) {
-    let strategy = Strategy {
-        qat: profile.target().map(|target| Qat { target, ..Qat::default() }),
-        ..Strategy::default()
-    };
+    of_recipe(name, profile, Qat::default())
+}
+
+fn of_recipe(name: &str, profile: Profile, recipe: Qat) -> (Graph, Graph, State) {
+    let qat = profile.target().map(|target| Qat { target, ..recipe });
+    let strategy = Strategy { qat, ..Strategy::default() };
     let [trained, deployed] =
         [Purpose::Eval, Purpose::Export].map(|purpose| passes::run(built(name), &strategy, purpose).unwrap());
     let mut weights = Weights::zeros(&trained, Device::Cpu).unwrap();
@@ -91,20 +93,39 @@ fn depthwise_gated_and_attending_networks_run_in_int8_with_the_codes_of_training
     }
 }
 
-/// Learned ranges may lie beyond a ReLU6's 6; its cut at 6 is then one of codes.
+#[test]
+fn codes_of_a_reduced_range_run_in_int8_too() {
+    for profile in [Profile::Openvino, Profile::Onnxruntime] {
+        let recipe = Qat { reduce_range: true, ..Qat::default() };
+        runs_in_int8("MobileNetV3-Small", profile, 13, &of_recipe("MobileNetV3-Small", profile, recipe));
+    }
+}
+
+/// Learned ranges may lie beyond a ReLU6's 6; its cut at 6 is then one of codes, or stays.
 #[test]
 fn a_range_beyond_the_cut_of_a_clip_keeps_the_layer_before_it_in_int8() {
-    let (name, profile) = ("MobileNetV2-32px", Profile::Onnxruntime);
-    let mut network = calibrated(name, profile);
-    let graph = &network.0;
-    let cut =
-        graph.quantizers().filter(|(id, _)| matches!(graph.node(graph.node(*id).inputs[0]).op, Op::Clip(_)));
-    let cut: Vec<String> = cut.map(|(_, q)| range_key(&q.name)).collect();
-    assert_eq!(cut.len(), 35, "every Clip but the last, whose mean is quantized");
-    for key in cut {
-        network.2.insert(key, HostTensor { shape: vec![1], data: vec![6.7] });
+    for profile in [Profile::Onnxruntime, Profile::Openvino] {
+        let name = "MobileNetV2-32px";
+        let mut network = calibrated(name, profile);
+        let clips = |network: &(Graph, Graph, State)| {
+            let options = Options { profile, opset: 13, float_type: FloatType::Fp32 };
+            let file = emit(&network.1, &network.2, options, vec![]).unwrap().model.graph.unwrap();
+            file.node.iter().filter(|node| node.op_type() == "Clip").count()
+        };
+        let graph = &network.0;
+        let cut = graph.quantizers();
+        let cut = cut.filter(|(id, _)| matches!(graph.node(graph.node(*id).inputs[0]).op, Op::Clip(_)));
+        let cut: Vec<String> = cut.map(|(_, q)| range_key(&q.name)).collect();
+        assert_eq!(cut.len(), 35, "every Clip, that of the mean observed at least");
+        // A pair whose last code is that of 6, or of less, does what the Clip would do; the mean of floats has its own.
+        let of_the_mean = usize::from(profile == Profile::Openvino);
+        assert_eq!(clips(&network), of_the_mean, "{}", profile.name());
+        for key in cut {
+            network.2.insert(key, HostTensor { shape: vec![1], data: vec![6.7] });
+        }
+        assert_eq!(clips(&network), 35, "{}", profile.name());
+        runs_in_int8(name, profile, 13, &network);
     }
-    runs_in_int8(name, profile, 13, &network);
 }
 
 /// A program of one worker, whose global batch is 4 microbatches.

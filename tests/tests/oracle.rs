@@ -335,36 +335,41 @@ fn fake_quantization_is_onnx_s_and_pytorchs() {
     let float = (Kind::Float, Device::Cpu);
     let mut given: Vec<(String, Tensor)> = Vec::new();
     let cases = [
-        ("signed", [4i64, 3, 5, 7], vec![0.03f32], -127i64),
-        ("unsigned", [2, 8, 4, 4], vec![0.01], 0),
-        ("tiny", [2, 3, 3, 3], vec![1e-6], -127),
-        ("ties", [2, 8, 5, 9], vec![0.25], -127),
-        ("large", [16, 16, 16, 16], vec![0.017], -127),
-        ("channels", [5, 2, 3, 3], vec![0.01, 0.02, 0.3, 1e-5, 0.04], -127),
+        ("signed", [4i64, 3, 5, 7], vec![0.03f32], [-127i64, 127]),
+        ("unsigned", [2, 8, 4, 4], vec![0.008], [0, 255]),
+        ("reduced", [2, 8, 4, 4], vec![0.01], [0, 127]),
+        ("tiny", [2, 3, 3, 3], vec![1e-6], [-127, 127]),
+        ("ties", [2, 8, 5, 9], vec![0.25], [-127, 127]),
+        ("unsigned-ties", [2, 8, 5, 9], vec![0.125], [0, 255]),
+        ("large", [16, 16, 16, 16], vec![0.017], [-127, 127]),
+        ("channels", [5, 2, 3, 3], vec![0.01, 0.02, 0.3, 1e-5, 0.04], [-127, 127]),
     ];
-    for (name, shape, scale, qmin) in &cases {
+    for (name, shape, scale, codes) in &cases {
         let x = match *name {
             "ties" => (Tensor::arange(shape.iter().product::<i64>(), float) - 360) * 0.125,
+            "unsigned-ties" => (Tensor::arange(shape.iter().product::<i64>(), float) - 180) * 0.0625,
             _ => Tensor::randn(shape, float),
         };
         given.push((format!("{name}.x"), x.view(*shape)));
         given.push((format!("{name}.gradient"), Tensor::randn(shape, float)));
         given.push((format!("{name}.scale"), Tensor::from_slice(scale)));
-        given.push((format!("{name}.qmin"), Tensor::from_slice(&[*qmin])));
+        for (end, code) in ["qmin", "qmax"].into_iter().zip(codes) {
+            given.push((format!("{name}.{end}"), Tensor::from_slice(&[*code])));
+        }
     }
     let dir = tempfile::tempdir().unwrap();
     let (input, output) = (dir.path().join("in.safetensors"), dir.path().join("out.safetensors"));
     write(&input, &given);
     python.run("fake_quant.py", &[input.as_os_str(), output.as_os_str()]);
     let (given, want) = (read(&input), read(&output));
-    for (name, _, scale, qmin) in &cases {
+    for (name, _, scale, [qmin, qmax]) in &cases {
         let of = |part: &str| &want[&format!("{name}.{part}")];
         let x = given[&format!("{name}.x")].set_requires_grad(true);
         let scales = &given[&format!("{name}.scale")];
         let wide = scales.view([-1, 1, 1, 1]);
         let y = match scale.len() {
-            1 => native::fake_quant(&x, scales, *qmin, 127, false),
-            _ => native::fake_quant_per_channel(&x, scales, *qmin, 127, false),
+            1 => native::fake_quant(&x, scales, *qmin, *qmax, false),
+            _ => native::fake_quant_per_channel(&x, scales, *qmin, *qmax, false),
         }
         .unwrap();
         // ONNX: every code and every number.
@@ -386,8 +391,8 @@ fn fake_quantization_is_onnx_s_and_pytorchs() {
         near(&y, &dx, of("y"), of("dx"));
         if scale.len() == 1 {
             let learned = scales.detach().set_requires_grad(true);
-            let grad_scale = 1.0 / (x.numel() as f32 * 127.0).sqrt();
-            let y = native::fake_quant_learned(&x, &learned, *qmin, 127, grad_scale).unwrap();
+            let grad_scale = 1.0 / (x.numel() as f32 * *qmax as f32).sqrt();
+            let y = native::fake_quant_learned(&x, &learned, *qmin, *qmax, grad_scale).unwrap();
             let got = differentiate(&y, &[&x, &learned]);
             near(&y, &got[0], of("learned_y"), of("learned_dx"));
             // A code that differs by one at a tie changes its term by one; PyTorch sums in FP32.

@@ -67,6 +67,7 @@ const OBEYED: &[(&str, &str, &str, &str)] = &[
     ("QatRecipe", "observer", RECIPE, "recipe.observer.try_into()"),
     ("QatRecipe", "percentile", RECIPE, "percentile: recipe.percentile"),
     ("QatRecipe", "weight_bits", RECIPE, "weight_bits: recipe.weight_bits"),
+    ("QatRecipe", "reduce_range", RECIPE, "reduce_range: recipe.reduce_range"),
     ("QatRecipe", "learn_scales", RECIPE, "learn_scales: recipe.learn_scales"),
     ("QatRecipe", "bn_images", RECIPE, "bn_images: recipe.bn_images"),
     ("QatRecipe", "distillation", RECIPE, ".distillation"),

@@ -7,6 +7,7 @@ use octrain::models;
 use octrain::optim::{CrossEntropy, DistributedOptimizer, Microbatch, Sgd};
 use octrain::quant::histogram::Histogram;
 use octrain::quant::observer::RangeObserver;
+use octrain::quant::scheme::Scheme;
 use octrain::strategy::{Qat, Strategy};
 use tch::{Device, Kind, Tensor};
 
@@ -17,7 +18,7 @@ impl RangeObserver for Median {
         false
     }
 
-    fn calibrated(&self, maxima: &[f32], _: &mut dyn FnMut() -> Histogram) -> f32 {
+    fn calibrated(&self, _: Scheme, maxima: &[f32], _: &mut dyn FnMut() -> Histogram) -> f32 {
         let mut sorted = maxima.to_vec();
         sorted.sort_by(f32::total_cmp);
         sorted[sorted.len() / 2]

@@ -2,6 +2,7 @@
 
 use super::{StrategyError, setting};
 use octrain_core::graph::NetworkFacts;
+use octrain_core::quant::scheme::Sign;
 use octrain_core::strategy::{Freeze, Observer, Qat};
 use octrain_proto::v1::Setting;
 
@@ -30,6 +31,7 @@ pub(super) fn settings(
             format!("--qat-weight-bits {}", qat.weight_bits),
         ),
         setting("quant-activations", activations(qat), "--qat-observer and --qat-learn-scales"),
+        setting("quant-unsigned-codes", unsigned_codes(qat), why_unsigned_codes(qat)),
         setting(
             "calibration-images",
             qat.calibration_images,
@@ -83,6 +85,23 @@ fn why(flag: &str, asked: Freeze, total_steps: u64) -> String {
         (Freeze::Part(part), 0) => format!("--{flag} {part}; the steps are not counted yet"),
         (Freeze::Part(part), n) => format!("--{flag} {part} of {n} steps"),
         _ => format!("--{flag}"),
+    }
+}
+
+/// Codes of activations that are never negative.
+fn unsigned_codes(qat: &Qat) -> String {
+    let scheme = qat.activation(Sign::Unsigned);
+    format!("{} to {} behind a ReLU", scheme.qmin(), scheme.qmax())
+}
+
+/// Where they come from, and what CPUs without 8-bit dot products make of them: two products of codes up to 255 and 127 are
+/// beyond a 16-bit sum.
+fn why_unsigned_codes(qat: &Qat) -> String {
+    match (qat.target.signed_codes(), qat.reduce_range, qat.weight_bits) {
+        (true, ..) => format!("--target {} has signed codes alone", qat.target),
+        (false, true, _) => "--qat-reduce-range".into(),
+        (false, false, 7) => "--qat-reduce-range is off; 7-bit weights suit CPUs without VNNI".into(),
+        (false, false, _) => "--qat-reduce-range is off: for CPUs with VNNI, sums of others saturate".into(),
     }
 }
 

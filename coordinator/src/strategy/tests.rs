@@ -302,6 +302,22 @@ fn the_recipe_carries_weight_bits_and_distillation() {
 }
 
 #[test]
+fn the_plan_says_which_codes_activations_behind_a_relu_have_and_for_whom() {
+    let said = |changes| of(&decide(&facts(changes, two())).unwrap(), "quant-unsigned-codes");
+    for (changes, codes, why) in [
+        (json!({"qat": true}), "0 to 255", "for CPUs with VNNI"),
+        (json!({"qat": true, "qat-weight-bits": 7}), "0 to 255", "7-bit weights suit CPUs without VNNI"),
+        (json!({"qat": true, "qat-reduce-range": true}), "0 to 127", "--qat-reduce-range"),
+        (json!({"qat": true, "target": "tensorrt"}), "0 to 127", "--target tensorrt has signed codes alone"),
+    ] {
+        let (value, reason) = said(changes);
+        assert!(value.starts_with(codes) && reason.contains(why), "{value}: {reason}");
+    }
+    let reduced = decide(&facts(json!({"qat": true, "qat-reduce-range": true}), two())).unwrap();
+    assert!(qat(&reduced).reduce_range);
+}
+
+#[test]
 fn numbers_out_of_range_are_refused_by_the_name_of_their_flag() {
     for (changes, flag) in [
         (json!({"scale-loss": 0.0}), "scale-loss"),

@@ -167,13 +167,13 @@ mod tests {
     fn codes_and_channels_are_counted() {
         // Scale 1, three channels: one dead, one constant.
         let batch = |a: f32, b: f32| Tensor::from_slice(&[a, 0.0, 7.0, b, 0.0, 7.0]).view([2, 3]);
-        let a = seen(Sign::Unsigned, 127.0, &[batch(0.4, 127.6), batch(300.0, 127.4)]);
+        let a = seen(Sign::Unsigned, 255.0, &[batch(0.4, 255.6), batch(300.0, 255.4)]);
         assert_eq!((a.values, a.clipped, a.zeros, a.code_zero), (12, 2, 4, 5));
         assert_eq!((a.min, a.max, a.channels()), (0.0, 300.0, 3));
         assert_eq!((a.dead(), a.constant()), (vec![1], vec![2]));
         assert_eq!(a.lost(), 1.0 / 8.0);
-        assert!((a.mean() - (0.4 + 127.6 + 300.0 + 127.4 + 28.0) / 12.0).abs() < 1e-5);
-        let noise = [0.4f64, 0.6, 173.0, 0.4].iter().map(|d| d * d).sum::<f64>();
+        assert!((a.mean() - (0.4 + 255.6 + 300.0 + 255.4 + 28.0) / 12.0).abs() < 1e-5);
+        let noise = [0.4f64, 0.6, 45.0, 0.4].iter().map(|d| d * d).sum::<f64>();
         assert!((a.sqnr.noise / noise - 1.0).abs() < 1e-4, "{} {noise}", a.sqnr.noise);
         let (low, high, counts) = a.spread.trimmed().unwrap();
         assert_eq!(counts.iter().sum::<u64>(), 12);

@@ -71,7 +71,8 @@ pub(super) fn calibrate(
         }
         false => Vec::new(),
     };
-    for (i, range) in calibrated(&observer, &known, &maxima, &histograms).into_iter().enumerate() {
+    let ranges = calibrated(&observer, &layout.schemes, &known, &maxima, &histograms);
+    for (i, range) in ranges.into_iter().enumerate() {
         if let Some(range) = range {
             let _ = weights.ranges.get(i as i64).f_fill_(f64::from(range))?;
         }

@@ -174,6 +174,7 @@ impl Report {
             let (low, high, counts) = a.spread.trimmed().unwrap_or_default();
             lines.push(json!({
                 "kind": "analyze-quantizer", "analyze.quantizer": a.name, "analyze.sign": a.scheme.sign,
+                "analyze.largest_code": a.scheme.qmax(),
                 "analyze.range": a.range, "analyze.min": a.min, "analyze.max": a.max, "analyze.mean": a.mean(),
                 "analyze.sqnr_db": a.sqnr.db(), "analyze.saturated": a.saturated(),
                 "analyze.code_zero": a.zero_codes(), "analyze.lost": a.lost(),

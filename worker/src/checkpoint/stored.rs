@@ -2,7 +2,7 @@
 //!
 //! The format's number grows only when a reader that does not know the new one would read it wrongly. Keys may be added
 //! without that: a reader that does not know a key leaves it out and names it; a key that a writer did not know yet has
-//! the value in [`BEFORE`], or else that of a new run, which every key added since must agree with. The first release wrote
+//! the value that [`BEFORE`] says, or else that of a new run, which every key added since must agree with. The first release wrote
 //! neither preprocessing nor strategy: they are those of its settings ([`complete`]), and its network is built by name
 //! (`network.rs`).
 
@@ -18,9 +18,19 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use std::path::Path;
 
-/// Keys of the configuration that were added after the first format and whose value for a new run is not what runs did
-/// before there was the key: what it is in a checkpoint that does not say.
-const BEFORE: &[(&str, &str)] = &[];
+/// A key of the configuration that was added after the first format and whose value for a new run is not what runs did before
+/// there was the key.
+struct Before {
+    key: &'static str,
+    /// What it is in a checkpoint that does not say.
+    value: bool,
+    /// The same key in the recipe of the strategy (`strategy.qat`). It is then a key of the recipe, and a run without one says
+    /// nothing about it.
+    recipe: &'static str,
+}
+
+/// All of them. Unsigned codes ended at 127 for every target before there were those up to 255.
+const BEFORE: &[Before] = &[Before { key: "qat-reduce-range", value: true, recipe: "reduce-range" }];
 
 /// A manifest as it stands in its file.
 #[derive(Serialize)]
@@ -59,6 +69,7 @@ pub(super) fn read(path: &Path, text: &[u8]) -> Result<Manifest, CheckpointError
     let writer = all.get("octrain-version").and_then(Value::as_str).unwrap_or("unknown").to_string();
     let setting = |why: String| CheckpointError::Setting { path: path.into(), why, writer: writer.clone() };
     without_idle_parts(all);
+    with_recipe_of_before(all);
     let Settings { config, unread, mut unknown } = settings(all.remove("config").unwrap_or_default());
     if let Err(missing) = complete(all, config.as_ref()) {
         return Err(match unread {
@@ -146,6 +157,16 @@ fn without_idle_parts(all: &mut Map<String, Value>) {
     }
 }
 
+/// Gives a recipe what [`BEFORE`] says where it does not.
+fn with_recipe_of_before(all: &mut Map<String, Value>) {
+    let recipe = all.get_mut("strategy").and_then(|s| s.get_mut("qat")).and_then(Value::as_object_mut);
+    if let Some(recipe) = recipe {
+        for before in BEFORE {
+            recipe.entry(before.recipe).or_insert_with(|| before.value.into());
+        }
+    }
+}
+
 /// Keys of `value` that `known` does not have, at any depth, as `run.host`.
 fn unheard(value: &Value, known: &Value) -> Vec<String> {
     let (Value::Object(value), Value::Object(known)) = (value, known) else { return Vec::new() };
@@ -168,11 +189,9 @@ fn open_config(config: &mut Map<String, Value>) -> Vec<String> {
     for key in &unknown {
         config.remove(key);
     }
-    for (key, value) in BEFORE {
-        if !config.contains_key(*key) {
-            let value =
-                serde_json::from_str(value).unwrap_or_else(|e| unreachable!("BEFORE holds JSON: {e}"));
-            config.insert((*key).into(), value);
+    if config.get("qat").and_then(Value::as_bool) == Some(true) {
+        for before in BEFORE {
+            config.entry(before.key).or_insert_with(|| before.value.into());
         }
     }
     unknown.into_iter().map(|k| format!("config.{k}")).collect()
@@ -182,6 +201,8 @@ fn open_config(config: &mut Map<String, Value>) -> Vec<String> {
 mod tests {
     use super::super::testing::{quantized, snapshot};
     use super::*;
+    use crate::quant::scheme::Sign;
+    use crate::strategy::Qat;
     use serde_json::json;
 
     fn text(change: impl FnOnce(&mut Value)) -> Vec<u8> {
@@ -229,6 +250,34 @@ mod tests {
         assert_eq!(manifest.strategy, config.strategy());
         assert_eq!(manifest.preprocessing, Preprocessing::of(&config.data));
         assert_eq!(manifest.passes, snapshot(1, 0).manifest.passes);
+    }
+
+    #[test]
+    fn a_recipe_of_before_unsigned_codes_of_eight_bits_keeps_those_of_seven() {
+        let before = |v: &mut Value| {
+            v["config"].as_object_mut().unwrap().remove("qat-reduce-range");
+            v["strategy"]["qat"].as_object_mut().unwrap().remove("reduce-range");
+        };
+        let now = quantized().manifest;
+        assert_eq!(now.strategy.qat.as_ref().map(|qat| qat.reduce_range), Some(false));
+        let manifest = read(Path::new("m"), &changed(&now, before)).unwrap();
+        assert!(manifest.unknown.is_empty());
+        let recipe = manifest.strategy.qat.clone().unwrap();
+        assert_eq!(recipe, Qat { reduce_range: true, ..now.strategy.qat.clone().unwrap() });
+        assert_eq!(recipe.activation(Sign::Unsigned).qmax(), 127);
+        assert_eq!(manifest.config.unwrap().strategy(), manifest.strategy);
+        // The first release had nothing but settings.
+        let first = |v: &mut Value| {
+            before(v);
+            v.as_object_mut().unwrap().remove("strategy");
+        };
+        assert_eq!(read(Path::new("m"), &changed(&now, first)).unwrap().strategy.qat, Some(recipe));
+        // A training in floating point has no recipe: one that starts from it has that of new runs.
+        let plain = |v: &mut Value| drop(v["config"].as_object_mut().unwrap().remove("qat-reduce-range"));
+        let manifest = read(Path::new("m"), &text(plain)).unwrap();
+        assert!(!manifest.config.unwrap().quantization.qat_reduce_range);
+        // What is written is read as it is.
+        assert_eq!(read(Path::new("m"), &changed(&now, |_| ())).unwrap().strategy, now.strategy);
     }
 
     #[test]
@@ -296,9 +345,6 @@ mod tests {
             let e = read(Path::new("m"), &text(change)).unwrap_err();
             assert!(matches!(e, CheckpointError::Setting { .. }), "{e}");
             assert!(e.to_string().contains(named) && !e.to_string().contains("damaged"), "{e}");
-        }
-        for key in BEFORE {
-            serde_json::from_str::<Value>(key.1).unwrap();
         }
     }
 

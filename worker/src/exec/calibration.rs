@@ -8,6 +8,7 @@ use super::{Evaluator, ExecError, WeightsLayout};
 use crate::graph::{Node, Op};
 use crate::quant::histogram::{BINS, Histogram};
 use crate::quant::observer::RangeObserver;
+use crate::quant::scheme::Scheme;
 use tch::{Device, Kind, Tensor};
 
 /// Values counted at a time, so that no copies of a whole activation are made.
@@ -68,14 +69,15 @@ impl Counts {
     }
 }
 
-/// For every quantizer the range that `observer` gives it from its `maxima`, an absolute maximum a microbatch; none where the
-/// range is `known`, or there are no maxima. `histograms` has one a quantizer where the observer wants them, and may be empty
+/// For every quantizer of `schemes` the range that `observer` gives it from its `maxima`, an absolute maximum a microbatch; none
+/// where the range is `known`, or there are no maxima. `histograms` has one a quantizer where the observer wants them, and may be empty
 /// where it does not.
 ///
 /// # Panics
 /// When the observer asks for a histogram although it does not want any.
 pub fn calibrated(
     observer: &dyn RangeObserver,
+    schemes: &[Scheme],
     known: &[Option<f32>],
     maxima: &[Vec<f32>],
     histograms: &[Histogram],
@@ -84,7 +86,8 @@ pub fn calibrated(
         let mut histogram = || {
             histograms.get(i).cloned().expect("an observer that asks for a histogram says that it wants them")
         };
-        (known[i].is_none() && !maxima.is_empty()).then(|| observer.calibrated(maxima, &mut histogram))
+        (known[i].is_none() && !maxima.is_empty())
+            .then(|| observer.calibrated(schemes[i], maxima, &mut histogram))
     };
     maxima.iter().enumerate().map(range).collect()
 }
@@ -113,23 +116,26 @@ fn count(value: &Tensor, top: f32, counts: &Tensor) -> Result<(), tch::TchError>
 mod tests {
     use super::*;
     use crate::quant::observer::RecipeObserver;
+    use crate::quant::scheme::Sign;
     use crate::strategy::{Observer, Qat};
 
     #[test]
     fn every_quantizer_without_a_range_gets_it_from_its_own_maxima_or_histogram() {
         let known = [None, Some(9.0), None, None];
+        let [signed, unsigned] = [Sign::Signed, Sign::Unsigned].map(Scheme::activation);
+        let schemes = [signed, signed, unsigned, unsigned];
         let maxima = [vec![1.0, 3.0], vec![5.0], vec![2.0, 0.5], vec![]];
         let values: [&[f32]; 4] = [&[0.25, 1.0, 3.0], &[5.0], &[0.5, 2.0], &[]];
         let of = |observer| RecipeObserver::from(&Qat { observer, percentile: 100.0, ..Qat::default() });
-        let max = calibrated(&of(Observer::Max), &known, &maxima, &[]);
+        let max = calibrated(&of(Observer::Max), &schemes, &known, &maxima, &[]);
         assert_eq!(max, [Some(3.0), None, Some(2.0), None]);
-        let mean = calibrated(&of(Observer::MovingAverage), &known, &maxima, &[]);
+        let mean = calibrated(&of(Observer::MovingAverage), &schemes, &known, &maxima, &[]);
         assert_eq!(mean, [Some(2.0), None, Some(1.25), None]);
         let histograms = [3.0, 5.0, 2.0, 0.0].into_iter().zip(values).map(|(top, v)| Histogram::of(v, top));
         let histograms: Vec<Histogram> = histograms.collect();
-        for (i, range) in calibrated(&of(Observer::Mse), &known, &maxima, &histograms).into_iter().enumerate()
-        {
-            let want = [0, 2].contains(&i).then(|| histograms[i].least_squares());
+        let least = calibrated(&of(Observer::Mse), &schemes, &known, &maxima, &histograms);
+        for (i, range) in least.into_iter().enumerate() {
+            let want = [0, 2].contains(&i).then(|| histograms[i].least_squares(schemes[i]));
             assert_eq!(range, want, "quantizer {i}");
         }
     }

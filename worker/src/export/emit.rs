@@ -3,10 +3,10 @@
 use super::ExportError;
 use super::Profile;
 use super::fold::fold;
+use super::profile::ZeroPoint;
 use super::writer::{Exported, INPUT, Options, Value, Writer};
-use crate::checkpoint::State;
-use crate::graph::{Graph, Layer, Node, OnnxAttribute, OnnxInput, OnnxScope, Op};
-use crate::quant::scheme::Sign;
+use crate::checkpoint::{State, range_key};
+use crate::graph::{Graph, Layer, Node, OnnxAttribute, OnnxInput, OnnxScope, Op, Quantizer};
 use octrain_formats::onnx::proto::{AttributeProto, TensorProto};
 
 /// Writes `graph`, which has gone through the pass list for export (BatchNorm folded), with the numbers of `state`.
@@ -96,20 +96,30 @@ impl Writer<'_> {
         })
     }
 
-    /// Whether all that read the value of an operator that cuts off are pairs that can do it: those of unsigned codes end at
-    /// 0, and on codes at any largest one. ONNX Runtime's kernels for layers want no other operator before the pair.
+    /// Whether all that read the value of an operator that cuts off are pairs that do it. ONNX Runtime's kernels for layers
+    /// want no other operator before the pair, and OpenVINO's are faster without one.
     fn is_cut_off_behind(&self, node: &Node) -> bool {
-        let Some([min, _]) = node.op.facts().cuts_off().filter(|_| self.profile.integer_neighbours()) else {
-            return false;
-        };
+        let Some([min, max]) = node.op.facts().cuts_off() else { return false };
         let reads = |n: &&Node| n.inputs.iter().any(|&i| std::ptr::eq(self.graph.node(i), node));
         let cuts = |reader: &Node| match &reader.op {
-            Op::Quantize(q) => q.active && q.scheme.sign == Sign::Unsigned,
+            Op::Quantize(q) => q.active && self.pair_cuts_off(q, max),
             _ => false,
         };
         let mut readers = self.graph.nodes.iter().filter(reads).peekable();
         let output = std::ptr::eq(self.graph.node(self.graph.output), node);
         min == 0.0 && !output && readers.peek().is_some() && readers.all(cuts)
+    }
+
+    /// Whether a quantizer's pair can cut off at 0 and `max`: codes with zero point 0 end at 0, and at any largest one where they
+    /// are cut; where they are not, at that of their type.
+    fn pair_cuts_off(&self, q: &Quantizer, max: f32) -> bool {
+        let ends_with_the_type = || {
+            let absmax = self.state.get(&range_key(&q.name)).and_then(|t| t.data.first());
+            let scale = absmax.and_then(|&absmax| q.scheme.scale(absmax));
+            scale.is_some_and(|scale| q.scheme.code(max, scale) == i64::from(u8::MAX))
+        };
+        self.profile.zero_point(q.scheme.sign) == ZeroPoint::Unsigned(0)
+            && (self.profile.integer_neighbours() || ends_with_the_type())
     }
 
     /// The number at which the pair of a quantizer has to cut off because the operator before it was left out for that.

@@ -6,10 +6,11 @@ use super::writer::{Quantized, Value, Writer};
 use super::{ExportError, FloatType, Profile};
 use crate::checkpoint::range_key;
 use crate::graph::{Layer, Node, Quantizer};
+use crate::quant::scheme::{Scheme, Sign};
 use octrain_formats::onnx::proto::{AttributeProto, TensorProto};
 
-/// Largest code of training, where a file's own type reaches further.
-const MAX_CODE: u8 = 127;
+/// Largest unsigned code of a reduced range, where a file's own type reaches further.
+const MAX_CODE: u8 = Scheme::activation(Sign::Unsigned).reduced().qmax() as u8;
 
 impl Writer<'_> {
     /// Scales of a Q/DQ pair, in FP16 where runtime and scales allow; returns whether they are.
@@ -93,15 +94,16 @@ impl Writer<'_> {
             ZeroPoint::Unsigned(zero) => TensorProto::unsigned(&zero_point_tensor, &[], &[zero]),
             ZeroPoint::Signed => TensorProto::bytes(&zero_point_tensor, &[], &[0]),
         });
-        // The type of the codes reaches further than those of training.
-        let reaches_further = self.profile.zero_point(q.scheme.sign) == ZeroPoint::Unsigned(0);
-        let on_codes = self.profile.integer_neighbours();
         // Rounding keeps the order of numbers: the code of the smaller of two is the smaller of their codes.
         let largest = self.cut_off_before(node).map_or(q.scheme.qmax(), |max| q.scheme.code(max, scale));
-        let clip = (reaches_further && on_codes).then_some(largest as u8);
-        let largest_tensor = (reaches_further && !on_codes).then(|| format!("{}.largest", q.name));
+        // The type of the codes may reach further than they do in training.
+        let further =
+            self.profile.zero_point(q.scheme.sign) == ZeroPoint::Unsigned(0) && largest < i64::from(u8::MAX);
+        let on_codes = self.profile.integer_neighbours();
+        let clip = (further && on_codes).then_some(largest as u8);
+        let largest_tensor = (further && !on_codes).then(|| format!("{}.largest", q.name));
         if let Some(name) = &largest_tensor {
-            self.tensors.push(TensorProto::floats(name, &[], &[scale * q.scheme.qmax() as f32]));
+            self.tensors.push(TensorProto::floats(name, &[], &[scale * largest as f32]));
         }
         let quantized = Quantized { scale, half, clip, largest_tensor, scale_tensor, zero_point_tensor };
         let x = self.values[node.inputs[0].0].tensor.clone();

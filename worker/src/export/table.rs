@@ -17,6 +17,8 @@ pub struct ScaleEntry {
     pub scale: f32,
     /// Signed or unsigned codes.
     pub sign: Sign,
+    /// The largest code: 255 or 127.
+    pub largest_code: i64,
     /// Whether this file quantizes it (else its range is only known).
     pub quantized: bool,
 }
@@ -32,6 +34,7 @@ pub fn scale_table(graph: &Graph, state: &State) -> Vec<ScaleEntry> {
                 absmax,
                 scale: q.scheme.scale(absmax)?,
                 sign: q.scheme.sign,
+                largest_code: q.scheme.qmax(),
                 quantized: q.active,
             })
         })

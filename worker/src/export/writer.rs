@@ -47,8 +47,8 @@ pub(super) struct Quantized {
     pub(super) scale: f32,
     /// Whether the scale is FP16.
     pub(super) half: bool,
-    /// The largest code, where the type of the codes reaches further: unsigned ones with zero point 0 end at 127 in training,
-    /// and 128 to 255 are clipped.
+    /// The largest code, where the type of the codes reaches further, which is then clipped: unsigned ones with zero point 0
+    /// end at 127 in a reduced range, and behind a Clip (ReLU6) where its maximum's code is.
     pub(super) clip: Option<u8>,
     /// The same in floating point, before codes are made: an initializer that holds what the largest code stands for.
     pub(super) largest_tensor: Option<String>,

@@ -38,7 +38,7 @@ impl Program {
             },
             false => Vec::new(),
         };
-        let ranges = calibrated(&*observer, &known, &maxima, &histograms);
+        let ranges = calibrated(&*observer, &self.weights.layout.schemes, &known, &maxima, &histograms);
         for (i, range) in ranges.into_iter().enumerate() {
             let Some(range) = range else { continue };
             OptimError::check_range(&self.weights.layout.quantizers[i], range)?;

@@ -4,6 +4,7 @@ use super::*;
 use crate::collective::Local;
 use crate::models;
 use crate::quant::histogram::Histogram;
+use crate::quant::scheme::Scheme;
 use crate::strategy::{Observer, Qat, Target};
 use tch::{Kind, Tensor};
 
@@ -15,7 +16,7 @@ impl RangeObserver for Gives {
         false
     }
 
-    fn calibrated(&self, _: &[f32], _: &mut dyn FnMut() -> Histogram) -> f32 {
+    fn calibrated(&self, _: Scheme, _: &[f32], _: &mut dyn FnMut() -> Histogram) -> f32 {
         self.0
     }
 

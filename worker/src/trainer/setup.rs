@@ -382,7 +382,7 @@ mod tests {
     #[test]
     fn every_decision_of_the_plan_reaches_the_worker() {
         type Change = fn(&mut BuildPlan);
-        let changes: [(&str, Change); 30] = [
+        let changes: [(&str, Change); 31] = [
             ("world_size", |p| p.world_size = 3),
             ("rank", |p| p.rank = 1),
             ("roster.cuda_device", |p| p.roster[0].cuda_device = Some(0)),
@@ -412,6 +412,7 @@ mod tests {
             ("qat.observer", |p| qat(p).set_observer(Observer::Mse)),
             ("qat.percentile", |p| qat(p).percentile = 90.0),
             ("qat.weight_bits", |p| qat(p).weight_bits = 7),
+            ("qat.reduce_range", |p| qat(p).reduce_range = true),
             ("qat.learn_scales", |p| qat(p).learn_scales = true),
             ("qat.bn_images", |p| qat(p).bn_images = 64),
             ("qat.distillation.weight", |p| qat(p).distillation.as_mut().unwrap().weight = 0.75),

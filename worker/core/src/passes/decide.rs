@@ -2,6 +2,7 @@
 
 use super::Pass;
 use crate::graph::NetworkFacts;
+use crate::quant::scheme::Sign;
 use crate::strategy::{Amp, Layout, Purpose, Qat, Strategy};
 
 /// Whether a pass runs, and why.
@@ -53,7 +54,10 @@ fn quantize(pass: Pass, qat: &Qat, network: &NetworkFacts) -> String {
             if qat.skip.is_empty() { "all" } else { "those that `qat.skip` does not name" },
             qat.weight_bits
         ),
-        Pass::QuantizeActivations => format!("qat: inputs are quantized where {target} will compute in INT8"),
+        Pass::QuantizeActivations => format!(
+            "qat: inputs are quantized where {target} will compute in INT8, with codes up to {} behind a ReLU",
+            qat.activation(Sign::Unsigned).qmax()
+        ),
         _ => format!(
             "qat: ranges other targets than {target} need are recorded, so every profile can be exported"
         ),
@@ -137,7 +141,7 @@ mod tests {
         assert!(said(Pass::DropDead).starts_with("always"));
         assert_eq!(
             said(Pass::QuantizeActivations),
-            "qat: inputs are quantized where openvino will compute in INT8"
+            "qat: inputs are quantized where openvino will compute in INT8, with codes up to 255 behind a ReLU"
         );
         assert!(said(Pass::ObserveSuperset).starts_with("qat: ranges other targets than openvino need"));
         assert!(

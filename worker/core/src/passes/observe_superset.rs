@@ -23,7 +23,7 @@ pub(super) fn apply(graph: Graph, strategy: &Strategy) -> Result<Graph, GraphErr
         let edges = consumers[here.0].clone();
         insertions.push(edit::Insertion {
             after: here,
-            node: quantizer(&graph, here, false),
+            node: quantizer(&graph, here, qat, false),
             edges,
             output: false,
         });

@@ -3,8 +3,7 @@
 use super::edit;
 use crate::graph::{DType, Graph, GraphError, Node, NodeId, Op, Quantizer, TensorType};
 use crate::quant::placement;
-use crate::quant::scheme::Scheme;
-use crate::strategy::Strategy;
+use crate::strategy::{Qat, Strategy};
 use std::collections::BTreeMap;
 
 pub(super) fn apply(graph: Graph, strategy: &Strategy) -> Result<Graph, GraphError> {
@@ -18,7 +17,7 @@ pub(super) fn apply(graph: Graph, strategy: &Strategy) -> Result<Graph, GraphErr
         .into_iter()
         .map(|(value, edges)| edit::Insertion {
             after: value,
-            node: quantizer(&graph, value, true),
+            node: quantizer(&graph, value, qat, true),
             edges,
             output: false,
         })
@@ -27,15 +26,11 @@ pub(super) fn apply(graph: Graph, strategy: &Strategy) -> Result<Graph, GraphErr
 }
 
 /// The quantizer node of a value: it fake-quantizes if `active`, else it only observes.
-pub(super) fn quantizer(graph: &Graph, value: NodeId, active: bool) -> Node {
+pub(super) fn quantizer(graph: &Graph, value: NodeId, qat: &Qat, active: bool) -> Node {
     let name = graph.node(value).name.clone();
     Node {
         name: format!("{name}.{}", if active { "quantize" } else { "observe" }),
-        op: Op::Quantize(Quantizer {
-            name,
-            scheme: Scheme::activation(placement::sign(graph, value)),
-            active,
-        }),
+        op: Op::Quantize(Quantizer { name, scheme: qat.activation(placement::sign(graph, value)), active }),
         inputs: Vec::new(),
         ty: TensorType { shape: Vec::new(), dtype: DType::F32 },
     }

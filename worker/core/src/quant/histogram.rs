@@ -5,15 +5,10 @@
 //! calibration (S. Migacz, "8-bit inference with TensorRT", GTC 2017); the squared error is minimised over ranges as
 //! in arXiv 1810.05723, section 3.
 
-use super::scheme::{Scheme, Sign};
-
-/// Largest code of an activation, of either sign.
-const QMAX: i64 = Scheme::activation(Sign::Signed).qmax();
+use super::scheme::Scheme;
 
 /// Bins of a histogram.
 pub const BINS: usize = 2048;
-/// Ranges tried reach from this bin's end to the last one's: below, a code would be narrower than a bin.
-const FIRST: usize = QMAX as usize + 1;
 /// Points of a bin at which its error is taken.
 const POINTS: usize = 4;
 
@@ -67,14 +62,15 @@ impl Histogram {
         self.absmax
     }
 
-    /// The range of the smallest sum of squared differences between values and what their codes stand for.
-    pub fn least_squares(&self) -> f32 {
-        self.best(|bins| {
-            let scale = self.width() * bins as f64 / QMAX as f64;
+    /// The range of the smallest sum of squared differences between values and what their codes of `scheme` stand for.
+    pub fn least_squares(&self, scheme: Scheme) -> f32 {
+        let qmax = scheme.qmax() as f64;
+        self.best(scheme, |bins| {
+            let scale = self.width() * bins as f64 / qmax;
             let error = |bin: usize| {
                 let point = |p: usize| {
                     let x = (bin as f64 + (p as f64 + 0.5) / POINTS as f64) * self.width();
-                    let code = (x / scale).round_ties_even().min(QMAX as f64);
+                    let code = (x / scale).round_ties_even().min(qmax);
                     (x - code * scale).powi(2)
                 };
                 (0..POINTS).map(point).sum::<f64>()
@@ -84,15 +80,14 @@ impl Histogram {
         })
     }
 
-    /// The range whose codes tell the distribution of the values with the least loss of information: the smallest
+    /// The range whose codes of `scheme` tell the distribution of the values with the least loss of information: the smallest
     /// Kullback-Leibler divergence of the distribution over codes from that of the values clipped to the range.
-    pub fn least_entropy(&self) -> f32 {
-        self.best(|bins| self.divergence(bins))
+    pub fn least_entropy(&self, scheme: Scheme) -> f32 {
+        self.best(scheme, |bins| self.divergence(levels(scheme), bins))
     }
 
-    /// Divergence for a range of `bins` bins; none where it is not defined.
-    fn divergence(&self, bins: usize) -> Option<f64> {
-        let levels = QMAX as usize + 1;
+    /// Divergence for so many codes and a range of `bins` bins; none where it is not defined.
+    fn divergence(&self, levels: usize, bins: usize) -> Option<f64> {
         let kept = &self.counts[..bins];
         let outliers: u64 = self.counts[bins..].iter().sum();
         let total = (kept.iter().sum::<u64>() + outliers) as f64;
@@ -116,10 +111,11 @@ impl Histogram {
         (outliers == 0 || kept[bins - 1] > 0).then_some(sum)
     }
 
-    /// The range with the smallest cost; the larger of equals, so the maximum where nothing was counted.
-    fn best(&self, cost: impl Fn(usize) -> Option<f64>) -> f32 {
+    /// The range with the smallest cost; the larger of equals, so the maximum where nothing was counted. Ranges tried reach
+    /// from the last bin's end down to one bin a code: below, a code would be narrower than a bin.
+    fn best(&self, scheme: Scheme, cost: impl Fn(usize) -> Option<f64>) -> f32 {
         let mut best = (f64::INFINITY, BINS);
-        for bins in (FIRST..=BINS).rev().step_by(8) {
+        for bins in (levels(scheme)..=BINS).rev().step_by(8) {
             if let Some(cost) = cost(bins)
                 && cost < best.0
             {
@@ -130,9 +126,18 @@ impl Histogram {
     }
 }
 
+/// Codes from 0 to the largest: those that absolute values have.
+fn levels(scheme: Scheme) -> usize {
+    scheme.qmax() as usize + 1
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::scheme::Sign;
     use super::*;
+
+    const SIGNED: Scheme = Scheme::activation(Sign::Signed);
+    const UNSIGNED: Scheme = Scheme::activation(Sign::Unsigned);
 
     /// Absolute values of a normal distribution with deviation 1, by a sum of uniforms.
     fn normal(n: usize) -> Vec<f32> {
@@ -163,11 +168,10 @@ mod tests {
         assert!(h.percentile(10.0) > 0.0);
     }
 
-    /// Mean squared error of quantizing `x` with a range, plainly.
-    fn squared_error(x: &[f32], range: f32) -> f64 {
-        let scale = range / 127.0;
-        let error =
-            |v: f32| f64::from(v - (v / scale).round_ties_even().clamp(-127.0, 127.0) * scale).powi(2);
+    /// Mean squared error of quantizing `x` with a range and codes up to `top`, plainly.
+    fn squared_error(x: &[f32], range: f32, top: f32) -> f64 {
+        let scale = range / top;
+        let error = |v: f32| f64::from(v - (v / scale).round_ties_even().clamp(-top, top) * scale).powi(2);
         x.iter().map(|&v| error(v)).sum::<f64>() / x.len() as f64
     }
 
@@ -176,11 +180,18 @@ mod tests {
         let mut x = normal(20_000);
         x.push(40.0);
         let top = absmax(&x);
-        let found = Histogram::of(&x, top).least_squares();
-        let here = squared_error(&x, found);
-        let best = (1..200).map(|i| squared_error(&x, top * i as f32 / 200.0)).fold(f64::INFINITY, f64::min);
-        assert!(here <= best * 1.02, "range {found}: {here:e} against {best:e}");
-        assert!(here < squared_error(&x, top) && found < top);
+        let mut before = 0.0;
+        for (scheme, codes) in [(SIGNED, 127.0), (UNSIGNED.reduced(), 127.0), (UNSIGNED, 255.0)] {
+            let found = Histogram::of(&x, top).least_squares(scheme);
+            let error = |range: f32| squared_error(&x, range, codes);
+            let here = error(found);
+            let best = (1..200).map(|i| error(top * i as f32 / 200.0)).fold(f64::INFINITY, f64::min);
+            assert!(here <= best * 1.02, "range {found}: {here:e} against {best:e}");
+            assert!(here < error(top) && found < top);
+            // Twice the codes are worth a wider range.
+            assert_eq!(found > before, codes == 255.0 || before == 0.0, "{found} after {before}");
+            before = found;
+        }
     }
 
     /// Counts of a million values of a normal distribution with deviation 1, over `[0, absmax]`.
@@ -195,12 +206,15 @@ mod tests {
 
     #[test]
     fn entropy_clips_far_outliers_and_keeps_a_plain_distribution() {
-        let plain = bell(4.5).least_entropy();
-        assert!(plain > 3.3, "{plain}");
-        let mut far = bell(60.0);
-        far.counts[BINS - 1] = 5;
-        let clipped = far.least_entropy();
-        assert!(clipped > 3.3 && clipped < 10.0, "{clipped}");
+        // The smallest range that is tried has a bin a code.
+        for (scheme, far) in [(SIGNED, 60.0), (UNSIGNED.reduced(), 60.0), (UNSIGNED, 30.0)] {
+            let plain = bell(4.5).least_entropy(scheme);
+            assert!(plain > 3.3, "{plain}");
+            let mut far = bell(far);
+            far.counts[BINS - 1] = 5;
+            let clipped = far.least_entropy(scheme);
+            assert!(clipped > 3.3 && clipped < 10.0, "{clipped}");
+        }
     }
 
     #[test]
@@ -239,9 +253,9 @@ mod tests {
         assert_eq!(late.percentile(10.0), 10.0);
     }
 
-    /// Ranges that are tried, in bins, the largest first.
-    fn tried() -> impl Iterator<Item = usize> {
-        (0..=240).map(|i| BINS - 8 * i)
+    /// Ranges that are tried for codes up to `top`, in bins, the largest first.
+    fn tried(top: usize) -> impl Iterator<Item = usize> {
+        (0..=(BINS - top) / 8).map(|i| BINS - 8 * i)
     }
 
     #[test]
@@ -252,22 +266,23 @@ mod tests {
             seen.borrow_mut().push(bins);
             Some(1.0)
         };
-        assert_eq!(h.best(keep), 4.0, "the larger of equals");
-        assert_eq!(*seen.borrow(), tried().collect::<Vec<_>>());
-        assert_eq!(h.best(|bins| Some(bins as f64)), 128.0 / 512.0);
-        assert_eq!(h.best(|bins| (bins == 1024).then_some(5.0)), 2.0);
-        assert_eq!(h.best(|_| None), 4.0);
+        assert_eq!(h.best(SIGNED, keep), 4.0, "the larger of equals");
+        assert_eq!(*seen.borrow(), tried(127).collect::<Vec<_>>());
+        assert_eq!(h.best(SIGNED, |bins| Some(bins as f64)), 128.0 / 512.0);
+        assert_eq!(h.best(UNSIGNED, |bins| Some(bins as f64)), 256.0 / 512.0);
+        assert_eq!(h.best(SIGNED, |bins| (bins == 1024).then_some(5.0)), 2.0);
+        assert_eq!(h.best(SIGNED, |_| None), 4.0);
     }
 
-    /// Squared error of counts for a range of so many bins, by four points of each bin.
-    fn cost(h: &Histogram, bins: usize) -> f64 {
-        let scale = f64::from(h.absmax) / 2048.0 * bins as f64 / 127.0;
+    /// Squared error of counts for a range of so many bins and codes up to `top`, by four points of each bin.
+    fn cost(h: &Histogram, bins: usize, top: f64) -> f64 {
+        let scale = f64::from(h.absmax) / 2048.0 * bins as f64 / top;
         let mut sum = 0.0;
         for (bin, &count) in h.counts.iter().enumerate().filter(|(_, c)| **c > 0) {
             for part in [0.125, 0.375, 0.625, 0.875] {
                 let x = f64::from(h.absmax) * (bin as f64 + part) / 2048.0;
                 let code = (x / scale).round_ties_even();
-                let back = if code > 127.0 { 127.0 * scale } else { code * scale };
+                let back = if code > top { top * scale } else { code * scale };
                 sum += 0.25 * count as f64 * (x - back) * (x - back);
             }
         }
@@ -285,19 +300,21 @@ mod tests {
         });
         let mut clipped = 0;
         for h in [bell(4.5), bell(12.0), outlier].into_iter().chain(spikes) {
-            let costs = tried().map(|bins| (cost(&h, bins), bins));
-            let (_, least) = costs.min_by(|a, b| a.0.total_cmp(&b.0)).unwrap();
-            clipped += usize::from(least < BINS);
-            assert_eq!(h.least_squares(), h.range(least));
+            for (scheme, top) in [(SIGNED, 127), (UNSIGNED.reduced(), 127), (UNSIGNED, 255)] {
+                let costs = tried(top).map(|bins| (cost(&h, bins, top as f64), bins));
+                let (_, least) = costs.min_by(|a, b| a.0.total_cmp(&b.0)).unwrap();
+                clipped += usize::from(least < BINS);
+                assert_eq!(h.least_squares(scheme), h.range(least));
+            }
         }
-        assert!(clipped > 20, "{clipped}");
+        assert!(clipped > 60, "{clipped}");
     }
 
     /// Kullback-Leibler divergence by its definition, from both distributions bin by bin.
-    fn divergence(h: &Histogram, bins: usize) -> f64 {
+    fn divergence(h: &Histogram, levels: usize, bins: usize) -> f64 {
         let (mut p, mut q) = (vec![0.0; bins], vec![0.0; bins]);
-        for level in 0..128 {
-            let of = level * bins / 128..(level + 1) * bins / 128;
+        for level in 0..levels {
+            let of = level * bins / levels..(level + 1) * bins / levels;
             let mass: u64 = h.counts[of.clone()].iter().sum();
             let filled = h.counts[of.clone()].iter().filter(|&&c| c > 0).count();
             for bin in of.filter(|&bin| h.counts[bin] > 0) {
@@ -318,11 +335,13 @@ mod tests {
         let mut sparse = bell(6.0);
         sparse.counts.iter_mut().enumerate().filter(|(i, _)| i % 3 == 1).for_each(|(_, c)| *c = 0);
         for h in [bell(4.5), bell(12.0), sparse] {
-            for bins in [128, 136, 776, 1024, 2040, BINS] {
+            for (levels, bins) in
+                [128, 256].into_iter().flat_map(|l| [l, 264, 776, 1024, 2040, BINS].map(|b| (l, b)))
+            {
                 let defined = h.counts[bins - 1] > 0 || h.counts[bins..].iter().all(|&c| c == 0);
-                match h.divergence(bins) {
+                match h.divergence(levels, bins) {
                     Some(got) => {
-                        let want = divergence(&h, bins);
+                        let want = divergence(&h, levels, bins);
                         assert!(
                             defined && (got - want).abs() <= 1e-12 + 1e-9 * want.abs(),
                             "{bins}: {got}, not {want}"
@@ -334,18 +353,18 @@ mod tests {
         }
         let mut gap = bell(4.5);
         gap.counts[1023] = 0;
-        assert_eq!(gap.divergence(1024), None, "outliers that no code tells of");
-        assert!(gap.divergence(1025).is_some());
+        assert_eq!(gap.divergence(128, 1024), None, "outliers that no code tells of");
+        assert!(gap.divergence(128, 1025).is_some());
         // Nothing beyond the range: an empty last bin is no matter.
         gap.counts[1023..].fill(0);
-        assert!(gap.divergence(1024).is_some());
+        assert!(gap.divergence(128, 1024).is_some());
     }
 
     #[test]
     fn constant_and_zero_tensors_keep_their_range() {
         for (x, top) in [(vec![0.0f32; 100], 0.0f32), (vec![3.0; 100], 3.0), (vec![], 0.0)] {
             let h = Histogram::of(&x, top);
-            for range in [h.percentile(99.0), h.least_squares(), h.least_entropy()] {
+            for range in [h.percentile(99.0), h.least_squares(SIGNED), h.least_entropy(UNSIGNED)] {
                 assert_eq!(range, top);
             }
         }

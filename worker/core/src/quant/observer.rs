@@ -2,6 +2,7 @@
 //! counts) holds the same ranges to the last bit.
 
 use super::histogram::Histogram;
+use super::scheme::Scheme;
 use crate::strategy::{Observer, Qat};
 
 /// A tensor held NaN or infinity where a range was to be observed.
@@ -27,9 +28,10 @@ pub trait RangeObserver: Send + Sync {
         false
     }
 
-    /// The start of a range, finite and not negative, from the absolute maxima of all calibration microbatches, in the
-    /// order of the sampler (at least one); `histogram`, over all of them, may be asked for once, where it is wanted.
-    fn calibrated(&self, maxima: &[f32], histogram: &mut dyn FnMut() -> Histogram) -> f32;
+    /// The start of a range, finite and not negative, of values that are quantized by `scheme`, from the absolute maxima of
+    /// all calibration microbatches, in the order of the sampler (at least one); `histogram`, over all of them, may be asked
+    /// for once, where it is wanted.
+    fn calibrated(&self, scheme: Scheme, maxima: &[f32], histogram: &mut dyn FnMut() -> Histogram) -> f32;
 
     /// Where a range goes in training from the absolute maximum that a step observed; finite and not negative.
     fn moved(&self, range: f32, observed: f32) -> f32;
@@ -61,7 +63,7 @@ impl RangeObserver for RecipeObserver {
         self.observer.holds_ranges()
     }
 
-    fn calibrated(&self, maxima: &[f32], histogram: &mut dyn FnMut() -> Histogram) -> f32 {
+    fn calibrated(&self, scheme: Scheme, maxima: &[f32], histogram: &mut dyn FnMut() -> Histogram) -> f32 {
         match self.observer {
             Observer::MovingAverage => {
                 let sum: f64 = maxima.iter().map(|&x| f64::from(x)).sum();
@@ -69,8 +71,8 @@ impl RangeObserver for RecipeObserver {
             }
             Observer::Max => maxima.iter().copied().fold(0.0, f32::max),
             Observer::Percentile => histogram().percentile(self.percentile),
-            Observer::Mse => histogram().least_squares(),
-            Observer::Entropy => histogram().least_entropy(),
+            Observer::Mse => histogram().least_squares(scheme),
+            Observer::Entropy => histogram().least_entropy(scheme),
         }
     }
 
@@ -87,7 +89,11 @@ impl RangeObserver for RecipeObserver {
 
 #[cfg(test)]
 mod tests {
+    use super::super::scheme::Sign;
     use super::*;
+
+    const SIGNED: Scheme = Scheme::activation(Sign::Signed);
+    const UNSIGNED: Scheme = Scheme::activation(Sign::Unsigned);
 
     fn of(observer: Observer) -> RecipeObserver {
         RecipeObserver { observer, ..RecipeObserver::from(&Qat { percentile: 75.0, ..Qat::default() }) }
@@ -95,7 +101,8 @@ mod tests {
 
     #[test]
     fn maxima_are_averaged_or_the_largest_taken() {
-        let start = |o, maxima: &[f32]| of(o).calibrated(maxima, &mut || unreachable!("maxima suffice"));
+        let start =
+            |o, maxima: &[f32]| of(o).calibrated(SIGNED, maxima, &mut || unreachable!("maxima suffice"));
         assert_eq!(start(Observer::MovingAverage, &[1.0, 2.0, 6.0]), 3.0);
         assert_eq!(start(Observer::MovingAverage, &[f32::MAX, f32::MAX]), f32::MAX);
         assert_eq!(start(Observer::Max, &[1.0, 6.0, 2.0]), 6.0);
@@ -109,7 +116,7 @@ mod tests {
             fn wants_histogram(&self) -> bool {
                 false
             }
-            fn calibrated(&self, _: &[f32], _: &mut dyn FnMut() -> Histogram) -> f32 {
+            fn calibrated(&self, _: Scheme, _: &[f32], _: &mut dyn FnMut() -> Histogram) -> f32 {
                 1.0
             }
             fn moved(&self, _: f32, observed: f32) -> f32 {
@@ -135,14 +142,15 @@ mod tests {
         assert_eq!(of(Observer::Max).moved(3.0, 2.0), 3.0);
         let x = [0.5f32, 1.0, 2.0, 100.0];
         let h = || Histogram::of(&x, 100.0);
-        for (held, want) in [
-            (Observer::Percentile, h().percentile(75.0)),
-            (Observer::Mse, h().least_squares()),
-            (Observer::Entropy, h().least_entropy()),
+        for (held, scheme, want) in [
+            (Observer::Percentile, SIGNED, h().percentile(75.0)),
+            (Observer::Mse, SIGNED, h().least_squares(SIGNED)),
+            (Observer::Mse, UNSIGNED, h().least_squares(UNSIGNED)),
+            (Observer::Entropy, UNSIGNED, h().least_entropy(UNSIGNED)),
         ] {
             assert!(of(held).wants_histogram());
             assert_eq!(of(held).moved(1.0, 2.0), 1.0);
-            assert_eq!(of(held).calibrated(&[100.0], &mut || h()), want);
+            assert_eq!(of(held).calibrated(scheme, &[100.0], &mut || h()), want);
             assert!(want > 0.0 && want <= 100.0);
         }
     }

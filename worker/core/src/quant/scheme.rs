@@ -1,9 +1,9 @@
 //! The single source of quantized numerics: training, evaluation and export all read code ranges and scales here.
 //!
 //! A [`Scheme`] is a value that quantizers and layers of a graph carry, each its own. All are symmetric with zero point 0:
-//! codes of b bits are in [-(2^(b-1) - 1), 2^(b-1) - 1], or from 0 on for a tensor that is never negative, and
+//! signed codes of b bits are in [-(2^(b-1) - 1), 2^(b-1) - 1], those of a tensor that is never negative in [0, 2^b - 1], and
 //! `scale = absmax / qmax` in FP32, whatever the tensor's own type. The recipe's are [`Scheme::weight`] (8 or 7 bits per
-//! output channel) and [`Scheme::activation`] (8 bits per tensor).
+//! output channel) and [`Scheme::activation`] (8 bits per tensor, unsigned ones 7 in a [reduced range](Scheme::reduced)).
 
 use serde::{Deserialize, Serialize};
 
@@ -14,8 +14,7 @@ pub const MIN_SCALE: f32 = 1.0e-30;
 /// How a tensor is quantized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Scheme {
-    /// Bits of a code, that of its sign included, 2 to 8. A tensor that is never negative uses the codes from 0 on, so that
-    /// it can be written with either sign.
+    /// Bits of a code, that of its sign included, 2 to 8.
     pub bits: u32,
     /// Whether codes can be negative.
     pub sign: Sign,
@@ -66,6 +65,15 @@ impl Scheme {
         Self { bits: 8, sign, granularity: Granularity::PerTensor }
     }
 
+    /// The same within a reduced range: unsigned codes lose a bit and are in [0, 127], which a type of signed codes holds,
+    /// too. Signed ones stay as they are.
+    pub const fn reduced(self) -> Self {
+        match self.sign {
+            Sign::Signed => self,
+            Sign::Unsigned => Self { bits: self.bits - 1, ..self },
+        }
+    }
+
     /// Whether weights can have it.
     pub fn check_weight(self) -> Result<(), SchemeError> {
         let fits = (2..=8).contains(&self.bits) && self == Self::weight(self.bits);
@@ -75,14 +83,18 @@ impl Scheme {
 
     /// Whether activations can have it.
     pub fn check_activation(self) -> Result<(), SchemeError> {
-        let fits = self == Self::activation(self.sign);
-        let wanted = "with 8 bits per tensor";
+        let whole = Self::activation(self.sign);
+        let fits = self == whole || self == whole.reduced();
+        let wanted = "with 8 bits per tensor, unsigned ones with 8 or 7";
         if fits { Ok(()) } else { Err(SchemeError { what: "activations", wanted, got: self }) }
     }
 
-    /// Largest code: 127 of 8 bits.
+    /// Largest code: 127 of 8 signed bits, 255 of 8 unsigned ones.
     pub const fn qmax(self) -> i64 {
-        (1 << (self.bits - 1)) - 1
+        match self.sign {
+            Sign::Signed => (1 << (self.bits - 1)) - 1,
+            Sign::Unsigned => (1 << self.bits) - 1,
+        }
     }
 
     /// Smallest code.
@@ -132,10 +144,11 @@ mod tests {
     use super::*;
 
     const SIGNED: Scheme = Scheme::activation(Sign::Signed);
+    const UNSIGNED: Scheme = Scheme::activation(Sign::Unsigned);
 
     #[test]
     fn scales_are_finite_and_positive_for_every_legal_range() {
-        for scheme in [SIGNED, Scheme::weight(7), Scheme::weight(2)] {
+        for scheme in [SIGNED, UNSIGNED, UNSIGNED.reduced(), Scheme::weight(7), Scheme::weight(2)] {
             for absmax in [0.0, f32::from_bits(1), 1e-38, 1e-7, 1.0, 65504.0, f32::MAX] {
                 let s = scheme.scale(absmax).unwrap();
                 assert!(s.is_finite() && s > 0.0 && (1.0 / s).is_finite(), "{absmax} gave {s}");
@@ -145,18 +158,20 @@ mod tests {
             assert_eq!(scheme.scale(-1.0), None);
         }
         assert_eq!((SIGNED.scale(127.0), Scheme::weight(4).scale(7.0)), (Some(1.0), Some(1.0)));
+        assert_eq!((UNSIGNED.scale(255.0), UNSIGNED.reduced().scale(127.0)), (Some(1.0), Some(1.0)));
     }
 
     #[test]
     fn codes_are_those_of_the_schemes_bits_and_sign() {
         let range = |s: Scheme| (s.qmin(), s.qmax());
         assert_eq!(range(SIGNED), (-127, 127));
-        assert_eq!(range(Scheme::activation(Sign::Unsigned)), (0, 127));
+        assert_eq!((range(UNSIGNED), range(UNSIGNED.reduced())), ((0, 255), (0, 127)));
+        assert_eq!(SIGNED.reduced(), SIGNED);
         assert_eq!(
             [8, 7, 4, 2].map(|b| range(Scheme::weight(b))),
             [(-127, 127), (-63, 63), (-7, 7), (-1, 1)]
         );
-        assert_eq!(range(Scheme { bits: 4, ..Scheme::activation(Sign::Unsigned) }), (0, 7));
+        assert_eq!(range(Scheme { bits: 4, ..UNSIGNED }), (0, 15));
     }
 
     #[test]
@@ -164,18 +179,21 @@ mod tests {
         for bits in 2..=8 {
             Scheme::weight(bits).check_weight().unwrap();
         }
-        SIGNED.check_activation().unwrap();
-        Scheme::activation(Sign::Unsigned).check_activation().unwrap();
-        for bits in [0, 1, 7, 9, 32] {
-            assert_eq!(Scheme::weight(bits).check_weight().is_ok(), bits == 7);
+        for fine in [SIGNED, UNSIGNED, UNSIGNED.reduced()] {
+            fine.check_activation().unwrap();
+        }
+        for bits in [0, 1, 6, 7, 9, 32] {
+            assert_eq!(Scheme::weight(bits).check_weight().is_ok(), [6, 7].contains(&bits));
             assert!(Scheme { bits, ..SIGNED }.check_activation().is_err());
+            assert_eq!(Scheme { bits, ..UNSIGNED }.check_activation().is_ok(), bits == 7);
         }
         let said = Scheme { granularity: Granularity::PerChannel(1), ..SIGNED }.check_activation();
         assert_eq!(
             said.unwrap_err().to_string(),
-            "activations are quantized with 8 bits per tensor, not 8 bits, signed, per channel of dimension 1"
+            "activations are quantized with 8 bits per tensor, unsigned ones with 8 or 7, not 8 bits, signed, per channel \
+             of dimension 1"
         );
-        let said = Scheme::activation(Sign::Unsigned).check_weight().unwrap_err().to_string();
+        let said = UNSIGNED.check_weight().unwrap_err().to_string();
         assert!(said.contains("not 8 bits, unsigned, per tensor"), "{said}");
         assert!(Scheme { sign: Sign::Unsigned, ..Scheme::weight(8) }.check_weight().is_err());
     }
@@ -184,6 +202,8 @@ mod tests {
     fn the_gradient_scale_is_the_papers() {
         let scale = |n| SIGNED.learned_gradient_scale(n);
         assert!((scale(100) - 1.0 / (100.0f64 * 127.0).sqrt()).abs() < 1e-15);
+        let unsigned = UNSIGNED.learned_gradient_scale(100);
+        assert!((unsigned - 1.0 / (100.0f64 * 255.0).sqrt()).abs() < 1e-15);
         assert!(scale(0).is_finite());
     }
 
@@ -192,7 +212,8 @@ mod tests {
         assert_eq!([0.5, 1.5, 2.5, -0.5, -1.5].map(|x| SIGNED.code(x, 1.0)), [0, 2, 2, 0, -2]);
         assert_eq!([1e9, -1e9].map(|x| SIGNED.code(x, 1.0)), [127, -127]);
         assert_eq!([0.25, 2.0, -40.0].map(|x| SIGNED.code(x, 0.5)), [0, 4, -80]);
-        assert_eq!(Scheme::activation(Sign::Unsigned).code(-3.0, 1.0), 0);
+        assert_eq!([-3.0, 200.5, 254.5, 255.5, 1e9].map(|x| UNSIGNED.code(x, 1.0)), [0, 200, 254, 255, 255]);
+        assert_eq!(UNSIGNED.reduced().code(200.5, 1.0), 127);
         assert_eq!([1e9, -1e9].map(|x| Scheme::weight(4).code(x, 1.0)), [7, -7]);
     }
 }

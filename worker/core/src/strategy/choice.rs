@@ -115,6 +115,11 @@ impl Target {
     pub const fn integer_neighbours(self) -> bool {
         matches!(self, Target::Onnxruntime)
     }
+
+    /// Whether it has signed codes alone, with zero point 0: those of a tensor that is never negative end at 127.
+    pub const fn signed_codes(self) -> bool {
+        matches!(self, Target::Tensorrt)
+    }
 }
 
 choice! {
@@ -203,5 +208,7 @@ mod tests {
         assert_eq!(Amp::ALL.iter().map(|a| a.precision()).collect::<Vec<_>>(), ["fp32", "bf16", "fp16"]);
         let integer: Vec<bool> = Target::ALL.iter().map(|t| t.integer_neighbours()).collect();
         assert_eq!(integer, [false, true, false]);
+        let signed: Vec<bool> = Target::ALL.iter().map(|t| t.signed_codes()).collect();
+        assert_eq!(signed, [false, false, true]);
     }
 }

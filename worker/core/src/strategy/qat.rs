@@ -2,6 +2,7 @@
 //! freeze BatchNorm's statistics. Pure functions of the step.
 
 use super::{Observer, Target};
+use crate::quant::scheme::{Scheme, Sign};
 use serde::{Deserialize, Serialize};
 
 /// How a network is trained for INT8. [`Qat::default`] suits a fine-tuning of a few epochs from a trained network.
@@ -14,6 +15,9 @@ pub struct Qat {
     pub skip: Vec<String>,
     /// Bits of weight codes: 8, or 7 for CPUs without VNNI, whose 16-bit sums saturate otherwise.
     pub weight_bits: u32,
+    /// Codes of activations that are never negative (behind a ReLU) are in [0, 127] instead of [0, 255]. So they always are for
+    /// TensorRT, which has signed codes alone. On CPUs without VNNI products with weights of 8 bits saturate otherwise.
+    pub reduce_range: bool,
     /// How activation ranges are found and kept.
     pub observer: Observer,
     /// Percent of the absolute values within the range, above 50 and at most 100, for [`Observer::Percentile`].
@@ -144,6 +148,7 @@ impl Default for Qat {
             target: Target::default(),
             skip: Vec::new(),
             weight_bits: 8,
+            reduce_range: false,
             observer: Observer::default(),
             percentile: 99.99,
             calibration_images: 512,
@@ -216,6 +221,12 @@ impl Qat {
         }
     }
 
+    /// How activations of this sign are quantized: by the recipe, and by what its target's codes can be.
+    pub fn activation(&self, sign: Sign) -> Scheme {
+        let scheme = Scheme::activation(sign);
+        if self.reduce_range || self.target.signed_codes() { scheme.reduced() } else { scheme }
+    }
+
     /// Whether ranges rest where calibration puts them, or are moved by their gradient: no observer moves them.
     pub fn holds_ranges(&self) -> bool {
         self.learn_scales || self.observer.holds_ranges()
@@ -266,6 +277,22 @@ mod tests {
     }
 
     #[test]
+    fn unsigned_codes_have_eight_bits_but_where_the_recipe_or_the_target_has_seven() {
+        for (target, reduce_range, largest) in [
+            (Target::Openvino, false, 255),
+            (Target::Onnxruntime, false, 255),
+            (Target::Tensorrt, false, 127),
+            (Target::Openvino, true, 127),
+            (Target::Onnxruntime, true, 127),
+            (Target::Tensorrt, true, 127),
+        ] {
+            let qat = Qat { target, reduce_range, ..Qat::default() };
+            let of = |sign| (qat.activation(sign).qmin(), qat.activation(sign).qmax());
+            assert_eq!((of(Sign::Unsigned), of(Sign::Signed)), ((0, largest), (-127, 127)));
+        }
+    }
+
+    #[test]
     fn observers_freeze_before_batch_norm() {
         let q = Qat::default();
         assert_eq!(q.phase(79, 100, false), Phase { observe: true, batch_stats: true });
@@ -307,7 +334,8 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back_and_missing_keys_have_their_default() {
         let distillation = Some(Distillation { weight: 0.25, temperature: 2.0 });
-        let qat = Qat { distillation, freeze_bn: Freeze::Step(7), weight_bits: 7, ..Qat::default() };
+        let freeze_bn = Freeze::Step(7);
+        let qat = Qat { distillation, freeze_bn, weight_bits: 7, reduce_range: true, ..Qat::default() };
         let strategy = Strategy { amp: Amp::Bf16, layout: Layout::Nchw, qat: Some(qat) };
         let text = serde_json::to_string(&strategy).unwrap();
         assert!(text.contains(r#""weight-bits":7"#) && text.contains(r#"{"step":7}"#), "{text}");

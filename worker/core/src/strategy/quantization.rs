@@ -64,6 +64,11 @@ pub struct QuantizationSettings {
         arg(long, help_heading = "Quantization", default_value_t = 8, allow_negative_numbers = true)
     )]
     pub qat_weight_bits: u32,
+    /// Keep codes of activations behind a ReLU within [0, 127] instead of [0, 255]: for CPUs without VNNI, whose 16-bit sums of
+    /// their products with 8-bit weights saturate otherwise (so does --qat-weight-bits 7). Always so for `--target tensorrt`,
+    /// which has signed codes alone.
+    #[cfg_attr(feature = "clap", arg(long, help_heading = "Quantization", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set))]
+    pub qat_reduce_range: bool,
     /// Learn activation ranges by gradient (LSQ), from where calibration puts them; observers then rest.
     #[cfg_attr(feature = "clap", arg(long, help_heading = "Quantization", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set))]
     pub qat_learn_scales: bool,
@@ -108,6 +113,7 @@ impl Default for QuantizationSettings {
             qat_observer: Observer::MovingAverage,
             qat_percentile: 99.99,
             qat_weight_bits: 8,
+            qat_reduce_range: false,
             qat_learn_scales: false,
             qat_bn_images: 0,
             qat_distill: false,
@@ -125,6 +131,7 @@ impl QuantizationSettings {
             target: self.target,
             skip: self.qat_skip.clone(),
             weight_bits: self.qat_weight_bits,
+            reduce_range: self.qat_reduce_range,
             observer: self.qat_observer,
             percentile: self.qat_percentile,
             calibration_images: self.qat_calibration_images,
@@ -154,6 +161,7 @@ impl QuantizationSettings {
         self.target = qat.target;
         self.qat_skip = qat.skip.clone();
         self.qat_weight_bits = qat.weight_bits;
+        self.qat_reduce_range = qat.reduce_range;
         self.qat_observer = qat.observer;
         self.qat_percentile = qat.percentile;
         self.qat_calibration_images = qat.calibration_images;
@@ -199,7 +207,8 @@ mod tests {
         set.set(None);
         assert_eq!((set.recipe(), set.qat_skip.len()), (None, 1));
         let distillation = Some(Distillation { weight: 0.7, temperature: 2.0 });
-        let other = Qat { distillation, target: Target::Onnxruntime, weight_bits: 7, ..Qat::default() };
+        let target = Target::Onnxruntime;
+        let other = Qat { distillation, target, weight_bits: 7, reduce_range: true, ..Qat::default() };
         for recipe in [other, Qat { freeze_bn: Freeze::Part(0.6), ..Qat::default() }] {
             set.set(Some(&recipe));
             assert_eq!(set.recipe(), Some(recipe));

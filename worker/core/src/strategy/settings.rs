@@ -33,6 +33,7 @@ mod tests {
         "amp": "fp16", "data-layout": "NCHW", "qat": true, "target": "tensorrt", "qat-calibration-images": 3,
         "qat-freeze-observers": 0.25, "qat-freeze-bn": 0.5, "qat-observer-momentum": 0.75, "qat-pass-through": true,
         "qat-skip": ["fc"], "qat-observer": "entropy", "qat-percentile": 90.0, "qat-weight-bits": 7,
+        "qat-reduce-range": true,
         "qat-learn-scales": true, "qat-bn-images": 64, "qat-distill": true, "qat-distill-weight": 0.125,
         "qat-distill-temperature": 2.0
     }"#;
@@ -44,6 +45,7 @@ mod tests {
             target: Target::Tensorrt,
             skip: vec!["fc".into()],
             weight_bits: 7,
+            reduce_range: true,
             observer: Observer::Entropy,
             percentile: 90.0,
             calibration_images: 3,

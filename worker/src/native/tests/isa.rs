@@ -34,7 +34,7 @@ fn all_results(kind: Kind) -> Vec<Vec<i64>> {
     let finite = dy.isfinite().logical_and(&x.isfinite());
     let mut results = Vec::new();
     for (scale, qmin, qmax) in
-        [(0.013f32, -127, 127), (1e-30, 0, 127), (1e-7 / 127.0, -63, 63), (1e30, -127, 127)]
+        [(0.013f32, -127, 127), (0.013, 0, 255), (1e-30, 0, 127), (1e-7 / 127.0, -63, 63), (1e30, -127, 127)]
     {
         let scales = Tensor::from_slice(&[scale]).set_requires_grad(true);
         let (y, seen) = observe_fake_quant(&x, &scales, qmin, qmax, false).unwrap();

@@ -6,7 +6,7 @@ use super::*;
 const SCALES: [f32; 10] =
     [0.013, 1e-7 / 127.0, MIN_SCALE, 0.0, -0.5, 1e-40, 0.25, 1.0, 1e30, f32::MAX / 127.0];
 
-const RANGES: [[i64; 2]; 4] = [[-127, 127], [0, 127], [-63, 63], [-128, 127]];
+const RANGES: [[i64; 2]; 5] = [[-127, 127], [0, 255], [0, 127], [-63, 63], [-128, 127]];
 
 #[test]
 fn every_value_of_every_type_is_quantized_as_by_plain_arithmetic() {

@@ -42,6 +42,7 @@ impl Operator for Quantizer {
     }
 
     fn describe(&self, _: &Shapes) -> String {
-        format!("{}[{:?}]", if self.active { "Quantize" } else { "Observe" }, self.scheme.sign)
+        let (what, scheme) = (if self.active { "Quantize" } else { "Observe" }, self.scheme);
+        format!("{what}[{:?}, {} to {}]", scheme.sign, scheme.qmin(), scheme.qmax())
     }
 }

@@ -229,12 +229,12 @@ fn the_table() {
         (
             quantizer(true),
             1,
-            "Quantize[Signed] | 1 | hands on: false | absorbs: false | unsigned: false/true | [] [] | skip: false | -",
+            "Quantize[Signed, -127 to 127] | 1 | hands on: false | absorbs: false | unsigned: false/true | [] [] | skip: false | -",
         ),
         (
             quantizer(false),
             1,
-            "Observe[Signed] | 1 | hands on: true | absorbs: false | unsigned: false/true | [] [] | skip: false | -",
+            "Observe[Signed, -127 to 127] | 1 | hands on: true | absorbs: false | unsigned: false/true | [] [] | skip: false | -",
         ),
         (
             cast.clone(),
