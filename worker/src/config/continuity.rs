@@ -58,6 +58,12 @@ const FORMER_DEFAULTS: &[(&str, TakeOver)] = &[
             mine.optimizer.warmup_epochs = stored.optimizer.warmup_epochs;
         }
     }),
+    // Unsigned codes ended at 127.
+    ("qat-reduce-range", |stored, mine| {
+        if stored.quantization.qat_reduce_range {
+            mine.quantization.qat_reduce_range = true;
+        }
+    }),
 ];
 
 /// `mine`, with the defaults of the release that started the run in place of today's wherever they were not given; `mine`
@@ -132,10 +138,12 @@ mod tests {
         let mine = RunConfig::default().with(|c| {
             c.data.crop_size = 32;
             c.model.image_shape = [3, 32, 32];
+            c.quantization.qat = true;
         });
         let stored = mine.clone().with(|c| {
             c.model.image_shape = [4, 32, 32];
             c.optimizer.warmup_epochs = Some(5.0);
+            c.quantization.qat_reduce_range = true;
         });
         let kept = |given: &[&str], mine: &RunConfig| {
             with_former_defaults(&stored, mine, &given.iter().map(|g| g.to_string()).collect())
@@ -144,7 +152,9 @@ mod tests {
         let moved = mine.clone().with(|c| c.data.image_root = "/elsewhere".into());
         assert_eq!(kept(&[], &moved), stored.clone().with(|c| c.data.image_root = "/elsewhere".into()));
         // What was given stands, and then it is another training, which is left as it is.
-        assert_eq!(kept(&["warmup-epochs"], &mine), mine);
+        for key in ["warmup-epochs", "qat-reduce-range"] {
+            assert_eq!(kept(&[key], &mine), mine, "{key}");
+        }
         let other = mine.clone().with(|c| c.optimizer.lr = 0.5);
         assert_eq!(kept(&[], &other), other);
     }
