@@ -11,8 +11,10 @@ use octrain::optim::{CrossEntropy, DistributedOptimizer, Microbatch, Program, Sg
 use octrain::strategy::{Purpose, Qat, Strategy};
 use octrain::verify::{Layers, sort_kernels, values};
 use octrain::{models, passes};
+use octrain_tests::python;
 use prost::Message;
 use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
 use tch::{Device, Kind, Tensor};
 
 const SIDE: i64 = 32;
@@ -91,6 +93,39 @@ fn depthwise_gated_and_attending_networks_run_in_int8_with_the_codes_of_training
             runs_in_int8(name, profile, opset, &calibrated(name, profile));
         }
     }
+}
+
+/// TensorRT 11 computes in the types that a file says, so what is not in integers is in FP16, and scales with it.
+#[test]
+fn files_for_tensorrt_say_the_type_of_every_value() {
+    let Some(python) = python() else { return };
+    let (dir, profile) = (tempfile::tempdir().unwrap(), Profile::Tensorrt);
+    let mut files: Vec<OsString> = Vec::new();
+    for name in ["ResNet20", "MobileNetV2-32px", "MobileNetV3-Small", "EfficientNet-B0", "ViT-32px"] {
+        let (trained, deployed, state) = calibrated(name, profile);
+        let trained = Evaluator::of_state(trained, &state, Mode::EVAL, Device::Cpu).unwrap();
+        for float_type in [FloatType::Fp32, FloatType::of(profile)] {
+            let options = Options { profile, opset: 19, float_type };
+            let model = emit(&deployed, &state, options, vec![]).unwrap().model;
+            let path = dir.path().join(format!("{name}-{}.onnx", float_type.name()));
+            std::fs::write(&path, model.encode_to_vec()).unwrap();
+            if float_type == FloatType::Fp16 {
+                let mut layers = Layers::new(&model, EngineKind::Openvino).unwrap();
+                layers.compare(&trained, &images(4, 6)).unwrap();
+                for layer in layers.layers().iter().filter(|l| l.quantized()) {
+                    let within = layer.codes.within_one();
+                    assert!(within >= 99.9, "{name}, {}: {:?}", layer.name(), layer.codes);
+                }
+                files.push(path.into());
+            }
+        }
+    }
+    let args: Vec<&OsStr> = [OsStr::new("types")].into_iter().chain(files.iter().map(OsStr::new)).collect();
+    let apart = python.run("onnx_files.py", &args);
+    println!("logits in FP16 differ from those in FP32 by these parts of the largest: {apart}");
+    // Codes that round the other way add up from layer to layer in networks that were not trained; none overflows.
+    let apart: Vec<f64> = apart.split_whitespace().map(|part| part.parse().unwrap()).collect();
+    assert!(apart.len() == files.len() && apart.iter().all(|&a| a < 1.0), "{apart:?}");
 }
 
 #[test]

@@ -202,9 +202,14 @@ fn a_tensorrt_engine_is_built_without_calibration_from_files_that_hold_scales() 
         path
     };
     // As protobuf writes a metadata entry: key, tag and length, value.
-    let model = file("a b.onnx", "..DequantizeLinear..\u{a}\u{f}octrain.profile\u{12}\u{8}tensorrt");
+    let text = |float_type: &str| {
+        let of_type = format!("\u{a}\u{12}octrain.float_type\u{12}\u{4}{float_type}");
+        format!("..DequantizeLinear..\u{a}\u{f}octrain.profile\u{12}\u{8}tensorrt{of_type}")
+    };
+    let model = file("a b.onnx", &text("fp32"));
+    let half = file("half.onnx", &text("fp16"));
     let stand_in = repository().join("tests/fixtures/print_arguments.sh");
-    let flags = ["--image-shape", "3,32,32", "--opt-batch", "16", "--", "--verbose"];
+    let flags = ["--weakly-typed", "--image-shape", "3,32,32", "--opt-batch", "16", "--", "--verbose"];
     let onnx = format!("--onnx={}", model.display());
     let shapes =
         ["--minShapes=input:1x3x32x32", "--optShapes=input:16x3x32x32", "--maxShapes=input:32x3x32x32"];
@@ -212,8 +217,15 @@ fn a_tensorrt_engine_is_built_without_calibration_from_files_that_hold_scales() 
     wanted.extend(shapes);
     wanted.push("--verbose");
     assert_eq!(arguments(&build_engine(&model, &flags, &stand_in)), wanted);
-    let typed = arguments(&build_engine(&model, &["--strongly-typed"], &stand_in));
-    assert!(typed.contains(&"--stronglyTyped".into()) && !typed.contains(&"--int8".into()), "{typed:?}");
+    for (file, note) in [(&half, false), (&model, true)] {
+        let built = build_engine(file, &[], &stand_in);
+        let typed = arguments(&built);
+        assert!(typed.contains(&"--stronglyTyped".into()) && !typed.contains(&"--int8".into()), "{typed:?}");
+        let said = String::from_utf8_lossy(&built.stderr).into_owned();
+        assert_eq!(said.contains("--float-type fp16"), note, "{said}");
+    }
+    let typed = arguments(&build_engine(&half, &[], &stand_in));
+    assert!(refused(&build_engine(&half, &["--weakly-typed"], &stand_in)).contains("--float-type fp32"));
     assert!(!typed.iter().any(|a| a.contains("calib")));
 
     let missing = refused(&build_engine(&model, &[], &folder.path().join("nowhere/trtexec")));

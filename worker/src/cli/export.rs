@@ -28,15 +28,26 @@ pub struct ExportArgs {
     /// The file.
     #[arg(long, value_name = "FILE")]
     pub output: PathBuf,
-    /// ONNX operator set.
-    #[arg(long, default_value_t = 13)]
-    pub opset: i64,
-    /// Type of the floating-point values of the file.
-    #[arg(long, value_enum, default_value = "fp32")]
-    pub float_type: FloatType,
+    /// ONNX operator set, 13 to 21 (not given: 13, or 19 for `tensorrt` in FP16).
+    #[arg(long)]
+    pub opset: Option<i64>,
+    /// Type of what the file keeps in floating point (not given: fp16 for `tensorrt`, which from TensorRT 11 on computes in the
+    /// types that the file says and needs TensorRT 10 or later; fp32 for the others, and for TensorRT before 10).
+    #[arg(long, value_enum)]
+    pub float_type: Option<FloatType>,
     /// Also write the scales as a JSON table.
     #[arg(long, value_name = "FILE")]
     pub scale_table: Option<PathBuf>,
+}
+
+impl ExportArgs {
+    /// How the file is written.
+    fn options(&self) -> Options {
+        let profile = self.profile;
+        let float_type = self.float_type.unwrap_or_else(|| FloatType::of(profile));
+        let opset = self.opset.unwrap_or_else(|| float_type.opset(profile));
+        Options { profile, opset, float_type }
+    }
 }
 
 /// What a file of a checkpoint is made by.
@@ -85,7 +96,7 @@ pub fn main(args: &ExportArgs) -> Result<u8> {
     checkpoint_base::announce(&folder, &manifest);
     let checkpoint = checkpoint::load(&folder).map_err(Exit::checkpoint)?;
     let (state, graph) = (&checkpoint.model, deployed_graph(&checkpoint, &strategy)?);
-    let options = Options { profile: args.profile, opset: args.opset, float_type: args.float_type };
+    let options = args.options();
     let metadata = metadata(&folder, &checkpoint, &graph);
     let exported = emit(&graph, state, options, metadata).map_err(Exit::configuration)?;
     let bytes = exported.model.encode_to_vec();
@@ -154,6 +165,33 @@ mod tests {
         let names: Vec<&str> = told.keys().map(String::as_str).collect();
         assert_eq!(names, ["fc", "layer2.0.conv1", "layer2.0.conv2", "layer2.0.downsample.0"]);
         assert!(told.values().all(|why| why.contains("`qat.skip`")), "{told:?}");
+    }
+
+    #[test]
+    fn files_for_tensorrt_are_in_fp16_unless_something_else_is_said() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            args: ExportArgs,
+        }
+        let of = |words: &str| {
+            let line = format!("x --from-checkpoint a --output b {words}");
+            let options = <Line as clap::Parser>::parse_from(line.split(' ')).args.options();
+            (options.float_type, options.opset)
+        };
+        for (words, want) in [
+            ("--profile tensorrt", (FloatType::Fp16, 19)),
+            ("--profile tensorrt --opset 21", (FloatType::Fp16, 21)),
+            ("--profile tensorrt --float-type fp32", (FloatType::Fp32, 13)),
+            ("--profile openvino", (FloatType::Fp32, 13)),
+            ("--profile openvino --float-type fp16", (FloatType::Fp16, 13)),
+            ("--profile onnxruntime --opset 17", (FloatType::Fp32, 17)),
+        ] {
+            assert_eq!(of(words), want, "{words}");
+        }
+        // An opset that cannot have it is refused, and not obeyed in FP32.
+        let (float_type, opset) = of("--profile tensorrt --opset 13");
+        assert!(float_type.check(Profile::Tensorrt, opset).unwrap_err().to_string().contains("or fp32"));
     }
 
     #[test]

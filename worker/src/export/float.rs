@@ -3,8 +3,9 @@
 //! In an FP16 file weights, biases and values between operators are FP16; input and logits stay FP32. Codes are those of
 //! training as long as scales are: `openvino` files keep every Q/DQ pair in FP32 between casts (its CPU plugin fuses
 //! them away and runs the same INT8 kernels), so no code changes for a scale's sake. `tensorrt` files carry FP16 scales,
-//! which strongly typed networks need: a scale moves by 2^-11 of itself at most, which is 0.062 of a code at code 127. A
-//! scale that FP16 would make zero, subnormal or infinite keeps its pair in FP32 between casts.
+//! which strongly typed networks need (a pair's values have the type of its scale): a scale moves by 2^-11 of itself at most,
+//! which is 0.062 of a code at code 127. A scale that FP16 would make zero, subnormal or infinite keeps its pair in FP32
+//! between casts. BF16 is not offered: its scales would move codes by a quarter.
 
 use super::{ExportError, Profile};
 use half::f16;
@@ -25,6 +26,31 @@ pub enum FloatType {
 const FP16_SCALES: i64 = 19;
 
 impl FloatType {
+    /// That of a file of `profile` where nobody says: FP16 for TensorRT, which from version 11 on chooses no type itself, FP32
+    /// for the others.
+    pub fn of(profile: Profile) -> Self {
+        match profile {
+            Profile::Tensorrt => FloatType::Fp16,
+            Profile::Fp32 | Profile::Openvino | Profile::Onnxruntime => FloatType::Fp32,
+        }
+    }
+
+    /// The opset of a file where nobody says: the first that can have it.
+    pub fn opset(self, profile: Profile) -> i64 {
+        match (self, profile) {
+            (FloatType::Fp16, Profile::Tensorrt) => FP16_SCALES,
+            _ => 13,
+        }
+    }
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            FloatType::Fp32 => "fp32",
+            FloatType::Fp16 => "fp16",
+        }
+    }
+
     /// Whether files of `profile` and `opset` can have this type.
     pub fn check(self, profile: Profile, opset: i64) -> Result<(), ExportError> {
         match (self, profile) {
@@ -35,7 +61,7 @@ impl FloatType {
             )),
             (FloatType::Fp16, Profile::Tensorrt) if opset < FP16_SCALES => Err(ExportError::FloatType(format!(
                 "fp16 with profile tensorrt wants FP16 scales, which opset {opset} does not have; use opset \
-                 {FP16_SCALES} or more, or fp32, from which TensorRT makes FP16 itself"
+                 {FP16_SCALES} or more, or fp32, from which TensorRT makes FP16 itself up to version 10"
             ))),
             _ => Ok(()),
         }
@@ -95,6 +121,11 @@ mod tests {
         assert!(said(Profile::Tensorrt, 13).contains("opset 19"));
         for (profile, opset) in [(Profile::Tensorrt, 19), (Profile::Openvino, 13), (Profile::Fp32, 13)] {
             FloatType::Fp16.check(profile, opset).unwrap();
+        }
+        for profile in [Profile::Tensorrt, Profile::Openvino, Profile::Onnxruntime, Profile::Fp32] {
+            let float_type = FloatType::of(profile);
+            assert_eq!(float_type == FloatType::Fp16, profile == Profile::Tensorrt);
+            float_type.check(profile, float_type.opset(profile)).unwrap();
         }
         assert!(halves("fc.bias", &[1.0, 7e4]).unwrap_err().to_string().contains("`fc.bias` holds 70000"));
         assert_eq!(halves("b", &[1.0, -2.0]).unwrap(), [0x00, 0x3c, 0x00, 0xc0]);

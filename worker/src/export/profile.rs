@@ -15,7 +15,8 @@ pub enum Profile {
     Openvino,
     /// Unsigned 8-bit activations (post-ReLU with zero point 0, others with 128), INT32 bias.
     Onnxruntime,
-    /// Signed 8-bit activations, float bias, opset 13.
+    /// Signed 8-bit activations, float bias. In FP16 for TensorRT 10 and 11, whose networks are strongly typed; with
+    /// `--float-type fp32` for 8.6 to 10, which choose types themselves.
     Tensorrt,
 }
 

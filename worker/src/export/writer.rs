@@ -121,6 +121,7 @@ impl<'a> Writer<'a> {
         let own = [
             ("octrain.version", env!("CARGO_PKG_VERSION").to_string()),
             ("octrain.profile", self.options.profile.name().into()),
+            ("octrain.float_type", self.options.float_type.name().into()),
             ("octrain.fp32_layers", fp32),
         ];
         let metadata = metadata.into_iter().chain(own.map(|(key, value)| (key.to_string(), value)));
