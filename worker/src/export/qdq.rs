@@ -12,6 +12,10 @@ use octrain_formats::onnx::proto::{AttributeProto, TensorProto};
 /// Largest unsigned code of a reduced range, where a file's own type reaches further.
 const MAX_CODE: u8 = Scheme::activation(Sign::Unsigned).reduced().qmax() as u8;
 
+/// Scales below which OpenVINO does not compile a layer with a pair behind it whose codes end with their type (seen at 1e-10,
+/// not at 1e-9): those of activations that are next to nothing, or nothing. A cut before the pair keeps the two apart.
+const SILENT: f32 = 1.0e-6;
+
 impl Writer<'_> {
     /// Scales of a Q/DQ pair, in FP16 where runtime and scales allow; returns whether they are.
     fn scales(&mut self, name: &str, dims: &[usize], values: &[f32]) -> Result<bool, ExportError> {
@@ -101,9 +105,12 @@ impl Writer<'_> {
             self.profile.zero_point(q.scheme.sign) == ZeroPoint::Unsigned(0) && largest < i64::from(u8::MAX);
         let on_codes = self.profile.integer_neighbours();
         let clip = (further && on_codes).then_some(largest as u8);
-        let largest_tensor = (further && !on_codes).then(|| format!("{}.largest", q.name));
+        let silent = self.profile == Profile::Openvino && largest == i64::from(u8::MAX) && scale < SILENT;
+        let largest_tensor = ((further && !on_codes) || silent).then(|| format!("{}.largest", q.name));
         if let Some(name) = &largest_tensor {
-            self.tensors.push(TensorProto::floats(name, &[], &[scale * largest as f32]));
+            // Of a silent one, what rounds to the last code and is not where the type ends: a cut there is taken away.
+            let end = if silent { largest as f32 - 0.25 } else { largest as f32 };
+            self.tensors.push(TensorProto::floats(name, &[], &[scale * end]));
         }
         let quantized = Quantized { scale, half, clip, largest_tensor, scale_tensor, zero_point_tensor };
         let x = self.values[node.inputs[0].0].tensor.clone();
