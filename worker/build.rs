@@ -15,7 +15,7 @@ fn main() {
     cc::Build::new()
         .cpp(true)
         .std("c++17")
-        .files(["native/fake_quant.cpp", "native/gloo.cpp"])
+        .files(["fake_quant", "gloo", "isa", "pointwise", "update"].map(|name| format!("native/{name}.cpp")))
         .include("native/include")
         .includes([&include, &include.join("torch/csrc/api/include")])
         .flags(FLAGS)
@@ -32,7 +32,7 @@ fn main() {
     println!("cargo:rustc-env=OCTRAIN_BAKED_DEPS={}", baked.display());
 }
 
-/// The fake-quant loops, once for each instruction set; which of them runs is decided at run time.
+/// The inner loops, once for each instruction set; which of them runs is decided at run time.
 fn loops() {
     let x86 = std::env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64");
     let avx512 =
@@ -43,7 +43,7 @@ fn loops() {
         cc::Build::new()
             .cpp(true)
             .std("c++17")
-            .file("native/loops.cpp")
+            .files(["native/loops.cpp", "native/pointwise_loops.cpp"])
             .define("OCTRAIN_ISA", isa)
             .flags(FLAGS)
             .flags(flags)

@@ -15,41 +15,12 @@
 #include <atomic>
 #include <mutex>
 
-#include "loops.h"
+#include "isa.h"
 #include "octrain.h"
 
 namespace {
 
-// ---- which loops, which launcher
-
-const OctrainLoops* loops_of(int isa) {
-  if (isa == 0) return &octrain_loops_portable;
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
-  if (isa == 1 && avx2) return &octrain_loops_avx2;
-  if (isa == 2 && avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    return &octrain_loops_avx512;
-  }
-#endif
-  return nullptr;
-}
-
-const OctrainLoops* best_loops() {
-  for (int isa = 2; isa > 0; --isa) {
-    if (const OctrainLoops* found = loops_of(isa)) return found;
-  }
-  return loops_of(0);
-}
-
-std::atomic<const OctrainLoops*> forced{nullptr};
-
-const OctrainLoops& loops() {
-  static const OctrainLoops* best = best_loops();
-  const OctrainLoops* other = forced.load(std::memory_order_relaxed);
-  return other ? *other : *best;
-}
+// ---- which launcher
 
 std::atomic<OctrainLauncher> launcher{nullptr};
 
@@ -178,7 +149,7 @@ void quantize(const at::Tensor& x, const at::Tensor& scales, const OctrainFakeQu
     launch(l);
     return;
   }
-  const OctrainLoops& run = loops();
+  const OctrainLoops& run = octrain_loops();
   const float* scale = y.defined() ? scales.const_data_ptr<float>() : nullptr;
   uint8_t* bits = inside.defined() ? static_cast<uint8_t*>(inside.mutable_data_ptr()) : nullptr;
   std::mutex merging;
@@ -224,7 +195,7 @@ at::Tensor masked(const at::Tensor& dy, const at::Tensor& inside, const OctrainF
     launch(l);
     return dx;
   }
-  const OctrainLoops& run = loops();
+  const OctrainLoops& run = octrain_loops();
   const uint8_t* bits = static_cast<const uint8_t*>(inside.const_data_ptr());
   for_pieces(r, [&](int64_t, int64_t row, int64_t begin, int64_t count) {
     const int64_t at = row * r.inner + begin;
@@ -254,7 +225,7 @@ std::pair<at::Tensor, at::Tensor> learned(const at::Tensor& x, const at::Tensor&
     launch(l);
     return {dx, dscale};
   }
-  const OctrainLoops& run = loops();
+  const OctrainLoops& run = octrain_loops();
   const int kind = kind_of(x);
   const float* scale = scales.const_data_ptr<float>();
   const int64_t pieces = (r.inner + kChunk - 1) / kChunk;
@@ -350,21 +321,6 @@ char* octrain_abs_max(at::Tensor** out, const at::Tensor* input) {
     *out = new at::Tensor(seen);
   });
 }
-
-// For tests: 0 portable, 1 AVX2, 2 AVX-512, from now on in this process; anything else: the best there is. False,
-// and nothing changed, where this CPU lacks it.
-bool octrain_force_isa(int32_t isa) {
-  if (isa < 0 || isa > 2) {
-    forced.store(nullptr);
-    return true;
-  }
-  const OctrainLoops* found = loops_of(isa);
-  if (found) forced.store(found);
-  return found != nullptr;
-}
-
-// The instruction set of the loops in use.
-const char* octrain_isa() { return loops().name; }
 
 // Who launches the kernels for CUDA tensors.
 void octrain_register_cuda(OctrainLauncher run) { launcher.store(run); }

@@ -8,6 +8,7 @@ use crate::launcher::{
     watchdog::{self, Limits},
 };
 use crate::metrics::say;
+use crate::native;
 use crate::session::{
     Conclusion, FailureKind, GivingUp, JobSpec, Session, SessionError, SessionOptions, machine, panics,
 };
@@ -147,6 +148,7 @@ fn exit_code(e: &SessionError) -> u8 {
 /// Runs one worker to its end; returns its exit code.
 pub fn run(config: &RunConfig, place: &Place, job: Job, work: &Work) -> Result<u8> {
     signals::enter(Stage::Working).context("cannot listen for signals")?;
+    native::keep_freed();
     let options = place.options(config, &job).map_err(|e| in_vain::told(&place.giving_up(), e))?;
     let session =
         Session::connect(options).map_err(|e| Exit { code: exit_code(&e), message: e.to_string() })?;

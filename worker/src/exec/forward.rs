@@ -1,9 +1,10 @@
 //! Running a graph forward.
 
+use super::chains::{self, Chain};
 use super::ops::{self, Call};
-use super::{ExecError, Prepared, Record, Weights};
+use super::{ExecError, Prepared, Record, Weights, fused};
 use crate::graph::{Graph, Layout, Node, NodeId, Op};
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 /// How a graph runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,15 +46,79 @@ pub struct Pass<'a> {
     pub record: &'a mut Record,
 }
 
+impl Pass<'_> {
+    /// A running statistic, or, where the batch's own are taken, the room for it.
+    pub(super) fn statistic(&self, buffer: usize) -> Result<Tensor, tch::TchError> {
+        if self.mode.batch_stats {
+            return Ok(self.record.scratch[buffer].shallow_clone());
+        }
+        let s = &self.weights.layout.buffers[buffer];
+        self.weights.buffers.f_narrow(0, s.offset, s.len)
+    }
+}
+
 /// Sees every node's value as it is made.
 pub type Watch<'a> = dyn FnMut(&Node, &Tensor) + 'a;
 
 /// A graph ready to run.
 pub struct Executor {
     graph: Graph,
-    /// Index of the last reader of every value.
-    last_use: Vec<usize>,
     steps: Vec<Step>,
+    /// Every node by itself, in order.
+    apart: Schedule,
+    /// Neighbours as one where they can be: the same values, rounded less often.
+    fused: Schedule,
+}
+
+/// What runs one after the other.
+struct Schedule(Vec<Turn>);
+
+struct Turn {
+    what: What,
+    /// Values that nobody reads after it.
+    frees: Vec<NodeId>,
+}
+
+enum What {
+    Node(NodeId),
+    Chain(Chain),
+}
+
+impl What {
+    fn reads(&self, graph: &Graph) -> Vec<NodeId> {
+        match self {
+            What::Node(id) => graph.node(*id).inputs.clone(),
+            What::Chain(chain) => std::iter::once(chain.input).chain(chain.residual).collect(),
+        }
+    }
+}
+
+impl Schedule {
+    /// A chain runs where its last node stands, where all it reads is there.
+    fn new(graph: &Graph, chains: Vec<Chain>) -> Self {
+        let mut inside = vec![false; graph.nodes.len()];
+        chains.iter().flat_map(|c| &c.nodes).for_each(|n| inside[n.0] = true);
+        let mut ends: Vec<Option<Chain>> = graph.nodes.iter().map(|_| None).collect();
+        chains.into_iter().for_each(|chain| {
+            let last = chain.last.0;
+            ends[last] = Some(chain);
+        });
+        let whats = graph.iter().zip(ends).filter_map(|((id, _), end)| match end {
+            Some(chain) => Some(What::Chain(chain)),
+            None => (!inside[id.0]).then_some(What::Node(id)),
+        });
+        let mut turns: Vec<Turn> = whats.map(|what| Turn { what, frees: vec![] }).collect();
+        let mut read_later = vec![false; graph.nodes.len()];
+        read_later[graph.output.0] = true;
+        for turn in turns.iter_mut().rev() {
+            for id in turn.what.reads(graph) {
+                if !std::mem::replace(&mut read_later[id.0], true) {
+                    turn.frees.push(id);
+                }
+            }
+        }
+        Self(turns)
+    }
 }
 
 /// What of a node is resolved once: indices of its numbers.
@@ -81,9 +146,7 @@ impl Executor {
         };
         let consumers = graph.consumers();
         let mut steps = Vec::with_capacity(graph.nodes.len());
-        let mut last_use: Vec<usize> = (0..graph.nodes.len()).collect();
-        for (id, node) in graph.iter() {
-            node.inputs.iter().for_each(|i| last_use[i.0] = id.0);
+        for (_, node) in graph.iter() {
             ops::of(node)?;
             if node.op.layer().is_some_and(|layer| layer.folded.is_some()) {
                 let what = "belongs to a layer with a folded BatchNorm, which is for export only".into();
@@ -112,8 +175,8 @@ impl Executor {
             }
             steps.push(step);
         }
-        last_use[graph.output.0] = usize::MAX;
-        Ok(Self { graph, last_use, steps })
+        let (apart, fused) = (Schedule::new(&graph, vec![]), Schedule::new(&graph, chains::find(&graph)?));
+        Ok(Self { graph, steps, apart, fused })
     }
 
     /// The graph it runs.
@@ -134,7 +197,7 @@ impl Executor {
     }
 
     /// Runs images `[b, C, H, W]` (FP32) to logits `[b, classes]` (FP32). With gradients enabled the result can
-    /// be differentiated by the leaves of what was prepared.
+    /// be differentiated by the leaves of what was prepared. Neighbours run as one on the CPU, unless somebody watches.
     pub fn forward(
         &self,
         images: &Tensor,
@@ -143,24 +206,33 @@ impl Executor {
     ) -> Result<Tensor, ExecError> {
         let mut values: Vec<Option<Tensor>> = vec![];
         values.resize_with(self.graph.nodes.len(), || None);
-        for (id, node) in self.graph.iter() {
-            let step = &self.steps[id.0];
+        let fuses = watch.is_none() && images.device() == Device::Cpu;
+        for turn in if fuses { &self.fused.0 } else { &self.apart.0 } {
             let held = |i: &NodeId| values[i.0].as_ref().expect("still held: last use is later");
-            let inputs: Vec<&Tensor> = match node.op {
-                Op::Input => vec![images],
-                _ => node.inputs.iter().map(held).collect(),
-            };
-            let may_overwrite = step.may_overwrite && watch.is_none();
-            let mut call = Call::new((id, node), &inputs, step, may_overwrite, &mut pass);
-            let value = ops::of(node)?.forward(&mut call).map_err(|e| e.at(&node.name))?;
-            if let Some(watch) = watch.as_deref_mut() {
-                watch(node, &value);
-            }
-            values[id.0] = Some(value);
-            for input in &node.inputs {
-                if self.last_use[input.0] == id.0 {
-                    values[input.0] = None;
+            let (id, value) = match &turn.what {
+                What::Chain(chain) => {
+                    let residual = chain.residual.as_ref().map(held);
+                    let x = held(&chain.input);
+                    (chain.last, fused::run(&self.graph, &self.steps, chain, x, residual, &mut pass)?)
                 }
+                What::Node(id) => {
+                    let (node, step) = (self.graph.node(*id), &self.steps[id.0]);
+                    let inputs: Vec<&Tensor> = match node.op {
+                        Op::Input => vec![images],
+                        _ => node.inputs.iter().map(held).collect(),
+                    };
+                    let may_overwrite = step.may_overwrite && watch.is_none();
+                    let mut call = Call::new((*id, node), &inputs, step, may_overwrite, &mut pass);
+                    let value = ops::of(node)?.forward(&mut call).map_err(|e| e.at(&node.name))?;
+                    if let Some(watch) = watch.as_deref_mut() {
+                        watch(node, &value);
+                    }
+                    (*id, value)
+                }
+            };
+            values[id.0] = Some(value);
+            for id in &turn.frees {
+                values[id.0] = None;
             }
         }
         Ok(values[self.graph.output.0].take().expect("the output is made last"))

@@ -1,9 +1,11 @@
 //! Graph to libtorch: weights, initialisation, forward with autograd.
 
 mod calibration;
+mod chains;
 mod error;
 mod evaluator;
 mod forward;
+mod fused;
 mod init;
 mod integer_bias;
 pub mod ops;

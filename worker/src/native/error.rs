@@ -7,6 +7,12 @@ use std::ffi::{CStr, c_char};
 #[error("{0}")]
 pub struct NativeError(pub String);
 
+impl From<NativeError> for tch::TchError {
+    fn from(e: NativeError) -> Self {
+        Self::Torch(e.0)
+    }
+}
+
 /// What allocators say: libtorch's for GPUs and CPUs, cuDNN's and cuBLAS's, C++'s, the driver's, NCCL's, whose last
 /// words after a failed allocation name the bytes only.
 const NO_MEMORY: [&str; 11] = [

@@ -1,4 +1,5 @@
-//! Bindings to the C++ parts: the fake-quant operator, the observer's statistic, libraries loaded at run time.
+//! Bindings to the C++ parts: the fake-quant operator, the observer's statistic, chains of operators as one, libraries loaded
+//! at run time.
 //!
 //! The operator computes `y = clamp(round_half_even(x / scale), qmin, qmax) * scale` in FP32 with true division, as ONNX
 //! QuantizeLinear and DequantizeLinear do. `x` is FP32, BF16 or FP16 in any memory order, which is kept; `y` and the
@@ -14,15 +15,21 @@ mod error;
 mod interfaces;
 mod leave;
 pub mod libraries;
+mod memory;
 mod nvrtc;
 #[cfg(feature = "engines")]
 pub mod openvino_profile;
+mod pointwise;
+mod update;
 
 pub use cuda::{library as cuda_library, load as load_cuda};
 pub(crate) use error::check;
 pub use error::{NativeError, says_no_memory};
 pub use interfaces::interfaces;
 pub use leave::leave;
+pub use memory::keep_freed;
+pub use pointwise::{Computed, Cut, Norm, Pointwise, Rounding, pointwise};
+pub use update::{AdamWNumbers, adamw, sgd};
 
 use crate::quant::scheme::MIN_SCALE;
 use std::ffi::{c_char, c_void};

@@ -1,8 +1,9 @@
 //! Adam with decoupled weight decay on flat tensors (Loshchilov and Hutter, arXiv 1711.05101).
 
-use super::WeightDecay;
 use super::rule::{Update, UpdateRule};
-use tch::{TchError, Tensor};
+use super::{Decayed, WeightDecay};
+use crate::native::{self, AdamWNumbers};
+use tch::{Device, TchError, Tensor};
 
 /// The update rule, as PyTorch's AdamW: `w *= 1 - lr * wd; m = b1 * m + (1 - b1) * g; v = b2 * v + (1 - b2) * g^2;
 /// w -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + epsilon)`, where `t` counts updates from 1.
@@ -44,12 +45,26 @@ impl UpdateRule for AdamW {
         let [m, v] = u.buffers else {
             return Err(TchError::Shape(format!("AdamW keeps 2 buffers, not {}", u.buffers.len())));
         };
+        let t = i32::try_from(u.count).unwrap_or(i32::MAX);
+        let correction = |beta: f64| 1.0 - beta.powi(t);
+        if u.weights.device() == Device::Cpu {
+            for (piece, rate) in Decayed::covering(u.decayed, u.weights.numel() as i64) {
+                let numbers = AdamWNumbers {
+                    kept: (1.0 - u.lr * rate) as f32,
+                    beta1: self.beta1 as f32,
+                    beta2: self.beta2 as f32,
+                    root_scale: correction(self.beta2).sqrt() as f32,
+                    epsilon: self.epsilon as f32,
+                    rate: (u.lr / correction(self.beta1)) as f32,
+                };
+                native::adamw([u.weights, m, v, u.gradients], piece, numbers)?;
+            }
+            return Ok(());
+        }
         let (mut w, mut m, mut v) = (u.weights.shallow_clone(), m.shallow_clone(), v.shallow_clone());
         for piece in u.decayed {
             let _ = piece.of(&w)?.f_mul_scalar_(1.0 - u.lr * piece.rate)?;
         }
-        let t = i32::try_from(u.count).unwrap_or(i32::MAX);
-        let correction = |beta: f64| 1.0 - beta.powi(t);
         let _ = m.f_lerp_(u.gradients, 1.0 - self.beta1)?;
         let squared: Tensor = u.gradients.f_square()?.f_mul_scalar_(1.0 - self.beta2)?;
         let _ = v.f_mul_scalar_(self.beta2)?.f_add_(&squared)?;
@@ -66,7 +81,6 @@ impl UpdateRule for AdamW {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Decayed;
     use super::*;
     use tch::Kind;
 

@@ -2,6 +2,7 @@
 
 use crate::exec::WeightsLayout;
 use crate::graph::DecayGroup;
+use std::ops::Range;
 use tch::{TchError, Tensor};
 
 /// Weight decay of each group of parameters; what a rate means is the update rule's.
@@ -71,6 +72,21 @@ impl Decayed {
     pub fn of(&self, flat: &Tensor) -> Result<Tensor, TchError> {
         flat.f_narrow(0, self.offset, self.len)
     }
+
+    /// The whole of `n` elements in pieces, in order, each with its rate: 0 between and behind the pieces of `decayed`, which
+    /// are in order.
+    pub(super) fn covering(decayed: &[Decayed], n: i64) -> Vec<(Range<i64>, f64)> {
+        let mut all = vec![];
+        let mut at = 0;
+        for piece in decayed {
+            all.push((at..piece.offset, 0.0));
+            at = piece.offset + piece.len;
+            all.push((piece.offset..at, piece.rate));
+        }
+        all.push((at..n, 0.0));
+        all.retain(|(range, _)| !range.is_empty());
+        all
+    }
 }
 
 #[cfg(test)]
@@ -101,6 +117,16 @@ mod tests {
             let piece = decay.pieces(&layout).into_iter().find(|p| slot.offset < p.offset + p.len).unwrap();
             assert_eq!(piece.rate, decay.rate(group), "{}", slot.name);
         }
+    }
+
+    #[test]
+    fn pieces_and_what_lies_between_them_cover_all() {
+        let piece = |offset, len, rate| Decayed { offset, len, rate };
+        let of = |decayed: &[Decayed], n| Decayed::covering(decayed, n);
+        assert_eq!(of(&[], 5), [(0..5, 0.0)]);
+        assert_eq!(of(&[piece(0, 5, 0.1)], 5), [(0..5, 0.1)]);
+        let between = [piece(1, 2, 0.1), piece(3, 1, 0.2)];
+        assert_eq!(of(&between, 6), [(0..1, 0.0), (1..3, 0.1), (3..4, 0.2), (4..6, 0.0)]);
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub(super) struct GradientBuffer {
     /// BatchNorm's statistics and the quantizers' maxima of this rank's microbatches.
     pub record: Record,
     flat: Tensor,
+    /// Whether no microbatch's gradients have come since they were forgotten: the next are copied, not added to zeros.
+    fresh: bool,
     views: Vec<Tensor>,
     buckets: Vec<Bucket>,
     /// Elements of the gradients, the statistics and the learned scales.
@@ -49,6 +51,7 @@ impl GradientBuffer {
             buckets: plan_buckets(layout, tail, bucket_bytes),
             parts: [layout.trainable_len, layout.buffers_len, learned],
             flat,
+            fresh: true,
         })
     }
 
@@ -57,16 +60,22 @@ impl GradientBuffer {
         self.flat.narrow(0, start, self.parts.get(index).copied().unwrap_or(SUMS))
     }
 
-    /// Zeros everywhere.
+    /// Forgets all: without a microbatch the sums are zeros.
     pub fn clear(&mut self) -> Result<(), ExecError> {
+        self.fresh = true;
         self.record.clear()?;
-        Ok(self.flat.f_zero_().map(drop)?)
+        let tail = self.flat.f_narrow(0, self.parts[0], self.flat.numel() as i64 - self.parts[0])?;
+        Ok(tail.shallow_clone().f_zero_().map(drop)?)
     }
 
     /// Adds the gradients of a microbatch: those of the parameters, then, if they are learned, of the scales.
     pub fn add(&mut self, gradients: &[Tensor]) -> Result<(), TchError> {
+        let first = std::mem::take(&mut self.fresh);
         for (sum, gradient) in self.views.iter_mut().zip(gradients) {
-            let _ = sum.f_add_(gradient)?;
+            match first {
+                true => sum.f_copy_(gradient)?,
+                false => drop(sum.f_add_(gradient)?),
+            }
         }
         if let Some(scales) = gradients.get(self.views.len()) {
             let _ = self.scales().f_add_(scales)?;
@@ -76,6 +85,9 @@ impl GradientBuffer {
 
     /// Takes what was recorded, and the sums.
     pub fn put(&mut self, sums: Sums) -> Result<(), TchError> {
+        if self.fresh {
+            let _ = self.gradients().f_zero_()?;
+        }
         self.statistics().f_copy_(&self.record.stats)?;
         let sums = [sums.loss, sums.correct, sums.images, sums.stop];
         self.part(3).f_copy_(&Tensor::f_from_slice(&sums)?)
@@ -147,6 +159,8 @@ mod tests {
         let elements = layout.trainable_len as f64;
         assert!((buffer.norm().unwrap() / (4.0 * elements + 16.0 * 5.0).sqrt() - 1.0).abs() < 1e-6);
         buffer.clear().unwrap();
-        assert!(all(buffer.gradients(), 0.0) && buffer.sums().unwrap() == Sums::default());
+        buffer.put(Sums::default()).unwrap();
+        assert!(all(buffer.gradients(), 0.0) && all(buffer.statistics(), 0.0) && all(buffer.scales(), 0.0));
+        assert_eq!(buffer.sums().unwrap(), Sums::default());
     }
 }

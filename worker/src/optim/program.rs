@@ -199,8 +199,8 @@ impl Program {
         Ok(())
     }
 
-    /// The gradients of the last step, reduced, unscaled and clipped, as the update has left them (weight decay added), in
-    /// the order of the trainable parameters.
+    /// The gradients of the last step, reduced, unscaled and clipped, as the update rule has left them (it may have added weight
+    /// decay), in the order of the trainable parameters.
     pub fn gradients(&self) -> &[Tensor] {
         self.gradients.views()
     }

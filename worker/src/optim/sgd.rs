@@ -1,8 +1,9 @@
 //! Stochastic gradient descent with momentum on flat tensors.
 
-use super::WeightDecay;
 use super::rule::{Update, UpdateRule};
-use tch::TchError;
+use super::{Decayed, WeightDecay};
+use crate::native;
+use tch::{Device, TchError};
 
 /// The update rule, PyTorch's and Paddle's: `d = g + wd * w; v = m * v + d; w -= lr * (nesterov ? d + m * v : v)`.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -37,6 +38,13 @@ impl UpdateRule for Sgd {
         let [momentum] = u.buffers else {
             return Err(TchError::Shape(format!("SGD keeps 1 buffer, not {}", u.buffers.len())));
         };
+        if u.weights.device() == Device::Cpu {
+            for (piece, rate) in Decayed::covering(u.decayed, u.weights.numel() as i64) {
+                let all = [u.weights, momentum, u.gradients];
+                native::sgd(all, piece, rate, self.momentum, u.lr, self.nesterov)?;
+            }
+            return Ok(());
+        }
         let (mut w, mut v, g) = (u.weights.shallow_clone(), momentum.shallow_clone(), u.gradients);
         for piece in u.decayed {
             let _ = piece.of(g)?.f_add_(&piece.of(&w)?.f_mul_scalar(piece.rate)?)?;
@@ -54,7 +62,6 @@ impl UpdateRule for Sgd {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Decayed;
     use super::*;
     use tch::Tensor;
 

@@ -1,7 +1,7 @@
 //! Batch normalisation, with the batch's statistics or the running ones.
 
 use super::super::ExecError;
-use super::{Call, Forward};
+use super::{Call, Forward, Stage};
 use crate::graph::BatchNorm;
 use tch::Tensor;
 
@@ -12,15 +12,7 @@ impl Forward for BatchNorm {
             return Err(ExecError::State { name: call.node.name.clone(), what });
         };
         let batch = call.mode().batch_stats;
-        let statistic = |i: usize| {
-            let (weights, record) = (call.pass.weights, &call.pass.record);
-            if batch {
-                return Ok(record.scratch[i].shallow_clone());
-            }
-            let s = &weights.layout.buffers[i];
-            weights.buffers.f_narrow(0, s.offset, s.len)
-        };
-        let (mean, var) = (statistic(*mean)?, statistic(*var)?);
+        let (mean, var) = (call.pass.statistic(*mean)?, call.pass.statistic(*var)?);
         // Momentum 1 leaves exactly this microbatch's statistics in the scratch; the step's update is made once from the
         // sum over all microbatches.
         let (gamma, beta) = (call.leaf(0), call.leaf(1));
@@ -29,5 +21,9 @@ impl Forward for BatchNorm {
 
     fn value_is_free(&self) -> bool {
         true
+    }
+
+    fn stage(&self) -> Option<Stage> {
+        Some(Stage::Norm { eps: self.eps })
     }
 }

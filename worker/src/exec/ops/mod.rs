@@ -25,6 +25,7 @@ pub use registry::register;
 
 use super::ExecError;
 use crate::graph::{Node, Op};
+use crate::native::Cut;
 use tch::Tensor;
 
 /// An operator that libtorch can run. Its facts ([`crate::graph::Operator`]) say what it makes; this makes it.
@@ -38,6 +39,28 @@ pub trait Forward {
     fn value_is_free(&self) -> bool {
         false
     }
+
+    /// What it does to each element by itself, if that is one of the things that neighbours can do together
+    /// (`exec::chains`).
+    fn stage(&self) -> Option<Stage> {
+        None
+    }
+}
+
+/// A part of what [`crate::native::pointwise`] does.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Stage {
+    /// Batch normalisation.
+    Norm {
+        /// Added to the variance.
+        eps: f64,
+    },
+    /// The sum of two values.
+    Sum,
+    /// An activation that cuts.
+    Cut(Cut),
+    /// The quantizer, or observer, of a value.
+    Quantize,
 }
 
 /// How libtorch runs a node's operator; one from outside of which nothing says how is an error.

@@ -1,7 +1,7 @@
 //! The activation quantizer.
 
 use super::super::{ExecError, Mode, Prepared};
-use super::{Call, Forward};
+use super::{Call, Forward, Stage};
 use crate::graph::Quantizer;
 use crate::native::{self, NativeError};
 use crate::quant::scheme::Scheme;
@@ -24,6 +24,10 @@ impl Forward for Quantizer {
             call.pass.record.observe(i, &seen)?;
         }
         Ok(x.shallow_clone())
+    }
+
+    fn stage(&self) -> Option<Stage> {
+        Some(Stage::Quantize)
     }
 }
 

@@ -46,6 +46,7 @@ fn all_results(kind: Kind) -> Vec<Vec<i64>> {
         assert!(!values(&got[1])[0].is_nan());
         results.extend([&y, &got[0], &got[1]].map(words));
     }
+    results.extend(pointwise::of_a_chain(kind).iter().map(words));
     results
 }
 

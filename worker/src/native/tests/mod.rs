@@ -7,6 +7,7 @@ mod isa;
 mod kernels;
 mod layout;
 mod learned;
+mod pointwise;
 mod values;
 
 use super::*;

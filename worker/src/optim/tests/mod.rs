@@ -1,5 +1,7 @@
 //! What a program refuses of what its user brings.
 
+mod fused;
+
 use super::*;
 use crate::collective::Local;
 use crate::models;

@@ -1,0 +1,66 @@
+//! How a chain of operators runs as one.
+
+use super::chains::Chain;
+use super::forward::Step;
+use super::{ExecError, Pass};
+use crate::graph::{Graph, NodeId, Op};
+use crate::native::{self, Norm, Pointwise, Rounding};
+use tch::Tensor;
+
+/// The value of a chain's last node, from the value it starts from and the one it adds.
+pub(super) fn run(
+    graph: &Graph,
+    steps: &[Step],
+    chain: &Chain,
+    x: &Tensor,
+    residual: Option<&Tensor>,
+    pass: &mut Pass,
+) -> Result<Tensor, ExecError> {
+    let mode = pass.mode;
+    let index = |id: NodeId| steps[id.0].quantizer.expect("resolved for every quantizer");
+    let statistics = match chain.norm {
+        Some((id, _)) => {
+            let [mean, var] = steps[id.0].buffers[..] else { return Err(incomplete(graph, id)) };
+            Some([pass.statistic(mean)?, pass.statistic(var)?])
+        }
+        None => None,
+    };
+    let norm = match (&statistics, chain.norm) {
+        (Some([mean, var]), Some((id, eps))) => {
+            let [gamma, beta] = steps[id.0].leaves[..] else { return Err(incomplete(graph, id)) };
+            let leaf = |i: usize| &pass.prepared.leaves[i];
+            Some(Norm { gamma: leaf(gamma), beta: leaf(beta), mean, var, eps, batch: mode.batch_stats })
+        }
+        _ => None,
+    };
+    let quantizer = chain.quantizer.map(|id| match &graph.node(id).op {
+        Op::Quantize(q) => (index(id), q.scheme, q.active && mode.quantize),
+        other => unreachable!("{other:?} is no quantizer"),
+    });
+    let scale = quantizer.map(|(i, ..)| pass.prepared.scales.narrow(0, i as i64, 1));
+    let rounding = match (quantizer, &scale) {
+        (Some((_, scheme, true)), Some(scale)) => Some(Rounding { scale, scheme, unclipped: mode.unclipped }),
+        _ => None,
+    };
+    let of = Pointwise {
+        norm,
+        residual,
+        cut: chain.cut,
+        rounding,
+        observe_normed: mode.observe && chain.normed.is_some(),
+        observe_last: mode.observe && quantizer.is_some(),
+    };
+    let at = |source| ExecError::Native { node: graph.node(chain.last).name.clone(), source };
+    let made = native::pointwise(x, &of).map_err(at)?;
+    for (seen, id) in [(made.normed, chain.normed), (made.last, chain.quantizer)] {
+        if let (Some(seen), Some(id)) = (seen, id) {
+            pass.record.observe(index(id), &seen)?;
+        }
+    }
+    Ok(made.y)
+}
+
+fn incomplete(graph: &Graph, id: NodeId) -> ExecError {
+    let what = "is a BatchNorm without gamma, beta, running mean and variance".into();
+    ExecError::State { name: graph.node(id).name.clone(), what }
+}

@@ -1,0 +1,147 @@
+//! Normalisation, sum, activation and fake quantization of each element as one operator, for channels-last images on the CPU.
+
+use super::{NativeError, check};
+use crate::quant::scheme::{MIN_SCALE, Scheme};
+use std::ffi::{c_char, c_void};
+use std::ptr::{null, null_mut};
+use tch::Tensor;
+
+/// Batch normalisation, `(x - mean) / sqrt(var + eps) * gamma + beta`; all tensors are FP32, `[C]`, contiguous.
+pub struct Norm<'a> {
+    /// Trainable factor.
+    pub gamma: &'a Tensor,
+    /// Trainable term.
+    pub beta: &'a Tensor,
+    /// Running mean; with `batch` it is not read, and gets the batch's.
+    pub mean: &'a Tensor,
+    /// Running variance; with `batch` it is not read, and gets the batch's unbiased one.
+    pub var: &'a Tensor,
+    /// Added to the variance.
+    pub eps: f64,
+    /// Whether the statistics are the batch's own.
+    pub batch: bool,
+}
+
+/// `min(max(x, low), high)`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Cut {
+    /// The least value.
+    pub low: f32,
+    /// The largest.
+    pub high: f32,
+    /// Whether the gradient is 0 at the bounds too, not beyond them alone.
+    pub strict: bool,
+}
+
+/// Fake quantization with one scale.
+pub struct Rounding<'a> {
+    /// FP32, one element.
+    pub scale: &'a Tensor,
+    /// Range of the codes.
+    pub scheme: Scheme,
+    /// Whether the gradient passes where a code is clamped too.
+    pub unclipped: bool,
+}
+
+/// What is done to each element, in this order; what is `None` is left out.
+#[derive(Default)]
+pub struct Pointwise<'a> {
+    /// Normalisation.
+    pub norm: Option<Norm<'a>>,
+    /// What is added, of the shape and type of `x`.
+    pub residual: Option<&'a Tensor>,
+    /// Activation.
+    pub cut: Option<Cut>,
+    /// Quantization.
+    pub rounding: Option<Rounding<'a>>,
+    /// Whether the value behind the normalisation is observed.
+    pub observe_normed: bool,
+    /// Whether the value before the quantization is.
+    pub observe_last: bool,
+}
+
+/// A result, and what was observed on the way: `[absmax over finite values, count of others]`, FP32.
+pub struct Computed {
+    /// Of the shape and type of `x`, channels last.
+    pub y: Tensor,
+    /// Behind the normalisation, where that was asked for.
+    pub normed: Option<Tensor>,
+    /// Before the quantization, where that was asked for.
+    pub last: Option<Tensor>,
+}
+
+/// `OctrainPointwise` of `pointwise.h`.
+#[repr(C)]
+struct Options {
+    statistics: i32,
+    eps: f32,
+    cuts: i32,
+    low: f32,
+    high: f32,
+    strict: i32,
+    quantizes: i32,
+    unclipped: i32,
+    qmin: i64,
+    qmax: i64,
+    min_scale: f32,
+}
+
+unsafe extern "C" {
+    fn octrain_pointwise(
+        out: *mut *mut c_void,
+        x: *const c_void,
+        residual: *const c_void,
+        gamma: *const c_void,
+        beta: *const c_void,
+        mean: *const c_void,
+        var: *const c_void,
+        scale: *const c_void,
+        normed: *mut *mut c_void,
+        last: *mut *mut c_void,
+        options: *const Options,
+    ) -> *mut c_char;
+}
+
+/// Runs all of it on `x` `[N, C, H, W]`, FP32, BF16 or FP16, on the CPU. It computes in FP32 and rounds to the type of `x` once.
+/// Results and gradients are the same on any number of threads and with every instruction set. It cannot be differentiated
+/// twice.
+pub fn pointwise(x: &Tensor, of: &Pointwise) -> Result<Computed, NativeError> {
+    let options = Options {
+        statistics: of.norm.as_ref().map_or(0, |n| if n.batch { 2 } else { 1 }),
+        eps: of.norm.as_ref().map_or(0.0, |n| n.eps as f32),
+        cuts: of.cut.is_some().into(),
+        low: of.cut.map_or(0.0, |c| c.low),
+        high: of.cut.map_or(0.0, |c| c.high),
+        strict: of.cut.is_some_and(|c| c.strict).into(),
+        quantizes: of.rounding.is_some().into(),
+        unclipped: of.rounding.as_ref().is_some_and(|r| r.unclipped).into(),
+        qmin: of.rounding.as_ref().map_or(0, |r| r.scheme.qmin()),
+        qmax: of.rounding.as_ref().map_or(0, |r| r.scheme.qmax()),
+        min_scale: MIN_SCALE,
+    };
+    let pointer = |t: Option<&Tensor>| t.map_or(null(), |t| t.as_ptr().cast());
+    let of_norm = |pick: fn(&Norm) -> *const c_void| of.norm.as_ref().map_or(null(), pick);
+    let (mut y, mut normed, mut last) = (null_mut(), null_mut(), null_mut());
+    // SAFETY: all pointers are live tensors or null, as the options say; the operator keeps none of them.
+    unsafe {
+        check(octrain_pointwise(
+            &mut y,
+            x.as_ptr().cast(),
+            pointer(of.residual),
+            of_norm(|n| n.gamma.as_ptr().cast()),
+            of_norm(|n| n.beta.as_ptr().cast()),
+            of_norm(|n| n.mean.as_ptr().cast()),
+            of_norm(|n| n.var.as_ptr().cast()),
+            pointer(of.rounding.as_ref().map(|r| r.scale)),
+            if of.observe_normed { &mut normed } else { null_mut() },
+            if of.observe_last { &mut last } else { null_mut() },
+            &raw const options,
+        ))?;
+    }
+    let taken = |t: *mut c_void| {
+        // SAFETY: without an error it is a new `at::Tensor` that is ours.
+        (!t.is_null()).then(|| unsafe { Tensor::from_ptr(t.cast()) })
+    };
+    let y = taken(y).expect("without an error there is a result");
+    Ok(Computed { y, normed: taken(normed), last: taken(last) })
+}
