@@ -50,6 +50,7 @@ char* octrain_sgd(at::Tensor* weights, at::Tensor* momentum_buffer, at::Tensor* 
 struct OctrainAdamW {
   float kept;         // of a weight: 1 - lr * decay
   float beta1, beta2;
+  float towards, share;  // 1 - beta1, 1 - beta2: of the numbers before they were rounded
   float root_scale;   // sqrt(1 - beta2^t)
   float epsilon;
   float rate;         // lr / (1 - beta1^t)
@@ -66,11 +67,10 @@ char* octrain_adamw(at::Tensor* weights, at::Tensor* first, at::Tensor* second, 
     float* __restrict v = numbers(second, all) + offset;
     const float* __restrict g = numbers(gradients, all) + offset;
     const OctrainAdamW o = *options;
-    const float towards = 1.0f - o.beta1, share = 1.0f - o.beta2;
     at::parallel_for(0, n, kGrain, [&](int64_t from, int64_t to) {
       for (int64_t i = from; i < to; ++i) {
-        m[i] += towards * (g[i] - m[i]);
-        v[i] = v[i] * o.beta2 + g[i] * g[i] * share;
+        m[i] += o.towards * (g[i] - m[i]);
+        v[i] = v[i] * o.beta2 + g[i] * g[i] * o.share;
         w[i] = w[i] * o.kept - m[i] / (std::sqrt(v[i]) / o.root_scale + o.epsilon) * o.rate;
       }
     });

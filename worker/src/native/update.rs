@@ -15,6 +15,10 @@ pub struct AdamWNumbers {
     pub beta1: f32,
     /// Momentum of the second moment.
     pub beta2: f32,
+    /// `1 - beta1`, before either is rounded.
+    pub towards: f32,
+    /// `1 - beta2`, likewise.
+    pub share: f32,
     /// Root of the second moment's correction, `sqrt(1 - beta2^t)`.
     pub root_scale: f32,
     /// Added to the corrected root.

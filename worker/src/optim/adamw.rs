@@ -53,6 +53,8 @@ impl UpdateRule for AdamW {
                     kept: (1.0 - u.lr * rate) as f32,
                     beta1: self.beta1 as f32,
                     beta2: self.beta2 as f32,
+                    towards: (1.0 - self.beta1) as f32,
+                    share: (1.0 - self.beta2) as f32,
                     root_scale: correction(self.beta2).sqrt() as f32,
                     epsilon: self.epsilon as f32,
                     rate: (u.lr / correction(self.beta1)) as f32,
