@@ -1,10 +1,15 @@
 //! The layers of the network among the kernels that an engine ran.
 
-use crate::engine::NodeProfile;
+use crate::engine::{NodeProfile, Precision};
 use crate::export::OUTPUT;
-use crate::graph::Graph;
+use crate::graph::{Graph, Node, NodeId, Op};
 
-/// Convolutions and linear layers by what the engine computes them in.
+/// OpenVINO's name of a node of several operators.
+const FUSED: &str = "Subgraph";
+/// Behind a value's name: the quantizer of it in a file.
+const PAIR: &str = ".q";
+
+/// Convolutions and matrix products, with weights or of two values, by what the engine computes them in.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Kernels {
     /// Not in INT8, though training quantizes them.
@@ -23,25 +28,46 @@ fn last(graph: &Graph) -> Option<&str> {
     node.op.layer().map(|_| node.name.as_str())
 }
 
+/// Names of the convolutions and matrix products of a graph, and whether training quantizes what each reads.
+fn products(graph: &Graph) -> Vec<(&str, bool)> {
+    let quantized = |node: &Node| match node.op.layer() {
+        Some(layer) => layer.quantized(),
+        None => node.inputs.iter().all(|&input| is_quantized(graph, input)),
+    };
+    let all = graph.nodes.iter().filter(|node| node.op.facts().is_product());
+    all.map(|node| (node.name.as_str(), quantized(node))).collect()
+}
+
+/// Whether a value is one of a quantizer's, handed on or as it is.
+fn is_quantized(graph: &Graph, value: NodeId) -> bool {
+    let node = graph.node(value);
+    match &node.op {
+        Op::Quantize(quantizer) if quantizer.active => true,
+        op => op.facts().hands_on() && is_quantized(graph, node.inputs[0]),
+    }
+}
+
 /// Sorts the engine's nodes by the layers of the training graph.
 pub fn sort(nodes: &[NodeProfile], graph: &Graph) -> Kernels {
-    let layers: Vec<(&str, bool)> =
-        graph.nodes.iter().filter_map(|n| Some((n.name.as_str(), n.op.layer()?.quantized()))).collect();
+    let layers = products(graph);
     let mut out = Kernels::default();
     let mut seen = vec![false; layers.len()];
-    for node in nodes.iter().filter(|n| n.is_layer()) {
+    for node in nodes {
         let names = |layer: &str| {
             is_of(&node.name, layer) || (is_of(&node.name, OUTPUT) && last(graph) == Some(layer))
         };
         let layer = (0..layers.len()).filter(|&i| names(layers[i].0)).max_by_key(|&i| layers[i].0.len());
+        if !node.is_layer() && !layer.is_some_and(|i| ends_in(node, layers[i].0, graph)) {
+            continue;
+        }
         if let Some(i) = layer {
             seen[i] = true;
         }
         let name = layer.map_or_else(|| node.name.clone(), |i| layers[i].0.to_string());
-        match (node.is_float_layer(), layer) {
-            (false, _) => out.int8 += 1,
-            (true, Some(i)) if !layers[i].1 => out.skipped.push(name),
-            (true, _) => out.float.push(format!("{name} ({})", node.kernel)),
+        match (node.precision == Precision::Int8, layer) {
+            (true, _) => out.int8 += 1,
+            (false, Some(i)) if !layers[i].1 => out.skipped.push(name),
+            (false, _) => out.float.push(format!("{name} ({})", node.kernel)),
         }
     }
     let missing = layers.iter().zip(seen).filter(|(_, seen)| !seen);
@@ -49,9 +75,17 @@ pub fn sort(nodes: &[NodeProfile], graph: &Graph) -> Kernels {
     out
 }
 
+/// Whether an engine's node of several operators ends in this product of two values: OpenVINO computes the products of a head
+/// of attention in one, and names it after the last of them, or the pair behind it. It does not speak of the first.
+fn ends_in(node: &NodeProfile, product: &str, graph: &Graph) -> bool {
+    let of_values = || graph.find(product).is_some_and(|id| graph.node(id).op.layer().is_none());
+    node.op == FUSED && of_values()
+}
+
 /// Whether an engine's name is that of a layer, perhaps with something behind it: `conv1/WithoutBiases`,
 /// `conv1_token_2`.
 fn is_of(node: &str, layer: &str) -> bool {
+    let node = node.strip_suffix(PAIR).unwrap_or(node);
     let next = node.strip_prefix(layer).map(|rest| rest.chars().next());
     next.is_some_and(|c| c.is_none_or(|c| !c.is_alphanumeric() && c != '.'))
 }
@@ -59,9 +93,10 @@ fn is_of(node: &str, layer: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Precision;
-    use crate::models;
+    use crate::graph::{Builder, MatMul, Reshape};
     use crate::quant::scheme::Scheme;
+    use crate::strategy::{Purpose, Qat, Strategy, Target};
+    use crate::{models, passes};
 
     fn node(name: &str, op: &str, precision: Precision) -> NodeProfile {
         NodeProfile { name: name.into(), op: op.into(), kernel: op.into(), precision, milliseconds: None }
@@ -73,6 +108,40 @@ mod tests {
             is_of("conv1/WithoutBiases", "conv1") && is_of("conv1_token_2", "conv1") && is_of("fc", "fc")
         );
         assert!(!is_of("conv10", "conv1") && !is_of("layer1.0.conv1", "conv1") && !is_of("conv1.x", "conv1"));
+    }
+
+    #[test]
+    fn products_of_attention_count_among_the_layers() {
+        let (mut b, x) = Builder::new("Attention", [3, 8, 8]);
+        let x = b.push("rows", Op::Reshape(Reshape { shape: vec![3, 64] }), &[x]).unwrap();
+        let scores = b.push("scores", Op::MatMul(MatMul { transpose_b: true }), &[x, x]).unwrap();
+        let scores = b.push("softmax", Op::Softmax, &[scores]).unwrap();
+        let y = b.push("mix", Op::MatMul(MatMul { transpose_b: false }), &[scores, x]).unwrap();
+        let y = b.push("row", Op::Flatten, &[y]).unwrap();
+        let y = b.linear("fc", y, 2).unwrap();
+        let network = b.finish(y).unwrap();
+        let qat = Qat { target: Target::Openvino, ..Qat::default() };
+        let quantized = |skip: &[&str]| {
+            let skip = skip.iter().map(|s| s.to_string()).collect();
+            let strategy = Strategy { qat: Some(Qat { skip, ..qat.clone() }), ..Strategy::default() };
+            passes::run(network.clone(), &strategy, Purpose::Eval).unwrap()
+        };
+        let graph = quantized(&[]);
+        let all = ["scores", "mix", "fc"];
+        let separate = all.map(|name| node(name, "MatMulIntegerToFloat", Precision::Int8));
+        let k = sort(&separate, &graph);
+        assert_eq!((k.int8, k.unseen.len()), (3, 0));
+        // One of them in floating point is at fault unless it was to be.
+        let mut float = separate;
+        float[0] = node("scores", "MatMul", Precision::Float);
+        assert_eq!(sort(&float, &graph).float, ["scores (MatMul)"]);
+        assert_eq!(sort(&float, &quantized(&["scores", "mix"])).skipped, ["scores"]);
+        // OpenVINO's node of both, which it names after the pair behind them; others of its kind are no layers.
+        let fused = ["mix.q", "softmax"].map(|name| node(name, "Subgraph", Precision::Int8));
+        let k = sort(&fused, &graph);
+        assert_eq!((k.int8, &k.unseen[..]), (1, &["scores".to_string(), "fc".into()][..]));
+        let fused = [node("mix.q", "Subgraph", Precision::Float)];
+        assert_eq!(sort(&fused, &graph).float, ["mix (Subgraph)"]);
     }
 
     #[test]

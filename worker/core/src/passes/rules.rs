@@ -181,6 +181,23 @@ fn attention_of_tokens() {
     rule("attention", &b.finish(out).unwrap(), &[]);
 }
 
+/// A block of ConvNeXt: what convolutions make is read by operators that stay in floating point.
+#[test]
+fn convolutions_read_in_floating_point() {
+    let (mut b, x) = Builder::new("ReadInFloat", [3, 8, 8]);
+    let x = b.convolution("stem", x, Square::new(4, 1, 1).biased()).unwrap();
+    let y = b.convolution("depthwise", x, Square::depthwise(4, 3, 1).biased()).unwrap();
+    let y = b.push("last", Op::Transpose(Transpose { perm: vec![1, 2, 0] }), &[y]).unwrap();
+    let y = b.layer_norm("norm", y, 1e-6).unwrap();
+    let y = b.push("first", Op::Transpose(Transpose { perm: vec![2, 0, 1] }), &[y]).unwrap();
+    let y = b.convolution("expand", y, Square::new(8, 1, 1).biased()).unwrap();
+    let y = b.push("gelu", Op::Gelu, &[y]).unwrap();
+    let y = conv_bn_relu(&mut b, "project", y, 4);
+    let y = b.push("scale", Op::Scale(Scale { factor: 0.5 }), &[y]).unwrap();
+    let sum = b.push("add", Op::Add, &[y, x]).unwrap();
+    rule("read-in-floating-point", &head(b, sum), &[]);
+}
+
 #[test]
 fn skipped_layers_keep_floating_point_around_them() {
     rule("qat-skip", &concat(), &["left.conv", "fc", "concat"]);

@@ -6,7 +6,7 @@
 //! | --- | --- |
 //! | all | the inputs of Conv and Linear, both inputs of MatMul |
 //! | `tensorrt`, `openvino` | and the *skip* input of a residual Add (Q/DQ on the convolution branch splits its fusion) |
-//! | `onnxruntime` | and all inputs of Add, Mul and Concat, the input of pools that take a mean, and that of Sigmoid, HardSigmoid, Silu and HardSwish, and of a Reshape of an image to tokens (every node wants integer neighbours) |
+//! | `onnxruntime` | and all inputs of Add, Mul and Concat, the input of pools that take a mean, and that of Sigmoid, HardSigmoid, Silu and HardSwish, and of a Reshape of an image to tokens (every node wants integer neighbours); and whatever else reads the result of a convolution, though it computes in floating point itself (LayerNorm, Gelu, Scale): without a pair behind it the convolution would not run in integers |
 //!
 //! Softmax, LayerNorm and Gelu stay in floating point, and so do Add, Mul and Concat of tokens: the residual stream of a
 //! transformer. A quantizer belongs to a value: all quantized edges from one value share its scale. What hands values on
@@ -65,6 +65,9 @@ pub fn edges(graph: &Graph, target: Target, skip: &[bool]) -> Result<BTreeSet<Ed
         })?;
         out.extend(slots.into_iter().map(|slot| (id, slot)));
     }
+    if target.integer_neighbours() {
+        out.extend(bare_results(graph, skip, &out));
+    }
     Ok(out.into_iter().map(|edge| hoist(graph, edge)).collect())
 }
 
@@ -75,6 +78,26 @@ pub fn superset(graph: &Graph, skip: &[bool]) -> Result<BTreeSet<NodeId>, GraphE
         out.extend(edges(graph, target, skip)?.into_iter().map(|(node, slot)| graph.node(node).inputs[slot]));
     }
     Ok(out)
+}
+
+/// The edges over which operators that want nothing quantized read what a convolution makes, with nothing quantized between:
+/// without a pair there a runtime that wants integer neighbours computes the convolution in floating point.
+fn bare_results(graph: &Graph, skip: &[bool], quantized: &BTreeSet<Edge>) -> Vec<Edge> {
+    let mut bare = vec![false; graph.nodes.len()];
+    let mut out = Vec::new();
+    for (id, node) in graph.iter() {
+        let facts = node.op.facts();
+        let open: Vec<usize> = (0..node.inputs.len())
+            .filter(|&slot| bare[node.inputs[slot].0] && !quantized.contains(&(id, slot)))
+            .collect();
+        if facts.hands_on() || facts.ends_a_layer() {
+            bare[id.0] = !open.is_empty();
+        } else {
+            bare[id.0] = facts.layer().is_some() && node.ty.shape.len() == 3 && !skip[id.0];
+            out.extend(open.into_iter().filter(|_| !skip[id.0]).map(|slot| (id, slot)));
+        }
+    }
+    out
 }
 
 fn hoist(graph: &Graph, (node, slot): Edge) -> Edge {

@@ -17,12 +17,13 @@ pub(super) struct Activation {
     /// floating point from what it is given.
     quantized: bool,
     stays_float: bool,
+    ends_a_layer: bool,
     onnx: fn(&OnnxScope) -> Vec<OnnxNode>,
 }
 
 impl Activation {
     const fn new(kind: &'static str, sign: Sign, onnx: fn(&OnnxScope) -> Vec<OnnxNode>) -> Self {
-        Self { kind, sign, quantized: true, stays_float: false, onnx }
+        Self { kind, sign, quantized: true, stays_float: false, ends_a_layer: false, onnx }
     }
 }
 
@@ -47,6 +48,10 @@ impl Operator for Activation {
         self.stays_float
     }
 
+    fn ends_a_layer(&self) -> bool {
+        self.ends_a_layer
+    }
+
     fn onnx(&self, scope: &OnnxScope) -> Result<Vec<OnnxNode>, String> {
         Ok((self.onnx)(scope))
     }
@@ -55,6 +60,7 @@ impl Operator for Activation {
 /// `max(x, 0)`. Engines compute it with the layer before it.
 pub(super) static RELU: Activation = Activation {
     quantized: false,
+    ends_a_layer: true,
     ..Activation::new("Relu", Sign::Unsigned, |_| vec![OnnxNode::unary("Relu")])
 };
 

@@ -40,6 +40,10 @@ impl Operator for MatMul {
         Some(vec![0, 1])
     }
 
+    fn is_product(&self) -> bool {
+        true
+    }
+
     fn onnx(&self, scope: &OnnxScope) -> Result<Vec<OnnxNode>, String> {
         if !self.transpose_b {
             return Ok(vec![OnnxNode::new("MatMul", vec![OnnxInput::Values])]);

@@ -52,6 +52,10 @@ impl Operator for BatchNorm {
         Some(vec![])
     }
 
+    fn ends_a_layer(&self) -> bool {
+        true
+    }
+
     fn onnx(&self, _: &OnnxScope) -> Result<Vec<OnnxNode>, String> {
         Err("it must be folded first (pass fold-batch-norm)".into())
     }

@@ -78,6 +78,16 @@ pub trait Operator: std::fmt::Debug {
         false
     }
 
+    /// Whether engines compute it within the layer before it, whose quantized result is then its own.
+    fn ends_a_layer(&self) -> bool {
+        self.cuts_off().is_some()
+    }
+
+    /// Whether it is a convolution or a product of matrices, which engines compute in integers where what it reads is quantized.
+    fn is_product(&self) -> bool {
+        self.layer().is_some()
+    }
+
     /// The least and the largest number that it makes, where it does nothing but cut values off there.
     fn cuts_off(&self) -> Option<[f32; 2]> {
         None
