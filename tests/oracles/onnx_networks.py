@@ -1,11 +1,14 @@
 """Networks as ONNX files with what ONNX Runtime makes of them.
 
     onnx_networks.py cases FOLDER          ONNX's own node test cases, one file each, for the operators in OPERATORS
-    onnx_networks.py export FOLDER NAME... networks of torchvision, as torch.onnx.export writes them in several ways
+    onnx_networks.py export FOLDER NAME... networks of torchvision, as torch.onnx.export writes them in several ways; of
+                                           NAME:WAY in that way alone
     onnx_networks.py light FOLDER NAME...  the light models of the onnx package
+    onnx_networks.py newest FOLDER         a small network, as PyTorch's newer exporter writes it (needs onnxscript, which the
+                                           tests have not: tests/fixtures/onnx holds what this made)
 
 Each writes FOLDER/NAME.onnx and FOLDER/NAME.safetensors, with `input` and `output`, and prints the names as JSON.
-Statistics of BatchNorm are drawn at random: those of a new network would hide which of them is which.
+What normalises is drawn at random: those of a new network would hide which of them is which.
 """
 
 import json
@@ -82,10 +85,19 @@ def network(name):
     else:
         more = {"image_size": 32} if name.startswith("vit") else {"init_weights": False} if name == "googlenet" else {}
         net = torchvision.models.get_model(name, num_classes=7, **more)
+    return drawn(net)
+
+
+def drawn(net):
+    import torch
+
     for module in net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.normal_(module.running_mean, std=0.1)
             torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, std=0.1)
+        if isinstance(module, torch.nn.LayerNorm):
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
             torch.nn.init.normal_(module.bias, std=0.1)
     return net.eval()
@@ -103,11 +115,11 @@ def export(folder, names):
         "kept": dict(opset_version=13, training=eval_, do_constant_folding=False, dynamic_axes={"x": {0: "batch"}}),
         "fixed": dict(opset_version=11),
     }
-    for name in names:
+    for name, way in (name.partition(":")[::2] for name in names):
         torch.manual_seed(3)
         net, side = network(name), 32 if "vit" in name else 64
         image = torch.randn(2, 3, side, side)
-        for way, flags in ways.items():
+        for way, flags in ways.items() if not way else [(way, ways[way])]:
             # Attention has operators that older sets lack.
             if "vit" in name:
                 flags = flags | dict(opset_version=max(14, flags["opset_version"]))
@@ -117,6 +129,50 @@ def export(folder, names):
             safetensors_io.save(path.with_suffix(".safetensors"), {"input": given, "output": logits(path, given)})
             told[path.stem] = [n for n, _ in net.named_parameters()] if way == "kept" else []
     return told
+
+
+def newest(folder):
+    import torch
+    from torch import nn
+
+    class Small(nn.Module):
+        """Convolutions with gates and a residual sum, a layer of a transformer over the tokens of what they make, a row."""
+
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Sequential(nn.Conv2d(3, 12, 3, 2, 1, bias=False), nn.BatchNorm2d(12), nn.ReLU6())
+            self.wide = nn.Sequential(nn.Conv2d(12, 24, 1, bias=False), nn.BatchNorm2d(24), nn.Hardswish())
+            self.deep = nn.Sequential(nn.Conv2d(24, 24, 5, 1, 2, groups=24, bias=False), nn.BatchNorm2d(24), nn.SiLU())
+            self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(24, 24, 1), nn.Hardsigmoid())
+            self.thin = nn.Sequential(nn.Conv2d(24, 12, 1, bias=False), nn.BatchNorm2d(12))
+            self.patches = nn.Conv2d(12, 16, 2, 2)
+            self.token = nn.Parameter(torch.randn(1, 1, 16))
+            self.layer = nn.TransformerEncoderLayer(16, 2, 32, activation="gelu", batch_first=True, norm_first=True)
+            self.norm, self.head = nn.LayerNorm(16), nn.Linear(16, 7)
+
+        def forward(self, x):
+            x = self.stem(x)
+            y = self.deep(self.wide(x))
+            x = nn.functional.pad(x + self.thin(y * self.gate(y)), (0, 1, 0, 1))[:, :, :-1, :-1]
+            x = self.patches(nn.functional.max_pool2d(x, 2)).flatten(2).transpose(1, 2)
+            x = self.layer(torch.cat([self.token.expand(len(x), -1, -1), x], 1))
+            return self.head(self.norm(x)[:, 0])
+
+    torch.manual_seed(3)
+    net, image = drawn(Small()), torch.randn(2, 3, 32, 32)
+    path = pathlib.Path(folder) / "newest.onnx"
+    batch = {0: torch.export.Dim("batch")}
+    torch.onnx.export(
+        net, (image,), str(path), input_names=["x"], output_names=["y"], dynamo=True, external_data=False, dynamic_shapes=(batch,)
+    )
+    # Where each node stood in the program is half of the file, and names folders.
+    model = onnx.load(path)
+    for part in [model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output]:
+        del part.metadata_props[:]
+    for node in model.graph.node:
+        node.doc_string = ""
+    put(folder, "newest", model, image.numpy(), logits(path, image.numpy()))
+    return {"newest": [str(model.opset_import[0].version)]}
 
 
 def light(folder, names):
@@ -147,5 +203,5 @@ def light(folder, names):
 
 if __name__ == "__main__":
     what, folder, *names = sys.argv[1:]
-    made = {"cases": cases, "export": export, "light": light}[what]
+    made = {"cases": cases, "export": export, "light": light, "newest": newest}[what]
     print(json.dumps(made(folder, names) if names else made(folder)))

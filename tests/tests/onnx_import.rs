@@ -7,6 +7,7 @@ use octrain::import::onnx::{Task, network};
 use octrain::passes;
 use octrain::strategy::{Purpose, Strategy};
 use octrain_formats::onnx::File;
+use octrain_tests::policy::repository;
 use octrain_tests::python;
 use octrain_tests::run::{SMALL, newest, octrain, said, succeed};
 use std::collections::BTreeMap;
@@ -87,7 +88,9 @@ fn networks_of_torchvision_compute_what_onnx_runtime_computes_of_the_same_file()
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path();
     let given = std::env::var("OCTRAIN_ONNX_NETWORKS").unwrap_or_else(|_| {
-        "resnet18 mobilenet_v3_small efficientnet_b0 shufflenet_v2_x0_5 small_vit".into()
+        "resnet18 mobilenet_v3_small efficientnet_b0 shufflenet_v2_x0_5 small_vit mnasnet1_0:folded googlenet:kept \
+         convnext_tiny:folded"
+            .into()
     });
     let names: Vec<&str> = given.split_whitespace().collect();
     let words = [&["export", folder.to_str().unwrap()][..], &names].concat();
@@ -100,6 +103,18 @@ fn networks_of_torchvision_compute_what_onnx_runtime_computes_of_the_same_file()
             }
             Fate::Refused(why) => panic!("{name}: {why}"),
         }
+    }
+}
+
+/// `tests/fixtures/onnx` holds what `onnx_networks.py newest` made, with what ONNX Runtime computed of it.
+#[test]
+fn a_network_of_pytorch_s_newer_exporter_computes_what_onnx_runtime_computes() {
+    match fate(&repository().join("tests/fixtures/onnx"), "newest", Task::Classifier) {
+        Fate::Apart(apart) => {
+            println!("newest: logits are {apart:.2e} apart");
+            assert!(apart <= 1e-5, "{apart:.2e}");
+        }
+        Fate::Refused(why) => panic!("{why}"),
     }
 }
 

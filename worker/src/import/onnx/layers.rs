@@ -4,7 +4,7 @@ use super::attributes::{float, integer, integers, sizes, text};
 use super::patterns::{along, factor, times};
 use super::translate::{Reads, Translation};
 use super::value::{Known, Place};
-use crate::graph::{BatchNorm, Conv, Layer, LayerNorm, Linear, MatMul, Op, Padding, ParamKind};
+use crate::graph::{BatchNorm, Conv, Layer, LayerNorm, Linear, MatMul, NodeId, Op, Padding, ParamKind};
 use octrain_formats::onnx::{Constant, Node};
 use std::rc::Rc;
 
@@ -68,6 +68,7 @@ impl Translation<'_> {
         };
         let (stride, dilation) = (sizes(node, "strides", 1)?, sizes(node, "dilations", 1)?);
         let padding = padding(node, [h, w], span([kh, kw], dilation)?, stride)?;
+        let (x, padding) = self.with_zeros_before(x, padding)?;
         let groups = usize::try_from(integer(node, "group", 1)?).map_err(|_| "its group is negative")?;
         if integers(node, "kernel_shape")?.is_some_and(|k| k != [kh as i64, kw as i64]) {
             return Err(format!("its kernel_shape is not that of its weight, {kh} x {kw}"));
@@ -80,6 +81,23 @@ impl Translation<'_> {
         let bias = reads.optional(2, "bias")?.map(|bias| self.bias(bias, &name, out, 1.0)).transpose()?;
         let conv = Conv { layer: Layer::new(of_weight, bias), stride, padding, dilation, groups };
         Ok(Place::first(self.made.push(&name, Op::Conv(conv), &[x])?))
+    }
+
+    /// Zeros that a Pad put around an image are a convolution's own: the value before it, and all zeros around that.
+    fn with_zeros_before(&self, x: NodeId, own: Padding) -> Result<(NodeId, Padding), String> {
+        let node = self.made.graph.node(x);
+        let Op::Pad(pad) = &node.op else { return Ok((x, own)) };
+        let (&[0, top, left], &[0, bottom, right]) = (&pad.before[..], &pad.after[..]) else {
+            return Ok((x, own));
+        };
+        let sum = |a: usize, b: usize| a.checked_add(b).ok_or("its zeros cannot be counted");
+        let padding = Padding {
+            top: sum(own.top, top)?,
+            left: sum(own.left, left)?,
+            bottom: sum(own.bottom, bottom)?,
+            right: sum(own.right, right)?,
+        };
+        Ok((node.inputs[0], padding))
     }
 
     fn bias(&mut self, bias: &Known, layer: &str, out: usize, factor: f32) -> Result<String, String> {

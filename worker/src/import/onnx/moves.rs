@@ -1,13 +1,44 @@
 //! What gives numbers another shape, another place or other neighbours, and computes nothing.
 
-use super::attributes::{axis, integer, integers};
+use super::attributes::{axis, float, integer, integers, text};
 use super::counts;
-use super::patterns::{along, zeros};
+use super::patterns::along;
 use super::rearrange::{permutation, slices, squeezed, unsqueezed};
 use super::translate::{Reads, Translation};
 use super::value::{Count, Known, Merged, Place, Sizes, Value, reshaped, show};
 use crate::graph::{ClassToken, Concat, NodeId, Op, Pad, ParamKind, Reshape, Slice, Transpose};
 use octrain_formats::onnx::{Constant, Node};
+
+/// What a Pad adds before and behind every dimension, where it adds zeros.
+fn zeros(node: &Node, reads: &Reads) -> Result<(Vec<i64>, Vec<i64>), String> {
+    let mode = text(node, "mode", "constant")?;
+    let value = match reads.optional(2, "value")? {
+        Some(value) => value.constant.number().ok_or("its value is not one known number")?,
+        None => float(node, "value", 0.0)?,
+    };
+    if mode != "constant" || value != 0.0 {
+        return Err(format!(
+            "pads with {}; zeros are taken",
+            if mode == "constant" { value.to_string() } else { mode.into() }
+        ));
+    }
+    let pads = match integers(node, "pads")? {
+        Some(pads) => pads,
+        None => {
+            let unknown = || "its pads depend on the size of the batch, which is open".to_string();
+            let (pads, _) =
+                reads.value(1).and_then(counts::row).ok_or("its pads are missing, or not known")?;
+            pads.iter()
+                .map(|c| (!c.batch).then_some(c.times).ok_or_else(unknown))
+                .collect::<Result<_, _>>()?
+        }
+    };
+    if reads.value(3).is_some() {
+        return Err("names its axes; pads of all of them are taken".into());
+    }
+    let (before, after) = pads.split_at(pads.len() / 2);
+    Ok((before.to_vec(), after.to_vec()))
+}
 
 impl Translation<'_> {
     /// A value in this shape, which is made only where it has another.
@@ -283,7 +314,7 @@ impl Translation<'_> {
 
     pub(super) fn pad(&mut self, node: &Node, reads: &Reads) -> Result<Place, String> {
         let x = reads.made(0)?;
-        let (before, after) = zeros(self.net, node)?;
+        let (before, after) = zeros(node, reads)?;
         let rank = self.sizes(x).len();
         if before.len() != rank || after.len() != rank {
             return Err(format!("pads {} dimensions of a value with {rank}", before.len()));

@@ -1,7 +1,7 @@
 //! What exporters write of one operator, found and written as that operator again, by the name that the newest operator sets
 //! have for it. What nothing reads any more is dropped afterwards.
 
-use super::attributes::{axis, float, integer, integers, text};
+use super::attributes::{axis, float, integer, integers};
 use super::net::{Index, Net, instead};
 use octrain_formats::onnx::{Attribute, Constant, Node};
 
@@ -10,7 +10,7 @@ type Pattern = fn(&Net, &Index, &Node) -> Option<Node>;
 
 /// All patterns, inner ones before those that hold them.
 pub(super) fn rewritten(net: Net) -> Net {
-    let all: [Pattern; 8] = [bounded, hard_sigmoid, hard_swish, silu, gelu, layer_norm, biased, padded];
+    let all: [Pattern; 7] = [bounded, hard_sigmoid, hard_swish, silu, gelu, layer_norm, biased];
     all.iter().fold(net, |net, pattern| {
         let index = net.index();
         let nodes = net.nodes.iter().map(|node| pattern(&net, &index, node).unwrap_or_else(|| node.clone()));
@@ -260,56 +260,6 @@ fn biased(net: &Net, index: &Index, node: &Node) -> Option<Node> {
         }
     }
     None
-}
-
-/// What a Pad adds before and behind every dimension, where it adds zeros.
-pub(super) fn zeros(net: &Net, node: &Node) -> Result<(Vec<i64>, Vec<i64>), String> {
-    let known = |slot: usize| node.inputs.get(slot).filter(|i| !i.is_empty()).map(|i| net.constants.get(i));
-    let mode = text(node, "mode", "constant")?;
-    let value = match known(2) {
-        Some(value) => value.and_then(|k| k.constant.number()).ok_or("its value is not one known number")?,
-        None => float(node, "value", 0.0)?,
-    };
-    if mode != "constant" || value != 0.0 {
-        return Err(format!(
-            "pads with {}; zeros are taken",
-            if mode == "constant" { value.to_string() } else { mode.into() }
-        ));
-    }
-    let pads = match (integers(node, "pads")?, known(1)) {
-        (Some(pads), _) => pads,
-        (None, Some(pads)) => {
-            pads.and_then(|k| k.constant.as_integers()).ok_or("its pads are not known")?.to_vec()
-        }
-        (None, None) => return Err("its pads are missing".into()),
-    };
-    if node.inputs.get(3).is_some_and(|i| !i.is_empty()) {
-        return Err("names its axes; pads of all of them are taken".into());
-    }
-    let (before, after) = pads.split_at(pads.len() / 2);
-    Ok((before.to_vec(), after.to_vec()))
-}
-
-/// Zeros around the image before a convolution are its own.
-fn padded(net: &Net, index: &Index, node: &Node) -> Option<Node> {
-    let pad = net.made_by(index, (node.op == "Conv").then(|| node.inputs.first())??, "Pad")?;
-    net.only_reader(index, pad.outputs.first()?, "Conv")?;
-    let own = integers(node, "pads").ok()?.unwrap_or_else(|| vec![0; 4]);
-    let ([0, 0, top, left], [0, 0, bottom, right]) = zeros(net, pad).ok().and_then(|(before, after)| {
-        Some((<[i64; 4]>::try_from(before).ok()?, <[i64; 4]>::try_from(after).ok()?))
-    })?
-    else {
-        return None;
-    };
-    let sides = [top, left, bottom, right];
-    if own.len() != 4 || text(node, "auto_pad", "NOTSET") != Ok("NOTSET") || sides.iter().any(|&n| n < 0) {
-        return None;
-    }
-    let mut made = node.clone();
-    made.inputs[0] = pad.inputs.first()?.clone();
-    let sum: Option<Vec<i64>> = own.iter().zip(sides).map(|(a, b)| a.checked_add(b)).collect();
-    made.attributes.insert("pads".into(), Attribute::Integers(sum?));
-    Some(made)
 }
 
 /// Without the Softmax at its end, whose place is in the loss: outputs are logits. Whether there was one.

@@ -151,6 +151,18 @@ fn padding_and_biases_become_those_of_the_layer() {
     ];
     let kinds = between(twice, vec![second(), pads(&[0, 0, 1, 1, 0, 0, 0, 0])]);
     assert_eq!(kinds, ["Pad", "Conv", "AvgPool", "Add"]);
+    // Computed of the image's size, as a traced padding of TensorFlow's is: 8 - 7 behind it.
+    let computed = vec![
+        node("Shape", &["a"], "s"),
+        with(node("Gather", &["s", "two"], "side"), vec![AttributeProto::int("axis", 0)]),
+        node("Sub", &["side", "seven"], "one"),
+        with(node("Concat", &["none", "one", "one"], "pads"), vec![AttributeProto::int("axis", 0)]),
+        pad(),
+        conv(),
+    ];
+    let numbers = [("two", &[2][..]), ("seven", &[7]), ("none", &[0; 6])];
+    let numbers = numbers.map(|(name, all)| TensorProto::longs(name, &[all.len()], all));
+    assert_eq!(between(computed, [vec![second()], numbers.to_vec()].concat()), ["Conv"]);
     let biased = vec![
         with(
             node("Conv", &["a", "second.weight"], "o"),
