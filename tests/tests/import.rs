@@ -2,8 +2,10 @@
 
 use octrain::checkpoint;
 use octrain_tests::run::{SMALL, newest, octrain, refuse, said, succeed};
-
 use std::path::Path;
+use tch::{Device, Kind, Tensor};
+
+const FLOAT: (Kind, Device) = (Kind::Float, Device::Cpu);
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
@@ -63,6 +65,7 @@ fn weights_by_name_become_a_checkpoint_that_is_evaluated_quantized_exported_and_
     // A folder that holds a checkpoint is not overwritten unless somebody says so.
     let told = refuse(2, &line);
     assert!(told.contains("it holds checkpoints of") && told.contains("--overwrite"), "{told}");
+    assert!(!told.contains("--resume"), "an import goes on with nothing: {told}");
     succeed(&[&line[..], &["--overwrite"]].concat());
 }
 
@@ -82,7 +85,7 @@ fn what_cannot_be_imported_is_one_message_with_all_that_is_the_matter() {
     for part in [
         "not those of ResNet18",
         "missing: ",
-        "layer4.1.bn2.weight",
+        "OCTRAIN_LOG=debug",
         "of another shape: ",
         "fc.weight is [10, 64], not [10, 512]",
     ] {
@@ -99,6 +102,68 @@ fn what_cannot_be_imported_is_one_message_with_all_that_is_the_matter() {
     let names = dir.path().join("names.txt");
     std::fs::write(&names, "one\ntwo\n").unwrap();
     assert!(import(&weights, &["--classes", text(&names)]).contains("--classes names 2 classes"));
+    std::fs::write(&names, "a\nb\n".repeat(5)).unwrap();
+    assert!(import(&weights, &["--classes", text(&names)]).contains("a (lines 1, 3, 5, 7, 9)"));
     std::fs::write(&names, "GIF89a").unwrap();
     assert!(import(&names, &[]).contains("neither as safetensors nor"));
+}
+
+#[test]
+fn files_that_are_damaged_not_finite_or_of_no_network_are_refused_as_what_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let theirs = trained(dir.path()).join("model.safetensors");
+    let output = dir.path().join("out");
+    let import = |from: &Path| {
+        let told = octrain(&["import", text(from), "--output-dir", text(&output)]);
+        assert_eq!(told.status.code(), Some(2), "{}", said(&told));
+        assert!(!output.exists(), "nothing is written");
+        said(&told)
+    };
+    let file = dir.path().join("w.safetensors");
+    let whole = std::fs::read(&theirs).unwrap();
+    std::fs::write(&file, &whole[..whole.len() / 2]).unwrap();
+    let told = import(&file);
+    assert!(told.contains("w.safetensors` is damaged: ") && told.contains("another copy"), "{told}");
+    assert!(!told.contains("earlier checkpoint") && !told.contains("--last-epoch"), "{told}");
+    // A network in which one of two tensors became infinite, the other NaN.
+    let mut tensors = Tensor::read_safetensors(&theirs).unwrap();
+    for (name, value) in [("conv1.weight", f64::INFINITY), ("fc.bias", f64::NAN)] {
+        let (_, tensor) = tensors.iter_mut().find(|(own, _)| own == name).unwrap();
+        let _ = tensor.flatten(0, -1).get(0).fill_(value);
+    }
+    Tensor::write_safetensors(&tensors, &file).unwrap();
+    let told = import(&file);
+    assert!(told.contains("conv1.weight (1 of 432), fc.bias (1 of 10)"), "{told}");
+    // `--from-pretrained-params` takes them as little.
+    let start = ["--from-pretrained-params", text(&file), "--output-dir", text(&output)];
+    assert!(refuse(2, &[&["train"], SMALL, &start[..]].concat()).contains("fc.bias (1 of 10)"));
+    // Weights of something else altogether: no network is said to be close.
+    let other: Vec<(String, Tensor)> =
+        (0..30).map(|i| (format!("net.{i:02}.w"), Tensor::ones([2], FLOAT))).collect();
+    Tensor::write_safetensors(&other, &file).unwrap();
+    let told = import(&file);
+    assert!(told.contains("not those of any of Octrain's networks"), "{told}");
+    assert!(told.contains("30 tensors: net.00.w, ") && told.contains("net.09.w and 20 more"), "{told}");
+    assert!(!told.contains("closest") && !told.contains("missing"), "{told}");
+}
+
+#[test]
+fn weights_of_another_network_than_the_default_one_are_told_which_that_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let theirs = trained(dir.path());
+    let output = dir.path().join("out");
+    let line = format!(
+        "train --device cpu --nproc 1 --image-root synthetic --synthetic-images 16 --num-of-class 10 --batch-size 8 \
+         --image-shape 3,32,32 --crop-size 32 --resize-short 32 --max-steps 1 --output-dir {} --from-pretrained-params",
+        text(&output)
+    );
+    let line: Vec<&str> = line.split_whitespace().collect();
+    for from in [&theirs, &theirs.join("model.safetensors")] {
+        let told = refuse(2, &[&line[..], &[text(from)]].concat());
+        assert!(told.contains("do not match the network, ResNet50: "), "{told}");
+        assert!(
+            told.contains("--model-arch-name says which network is trained (not given: ResNet50)"),
+            "{told}"
+        );
+    }
 }

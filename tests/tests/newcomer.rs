@@ -281,7 +281,7 @@ fn a_file_of_pytorch_that_holds_no_weights_says_what_to_do() {
     for (name, code, part) in [
         ("whole.zip.pth", 2, "torch.save(model.state_dict(), \"weights.pth\")"),
         ("script.pth", 2, "TorchScript"),
-        ("cut.pth", 1, "is damaged"),
+        ("cut.pth", 2, "is damaged"),
         // Of another network: what does not fit is listed.
         ("plain.legacy.pth", 2, "conv.weight"),
     ] {

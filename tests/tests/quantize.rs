@@ -31,6 +31,32 @@ fn manifest(folder: &Path) -> Value {
 }
 
 #[test]
+fn fewer_images_than_a_batch_are_calibrated_on_as_they_are_and_empty_classes_are_allowed_by_a_flag() {
+    let dir = tempfile::tempdir().unwrap();
+    let (fp, out) = (trained().join("fp"), dir.path().join("ptq"));
+    let place =
+        ["quantize", "--from-checkpoint", text(&fp), "--output-dir", text(&out), "--show-config", "false"];
+    let told = succeed(&[&place[..], &["--batch-size", "2000", "--qat-calibration-images", "2000"]].concat());
+    assert!(told.contains("calibrated") && told.contains("training images"), "{told}");
+    assert!(!told.contains("drop out of every epoch"), "no epoch is run: {told}");
+    // Two classes with images, eight without.
+    let data = images::tree(&dir.path().join("data"), 2, 4, 32);
+    for split in ["train", "val"] {
+        for (from, to) in [("a", "0"), ("b", "1")] {
+            fs::rename(data.join(split).join(from), data.join(split).join(to)).unwrap();
+        }
+        (2..10).for_each(|i| fs::create_dir(data.join(split).join(i.to_string())).unwrap());
+    }
+    let there = ["--image-root", text(&data), "--val-fraction", "0"];
+    let eval = ["eval", "--from-checkpoint", text(&fp), "--show-config", "false"];
+    for line in [[&place[..], &there, &["--overwrite"]].concat(), [&eval[..], &there].concat()] {
+        let told = refuse(2, &line);
+        assert!(told.contains("--allow-missing-classes"), "{told}");
+        succeed(&[&line[..], &["--allow-missing-classes"]].concat());
+    }
+}
+
+#[test]
 fn one_command_makes_a_checkpoint_that_is_exported_verified_and_run() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);

@@ -73,8 +73,8 @@ fn whole() -> Vec<u8> {
     model.encode_to_vec()
 }
 
-fn beside() -> BTreeMap<String, Vec<u8>> {
-    BTreeMap::from([("w.data".to_string(), [0.0f32, 1.0, 2.0].map(f32::to_le_bytes).concat())])
+fn beside() -> BTreeMap<String, Result<Vec<u8>, String>> {
+    BTreeMap::from([("w.data".to_string(), Ok([0.0f32, 1.0, 2.0].map(f32::to_le_bytes).concat()))])
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What can go wrong with a checkpoint.
 
+use crate::data::listed;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -49,6 +50,25 @@ pub enum CheckpointError {
         path: PathBuf,
         /// What does not fit.
         why: String,
+    },
+    /// A file of weights of somebody's, truncated or altered.
+    #[error("`{path}` is damaged: {why}; take another copy of it")]
+    Broken {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        why: String,
+    },
+    /// Weights that no network computes with.
+    #[error(
+        "`{path}` has weights that are not finite numbers: {}; take them from before the training that made them failed",
+        listed(.tensors)
+    )]
+    NotFinite {
+        /// Where they come from.
+        path: PathBuf,
+        /// The tensors that hold them, with how many.
+        tensors: Vec<String>,
     },
     /// A setting this version cannot read; the checkpoint itself is whole.
     #[error(
@@ -192,10 +212,12 @@ pub enum CheckpointError {
         hint: &'static str,
     },
     /// Weights do not match the network.
-    #[error("the weights in `{path}` do not match the network: {mismatch}")]
+    #[error("the weights in `{path}` do not match the network, {network}: {mismatch}")]
     Mismatch {
         /// Where they come from.
         path: PathBuf,
+        /// Name of the network.
+        network: String,
         /// What does not match.
         mismatch: super::Mismatch,
     },
@@ -246,6 +268,8 @@ impl CheckpointError {
         use CheckpointError as E;
         match self {
             E::NotFound { .. }
+            | E::Broken { .. }
+            | E::NotFinite { .. }
             | E::Other { .. }
             | E::Mismatch { .. }
             | E::Format { .. }

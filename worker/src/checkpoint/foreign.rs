@@ -23,12 +23,15 @@ pub(super) fn weights(bytes: &[u8], path: &Path) -> Result<State, CheckpointErro
                 .into(),
         });
     }
-    tensors::decode(bytes, path)
+    tensors::decode(bytes, path).map_err(|e| match e {
+        CheckpointError::Damaged { path, why } => CheckpointError::Broken { path, why },
+        e => e,
+    })
 }
 
 fn of_pytorch(bytes: &[u8], path: &Path) -> Result<State, CheckpointError> {
     let read = pytorch::read(bytes).map_err(|e| match e {
-        FormatError::Damaged(why) => CheckpointError::damaged(path, why),
+        FormatError::Damaged(why) => CheckpointError::Broken { path: path.into(), why: why.to_string() },
         FormatError::Foreign { wanted, found } => {
             CheckpointError::Foreign { path: path.into(), wanted, why: found }
         }
@@ -82,7 +85,16 @@ mod tests {
     fn what_is_no_file_of_weights_says_what_it_is() {
         let whole = fixture("plain.zip.pth");
         let told = |bytes: &[u8]| weights(bytes, Path::new("w.pth")).unwrap_err();
-        assert!(matches!(told(&whole[..whole.len() / 2]), CheckpointError::Damaged { .. }));
+        let safetensors =
+            tensors::encode(&State::from([("w".into(), HostTensor::default())]), Path::new("w"));
+        for whole in [whole, safetensors.unwrap()] {
+            let e = told(&whole[..whole.len() - 4]);
+            assert!(matches!(e, CheckpointError::Broken { .. }) && e.is_configuration(), "{e}");
+            assert!(
+                e.to_string().contains("`w.pth` is damaged: ") && !e.to_string().contains("earlier"),
+                "{e}"
+            );
+        }
         for (bytes, part) in [
             (&fixture("whole.zip.pth")[..], "torch.save(model.state_dict()"),
             (&fixture("script.pth")[..], "TorchScript"),

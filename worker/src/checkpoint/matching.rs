@@ -1,6 +1,7 @@
 //! Which weights fit a network.
 
 use super::State;
+use crate::data::listed;
 use crate::graph::Graph;
 use std::fmt;
 
@@ -33,10 +34,7 @@ impl fmt::Display for Mismatch {
             if names.is_empty() {
                 continue;
             }
-            let more = names.len().saturating_sub(8);
-            let shown = names[..names.len() - more].join(", ");
-            let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
-            parts.push(format!("{} {what}: {shown}{rest}", names.len()));
+            parts.push(format!("{} {what}: {}", names.len(), listed(names)));
         }
         f.write_str(&parts.join("; "))
     }

@@ -38,7 +38,7 @@ pub use manifest::{FORMAT, FileEntry, LossScaleState, Manifest, Position, QatSta
 pub use matching::{Mismatch, match_weights};
 pub use network::load_graph;
 pub use origin::{Origin, StartedFrom};
-pub use state::{HostTensor, State, range_key};
+pub use state::{HostTensor, State, not_finite, range_key};
 pub(crate) use store::sha256;
 pub use store::{
     Furthest, Pretrained, Snapshot, Which, find, furthest, load, load_manifest, load_weights, manifest_hash,

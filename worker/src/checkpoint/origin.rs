@@ -1,7 +1,7 @@
 //! Which checkpoint something was made from, in one line.
 
 use super::manifest::{Manifest, Position};
-use super::store::{hex_digest, model_hash, top1};
+use super::store::{model_hash, sha256, top1};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::Path;
@@ -64,7 +64,7 @@ pub enum StartedFrom {
     File {
         /// Where it lay.
         path: String,
-        /// SHA-256 of its bytes, hexadecimal.
+        /// SHA-256 of its bytes, and of the files beside it that it names, one behind the other; hexadecimal.
         sha256: String,
     },
 }
@@ -72,7 +72,12 @@ pub enum StartedFrom {
 impl StartedFrom {
     /// A file at `path`, of which these are the bytes.
     pub fn of_file(path: &Path, bytes: &[u8]) -> Self {
-        Self::File { path: path.display().to_string(), sha256: hex_digest(bytes) }
+        Self::of_files(path, [bytes])
+    }
+
+    /// What is at `path`, in files of which these are the bytes, one behind the other.
+    pub fn of_files<'a>(path: &Path, bytes: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        Self::File { path: path.display().to_string(), sha256: sha256(bytes) }
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::atomic::{sync_folder, write_synced};
 use super::manifest::{FileEntry, Manifest, Position};
-use super::{CheckpointError, Origin, StartedFrom, State, foreign, network, stored, tensors};
+use super::{CheckpointError, Origin, StartedFrom, State, foreign, network, not_finite, stored, tensors};
 use crate::config::CheckpointChoice;
 use crate::graph::Graph;
 use sha2::{Digest, Sha256};
@@ -357,12 +357,20 @@ pub struct Pretrained {
 }
 
 /// [`load_weights`], with what is known of them.
+///
+/// # Errors
+/// When they cannot be read, or a file of somebody's has numbers that are not finite.
 pub fn pretrained(path: &Path) -> Result<Pretrained, CheckpointError> {
     let shown = |path: &Path| path.display().to_string();
     if path.is_file() {
         let bytes = fs::read(path).map_err(CheckpointError::io("read", path))?;
         let from = StartedFrom::of_file(path, &bytes);
-        return Ok(Pretrained { state: foreign::weights(&bytes, path)?, from, checkpoint: None });
+        let state = foreign::weights(&bytes, path)?;
+        let tensors = not_finite(&state);
+        if !tensors.is_empty() {
+            return Err(CheckpointError::NotFinite { path: path.into(), tensors });
+        }
+        return Ok(Pretrained { state, from, checkpoint: None });
     }
     let folder = find(path, Which::Auto)?;
     let manifest = load_manifest(&folder)?;

@@ -3,11 +3,12 @@
 
 use crate::analyze::AnalyzeError;
 use crate::checkpoint::CheckpointError;
+use crate::config::ModelSettings;
 use crate::data::{DataError, Split};
 use crate::exec::ExecError;
 use crate::export::ExportError;
 use crate::graph::GraphError;
-use crate::import::ImportError;
+use crate::import::{Findings, ImportError};
 use crate::models::ModelError;
 use crate::optim::OptimError;
 use crate::trainer::TrainError;
@@ -96,6 +97,7 @@ fn train(e: &TrainError) -> Option<String> {
 fn data(e: &DataError) -> Option<String> {
     use DataError as E;
     match e {
+        E::Empty { of_class: true, .. } => say("--allow-missing-classes takes the others without it"),
         E::Missing { .. } | E::Unlisted { .. } | E::Empty { .. } | E::Name { .. } => {
             say("--image-root says where the images are")
         }
@@ -226,9 +228,14 @@ fn checkpoint(e: &CheckpointError) -> Option<String> {
         E::Foreign { .. } | E::NoSettings { .. } | E::Contradiction { .. } => {
             say("weights alone are taken with --from-pretrained-params")
         }
-        E::Mismatch { .. } => say("--allow-mismatch takes what fits and initialises the rest"),
+        E::Mismatch { .. } => say(format!(
+            "--model-arch-name says which network is trained (not given: {}), --allow-mismatch takes what fits and initialises the rest",
+            ModelSettings::default().model_arch_name
+        )),
         // What of it can be done is in its hint.
         E::Other { .. }
+        | E::Broken { .. }
+        | E::NotFinite { .. }
         | E::NotFound { .. }
         | E::Graph { .. }
         | E::Unfit { .. }
@@ -244,17 +251,31 @@ fn import(e: &ImportError) -> Option<String> {
     match e {
         E::Model(e) => model(e),
         // What is advised of checkpoints is not of a file of somebody else's.
-        E::Checkpoint(CheckpointError::Foreign { .. } | CheckpointError::Damaged { .. }) => None,
+        E::Checkpoint(CheckpointError::Foreign { .. }) => None,
         E::Checkpoint(e) => checkpoint(e),
-        E::Unfit { .. } | E::NoNetwork { .. } => say("--model-arch-name says which network it is"),
+        E::Unfit { findings, .. } | E::NoNetwork { findings, .. } => {
+            say(format!("--model-arch-name says which network it is{}", all_of(findings)))
+        }
         E::Untaken { findings, .. } if findings.0.iter().any(|f| f.contains("shape of an image")) => {
             say("--image-shape C,H,W says the shape of an image")
+        }
+        E::Untaken { findings, .. } | E::Incomplete { findings, .. } if findings.is_shortened() => {
+            say(all_of(findings).trim_start_matches(", "))
         }
         E::Channels { found, .. } => {
             say(format!("--image-shape {found},224,224 says so, with their height and width"))
         }
-        E::Unread { .. } | E::Unknown { .. } | E::Untaken { .. } | E::Incomplete { .. } => None,
+        E::Unread { .. }
+        | E::Unknown { .. }
+        | E::Unlike { .. }
+        | E::Untaken { .. }
+        | E::Incomplete { .. } => None,
     }
+}
+
+/// How to be told all of what is shortened.
+fn all_of(findings: &Findings) -> &'static str {
+    if findings.is_shortened() { ", and OCTRAIN_LOG=debug names all that is meant" } else { "" }
 }
 
 fn analyze(e: &AnalyzeError) -> Option<String> {

@@ -3,8 +3,9 @@
 
 use super::Exit;
 use crate::config::{DataSettings, RunConfig, parse_list, validate};
-use crate::data::{Geometry, Preprocessing};
+use crate::data::{Geometry, Preprocessing, listed};
 use crate::engine::{self, Engine, EngineKind, ModelInfo, Told};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// What a file does not say of itself, or says otherwise than wanted.
@@ -48,18 +49,38 @@ pub struct Classifier {
 fn names(path: &Path) -> Result<Vec<String>, Exit> {
     let text = std::fs::read_to_string(path)
         .map_err(|e| Exit::configuration(format!("cannot read --classes `{}`: {e}", path.display())))?;
+    names_in(&text).map_err(|why| Exit::configuration(format!("--classes `{}`{why}", path.display())))
+}
+
+/// The names in a text, one a line; a mark of the order of bytes before them is none of them.
+///
+/// # Errors
+/// What is the matter, to be said behind the text's name.
+fn names_in(text: &str) -> Result<Vec<String>, String> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let names: Vec<String> = text.lines().map(|l| l.trim().to_string()).collect();
-    match names.iter().position(String::is_empty) {
-        None if !names.is_empty() => Ok(names),
-        None => Err(Exit::configuration(format!("--classes `{}` is empty", path.display()))),
-        Some(line) => {
-            let message = format!(
-                "--classes `{}`: line {} is empty; it has one name a line, in the order of the outputs",
-                path.display(),
-                line + 1
-            );
-            Err(Exit::configuration(message))
-        }
+    if names.is_empty() {
+        return Err(" is empty".into());
+    }
+    if let Some(line) = names.iter().position(String::is_empty) {
+        let line = line + 1;
+        return Err(format!(": line {line} is empty; it has one name a line, in the order of the outputs"));
+    }
+    let mut lines: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (i, name) in names.iter().enumerate() {
+        lines.entry(name).or_default().push(i + 1);
+    }
+    let told = |(name, lines): (&str, Vec<usize>)| {
+        let lines: Vec<String> = lines.iter().map(usize::to_string).collect();
+        (lines.len() > 1).then(|| format!("{name} (lines {})", listed(&lines)))
+    };
+    let twice: Vec<String> = lines.into_iter().filter_map(told).collect();
+    match twice.is_empty() {
+        true => Ok(names),
+        false => Err(format!(
+            " has names that are not those of one class: {}; two classes of one name cannot be told apart",
+            listed(&twice)
+        )),
     }
 }
 
@@ -214,6 +235,20 @@ fn check(p: &Preprocessing, image_shape: [usize; 3]) -> Result<(), Exit> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_classes_are_one_a_line_and_each_of_one_class() {
+        assert_eq!(names_in("\u{feff}cat\r\ndog\r\n"), Ok(vec!["cat".into(), "dog".into()]));
+        for (text, part) in [
+            ("", " is empty"),
+            ("\u{feff}", " is empty"),
+            ("a\n\nb", ": line 2 is empty"),
+            ("a\nb\na\nc\na\n", ": a (lines 1, 3, 5); two classes"),
+        ] {
+            let told = names_in(text).unwrap_err();
+            assert!(told.contains(part), "{told}");
+        }
+    }
 
     #[test]
     fn flags_win_over_the_file_and_what_neither_says_is_named() {

@@ -2,7 +2,7 @@
 
 use super::classifier::PreparationFlags;
 use super::{Exit, resume};
-use crate::checkpoint::RunFolder;
+use crate::checkpoint::{CheckpointError, RunFolder};
 use crate::config::DataSettings;
 use crate::data::Preprocessing;
 use crate::import::{self, Imported, Network, Wanted};
@@ -102,10 +102,21 @@ pub fn main(args: &ImportArgs) -> Result<u8> {
     let folder = RunFolder::take(&args.output_dir, &host_name(), bytes, &|| false)
         .and_then(|folder| folder.admit(None, args.overwrite))
         .and_then(|mut folder| folder.save(&snapshot))
-        .map_err(Exit::checkpoint)?;
+        .map_err(not_written)?;
     let output = resume::quoted(&args.output_dir.to_string_lossy());
     say!("{}; to measure it: octrain eval --from-checkpoint {output} --image-root FOLDER", folder.display());
     Ok(EXIT_OK)
+}
+
+/// Why the checkpoint was not written: an import makes one, and goes on with none that is there.
+fn not_written(e: CheckpointError) -> Exit {
+    match e {
+        CheckpointError::Occupied { path, why } => Exit::configuration(format!(
+            "the output folder `{}` is taken: {why}; give another --output-dir, or --overwrite, which removes what is there once the new checkpoint is complete",
+            path.display()
+        )),
+        e => Exit::checkpoint(e),
+    }
 }
 
 /// Numbers as a flag takes them.

@@ -163,7 +163,7 @@ impl Exit {
         Self { code, message: advice::told(&e) }
     }
 
-    /// Of an import: a file that is damaged is no fault of the command.
+    /// Of an import: a file that is damaged, or is no network that is taken, is the command's to change.
     fn import(e: ImportError) -> Self {
         let code = if e.is_configuration() { EXIT_CONFIGURATION } else { EXIT_ERROR };
         Self { code, message: advice::told(&e) }

@@ -51,6 +51,8 @@ pub enum DataError {
         what: &'static str,
         /// What was found.
         has: String,
+        /// Whether the folder is that of one class among others.
+        of_class: bool,
     },
     /// A class's name is not text.
     #[error("the name of `{path}` is not UTF-8; rename the folder, its name is the class's")]

@@ -133,9 +133,12 @@ fn class_folders(path: &Path) -> Result<(Vec<String>, usize), DataError> {
     }
     names.sort();
     match names.is_empty() {
-        true => {
-            Err(DataError::Empty { path: path.into(), what: "class folders", has: format!("{beside} files") })
-        }
+        true => Err(DataError::Empty {
+            path: path.into(),
+            what: "class folders",
+            has: format!("{beside} files"),
+            of_class: false,
+        }),
         false => Ok((names, beside)),
     }
 }
@@ -198,7 +201,8 @@ pub(super) fn open(root: &Path, split: Split, wanted: &Wanted) -> Result<Opened,
         let images = walk.files();
         if images.is_empty() {
             if !wanted.allow_missing_classes {
-                return Err(DataError::Empty { path, what: "images", has: counted(&walk.left_out) });
+                let has = counted(&walk.left_out);
+                return Err(DataError::Empty { path, what: "images", has, of_class: true });
             }
             absent.push(class.clone());
         }
@@ -221,7 +225,8 @@ pub(super) fn open(root: &Path, split: Split, wanted: &Wanted) -> Result<Opened,
         left_out,
     };
     if files.is_empty() {
-        return Err(DataError::Empty { path: folder, what: "images", has: counted(&found.left_out) });
+        let has = counted(&found.left_out);
+        return Err(DataError::Empty { path: folder, what: "images", has, of_class: false });
     }
     Ok(Opened { images: Folder { files }, classes, found })
 }

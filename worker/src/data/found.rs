@@ -4,14 +4,14 @@ use super::source::Split;
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// Names of classes listed in one message.
+/// Names listed in one message.
 const LISTED: usize = 10;
 /// Formats of images that are not read.
 const OTHER_IMAGES: [&str; 10] =
     [".avif", ".bmp", ".gif", ".heic", ".jfif", ".pgm", ".ppm", ".tif", ".tiff", ".webp"];
 
 /// The first names of a list, and how many more there are.
-pub(super) fn listed(names: &[String]) -> String {
+pub(crate) fn listed(names: &[String]) -> String {
     let shown = names.iter().take(LISTED).cloned().collect::<Vec<_>>().join(", ");
     match names.len().saturating_sub(LISTED) {
         0 => shown,

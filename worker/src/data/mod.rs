@@ -24,6 +24,7 @@ pub use dataset::Dataset;
 pub use error::DataError;
 pub use files::{ImageFiles, read_image};
 pub use found::Found;
+pub(crate) use found::listed;
 pub use image::RgbImage;
 pub use loader::{EvalLoader, TrainLoader};
 pub use pipeline::Batch;

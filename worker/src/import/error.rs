@@ -1,6 +1,7 @@
 //! What can go wrong with an import.
 
 use crate::checkpoint::{CheckpointError, Mismatch};
+use crate::data::listed;
 use crate::models::ModelError;
 use std::fmt;
 use std::io;
@@ -53,7 +54,18 @@ pub enum ImportError {
         /// Those that are wanted.
         wanted: usize,
     },
-    /// No network was named, and the weights are those of none.
+    /// No network was named, and the weights are like those of none.
+    #[error(
+        "the weights in `{path}` are not those of any of Octrain's networks, nor nearly so: it holds {}. A network of another kind is taken with its graph: export it as ONNX, and import that file",
+        counted("tensors", .names)
+    )]
+    Unlike {
+        /// The file or folder.
+        path: PathBuf,
+        /// Names of its tensors.
+        names: Vec<String>,
+    },
+    /// No network was named, and the weights are those of none, though nearly of one.
     #[error(
         "the weights in `{path}` are those of none of Octrain's networks; of {network}, which is closest, this does not fit:{findings}"
     )]
@@ -92,15 +104,33 @@ impl ImportError {
             | ImportError::Incomplete { .. }
             | ImportError::Channels { .. }
             | ImportError::NoNetwork { .. }
+            | ImportError::Unlike { .. }
             | ImportError::Untaken { .. }
             | ImportError::Model(_) => true,
         }
     }
 }
 
-/// Everything that does not fit, none left out.
+/// Names that are the matter with `what`: how many, and the first of them. All of them are logged at the level `debug`.
+pub(super) fn counted(what: &str, names: &[String]) -> String {
+    let (count, shown) = (names.len(), listed(names));
+    let all = names.join(", ");
+    if all != shown {
+        tracing::debug!("{count} {what}: {all}");
+    }
+    format!("{count} {what}: {shown}")
+}
+
+/// Everything that does not fit, none left out but by name.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Findings(pub Vec<String>);
+
+impl Findings {
+    /// Whether one of them does not name all that it is about.
+    pub fn is_shortened(&self) -> bool {
+        self.0.iter().any(|finding| finding.contains(" and ") && finding.contains(" more"))
+    }
+}
 
 impl fmt::Display for Findings {
     /// Each on a line of its own.
@@ -116,6 +146,6 @@ impl From<Mismatch> for Findings {
             shapes.iter().map(|(name, want, got)| format!("{name} is {got:?}, not {want:?}")).collect();
         let groups = [("missing", missing), ("left over", unexpected), ("of another shape", shapes)];
         let told = groups.into_iter().filter(|(_, names)| !names.is_empty());
-        Self(told.map(|(what, names)| format!("{} {what}: {}", names.len(), names.join(", "))).collect())
+        Self(told.map(|(what, names)| counted(what, &names)).collect())
     }
 }

@@ -16,7 +16,7 @@ pub use error::{Findings, ImportError};
 pub use origin::Origin;
 
 use crate::checkpoint::Manifest;
-use crate::checkpoint::{self, LossScaleState, Pretrained, Snapshot, StartedFrom, State};
+use crate::checkpoint::{self, CheckpointError, LossScaleState, Pretrained, Snapshot, StartedFrom, State};
 use crate::data::Preprocessing;
 use crate::graph::Graph;
 use crate::strategy::Strategy;
@@ -96,24 +96,22 @@ pub fn says_its_network(path: &Path) -> bool {
 /// Reads a network that another program wrote.
 ///
 /// # Errors
-/// When it cannot be read, or is not the network that is wanted; everything that does not fit is named.
+/// When it cannot be read, is not the network that is wanted (everything that does not fit is named), or holds numbers that
+/// are not finite.
 pub fn read(path: &Path, wanted: &Wanted) -> Result<Imported, ImportError> {
     let origin = Origin::of(path)?;
-    match origin {
-        Origin::Paddle => {
-            let (network, from) = paddle::read(path, wanted)?;
-            Ok(Imported { origin, network, from })
-        }
+    let (network, from) = match origin {
+        Origin::Paddle => paddle::read(path, wanted)?,
         Origin::Safetensors | Origin::Pytorch => {
             let Pretrained { state, from, .. } = checkpoint::pretrained(path)?;
-            Ok(Imported { origin, network: named::place(state, wanted, path)?, from })
+            (named::place(state, wanted, path)?, from)
         }
-        Origin::Onnx => {
-            let bytes =
-                std::fs::read(path).map_err(|source| ImportError::Unread { path: path.into(), source })?;
-            let network = onnx::read(path, &bytes, wanted)?;
-            Ok(Imported { origin, network, from: StartedFrom::of_file(path, &bytes) })
-        }
+        Origin::Onnx => onnx::read(path, wanted)?,
+    };
+    let tensors = [&network.model, &network.optimizer].map(checkpoint::not_finite).concat();
+    match tensors.is_empty() {
+        true => Ok(Imported { origin, network, from }),
+        false => Err(CheckpointError::NotFinite { path: path.into(), tensors }.into()),
     }
 }
 

@@ -39,11 +39,21 @@ pub(super) fn place(weights: State, wanted: &Wanted, path: &Path) -> Result<Netw
         }
         return Ok(network);
     }
+    if wanted.network.is_none() && !is_near(&graph, &mismatch) {
+        return Err(ImportError::Unlike { path, names: weights.into_keys().collect() });
+    }
     let (network, findings) = (graph.name.clone(), Findings::from(mismatch));
     Err(match wanted.network {
         Some(_) => ImportError::Unfit { path, network, findings },
         None => ImportError::NoNetwork { path, network, findings },
     })
+}
+
+/// Whether at least half of the names of both, network and weights, are the other's: only then is it of use to say what of it
+/// does not fit.
+fn is_near(graph: &Graph, mismatch: &Mismatch) -> bool {
+    let both = graph.params.len().saturating_sub(mismatch.missing.len());
+    2 * both >= graph.params.len().max(both + mismatch.unexpected.len())
 }
 
 type Tried = (Graph, Mismatch);
@@ -130,7 +140,11 @@ mod tests {
             &models::build("ResNet50", [3, 224, 224], 10).unwrap(),
             &weights("ResNet18", [3, 224, 224], 10),
         );
-        assert!(missing.missing.len() > 100 && missing.missing.iter().all(|name| told.contains(name)));
+        let (count, first) = (missing.missing.len(), missing.missing[..10].join(", "));
+        assert!(
+            count > 100 && told.contains(&format!("{count} missing: {first} and {} more", count - 10)),
+            "{told}"
+        );
         assert!(told.contains("are not those of ResNet50") && told.contains("of another shape: "), "{told}");
         let mut one = weights("ResNet18", [3, 224, 224], 10);
         one.remove("fc.bias");
@@ -139,6 +153,14 @@ mod tests {
         for part in ["of ResNet18, which is closest", "1 missing: fc.bias", "1 left over: extra"] {
             assert!(told.contains(part), "{part} in {told}");
         }
+        let other = ["features.0.weight", "features.0.bias", "classifier.weight"];
+        let other = other.map(|name| (name.to_string(), HostTensor::default()));
+        let told = placed(State::from(other), None).unwrap_err().to_string();
+        assert!(
+            told.contains("not those of any") && told.contains("3 tensors: classifier.weight, "),
+            "{told}"
+        );
+        assert!(models::NAMES.iter().all(|name| !told.contains(name)), "{told}");
         let told = placed(weights("ResNet18", [3, 224, 224], 10), Some("VGG")).unwrap_err();
         assert!(matches!(told, ImportError::Model(ModelError::Unknown { .. })), "{told}");
     }

@@ -185,7 +185,8 @@ fn load(
 ) -> Result<Option<checkpoint::Mismatch>, TrainError> {
     let mismatch = checkpoint::match_weights(program.graph(), state);
     if !mismatch.is_empty() && !allow {
-        return Err(CheckpointError::Mismatch { path: path.into(), mismatch }.into());
+        let network = program.graph().name.clone();
+        return Err(CheckpointError::Mismatch { path: path.into(), network, mismatch }.into());
     }
     program.weights.load(state)?;
     Ok((!mismatch.is_empty()).then_some(mismatch))
@@ -215,7 +216,8 @@ impl Fits<'_> {
         match e {
             RestoreError::Differs(difference) => self.differs(difference),
             RestoreError::Mismatch(mismatch) => {
-                CheckpointError::Mismatch { path: self.path.into(), mismatch }.into()
+                let network = self.manifest.model.clone();
+                CheckpointError::Mismatch { path: self.path.into(), network, mismatch }.into()
             }
             RestoreError::OtherRule { wanted, found, .. } => self.other(
                 "what the update rule keeps",

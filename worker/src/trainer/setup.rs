@@ -10,7 +10,7 @@ use super::{Outcome, TrainError, begin, resume};
 use crate::checkpoint::{OwnedFolder, RunIdentity, StartedFrom};
 use crate::collective::{Collective, CollectiveError, Counted, Gloo, Local, Nccl, Place, load_nccl};
 use crate::config::{DataSettings, RunConfig, RunScope};
-use crate::data::{DataConfig, Geometry, Sharding, TrainLoader};
+use crate::data::{DataConfig, Dataset, Geometry, Sharding, TrainLoader};
 use crate::graph::NetworkFacts;
 use crate::launcher::watchdog::{Phase, doing};
 use crate::metrics::{Reporter, StepMetrics, median, say};
@@ -21,6 +21,7 @@ use crate::optim::{CrossEntropy, DistributedOptimizer, Program, Sharing};
 use crate::passes::{self, Decision};
 use crate::session::{Backend, BuildPlan, Fp32Math, LossScalingMode, Session};
 use crate::strategy::{Averaging, Strategy};
+use std::sync::Arc;
 use std::time::Duration;
 use tch::Device;
 
@@ -185,7 +186,10 @@ impl<'a> Run<'a> {
         let strategy = strategy(plan, &NetworkFacts::of(&job.graph))?;
         let data = data_config(&config.data, config.model.image_shape[0], plan);
         let repeats = config.run.benchmark && config.data.image_root == "synthetic";
-        let loader = job.train.clone().map(|d| TrainLoader::new(d, data.clone())).transpose()?;
+        // Who takes no step wants no whole batch: post-training quantization looks at what images there are.
+        let steps = |d: &Arc<Dataset>| config.run.epochs > 0 || d.len() >= data.sharding.global_batch();
+        let train = job.train.clone().filter(steps);
+        let loader = train.map(|d| TrainLoader::new(d, data.clone())).transpose()?;
         let loader = loader.map(|loader| if repeats { loader.repeating(RING) } else { loader });
         let steps_per_epoch = loader.as_ref().map_or(0, TrainLoader::steps);
 
@@ -255,7 +259,7 @@ impl<'a> Run<'a> {
         self.reporter.say(&beginning);
         self.say_whose();
         job.found().for_each(|found| self.reporter.say(&found.to_string()));
-        if let Some(train) = &job.train {
+        if let Some(train) = job.train.as_ref().filter(|_| config.run.epochs > 0) {
             let told = [remainder(train.len(), self.task.data.sharding.global_batch()), warmup];
             told.into_iter().flatten().for_each(|line| self.reporter.say(&line));
         }

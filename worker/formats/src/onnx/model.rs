@@ -152,11 +152,11 @@ impl File {
         tensors.filter_map(|t| elsewhere(t).map(|(name, ..)| name.to_string())).collect()
     }
 
-    /// The model of the file, with the bytes of the files of [`File::beside`]. All its constants together have at most as many
+    /// The model of the file, with the bytes of the files of [`File::beside`], or why one of them is not read. All its constants together have at most as many
     /// elements as the files have bytes.
     pub fn read(&self, beside: Beside) -> Model {
         let graph = self.graph();
-        let mut room = beside.values().fold(self.bytes, |n, file| n.saturating_add(file.len()));
+        let mut room = beside.values().flatten().fold(self.bytes, |n, file| n.saturating_add(file.len()));
         let mut findings = Vec::new();
         let opset = self.opset(&mut findings);
         let mut initializers = BTreeMap::new();

@@ -97,8 +97,13 @@ fn tensors_beside_the_file_are_named() {
     }];
     let file = file(with);
     assert_eq!(file.beside(), BTreeSet::from(["../w.data".to_string()]));
-    let model = file.read(&BTreeMap::new());
-    assert!(model.findings[0].to_string().contains("`../w.data`, which could not be read"));
+    let unread = BTreeMap::from([("../w.data".to_string(), Err("which is elsewhere".to_string()))]);
+    let model = file.read(&unread);
+    assert!(
+        model.findings[0].to_string().contains("`../w.data`, which is elsewhere"),
+        "{:?}",
+        model.findings
+    );
 }
 
 #[test]

@@ -87,8 +87,9 @@ pub(super) fn type_name(code: i32) -> String {
         .map_or_else(|_| format!("of element type {code}"), |t| t.as_str_name().to_string())
 }
 
-/// The bytes that tensors of a file lie in besides itself, by the name that the file gives them.
-pub(super) type Beside<'a> = &'a std::collections::BTreeMap<String, Vec<u8>>;
+/// The bytes that tensors of a file lie in besides itself, by the name that the file gives them; or why there are none, as a
+/// clause about that file.
+pub(super) type Beside<'a> = &'a std::collections::BTreeMap<String, Result<Vec<u8>, String>>;
 
 /// Where in which other file a tensor lies: its name, first byte, and bytes where told.
 pub(super) fn elsewhere(tensor: &TensorProto) -> Option<(&str, Option<&str>, Option<&str>)> {
@@ -147,8 +148,11 @@ fn outside<'a>(
     (name, offset, length): (&str, Option<&str>, Option<&str>),
     beside: Beside<'a>,
 ) -> Result<&'a [u8], String> {
-    let bytes =
-        beside.get(name).ok_or_else(|| format!("it lies in the file `{name}`, which could not be read"))?;
+    let bytes = match beside.get(name) {
+        Some(Ok(bytes)) => bytes,
+        Some(Err(why)) => return Err(format!("it lies in the file `{name}`, {why}")),
+        None => return Err(format!("it lies in the file `{name}`, where only initializers may")),
+    };
     let number = |text: Option<&str>, default| text.map_or(Ok(default), str::parse::<usize>);
     let place = number(offset, 0).and_then(|first| Ok((first, number(length, 0)?)));
     let (first, count) = place.map_err(|e| format!("its place in the file `{name}` cannot be read: {e}"))?;
@@ -299,7 +303,8 @@ mod tests {
             raw_data: None,
             ..TensorProto::floats("t", &[1], &[0.0])
         };
-        let beside = BTreeMap::from([("w.data".to_string(), [1.0f32, 2.0].map(f32::to_le_bytes).concat())]);
+        let beside =
+            BTreeMap::from([("w.data".to_string(), Ok([1.0f32, 2.0].map(f32::to_le_bytes).concat()))]);
         let of = |entries: &[(&str, &str)]| read(&tensor(entries), &beside, &mut 10).map(|c| c.number());
         assert_eq!(of(&[("location", "w.data"), ("offset", "4"), ("length", "4")]), Ok(Some(2.0)));
         assert_eq!(of(&[("location", "w.data")]), Ok(Some(1.0)));
@@ -310,7 +315,7 @@ mod tests {
                 &[("location", "w.data"), ("offset", "4"), ("length", "99999999999999999999")],
                 "cannot be read",
             ),
-            (&[("location", "other.data")], "`other.data`, which could not be read"),
+            (&[("location", "other.data")], "`other.data`, where only initializers may"),
             (&[], "the file ``"),
         ] {
             let told = of(entries).unwrap_err();

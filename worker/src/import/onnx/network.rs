@@ -6,6 +6,7 @@ use super::patterns::{rewritten, without_softmax};
 use super::translate::{Translation, refusal};
 use super::value::{Merged, Place, Value};
 use crate::checkpoint::State;
+use crate::data::listed;
 use crate::graph::{Graph, NodeId, Op};
 use octrain_formats::onnx::{Finding, Model, Port, Size};
 use std::collections::BTreeMap;
@@ -190,7 +191,7 @@ fn output(translation: &mut Translation, task: Task) -> Result<Option<NodeId>, S
     }
 }
 
-fn notes(model: &Model, graph: &Graph, softmax: Option<String>, copied: Vec<String>) -> Vec<String> {
+fn notes(model: &Model, graph: &Graph, softmax: Option<String>, mut copied: Vec<String>) -> Vec<String> {
     let mut notes = Vec::new();
     let writer =
         if model.producer.is_empty() { String::new() } else { format!(", written by {}", model.producer) };
@@ -207,12 +208,23 @@ fn notes(model: &Model, graph: &Graph, softmax: Option<String>, copied: Vec<Stri
         notes.push(format!("the {softmax} at its end is left out: outputs here are logits"));
     }
     if !copied.is_empty() {
-        notes.push(format!("weights that several nodes read have a copy for each: {}", copied.join(", ")));
+        copied.sort();
+        copied.dedup();
+        notes.push(format!("weights that several nodes read have a copy for each: {}", listed(&copied)));
     }
     notes
 }
 
-/// Findings for people: one line for each kind, with all that it is about.
+/// The nodes that a finding is about, the first of them by name; all of them are logged at the level `debug`.
+fn places_told(places: &[String]) -> String {
+    let (all, shown) = (places.join(", "), listed(places));
+    if all != shown {
+        tracing::debug!("all {} of them: {all}", places.len());
+    }
+    shown
+}
+
+/// Findings for people: one line for each kind, with what it is about.
 fn grouped(findings: Vec<Finding>) -> Vec<String> {
     let mut lines: Vec<(String, Vec<String>)> = Vec::new();
     let mut place: BTreeMap<String, usize> = BTreeMap::new();
@@ -227,7 +239,7 @@ fn grouped(findings: Vec<Finding>) -> Vec<String> {
     }
     let line = |(what, places): (String, Vec<String>)| match places.is_empty() {
         true => what,
-        false => format!("{}: {what}", places.join(", ")),
+        false => format!("{}: {what}", places_told(&places)),
     };
     lines.into_iter().map(line).collect()
 }

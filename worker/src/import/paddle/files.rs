@@ -103,6 +103,8 @@ pub(super) struct Content {
     pub optimizer: Option<StateDict>,
     /// SHA-256 of the files, one behind the other, hexadecimal.
     pub sha256: String,
+    /// What was passed over, for people.
+    pub note: Option<String>,
 }
 
 impl Files {
@@ -130,6 +132,10 @@ impl Files {
         let streams = self.parse(Kind::Streams, &bytes, paddle::streams, &mut findings);
         let params = self.parse(Kind::Params, &bytes, paddle::state, &mut findings);
         let optimizer = self.parse(Kind::Optimizer, &bytes, paddle::state, &mut findings);
+        let note = (program.is_some() && streams.is_some() && params.is_some()).then(|| {
+            let name = &self.name;
+            format!("{name}.pdparams is passed over: the weights are those of {name}.pdiparams, which belongs to the program")
+        });
         let weights = match (streams, params) {
             (Some(tensors), _) if program.is_some() => Some(Weights::Streams(tensors)),
             (_, Some(state)) => Some(Weights::Named(state)),
@@ -137,7 +143,7 @@ impl Files {
             (None, None) => None,
         };
         match weights {
-            Some(weights) if findings.is_empty() => Ok(Content { program, weights, optimizer, sha256 }),
+            Some(weights) if findings.is_empty() => Ok(Content { program, weights, optimizer, sha256, note }),
             _ => Err(incomplete(findings)),
         }
     }

@@ -9,9 +9,11 @@ mod momentum;
 mod tests;
 mod value;
 
+use super::error::counted;
 use super::structure::{Unlike, matched};
 use super::{Findings, ImportError, Network, Wanted, named};
 use crate::checkpoint::{HostTensor, StartedFrom, State};
+use crate::data::listed;
 use crate::graph::{Graph, NodeId, Op};
 use crate::models;
 use files::{Content, Weights};
@@ -40,11 +42,12 @@ pub(super) fn read(path: &Path, wanted: &Wanted) -> Result<(Network, StartedFrom
             "it is none of the files that Paddle writes (.pdmodel, .pdiparams, .pdparams, .pdopt) by its name"
                 .into(),
     })?;
-    let Content { program, weights, optimizer, sha256 } = files.read(path)?;
-    let network = match program {
+    let Content { program, weights, optimizer, sha256, note } = files.read(path)?;
+    let mut network = match program {
         Some(program) => of_program(&files.name, &program, weights, optimizer.as_ref(), wanted, path)?,
         None => of_modules(weights, optimizer.as_ref(), wanted, path)?,
     };
+    network.notes.extend(note);
     Ok((network, StartedFrom::File { path: path.display().to_string(), sha256 }))
 }
 
@@ -73,6 +76,11 @@ fn of_program(
     if !masters.is_empty() {
         notes.push(format!("{} weights are those of 32 bits that the optimizer kept", masters.len()));
         tensors.extend(masters);
+    }
+    let unread = unread(program, &theirs, &tensors);
+    if !unread.is_empty() {
+        notes.push(format!("left out, as no operator reads them: {}", listed(&unread)));
+        tensors.retain(|name, _| !unread.contains(name));
     }
     let findings = differences(&theirs, &transposed, &tensors);
     if !findings.is_empty() {
@@ -193,13 +201,23 @@ fn by_name(program: &Program, weights: Weights) -> Result<Tensors, String> {
     }
 }
 
+/// Weights that a program declares and none of its operators reads, as those of a layer that was replaced before training.
+fn unread(program: &Program, graph: &Graph, tensors: &Tensors) -> Vec<String> {
+    let read: BTreeSet<&String> =
+        program.ops.iter().flat_map(|op| op.inputs.iter().flat_map(|(_, names)| names)).collect();
+    let unread = |name: &&String| {
+        graph.param(name).is_none() && program.vars.contains_key(*name) && !read.contains(name)
+    };
+    tensors.keys().filter(unread).cloned().collect()
+}
+
 /// What of the weights is missing, left over, of another shape or type than the graph wants.
 fn differences(graph: &Graph, transposed: &BTreeSet<String>, tensors: &Tensors) -> Vec<String> {
     let mut findings = Vec::new();
     let (mut missing, mut left_over) = (Vec::new(), Vec::new());
     for param in &graph.params {
         let Some(tensor) = tensors.get(&param.name) else {
-            missing.push(param.name.as_str());
+            missing.push(param.name.clone());
             continue;
         };
         let mut shape = tensor.shape.clone();
@@ -218,10 +236,10 @@ fn differences(graph: &Graph, transposed: &BTreeSet<String>, tensors: &Tensors) 
             ));
         }
     }
-    left_over.extend(tensors.keys().filter(|name| graph.param(name).is_none()).map(String::as_str));
+    left_over.extend(tensors.keys().filter(|name| graph.param(name).is_none()).cloned());
     for (what, names) in [("missing", missing), ("left over", left_over)] {
         if !names.is_empty() {
-            findings.push(format!("{} {what}: {}", names.len(), names.join(", ")));
+            findings.push(counted(what, &names));
         }
     }
     findings
@@ -285,7 +303,7 @@ fn of_modules(
     network.optimizer = state;
     network.notes.extend(notes);
     if !left_out.is_empty() {
-        network.notes.push(format!("left out, being no weights: {}", left_out.join(", ")));
+        network.notes.push(format!("left out, being no weights: {}", listed(&left_out)));
     }
     Ok(network)
 }

@@ -1,7 +1,9 @@
 //! What Paddle's optimizers kept, as checkpoints hold it.
 
+use super::super::error::counted;
 use super::host;
 use crate::checkpoint::{LossScaleState, State};
+use crate::data::listed;
 use crate::graph::Graph;
 use octrain_formats::Tensors;
 use octrain_formats::paddle::StateDict;
@@ -14,8 +16,6 @@ const MASTER: &str = "_fp32_master_0";
 const LOSS_SCALE: [&str; 2] = ["loss_scaling_0", "num_good_steps_0"];
 /// The buffer of `optim::Sgd`, before a parameter's name.
 const BUFFER: &str = "momentum";
-/// Names in a note.
-const NAMED: usize = 6;
 
 /// Values in 32 bits of parameters that have 16.
 pub(super) fn masters(state: &StateDict, graph: &Graph) -> Tensors {
@@ -61,11 +61,7 @@ pub(super) fn of(
         missing.clear();
     }
     if !missing.is_empty() {
-        findings.push(format!(
-            "{} without momentum, where others have it: {}",
-            missing.len(),
-            missing.join(", ")
-        ));
+        findings.push(counted("without momentum, where others have it", &missing));
     }
     if !findings.is_empty() {
         return Err(findings);
@@ -73,17 +69,15 @@ pub(super) fn of(
     let known =
         |key: &String| taken.contains(key) || key.ends_with(MASTER) || LOSS_SCALE.contains(&key.as_str());
     let others = tensors.keys().filter(|key| !known(key));
-    let others: Vec<&str> = others.chain(left_out).map(String::as_str).collect();
+    let others: Vec<String> = others.chain(left_out).cloned().collect();
     let mut notes = vec![match out.len() {
         0 => "the optimizer's file has no momentum of SGD; training starts without".into(),
         n => format!("momentum of {n} parameters is taken; it is used by who goes on from this checkpoint"),
     }];
     if !others.is_empty() {
-        let more = others.len().saturating_sub(NAMED);
-        let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
         notes.push(format!(
-            "left out of the optimizer's file, as the learning rate is said anew here: {}{rest}",
-            others[..others.len() - more].join(", ")
+            "left out of the optimizer's file, as the learning rate is said anew here: {}",
+            listed(&others)
         ));
     }
     Ok((out, notes))

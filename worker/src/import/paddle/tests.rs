@@ -162,6 +162,34 @@ fn settings_of_batch_norm_are_kept_and_a_network_of_its_own_stays_what_it_is() {
 }
 
 #[test]
+fn weights_that_nothing_reads_and_a_second_file_of_weights_are_passed_over_with_a_note() {
+    let mut p = program(&program_of("resnet18", "old.pdmodel")).unwrap();
+    let replaced = p.vars["conv2d_0.w_0"].clone();
+    p.vars.insert("conv2d_99.w_0".into(), replaced);
+    let read = |p: &Program| {
+        let weights = Weights::Streams(octrain_formats::paddle::streams(&streams(&parameters(p))).unwrap());
+        of_program("x", p, weights, None, &Wanted::default(), Path::new("x"))
+    };
+    let network = read(&p).unwrap();
+    assert_eq!(network.graph.name, "ResNet18");
+    assert!(
+        network.notes.iter().any(|n| n.contains("no operator reads them: conv2d_99.w_0")),
+        "{:?}",
+        network.notes
+    );
+    // One that an operator reads, of a part that is not taken, is none of these.
+    p.ops[0].inputs.push(("Other".into(), vec!["conv2d_99.w_0".into()]));
+    assert!(read(&p).unwrap_err().to_string().contains("1 left over: conv2d_99.w_0"));
+
+    let bytes = program_of("resnet18", "old.pdmodel");
+    let all = parameters(&program(&bytes).unwrap());
+    let named = pickled(&all, &[]);
+    let dir = folder(&[("pdmodel", &bytes), ("pdiparams", &streams(&all)), ("pdparams", &named)]);
+    let notes = import(dir.path(), &Wanted::default()).unwrap().network.notes;
+    assert!(notes.iter().any(|note| note.contains("resnet_50_paddle.pdparams is passed over")), "{notes:?}");
+}
+
+#[test]
 fn what_modules_wrote_has_torchvision_s_names_but_for_statistics() {
     let graph = models::build("ResNet18", [3, 224, 224], 5).unwrap();
     let theirs = |name: &str| name.replace("running_mean", "_mean").replace("running_var", "_variance");
