@@ -101,6 +101,10 @@ fn steps(
     if images == 0 {
         return Ok((0, "unknown".into(), "training images are not counted yet".into()));
     }
+    // Post-training quantization takes no step: however few images there are, it looks at those.
+    if s.epochs == 0 {
+        return Ok((0, "0".into(), "no epoch is run".into()));
+    }
     let per_epoch = images / global;
     if per_epoch == 0 {
         return Err(StrategyError::NoStep { global, images, fits: fitting(s, world, images) });

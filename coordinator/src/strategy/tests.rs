@@ -214,6 +214,9 @@ fn batches() {
         }
     );
     assert!(matches!(error(json!({"global-batch-size": 0})), StrategyError::TooFewMicrobatches { .. }));
+    // Who runs no epoch wants no step.
+    let few = decide(&facts(json!({"global-batch-size": 51_200, "epochs": 0}), two())).unwrap();
+    assert_eq!((few.total_steps, few.microbatch_size), (0, 32));
 }
 
 #[test]
