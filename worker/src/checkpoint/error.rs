@@ -118,7 +118,7 @@ pub enum CheckpointError {
         /// Name of the network.
         network: String,
         /// What does not match.
-        mismatch: super::Mismatch,
+        mismatch: Box<super::Mismatch>,
     },
     /// A run works there.
     #[error(
@@ -219,7 +219,7 @@ pub enum CheckpointError {
         /// Name of the network.
         network: String,
         /// What does not match.
-        mismatch: super::Mismatch,
+        mismatch: Box<super::Mismatch>,
     },
 }
 

@@ -62,6 +62,9 @@ pub(super) fn fits(folder: &Path, graph: &Graph, weights: &State) -> Result<(), 
     let mismatch = match_weights(graph, weights);
     match mismatch.is_empty() {
         true => Ok(()),
-        false => Err(CheckpointError::Unfit { path: folder.into(), network: graph.name.clone(), mismatch }),
+        false => {
+            let (network, mismatch) = (graph.name.clone(), Box::new(mismatch));
+            Err(CheckpointError::Unfit { path: folder.into(), network, mismatch })
+        }
     }
 }

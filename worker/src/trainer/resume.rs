@@ -186,7 +186,9 @@ fn load(
     let mismatch = checkpoint::match_weights(program.graph(), state);
     if !mismatch.is_empty() && !allow {
         let network = program.graph().name.clone();
-        return Err(CheckpointError::Mismatch { path: path.into(), network, mismatch }.into());
+        return Err(
+            CheckpointError::Mismatch { path: path.into(), network, mismatch: Box::new(mismatch) }.into()
+        );
     }
     program.weights.load(state)?;
     Ok((!mismatch.is_empty()).then_some(mismatch))
@@ -217,7 +219,8 @@ impl Fits<'_> {
             RestoreError::Differs(difference) => self.differs(difference),
             RestoreError::Mismatch(mismatch) => {
                 let network = self.manifest.model.clone();
-                CheckpointError::Mismatch { path: self.path.into(), network, mismatch }.into()
+                CheckpointError::Mismatch { path: self.path.into(), network, mismatch: Box::new(mismatch) }
+                    .into()
             }
             RestoreError::OtherRule { wanted, found, .. } => self.other(
                 "what the update rule keeps",
