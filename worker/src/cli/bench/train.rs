@@ -183,7 +183,8 @@ mod tests {
             "train.peak_rss_mb": 1700.4
         }));
         let text = shown(&numbers, 2);
-        assert!(text.contains("forward         250.00   25.0"), "{text}");
+        let row = |line: &str| line.split_whitespace().eq(["forward", "250.00", "25.0"]);
+        assert!(text.lines().any(row), "{text}");
         assert!(
             text.contains("16.00 images/s over 2 workers; medians of 5 steps") && text.contains("1700 MiB")
         );
