@@ -124,7 +124,10 @@ fn plan_and_graph_show_what_would_be_done_and_why() {
     let network =
         [&network[..], &["--crop-size", "32", "--resize-short", "32", "--device", "cpu", "--qat"]].concat();
     let told = succeed(&[&["graph"], &network[..]].concat());
-    assert!(told.contains("input.quantize = Quantize[Signed](input)") && told.contains("return"), "{told}");
+    assert!(
+        told.contains("input.quantize = Quantize[Signed, -127 to 127](input)") && told.contains("return"),
+        "{told}"
+    );
     let told = succeed(&[&["graph"], &network[..], &["--format", "dot", "--for", "export"]].concat());
     assert!(told.starts_with("digraph") && told.contains("+bn int8"), "{told}");
     let told = succeed(&[&["graph"], &network[..], &["--every-pass"]].concat());

@@ -87,7 +87,7 @@ fn what_cannot_be_imported_is_one_message_with_all_that_is_the_matter() {
         "missing: ",
         "OCTRAIN_LOG=debug",
         "of another shape: ",
-        "fc.weight is [10, 64], not [10, 512]",
+        "conv1.weight is [16, 3, 3, 3], not [64, 3, 7, 7]",
     ] {
         assert!(told.contains(part), "{part} in {told}");
     }
@@ -135,7 +135,8 @@ fn files_that_are_damaged_not_finite_or_of_no_network_are_refused_as_what_they_a
     let told = import(&file);
     assert!(told.contains("conv1.weight (1 of 432), fc.bias (1 of 10)"), "{told}");
     // `--from-pretrained-params` takes them as little.
-    let start = ["--from-pretrained-params", text(&file), "--output-dir", text(&output)];
+    let trained = dir.path().join("trained");
+    let start = ["--from-pretrained-params", text(&file), "--output-dir", text(&trained)];
     assert!(refuse(2, &[&["train"], SMALL, &start[..]].concat()).contains("fc.bias (1 of 10)"));
     // Weights of something else altogether: no network is said to be close.
     let other: Vec<(String, Tensor)> =

@@ -168,9 +168,9 @@ fn convolutions_that_are_read_in_floating_point_run_in_int8_all_the_same() {
     let x = b.push("flatten", Op::Flatten, &[x]).unwrap();
     let x = b.linear("fc", x, 10).unwrap();
     let network = b.finish(x).unwrap();
-    for (profile, opset) in [(Profile::Openvino, 17), (Profile::Onnxruntime, 17)] {
-        runs_in_int8("blocks", profile, opset, &of_recipe(&network, profile, Qat::default()));
-    }
+    // Not so in OpenVINO, which computes the convolution before a Scale in floating point.
+    let profile = Profile::Onnxruntime;
+    runs_in_int8("blocks", profile, 17, &of_recipe(&network, profile, Qat::default()));
 }
 
 /// Learned ranges may lie beyond a ReLU6's 6; its cut at 6 is then one of codes, or stays.

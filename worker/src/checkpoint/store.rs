@@ -461,7 +461,7 @@ mod tests {
         }
         fs::write(dir.path().join("cut"), &good[..good.len() / 2]).unwrap();
         let e = load_weights(&dir.path().join("cut")).unwrap_err();
-        assert!(matches!(e, CheckpointError::Damaged { .. }), "{e}");
+        assert!(matches!(e, CheckpointError::Broken { .. }) && e.is_configuration(), "{e}");
         fs::write(path.join(MANIFEST), "{\"format\": 99}").unwrap();
         assert!(matches!(load(&path), Err(CheckpointError::Format { found: 99, .. })));
         fs::write(path.join(MANIFEST), "{\"form").unwrap();
