@@ -46,7 +46,10 @@ fn a_step_of_neighbours_as_one_is_a_step_of_each_by_itself() {
             let (off, usual) = (apart(&one, &other), apart(&moved, &other));
             // One value that falls otherwise is enough.
             let one_value = if qat.is_some() { 0.1 } else { 5e-3 };
-            assert!(off <= 3.0 * usual + one_value, "{name} {qat:?}: {off:e}, and {usual:e} by other last bits");
+            assert!(
+                off <= 3.0 * usual + one_value,
+                "{name} {qat:?}: {off:e}, and {usual:e} by other last bits"
+            );
             let (off, usual) = ((loss - other_loss).abs(), (moved_loss - other_loss).abs());
             let most = if qat.is_some() { 2e-2 } else { 1e-4 };
             assert!(
