@@ -3,6 +3,7 @@
 #include "octrain.h"
 
 #include <atomic>
+#include <cstdlib>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 
 extern "C" {
@@ -23,6 +24,10 @@ void octrain_string_assign(void* string, const uint8_t* bytes, size_t len) {
 }
 
 namespace {
+
+// libtorch's record of collectives (FlightRecorder) is one a process and not guarded: ranks that are threads of one process crash
+// in it. Nobody reads it, so it is off unless the environment says otherwise; this runs before `main`, while there is one thread.
+[[maybe_unused]] const int kNoRecord = setenv("TORCH_FR_BUFFER_SIZE", "0", 0);
 
 class RustStore : public c10d::Store {
  public:
