@@ -14,10 +14,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Arguments of `octrain infer`.
+/// An exported file in a runtime, and how it is timed.
 #[derive(Debug, Clone, clap::Args)]
-#[command(args_override_self = true)]
-pub struct InferArgs {
+pub struct EngineRun {
     /// The ONNX file: one of `octrain export`, or any classifier of images `[N, C, H, W]`, with the flags that say what it
     /// does not say of itself.
     #[arg(long, value_name = "FILE")]
@@ -25,18 +24,9 @@ pub struct InferArgs {
     /// The runtime.
     #[arg(long, value_enum, default_value = "openvino")]
     pub engine: EngineKind,
-    /// Data to measure accuracy on: `digits`, or a folder with `val/<class>/`.
-    #[arg(long, value_name = "DATA")]
-    pub image_root: Option<String>,
-    /// What may be wrong with it.
-    #[command(flatten)]
-    pub tolerance: Tolerance,
     /// Images of a batch (not given: 32, or as many as the file takes).
     #[arg(long, value_name = "N")]
     pub batch_size: Option<usize>,
-    /// Time batches of synthetic input instead of measuring accuracy.
-    #[arg(long, visible_alias = "use-synthetic", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set)]
-    pub benchmark: bool,
     /// Batches timed.
     #[arg(long, default_value_t = 100)]
     pub benchmark_steps: u64,
@@ -46,12 +36,30 @@ pub struct InferArgs {
     /// Threads of the runtime (0: it chooses).
     #[arg(long, default_value_t = 0)]
     pub threads: usize,
-    /// JSON lines of results.
-    #[arg(long, value_name = "FILE")]
-    pub report_file: Option<PathBuf>,
     /// What the file does not say.
     #[command(flatten)]
     pub preparation: PreparationFlags,
+}
+
+/// Arguments of `octrain infer`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(args_override_self = true)]
+pub struct InferArgs {
+    /// What runs.
+    #[command(flatten)]
+    pub run: EngineRun,
+    /// Data to measure accuracy on: `digits`, or a folder with `val/<class>/`.
+    #[arg(long, value_name = "DATA")]
+    pub image_root: Option<String>,
+    /// What may be wrong with it.
+    #[command(flatten)]
+    pub tolerance: Tolerance,
+    /// Time batches of synthetic input instead of measuring accuracy.
+    #[arg(long, visible_alias = "use-synthetic", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set)]
+    pub benchmark: bool,
+    /// JSON lines of results.
+    #[arg(long, value_name = "FILE")]
+    pub report_file: Option<PathBuf>,
 }
 
 /// Images of a batch where neither file nor flag tells.
@@ -171,23 +179,23 @@ pub fn announce(model: &Path, info: &ModelInfo, engine: EngineKind) {
 
 /// Runs the command.
 pub fn main(args: &InferArgs) -> Result<u8> {
-    let report = measured(args)?;
-    if let Some(path) = &args.report_file {
-        ReportFile::open(path, false)?.write(&Value::Object(report))?;
-    }
-    Ok(0)
-}
-
-/// Measures what is asked for, says it, and returns the line of its report.
-pub fn measured(args: &InferArgs) -> Result<Map<String, Value>> {
-    let root = match (&args.image_root, args.benchmark) {
-        (Some(root), false) => Some(root),
+    let data = match (&args.image_root, args.benchmark) {
+        (Some(root), false) => Some((&root[..], args.tolerance)),
         (_, true) => None,
         (None, false) => {
             let message = "give --image-root for accuracy, or --benchmark for speed on synthetic input";
             return Err(Exit::configuration(message).into());
         }
     };
+    let report = measured(&args.run, data)?;
+    if let Some(path) = &args.report_file {
+        ReportFile::open(path, false)?.write(&Value::Object(report))?;
+    }
+    Ok(0)
+}
+
+/// Measures accuracy on a validation set, or, without one, speed on synthetic input; says it, and returns the line of its report.
+pub fn measured(args: &EngineRun, data: Option<(&str, Tolerance)>) -> Result<Map<String, Value>> {
     let classifier = Classifier::read(&args.model, &args.preparation)?;
     let info = &classifier.info;
     let batch = args.batch_size.or(info.batch).unwrap_or(BATCH);
@@ -195,7 +203,8 @@ pub fn measured(args: &InferArgs) -> Result<Map<String, Value>> {
         return Err(Exit::configuration("--batch-size is 0; at least one image is needed").into());
     }
     announce(&args.model, info, args.engine);
-    let loader = root.map(|r| loader(&classifier, r, args.tolerance, batch, None)).transpose()?;
+    let open = |(root, tolerance)| loader(&classifier, root, tolerance, batch, None);
+    let loader = data.map(open).transpose()?;
     let mut engine = classifier.load(args.engine, batch, args.threads)?;
     // Files of others do not say.
     let precision = info.profile.as_deref().map(|p| if p == Profile::Fp32.name() { "FP32" } else { "INT8" });

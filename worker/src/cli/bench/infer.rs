@@ -1,10 +1,7 @@
 //! `octrain bench infer`: what `octrain infer --benchmark` measures, as a measurement among others.
 
-use super::super::args::Tolerance;
-use super::super::classifier::PreparationFlags;
-use super::super::infer::{self, InferArgs};
+use super::super::infer::{self, EngineRun};
 use super::measured::{Measured, entries, report, steps};
-use crate::engine::EngineKind;
 use crate::launcher::EXIT_OK;
 use crate::metrics::table;
 use anyhow::Result;
@@ -15,53 +12,12 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, clap::Args)]
 #[command(args_override_self = true)]
 pub struct BenchInferArgs {
-    /// The ONNX file: one of `octrain export`, or any classifier of images `[N, C, H, W]`.
-    #[arg(long, value_name = "FILE")]
-    pub model: PathBuf,
-    /// The runtime.
-    #[arg(long, value_enum, default_value = "openvino")]
-    pub engine: EngineKind,
-    /// Images of a batch (not given: 32, or as many as the file takes).
-    #[arg(long, value_name = "N")]
-    pub batch_size: Option<usize>,
-    /// Batches timed.
-    #[arg(long, default_value_t = 100)]
-    pub benchmark_steps: u64,
-    /// Batches before timing starts.
-    #[arg(long, default_value_t = 100)]
-    pub benchmark_warmup_steps: u64,
-    /// Threads of the runtime (0: it chooses).
-    #[arg(long, default_value_t = 0)]
-    pub threads: usize,
+    /// What runs.
+    #[command(flatten)]
+    pub run: EngineRun,
     /// Add the JSON line of the measurement to this file.
     #[arg(long, value_name = "FILE")]
     pub report_file: Option<PathBuf>,
-    /// What the file does not say.
-    #[command(flatten)]
-    pub preparation: PreparationFlags,
-}
-
-impl BenchInferArgs {
-    /// The same, of `octrain infer`.
-    fn of_infer(&self) -> InferArgs {
-        InferArgs {
-            model: self.model.clone(),
-            engine: self.engine,
-            image_root: None,
-            tolerance: Tolerance {
-                allow_missing_classes: false,
-                max_corrupt_images: None,
-                val_fraction: None,
-            },
-            batch_size: self.batch_size,
-            benchmark: true,
-            benchmark_steps: self.benchmark_steps,
-            benchmark_warmup_steps: self.benchmark_warmup_steps,
-            threads: self.threads,
-            report_file: None,
-            preparation: self.preparation.clone(),
-        }
-    }
 }
 
 /// What was reported, by the names that measurements have.
@@ -80,13 +36,14 @@ fn numbers(report: &Map<String, Value>) -> Map<String, Value> {
 
 /// Runs the command.
 pub fn main(args: &BenchInferArgs) -> Result<u8> {
-    steps(args.benchmark_steps)?;
+    let run = &args.run;
+    steps(run.benchmark_steps)?;
     let file = report(args.report_file.as_deref())?;
-    let told = infer::measured(&args.of_infer())?;
+    let told = infer::measured(run, None)?;
     let settings = entries(json!({
-        "model": args.model, "engine": args.engine.name(), "batch-size": told.get("batch_size"),
-        "profile": told.get("profile"), "threads": args.threads,
-        "benchmark-steps": args.benchmark_steps, "benchmark-warmup-steps": args.benchmark_warmup_steps,
+        "model": run.model, "engine": run.engine.name(), "batch-size": told.get("batch_size"),
+        "profile": told.get("profile"), "threads": run.threads,
+        "benchmark-steps": run.benchmark_steps, "benchmark-warmup-steps": run.benchmark_warmup_steps,
     }));
     let numbers = numbers(&told);
     let rows: Vec<[String; 2]> = numbers
