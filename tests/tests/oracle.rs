@@ -160,6 +160,7 @@ fn steps_agree(
     // Watched, it runs operator by operator, as PyTorch does, and is PyTorch's tensor by tensor. Else neighbours run as one, with
     // another last bit, which grows from layer to layer: by how much, images with other last bits show.
     let mut usual = [0.0f64; 3];
+    let mut usual_of = std::collections::HashMap::new();
     for (watched, factor) in [(true, 1.0), (true, 1.0 + 1e-6), (false, 1.0)] {
         let exact = watched && factor == 1.0;
         let mut program = begin();
@@ -200,6 +201,21 @@ fn steps_agree(
                     assert!(d < 2e-3, "{model}: gradient of {name} differs by {d:.1e}");
                 }
                 apart[0] = difference_of_all(&pairs);
+                // Each by its own norm, where it is not next to nothing beside the largest.
+                let norm = |t: &Tensor| t.to_kind(Kind::Double).norm().double_value(&[]);
+                let largest = pairs.iter().map(|(.., want)| norm(want)).fold(0.0, f64::max);
+                for (name, got, want) in pairs.iter().filter(|(.., want)| norm(want) > 1e-2 * largest) {
+                    let off = norm(&(got - want)) / norm(want);
+                    if watched {
+                        usual_of.insert(name.to_string(), off);
+                        continue;
+                    }
+                    let usual = usual_of[*name];
+                    assert!(
+                        off < 4.0 * usual + 0.1,
+                        "{model}: gradient of {name} is off by {off:.1e}, usually {usual:.1e}"
+                    );
+                }
             }
         }
         assert_eq!(logits.is_some(), watched);
@@ -222,6 +238,7 @@ fn steps_agree(
         apart[2] = if statistics.is_empty() { 0.0 } else { difference_of_all(&statistics) };
         if watched {
             usual = apart;
+            assert!(usual.iter().all(|off| *off < 0.1), "{model}: last bits alone make {usual:?}");
             continue;
         }
         for ((what, off), usual) in

@@ -113,12 +113,15 @@ fn the_first_step_moves_scales_alike_on_any_number_of_workers() {
 fn learned_scales_move_and_resume_bit_for_bit() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
-    let flags =
+    let recipe =
         ["--batch-size", "16", "--nproc", "2", "--qat-learn-scales", "--qat-distill", "--amp", "bf16"];
-    let flags = [&flags[..], &["--max-steps", "20", "--print-interval", "1"]].concat();
+    let flags = [&recipe[..], &["--max-steps", "20", "--print-interval", "1"]].concat();
     qat(&at("whole"), &flags);
-    qat(&at("calibrated"), &["--batch-size", "32", "--epochs", "0"]);
-    assert!(ranges(&at("whole")) != ranges(&at("calibrated")), "no scale was learned");
+    qat(&at("calibrated"), &[&recipe[..], &["--epochs", "0"]].concat());
+    // The same calibration, so that what differs was learned: nearly all but those that only observe.
+    let (learned, calibrated) = (ranges(&at("whole")), ranges(&at("calibrated")));
+    let moved = learned.iter().filter(|(name, range)| calibrated[*name] != **range).count();
+    assert!(3 * moved >= 2 * learned.len(), "{moved} of {} scales were learned", learned.len());
     let parts = at("parts");
     let mut run = Running::start(&line(&parts, &flags));
     run.wait_for("step 4/");

@@ -17,6 +17,7 @@
 
 #include "isa.h"
 #include "octrain.h"
+#include "tensors.h"
 
 namespace {
 
@@ -29,17 +30,7 @@ std::atomic<OctrainLauncher> launcher{nullptr};
 int kind_of(const at::Tensor& x) {
   TORCH_CHECK(x.device().is_cpu() || x.device().is_cuda(), "a tensor on ", x.device(),
               " cannot be fake-quantized; those on the CPU and on CUDA devices can");
-  switch (x.scalar_type()) {
-    case at::kFloat:
-      return kOctrainF32;
-    case at::kBFloat16:
-      return kOctrainBf16;
-    case at::kHalf:
-      return kOctrainF16;
-    default:
-      TORCH_CHECK(false, "a tensor of type ", x.scalar_type(),
-                  " cannot be fake-quantized or observed; FP32, BF16 and FP16 can");
-  }
+  return octrain_kind_of(x, "fake-quantized or observed");
 }
 
 // x itself if it is dense in some order whose outermost dimension is the first where rows are wanted; else a copy.
@@ -82,11 +73,6 @@ void for_pieces(Rows r, const F& f) {
     }
   });
 }
-
-const char* at_element(const at::Tensor& t, int64_t i) {
-  return static_cast<const char*>(t.const_data_ptr()) + i * t.element_size();
-}
-char* at_element(at::Tensor& t, int64_t i) { return static_cast<char*>(t.mutable_data_ptr()) + i * t.element_size(); }
 
 // ---- CUDA
 
@@ -159,11 +145,11 @@ void quantize(const at::Tensor& x, const at::Tensor& scales, const OctrainFakeQu
     const int64_t at = row * r.inner + begin;
     if (y.defined()) {
       const float s = scale[row] < o.min_scale ? o.min_scale : scale[row];
-      run.quantize[kind](at_element(x, at), at_element(y, at), bits ? bits + row * r.words() * 4 + begin / 8 : nullptr,
+      run.quantize[kind](octrain_at(x, at), octrain_at(y, at), bits ? bits + row * r.words() * 4 + begin / 8 : nullptr,
                          count, s, static_cast<float>(o.qmin), static_cast<float>(o.qmax),
                          seen.defined() ? &here : nullptr);
     } else {
-      run.observe[kind](at_element(x, at), count, &here);
+      run.observe[kind](octrain_at(x, at), count, &here);
     }
     if (seen.defined()) {
       std::lock_guard<std::mutex> lock(merging);
@@ -199,7 +185,7 @@ at::Tensor masked(const at::Tensor& dy, const at::Tensor& inside, const OctrainF
   const uint8_t* bits = static_cast<const uint8_t*>(inside.const_data_ptr());
   for_pieces(r, [&](int64_t, int64_t row, int64_t begin, int64_t count) {
     const int64_t at = row * r.inner + begin;
-    run.mask[kind_of(dy)](at_element(dy, at), at_element(dx, at), bits + row * r.words() * 4 + begin / 8, count);
+    run.mask[kind_of(dy)](octrain_at(dy, at), octrain_at(dx, at), bits + row * r.words() * 4 + begin / 8, count);
   });
   return dx;
 }
@@ -233,7 +219,7 @@ std::pair<at::Tensor, at::Tensor> learned(const at::Tensor& x, const at::Tensor&
   for_pieces(r, [&](int64_t i, int64_t row, int64_t begin, int64_t count) {
     const int64_t at = row * r.inner + begin;
     const float s = scale[row] < o.min_scale ? o.min_scale : scale[row];
-    run.learned[kind](at_element(x, at), at_element(dy, at), at_element(dx, at), count, s, static_cast<float>(o.qmin),
+    run.learned[kind](octrain_at(x, at), octrain_at(dy, at), octrain_at(dx, at), count, s, static_cast<float>(o.qmin),
                       static_cast<float>(o.qmax), &sums[i]);
   });
   float* out = dscale.mutable_data_ptr<float>();
@@ -259,7 +245,7 @@ struct FakeQuant : public torch::autograd::Function<FakeQuant> {
     if (!differentiate) return y;
     ctx->saved_data["options"] = std::string(reinterpret_cast<const char*>(&o), sizeof(o));
     if (o.gradient == kOctrainClipped) {
-      ctx->saved_data["inside"] = inside;
+      ctx->save_for_backward({inside});
       ctx->saved_data["strides"] = x.strides().vec();
     } else if (o.gradient == kOctrainLearned) {
       ctx->save_for_backward({x, s});
@@ -278,7 +264,7 @@ struct FakeQuant : public torch::autograd::Function<FakeQuant> {
     } else if (dy.defined() && o.gradient == kOctrainClipped) {
       // Gradients come in the order of the output or in any other; the mask is in the order of x.
       std::vector<int64_t> strides = ctx->saved_data["strides"].toIntVector();
-      dx = masked(in_order(dy, strides), ctx->saved_data["inside"].toTensor(), o);
+      dx = masked(in_order(dy, strides), ctx->get_saved_variables()[0], o);
     } else if (dy.defined()) {
       torch::autograd::variable_list kept = ctx->get_saved_variables();
       std::tie(dx, dscale) = learned(kept[0], in_order(dy, kept[0].strides()), kept[1], o);

@@ -12,21 +12,11 @@
 
 #include "isa.h"
 #include "octrain.h"
+#include "tensors.h"
 
 namespace {
 
-int kind_of(const at::Tensor& x) {
-  switch (x.scalar_type()) {
-    case at::kFloat:
-      return kOctrainF32;
-    case at::kBFloat16:
-      return kOctrainBf16;
-    case at::kHalf:
-      return kOctrainF16;
-    default:
-      TORCH_CHECK(false, "a tensor of type ", x.scalar_type(), " has no fused operators; FP32, BF16 and FP16 have");
-  }
-}
+int kind_of(const at::Tensor& x) { return octrain_kind_of(x, "run through fused operators"); }
 
 at::Tensor channels_last(const at::Tensor& t) { return t.contiguous(at::MemoryFormat::ChannelsLast); }
 
@@ -105,11 +95,6 @@ struct Sums {
   }
 };
 
-const char* at_element(const at::Tensor& t, int64_t i) {
-  return static_cast<const char*>(t.const_data_ptr()) + i * t.element_size();
-}
-char* at_element(at::Tensor& t, int64_t i) { return static_cast<char*>(t.mutable_data_ptr()) + i * t.element_size(); }
-
 // Mean and 1 / sqrt(biased variance + eps) of each channel of x; mean and unbiased variance go to `mean_out`, `var_out`.
 std::pair<at::Tensor, at::Tensor> batch_statistics(const at::Tensor& x, float eps, at::Tensor mean_out, at::Tensor var_out) {
   const Pieces p(x);
@@ -122,7 +107,7 @@ std::pair<at::Tensor, at::Tensor> batch_statistics(const at::Tensor& x, float ep
   for (int64_t i = p.channels; i < p.pattern(); ++i) sum[i % p.channels] += sum[i];
   const Pattern shift(p, [&](int64_t c) { return sum[c] / static_cast<float>(first_rows); });
   const Sums all(p, [&](int64_t piece, int64_t begin, float* s, float* q) {
-    octrain_pointwise_loops().statistics[kind](p.of(piece), at_element(x, begin), shift.data(), s, q);
+    octrain_pointwise_loops().statistics[kind](p.of(piece), octrain_at(x, begin), shift.data(), s, q);
   });
   at::Tensor mean = at::empty({p.channels}, x.options().dtype(at::kFloat)), inverse = at::empty_like(mean);
   float *m = mean.mutable_data_ptr<float>(), *r = inverse.mutable_data_ptr<float>();
@@ -179,8 +164,8 @@ Forward run_forward(const at::Tensor& x, const OctrainPointwise& o, const Given&
   OctrainSeen normed{0, 0}, last{0, 0};
   p.each([&](int64_t piece, int64_t begin) {
     OctrainSeen first{0, 0}, second{0, 0};
-    octrain_pointwise_loops().forward[kind](p.of(piece), at_element(x, begin), norm ? gain.data() : nullptr, norm ? bias.data() : nullptr,
-                          g.residual ? at_element(*g.residual, begin) : nullptr, at_element(made.y, begin),
+    octrain_pointwise_loops().forward[kind](p.of(piece), octrain_at(x, begin), norm ? gain.data() : nullptr, norm ? bias.data() : nullptr,
+                          g.residual ? octrain_at(*g.residual, begin) : nullptr, octrain_at(made.y, begin),
                           bits ? bits + begin / 8 : nullptr, &stages, g.normed ? &first : nullptr,
                           g.last ? &second : nullptr);
     std::lock_guard<std::mutex> lock(merging);
@@ -216,7 +201,7 @@ Gradients run_backward(const at::Tensor& dy, const OctrainPointwise& o, const at
   if (!norm) {
     if (mask) {
       p.each([&](int64_t piece, int64_t begin) {
-        octrain_loops().mask[kind](at_element(dy, begin), at_element(dz, begin), mask_at(begin), p.of(piece).n);
+        octrain_loops().mask[kind](octrain_at(dy, begin), octrain_at(dz, begin), mask_at(begin), p.of(piece).n);
       });
     }
     made.x = dz;
@@ -229,8 +214,8 @@ Gradients run_backward(const at::Tensor& dy, const OctrainPointwise& o, const at
   made.x = at::empty_like(x);
   const bool writes = residual && mask;
   const Sums all(p, [&](int64_t piece, int64_t begin, float* sum, float* product) {
-    octrain_pointwise_loops().sums[kind](p.of(piece), at_element(dy, begin), mask_at(begin), at_element(x, begin), means.data(),
-                       writes ? at_element(dz, begin) : nullptr, batch ? nullptr : at_element(made.x, begin), gain.data(),
+    octrain_pointwise_loops().sums[kind](p.of(piece), octrain_at(dy, begin), mask_at(begin), octrain_at(x, begin), means.data(),
+                       writes ? octrain_at(dz, begin) : nullptr, batch ? nullptr : octrain_at(made.x, begin), gain.data(),
                        sum, product);
   });
   made.beta = at::empty_like(gamma);
@@ -245,8 +230,8 @@ Gradients run_backward(const at::Tensor& dy, const OctrainPointwise& o, const at
     const Pattern offset(p, [&](int64_t c) { return static_cast<double>(w[c]) * r[c] * all.sum[c] / n; });
     const at::Tensor& from = writes ? dz : dy;
     p.each([&](int64_t piece, int64_t begin) {
-      octrain_pointwise_loops().backward[kind](p.of(piece), at_element(from, begin), writes ? nullptr : mask_at(begin), at_element(x, begin),
-                             means.data(), gain.data(), slope.data(), offset.data(), at_element(made.x, begin));
+      octrain_pointwise_loops().backward[kind](p.of(piece), octrain_at(from, begin), writes ? nullptr : mask_at(begin), octrain_at(x, begin),
+                             means.data(), gain.data(), slope.data(), offset.data(), octrain_at(made.x, begin));
     });
   }
   if (residual) made.residual = dz;
@@ -269,8 +254,12 @@ struct Pointwise : public torch::autograd::Function<Pointwise> {
     const bool norm = o.statistics != kOctrainNoNorm;
     ctx->saved_data["options"] = std::string(reinterpret_cast<const char*>(&o), sizeof(o));
     ctx->saved_data["residual"] = g.residual != nullptr;
-    ctx->saved_data["bits"] = made.bits;
-    if (norm) ctx->save_for_backward({x, gamma->contiguous(), made.mean, made.inverse});
+    // All of it as variables, which are let go as soon as backward has passed.
+    if (norm) {
+      ctx->save_for_backward({made.bits, x, gamma->contiguous(), made.mean, made.inverse});
+    } else {
+      ctx->save_for_backward({made.bits});
+    }
     return made.y;
   }
 
@@ -282,8 +271,8 @@ struct Pointwise : public torch::autograd::Function<Pointwise> {
     Gradients made;
     if (grads[0].defined()) {
       torch::autograd::variable_list kept = ctx->get_saved_variables();
-      kept.resize(4);
-      made = run_backward(channels_last(grads[0]), o, kept[0], ctx->saved_data["bits"].toTensor(), kept[1], kept[2], kept[3],
+      kept.resize(5);
+      made = run_backward(channels_last(grads[0]), o, kept[1], kept[0], kept[2], kept[3], kept[4],
                           ctx->saved_data["residual"].toBool());
     }
     return {made.x, made.residual, made.gamma, made.beta, at::Tensor(), at::Tensor(), at::Tensor()};
@@ -302,8 +291,14 @@ char* octrain_pointwise(at::Tensor** out, const at::Tensor* x, const at::Tensor*
                         at::Tensor** normed, at::Tensor** last, const OctrainPointwise* options) {
   return octrain_guard([&] {
     kind_of(*x);
-    TORCH_CHECK(x->device().is_cpu() && x->dim() == 4 && x->numel() > 0,
-                "fused operators take [N, C, H, W] on the CPU, with at least one element");
+    TORCH_CHECK(x->dim() == 4 && x->size(1) > 0, "fused operators take [N, C, H, W], not ", x->sizes());
+    for (const at::Tensor* t : {x, residual, gamma, beta, mean, var, scale}) {
+      TORCH_CHECK(!t || t->device().is_cpu(), "fused operators take tensors on the CPU, not on ", t->device());
+    }
+    TORCH_CHECK(x->numel() > 0 || options->statistics != kOctrainBatch, "there are no statistics of a batch of no images");
+    TORCH_CHECK(!options->quantizes || (scale && scale->scalar_type() == at::kFloat && scale->numel() == 1),
+                "one FP32 scale is wanted");
+    TORCH_CHECK(!scale || !scale->requires_grad(), "a scale that is learned is not fused: it keeps what it quantizes");
     TORCH_CHECK(!residual || (residual->sizes() == x->sizes() && residual->scalar_type() == x->scalar_type()),
                 "a sum of ", x->sizes(), " and of another shape or type");
     for (const at::Tensor* t : {gamma, beta, mean, var}) {

@@ -20,7 +20,7 @@ struct OctrainPointwise {
   float eps;
   int32_t cuts;  // whether there is an activation
   float low, high;
-  int32_t strict;  // its gradient is 0 at the bounds too
+  int32_t strict;  // its gradient is 0 at the bounds too; that of NaN passes, as in libtorch
   int32_t quantizes;
   int32_t unclipped;  // of the quantizer: the gradient passes where it clamps
   int64_t qmin, qmax;

@@ -42,6 +42,8 @@ INLINE void forward(OctrainChannels c, const void* from, const float* gain, cons
   auto* r = static_cast<const Word*>(residual);
   auto* y = static_cast<Word*>(to);
   const OctrainStages o = *stages;
+  // Nothing lies beyond a bound that is infinite, infinity neither.
+  const float high = o.high == float_of(kInfinity) ? float_of(kInfinity | 1u) : o.high;
   blocks(c, [=](int64_t at, int64_t channel, int64_t n) __attribute__((always_inline)) {
     float f[kBlock], g[kBlock];
     uint8_t passes[kBlock];
@@ -59,9 +61,9 @@ INLINE void forward(OctrainChannels c, const void* from, const float* gain, cons
     for (int64_t i = 0; i < kBlock; ++i) passes[i] = i < n;
     if (o.cuts) {
       if (bits && o.strict) {
-        for (int64_t i = 0; i < n; ++i) passes[i] &= static_cast<uint8_t>((f[i] > o.low) & (f[i] < o.high));
+        for (int64_t i = 0; i < n; ++i) passes[i] &= static_cast<uint8_t>(!(f[i] <= o.low) & !(f[i] >= high));
       } else if (bits) {
-        for (int64_t i = 0; i < n; ++i) passes[i] &= static_cast<uint8_t>((f[i] >= o.low) & (f[i] <= o.high));
+        for (int64_t i = 0; i < n; ++i) passes[i] &= static_cast<uint8_t>(!(f[i] < o.low) & !(f[i] > high));
       }
       for (int64_t i = 0; i < n; ++i) f[i] = clamped(f[i], o.low, o.high);
     }

@@ -1,7 +1,6 @@
 //! Which neighbours run as one operator: BatchNorm, a sum, an activation that cuts, and a quantizer behind one another, of
 //! images whose channels are innermost in memory.
 
-use super::ExecError;
 use super::ops::{self, Stage};
 use crate::graph::{Graph, Layout, Node, NodeId, Op};
 use crate::native::Cut;
@@ -28,14 +27,12 @@ pub(super) struct Chain {
 }
 
 /// Every chain of a graph: two nodes or more, or a BatchNorm alone. No node is in two of them.
-pub(super) fn find(graph: &Graph) -> Result<Vec<Chain>, ExecError> {
+pub(super) fn find(graph: &Graph) -> Vec<Chain> {
     if graph.layout != Layout::Nhwc {
-        return Ok(vec![]);
+        return vec![];
     }
-    let consumers = graph.consumers();
-    let stages: Vec<Option<Stage>> =
-        graph.nodes.iter().map(|n| Ok::<_, ExecError>(ops::of(n)?.stage())).collect::<Result<_, _>>()?;
-    let search = Search { graph, consumers, stages };
+    let stages = graph.nodes.iter().map(|n| ops::stage(&n.op)).collect();
+    let search = Search { graph, consumers: graph.consumers(), stages };
     let mut chains: Vec<Chain> = vec![];
     let mut taken = vec![false; graph.nodes.len()];
     for (id, _) in graph.iter() {
@@ -47,7 +44,7 @@ pub(super) fn find(graph: &Graph) -> Result<Vec<Chain>, ExecError> {
             chains.push(chain);
         }
     }
-    Ok(chains)
+    chains
 }
 
 struct Search<'a> {
@@ -128,7 +125,7 @@ mod tests {
             let nodes: Vec<&str> = chain.nodes.iter().map(|n| graph.node(*n).name.as_str()).collect();
             nodes.join(" ")
         };
-        find(graph).unwrap().iter().map(of).collect()
+        find(graph).iter().map(of).collect()
     }
 
     #[test]
@@ -145,7 +142,7 @@ mod tests {
         for chain in block {
             assert!(names.contains(&chain.to_string()), "{chain} is not among {names:?}");
         }
-        let chains = find(&graph).unwrap();
+        let chains = find(&graph);
         let with_sum = chains.iter().find(|c| c.residual.is_some()).unwrap();
         assert_eq!(graph.node(with_sum.residual.unwrap()).name, "bn1.relu");
         assert_eq!(graph.node(with_sum.input).name, "layer1.0.conv2");
@@ -157,7 +154,7 @@ mod tests {
             let mut graph = models::build(name, [3, 224, 224], 1000).unwrap();
             graph.layout = Layout::Nhwc;
             let mut seen = std::collections::HashSet::new();
-            let chains = find(&graph).unwrap();
+            let chains = find(&graph);
             assert!(chains.iter().flat_map(|c| &c.nodes).all(|n| seen.insert(n.0)), "{name}");
             let norms = graph.nodes.iter().filter(|n| matches!(n.op, Op::BatchNorm(_))).count();
             assert_eq!(chains.iter().filter(|c| c.norm.is_some()).count(), norms, "{name}");

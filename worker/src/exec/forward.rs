@@ -175,7 +175,7 @@ impl Executor {
             }
             steps.push(step);
         }
-        let (apart, fused) = (Schedule::new(&graph, vec![]), Schedule::new(&graph, chains::find(&graph)?));
+        let (apart, fused) = (Schedule::new(&graph, vec![]), Schedule::new(&graph, chains::find(&graph)));
         Ok(Self { graph, steps, apart, fused })
     }
 

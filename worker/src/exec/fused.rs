@@ -2,6 +2,7 @@
 
 use super::chains::Chain;
 use super::forward::Step;
+use super::ops::quantize;
 use super::{ExecError, Pass};
 use crate::graph::{Graph, NodeId, Op};
 use crate::native::{self, Norm, Pointwise, Rounding};
@@ -37,8 +38,11 @@ pub(super) fn run(
         Op::Quantize(q) => (index(id), q.scheme, q.active && mode.quantize),
         other => unreachable!("{other:?} is no quantizer"),
     });
-    let scale = quantizer.map(|(i, ..)| pass.prepared.scales.narrow(0, i as i64, 1));
-    let rounding = match (quantizer, &scale) {
+    // A scale that is learned keeps what it quantizes, and is an operator of its own.
+    let learned = quantizer.filter(|&(.., quantizes)| quantizes && pass.prepared.learns_scales);
+    let fused = quantizer.filter(|_| learned.is_none());
+    let scale = fused.map(|(i, ..)| pass.prepared.scales.narrow(0, i as i64, 1));
+    let rounding = match (fused, &scale) {
         (Some((_, scheme, true)), Some(scale)) => Some(Rounding { scale, scheme, unclipped: mode.unclipped }),
         _ => None,
     };
@@ -48,7 +52,7 @@ pub(super) fn run(
         cut: chain.cut,
         rounding,
         observe_normed: mode.observe && chain.normed.is_some(),
-        observe_last: mode.observe && quantizer.is_some(),
+        observe_last: mode.observe && fused.is_some(),
     };
     let at = |source| ExecError::Native { node: graph.node(chain.last).name.clone(), source };
     let made = native::pointwise(x, &of).map_err(at)?;
@@ -57,7 +61,10 @@ pub(super) fn run(
             pass.record.observe(index(id), &seen)?;
         }
     }
-    Ok(made.y)
+    match learned {
+        Some((i, scheme, _)) => Ok(quantize(&made.y, pass.prepared, i, scheme, mode).map_err(at)?.0),
+        None => Ok(made.y),
+    }
 }
 
 fn incomplete(graph: &Graph, id: NodeId) -> ExecError {

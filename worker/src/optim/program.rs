@@ -247,7 +247,9 @@ impl Program {
         }
         let mut norm = self.gradients.norm()? / scale;
         if self.updater.clip_norm.is_some() && norm.is_finite() {
+            time.lap(Stage::Update);
             norm = self.reducer.agreed(norm, self.device())?;
+            time.lap(Stage::Reduce);
         }
         let mut outcome = StepOutcome {
             step: self.global_step,

@@ -1,9 +1,8 @@
 //! Functions of one value, element by element.
 
 use super::super::ExecError;
-use super::{Call, Forward, Stage};
+use super::{Call, Forward};
 use crate::graph::Clip;
-use crate::native::Cut;
 use tch::Tensor;
 
 /// `max(x, 0)`.
@@ -12,10 +11,6 @@ pub(super) struct Relu;
 impl Forward for Relu {
     fn forward(&self, call: &mut Call) -> Result<Tensor, ExecError> {
         Ok(if call.may_overwrite { call.x().shallow_clone().f_relu_()? } else { call.x().f_relu()? })
-    }
-
-    fn stage(&self) -> Option<Stage> {
-        Some(Stage::Cut(Cut { low: 0.0, high: f32::INFINITY, strict: true }))
     }
 }
 
@@ -28,10 +23,6 @@ impl Forward for Clip {
             (true, false) => x.f_relu6()?,
             (false, _) => x.f_clamp(f64::from(self.min), f64::from(self.max))?,
         })
-    }
-
-    fn stage(&self) -> Option<Stage> {
-        Some(Stage::Cut(Cut { low: self.min, high: self.max, strict: *self == Clip::RELU6 }))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Sums and products of values.
 
 use super::super::ExecError;
-use super::{Call, Forward, Stage};
+use super::{Call, Forward};
 use crate::graph::Scale;
 use tch::Tensor;
 
@@ -15,10 +15,6 @@ impl Forward for Add {
 
     fn value_is_free(&self) -> bool {
         true
-    }
-
-    fn stage(&self) -> Option<Stage> {
-        Some(Stage::Sum)
     }
 }
 

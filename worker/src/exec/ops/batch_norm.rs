@@ -1,7 +1,7 @@
 //! Batch normalisation, with the batch's statistics or the running ones.
 
 use super::super::ExecError;
-use super::{Call, Forward, Stage};
+use super::{Call, Forward};
 use crate::graph::BatchNorm;
 use tch::Tensor;
 
@@ -21,9 +21,5 @@ impl Forward for BatchNorm {
 
     fn value_is_free(&self) -> bool {
         true
-    }
-
-    fn stage(&self) -> Option<Stage> {
-        Some(Stage::Norm { eps: self.eps })
     }
 }

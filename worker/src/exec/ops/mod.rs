@@ -21,10 +21,11 @@ mod value;
 
 pub use call::Call;
 pub use product::product;
+pub(super) use quantize::quantize;
 pub use registry::register;
 
 use super::ExecError;
-use crate::graph::{Node, Op};
+use crate::graph::{Clip, Node, Op};
 use crate::native::Cut;
 use tch::Tensor;
 
@@ -39,17 +40,11 @@ pub trait Forward {
     fn value_is_free(&self) -> bool {
         false
     }
-
-    /// What it does to each element by itself, if that is one of the things that neighbours can do together
-    /// (`exec::chains`).
-    fn stage(&self) -> Option<Stage> {
-        None
-    }
 }
 
 /// A part of what [`crate::native::pointwise`] does.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Stage {
+pub(super) enum Stage {
     /// Batch normalisation.
     Norm {
         /// Added to the variance.
@@ -61,6 +56,19 @@ pub enum Stage {
     Cut(Cut),
     /// The quantizer, or observer, of a value.
     Quantize,
+}
+
+/// What an operator does to each element by itself, if that is one of the things that neighbours do together
+/// (`exec::chains`).
+pub(super) fn stage(op: &Op) -> Option<Stage> {
+    match op {
+        Op::BatchNorm(norm) => Some(Stage::Norm { eps: norm.eps }),
+        Op::Add => Some(Stage::Sum),
+        Op::Relu => Some(Stage::Cut(Cut { low: 0.0, high: f32::INFINITY, strict: true })),
+        Op::Clip(c) => Some(Stage::Cut(Cut { low: c.min, high: c.max, strict: *c == Clip::RELU6 })),
+        Op::Quantize(_) => Some(Stage::Quantize),
+        _ => None,
+    }
 }
 
 /// How libtorch runs a node's operator; one from outside of which nothing says how is an error.

@@ -1,7 +1,7 @@
 //! The activation quantizer.
 
 use super::super::{ExecError, Mode, Prepared};
-use super::{Call, Forward, Stage};
+use super::{Call, Forward};
 use crate::graph::Quantizer;
 use crate::native::{self, NativeError};
 use crate::quant::scheme::Scheme;
@@ -25,14 +25,10 @@ impl Forward for Quantizer {
         }
         Ok(x.shallow_clone())
     }
-
-    fn stage(&self) -> Option<Stage> {
-        Some(Stage::Quantize)
-    }
 }
 
 /// Fake-quantizes by quantizer `index`; what it saw, if it observes.
-fn quantize(
+pub(in super::super) fn quantize(
     x: &Tensor,
     prepared: &Prepared,
     index: usize,

@@ -6,6 +6,7 @@ use crate::quant::scheme::{Scheme, Sign};
 
 const RELU: Cut = Cut { low: 0.0, high: f32::INFINITY, strict: true };
 const RELU6: Cut = Cut { low: 0.0, high: 6.0, strict: true };
+const CLIP: Cut = Cut { low: -1.0, high: 2.0, strict: false };
 const EPS: f64 = 1e-5;
 
 /// What a case is made of: which parts the chain has.
@@ -20,6 +21,8 @@ struct Case {
     cut: Option<Cut>,
     /// Scale of the quantizer.
     rounds: Option<f32>,
+    /// Whether the gradient passes where it clamps.
+    unclipped: bool,
 }
 
 fn cases() -> Vec<Case> {
@@ -30,10 +33,15 @@ fn cases() -> Vec<Case> {
         {
             for norm in [None, Some(false), Some(true)] {
                 for residual in [false, true] {
-                    for (cut, rounds) in
-                        [(None, None), (Some(RELU), None), (Some(RELU6), Some(0.02)), (None, Some(0.03))]
-                    {
-                        all.push(Case { kind, shape, norm, residual, cut, rounds });
+                    for (cut, rounds, unclipped) in [
+                        (None, None, false),
+                        (Some(RELU), None, false),
+                        (Some(CLIP), None, false),
+                        (Some(RELU6), Some(0.02), false),
+                        (None, Some(0.03), false),
+                        (Some(RELU), Some(0.02), true),
+                    ] {
+                        all.push(Case { kind, shape, norm, residual, cut, rounds, unclipped });
                     }
                 }
             }
@@ -66,8 +74,7 @@ fn leaves(case: Case, kind: Kind) -> Leaves {
         Tensor::from_slice(&numbers)
     };
     Leaves {
-        // A mean far from 0, as sums of squares would lose it.
-        x: of(all[..n].iter().map(|v| v + 20.0).collect()).set_requires_grad(true),
+        x: of(all[..n].iter().map(|v| v + centre(case)).collect()).set_requires_grad(true),
         residual: of(all[n..2 * n].to_vec()).set_requires_grad(true),
         dy: of(all[2 * n..].to_vec()),
         gamma: channel(0.5, 1.0).set_requires_grad(true),
@@ -77,24 +84,60 @@ fn leaves(case: Case, kind: Kind) -> Leaves {
     }
 }
 
+/// Mean of `x`: far from 0 where it is normalised, as sums of squares would lose that; elsewhere where both bounds cut.
+fn centre(case: Case) -> f32 {
+    match (case.norm, case.cut) {
+        (Some(_), _) => 20.0,
+        (None, Some(RELU6)) => 3.0,
+        _ => 0.0,
+    }
+}
+
 fn scale(case: Case) -> Option<Tensor> {
     case.rounds.map(|s| Tensor::from_slice(&[s]))
 }
 
+/// What the normalisation makes.
+fn normed(case: Case, l: &Leaves) -> Tensor {
+    let Some(batch) = case.norm else { return l.x.shallow_clone() };
+    l.x.batch_norm(Some(&l.gamma), Some(&l.beta), Some(&l.mean), Some(&l.var), batch, 1.0, EPS, true)
+}
+
+/// What the activation gets.
+fn before_the_cut(case: Case, l: &Leaves) -> Tensor {
+    let y = normed(case, l);
+    if case.residual { &y + &l.residual } else { y }
+}
+
+/// The activation, as libtorch has it.
+fn cut(cut: Option<Cut>, y: &Tensor) -> Tensor {
+    match cut {
+        None => y.shallow_clone(),
+        Some(RELU) => y.relu(),
+        Some(RELU6) => y.relu6(),
+        Some(other) => y.clamp(f64::from(other.low), f64::from(other.high)),
+    }
+}
+
+/// Gradients of the result: 0 where a value lies next to a bound, of which the last bit decides on which side it is.
+fn away_from_bounds(case: Case, l: &mut Leaves) {
+    let exact = leaves(case, Kind::Float);
+    let x = before_the_cut(case, &exact).detach();
+    let mut bounds = case.cut.map_or(vec![], |cut| vec![cut.low, cut.high]);
+    if let Some(scale) = case.rounds {
+        bounds.extend([SCHEME.qmin() as f32 - 0.5, SCHEME.qmax() as f32 + 0.5].map(|code| code * scale));
+    }
+    for bound in bounds.into_iter().filter(|b| b.is_finite()) {
+        let away = (&x - f64::from(bound)).abs().gt(1e-3);
+        l.dy = &l.dy * away.to_kind(l.dy.kind());
+    }
+}
+
 /// `y` and the gradients of `x`, the residual, gamma and beta, then mean and variance as they are afterwards.
 fn one_by_one(case: Case, l: &Leaves) -> Vec<Tensor> {
-    let mut y = l.x.shallow_clone();
-    if let Some(batch) = case.norm {
-        y = y.batch_norm(Some(&l.gamma), Some(&l.beta), Some(&l.mean), Some(&l.var), batch, 1.0, EPS, true);
-    }
-    if case.residual {
-        y = &y + &l.residual;
-    }
-    if let Some(cut) = case.cut {
-        y = if cut == RELU { y.relu() } else { y.relu6() };
-    }
+    let mut y = cut(case.cut, &before_the_cut(case, l));
     if let Some(scale) = scale(case) {
-        y = fake_quant(&y, &scale, SCHEME.qmin(), SCHEME.qmax(), false).unwrap();
+        y = fake_quant(&y, &scale, SCHEME.qmin(), SCHEME.qmax(), case.unclipped).unwrap();
     }
     finish(case, l, y)
 }
@@ -114,7 +157,7 @@ fn as_one(case: Case, l: &Leaves) -> Vec<Tensor> {
         }),
         residual: case.residual.then_some(&l.residual),
         cut: case.cut,
-        rounding: scale.as_ref().map(|scale| Rounding { scale, scheme: SCHEME, unclipped: false }),
+        rounding: scale.as_ref().map(|scale| Rounding { scale, scheme: SCHEME, unclipped: case.unclipped }),
         observe_normed: true,
         observe_last: true,
     };
@@ -127,9 +170,9 @@ fn as_one(case: Case, l: &Leaves) -> Vec<Tensor> {
             "{case:?}: {seen:?}, {largest:?}"
         );
     }
-    if case.norm.is_none() {
-        assert_eq!(values(&made.normed.unwrap())[0], values(&l.x.abs().max())[0]);
-    }
+    let seen = f64::from(values(&made.normed.unwrap())[0]);
+    let exact = normed(case, &leaves(case, Kind::Float)).abs().max().double_value(&[]);
+    assert!((seen / exact - 1.0).abs() <= 5e-5, "{case:?}: {seen}, {exact}");
     finish(case, l, made.y)
 }
 
@@ -169,28 +212,21 @@ fn values_and_gradients_are_those_of_the_operators_one_by_one() {
             continue;
         }
         // Against FP32 arithmetic on the same numbers: libtorch rounds after each operator, one operator only at its end.
-        let (exact, got) =
-            (one_by_one(case, &leaves(case, Kind::Float)), as_one(case, &leaves(case, case.kind)));
+        let (mut plain, mut fused) = (leaves(case, Kind::Float), leaves(case, case.kind));
+        away_from_bounds(case, &mut plain);
+        away_from_bounds(case, &mut fused);
+        let (exact, got) = (one_by_one(case, &plain), as_one(case, &fused));
         assert_eq!(exact.len(), got.len());
         assert_eq!(got[0].kind(), case.kind);
         let unit = match case.kind {
-            Kind::Float => 2e-5,
+            Kind::Float => 5e-5,
             Kind::BFloat16 => 6e-3,
             _ => 1e-3,
         };
         for (i, (e, g)) in exact.iter().zip(&got).enumerate() {
             assert_eq!(e.size(), g.size());
-            // A value that lies on a bound may fall on either side of it, and then counts, or not, in its channel's sums.
-            let bounded = case.cut.is_some() || case.rounds.is_some();
-            let rows = (case.shape[0] * case.shape[2] * case.shape[3]) as f64;
-            let tolerance = match i {
-                0 if case.rounds.is_some() => step_of(case, e) + unit,
-                0 => unit,
-                1 if bounded && case.norm.is_some() => unit + 2.0 / rows,
-                _ if bounded && case.norm.is_some() => unit + 2e-2,
-                _ => unit,
-            };
-            let d = if i > 0 && bounded { mostly(e, g) } else { apart(g, e) };
+            let tolerance = if i == 0 && case.rounds.is_some() { step_of(case, e) + unit } else { unit };
+            let d = apart(g, e);
             assert!(d <= tolerance, "{case:?}: tensor {i} differs by {d:e}");
         }
     }
@@ -199,14 +235,6 @@ fn values_and_gradients_are_those_of_the_operators_one_by_one() {
 /// One code, as a part of the largest value.
 fn step_of(case: Case, y: &Tensor) -> f64 {
     f64::from(case.rounds.unwrap()) / y.abs().max().double_value(&[]).max(1e-30)
-}
-
-/// As [`apart`], but for one element in a thousand, or one: a value that lies on a bound may fall on either side of it.
-fn mostly(exact: &Tensor, got: &Tensor) -> f64 {
-    let (e, g) = (exact.to_kind(Kind::Double).flatten(0, -1), got.to_kind(Kind::Double).flatten(0, -1));
-    let (sorted, _) = (&e - &g).abs().sort(0, true);
-    let skipped = 1.max(e.numel() as i64 / 1000).min(e.numel() as i64 - 1);
-    sorted.double_value(&[skipped]) / e.abs().max().double_value(&[]).max(1e-30)
 }
 
 /// Values and gradients of a chain with all parts.
@@ -218,8 +246,59 @@ pub(super) fn of_a_chain(kind: Kind) -> Vec<Tensor> {
         residual: true,
         cut: Some(RELU6),
         rounds: Some(0.02),
+        unclipped: false,
     };
     as_one(case, &leaves(case, kind))
+}
+
+#[test]
+fn values_on_a_bound_and_those_that_are_not_finite_are_cut_and_pass_their_gradient_as_in_libtorch() {
+    let below = |x: f32| f32::from_bits(x.to_bits() - 1);
+    let above = |x: f32| f32::from_bits(x.to_bits() + 1);
+    // Codes 127 and 127.5 of the scale 0.25 are 31.75 and 31.875.
+    let of = |x: f32| [x, -x, below(x), above(x), -below(x), -above(x)];
+    let mut x: Vec<f32> = [1.0f32, 2.0, 6.0, 31.75, 31.875, 0.125, 0.375].into_iter().flat_map(of).collect();
+    x.extend([0.0, -0.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MIN_POSITIVE, f32::from_bits(1)]);
+    let scale = Tensor::from_slice(&[0.25f32]);
+    for activation in [None, Some(RELU), Some(RELU6), Some(CLIP)] {
+        for (rounds, unclipped) in [(false, false), (true, false), (true, true)] {
+            let leaf = || Tensor::from_slice(&x).view([1, -1, 1, 1]).set_requires_grad(true);
+            let (a, b) = (leaf(), leaf());
+            let rounding = rounds.then(|| Rounding { scale: &scale, scheme: SCHEME, unclipped });
+            let of = Pointwise { cut: activation, rounding, ..Pointwise::default() };
+            let got = pointwise(&a, &of).unwrap().y;
+            let mut want = cut(activation, &b);
+            if rounds {
+                want = fake_quant(&want, &scale, SCHEME.qmin(), SCHEME.qmax(), unclipped).unwrap();
+            }
+            let dy = a.ones_like();
+            let at = format!("{activation:?}, {rounds}, {unclipped}");
+            let of = |y: &Tensor, x: &Tensor| match y.requires_grad() && (activation.is_some() || rounds) {
+                true => values(&gradients(y, &dy, &[x]).remove(0)),
+                false => vec![],
+            };
+            for (i, (got, want)) in values(&got).iter().zip(&values(&want)).enumerate() {
+                assert!(same(*got, *want), "{at}: {:e} gives {got:e}, not {want:e}", x[i]);
+            }
+            for (i, (got, want)) in of(&got, &a).iter().zip(&of(&want, &b)).enumerate() {
+                // Between two finite bounds libtorch's loops of vectors and of single values differ about NaN.
+                let undecided = x[i].is_nan() && activation.is_some_and(|cut| cut.high.is_finite());
+                assert!(undecided || same(*got, *want), "{at}: {:e} passes {got:e}, not {want:e}", x[i]);
+            }
+        }
+    }
+}
+
+#[test]
+fn of_no_images_there_is_nothing_but_statistics() {
+    let x = Tensor::zeros([0, 2, 3, 3], (Kind::Float, Device::Cpu));
+    let of = Pointwise { cut: Some(RELU), observe_last: true, ..Pointwise::default() };
+    let made = pointwise(&x, &of).unwrap();
+    assert_eq!((made.y.size(), values(&made.last.unwrap())), (vec![0, 2, 3, 3], vec![0.0, 0.0]));
+    let [one, var] = [1.0, 0.5].map(|v| Tensor::full([2], v, (Kind::Float, Device::Cpu)));
+    let norm = |batch| Norm { gamma: &one, beta: &one, mean: &one, var: &var, eps: EPS, batch };
+    assert!(pointwise(&x, &Pointwise { norm: Some(norm(false)), ..Pointwise::default() }).is_ok());
+    assert!(pointwise(&x, &Pointwise { norm: Some(norm(true)), ..Pointwise::default() }).is_err());
 }
 
 #[test]
@@ -231,6 +310,7 @@ fn threads_and_memory_order_do_not_matter() {
         residual: true,
         cut: Some(RELU),
         rounds: Some(0.02),
+        unclipped: false,
     };
     let run = |contiguous: bool, threads: i32| {
         let before = tch::get_num_threads();
@@ -266,6 +346,12 @@ fn numbers_that_are_not_finite_are_counted_and_stay() {
     assert!(values(&var).iter().all(|v| v.is_nan()), "the batch's variance hides no NaN and no infinity");
 }
 
+/// A quantizer alone.
+fn rounding(scale: &Tensor) -> Pointwise<'_> {
+    let rounding = Some(Rounding { scale, scheme: SCHEME, unclipped: false });
+    Pointwise { rounding, ..Pointwise::default() }
+}
+
 #[test]
 fn what_does_not_fit_is_refused() {
     let x = Tensor::zeros([1, 2, 3, 3], (Kind::Float, Device::Cpu));
@@ -275,4 +361,9 @@ fn what_does_not_fit_is_refused() {
     assert!(pointwise(&x, &of(&x.to_kind(Kind::Half))).is_err());
     assert!(pointwise(&x.flatten(0, -1), &Pointwise::default()).is_err());
     assert!(pointwise(&x.to_kind(Kind::Int64), &Pointwise::default()).is_err());
+    let scale = Tensor::from_slice(&[0.5f32]);
+    assert!(pointwise(&x, &rounding(&scale)).is_ok());
+    for bad in [scale.narrow(0, 0, 0), scale.to_kind(Kind::Half), scale.copy().set_requires_grad(true)] {
+        assert!(pointwise(&x, &rounding(&bad)).is_err());
+    }
 }

@@ -1,61 +1,90 @@
-//! A step whose neighbours run as one against the same step operator by operator, which a watched one is.
+//! A step whose neighbours run as one against the same step operator by operator, which a watched one is. The network is small
+//! and its batch large, so that last bits do not grow from layer to layer; `tests/tests/oracle.rs` has the large ones.
 
 use super::*;
-use crate::strategy::Layout;
+use crate::graph::{Builder, Clip, Op, ParamKind, Square};
+use crate::strategy::{Freeze, Layout};
 
-/// Loss, gradients, BatchNorm's statistics and ranges after a step from the same weights and images, these times `factor`.
-fn one_step(name: &str, qat: Option<Qat>, watched: bool, factor: f64) -> (f64, Vec<Tensor>) {
-    let network = models::build(name, [3, 32, 32], 10).unwrap();
+/// Every kind of chain: BatchNorm with ReLU, with a sum and ReLU, alone, with ReLU6, and a sum without activation.
+fn network() -> Graph {
+    let (mut b, x) = Builder::new("Chains", [3, 12, 12]);
+    let layer = |b: &mut Builder, name: &str, x, square| {
+        let y = b.convolution(&format!("{name}.conv"), x, square).unwrap();
+        b.batch_norm(&format!("{name}.bn"), y, ParamKind::Gamma).unwrap()
+    };
+    let x = layer(&mut b, "stem", x, Square::new(8, 3, 1));
+    let x = b.push("stem.relu", Op::Relu, &[x]).unwrap();
+    let y = layer(&mut b, "first", x, Square::new(16, 3, 1));
+    let shortcut = layer(&mut b, "shortcut", x, Square::new(16, 1, 1));
+    let x = b.push("add", Op::Add, &[y, shortcut]).unwrap();
+    let x = b.push("relu", Op::Relu, &[x]).unwrap();
+    let y = layer(&mut b, "depthwise", x, Square::depthwise(16, 3, 1));
+    let y = b.push("clip", Op::Clip(Clip::RELU6), &[y]).unwrap();
+    let y = layer(&mut b, "project", y, Square::new(16, 1, 1));
+    let x = b.push("sum", Op::Add, &[x, y]).unwrap();
+    let x = b.push("pool", Op::GlobalAvgPool, &[x]).unwrap();
+    let x = b.push("flatten", Op::Flatten, &[x]).unwrap();
+    let x = b.linear("fc", x, 10).unwrap();
+    b.finish(x).unwrap()
+}
+
+/// Loss after a step, and by name the gradients, BatchNorm's statistics, and how far the ranges have moved: to what was seen, or
+/// by the gradients of learned scales.
+fn one_step(qat: Option<Qat>, watched: bool) -> (f64, Vec<(String, Tensor)>) {
     let strategy = Strategy { layout: Layout::Nhwc, qat, ..Strategy::default() };
     let optimizer = DistributedOptimizer::new(Sgd::default(), strategy, Box::new(Local));
-    let mut program = optimizer.minimize(network, CrossEntropy::default()).unwrap();
+    let mut program = optimizer.minimize(network(), CrossEntropy::default()).unwrap();
     let noise = |i: u32| ((i.wrapping_mul(2_654_435_761) >> 12) % 2048) as f32 / 512.0 - 2.0;
-    let numbers: Vec<f32> = (0..8 * 3 * 32 * 32).map(noise).collect();
-    let images = Tensor::from_slice(&numbers).view([8, 3, 32, 32]) * factor;
-    let labels = Tensor::from_slice(&[1i64, 3, 5, 7, 0, 2, 4, 6]);
+    let numbers: Vec<f32> = (0..32 * 3 * 12 * 12).map(noise).collect();
+    let images = Tensor::from_slice(&numbers).view([32, 3, 12, 12]);
+    let labels = Tensor::from_slice(&(0..32).map(|i| i * 7 % 10).collect::<Vec<i64>>());
+    if program.strategy().qat.is_some() {
+        assert!(program.calibrate(&[(0, images.shallow_clone())], 1, &|| false).unwrap());
+    }
+    let ranges = program.weights.ranges.copy();
     let microbatch = Microbatch { images: &images, labels: &labels };
     let outcome = match watched {
         true => program.step_watched(&[microbatch], false, Some(&mut |_, _| {})),
         false => program.step(&[microbatch]),
     };
-    let mut all: Vec<Tensor> = program.gradients().iter().map(Tensor::copy).collect();
-    all.extend([program.weights.buffers.copy(), program.weights.ranges.copy()]);
+    let names = program.weights.layout.trainable.iter().map(|slot| slot.name.clone());
+    let mut all: Vec<(String, Tensor)> = names.zip(program.gradients().iter().map(Tensor::copy)).collect();
+    for slot in &program.weights.layout.buffers {
+        all.push((slot.name.clone(), program.weights.get(&slot.name).unwrap().copy()));
+    }
+    all.push(("ranges".into(), &program.weights.ranges - ranges));
     (outcome.unwrap().loss, all)
-}
-
-/// Norm of all differences, as a part of the norm of `b`.
-fn apart(a: &[Tensor], b: &[Tensor]) -> f64 {
-    assert_eq!(a.len(), b.len());
-    let norm = |t: Tensor| t.to_kind(Kind::Double).norm().double_value(&[]);
-    let off = a.iter().zip(b).fold(0.0, |sum: f64, (a, b)| sum.hypot(norm(a - b)));
-    let all = b.iter().fold(0.0, |sum: f64, b| sum.hypot(norm(b.copy())));
-    assert!(all > 0.0);
-    off / all
 }
 
 #[test]
 fn a_step_of_neighbours_as_one_is_a_step_of_each_by_itself() {
-    let recipes = [None, Some(Qat::default()), Some(Qat { target: Target::Onnxruntime, ..Qat::default() })];
-    for name in ["ResNet20", "MobileNetV2-32px"] {
-        for qat in &recipes {
-            let run = |watched, images| one_step(name, qat.clone(), watched, images);
-            let ((loss, one), (other_loss, other)) = (run(false, 1.0), run(true, 1.0));
-            // Values on a bound between two codes, or at 0, fall on either side of it, and there are more of them layer by
-            // layer. How many that are is seen from images that differ in the last bits.
-            let (moved_loss, moved) = run(true, 1.0 + 1e-6);
-            let (off, usual) = (apart(&one, &other), apart(&moved, &other));
-            // One value that falls otherwise is enough.
-            let one_value = if qat.is_some() { 0.1 } else { 5e-3 };
-            assert!(
-                off <= 3.0 * usual + one_value,
-                "{name} {qat:?}: {off:e}, and {usual:e} by other last bits"
-            );
-            let (off, usual) = ((loss - other_loss).abs(), (moved_loss - other_loss).abs());
-            let most = if qat.is_some() { 2e-2 } else { 1e-4 };
-            assert!(
-                off <= 5.0 * usual + most * loss,
-                "{name} {qat:?}: loss {loss}, {other_loss}, {moved_loss}"
-            );
+    let recipes = [
+        None,
+        Some(Qat::default()),
+        Some(Qat { target: Target::Onnxruntime, ..Qat::default() }),
+        Some(Qat { target: Target::Tensorrt, ..Qat::default() }),
+        Some(Qat { learn_scales: true, ..Qat::default() }),
+        Some(Qat { unclipped_straight_through: true, ..Qat::default() }),
+        Some(Qat { freeze_bn: Freeze::Step(0), ..Qat::default() }),
+    ];
+    for qat in recipes {
+        let ((loss, one), (apart_loss, apart)) = (one_step(qat.clone(), false), one_step(qat.clone(), true));
+        // A value between two codes may become either of them.
+        let most = if qat.is_some() { 5e-2 } else { 1e-4 };
+        assert!((loss - apart_loss).abs() <= 0.02 * most * loss, "{qat:?}: loss {loss}, {apart_loss}");
+        assert_eq!(one.len(), apart.len());
+        for ((name, a), (_, b)) in one.iter().zip(&apart) {
+            // A learned scale's gradient is a sum of rounding errors, as free as these: whether there is one is what counts.
+            if name == "ranges" && qat.as_ref().is_some_and(|qat| qat.learn_scales) {
+                let moved =
+                    |t: &Tensor| Vec::<f32>::try_from(t).unwrap().iter().filter(|m| **m != 0.0).count();
+                assert_eq!(moved(a), moved(b));
+                assert!(moved(a) >= 7, "{a:?}");
+                continue;
+            }
+            let norm = |t: Tensor| t.to_kind(Kind::Double).norm().double_value(&[]);
+            let (off, all) = (norm(a - b), norm(b.copy()));
+            assert!(off <= most * all + 1e-6, "{name} of {qat:?}: {off:e} of {all:e}");
         }
     }
 }
