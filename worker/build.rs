@@ -15,7 +15,10 @@ fn main() {
     cc::Build::new()
         .cpp(true)
         .std("c++17")
-        .files(["fake_quant", "gloo", "isa", "pointwise", "update"].map(|name| format!("native/{name}.cpp")))
+        .files(
+            ["depthwise", "fake_quant", "gloo", "isa", "pointwise", "update"]
+                .map(|name| format!("native/{name}.cpp")),
+        )
         .include("native/include")
         .includes([&include, &include.join("torch/csrc/api/include")])
         .flags(FLAGS)
@@ -43,7 +46,7 @@ fn loops() {
         cc::Build::new()
             .cpp(true)
             .std("c++17")
-            .files(["native/loops.cpp", "native/pointwise_loops.cpp"])
+            .files(["depthwise_loops", "loops", "pointwise_loops"].map(|name| format!("native/{name}.cpp")))
             .define("OCTRAIN_ISA", isa)
             .flags(FLAGS)
             .flags(flags)

@@ -43,6 +43,7 @@ int in_use() {
 #endif
 
 const OctrainLoops& octrain_loops() { return OCTRAIN_OF_ISA(octrain_loops); }
+const OctrainDepthwiseLoops& octrain_depthwise_loops() { return OCTRAIN_OF_ISA(octrain_depthwise); }
 const OctrainPointwiseLoops& octrain_pointwise_loops() { return OCTRAIN_OF_ISA(octrain_pointwise); }
 
 extern "C" {

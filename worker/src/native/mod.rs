@@ -10,6 +10,7 @@
 //! GPUs the kernels are compiled by NVRTC when a tensor first needs them.
 
 mod cuda;
+mod depthwise;
 pub mod devices;
 mod error;
 mod interfaces;
@@ -23,6 +24,7 @@ mod pointwise;
 mod update;
 
 pub use cuda::{library as cuda_library, load as load_cuda};
+pub use depthwise::{Taps, depthwise};
 pub(crate) use error::check;
 pub use error::{NativeError, says_no_memory};
 pub use interfaces::interfaces;

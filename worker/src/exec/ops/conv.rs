@@ -3,7 +3,8 @@
 use super::super::ExecError;
 use super::{Call, Forward, product};
 use crate::graph::Conv;
-use tch::Tensor;
+use crate::native::{self, Taps};
+use tch::{Device, Tensor};
 
 impl Forward for Conv {
     fn forward(&self, call: &mut Call) -> Result<Tensor, ExecError> {
@@ -19,10 +20,24 @@ impl Forward for Conv {
                 (&padded, [0, 0])
             }
         };
-        Ok(product(x, weight, call.leaf(1), |x, w, b| x.f_conv2d(w, b, stride, padding, dilation, groups))?)
+        product(x, weight, call.leaf(1), |x, w, b| {
+            if !strides_by_channels(x, w, stride) {
+                return Ok(x.f_conv2d(w, b, stride, padding, dilation, groups)?);
+            }
+            native::depthwise(x, w, b, Taps { stride, padding, dilation })
+                .map_err(|source| ExecError::Native { node: call.node.name.clone(), source })
+        })
     }
 
     fn value_is_free(&self) -> bool {
         true
     }
+}
+
+/// Whether [`native::depthwise`] has the faster gradient: that of a depthwise convolution with a stride, by channels-last
+/// images on the CPU.
+fn strides_by_channels(x: &Tensor, weight: &Tensor, stride: [i64; 2]) -> bool {
+    let (of_x, of_weight) = (x.size(), weight.size());
+    let depthwise = of_x.len() == 4 && of_x[1] > 1 && of_weight[..2] == [of_x[1], 1];
+    depthwise && stride != [1, 1] && x.requires_grad() && x.device() == Device::Cpu && x.stride()[1] == 1
 }

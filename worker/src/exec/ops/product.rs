@@ -5,18 +5,18 @@ use tch::{Device, Kind, TchError, Tensor};
 /// A convolution or matrix product. In FP16 on the CPU it is computed in FP32 from the FP16 numbers and rounded once,
 /// forward and backward, which is what a GPU's tensor cores do (products summed in FP32); libtorch's own FP16 kernels
 /// for CPUs without FP16 arithmetic take many times as long.
-pub fn product(
+pub fn product<E: From<TchError>>(
     x: &Tensor,
     weight: &Tensor,
     bias: Option<&Tensor>,
-    f: impl Fn(&Tensor, &Tensor, Option<&Tensor>) -> Result<Tensor, TchError>,
-) -> Result<Tensor, TchError> {
+    f: impl Fn(&Tensor, &Tensor, Option<&Tensor>) -> Result<Tensor, E>,
+) -> Result<Tensor, E> {
     if x.kind() != Kind::Half || x.device() != Device::Cpu {
         return f(x, weight, bias);
     }
     let wide = |t: &Tensor| t.f_to_kind(Kind::Float);
     let bias = bias.map(wide).transpose()?;
-    f(&wide(x)?, &wide(weight)?, bias.as_ref())?.f_to_kind(Kind::Half)
+    Ok(f(&wide(x)?, &wide(weight)?, bias.as_ref())?.f_to_kind(Kind::Half)?)
 }
 
 #[cfg(test)]

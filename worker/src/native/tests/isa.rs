@@ -47,6 +47,7 @@ fn all_results(kind: Kind) -> Vec<Vec<i64>> {
         results.extend([&y, &got[0], &got[1]].map(words));
     }
     results.extend(pointwise::of_a_chain(kind).iter().map(words));
+    results.extend(depthwise::of_all_cases(kind).iter().map(words));
     results
 }
 

@@ -1,6 +1,7 @@
 //! The operator against plain FP64 arithmetic, the same tests on every device.
 
 mod cost;
+mod depthwise;
 mod devices;
 mod emulated;
 mod isa;

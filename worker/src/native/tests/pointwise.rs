@@ -264,7 +264,7 @@ fn values_on_a_bound_and_those_that_are_not_finite_are_cut_and_pass_their_gradie
         for (rounds, unclipped) in [(false, false), (true, false), (true, true)] {
             let leaf = || Tensor::from_slice(&x).view([1, -1, 1, 1]).set_requires_grad(true);
             let (a, b) = (leaf(), leaf());
-            let rounding = rounds.then(|| Rounding { scale: &scale, scheme: SCHEME, unclipped });
+            let rounding = rounds.then_some(Rounding { scale: &scale, scheme: SCHEME, unclipped });
             let of = Pointwise { cut: activation, rounding, ..Pointwise::default() };
             let got = pointwise(&a, &of).unwrap().y;
             let mut want = cut(activation, &b);
