@@ -73,6 +73,7 @@ const ROWS: &[Row] = &[
         Some((SETUP, "{} writes {}")),
     ),
     ("report-file", By::Run, (SETUP, "config.run.report_file.as_deref()"), None),
+    ("trace-file", By::Run, (SETUP, "config.run.trace_file.as_ref()"), None),
     ("run-scope", By::Run, (JOB, "config.run.run_scope != RunScope::EvalOnly"), None),
     ("epochs", planned("2", "steps"), (MOD, "self.progress.position.epoch < config.run.epochs"), None),
     ("save-interval", By::Run, (MOD, "epoch.is_multiple_of(config.run.save_interval)"), None),

@@ -1,4 +1,4 @@
-//! Collectives over ranks behind one trait: Gloo, NCCL, local, faulty, counted.
+//! Collectives over ranks behind one trait: Gloo, NCCL, local, faulty, counted, timed.
 
 mod abort;
 mod counted;
@@ -12,6 +12,7 @@ mod nccl;
 mod rendezvous;
 #[cfg(test)]
 mod tests;
+mod timed;
 
 pub use abort::{Abort, Attached};
 pub use counted::Counted;
@@ -23,6 +24,7 @@ pub use local::Local;
 pub use memory::MemoryStore;
 pub use nccl::{NCCL_VARIABLE, Nccl, NcclLibrary, Place, load_nccl};
 pub use rendezvous::{RendezvousStore, StoreError};
+pub use timed::{Call, Calls, Timed};
 
 use tch::Tensor;
 

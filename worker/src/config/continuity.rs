@@ -10,6 +10,7 @@ use serde_json::Value;
 const FREE: &[&str] = &[
     "output-dir",
     "report-file",
+    "trace-file",
     "run-scope",
     "epochs",
     "save-interval",

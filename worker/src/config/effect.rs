@@ -110,7 +110,7 @@ fn inert(config: &RunConfig) -> impl Iterator<Item = (String, Needs)> {
 }
 
 /// The settings that have no effect in `config`, by key.
-pub(super) fn inert_keys(config: &RunConfig) -> Vec<String> {
+pub fn inert_keys(config: &RunConfig) -> Vec<String> {
     inert(config).map(|(key, _)| key).collect()
 }
 

@@ -24,7 +24,7 @@ pub use checkpoints::CheckpointSettings;
 pub use choice::{Augmentation, CheckpointChoice, LrScheduler, NoCheckpointChoice, Optimizer, RunScope};
 pub use continuity::{differences, unlike, with_former_defaults};
 pub use data::DataSettings;
-pub use effect::{effective, recipe_keys};
+pub use effect::{effective, inert_keys, recipe_keys};
 pub use error::{ConfigError, Given};
 #[cfg(feature = "cli")]
 pub use list::parse_list;

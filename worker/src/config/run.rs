@@ -18,6 +18,10 @@ pub struct RunSettings {
     /// JSON lines of metrics; none when absent.
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Run"))]
     pub report_file: Option<PathBuf>,
+    /// Trace of the steps as JSON for Perfetto, of all ranks: waiting for data, upload, forward, backward, every reduction,
+    /// update; written at the end, none when absent. Of long runs the first steps.
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Run"))]
+    pub trace_file: Option<PathBuf>,
     /// What is done.
     #[cfg_attr(feature = "cli", arg(long, help_heading = "Run", value_enum, default_value_t))]
     pub run_scope: RunScope,
@@ -98,6 +102,7 @@ impl Default for RunSettings {
         Self {
             output_dir: "output".into(),
             report_file: None,
+            trace_file: None,
             run_scope: RunScope::TrainEval,
             epochs: 90,
             save_interval: 1,

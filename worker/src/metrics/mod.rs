@@ -6,6 +6,7 @@ mod report;
 mod reporter;
 mod screen;
 mod table;
+mod trace;
 
 pub use classes::{ClassMetrics, worst_classes};
 pub(crate) use output::say;
@@ -13,6 +14,7 @@ pub use output::{Lines, Reader, err, finish, finish_within, last_word, line, out
 pub use report::{ReportError, ReportFile};
 pub use reporter::{EvalMetrics, Reporter, StepMetrics};
 pub use table::table;
+pub use trace::{Event, Happening, ROW, RankTrace, Trace, chrome};
 
 /// Median of figures; 0 for none.
 pub fn median(values: &[f64]) -> f64 {

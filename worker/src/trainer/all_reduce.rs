@@ -32,10 +32,14 @@ pub fn sent_bytes(bytes: usize, world: usize) -> f64 {
     2.0 * bytes as f64 * (world.saturating_sub(1)) as f64 / world.max(1) as f64
 }
 
-/// Seconds of one sum over all ranks of a buffer of ones, on this rank, from a barrier on.
+/// Seconds of one sum over all ranks of a buffer of ones, on this rank, from a moment on when all have come; an error where
+/// one of them is asked to stop.
 fn once(collective: &dyn Collective, buffer: &Tensor) -> Result<f64, TrainError> {
     let _ = buffer.shallow_clone().f_fill_(1.0)?;
-    collective.barrier()?;
+    let asked = f64::from(u8::from(signals::requested()));
+    if largest(collective, asked, buffer.device())? > 0.0 {
+        return Err(TrainError::Stopped("a benchmark"));
+    }
     let begun = Instant::now();
     collective.all_reduce(buffer, ReduceOp::Sum)?;
     // On a GPU it is done once a number of it can be read.
@@ -74,10 +78,6 @@ pub fn time_all_reduce(
     let mut report =
         report.filter(|_| plan.rank == 0).map(|path| ReportFile::open(path, false)).transpose()?;
     for &bytes in &wanted.bytes {
-        let asked = f64::from(u8::from(signals::requested()));
-        if largest(&*collective, asked, device)? > 0.0 {
-            return Err(TrainError::Stopped("a benchmark"));
-        }
         let buffer = Tensor::f_zeros([(bytes / 4).max(1) as i64], (Kind::Float, device))?;
         for _ in 0..wanted.warmup {
             once(&*collective, &buffer)?;

@@ -15,6 +15,7 @@ mod rescue;
 mod resume;
 mod setup;
 mod source;
+mod trace;
 mod update;
 
 pub use all_reduce::{AllReduce, sent_bytes, time_all_reduce};
@@ -31,13 +32,15 @@ use crate::data::{Batch, EvalLoader};
 use crate::exec::{Evaluator, Mode};
 use crate::launcher::signals;
 use crate::launcher::watchdog::{self, Phase, doing};
-use crate::metrics::{ClassMetrics, EvalMetrics, StepMetrics};
+use crate::metrics::{ClassMetrics, EvalMetrics, Happening, StepMetrics};
 use crate::native;
 use crate::optim::{Microbatch, OptimError, Stage, StepOutcome};
 use crate::session::{Session, StepReport};
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+use tch::Device;
+use trace::Tracing;
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,7 +60,8 @@ pub struct Outcome {
 pub fn run(config: &RunConfig, session: &Session, job: &Job, address: &str) -> Result<Outcome, TrainError> {
     let advised = |e: TrainError| e.with_advice(config.data.batch_size);
     let mut run = Run::new(config, session, job, address).map_err(advised)?;
-    let outcome = run.prepare().and_then(|()| run.go()).map_err(advised).inspect_err(|e| {
+    let outcome = run.prepare().and_then(|()| run.go()).and_then(|done| run.write_trace().map(|()| done));
+    let outcome = outcome.map_err(advised).inspect_err(|e| {
         // Before anything is freed: a device that hangs could hold up the word for good.
         if !matches!(e, TrainError::Stopped(_)) && session.abort_reason().is_none() {
             session.report_failure(&e.to_string(), e.kind());
@@ -215,11 +219,15 @@ impl Run<'_> {
                 end = EpochEnd::Interrupted;
                 break;
             }
+            self.tracing.iter_mut().for_each(Tracing::before_step);
             let begun = Instant::now();
             let batches = self.local_microbatches()?;
             let data_time = begun.elapsed();
             let outcome = self.step(&batches)?;
             self.progress.step();
+            if let Some(tracing) = &mut self.tracing {
+                tracing.step(self.progress.position.global_step, begun, &outcome.spans);
+            }
             self.after_step(&outcome, data_time, begun.elapsed())?;
             if outcome.stop {
                 end = EpochEnd::Interrupted;
@@ -237,9 +245,24 @@ impl Run<'_> {
         let ended = || TrainError::Config("the loader ended before the epoch did".into());
         let device = self.program.device();
         let loader = self.loader.as_mut().ok_or_else(ended)?;
-        (0..self.task.data.sharding.local_microbatches().len())
-            .map(|_| Ok(loader.next()?.ok_or_else(ended)?.on(device)?))
-            .collect()
+        let mut tracing = self.tracing.as_mut();
+        let mut batches = Vec::new();
+        for _ in self.task.data.sharding.local_microbatches() {
+            let begun = Instant::now();
+            let batch = loader.next()?.ok_or_else(ended)?;
+            let read = tracing.as_mut().map(|t| t.input(Happening::Data, begun));
+            batches.push(batch.on(device)?);
+            if let (Some(tracing), Some(read), true) = (&mut tracing, read, device != Device::Cpu) {
+                tracing.input(Happening::Upload, read);
+            }
+        }
+        Ok(batches)
+    }
+
+    /// Writes what was traced, if anything was; all ranks get here together.
+    fn write_trace(&self) -> Result<(), TrainError> {
+        let Some(tracing) = &self.tracing else { return Ok(()) };
+        tracing.write(self.program.collective(), self.program.device())
     }
 
     /// One optimizer step. With checks on, the first layer with NaN or infinity is named and ranks are compared.

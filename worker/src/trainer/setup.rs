@@ -5,10 +5,13 @@ use super::job::Job;
 use super::patience::{PATIENCE, patience};
 use super::progress::Progress;
 use super::remainder::remainder;
+use super::trace::Tracing;
 use super::update::{rule, schedule};
 use super::{Outcome, TrainError, begin, resume};
 use crate::checkpoint::{OwnedFolder, RunIdentity, StartedFrom};
-use crate::collective::{Collective, CollectiveError, Counted, Gloo, Local, Nccl, Place, load_nccl};
+use crate::collective::{
+    Calls, Collective, CollectiveError, Counted, Gloo, Local, Nccl, Place, Timed, load_nccl,
+};
 use crate::config::{DataSettings, RunConfig, RunScope};
 use crate::data::{DataConfig, Dataset, Geometry, Sharding, TrainLoader};
 use crate::graph::NetworkFacts;
@@ -21,6 +24,7 @@ use crate::optim::{CrossEntropy, DistributedOptimizer, Program, Sharing};
 use crate::passes::{self, Decision};
 use crate::session::{Backend, BuildPlan, Fp32Math, LossScalingMode, Session};
 use crate::strategy::{Averaging, Strategy};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tch::Device;
@@ -53,6 +57,7 @@ pub struct Run<'a> {
     pub(super) progress: Progress,
     pub(super) output: Output,
     pub(super) reporter: Reporter,
+    pub(super) tracing: Option<Tracing>,
     /// Seconds of the steps that count.
     times: Vec<f64>,
     /// The same steps whole, of a benchmark.
@@ -199,7 +204,11 @@ impl<'a> Run<'a> {
         let averaging = averaging(plan, schedule.warmup_steps);
         let copies = 1 + rule.buffers().len() + usize::from(averaging.is_some());
         let begin = begin::agree(config, session, job, copies)?;
-        let collective = collective(session, address, patience)?;
+        let mut collective = collective(session, address, patience)?;
+        let calls = config.run.trace_file.as_ref().map(|_| Calls::default());
+        if let Some(calls) = &calls {
+            collective = Box::new(Timed::new(collective, calls.clone()));
+        }
         let optimizer = DistributedOptimizer::new(rule, strategy, collective)
             .schedule(schedule)
             .sharing(sharing(plan))
@@ -234,7 +243,10 @@ impl<'a> Run<'a> {
             start.resumed,
             config.run.print_interval,
         )?;
+        let ranks = (data.sharding.rank, data.sharding.world);
+        let begin_trace = |(path, calls): (&PathBuf, Calls)| Tracing::begin(path, calls, ranks);
         Ok(Self {
+            tracing: config.run.trace_file.as_ref().zip(calls).map(begin_trace).transpose()?,
             progress: Progress::at(&start),
             output: Output {
                 folder: begin.folder,

@@ -1,0 +1,154 @@
+//! The trace of a run: what every rank keeps of its steps, and how the first writes it for all.
+
+use super::TrainError;
+use crate::checkpoint::write_atomic;
+use crate::collective::{Call, Calls, Collective};
+use crate::metrics::{Happening, ROW, RankTrace, Trace, chrome};
+use crate::optim::{Span, Stage};
+use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use tch::{Device, Kind, Tensor};
+
+/// Events of all ranks together, about 100 bytes each in the file.
+const EVENTS: usize = 500_000;
+/// Events of one rank at most.
+const OF_ONE: usize = 50_000;
+
+/// What a rank keeps of its steps, for `--trace-file`.
+pub(super) struct Tracing {
+    path: PathBuf,
+    trace: Trace,
+    calls: Calls,
+    /// When it began, in nanoseconds of the system's clock.
+    began: i64,
+    /// When images were waited for and moved, of the step under way.
+    input: Vec<(Happening, Instant, Instant)>,
+}
+
+impl Tracing {
+    /// From now on, of one of `world` ranks, whose collectives are noted in `calls`. The first rank tries whether the file can
+    /// be written.
+    pub fn begin(path: &Path, calls: Calls, (rank, world): (usize, usize)) -> Result<Self, TrainError> {
+        if rank == 0 {
+            write_atomic(path, chrome(&[]).as_bytes())?;
+        }
+        let trace = Trace::new((EVENTS / world.max(1)).min(OF_ONE));
+        let began = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i64);
+        Ok(Self { path: path.into(), trace, calls, began, input: Vec::new() })
+    }
+
+    /// Images were waited for, or moved.
+    pub fn input(&mut self, what: Happening, begun: Instant) -> Instant {
+        let now = Instant::now();
+        self.input.push((what, begun, now));
+        now
+    }
+
+    /// What came before the step is none of it.
+    pub fn before_step(&mut self) {
+        self.input.clear();
+        drop(self.calls.take());
+    }
+
+    /// A step is done, from `begun` until now.
+    pub fn step(&mut self, step: u64, begun: Instant, spans: &[Span]) {
+        let ended = Instant::now();
+        let mut events = vec![(Happening::Step, begun, ended, 0)];
+        events.extend(self.input.drain(..).map(|(what, begun, ended)| (what, begun, ended, 0)));
+        let part = |s: &Span| {
+            let what = match s.stage {
+                Stage::Forward => Happening::Forward,
+                Stage::Backward => Happening::Backward,
+                Stage::Reduce => Happening::Reduce,
+                Stage::Update => Happening::Update,
+            };
+            (what, s.begun, s.ended, 0)
+        };
+        events.extend(spans.iter().map(part));
+        let call = |c: Call| (Happening::Collective, c.begun, c.ended, c.bytes);
+        events.extend(self.calls.take().into_iter().map(call));
+        self.trace.step(step, &events);
+    }
+
+    /// Gathers the traces of all ranks and writes them on the first; to be called on all ranks. The file it could not be
+    /// written to is told: what was trained is worth more.
+    pub fn write(&self, collective: &dyn Collective, device: Device) -> Result<(), TrainError> {
+        let ranks = self.gathered(collective, device)?;
+        if collective.rank() == 0 {
+            match write_atomic(&self.path, chrome(&ranks).as_bytes()) {
+                Ok(()) => tracing::info!("wrote the trace {}", self.path.display()),
+                Err(e) => tracing::error!("the trace is lost: {e}"),
+            }
+        }
+        Ok(())
+    }
+
+    /// The traces of all ranks, on the first; one rank after another, so that no rank holds more than two at a time but that
+    /// one.
+    fn gathered(&self, collective: &dyn Collective, device: Device) -> Result<Vec<RankTrace>, TrainError> {
+        let rows = self.trace.rows();
+        // Halves of the clock's nanoseconds, each of which a number of 53 bits holds.
+        let (high, low) = (self.began >> 32, self.began & 0xffff_ffff);
+        let mine = [rows.len() as f64, high as f64, low as f64, self.trace.left_out as f64];
+        let heads = collective.all_gather(&Tensor::f_from_slice(&mine)?.f_to_device(device)?)?;
+        let mut ranks = Vec::new();
+        let mut first = None;
+        for (rank, head) in heads.iter().enumerate() {
+            let head = Vec::<f64>::try_from(&head.f_to_device(Device::Cpu)?)?;
+            let began = (head[1] as i64) << 32 | head[2] as i64;
+            let first = *first.get_or_insert(began);
+            let count = head[0] as i64;
+            let sent = match rank == collective.rank() {
+                true => Tensor::f_from_slice(&rows)?.f_to_device(device)?,
+                false => Tensor::f_zeros([count], (Kind::Double, device))?,
+            };
+            if count >= ROW as i64 {
+                collective.broadcast(&sent, rank)?;
+            }
+            if collective.rank() == 0 {
+                let rows = Vec::<f64>::try_from(&sent.f_to_device(Device::Cpu)?)?;
+                let (events, left_out) = (Trace::of_rows(&rows), head[3] as u64);
+                ranks.push(RankTrace { events, offset: began - first, left_out });
+            }
+        }
+        Ok(ranks)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collective::{Local, ReduceOp, Timed};
+    use serde_json::Value;
+
+    #[test]
+    fn a_step_and_its_parts_are_nested_in_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("trace.json");
+        let calls = Calls::default();
+        let collective = Timed::new(Box::new(Local), calls.clone());
+        let mut tracing = Tracing::begin(&path, calls, (0, 1)).unwrap();
+        assert!(path.is_file());
+        collective.barrier().unwrap();
+        tracing.before_step();
+        let begun = Instant::now();
+        let data = tracing.input(Happening::Data, begun);
+        let tensor = Tensor::zeros([4], (Kind::Float, Device::Cpu));
+        collective.all_reduce(&tensor, ReduceOp::Sum).unwrap();
+        let ended = Instant::now();
+        let spans = [Span { stage: Stage::Reduce, begun: data, ended }];
+        tracing.step(1, begun, &spans);
+        tracing.write(&collective, Device::Cpu).unwrap();
+        let file: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        let spans: Vec<_> = file["traceEvents"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|e| e["ph"] == "X")
+            .map(|e| (e["name"].as_str().unwrap(), e["ts"].as_f64().unwrap(), e["dur"].as_f64().unwrap()))
+            .collect();
+        assert_eq!(spans.iter().map(|s| s.0).collect::<Vec<_>>(), ["step", "data", "reduce", "collective"]);
+        let end = spans[0].1 + spans[0].2;
+        assert!(spans.iter().all(|s| s.1 >= spans[0].1 && s.1 + s.2 <= end + 1e-6), "{spans:?}");
+    }
+}
