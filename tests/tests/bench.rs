@@ -1,8 +1,9 @@
 //! `octrain bench`: the lines it writes, what it refuses, and what `bench compare` makes of two reports.
 
 use octrain_tests::images;
-use octrain_tests::run::{octrain, refuse, said};
+use octrain_tests::run::{Running, octrain, refuse, said};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 fn text(path: &Path) -> &str {
@@ -72,7 +73,9 @@ fn steps_are_timed_on_one_worker_and_on_two_and_their_reports_compared() {
     }
     assert_eq!(lines(&a).len(), 2, "runs that alternate gather in a file");
     let two = [&SMALL[..], &STEPS, &["--threads", "2", "--nproc", "2", "--report-file", text(&b)]].concat();
-    let told = last_line(&two);
+    let trace = at("trace.json");
+    let told = last_line(&[&two[..], &["--trace-file", text(&trace)]].concat());
+    is_a_trace_of(&trace, 2, 4);
     assert!(
         (number(&told, "train.ips") * number(&told, "train.step_ms") / 8000.0 - 1.0).abs() < 1e-6,
         "{told}"
@@ -88,7 +91,100 @@ fn steps_are_timed_on_one_worker_and_on_two_and_their_reports_compared() {
     assert!(number(&forced["train.step_ms"], "ratio") > 0.0, "{forced}");
     assert!(forced["differences"].as_array().unwrap().iter().any(|d| d == "nproc 1, now 2"), "{forced}");
     let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
-    assert_eq!(left.len(), 2, "nothing but the reports is written: {left:?}");
+    assert_eq!(left.len(), 3, "nothing but the reports and the trace is written: {left:?}");
+}
+
+#[test]
+fn it_times_steps_whatever_a_file_of_settings_says_and_says_if_they_were_fewer() {
+    let dir = tempfile::tempdir().unwrap();
+    let (settings, folder) = (dir.path().join("run.toml"), dir.path().join("run"));
+    let training = ["--run-scope", "train_eval", "--benchmark", "false", "--epochs", "2", "--max-steps", "3"];
+    let lines: Vec<String> = [&SMALL[2..12], &training, &["--output-dir", text(&folder)]]
+        .concat()
+        .chunks(2)
+        .map(|pair| match pair[1].parse::<f64>().is_ok() || pair[1] == "false" {
+            true => format!("{} = {}", &pair[0][2..], pair[1]),
+            false => format!("{} = {:?}", &pair[0][2..], pair[1]),
+        })
+        .collect();
+    std::fs::write(&settings, lines.join("\n").replace("\"3,32,32\"", "[3, 32, 32]")).unwrap();
+    let of_file = ["bench", "train", "--config", text(&settings), "--device", "cpu"];
+    let output = octrain(&[&of_file[..], &STEPS].concat());
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(said(&output).contains("only 2 of 3 steps were timed"), "{}", said(&output));
+    let out = String::from_utf8(output.stdout).unwrap();
+    let told: Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
+    let of =
+        [&told["settings"]["benchmark-steps"], &told["train.timed_steps"], &told["settings"]["benchmark"]];
+    assert_eq!(of, [&json!(2), &json!(2), &json!(true)], "{told}");
+    assert!(!folder.exists(), "nothing is saved");
+    for other in [["--benchmark", "false"], ["--run-scope", "eval_only"]] {
+        let refused = refuse(2, &[&SMALL[..], &other].concat());
+        assert!(refused.contains("leave out --benchmark and --run-scope"), "{refused}");
+    }
+    let none = refuse(2, &[&of_file[..], &["--benchmark-warmup-steps", "3"]].concat());
+    assert!(none.contains("no step was timed"), "{none}");
+    let most = refuse(2, &[&SMALL[..], &["--benchmark-warmup-steps", "18446744073709551615"]].concat());
+    assert!(most.contains("there may be 100000000 at most"), "{most}");
+}
+
+#[test]
+fn sums_end_when_they_are_asked_to() {
+    let long = [
+        "bench",
+        "allreduce",
+        "--bytes",
+        "4",
+        "--device",
+        "cpu",
+        "--threads",
+        "2",
+        "--benchmark-steps",
+        "100000000",
+    ];
+    let mut run = Running::start(&long);
+    run.wait_for("gen=1 joined");
+    run.signal("TERM", run.id());
+    let (code, told) = run.end();
+    assert_eq!(code, Some(4), "{told}");
+}
+
+/// A file that Perfetto reads, of so many ranks and steps, whose spans are nested on every track.
+fn is_a_trace_of(file: &Path, ranks: usize, steps: u64) {
+    let trace: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    assert_eq!(trace["otherData"]["steps left out, by rank"], json!(vec![0; ranks]));
+    let events = trace["traceEvents"].as_array().unwrap();
+    // Begin, end and name.
+    type Span<'a> = (f64, f64, &'a str);
+    let mut tracks: BTreeMap<(u64, u64), Vec<Span>> = BTreeMap::new();
+    for event in events.iter().filter(|e| e["ph"] == "X") {
+        let track = (event["pid"].as_u64().unwrap(), event["tid"].as_u64().unwrap());
+        let (begun, name) = (number(event, "ts"), event["name"].as_str().unwrap());
+        tracks.entry(track).or_default().push((begun, begun + number(event, "dur"), name));
+        assert!((1..=steps).contains(&event["args"]["step"].as_u64().unwrap()), "{event}");
+    }
+    for spans in tracks.values_mut() {
+        // The longer first, where two begin together.
+        spans.sort_by(|a, b| a.0.total_cmp(&b.0).then(b.1.total_cmp(&a.1)));
+        let mut open: Vec<f64> = Vec::new();
+        for (begun, ended, name) in spans {
+            // To a thousandth of a microsecond, the last place that is written.
+            open.retain(|end| *begun < end - 1e-3);
+            assert!(
+                open.iter().all(|end| *ended <= end + 2e-3),
+                "{name} at {begun} reaches beyond its parent"
+            );
+            open.push(*ended);
+        }
+    }
+    for rank in 0..ranks as u64 {
+        let count =
+            |track: u64, name: &str| tracks[&(rank, track)].iter().filter(|s| s.2 == name).count() as u64;
+        let once = ["step", "data", "forward", "reduce", "update"].map(|name| count(0, name));
+        assert_eq!(once, [steps; 5]);
+        assert!(count(0, "backward") >= steps && count(1, "collective") >= steps);
+        assert_eq!(count(0, "upload"), 0, "there is no device");
+    }
 }
 
 #[test]

@@ -19,7 +19,7 @@ pub(super) fn weights(bytes: &[u8], path: &Path) -> Result<State, CheckpointErro
         return Err(CheckpointError::Foreign {
             path: path.into(),
             wanted: "a file of weights",
-            why: "it begins neither as safetensors nor as what torch.save writes; give one of these, or a checkpoint folder"
+            why: "it begins neither as safetensors nor as what torch.save writes; give one of these, or a checkpoint folder (a network of an ONNX file is imported first, by `octrain import`)"
                 .into(),
         });
     }

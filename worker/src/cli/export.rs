@@ -107,7 +107,7 @@ pub fn main(args: &ExportArgs) -> Result<u8> {
     }
     say!("{} ({} KiB, profile {})", args.output.display(), bytes.len() / 1024, args.profile.name());
     for (node, why) in &exported.fp32_nodes {
-        say!("stays in FP32: {node} ({why})");
+        say!("stays in floating point: {node} ({why})");
     }
     Ok(0)
 }

@@ -254,6 +254,7 @@ pub fn measured(args: &EngineRun, data: Option<(&str, Tolerance)>) -> Result<Map
     put("profile", json!(info.profile));
     put("checkpoint", json!(info.origin));
     put("batch_size", json!(batch));
+    put("image_shape", json!(info.image_shape));
     put("throughput", json!(latency.images_per_second));
     put("infer.images_per_second", json!(latency.images_per_second));
     for (name, value) in

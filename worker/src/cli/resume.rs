@@ -112,7 +112,7 @@ fn as_started(config: RunConfig, given: &Given) -> RunConfig {
     let kept = differences(&config, &started);
     if !kept.is_empty() {
         tracing::info!(
-            "{} was started with defaults of an earlier release, with which it goes on: {}",
+            "{} was started with what were defaults of an earlier release, or was told so, and goes on with it: {}",
             folder.display(),
             kept.join("; ")
         );

@@ -142,6 +142,14 @@ fn has_gpu_files(dev: &Path) -> bool {
     entries.into_iter().any(|e| e.file_name().to_str().is_some_and(numbered))
 }
 
+/// Names of the GPUs that the driver shows this process; none without a driver. Nothing of CUDA's is loaded but the driver.
+pub fn gpu_names() -> Vec<String> {
+    match devices::driver() {
+        Driver::Shows(gpus) => gpus.into_iter().map(|gpu| gpu.name).collect(),
+        _ => Vec::new(),
+    }
+}
+
 /// CUDA devices this process may use (`CUDA_VISIBLE_DEVICES` is heeded), with libtorch's CUDA part loaded if there is
 /// one; none where the CPU is asked for. No context is made on any of them.
 pub fn cuda_devices(wanted: DeviceChoice) -> Result<Vec<CudaDevice>, CudaError> {

@@ -70,9 +70,11 @@ fn amp(amp: Amp, purpose: Purpose) -> (bool, String) {
     };
     match (amp, purpose) {
         (Amp::Off, _) => (false, "amp is off: FP32 throughout".into()),
-        (_, Purpose::Export) => {
-            (false, "export writes FP32 values; the engine chooses its own precision".into())
-        }
+        (_, Purpose::Export) => (
+            false,
+            "nothing is cast in a deployed graph: the file's type of floating-point values is that of export"
+                .into(),
+        ),
         (Amp::Bf16, _) => (true, on("bf16", "BF16")),
         (Amp::Fp16, _) => (true, on("fp16", "FP16")),
     }

@@ -101,7 +101,7 @@ pub fn main(args: &BenchAllReduceArgs) -> Result<u8> {
     let each = super::train::shared_out(args.threads, args.nproc).map_err(Exit::configuration)?;
     let wanted = AllReduce {
         bytes: args.bytes.clone(),
-        steps: steps(args.benchmark_steps)?,
+        steps: steps(args.benchmark_steps, args.benchmark_warmup_steps)?,
         warmup: args.benchmark_warmup_steps,
     };
     let report = report(args.report_file.as_deref())?;

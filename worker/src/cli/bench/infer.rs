@@ -37,11 +37,11 @@ fn numbers(report: &Map<String, Value>) -> Map<String, Value> {
 /// Runs the command.
 pub fn main(args: &BenchInferArgs) -> Result<u8> {
     let run = &args.run;
-    steps(run.benchmark_steps)?;
+    steps(run.benchmark_steps, run.benchmark_warmup_steps)?;
     let file = report(args.report_file.as_deref())?;
     let told = infer::measured(run, None)?;
     let settings = entries(json!({
-        "model": run.model, "engine": run.engine.name(), "batch-size": told.get("batch_size"),
+        "model": run.model, "engine": run.engine.name(), "batch-size": told.get("batch_size"), "image-shape": told.get("image_shape"),
         "profile": told.get("profile"), "threads": run.threads,
         "benchmark-steps": run.benchmark_steps, "benchmark-warmup-steps": run.benchmark_warmup_steps,
     }));

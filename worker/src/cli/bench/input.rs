@@ -96,7 +96,7 @@ fn times(loader: &mut TrainLoader, warmup: u64, steps: u64) -> Result<Vec<f64>> 
 
 /// Runs the command.
 pub fn main(args: &BenchInputArgs) -> Result<u8> {
-    let count = steps(args.benchmark_steps)?;
+    let count = steps(args.benchmark_steps, args.benchmark_warmup_steps)?;
     let report = report(args.report_file.as_deref())?;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = if args.threads > 0 { args.threads } else { cores };

@@ -35,7 +35,8 @@ impl Measured {
     /// On this machine, now.
     pub fn here(what: &str, settings: Map<String, Value>, numbers: Map<String, Value>) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let machine = entries(json!({"cpu": machine::cpu_model(), "cores": cores}));
+        let gpus = machine::gpu_names();
+        let machine = entries(json!({"cpu": machine::cpu_model(), "cores": cores, "gpus": gpus}));
         Self { what: what.into(), settings, machine, numbers }
     }
 
@@ -78,17 +79,37 @@ pub fn report(path: Option<&Path>) -> Result<Option<ReportFile>, Exit> {
     path.map(|path| ReportFile::open(path, true)).transpose().map_err(Exit::configuration)
 }
 
-/// Counts of steps, checked: at least one is timed.
-pub fn steps(timed: u64) -> Result<u64, Exit> {
-    match timed {
-        0 => Err(Exit::configuration("--benchmark-steps is 0; at least one is timed")),
-        n => Ok(n),
+/// More steps than anybody waits for; so many times are kept in memory.
+const MOST: u64 = 100_000_000;
+
+/// Checks the counts of steps that are timed and that warm up, and returns the former.
+pub fn steps(timed: u64, warmup: u64) -> Result<u64, Exit> {
+    let told =
+        |what, n| Exit::configuration(format!("--benchmark-{what} is {n}; there may be {MOST} at most"));
+    match (timed, warmup) {
+        (0, _) => Err(Exit::configuration("--benchmark-steps is 0; at least one is timed")),
+        (n, _) if n > MOST => Err(told("steps", n)),
+        (_, n) if n > MOST => Err(told("warmup-steps", n)),
+        (n, _) => Ok(n),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counts_of_steps_have_bounds() {
+        assert_eq!(steps(5, 0).ok(), Some(5));
+        for (timed, warmup, named) in [
+            (0, 1, "--benchmark-steps"),
+            (MOST + 1, 0, "--benchmark-steps"),
+            (1, u64::MAX, "--benchmark-warmup-steps"),
+        ] {
+            let told = steps(timed, warmup).unwrap_err().message;
+            assert!(told.starts_with(named), "{told}");
+        }
+    }
 
     #[test]
     fn a_line_is_read_back_and_other_lines_are_none() {

@@ -4,11 +4,12 @@ use super::super::args::RunFlags;
 use super::super::resume::{self, Again, Base, ResumeFlag};
 use super::super::{Exit, local};
 use super::measured::{Measured, entries, report, steps};
-use crate::config::{RunConfig, RunScope};
+use crate::config::{RunConfig, RunScope, inert_keys};
 use crate::launcher::EXIT_OK;
 use crate::metrics::table;
 use anyhow::{Context, Result};
 use clap::ArgMatches;
+use clap::parser::ValueSource;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -20,7 +21,7 @@ const IMAGES: usize = 1 << 17;
 #[command(args_override_self = true)]
 #[command(mut_arg("threads", |arg| arg.help("Compute threads of all workers together, shared out evenly (0: the cores)")))]
 #[command(mut_arg("report_file", |arg| arg.help("Add the JSON line of the measurement to this file")))]
-#[command(mut_arg("image_root", |arg| arg.help("As in `octrain train`; not given: `synthetic`, a few batches that are made once and used again, so that nothing competes with the steps for cores")))]
+#[command(mut_arg("image_root", |arg| arg.hide_default_value(true).help("As in `octrain train`; not given: `synthetic`, a few batches that are made once and used again, so that nothing competes with the steps for cores")))]
 pub struct BenchTrainArgs {
     /// Settings, as of `octrain train`. Nothing is evaluated or saved.
     #[command(flatten)]
@@ -55,12 +56,13 @@ pub fn shared_out(threads: usize, workers: usize) -> Result<usize, String> {
     }
 }
 
-/// What decides how long a step takes, and what else was told but where results go.
+/// What decides how long a step takes, and what else was told but where results go and what has no effect.
 fn settings(config: &RunConfig, threads: usize) -> Result<Map<String, Value>> {
     let mut all = entries(serde_json::to_value(config)?);
     all.insert("threads".into(), json!(threads));
-    for place in ["output-dir", "report-file", "show-config"] {
-        all.remove(place);
+    let places = ["output-dir", "report-file", "trace-file"].map(String::from);
+    for key in inert_keys(config).into_iter().chain(places) {
+        all.remove(&key);
     }
     Ok(all)
 }
@@ -115,7 +117,16 @@ pub fn main(args: &BenchTrainArgs, matches: &ArgMatches) -> Result<u8> {
     let again = Again { command: "octrain bench train".into(), needs: "" };
     let bases = Base { new: &|| timed(base()), of_checkpoint: &timed };
     let told = resume::resolve_over(&args.flags, &ResumeFlag { resume: None }, matches, &again, &bases)?;
-    steps(told.run.benchmark_steps)?;
+    let by_hand = |flag: &str| matches.value_source(flag) == Some(ValueSource::CommandLine);
+    if by_hand("benchmark") && !told.run.benchmark
+        || by_hand("run_scope") && told.run.run_scope != RunScope::TrainOnly
+    {
+        let why = "octrain bench train times steps of training and does nothing else; leave out --benchmark and --run-scope";
+        return Err(Exit::configuration(why).into());
+    }
+    // A file of settings may be that of a training.
+    let told = timed(told);
+    let wanted = steps(told.run.benchmark_steps, told.run.benchmark_warmup_steps)?;
     let threads = told.machine.threads;
     let each = shared_out(threads, told.machine.nproc).map_err(Exit::configuration)?;
     let config = told.clone().with(|c| c.machine.threads = each);
@@ -130,12 +141,20 @@ pub fn main(args: &BenchTrainArgs, matches: &ArgMatches) -> Result<u8> {
     let text = std::fs::read_to_string(&file).context("cannot read the workers' report")?;
     let numbers = numbers(&text).ok_or_else(|| {
         Exit::configuration(format!(
-            "no step was timed: the run ended within its {} steps of warm-up; with --max-steps or --epochs give it more, or lower --benchmark-warmup-steps",
+            "no step was timed: the run ended before or within its {} steps of warm-up; give it more steps by --max-steps or --epochs (a checkpoint at its last epoch has none left: start from it by --from-pretrained-params), or lower --benchmark-warmup-steps",
             config.run.benchmark_warmup_steps
         ))
     })?;
     let shown = shown(&numbers, config.machine.nproc);
-    Measured::here("train", settings(&config, threads)?, numbers).tell(&shown, report)?;
+    let mut settings = settings(&config, threads)?;
+    let timed = numbers.get("train.timed_steps").and_then(Value::as_u64).unwrap_or_default();
+    if timed < wanted {
+        tracing::warn!(
+            "only {timed} of {wanted} steps were timed: the run ended; --max-steps or --epochs give it more"
+        );
+        settings.insert("benchmark-steps".into(), json!(timed));
+    }
+    Measured::here("train", settings, numbers).tell(&shown, report)?;
     Ok(EXIT_OK)
 }
 
@@ -173,7 +192,7 @@ mod tests {
         let config = timed(base()).with(|c| c.run.output_dir = "elsewhere".into());
         let all = settings(&config, 2).unwrap();
         assert_eq!((&all["threads"], &all["benchmark"]), (&json!(2), &json!(true)));
-        assert!(!all.contains_key("output-dir"));
+        assert!(!all.contains_key("output-dir") && !all.contains_key("qat-observer"));
     }
 
     #[test]
