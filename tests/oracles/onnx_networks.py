@@ -80,8 +80,6 @@ def network(name):
     if name == "small_vit":
         size = dict(image_size=32, patch_size=8, num_layers=2, num_heads=3, hidden_dim=48, mlp_dim=96)
         net = torchvision.models.VisionTransformer(num_classes=7, **size)
-        torch.nn.init.normal_(net.heads.head.weight)
-        torch.nn.init.normal_(net.class_token)
     else:
         more = {"image_size": 32} if name.startswith("vit") else {"init_weights": False} if name == "googlenet" else {}
         net = torchvision.models.get_model(name, num_classes=7, **more)
@@ -100,6 +98,10 @@ def drawn(net):
         if isinstance(module, torch.nn.LayerNorm):
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
             torch.nn.init.normal_(module.bias, std=0.1)
+    # A head that is new is all zeros, and hides everything before it.
+    for parameter in net.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
     return net.eval()
 
 

@@ -44,6 +44,11 @@ fn fate(folder: &Path, name: &str, task: Task) -> Fate {
     let largest = theirs.abs().max().double_value(&[]);
     let apart = (ours.reshape(theirs.size().as_slice()) - theirs).abs().max().double_value(&[]);
     assert!(largest.is_finite() && apart.is_finite(), "{name}: {largest}, {apart}");
+    if task == Task::Classifier && theirs.size()[0] > 1 {
+        let images = [0, 1].map(|i| theirs.get(i));
+        let differ = (&images[0] - &images[1]).abs().max().double_value(&[]);
+        assert!(differ > 1e-3 * largest, "{name}: it tells no two images apart, by which nothing is shown");
+    }
     Fate::Apart(apart / largest.max(f64::MIN_POSITIVE))
 }
 
