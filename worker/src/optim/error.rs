@@ -24,7 +24,7 @@ pub enum OptimError {
     Collective(#[from] CollectiveError),
     /// The loss is NaN or infinite.
     #[error(
-        "the loss is {loss} at step {step} (lr {lr:.3e}): lower the learning rate or lengthen the warm-up; Program::step_watched shows the first node that makes NaN or infinity"
+        "the loss is {loss} at step {step} (lr {lr:.3e}): lower the learning rate or lengthen the warm-up; Program::watch_step shows the values of every node"
     )]
     Loss {
         /// The value.

@@ -281,6 +281,13 @@ impl Program {
         Ok(outcome)
     }
 
+    /// Computes the gradients of the step that comes next, or that has just failed, operator by operator, and shows every
+    /// node's value to `watch`. Nothing is reduced and nothing updated.
+    pub fn watch_step(&mut self, microbatches: &[Microbatch], watch: &mut Watch) -> Result<(), OptimError> {
+        let phase = self.phase(self.global_step);
+        self.accumulate(microbatches, phase, false, Some(watch), &mut Stopwatch::start())
+    }
+
     /// What a recipe wants to be known before a step: ranges, and, where they freeze here, BatchNorm's statistics anew.
     fn prepare(&mut self, microbatches: &[Microbatch]) -> Result<(), OptimError> {
         if self.strategy().qat.is_none() {

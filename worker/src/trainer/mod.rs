@@ -265,14 +265,24 @@ impl Run<'_> {
         tracing.write(self.program.collective(), self.program.device())
     }
 
-    /// One optimizer step. With checks on, the first layer with NaN or infinity is named and ranks are compared.
+    /// One optimizer step. With checks on, ranks are compared, and a step that fails on its numbers is gone through again, to name
+    /// the first layer with NaN or infinity.
     fn step(&mut self, batches: &[Batch]) -> Result<StepOutcome, TrainError> {
         let microbatches: Vec<Microbatch> =
             batches.iter().map(|b| Microbatch { images: &b.images, labels: &b.labels }).collect();
         let stop = signals::requested();
+        let outcome = self.program.step_watched(&microbatches, stop, None);
         if !self.task.config.run.checks {
-            return Ok(self.program.step_watched(&microbatches, stop, None)?);
+            return Ok(outcome?);
         }
+        let failed = match outcome {
+            Err(e @ (OptimError::Loss { .. } | OptimError::Gradients { .. } | OptimError::Exec(_))) => e,
+            outcome => {
+                let outcome = outcome?;
+                self.program.ensure_equal_ranks()?;
+                return Ok(outcome);
+            }
+        };
         let mut first: Option<(String, u64)> = None;
         let mut watch = |node: &crate::graph::Node, value: &tch::Tensor| {
             if first.is_none()
@@ -283,17 +293,11 @@ impl Run<'_> {
                 first = Some((node.name.clone(), count as u64));
             }
         };
-        let outcome = self.program.step_watched(&microbatches, stop, Some(&mut watch));
-        match (outcome, first) {
-            (
-                Err(e @ (OptimError::Loss { .. } | OptimError::Gradients { .. } | OptimError::Exec(_))),
-                Some((node, count)),
-            ) => Err(TrainError::FirstNonFinite { node, count, source: e }),
-            (outcome, _) => {
-                let outcome = outcome?;
-                self.program.ensure_equal_ranks()?;
-                Ok(outcome)
-            }
+        // It may fail again where it did before: what was seen until then counts.
+        let _ = self.program.watch_step(&microbatches, &mut watch);
+        match first {
+            Some((node, count)) => Err(TrainError::FirstNonFinite { node, count, source: failed }),
+            None => Err(failed.into()),
         }
     }
 
