@@ -165,6 +165,12 @@ fn of_port(port: &Port, told: Option<[usize; 3]>, task: Task) -> Result<Input, S
     if task == Task::Classifier && !colours(shape[0]) {
         return Err(format!("it has {} channels; 3, or 4 with an empty fourth, are taken", shape[0]));
     }
+    if task == Task::Classifier && shape[1] != shape[2] {
+        let [height, width] = [shape[1], shape[2]];
+        return Err(format!(
+            "its images are {height} by {width} pixels; square ones are taken, export the network for these"
+        ));
+    }
     Ok(Input { name: port.name.clone(), shape, fixed_batch: fixed(batch), channels_last })
 }
 

@@ -389,7 +389,9 @@ fn sizes_other_than_the_batch_must_be_known() {
     let made = of(&model).unwrap();
     let kinds: Vec<&str> = made.graph.nodes.iter().map(|n| n.op.kind()).collect();
     assert_eq!(kinds, ["Input", "GlobalAvgPool", "Flatten", "Linear"]);
-    for (shape, part) in [(&[1, 8, 8][..], "it has 1 channels"), (&[3, 8], "images come as [N,C,H,W]")] {
+    let other = (&[3, 8, 12][..], "its images are 8 by 12 pixels; square ones");
+    for (shape, part) in [(&[1, 8, 8][..], "it has 1 channels"), other, (&[3, 8], "images come as [N,C,H,W]")]
+    {
         model.graph.as_mut().unwrap().input = vec![ValueInfoProto::batch("x", shape)];
         assert!(of(&model).unwrap_err().join("\n").contains(part), "{part}");
     }
