@@ -2,14 +2,20 @@
 //! `scripts/setup.sh --test` makes.
 
 use octrain::checkpoint::{self, Snapshot};
+use octrain::engine::{EngineKind, Port, load_network};
 use octrain::exec::{Evaluator, Mode};
+use octrain::export::{FloatType, Options, Profile, emit};
 use octrain::import::onnx::{Task, network};
 use octrain::passes;
 use octrain::strategy::{Purpose, Strategy};
 use octrain_formats::onnx::File;
+use octrain_formats::onnx::proto::{
+    GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto,
+};
 use octrain_tests::policy::repository;
 use octrain_tests::python;
 use octrain_tests::run::{SMALL, newest, octrain, said, succeed};
+use prost::Message;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::Path;
@@ -140,6 +146,76 @@ fn the_light_models_of_the_onnx_package_compute_what_onnx_runtime_computes() {
             }
             Fate::Refused(why) => panic!("{name}: {why}"),
         }
+    }
+}
+
+/// A file of these nodes from `x` `[N,3,8,8]` to `output`.
+fn file(node: Vec<NodeProto>, tensors: &[(&str, &[usize])], (output, shape): (&str, &[usize])) -> ModelProto {
+    let wave = |i: usize| ((i * 37) % 19) as f32 / 19.0 - 0.45;
+    let tensor = |(name, dims): &(&str, &[usize])| {
+        let numbers: Vec<f32> = (0..dims.iter().product()).map(wave).collect();
+        TensorProto::floats(name, dims, &numbers)
+    };
+    let graph = GraphProto {
+        node,
+        initializer: tensors.iter().map(tensor).collect(),
+        input: vec![ValueInfoProto::batch("x", &[3, 8, 8])],
+        output: vec![ValueInfoProto::batch(output, shape)],
+        ..GraphProto::default()
+    };
+    ModelProto {
+        ir_version: Some(8),
+        opset_import: vec![OperatorSetIdProto::standard(17)],
+        graph: Some(graph),
+        ..ModelProto::default()
+    }
+}
+
+fn infer(model: &ModelProto, input: &str, images: &Tensor) -> Vec<f32> {
+    let shape = images.size().into_iter().map(|d| d as usize).collect();
+    let port = Port { name: input.into(), shape };
+    let mut engine = load_network(EngineKind::Onnxruntime, &model.encode_to_vec(), vec![port], 1)
+        .unwrap_or_else(|e| panic!("{e}"));
+    engine.infer(&Vec::<f32>::try_from(images.contiguous().view([-1])).unwrap()).unwrap()
+}
+
+/// A file has one name space for what nodes make and for its weights, and the exporter has names of its own in it.
+#[test]
+fn whatever_a_file_names_its_nodes_what_is_exported_again_is_the_same_network() {
+    let named = |op: &str, name: &str, inputs: &[&str], output: &str| {
+        NodeProto::new(op, name, inputs, output, vec![])
+    };
+    let nodes = |first: &str, weight: &str, last: &str| {
+        vec![
+            named("Conv", first, &["x", weight], "c"),
+            named("Relu", "", &["c"], "r"),
+            named("GlobalAveragePool", "", &["r"], "p"),
+            named("Flatten", "", &["p"], "f"),
+            named("Gemm", "", &["f", "w"], last),
+        ]
+    };
+    fn weights(first: &str) -> [(&str, &'static [usize]); 2] {
+        [(first, &[4, 3, 3, 3]), ("w", &[4, 5])]
+    }
+    let image = vec![named("Conv", "", &["x", "k"], "c"), named("GlobalAveragePool", "", &["c"], "y")];
+    let files = [
+        ("its last node makes `logits`", file(nodes("", "k", "logits"), &weights("k"), ("logits", &[5]))),
+        ("its first node makes `input`", file(nodes("input", "k", "y"), &weights("k"), ("y", &[5]))),
+        ("a node has its weight's name", file(nodes("conv1", "conv1", "y"), &weights("conv1"), ("y", &[5]))),
+        ("its output is [N,C,1,1]", file(image, &[("k", &[4, 3, 3, 3])], ("y", &[4, 1, 1]))),
+    ];
+    tch::manual_seed(7);
+    let images = Tensor::randn([2, 3, 8, 8], (Kind::Float, Device::Cpu));
+    for (what, model) in files {
+        let read = File::decode(&model.encode_to_vec()).unwrap().read(&BTreeMap::new());
+        let made = network(&read, "Net", None, Task::Classifier).unwrap_or_else(|e| panic!("{what}: {e:?}"));
+        let graph = passes::run(made.graph, &Strategy::default(), Purpose::Export).unwrap();
+        let options = Options { profile: Profile::Fp32, opset: 13, float_type: FloatType::Fp32 };
+        let exported = emit(&graph, &made.state, options, vec![]).unwrap().model;
+        let [theirs, ours] = [infer(&model, "x", &images), infer(&exported, "input", &images)];
+        let apart = theirs.iter().zip(&ours).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
+        assert_eq!(theirs.len(), ours.len(), "{what}");
+        assert!(apart < 1e-5 && theirs.iter().any(|x| x.abs() > 1e-2), "{what}: {theirs:?} {ours:?}");
     }
 }
 

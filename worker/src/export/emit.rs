@@ -1,4 +1,4 @@
-//! The graph as ONNX nodes. Values keep the names they have in the graph.
+//! The graph as ONNX nodes, which keep the names they have in the graph, and so do values where nothing else has theirs.
 
 use super::ExportError;
 use super::Profile;
@@ -60,7 +60,10 @@ impl Writer<'_> {
         let written = facts.onnx(&scope).map_err(unsupported)?;
         let transposed = written.iter().any(|part| part.inputs.contains(&OnnxInput::WeightTransposed));
         let layer = facts.layer().map(|layer| self.layer(node, layer, transposed)).transpose()?;
+        // What the nodes make, one after the other.
+        let mut made: Vec<String> = Vec::new();
         for (i, part) in written.iter().enumerate() {
+            let name = part_name(node, i, written.len());
             let mut inputs = Vec::new();
             for input in &part.inputs {
                 match input {
@@ -68,7 +71,7 @@ impl Writer<'_> {
                     OnnxInput::Values => {
                         inputs.extend((0..node.inputs.len()).map(|slot| self.input(node, slot).tensor));
                     }
-                    OnnxInput::Made(earlier) => inputs.push(part_name(node, *earlier, written.len())),
+                    OnnxInput::Made(earlier) => inputs.push(made[*earlier].clone()),
                     OnnxInput::Param(name) => inputs.push(self.parameter(name)?),
                     OnnxInput::Weight | OnnxInput::WeightTransposed | OnnxInput::Bias => {
                         let [weight, bias] = layer.clone().ok_or_else(|| {
@@ -79,20 +82,21 @@ impl Writer<'_> {
                     OnnxInput::FirstRow(name, rows) => inputs.push(self.first_row(name, *rows)?),
                     OnnxInput::Number(value) => inputs.push(self.number(*value)?),
                     OnnxInput::Numbers(shape, values) => {
-                        let name = format!("{}/{}", part_name(node, i, written.len()), inputs.len());
-                        self.floats(&name, shape, values)?;
-                        inputs.push(name);
+                        let numbers = self.free(&format!("{name}/{}", inputs.len()));
+                        self.floats(&numbers, shape, values)?;
+                        inputs.push(numbers);
                     }
                     OnnxInput::Ints(values) => inputs.push(self.whole_numbers(values)),
                 }
             }
             let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
-            let name = part_name(node, i, written.len());
-            self.op(part.op_type, &name, &inputs, &name, part.attributes.iter().map(attribute).collect());
+            let value = if i + 1 == written.len() { self.value_name(node) } else { self.free(&name) };
+            self.op(part.op_type, &name, &inputs, &value, part.attributes.iter().map(attribute).collect());
+            made.push(value);
         }
         Ok(match facts.hands_on() {
             true => self.handed_on(node),
-            false => Value { tensor: node.name.clone(), quantized: None },
+            false => Value { tensor: self.value_name(node), quantized: None },
         })
     }
 
@@ -146,15 +150,15 @@ impl Writer<'_> {
         let t = self.state.get(name).ok_or_else(|| ExportError::Missing(name.into()))?;
         let mut values = t.data.clone();
         values.resize(t.data.len() * rows, 0.0);
-        let whole = format!("{name}.rows");
+        let whole = self.free(&format!("{name}.rows"));
         self.floats(&whole, &[1, rows, t.data.len()], &values)?;
         Ok(whole)
     }
 
     /// A floating-point number; written once.
     fn number(&mut self, value: f32) -> Result<String, ExportError> {
-        let name = format!("number/{value}");
-        if !self.tensors.iter().any(|t| t.name() == name) {
+        let (name, new) = self.shared(&format!("number/{value}"));
+        if new {
             self.floats(&name, &[], &[value])?;
         }
         Ok(name)
@@ -163,8 +167,8 @@ impl Writer<'_> {
     /// Whole numbers in a row; written once.
     fn whole_numbers(&mut self, values: &[i64]) -> String {
         let texts: Vec<String> = values.iter().map(i64::to_string).collect();
-        let name = format!("row/{}", texts.join("/"));
-        if !self.tensors.iter().any(|t| t.name() == name) {
+        let (name, new) = self.shared(&format!("row/{}", texts.join("/")));
+        if new {
             self.tensors.push(TensorProto::longs(&name, &[values.len()], values));
         }
         name
@@ -180,7 +184,7 @@ impl Writer<'_> {
     }
 }
 
-/// Name of the `i`th ONNX node of an operator that is `of` of them, and of what it makes.
+/// Name of the `i`th ONNX node of an operator that is `of` of them.
 fn part_name(node: &Node, i: usize, of: usize) -> String {
     if i + 1 == of { node.name.clone() } else { format!("{}/{i}", node.name) }
 }

@@ -40,19 +40,19 @@ impl Writer<'_> {
     pub(super) fn handed_on(&mut self, node: &Node) -> Value {
         match self.values[node.inputs[0].0].quantized.clone() {
             Some(q) if self.profile.integer_neighbours() => {
-                let tensor = self.pair(&node.name, &node.name, &q);
+                let tensor = self.pair(&node.name, &self.value_name(node), &q);
                 Value { tensor, quantized: Some(q) }
             }
-            quantized => Value { tensor: node.name.clone(), quantized },
+            quantized => Value { tensor: self.value_name(node), quantized },
         }
     }
 
     /// QuantizeLinear and DequantizeLinear behind `tensor`; returns the dequantized tensor.
     fn pair(&mut self, name: &str, tensor: &str, q: &Quantized) -> String {
-        let (mut codes, back) = (format!("{name}.codes"), format!("{name}.dequantized"));
+        let [mut codes, back] = ["codes", "dequantized"].map(|part| self.free(&format!("{name}.{part}")));
         let mut x = self.cast(tensor, if q.half { FloatType::Fp16 } else { FloatType::Fp32 });
         if let Some(largest) = &q.largest_tensor {
-            let cut = format!("{name}.cut");
+            let cut = self.free(&format!("{name}.cut"));
             self.full.insert(cut.clone());
             self.op("Clip", &cut, &[&x, "", largest], &cut, vec![]);
             x = cut;
@@ -65,11 +65,14 @@ impl Writer<'_> {
             vec![],
         );
         if let Some(largest) = q.clip {
-            let clipped = format!("{name}.clipped");
-            let end = if largest == MAX_CODE { "max_code".into() } else { format!("max_code/{largest}") };
+            let clipped = self.free(&format!("{name}.clipped"));
+            let (end, new) = match largest {
+                MAX_CODE => self.shared("max_code"),
+                largest => self.shared(&format!("max_code/{largest}")),
+            };
             self.op("Clip", &format!("{name}.clip"), &[&codes, "", &end], &clipped, vec![]);
             codes = clipped;
-            if !self.tensors.iter().any(|t| t.name() == end) {
+            if new {
                 self.tensors.push(TensorProto::unsigned(&end, &[], &[largest]));
             }
         }
@@ -91,8 +94,8 @@ impl Writer<'_> {
             .scheme
             .scale(absmax)
             .ok_or_else(|| ExportError::NotFinite { name: range_key(&q.name), value: absmax })?;
-        let (scale_tensor, zero_point_tensor) =
-            (format!("{}.scale", q.name), format!("{}.zero_point", q.name));
+        let [scale_tensor, zero_point_tensor] =
+            ["scale", "zero_point"].map(|part| self.free(&format!("{}.{part}", q.name)));
         let half = self.scales(&scale_tensor, &[], &[scale])?;
         self.tensors.push(match self.profile.zero_point(q.scheme.sign) {
             ZeroPoint::Unsigned(zero) => TensorProto::unsigned(&zero_point_tensor, &[], &[zero]),
@@ -106,7 +109,8 @@ impl Writer<'_> {
         let on_codes = self.profile.integer_neighbours();
         let clip = (further && on_codes).then_some(largest as u8);
         let silent = self.profile == Profile::Openvino && largest == i64::from(u8::MAX) && scale < SILENT;
-        let largest_tensor = ((further && !on_codes) || silent).then(|| format!("{}.largest", q.name));
+        let largest_tensor =
+            ((further && !on_codes) || silent).then(|| self.free(&format!("{}.largest", q.name)));
         if let Some(name) = &largest_tensor {
             // Of a silent one, what rounds to the last code and is not where the type ends: a cut there is taken away.
             let end = if silent { largest as f32 - 0.25 } else { largest as f32 };
@@ -128,7 +132,7 @@ impl Writer<'_> {
         axis: usize,
     ) -> Result<[String; 2], ExportError> {
         let (channels, weight) = (shape[axis], layer.weight.as_str());
-        let bias = format!("{}.folded_bias", node.name);
+        let bias = self.free(&format!("{}.folded_bias", node.name));
         if !layer.quantized() || self.profile == Profile::Fp32 {
             if self.profile != Profile::Fp32 {
                 self.fp32_nodes.push((
@@ -145,19 +149,19 @@ impl Writer<'_> {
             false => {
                 let codes: Vec<i32> = folded.integer_bias.iter().map(|b| b.code).collect();
                 let units: Vec<f32> = folded.integer_bias.iter().map(|b| b.unit).collect();
-                let (name, scale, zero) =
-                    (format!("{bias}.codes"), format!("{bias}.scale"), format!("{bias}.zero_point"));
+                let [name, scale, zero, back] = ["codes", "scale", "zero_point", "dequantized"]
+                    .map(|part| self.free(&format!("{bias}.{part}")));
                 self.tensors.push(TensorProto::integers(&name, &[channels], &codes));
                 self.tensors.push(TensorProto::floats(&scale, &[channels], &units));
                 self.tensors.push(TensorProto::integers(&zero, &[channels], &vec![0; channels]));
-                bias_tensor = format!("{bias}.dequantized");
+                bias_tensor = back;
                 self.dequantize(&format!("{bias}.dq"), [&name, &scale, &zero], &bias_tensor, Some(0), false);
             }
             true => self.floats(&bias, &[channels], &folded.bias)?,
         }
-        let names =
-            ["codes", "scale", "zero_point", "dequantized", "dq"].map(|part| format!("{weight}.{part}"));
-        let [codes, scale, zero, back, dq] = &names;
+        let [codes, scale, zero, back] = &["codes", "scale", "zero_point", "dequantized"]
+            .map(|part| self.free(&format!("{weight}.{part}")));
+        let dq = &format!("{weight}.dq");
         self.tensors.push(TensorProto::bytes(codes, shape, &folded.codes));
         let half = self.scales(scale, &[channels], &folded.scales)?;
         self.tensors.push(TensorProto::bytes(zero, &[channels], &vec![0; channels]));

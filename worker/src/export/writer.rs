@@ -3,7 +3,7 @@
 use super::float::halves;
 use super::{ExportError, FloatType, Profile};
 use crate::checkpoint::State;
-use crate::graph::{Graph, Node};
+use crate::graph::{Graph, Node, Op};
 use octrain_formats::onnx::proto::tensor_proto::DataType;
 use octrain_formats::onnx::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
@@ -18,6 +18,33 @@ pub const OUTPUT: &str = "logits";
 
 fn cast_to(element: DataType) -> AttributeProto {
     AttributeProto::int("to", i64::from(i32::from(element)))
+}
+
+/// Gives every node a name of its own. A QuantizeLinear keeps its name, by which `verify` knows the value that it quantizes,
+/// and the graph's nodes keep theirs, by which layers are known among an engine's.
+fn name_apart(nodes: &mut [NodeProto], graph: &Graph) {
+    let own: BTreeSet<&str> = graph.nodes.iter().map(|node| node.name.as_str()).collect();
+    let rank = |node: &NodeProto| match node.op_type() {
+        "QuantizeLinear" => 0,
+        _ if own.contains(node.name()) => 1,
+        _ => 2,
+    };
+    let mut order: Vec<usize> = (0..nodes.len()).collect();
+    order.sort_by_key(|&i| rank(&nodes[i]));
+    let mut taken = BTreeSet::new();
+    for i in order {
+        nodes[i].name = Some(free(&mut taken, nodes[i].name()));
+    }
+}
+
+/// A name that is not taken yet, and is then: this one, or with a number behind it.
+fn free(taken: &mut BTreeSet<String>, wanted: &str) -> String {
+    let (mut name, mut number) = (wanted.to_string(), 2);
+    while !taken.insert(name.clone()) {
+        name = format!("{wanted}_{number}");
+        number += 1;
+    }
+    name
 }
 
 /// A written network.
@@ -74,8 +101,12 @@ pub(super) struct Writer<'a> {
     ir_version: i64,
     /// FP32 tensors of an FP16 file.
     pub(super) full: BTreeSet<String>,
-    /// Tensors already cast, by the name of the result.
-    casts: BTreeSet<String>,
+    /// Names that something in the file has: a file has one name space for what nodes make and what is stored in it.
+    taken: BTreeSet<String>,
+    /// Names of what nodes make, by those of the graph's nodes, where another has theirs.
+    renamed: BTreeMap<&'a str, String>,
+    /// Names of what is written once, by what it is.
+    shared: BTreeMap<String, String>,
     nodes: Vec<NodeProto>,
     pub(super) tensors: Vec<TensorProto>,
     pub(super) values: Vec<Value>,
@@ -93,19 +124,50 @@ impl<'a> Writer<'a> {
             other => return Err(ExportError::Opset(other)),
         };
         options.float_type.check(profile, opset)?;
-        Ok(Self {
+        let ends = [INPUT, OUTPUT].map(String::from);
+        let mut writer = Self {
             graph,
             state,
             profile,
             options,
             ir_version,
             full: BTreeSet::from([INPUT.to_string()]),
-            casts: BTreeSet::new(),
+            taken: ends.into_iter().chain(graph.params.iter().map(|p| p.name.clone())).collect(),
+            renamed: BTreeMap::new(),
+            shared: BTreeMap::new(),
             nodes: vec![],
             tensors: vec![],
             values: vec![],
             fp32_nodes: vec![],
-        })
+        };
+        // Networks of others name their nodes as they like: like their parameters, or like the file's own ends.
+        for node in graph.nodes.iter().filter(|node| !matches!(node.op, Op::Input)) {
+            let name = writer.free(&node.name);
+            if name != node.name {
+                writer.renamed.insert(&node.name, name);
+            }
+        }
+        Ok(writer)
+    }
+
+    /// A name that nothing else in the file has: this one, or with a number behind it.
+    pub(super) fn free(&mut self, wanted: &str) -> String {
+        free(&mut self.taken, wanted)
+    }
+
+    /// The name in the file of what a node of the graph makes.
+    pub(super) fn value_name(&self, node: &Node) -> String {
+        self.renamed.get(node.name.as_str()).unwrap_or(&node.name).clone()
+    }
+
+    /// The name of what is written once, and whether it is still to be written.
+    pub(super) fn shared(&mut self, what: &str) -> (String, bool) {
+        if let Some(name) = self.shared.get(what) {
+            return (name.clone(), false);
+        }
+        let name = self.free(what);
+        self.shared.insert(what.into(), name.clone());
+        (name, true)
     }
 
     /// The file, once all nodes of the graph are in it.
@@ -115,6 +177,7 @@ impl<'a> Writer<'a> {
             FloatType::Fp32 => self.op("Identity", "output", &[&result], OUTPUT, vec![]),
             FloatType::Fp16 => self.op("Cast", "output", &[&result], OUTPUT, vec![cast_to(DataType::Float)]),
         }
+        name_apart(&mut self.nodes, self.graph);
         let fp32: BTreeMap<&str, &str> =
             self.fp32_nodes.iter().map(|(node, why)| (node.as_str(), why.as_str())).collect();
         let fp32 = serde_json::to_string(&fp32).expect("names and reasons are text");
@@ -176,7 +239,8 @@ impl<'a> Writer<'a> {
             FloatType::Fp32 => (format!("{tensor}.fp32"), DataType::Float),
             FloatType::Fp16 => (format!("{tensor}.fp16"), DataType::Float16),
         };
-        if self.casts.insert(name.clone()) {
+        let (name, new) = self.shared(&name);
+        if new {
             self.op("Cast", &name, &[tensor], &name, vec![cast_to(element)]);
         }
         if to == FloatType::Fp32 {

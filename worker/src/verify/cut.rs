@@ -15,11 +15,8 @@ use octrain_formats::onnx::proto::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Name of the layer that ends in the file's output.
+/// Name of the layer that ends in the file's output, which alone has no scale: a quantized value may have the same name.
 pub const LOGITS: &str = OUTPUT;
-
-/// Name of a cut network's output.
-const OUT: &str = "out";
 
 /// A file that is not cut.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -44,6 +41,8 @@ pub struct Cut {
     pub scale: Option<f32>,
     /// What it reads.
     pub inputs: Vec<Fed>,
+    /// Name of its output.
+    out: String,
     nodes: Vec<NodeProto>,
     tensors: Vec<TensorProto>,
     /// Outputs besides the first, each as large as the input at this position.
@@ -62,7 +61,7 @@ impl Cut {
                 name: Some(self.name.clone()),
                 initializer: self.tensors.clone(),
                 input: fed.map(|(fed, shape)| ValueInfoProto::fixed(&fed.tensor, shape)).collect(),
-                output: std::iter::once(ValueInfoProto::fixed(OUT, output)).chain(seen).collect(),
+                output: std::iter::once(ValueInfoProto::fixed(&self.out, output)).chain(seen).collect(),
                 ..GraphProto::default()
             }),
             ..self.frame.clone()
@@ -144,6 +143,19 @@ impl File<'_> {
         (self.nodes[before].op_type() == "QuantizeLinear").then_some(before)
     }
 
+    /// A name that nothing in the file has: this one, or a longer one.
+    fn free(&self, mut name: String) -> String {
+        let node = |name: &str| self.nodes.iter().any(|node| node.name() == name);
+        while self.maker(&name).is_some()
+            || self.tensors.contains_key(name.as_str())
+            || name == self.input
+            || node(&name)
+        {
+            name.push('_');
+        }
+        name
+    }
+
     fn scale(&self, q: usize) -> Result<(f32, DataType), CutError> {
         let scale = self.tensors.get(self.nodes[q].input[1].as_str());
         let of = |t: &TensorProto| match (DataType::try_from(t.data_type()), t.raw_data()) {
@@ -202,13 +214,13 @@ impl File<'_> {
             let mut node = self.nodes[i].clone();
             if let Some(&dq) = found.edges.get(&i) {
                 let value = value_of(&node)?.to_string();
-                let fed = format!("{value}.fed");
+                let fed = self.free(format!("{value}.fed"));
                 node.input[0] = fed.clone();
                 if self.scale(i)?.1 == DataType::Float16 {
-                    node.input[0] = format!("{fed}.fp16");
+                    node.input[0] = self.free(format!("{value}.fed.fp16"));
                     nodes.push(cast(&fed, &node.input[0], DataType::Float16));
                 }
-                seen.push((dq, format!("{value}.seen"), inputs.len()));
+                seen.push((dq, self.free(format!("{value}.seen")), inputs.len()));
                 inputs.push(Fed { tensor: fed, value });
             }
             nodes.push(node);
@@ -216,12 +228,13 @@ impl File<'_> {
         // FP32 whatever the type of the file; nothing where it is FP32.
         nodes
             .extend(seen.iter().map(|(dq, name, _)| cast(&self.nodes[*dq].output[0], name, DataType::Float)));
-        nodes.push(cast(tensor, OUT, DataType::Float));
+        let out = self.free("out".into());
+        nodes.push(cast(tensor, &out, DataType::Float));
         let scale =
             pair.and_then(|dq| self.pair(dq)).map(|q| self.scale(q)).transpose()?.map(|(scale, _)| scale);
         let tensors = found.tensors.iter().map(|t| self.tensors[t.as_str()].clone()).collect();
         let seen = seen.into_iter().map(|(_, name, input)| (name, input)).collect();
-        Ok(Cut { name: name.into(), scale, inputs, nodes, tensors, seen, frame: self.frame.clone() })
+        Ok(Cut { name: name.into(), scale, inputs, out, nodes, tensors, seen, frame: self.frame.clone() })
     }
 }
 

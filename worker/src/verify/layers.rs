@@ -1,6 +1,6 @@
 //! Layer by layer: the engine is fed what the training graph fed the same layer.
 
-use super::cut::{Cut, CutError, LOGITS, cuts};
+use super::cut::{Cut, CutError, cuts};
 use super::{Codes, values};
 use crate::engine::{Engine, EngineError, EngineKind, Port, load_network};
 use crate::exec::{Evaluator, ExecError};
@@ -87,12 +87,11 @@ impl Layers {
 
     /// Compares on one batch `[b, C, H, W]`; all batches must be of one size.
     pub fn compare(&mut self, graph: &Evaluator, images: &Tensor) -> Result<(), LayerError> {
-        let (logits, mut values) = values(graph, images, &self.names)?;
-        values.insert(LOGITS.into(), logits);
+        let (logits, values) = values(graph, images, &self.names)?;
         for layer in &mut self.layers {
             let value = |name: &str| values.get(name).ok_or_else(|| LayerError::Value(name.into()));
             let inputs = layer.cut.inputs.iter().map(|f| value(&f.value)).collect::<Result<Vec<_>, _>>()?;
-            let wanted = value(&layer.cut.name)?;
+            let wanted = if layer.quantized() { value(&layer.cut.name)? } else { &logits };
             let failed = |layer: &str| {
                 let layer = layer.to_string();
                 move |source| LayerError::Engine { layer, source }
