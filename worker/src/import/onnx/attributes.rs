@@ -33,11 +33,19 @@ pub(super) fn sizes<const N: usize>(node: &Node, name: &str, default: usize) -> 
         .ok_or_else(|| format!("its attribute `{name}` is {values:?}; {N} sizes are wanted, for images"))
 }
 
-/// A floating-point number; `default` where it is not given.
+/// A finite number; `default` where it is not given. Checkpoints cannot hold others.
 pub(super) fn float(node: &Node, name: &str, default: f32) -> Result<f32, String> {
+    match number(node, name)?.unwrap_or(default) {
+        finite if finite.is_finite() => Ok(finite),
+        other => Err(format!("its attribute `{name}` is {other}")),
+    }
+}
+
+/// A floating-point number of any kind; none where it is not given.
+pub(super) fn number(node: &Node, name: &str) -> Result<Option<f32>, String> {
     match node.attributes.get(name) {
-        None => Ok(default),
-        Some(Attribute::Float(value)) => Ok(*value),
+        None => Ok(None),
+        Some(Attribute::Float(value)) => Ok(Some(*value)),
         Some(_) => Err(format!("its attribute `{name}` is no number")),
     }
 }

@@ -2,9 +2,18 @@
 
 use super::patterns::{along, bounds, is_sixth};
 use super::translate::{Reads, Translation};
-use super::value::{Known, Merged, Place, Value};
+use super::value::{Count, Known, Merged, Place, Value};
 use crate::graph::{Clip, Dropout, NodeId, Op, ParamKind, Scale};
 use octrain_formats::onnx::Node;
+
+/// Whether what is done along some dimensions of a value is done to all numbers of each image together.
+fn goes_over_all(sizes: &[Count], x: Place, along: impl Fn(usize) -> bool) -> bool {
+    let whole = |(i, size): (usize, &Count)| match i == x.batch {
+        true => !along(i),
+        false => along(i) || size.times == 1,
+    };
+    x.merged == Merged::Alone && sizes.iter().enumerate().all(whole)
+}
 
 impl Translation<'_> {
     fn unary(&mut self, node: &Node, x: Place, op: Op) -> Result<Place, String> {
@@ -39,12 +48,21 @@ impl Translation<'_> {
         self.unary(node, x, op)
     }
 
-    /// Along the last dimension; before operator set 13 along all from the axis on.
+    /// Along the last dimension; before operator set 13 along all from the axis on. One at the end of a network is left out
+    /// where it goes over all numbers of an image, which then are the logits of classes, whatever their shape.
     pub(super) fn softmax(&mut self, node: &Node, reads: &Reads) -> Result<Place, String> {
         let x = reads.made(0)?;
-        let rank = x.sizes(self.made.shape(x.id)).len();
-        let default = if self.opset < 13 { 1 } else { -1 };
-        if along(node, default, rank)? + 1 != rank || x.axis(rank - 1).is_none() {
+        let sizes = x.sizes(self.made.shape(x.id));
+        let old = self.opset < 13;
+        let axis = along(node, if old { 1 } else { -1 }, sizes.len())?;
+        if self.is_last_softmax(node) && goes_over_all(&sizes, x, |i| i == axis || (old && i > axis)) {
+            self.left_out = Some(node.op.clone());
+            return Ok(x);
+        }
+        if node.op != "Softmax" {
+            return Err("it goes over a part of the scores; at the end of a network it is left out where it goes over all".into());
+        }
+        if axis + 1 != sizes.len() || x.axis(axis).is_none() {
             return Err("it is not along the last dimension".into());
         }
         self.unary(node, x, Op::Softmax)

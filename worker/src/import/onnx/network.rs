@@ -2,7 +2,7 @@
 
 use super::graph::Made;
 use super::net::Net;
-use super::patterns::{rewritten, without_softmax};
+use super::patterns::{last_softmax, rewritten};
 use super::translate::{Translation, refusal};
 use super::value::{Merged, Place, Value};
 use crate::checkpoint::State;
@@ -70,10 +70,7 @@ pub fn network(
         return Err(grouped(findings));
     };
     let net = rewritten(Net::new(model).fold_constants(&mut findings).live());
-    let (net, softmax) = match task {
-        Task::Classifier => without_softmax(net),
-        Task::Function => (net, None),
-    };
+    let softmax = if task == Task::Classifier { last_softmax(&net) } else { None };
     let mut made = Made::new(name, input.shape.clone());
     let place = match input.channels_last {
         false => Place::first(made.graph.input()),
@@ -85,11 +82,13 @@ pub fn network(
             Place::first(turned.unwrap_or(NodeId(0)))
         }
     };
-    let mut translation = Translation::new(&net, made, (&input.name, place), model.opset, input.fixed_batch);
+    let mut translation = Translation::new(&net, made, (&input.name, place), model.opset, input.fixed_batch)
+        .without_softmax(softmax);
     translation.run(&mut findings);
     let output = output(&mut translation, task);
     match (output, findings.is_empty()) {
         (Ok(Some(output)), true) => {
+            let softmax = translation.left_out;
             let (graph, state, copied) = translation.made.finish(output);
             if let Err(e) = graph.verify() {
                 return Err(vec![e.to_string()]);

@@ -1,7 +1,7 @@
 //! What exporters write of one operator, found and written as that operator again, by the name that the newest operator sets
 //! have for it. What nothing reads any more is dropped afterwards.
 
-use super::attributes::{axis, float, integer, integers};
+use super::attributes::{axis, float, integer, integers, number};
 use super::net::{Index, Net, instead};
 use octrain_formats::onnx::{Attribute, Constant, Node};
 
@@ -42,14 +42,19 @@ fn bounded(net: &Net, index: &Index, node: &Node) -> Option<Node> {
 
 /// The bounds of a Clip: attributes, since operator set 11 inputs.
 pub(super) fn bounds(net: &Net, node: &Node) -> Result<(Option<f32>, Option<f32>), String> {
-    let of = |name: &str, slot: usize| match node.inputs.get(slot).filter(|i| !i.is_empty()) {
-        Some(input) => {
-            net.number(input).map(Some).ok_or_else(|| format!("its `{name}` is not one known number"))
+    let of = |name: &str, slot: usize| {
+        let bound = match node.inputs.get(slot).filter(|i| !i.is_empty()) {
+            Some(input) => {
+                Some(net.number(input).ok_or_else(|| format!("its `{name}` is not one known number"))?)
+            }
+            None => number(node, name)?,
+        };
+        match bound {
+            Some(bound) if bound.is_nan() => Err(format!("its `{name}` is {bound}")),
+            bound => Ok(bound),
         }
-        None if node.attributes.contains_key(name) => float(node, name, 0.0).map(Some),
-        None => Ok(None),
     };
-    // The largest numbers stand for none in older files.
+    // Infinities, and in older files the largest numbers, stand for none.
     let (min, max) = (of("min", 1)?, of("max", 2)?);
     Ok((min.filter(|x| *x > -3e38), max.filter(|x| *x < 3e38)))
 }
@@ -262,27 +267,24 @@ fn biased(net: &Net, index: &Index, node: &Node) -> Option<Node> {
     None
 }
 
-/// Without the Softmax at its end, whose place is in the loss: outputs are logits. Whether there was one.
-pub(super) fn without_softmax(mut net: Net) -> (Net, Option<String>) {
+/// What converters write behind the last Softmax: copies, and changes of type or shape.
+const BEHIND: [&str; 6] = ["Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze"];
+
+/// What the Softmax, or its logarithm, at the end of a network makes. Its place is in the loss: outputs are logits.
+pub(super) fn last_softmax(net: &Net) -> Option<String> {
     let index = net.index();
-    let last = match &net.outputs[..] {
-        [output] => {
-            // Converters write a copy, or a change of type, behind it.
-            let mut output = output;
-            while let Some(copy) = ["Identity", "Cast"].iter().find_map(|op| net.made_by(&index, output, op))
-                && let Some(before) = copy.inputs.first()
-            {
-                output = before;
-            }
-            let last = ["Softmax", "LogSoftmax"].iter().find_map(|op| net.made_by(&index, output, op));
-            last.filter(|node| integer(node, "axis", -1) != Ok(0))
-        }
-        _ => None,
-    };
-    let Some(last) = last.cloned() else { return (net, None) };
-    net.outputs = vec![last.inputs.first().cloned().unwrap_or_default()];
-    (net.live(), Some(last.op))
+    let [output] = &net.outputs[..] else { return None };
+    let mut value = output;
+    while let Some(copy) = BEHIND.iter().find_map(|op| net.made_by(&index, value, op))
+        && let Some(before) = copy.inputs.first()
+    {
+        value = before;
+    }
+    SOFTMAX.iter().find_map(|op| net.made_by(&index, value, op)).map(|_| value.clone())
 }
+
+/// A Softmax, and its logarithm.
+pub(super) const SOFTMAX: [&str; 2] = ["Softmax", "LogSoftmax"];
 
 /// The number that a Gemm multiplies one of its inputs by.
 pub(super) fn factor(node: &Node, name: &str) -> Result<f32, String> {

@@ -4,6 +4,7 @@ use super::counts;
 use super::fold::{casts_to_float, fold, is_folded, shape_part};
 use super::graph::Made;
 use super::net::{Net, origin};
+use super::patterns::SOFTMAX;
 use super::value::{Count, Known, Merged, Place, Value};
 use crate::graph::NodeId;
 use octrain_formats::onnx::{Constant, Finding, Node};
@@ -117,6 +118,10 @@ pub(super) struct Translation<'a> {
     pub opset: i64,
     /// The size of the batch, where the file fixes it.
     pub fixed_batch: Option<usize>,
+    /// The operator at the network's end that was left out, whose place is in the loss.
+    pub left_out: Option<String>,
+    /// What the Softmax at the end makes, where it is to be left out.
+    last_softmax: Option<String>,
     values: BTreeMap<String, Value>,
     room: usize,
 }
@@ -131,14 +136,26 @@ impl<'a> Translation<'a> {
         fixed_batch: Option<usize>,
     ) -> Self {
         let values = BTreeMap::from([(input.to_string(), Value::Made(place))]);
-        Self { net, made, opset, fixed_batch, values, room: net.room }
+        let (left_out, last_softmax, room) = (None, None, net.room);
+        Self { net, made, opset, fixed_batch, left_out, last_softmax, values, room }
+    }
+
+    /// The same, which leaves out a Softmax that makes this value.
+    pub fn without_softmax(self, last: Option<String>) -> Self {
+        Self { last_softmax: last, ..self }
+    }
+
+    /// Whether a node is the Softmax, or its logarithm, that is to be left out.
+    pub fn is_last_softmax(&self, node: &Node) -> bool {
+        SOFTMAX.contains(&node.op.as_str())
+            && self.last_softmax.as_ref().is_some_and(|last| node.outputs.first() == Some(last))
     }
 
     /// Translates every node; what is not taken is found.
     pub fn run(&mut self, findings: &mut Vec<Finding>) {
         for node in &self.net.nodes {
             let reads = Reads(node.inputs.iter().map(|name| self.read(name)).collect());
-            if let Some(why) = refusal(node) {
+            if let Some(why) = refusal(node).filter(|_| !self.is_last_softmax(node)) {
                 findings.push(Finding::at(node, why));
                 self.refuse(node);
             } else if reads.all().any(|v| *v == Value::Refused) {
@@ -217,7 +234,7 @@ impl<'a> Translation<'a> {
             "Concat" => self.concat(node, reads)?,
             "Pad" => self.pad(node, reads)?,
             "Clip" => self.clip(node, reads)?,
-            "Softmax" => self.softmax(node, reads)?,
+            "Softmax" | "LogSoftmax" => self.softmax(node, reads)?,
             "Dropout" => self.dropout(node, reads)?,
             "Add" | "Sub" | "Mul" | "Div" | "Sum" => self.arithmetic(node, reads)?,
             "Relu" | "Sigmoid" | "HardSigmoid" | "HardSwish" | "Swish" | "Gelu" | "Neg" => {

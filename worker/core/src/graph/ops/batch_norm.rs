@@ -29,12 +29,19 @@ impl BatchNorm {
     }
 }
 
+/// A number of an operator that graphs can be written with: JSON has finite ones alone.
+pub(super) fn finite(name: &str, value: f64) -> Result<(), String> {
+    if value.is_finite() { Ok(()) } else { Err(format!("its {name} is {value}")) }
+}
+
 impl Operator for BatchNorm {
     fn kind(&self) -> &'static str {
         "BatchNorm"
     }
 
     fn infer(&self, given: &Given) -> Result<TensorType, String> {
+        finite("eps", self.eps)?;
+        finite("momentum", self.momentum)?;
         let channels = given.inputs[0].shape.first().copied().unwrap_or(0);
         for name in self.names() {
             if given.param(name)? != [channels] {

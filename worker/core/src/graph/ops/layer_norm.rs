@@ -1,6 +1,7 @@
 //! Layer normalisation.
 
 use super::super::TensorType;
+use super::batch_norm::finite;
 use super::{Given, OnnxInput, OnnxNode, OnnxScope, Operator, Site};
 use crate::strategy::Target;
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,7 @@ impl Operator for LayerNorm {
     }
 
     fn infer(&self, given: &Given) -> Result<TensorType, String> {
+        finite("eps", self.eps)?;
         let input = given.inputs[0];
         let last = input.shape.last().copied().ok_or("wants a value with a dimension")?;
         for name in [&self.gamma, &self.beta] {
