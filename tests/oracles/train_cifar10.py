@@ -1,0 +1,96 @@
+"""The floating-point runs of scripts/training/train_cifar10.sh in PyTorch: the same images, augmentation, batches, schedule and
+optimizer, torchvision's network (for ViT-32px, timm's written anew); in FP32, or under BF16 autocast.
+
+    train_cifar10.py FOLDER NETWORK bf16|fp32 [SEED]
+
+FOLDER holds train/<class>/ and val/<class>/. Prints a JSON line an epoch, then `top1` of the validation set in percent.
+"""
+
+import json
+import random
+import statistics
+import sys
+import time
+
+import torch
+import torchvision
+from torch import nn
+from torchvision import transforms
+
+import networks
+
+# Epochs, learning rate, images of a batch.
+RECIPES = {"ResNet20": (8, 0.1, 64), "MobileNetV2-32px": (4, 0.05, 64), "ViT-32px": (10, 0.001, 128)}
+
+
+def timms_start(net):
+    """timm's initial values of a vision transformer."""
+    for module in net.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            nn.init.zeros_(module.bias)
+    nn.init.trunc_normal_(net.pos_embed, std=0.02)
+    nn.init.normal_(net.cls_token, std=1e-6)
+
+
+def optimizer_of(net, model, lr):
+    plain = [p for n, p in net.named_parameters() if p.ndim < 2 or n in ("cls_token", "pos_embed")]
+    layers = [p for p in net.parameters() if not any(p is q for q in plain)]
+    groups = lambda decay: [{"params": layers, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}]
+    if model == "ViT-32px":
+        return torch.optim.AdamW(groups(0.05), lr=lr)
+    return torch.optim.SGD(groups(5e-4), lr=lr, momentum=0.9, nesterov=True)
+
+
+def loader(folder, training, batch, seed):
+    steps = [transforms.RandomCrop(32, padding=2), transforms.RandomHorizontalFlip()] if training else []
+    steps += [transforms.ToTensor(), transforms.Normalize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))]
+    data = torchvision.datasets.ImageFolder(folder, transforms.Compose(steps))
+    order = torch.Generator().manual_seed(seed)
+    return torch.utils.data.DataLoader(data, batch, shuffle=training, drop_last=training, generator=order)
+
+
+def main(folder, model, precision, seed="1"):
+    seed, amp = int(seed), {"fp32": False, "bf16": True}[precision]
+    random.seed(seed)
+    torch.manual_seed(seed)
+    torch.set_num_threads(2)
+    epochs, lr, batch = RECIPES[model]
+    net = networks.build(model, 3, 10, 32)
+    if model == "ViT-32px":
+        timms_start(net)
+    net = net.to(memory_format=torch.channels_last)
+    train, val = loader(f"{folder}/train", True, batch, seed), loader(f"{folder}/val", False, 250, seed)
+    optimizer, criterion = optimizer_of(net, model, lr), nn.CrossEntropyLoss()
+    warmup, total = len(train), epochs * len(train)
+    warm = torch.optim.lr_scheduler.LinearLR(optimizer, 1e-6, 1.0, warmup)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total - warmup)
+    schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [warm, cosine], [warmup])
+    for epoch in range(epochs):
+        net.train()
+        losses, times = [], []
+        for images, labels in train:
+            start = time.perf_counter()
+            with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+                loss = criterion(net(images.contiguous(memory_format=torch.channels_last)), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            if model == "ViT-32px":
+                nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+            times.append(time.perf_counter() - start)
+        told = {"epoch": epoch, "loss": statistics.mean(losses), "ips": batch / statistics.median(times)}
+        print(json.dumps(told), flush=True)
+    net.eval()
+    hits = count = 0
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=amp):
+        for images, labels in val:
+            hits += (net(images.contiguous(memory_format=torch.channels_last)).argmax(1) == labels).sum().item()
+            count += len(labels)
+    print(json.dumps({"network": model, "precision": precision, "torchvision": torchvision.__version__, "top1": 100 * hits / count}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
