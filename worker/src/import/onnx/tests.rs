@@ -9,6 +9,9 @@ use octrain_formats::onnx::proto::{
 use prost::Message;
 use std::collections::BTreeMap;
 
+mod not_finite;
+mod softmax;
+
 /// A file of these nodes from `x` `[N,3,8,8]` to `y` `[N,5]`.
 fn file(node: Vec<NodeProto>, initializer: Vec<TensorProto>) -> ModelProto {
     let graph = GraphProto {
@@ -255,42 +258,6 @@ fn what_only_looks_like_the_usual_is_told_from_it() {
     let made = head(last(1), of_outputs()).unwrap();
     assert_eq!(made.graph.node(made.graph.output).op.kind(), "Linear");
     assert!(head(last(0), of_outputs()).is_err());
-    // So is one behind which the scores get another shape; a part of them alone is not the classes.
-    let image = |axis, scores: &[usize], opset| {
-        let nodes = vec![
-            node("Conv", &["x", "k"], "c"),
-            with(
-                node("AveragePool", &["c"], "m"),
-                vec![AttributeProto::ints("kernel_shape", vec![9 - scores[1] as i64, 9 - scores[2] as i64])],
-            ),
-            with(node("Softmax", &["m"], "p"), vec![AttributeProto::int("axis", axis)]),
-            node("Squeeze", &["p"], "q"),
-            node("Unsqueeze", &["q", "behind"], "r"),
-            node("Flatten", &["r"], "s"),
-            node("Reshape", &["s", "rows"], "y"),
-        ];
-        let longs = |name: &str, all: &[i64]| TensorProto::longs(name, &[all.len()], all);
-        let numbers = vec![
-            weight("k", &[scores[0], 3, 1, 1]),
-            longs("behind", &[-1]),
-            longs("rows", &[-1, scores.iter().product::<usize>() as i64]),
-        ];
-        let mut model = file(nodes, numbers);
-        model.opset_import[0].version = Some(opset);
-        of(&model)
-    };
-    for (axis, scores, opset) in [(1, [5, 1, 1], 17), (-3, [5, 1, 1], 17), (1, [5, 1, 2], 11)] {
-        let made = image(axis, &scores, opset).unwrap();
-        let kinds: Vec<&str> = made.graph.nodes.iter().map(|n| n.op.kind()).collect();
-        assert!(!kinds.contains(&"Softmax"), "{axis} of {scores:?}: {kinds:?}");
-        assert_eq!(made.graph.node(made.graph.output).ty.shape, [scores.iter().product::<usize>()]);
-        assert!(made.notes.iter().any(|n| n.contains("the Softmax at its end")), "{:?}", made.notes);
-    }
-    for (axis, scores, opset) in [(1, [5, 1, 2], 17), (2, [5, 1, 2], 17), (3, [5, 1, 2], 11)] {
-        let made = image(axis, &scores, opset);
-        let kept = made.as_ref().map(|made| made.graph.nodes.iter().any(|n| n.op.kind() == "Softmax"));
-        assert!(kept.unwrap_or(true), "{axis} of {scores:?}: {made:?}");
-    }
     // As many numbers as outputs, but one for each image.
     let told = head(last(1), weight("bias", &[5, 1])).unwrap_err().join("\n");
     assert!(told.contains("adds numbers of shape [5, 1]"), "{told}");
@@ -312,56 +279,6 @@ fn what_only_looks_like_the_usual_is_told_from_it() {
     // 1 + 8 rows hold 4 windows of 2; rounded up there is a fifth, which reaches beyond.
     let told = mean(1).unwrap_err();
     assert!(told.contains("reach beyond the padding"), "{told}");
-}
-
-/// A checkpoint cannot hold a number that is not finite, and a Clip with one cuts nothing off, or everything.
-#[test]
-fn numbers_that_are_not_finite_are_refused_with_their_node() {
-    let norms = || ["g", "b", "m", "v"].map(|name| weight(name, &[4])).to_vec();
-    let norm = |name: &str, value| {
-        let inputs = ["a", "g", "b", "m", "v"];
-        with(node("BatchNormalization", &inputs, "n"), vec![AttributeProto::float(name, value)])
-    };
-    let clip = || node("Clip", &["a", "low", "high"], "n");
-    let old = |value| with(node("Clip", &["a"], "n"), vec![AttributeProto::float("max", value)]);
-    let bounds = |low, high| vec![number("low", low), number("high", high)];
-    let layer =
-        with(node("LayerNormalization", &["a", "l"], "n"), vec![AttributeProto::float("epsilon", f32::NAN)]);
-    let dropout = with(node("Dropout", &["a"], "n"), vec![AttributeProto::float("ratio", f32::NAN)]);
-    let of_opset = |opset, between: NodeProto, tensors: Vec<TensorProto>| {
-        let nodes = vec![
-            node("Conv", &["x", "k"], "a"),
-            between,
-            node("GlobalAveragePool", &["n"], "c"),
-            node("Flatten", &["c"], "d"),
-            node("Gemm", &["d", "w"], "y"),
-        ];
-        let own = vec![weight("k", &[4, 3, 1, 1]), weight("w", &[4, 5])];
-        let mut model = file(nodes, [own, tensors].concat());
-        model.opset_import[0].version = Some(opset);
-        of(&model).map_err(|why| why.join("\n"))
-    };
-    let (nan, infinite) = (f32::NAN, f32::INFINITY);
-    for (opset, between, tensors, part) in [
-        (17, norm("epsilon", nan), norms(), "(BatchNormalization): its attribute `epsilon` is NaN"),
-        (17, norm("epsilon", infinite), norms(), "(BatchNormalization): its attribute `epsilon` is inf"),
-        (17, norm("momentum", nan), norms(), "(BatchNormalization): its attribute `momentum` is NaN"),
-        (17, layer, vec![weight("l", &[8])], "(LayerNormalization): its attribute `epsilon` is NaN"),
-        (11, dropout, vec![], "(Dropout): its attribute `ratio` is NaN"),
-        (17, clip(), bounds(0.0, nan), "(Clip): its `max` is NaN"),
-        (17, clip(), bounds(nan, 6.0), "(Clip): its `min` is NaN"),
-        (10, old(nan), vec![], "(Clip): its `max` is NaN"),
-        (17, clip(), bounds(infinite, infinite), "leave nothing between them"),
-    ] {
-        let told = of_opset(opset, between, tensors).expect_err(part);
-        assert!(told.contains(part), "{part} in {told}");
-    }
-    // Infinite bounds are none.
-    for (between, tensors) in
-        [(clip(), bounds(-infinite, 6.0)), (clip(), bounds(-1.0, infinite)), (old(infinite), vec![])]
-    {
-        of_opset(if tensors.is_empty() { 10 } else { 17 }, between, tensors).unwrap();
-    }
 }
 
 /// A graph of few bytes that asks for much memory or time is refused, or done at once.
