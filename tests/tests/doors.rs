@@ -67,6 +67,13 @@ const TABLE: &[(&str, How)] = &[
         ]),
     ),
     (
+        "for network in",
+        With(&[
+            ("FOLDER", "data"),
+            ("--network $network", "--network $network --epochs 1 --max-steps 1 --batch-size 8"),
+        ]),
+    ),
+    (
         "octrain train --image-root FOLDER",
         With(&[
             ("FOLDER", "data"),
