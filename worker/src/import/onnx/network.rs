@@ -209,6 +209,16 @@ fn notes(model: &Model, graph: &Graph, softmax: Option<String>, mut copied: Vec<
                 .into(),
         );
     }
+    let folded: Vec<NodeId> =
+        graph.iter().filter_map(|(id, _)| Some(graph.batch_norm_behind(id)?.0)).collect();
+    let apart = graph.iter().filter(|(id, n)| matches!(n.op, Op::BatchNorm(_)) && !folded.contains(id));
+    let apart: Vec<String> = apart.map(|(_, node)| node.name.clone()).collect();
+    if !apart.is_empty() {
+        notes.push(format!(
+            "it can be trained and evaluated, and not be exported yet: these BatchNorms are not right behind a convolution or Linear that nothing else reads: {}",
+            listed(&apart)
+        ));
+    }
     if let Some(softmax) = softmax {
         notes.push(format!("the {softmax} at its end is left out: outputs here are logits"));
     }
