@@ -105,6 +105,21 @@ def drawn(net):
     return net.eval()
 
 
+def seen(net, side):
+    """The network with the statistics of noise: others lose the image on the way through many layers."""
+    import torch
+
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None
+            module.reset_running_stats()
+    net.train()
+    with torch.no_grad():
+        for _ in range(2):
+            net(torch.randn(8, 3, side, side))
+    return net.eval()
+
+
 def export(folder, names):
     import torch
 
@@ -119,7 +134,8 @@ def export(folder, names):
     }
     for name, way in (name.partition(":")[::2] for name in names):
         torch.manual_seed(3)
-        net, side = network(name), 32 if "vit" in name else 64
+        side = 32 if "vit" in name else 64
+        net = seen(network(name), side)
         image = torch.randn(2, 3, side, side)
         for way, flags in ways.items() if not way else [(way, ways[way])]:
             # Attention has operators that older sets lack.
