@@ -1,4 +1,4 @@
-//! What happened when, in the steps of all ranks, as Chrome's trace format has it, which Perfetto (https://ui.perfetto.dev)
+//! What happened when, in the steps of all ranks, as Chrome's trace format has it, which Perfetto (<https://ui.perfetto.dev>)
 //! and chrome://tracing show. A process is a rank; its first track has the step and its parts, its second what is on the wire.
 
 use serde_json::{Value, json};
