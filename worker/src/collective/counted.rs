@@ -1,8 +1,9 @@
-//! Counts the collectives that a rank enters, so that others can tell who is waited for.
+//! Counts the collectives that a rank enters, so that others can tell who is waited for, and notes them for traces.
 
-use super::{Collective, CollectiveError, ReduceOp};
+use super::{Call, Calls, Collective, CollectiveError, ReduceOp};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 use tch::Tensor;
 
 /// Wraps a collective. A call counts as entered once what this rank had to do before it is done: from then on it waits
@@ -10,18 +11,40 @@ use tch::Tensor;
 pub struct Counted {
     inner: Box<dyn Collective>,
     entered: Arc<AtomicU64>,
+    noted: Option<Calls>,
 }
 
 impl Counted {
     /// Counts the calls of `inner` in `entered`.
     pub fn new(inner: Box<dyn Collective>, entered: Arc<AtomicU64>) -> Self {
-        Self { inner, entered }
+        Self { inner, entered, noted: None }
+    }
+
+    /// The same, which notes calls that move tensors in `calls`.
+    pub fn noting(self, calls: Calls) -> Self {
+        Self { noted: Some(calls), ..self }
     }
 
     fn enter(&self, call: &'static str) -> Result<&dyn Collective, CollectiveError> {
         self.inner.ready(call)?;
         self.entered.fetch_add(1, Ordering::SeqCst);
         Ok(&*self.inner)
+    }
+
+    fn moving<T>(
+        &self,
+        call: &'static str,
+        tensor: &Tensor,
+        run: impl FnOnce(&dyn Collective) -> Result<T, CollectiveError>,
+    ) -> Result<T, CollectiveError> {
+        let inner = self.enter(call)?;
+        let begun = Instant::now();
+        let done = run(inner)?;
+        if let Some(noted) = &self.noted {
+            let bytes = tensor.numel() * tensor.kind().elt_size_in_bytes();
+            noted.add(Call { bytes, begun, ended: Instant::now() });
+        }
+        Ok(done)
     }
 }
 
@@ -36,13 +59,13 @@ impl Collective for Counted {
         self.inner.ready(call)
     }
     fn all_reduce(&self, tensor: &Tensor, op: ReduceOp) -> Result<(), CollectiveError> {
-        self.enter("all_reduce")?.all_reduce(tensor, op)
+        self.moving("all_reduce", tensor, |inner| inner.all_reduce(tensor, op))
     }
     fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<(), CollectiveError> {
-        self.enter("broadcast")?.broadcast(tensor, root)
+        self.moving("broadcast", tensor, |inner| inner.broadcast(tensor, root))
     }
     fn all_gather(&self, tensor: &Tensor) -> Result<Vec<Tensor>, CollectiveError> {
-        self.enter("all_gather")?.all_gather(tensor)
+        self.moving("all_gather", tensor, |inner| inner.all_gather(tensor))
     }
     fn barrier(&self) -> Result<(), CollectiveError> {
         self.enter("barrier")?.barrier()
@@ -52,5 +75,31 @@ impl Collective for Counted {
     }
     fn abandon(&mut self) {
         self.inner.abandon();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collective::Local;
+    use tch::{Device, Kind};
+
+    #[test]
+    fn calls_are_counted_and_noted_with_their_bytes_until_they_are_taken() {
+        let (entered, calls) = (Arc::new(AtomicU64::new(0)), Calls::default());
+        let counted = Counted::new(Box::new(Local), entered.clone()).noting(calls.clone());
+        let tensor = Tensor::zeros([5], (Kind::Float, Device::Cpu));
+        counted.all_reduce(&tensor, ReduceOp::Sum).unwrap();
+        counted.broadcast(&tensor.to_kind(Kind::Double), 0).unwrap();
+        counted.barrier().unwrap();
+        assert_eq!(entered.load(Ordering::SeqCst), 3);
+        let taken = calls.take();
+        assert_eq!(taken.iter().map(|c| c.bytes).collect::<Vec<_>>(), [20, 40]);
+        assert!(taken[0].begun <= taken[0].ended && taken[0].ended <= taken[1].begun);
+        assert_eq!(calls.take(), []);
+        for _ in 0..Calls::MOST + 3 {
+            counted.all_reduce(&tensor, ReduceOp::Max).unwrap();
+        }
+        assert_eq!(calls.take().len(), Calls::MOST);
     }
 }

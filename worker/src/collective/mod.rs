@@ -1,6 +1,7 @@
-//! Collectives over ranks behind one trait: Gloo, NCCL, local, faulty, counted, timed.
+//! Collectives over ranks behind one trait: Gloo, NCCL, local, faulty, counted.
 
 mod abort;
+mod calls;
 mod counted;
 mod error;
 mod faulty;
@@ -12,9 +13,9 @@ mod nccl;
 mod rendezvous;
 #[cfg(test)]
 mod tests;
-mod timed;
 
 pub use abort::{Abort, Attached};
+pub use calls::{Call, Calls};
 pub use counted::Counted;
 pub use error::{Cause, CollectiveError};
 pub use faulty::{Fault, Faulty};
@@ -24,7 +25,6 @@ pub use local::Local;
 pub use memory::MemoryStore;
 pub use nccl::{NCCL_VARIABLE, Nccl, NcclLibrary, Place, load_nccl};
 pub use rendezvous::{RendezvousStore, StoreError};
-pub use timed::{Call, Calls, Timed};
 
 use tch::Tensor;
 

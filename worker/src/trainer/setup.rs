@@ -9,9 +9,7 @@ use super::trace::Tracing;
 use super::update::{rule, schedule};
 use super::{Outcome, TrainError, begin, resume};
 use crate::checkpoint::{OwnedFolder, RunIdentity, StartedFrom};
-use crate::collective::{
-    Calls, Collective, CollectiveError, Counted, Gloo, Local, Nccl, Place, Timed, load_nccl,
-};
+use crate::collective::{Calls, Collective, CollectiveError, Counted, Gloo, Local, Nccl, Place, load_nccl};
 use crate::config::{DataSettings, RunConfig, RunScope};
 use crate::data::{DataConfig, Dataset, Geometry, Sharding, TrainLoader};
 use crate::graph::NetworkFacts;
@@ -84,6 +82,7 @@ pub(super) fn collective(
     session: &Session,
     address: &str,
     patience: Duration,
+    noted: Option<Calls>,
 ) -> Result<Box<dyn Collective>, CollectiveError> {
     let _doing = doing(Phase::Connecting);
     let (plan, abort) = (session.plan(), session.abort());
@@ -101,7 +100,11 @@ pub(super) fn collective(
             Box::new(Nccl::connect(library, &*store, (rank, world), place, patience, abort)?)
         }
     };
-    Ok(Box::new(Counted::new(collective, session.collectives())))
+    let counted = Counted::new(collective, session.collectives());
+    Ok(Box::new(match noted {
+        Some(calls) => counted.noting(calls),
+        None => counted,
+    }))
 }
 
 /// What is trained, as the plan says. A plan whose passes are not those that follow from its recipe here is an error.
@@ -204,11 +207,8 @@ impl<'a> Run<'a> {
         let averaging = averaging(plan, schedule.warmup_steps);
         let copies = 1 + rule.buffers().len() + usize::from(averaging.is_some());
         let begin = begin::agree(config, session, job, copies)?;
-        let mut collective = collective(session, address, patience)?;
         let calls = config.run.trace_file.as_ref().map(|_| Calls::default());
-        if let Some(calls) = &calls {
-            collective = Box::new(Timed::new(collective, calls.clone()));
-        }
+        let collective = collective(session, address, patience, calls.clone())?;
         let optimizer = DistributedOptimizer::new(rule, strategy, collective)
             .schedule(schedule)
             .sharing(sharing(plan))

@@ -118,15 +118,16 @@ impl Tracing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collective::{Local, ReduceOp, Timed};
+    use crate::collective::{Counted, Local, ReduceOp};
     use serde_json::Value;
+    use std::sync::Arc;
 
     #[test]
     fn a_step_and_its_parts_are_nested_in_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("trace.json");
         let calls = Calls::default();
-        let collective = Timed::new(Box::new(Local), calls.clone());
+        let collective = Counted::new(Box::new(Local), Arc::default()).noting(calls.clone());
         let mut tracing = Tracing::begin(&path, calls, (0, 1)).unwrap();
         assert!(path.is_file());
         collective.barrier().unwrap();
