@@ -9,9 +9,7 @@ use octrain::import::onnx::{Task, network};
 use octrain::passes;
 use octrain::strategy::{Purpose, Strategy};
 use octrain_formats::onnx::File;
-use octrain_formats::onnx::proto::{
-    GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto,
-};
+use octrain_formats::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
 use octrain_tests::policy::repository;
 use octrain_tests::python;
 use octrain_tests::run::{SMALL, newest, octrain, said, succeed};
@@ -166,12 +164,7 @@ fn file(node: Vec<NodeProto>, tensors: &[(&str, &[usize])], (output, shape): (&s
         output: vec![ValueInfoProto::batch(output, shape)],
         ..GraphProto::default()
     };
-    ModelProto {
-        ir_version: Some(8),
-        opset_import: vec![OperatorSetIdProto::standard(17)],
-        graph: Some(graph),
-        ..ModelProto::default()
-    }
+    ModelProto::new(graph, 17)
 }
 
 fn infer(model: &ModelProto, input: &str, images: &Tensor) -> Vec<f32> {

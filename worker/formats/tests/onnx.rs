@@ -2,8 +2,7 @@
 
 use octrain_formats::onnx::proto::tensor_proto::DataType;
 use octrain_formats::onnx::proto::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
-    TensorProto, ValueInfoProto,
+    AttributeProto, GraphProto, ModelProto, NodeProto, StringStringEntryProto, TensorProto, ValueInfoProto,
 };
 use octrain_formats::onnx::{Attribute, File, plausible};
 use prost::Message;
@@ -63,12 +62,9 @@ fn whole() -> Vec<u8> {
         ..GraphProto::default()
     };
     let model = ModelProto {
-        ir_version: Some(8),
         producer_name: Some("test".into()),
-        opset_import: vec![OperatorSetIdProto::standard(13)],
-        graph: Some(graph),
         metadata_props: vec![StringStringEntryProto::new("key", "value")],
-        ..ModelProto::default()
+        ..ModelProto::new(graph, 13)
     };
     model.encode_to_vec()
 }

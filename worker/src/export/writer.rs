@@ -6,8 +6,7 @@ use crate::checkpoint::State;
 use crate::graph::{Graph, Node, Op};
 use octrain_formats::onnx::proto::tensor_proto::DataType;
 use octrain_formats::onnx::proto::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
-    TensorProto, ValueInfoProto,
+    AttributeProto, GraphProto, ModelProto, NodeProto, StringStringEntryProto, TensorProto, ValueInfoProto,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -189,21 +188,20 @@ impl<'a> Writer<'a> {
         ];
         let metadata = metadata.into_iter().chain(own.map(|(key, value)| (key.to_string(), value)));
         let shape = |id| &self.graph.node(id).ty.shape;
+        let graph = GraphProto {
+            node: self.nodes,
+            name: Some(self.graph.name.clone()),
+            initializer: self.tensors,
+            input: vec![ValueInfoProto::batch(INPUT, shape(self.graph.input()))],
+            output: vec![ValueInfoProto::batch(OUTPUT, shape(self.graph.output))],
+            ..GraphProto::default()
+        };
         let model = ModelProto {
             ir_version: Some(self.ir_version),
             producer_name: Some("octrain".into()),
             producer_version: Some(env!("CARGO_PKG_VERSION").into()),
-            graph: Some(GraphProto {
-                node: self.nodes,
-                name: Some(self.graph.name.clone()),
-                initializer: self.tensors,
-                input: vec![ValueInfoProto::batch(INPUT, shape(self.graph.input()))],
-                output: vec![ValueInfoProto::batch(OUTPUT, shape(self.graph.output))],
-                ..GraphProto::default()
-            }),
-            opset_import: vec![OperatorSetIdProto::standard(self.options.opset)],
             metadata_props: metadata.map(|(key, value)| StringStringEntryProto::new(key, value)).collect(),
-            ..ModelProto::default()
+            ..ModelProto::new(graph, self.options.opset)
         };
         Exported { model, fp32_nodes: self.fp32_nodes }
     }

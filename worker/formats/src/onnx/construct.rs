@@ -5,8 +5,8 @@ use super::proto::tensor_proto::DataType;
 use super::proto::tensor_shape_proto::Dimension;
 use super::proto::tensor_shape_proto::dimension::Value;
 use super::proto::{
-    AttributeProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto, TensorShapeProto,
-    TypeProto, ValueInfoProto, type_proto,
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
+    TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
 };
 
 impl AttributeProto {
@@ -104,6 +104,21 @@ impl TensorProto {
     /// INT64, as shapes and axes are.
     pub fn longs(name: &str, dims: &[usize], values: &[i64]) -> Self {
         Self::new(name, dims, DataType::Int64, values.iter().flat_map(|v| v.to_le_bytes()).collect())
+    }
+}
+
+impl ModelProto {
+    /// The version of the format of a file that says no other.
+    const IR_VERSION: i64 = 8;
+
+    /// A file of this network, whose operators are those of a version of the standard's set.
+    pub fn new(graph: GraphProto, opset: i64) -> Self {
+        Self {
+            ir_version: Some(Self::IR_VERSION),
+            opset_import: vec![OperatorSetIdProto::standard(opset)],
+            graph: Some(graph),
+            ..Self::default()
+        }
     }
 }
 

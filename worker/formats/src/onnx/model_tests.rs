@@ -1,4 +1,4 @@
-use super::super::proto::{OperatorSetIdProto, SparseTensorProto, TensorProto};
+use super::super::proto::{SparseTensorProto, TensorProto};
 use super::*;
 
 fn relu(name: &str, from: &str, to: &str) -> NodeProto {
@@ -6,13 +6,7 @@ fn relu(name: &str, from: &str, to: &str) -> NodeProto {
 }
 
 fn file(graph: GraphProto) -> File {
-    let model = ModelProto {
-        ir_version: Some(8),
-        opset_import: vec![OperatorSetIdProto::standard(13)],
-        graph: Some(graph),
-        ..ModelProto::default()
-    };
-    File::decode(&model.encode_to_vec()).unwrap()
+    File::decode(&ModelProto::new(graph, 13).encode_to_vec()).unwrap()
 }
 
 fn graph(node: Vec<NodeProto>) -> GraphProto {

@@ -71,8 +71,7 @@ mod tests {
     use super::*;
     use octrain_formats::onnx::proto::tensor_proto::{DataLocation, DataType};
     use octrain_formats::onnx::proto::{
-        GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
-        ValueInfoProto,
+        GraphProto, ModelProto, NodeProto, StringStringEntryProto, TensorProto, ValueInfoProto,
     };
     use prost::Message;
 
@@ -97,9 +96,7 @@ mod tests {
             output: vec![ValueInfoProto::batch("y", &[2])],
             ..GraphProto::default()
         };
-        let opset_import = vec![OperatorSetIdProto::standard(17)];
-        ModelProto { ir_version: Some(8), opset_import, graph: Some(graph), ..ModelProto::default() }
-            .encode_to_vec()
+        ModelProto::new(graph, 17).encode_to_vec()
     }
 
     #[test]

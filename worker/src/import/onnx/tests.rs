@@ -4,7 +4,7 @@ use super::{Task, Translated, network};
 use crate::graph::Op;
 use octrain_formats::onnx::File;
 use octrain_formats::onnx::proto::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto,
+    AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 };
 use prost::Message;
 use std::collections::BTreeMap;
@@ -21,12 +21,7 @@ fn file(node: Vec<NodeProto>, initializer: Vec<TensorProto>) -> ModelProto {
         output: vec![ValueInfoProto::batch("y", &[5])],
         ..GraphProto::default()
     };
-    ModelProto {
-        ir_version: Some(8),
-        opset_import: vec![OperatorSetIdProto::standard(17)],
-        graph: Some(graph),
-        ..ModelProto::default()
-    }
+    ModelProto::new(graph, 17)
 }
 
 fn of(model: &ModelProto) -> Result<Translated, Vec<String>> {
