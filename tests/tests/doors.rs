@@ -142,6 +142,13 @@ const TABLE: &[(&str, How)] = &[
             ("--benchmark-steps 5", "--benchmark-steps 2"),
         ]),
     ),
+    (
+        "octrain bench train --model-arch-name MobileNetV2",
+        With(&[
+            ("MobileNetV2 --image-shape 3,224,224", "MobileNetV2-32px --image-shape 3,32,32"),
+            ("--batch-size 16", "--batch-size 2"),
+        ]),
+    ),
     ("octrain bench allreduce", With(&[(",25M", "")])),
     ("octrain bench input", With(&[("FOLDER", "data --benchmark-steps 2")])),
     // docs/operations.md

@@ -4,7 +4,7 @@ use super::super::ExecError;
 use super::{Call, Forward, product};
 use crate::graph::Conv;
 use crate::native::{self, Taps};
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 impl Forward for Conv {
     fn forward(&self, call: &mut Call) -> Result<Tensor, ExecError> {
@@ -35,9 +35,10 @@ impl Forward for Conv {
 }
 
 /// Whether [`native::depthwise`] has the faster gradient: that of a depthwise convolution with a stride, by channels-last
-/// images on the CPU.
+/// images in BF16 on the CPU (docs/performance.md; in FP32 oneDNN's is as fast).
 fn strides_by_channels(x: &Tensor, weight: &Tensor, stride: [i64; 2]) -> bool {
     let (of_x, of_weight) = (x.size(), weight.size());
     let depthwise = of_x.len() == 4 && of_x[1] > 1 && of_weight[..2] == [of_x[1], 1];
-    depthwise && stride != [1, 1] && x.requires_grad() && x.device() == Device::Cpu && x.stride()[1] == 1
+    let images = x.kind() == Kind::BFloat16 && x.device() == Device::Cpu && x.stride()[1] == 1;
+    depthwise && stride != [1, 1] && images && x.requires_grad()
 }
