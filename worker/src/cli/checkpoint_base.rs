@@ -107,6 +107,7 @@ pub fn for_evaluation(folder: &Path, manifest: &Manifest) -> RunConfig {
         c.checkpoints.last_epoch_of_checkpoint = None;
         c.checkpoints.from_pretrained_params = None;
         c.run.report_file = None;
+        c.run.trace_file = None;
         c.data.global_batch_size = None;
         c.machine.nproc = new.machine.nproc;
         c.machine.device = new.machine.device;
@@ -123,6 +124,7 @@ pub fn settings(manifest: &Manifest) -> RunConfig {
     settings_of(manifest).with(|c| {
         c.run.output_dir = new.run.output_dir;
         c.run.report_file = None;
+        c.run.trace_file = None;
         c.run.run_scope = RunScope::TrainEval;
         c.run.max_steps = 0;
         c.run.benchmark = false;
@@ -175,6 +177,19 @@ mod tests {
             assert_eq!((told.data.batch_size, told.run.seed), (besides.data.batch_size, besides.run.seed));
         }
         assert_eq!(settings(&manifest).strategy().qat, None);
+    }
+
+    #[test]
+    fn what_its_run_has_written_is_not_written_to_again() {
+        let mut manifest = manifest(Strategy::default());
+        let places = |c: &mut RunConfig| (c.run.report_file.take(), c.run.trace_file.take());
+        manifest.config = Some(RunConfig::default().with(|c| {
+            c.run.report_file = Some("report.jsonl".into());
+            c.run.trace_file = Some("trace.json".into());
+        }));
+        for mut made in [for_evaluation(Path::new("run/1"), &manifest), settings(&manifest)] {
+            assert_eq!(places(&mut made), (None, None));
+        }
     }
 
     #[test]

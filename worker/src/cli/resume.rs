@@ -32,6 +32,8 @@ fn for_training(run: &RunConfig, output: PathBuf, from: PathBuf) -> RunConfig {
         // Its weights have become the run's own, but a teacher stays a teacher.
         let taught_by = c.checkpoints.from_pretrained_params.take().filter(|_| c.quantization.qat_distill);
         c.quantization.qat_teacher = c.quantization.qat_teacher.take().or(taught_by);
+        // A report is added to; a trace would take the place of the one before.
+        c.run.trace_file = None;
         c.run.benchmark = false;
         c.run.checks = false;
         c.checkpoints.overwrite = false;
@@ -222,6 +224,16 @@ mod tests {
         assert_eq!(quoted("my runs"), "'my runs'");
         assert_eq!(quoted("it's"), r"'it'\''s'");
         assert_eq!(quoted(""), "''");
+    }
+
+    #[test]
+    fn a_run_that_goes_on_adds_to_its_report_and_leaves_its_trace_alone() {
+        let run = RunConfig::default().with(|c| {
+            c.run.report_file = Some("report.jsonl".into());
+            c.run.trace_file = Some("trace.json".into());
+        });
+        let told = for_training(&run, "run".into(), "run/1".into());
+        assert_eq!((told.run.report_file, told.run.trace_file), (run.run.report_file, None));
     }
 
     #[test]

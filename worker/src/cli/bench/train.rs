@@ -46,6 +46,11 @@ fn timed(config: RunConfig) -> RunConfig {
     })
 }
 
+/// The training of a checkpoint, as a benchmark, whose result is not for that training's report.
+fn of_checkpoint(config: RunConfig) -> RunConfig {
+    timed(config).with(|c| c.run.report_file = None)
+}
+
 /// Threads of each worker, of those of all together.
 pub fn shared_out(threads: usize, workers: usize) -> Result<usize, String> {
     match threads.checked_rem(workers) {
@@ -115,7 +120,7 @@ fn run(config: &RunConfig, file: &Path) -> Result<u8> {
 /// Runs the command.
 pub fn main(args: &BenchTrainArgs, matches: &ArgMatches) -> Result<u8> {
     let again = Again { command: "octrain bench train".into(), needs: "" };
-    let bases = Base { new: &|| timed(base()), of_checkpoint: &timed };
+    let bases = Base { new: &|| timed(base()), of_checkpoint: &of_checkpoint };
     let told = resume::resolve_over(&args.flags, &ResumeFlag { resume: None }, matches, &again, &bases)?;
     let by_hand = |flag: &str| matches.value_source(flag) == Some(ValueSource::CommandLine);
     if by_hand("benchmark") && !told.run.benchmark
@@ -170,6 +175,13 @@ mod tests {
             let told = shared_out(threads, workers).unwrap_err();
             assert!(told.contains(&format!("--threads {threads}")), "{told}");
         }
+    }
+
+    #[test]
+    fn a_measurement_from_a_checkpoint_is_not_added_to_the_report_of_its_training() {
+        let training = RunConfig::default().with(|c| c.run.report_file = Some("report.jsonl".into()));
+        let told = of_checkpoint(training);
+        assert_eq!((told.run.report_file, told.run.benchmark), (None, true));
     }
 
     #[test]
