@@ -41,7 +41,8 @@ unsafe extern "C" {
 
 /// libtorch's convolution of `x` `[N, C, H, W]` with `weight` `[C, 1, KH, KW]` and `bias` `[C]`, one group a channel, whose
 /// gradient by `x` is computed here: in FP32, rounded to the type of `x` once, the same on any number of threads and with every
-/// instruction set. All are FP32, BF16 or FP16, on the CPU. It cannot be differentiated twice.
+/// instruction set. All are FP32, BF16 or FP16, on the CPU. It cannot be differentiated twice: a backward that keeps its own
+/// graph (`create_graph`) is an error.
 pub fn depthwise(
     x: &Tensor,
     weight: &Tensor,

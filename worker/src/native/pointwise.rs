@@ -104,7 +104,7 @@ unsafe extern "C" {
 
 /// Runs all of it on `x` `[N, C, H, W]`, FP32, BF16 or FP16, on the CPU. It computes in FP32 and rounds to the type of `x` once.
 /// Results and gradients are the same on any number of threads and with every instruction set. It cannot be differentiated
-/// twice.
+/// twice: a backward that keeps its own graph (`create_graph`) is an error.
 pub fn pointwise(x: &Tensor, of: &Pointwise) -> Result<Computed, NativeError> {
     let options = Options {
         statistics: of.norm.as_ref().map_or(0, |n| if n.batch { 2 } else { 1 }),

@@ -102,3 +102,14 @@ fn tensors_that_do_not_fit_are_refused() {
     assert!(depthwise(&x, &of(&[4, 1, 3, 3]).to_kind(Kind::BFloat16), None, taps).is_err());
     assert!(depthwise(&x, &of(&[4, 1, 3, 3]), None, Taps { stride: [0, 2], ..taps }).is_err());
 }
+
+#[test]
+fn a_gradient_that_is_to_be_differentiated_is_refused() {
+    let of = |shape: &[i64]| Tensor::ones(shape, (Kind::Float, Device::Cpu)).set_requires_grad(true);
+    let (x, weight) = (of(&[1, 4, 8, 8]), of(&[4, 1, 3, 3]));
+    let taps = Taps { stride: [2, 2], padding: [1, 1], dilation: [1, 1] };
+    let y = depthwise(&x, &weight, None, taps).unwrap().sum(Kind::Float);
+    let told = Tensor::f_run_backward(&[&y], &[&x, &weight], true, true).unwrap_err().to_string();
+    assert!(told.contains("differentiated twice") && told.contains("conv2d"), "{told}");
+    assert!(Tensor::f_run_backward(&[y], &[x, weight], false, false).is_ok(), "once it can be");
+}
