@@ -212,12 +212,14 @@ impl Program {
 
     /// One optimizer step from this rank's local microbatches of the global batch, in the sampler's order. Where activation
     /// ranges are not known, they are calibrated before on this step's own images, at most as many as
-    /// `Qat::calibration_images`; whoever has more, or others, calls [`Self::calibrate_on`] or [`Self::calibrate`] first. On
-    /// error nothing was updated.
+    /// `Qat::calibration_images`; whoever has more, or others, calls [`Self::calibrate_on`] or [`Self::calibrate`] first.
     ///
     /// # Errors
-    /// When `Qat::bn_images` asks for BatchNorm's statistics anew before this step and nobody has taken them, besides those of a
-    /// forward and a reduction.
+    /// When `Qat::bn_images` asks for BatchNorm's statistics anew before this step and nobody has taken them, when the loss, the
+    /// gradients or a range are not finite, besides those of a forward and a reduction. All of them come before the update:
+    /// weights, statistics, the rule's buffers, the loss scale and the number of the step are what they were, and so are ranges
+    /// that were known. Ranges that the step itself has calibrated before its forward, all or none, stay. Only where libtorch or
+    /// a device fails amid the update (it runs out of memory, say) is a part of it done.
     pub fn step(&mut self, microbatches: &[Microbatch]) -> Result<StepOutcome, OptimError> {
         self.step_watched(microbatches, false, None)
     }
@@ -281,9 +283,13 @@ impl Program {
         Ok(outcome)
     }
 
-    /// Computes the gradients of the step that comes next, or that has just failed, operator by operator, and shows every
-    /// node's value to `watch`. Nothing is reduced and nothing updated.
+    /// Goes through this rank's part of the step that has just failed, or that comes next, to find where in the network its
+    /// numbers cease to be finite, or what else is wrong with them: forward and backward, operator by operator, with every node's
+    /// value shown to `watch`, a microbatch after another. Ranks may call it alone: nothing is reduced, and nothing is updated
+    /// but what [`Self::gradients`] shows, which is this rank's own sum then. Ranges are not calibrated: one that is not known is
+    /// an error.
     pub fn watch_step(&mut self, microbatches: &[Microbatch], watch: &mut Watch) -> Result<(), OptimError> {
+        self.executor.ensure_ranges(&self.weights)?;
         let phase = self.phase(self.global_step);
         self.accumulate(microbatches, phase, false, Some(watch), &mut Stopwatch::start())
     }

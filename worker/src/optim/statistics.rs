@@ -19,7 +19,7 @@ impl Program {
     ///
     /// # Errors
     /// When a position is not below `total` or given twice, or none is given at all, besides those of a forward and a
-    /// reduction.
+    /// reduction, or when the observer gives a range that is none. No range is set then.
     pub fn calibrate(
         &mut self,
         microbatches: &[Placed],
@@ -39,11 +39,14 @@ impl Program {
             false => Vec::new(),
         };
         let ranges = calibrated(&*observer, &self.weights.layout.schemes, &known, &maxima, &histograms);
-        for (i, range) in ranges.into_iter().enumerate() {
-            let Some(range) = range else { continue };
-            OptimError::check_range(&self.weights.layout.quantizers[i], range)?;
-            let _ = self.weights.ranges.get(i as i64).f_fill_(f64::from(range))?;
+        // All are judged before any is set.
+        let old = Vec::<f32>::try_from(&self.weights.ranges.f_to_device(Device::Cpu)?)?;
+        let new: Vec<f32> = old.iter().zip(&ranges).map(|(&old, found)| found.unwrap_or(old)).collect();
+        let found = self.weights.layout.quantizers.iter().zip(ranges);
+        for (name, range) in found.filter_map(|(name, range)| Some((name, range?))) {
+            OptimError::check_range(name, range)?;
         }
+        self.weights.ranges.f_copy_(&Tensor::f_from_slice(&new)?)?;
         self.executor.ensure_ranges(&self.weights)?;
         Ok(true)
     }

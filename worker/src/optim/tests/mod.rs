@@ -1,5 +1,6 @@
 //! What a program refuses of what its user brings.
 
+mod failed;
 mod fused;
 
 use super::*;
@@ -27,7 +28,7 @@ impl RangeObserver for Gives {
     }
 }
 
-fn program(qat: Option<Qat>, observer: Gives) -> Result<Program, OptimError> {
+fn program(qat: Option<Qat>, observer: impl RangeObserver + 'static) -> Result<Program, OptimError> {
     let network = models::build("ResNet20", [3, 32, 32], 10).unwrap();
     let strategy = Strategy { qat, ..Strategy::default() };
     let optimizer = DistributedOptimizer::new(Sgd::default(), strategy, Box::new(Local)).observer(observer);
