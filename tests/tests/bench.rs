@@ -57,9 +57,11 @@ fn steps_are_timed_on_one_worker_and_on_two_and_their_reports_compared() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     let (a, b) = (at("a.jsonl"), at("b.jsonl"));
+    let alone = at("alone.json");
     let one = [&SMALL[..], &STEPS, &["--threads", "2", "--qat", "--amp", "bf16"]].concat();
     for _ in 0..2 {
-        let told = last_line(&[&one[..], &["--report-file", text(&a)]].concat());
+        let told =
+            last_line(&[&one[..], &["--report-file", text(&a), "--trace-file", text(&alone)]].concat());
         assert_eq!([&told["kind"], &told["train.timed_steps"]], [&json!("bench.train"), &json!(3)], "{told}");
         assert_eq!([&told["settings"]["qat"], &told["settings"]["threads"]], [&json!(true), &json!(2)]);
         let step = number(&told, "train.step_ms");
@@ -71,6 +73,7 @@ fn steps_are_timed_on_one_worker_and_on_two_and_their_reports_compared() {
         );
         assert_eq!(lines(&a).last(), Some(&told), "the report's last line is that of the screen");
     }
+    is_a_trace_of(&alone, 1, 4);
     assert_eq!(lines(&a).len(), 2, "runs that alternate gather in a file");
     let two = [&SMALL[..], &STEPS, &["--threads", "2", "--nproc", "2", "--report-file", text(&b)]].concat();
     let trace = at("trace.json");
@@ -91,7 +94,7 @@ fn steps_are_timed_on_one_worker_and_on_two_and_their_reports_compared() {
     assert!(number(&forced["train.step_ms"], "ratio") > 0.0, "{forced}");
     assert!(forced["differences"].as_array().unwrap().iter().any(|d| d == "nproc 1, now 2"), "{forced}");
     let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
-    assert_eq!(left.len(), 3, "nothing but the reports and the trace is written: {left:?}");
+    assert_eq!(left.len(), 4, "nothing but the reports and the traces is written: {left:?}");
 }
 
 #[test]
@@ -182,7 +185,11 @@ fn is_a_trace_of(file: &Path, ranks: usize, steps: u64) {
             |track: u64, name: &str| tracks[&(rank, track)].iter().filter(|s| s.2 == name).count() as u64;
         let once = ["step", "data", "forward", "reduce", "update"].map(|name| count(0, name));
         assert_eq!(once, [steps; 5]);
-        assert!(count(0, "backward") >= steps && count(1, "collective") >= steps);
+        assert!(count(0, "backward") >= steps);
+        match ranks {
+            1 => assert!(!tracks.contains_key(&(rank, 1)), "one rank calls nobody"),
+            _ => assert!(count(1, "collective") >= steps),
+        }
         assert_eq!(count(0, "upload"), 0, "there is no device");
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 /// One collective, on this rank: from the moment when what this rank had to do before it was done, to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Call {
-    /// Bytes of the tensor.
+    /// Size of this rank's tensor in bytes, whatever goes over the wire for it.
     pub bytes: usize,
     /// Its begin.
     pub begun: Instant,

@@ -77,7 +77,8 @@ pub(super) fn device(plan: &BuildPlan) -> Device {
     }
 }
 
-/// Connects the ranks as the plan says. `address` is this host's, as others reach it; `patience` bounds every call.
+/// Connects the ranks as the plan says. `address` is this host's, as others reach it; `patience` bounds every call. Calls
+/// are noted in `noted`; a rank that is alone has nobody to call.
 pub(super) fn collective(
     session: &Session,
     address: &str,
@@ -102,8 +103,8 @@ pub(super) fn collective(
     };
     let counted = Counted::new(collective, session.collectives());
     Ok(Box::new(match noted {
-        Some(calls) => counted.noting(calls),
-        None => counted,
+        Some(calls) if world > 1 => counted.noting(calls),
+        _ => counted,
     }))
 }
 
