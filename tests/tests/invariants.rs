@@ -87,6 +87,7 @@ const WRITES: WriteRules = WriteRules {
         ("worker/src/checkpoint/leftovers.rs", "puts back a checkpoint that a killed run was replacing"),
         ("worker/src/collective/folder.rs", "where processes of one host meet for as long as a check takes"),
         ("worker/src/metrics/report.rs", "lines appended as they come; a torn last line costs that line"),
+        ("worker/src/metrics/trace_file.rs", "a file, link or device that a user has named stays what it is"),
         ("worker/src/cli/recipe.rs", "moves the folder of an earlier experiment aside"),
     ],
 };

@@ -84,6 +84,7 @@ fn train(e: &TrainError) -> Option<String> {
         | E::Begin(_)
         | E::Session(_)
         | E::Report(_)
+        | E::Trace(_)
         | E::OutOfMemory { .. }
         | E::WrongSum(_)
         | E::Config(_)

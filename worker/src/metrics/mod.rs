@@ -7,6 +7,7 @@ mod reporter;
 mod screen;
 mod table;
 mod trace;
+mod trace_file;
 
 pub use classes::{ClassMetrics, worst_classes};
 pub(crate) use output::say;
@@ -15,6 +16,7 @@ pub use report::{ReportError, ReportFile};
 pub use reporter::{EvalMetrics, Reporter, StepMetrics};
 pub use table::table;
 pub use trace::{Event, Happening, ROW, RankTrace, Trace, chrome};
+pub use trace_file::{TraceError, TraceFile};
 
 /// Median of figures; 0 for none.
 pub fn median(values: &[f64]) -> f64 {

@@ -15,6 +15,20 @@ pub struct ReportError {
     source: io::Error,
 }
 
+/// Opens a file that a user has named, the folder it lies in included.
+pub(super) fn open(path: &Path, how: &OpenOptions) -> io::Result<File> {
+    if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder)?;
+    }
+    how.open(path)
+}
+
+/// Whether the name still leads to the file that is open.
+pub(super) fn in_place(file: &File, path: &Path) -> bool {
+    let same = |a: std::fs::Metadata, b: std::fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+    file.metadata().ok().zip(std::fs::metadata(path).ok()).is_some_and(|(a, b)| same(a, b))
+}
+
 /// A file of JSON lines.
 #[derive(Debug)]
 pub struct ReportFile {
@@ -25,29 +39,14 @@ pub struct ReportFile {
 impl ReportFile {
     /// Opens the file, folders included: emptied for a new run, as it is for one that resumes.
     pub fn open(path: &Path, resume: bool) -> Result<Self, ReportError> {
-        let failed = |source| ReportError { path: path.into(), source };
-        if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-            std::fs::create_dir_all(folder).map_err(failed)?;
-        }
-        let file = OpenOptions::new()
-            .create(true)
-            .append(resume)
-            .write(true)
-            .truncate(!resume)
-            .open(path)
-            .map_err(failed)?;
+        let how = OpenOptions::new().create(true).append(resume).write(true).truncate(!resume).clone();
+        let file = open(path, &how).map_err(|source| ReportError { path: path.into(), source })?;
         Ok(Self { path: path.into(), file })
-    }
-
-    /// Whether its name still leads to the file that is open.
-    fn in_place(&self) -> bool {
-        let same = |a: std::fs::Metadata, b: std::fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
-        self.file.metadata().ok().zip(std::fs::metadata(&self.path).ok()).is_some_and(|(a, b)| same(a, b))
     }
 
     /// Appends one line. A file that was moved or removed meanwhile is begun anew.
     pub fn write(&mut self, line: &Value) -> Result<(), ReportError> {
-        if !self.in_place() {
+        if !in_place(&self.file, &self.path) {
             tracing::warn!("--report-file `{}` was moved or removed; it is begun anew", self.path.display());
             *self = Self::open(&self.path, true)?;
         }

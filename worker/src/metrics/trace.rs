@@ -1,5 +1,6 @@
 //! What happened when, in the steps of all ranks, as Chrome's trace format has it, which Perfetto (<https://ui.perfetto.dev>)
-//! and chrome://tracing show. A process is a rank; its first track has the step and its parts, its second what is on the wire.
+//! and chrome://tracing show. A process is a rank; its first track has the step and its parts, its second the collectives among ranks, of which a
+//! run of one has none.
 
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -71,7 +72,8 @@ pub struct Event {
     pub begun: u64,
     /// Its end.
     pub ended: u64,
-    /// Bytes on the wire, of a collective.
+    /// Of a collective the size of the tensor that this rank gave, in bytes; what goes over the wire for it depends on the
+    /// collective and the number of ranks.
     pub bytes: u64,
 }
 
@@ -108,6 +110,11 @@ impl Trace {
             ended: since(ended),
             bytes: bytes as u64,
         }));
+    }
+
+    /// All events.
+    pub fn events(&self) -> &[Event] {
+        &self.events
     }
 
     /// All events as numbers, [`ROW`] each, so that ranks can exchange them; whole numbers up to 2^53 are kept.

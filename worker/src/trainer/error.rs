@@ -5,7 +5,7 @@ use crate::collective::{Cause, CollectiveError, StoreError};
 use crate::data::DataError;
 use crate::exec::{ExecError, words};
 use crate::import::ImportError;
-use crate::metrics::ReportError;
+use crate::metrics::{ReportError, TraceError};
 use crate::models::ModelError;
 use crate::native::{NativeError, says_no_memory};
 use crate::optim::OptimError;
@@ -44,6 +44,9 @@ pub enum TrainError {
     /// The report file.
     #[error(transparent)]
     Report(#[from] ReportError),
+    /// The trace file.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
     /// NaN or infinity, traced (`octrain debug`).
     #[error("the first layer with NaN or infinite values is `{node}` ({count} of them): {source}")]
     FirstNonFinite {

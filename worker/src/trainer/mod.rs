@@ -60,14 +60,16 @@ pub struct Outcome {
 pub fn run(config: &RunConfig, session: &Session, job: &Job, address: &str) -> Result<Outcome, TrainError> {
     let advised = |e: TrainError| e.with_advice(config.data.batch_size);
     let mut run = Run::new(config, session, job, address).map_err(advised)?;
-    let outcome = run.prepare().and_then(|()| run.go()).and_then(|done| run.write_trace().map(|()| done));
+    let outcome = run.prepare().and_then(|()| run.go());
     let outcome = outcome.map_err(advised).inspect_err(|e| {
         // Before anything is freed: a device that hangs could hold up the word for good.
         if !matches!(e, TrainError::Stopped(_)) && session.abort_reason().is_none() {
             session.report_failure(&e.to_string(), e.kind());
         }
         run.rescue(e);
+        run.tracing.iter_mut().for_each(Tracing::write_own);
     })?;
+    run.write_trace();
     // All there is to lose is saved: what goes wrong from here on is said and costs nothing.
     if let Err(e) = run.program.finish() {
         tracing::warn!("the ranks did not part in good order, which changes nothing of the results: {e}");
@@ -259,10 +261,11 @@ impl Run<'_> {
         Ok(batches)
     }
 
-    /// Writes what was traced, if anything was; all ranks get here together.
-    fn write_trace(&self) -> Result<(), TrainError> {
-        let Some(tracing) = &self.tracing else { return Ok(()) };
-        tracing.write(self.program.collective(), self.program.device())
+    /// Writes what was traced, if anything was; all ranks get here together, and what was trained is worth more.
+    fn write_trace(&mut self) {
+        if let Some(tracing) = &mut self.tracing {
+            tracing.write(self.program.collective(), self.program.device());
+        }
     }
 
     /// One optimizer step. With checks on, ranks are compared, and a step that fails on its numbers is gone through again, to name

@@ -1,11 +1,11 @@
-//! The trace of a run: what every rank keeps of its steps, and how the first writes it for all.
+//! The trace of a run: what every rank keeps of its steps, and how the first writes it for all, or, where the run has failed,
+//! its own.
 
 use super::TrainError;
-use crate::checkpoint::write_atomic;
 use crate::collective::{Call, Calls, Collective};
-use crate::metrics::{Happening, ROW, RankTrace, Trace, chrome};
+use crate::metrics::{Happening, ROW, RankTrace, Trace, TraceFile, chrome};
 use crate::optim::{Span, Stage};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tch::{Device, Kind, Tensor};
 
@@ -16,7 +16,9 @@ const OF_ONE: usize = 50_000;
 
 /// What a rank keeps of its steps, for `--trace-file`.
 pub(super) struct Tracing {
-    path: PathBuf,
+    /// Only on the rank that writes.
+    file: Option<TraceFile>,
+    world: usize,
     trace: Trace,
     calls: Calls,
     /// When it began, in nanoseconds of the system's clock.
@@ -26,15 +28,13 @@ pub(super) struct Tracing {
 }
 
 impl Tracing {
-    /// From now on, of one of `world` ranks, whose collectives are noted in `calls`. The first rank tries whether the file can
-    /// be written.
+    /// From now on, of one of `world` ranks, whose collectives are noted in `calls`. The first rank opens the
+    /// file, which stays as it is until there is something to write.
     pub fn begin(path: &Path, calls: Calls, (rank, world): (usize, usize)) -> Result<Self, TrainError> {
-        if rank == 0 {
-            write_atomic(path, chrome(&[]).as_bytes())?;
-        }
+        let file = (rank == 0).then(|| TraceFile::open(path)).transpose()?;
         let trace = Trace::new((EVENTS / world.max(1)).min(OF_ONE));
         let began = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i64);
-        Ok(Self { path: path.into(), trace, calls, began, input: Vec::new() })
+        Ok(Self { file, world, trace, calls, began, input: Vec::new() })
     }
 
     /// Images were waited for, or moved.
@@ -70,17 +70,43 @@ impl Tracing {
         self.trace.step(step, &events);
     }
 
-    /// Gathers the traces of all ranks and writes them on the first; to be called on all ranks. The file it could not be
-    /// written to is told: what was trained is worth more.
-    pub fn write(&self, collective: &dyn Collective, device: Device) -> Result<(), TrainError> {
-        let ranks = self.gathered(collective, device)?;
-        if collective.rank() == 0 {
-            match write_atomic(&self.path, chrome(&ranks).as_bytes()) {
-                Ok(()) => tracing::info!("wrote the trace {}", self.path.display()),
-                Err(e) => tracing::error!("the trace is lost: {e}"),
+    /// Gathers the traces of all ranks and writes them on the first; to be called on all ranks, after a run that went well.
+    /// What goes wrong is said and no error; where ranks cannot be gathered, the first writes its own steps.
+    pub fn write(&mut self, collective: &dyn Collective, device: Device) {
+        match self.gathered(collective, device) {
+            Ok(ranks) => self.put(&ranks),
+            Err(e) => {
+                tracing::warn!("the ranks' traces could not be gathered: {e}");
+                self.write_own();
             }
         }
-        Ok(())
+    }
+
+    /// Writes the first rank's own steps, and says that the other ranks' are missing; after a failure, when nobody answers any
+    /// more. Where it has none, the file stays as it is.
+    pub fn write_own(&mut self) {
+        let Some(file) = &self.file else { return };
+        let path = file.path().display();
+        if self.trace.events().is_empty() {
+            tracing::warn!("no step was traced, and {path} is left as it is");
+            return;
+        }
+        if self.world > 1 {
+            tracing::warn!(
+                "the trace {path} has the steps of rank 0 alone; those of the other ranks are missing"
+            );
+        }
+        let own =
+            RankTrace { events: self.trace.events().to_vec(), offset: 0, left_out: self.trace.left_out };
+        self.put(&[own]);
+    }
+
+    fn put(&mut self, ranks: &[RankTrace]) {
+        let Some(file) = &mut self.file else { return };
+        match file.write(&chrome(ranks)) {
+            Ok(()) => tracing::info!("wrote the trace {}", file.path().display()),
+            Err(e) => tracing::error!("the trace is lost: {e}"),
+        }
     }
 
     /// The traces of all ranks, on the first; one rank after another, so that no rank holds more than two at a time but that
@@ -118,7 +144,7 @@ impl Tracing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collective::{Counted, Local, ReduceOp};
+    use crate::collective::{Counted, Fault, Faulty, Local, ReduceOp};
     use serde_json::Value;
     use std::sync::Arc;
 
@@ -139,7 +165,7 @@ mod tests {
         let ended = Instant::now();
         let spans = [Span { stage: Stage::Reduce, begun: data, ended }];
         tracing.step(1, begun, &spans);
-        tracing.write(&collective, Device::Cpu).unwrap();
+        tracing.write(&collective, Device::Cpu);
         let file: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
         let spans: Vec<_> = file["traceEvents"]
             .as_array()
@@ -151,5 +177,49 @@ mod tests {
         assert_eq!(spans.iter().map(|s| s.0).collect::<Vec<_>>(), ["step", "data", "reduce", "collective"]);
         let end = spans[0].1 + spans[0].2;
         assert!(spans.iter().all(|s| s.1 >= spans[0].1 && s.1 + s.2 <= end + 1e-6), "{spans:?}");
+    }
+
+    /// A file with an older trace, and a trace that begins over it.
+    fn over_an_older(folder: &Path) -> (std::path::PathBuf, Tracing) {
+        let path = folder.join("trace.json");
+        std::fs::write(&path, "older").unwrap();
+        let tracing = Tracing::begin(&path, Calls::default(), (0, 2)).unwrap();
+        (path, tracing)
+    }
+
+    /// The names of a file's spans, and how many ranks it has.
+    fn spans_and_ranks(path: &Path) -> (Vec<String>, usize) {
+        let file: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let events = file["traceEvents"].as_array().unwrap();
+        let spans = events.iter().filter(|e| e["ph"] == "X").map(|e| e["name"].as_str().unwrap().to_string());
+        (spans.collect(), file["otherData"]["steps left out, by rank"].as_array().unwrap().len())
+    }
+
+    #[test]
+    fn ranks_that_cannot_be_gathered_cost_their_own_steps_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        for failing in [0, 1] {
+            let (path, mut tracing) = over_an_older(dir.path());
+            tracing.step(1, Instant::now(), &[]);
+            let gone = Faulty::new(Box::new(Local), failing, Fault::Fail);
+            tracing.write(&gone, Device::Cpu);
+            assert_eq!(spans_and_ranks(&path), (vec!["step".to_string()], 1));
+        }
+    }
+
+    #[test]
+    fn a_run_that_failed_leaves_the_first_rank_s_steps_or_the_file_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, mut tracing) = over_an_older(dir.path());
+        tracing.write_own();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "older");
+        tracing.step(1, Instant::now(), &[]);
+        tracing.write_own();
+        assert_eq!(spans_and_ranks(&path), (vec!["step".to_string()], 1));
+        let mut other = Tracing::begin(&path, Calls::default(), (1, 2)).unwrap();
+        other.step(1, Instant::now(), &[]);
+        other.step(2, Instant::now(), &[]);
+        other.write_own();
+        assert_eq!(spans_and_ranks(&path).0.len(), 1, "the first rank alone writes");
     }
 }
