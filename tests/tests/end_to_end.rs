@@ -3,6 +3,7 @@
 
 use octrain_tests::run::{SMALL, newest, octrain, report, said, succeed, tensors};
 use octrain_tests::{binary, images, python};
+use serde_json::Value;
 use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -144,13 +145,22 @@ fn debug_shows_graphs_plan_and_steps_of_all_ranks() {
     {
         assert!(told.contains(line), "{line} in {told}");
     }
-    // The first layer that makes NaN is named.
-    let other = dir.path().join("other");
+    // The first layer that makes NaN is named, and the steps before it are in the trace.
+    let (other, trace) = (dir.path().join("other"), dir.path().join("trace.json"));
     let flags = ["--batch-size", "16", "--max-steps", "4", "--lr", "1e30", "--output-dir", text(&other)];
-    let output = octrain(&[&["debug"], SMALL, &flags].concat());
+    let output = octrain(&[&["debug"], SMALL, &flags, &["--trace-file", text(&trace)]].concat());
     assert!(!output.status.success());
     let told = said(&output);
-    assert!(told.contains("the first layer with NaN or infinite values is `"), "{told}");
+    let layers: Vec<&str> = told
+        .split("the first layer with NaN or infinite values is `")
+        .skip(1)
+        .filter_map(|rest| rest.split(": ").next())
+        .collect();
+    assert!(!layers.is_empty() && layers.iter().all(|layer| *layer == layers[0]), "{layers:?} in {told}");
+    assert!(told.contains("has the steps of rank 0 alone"), "{told}");
+    let trace: Value = serde_json::from_str(&std::fs::read_to_string(&trace).unwrap()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    assert!(events.iter().any(|e| e["name"] == "step") && events.iter().all(|e| e["pid"] == 0), "{trace}");
 }
 
 #[test]

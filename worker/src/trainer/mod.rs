@@ -6,6 +6,7 @@ mod benchmark;
 mod best;
 mod error;
 mod eval;
+mod first;
 mod job;
 mod patience;
 mod progress;
@@ -36,6 +37,7 @@ use crate::metrics::{ClassMetrics, EvalMetrics, Happening, StepMetrics};
 use crate::native;
 use crate::optim::{Microbatch, OptimError, Stage, StepOutcome};
 use crate::session::{Session, StepReport};
+use first::{NonFinite, first, of_all_ranks};
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -286,22 +288,43 @@ impl Run<'_> {
                 return Ok(outcome);
             }
         };
-        let mut first: Option<(String, u64)> = None;
-        let mut watch = |node: &crate::graph::Node, value: &tch::Tensor| {
-            if first.is_none()
-                && let Ok(seen) = native::abs_max(value)
-                && let Ok(count) = seen.f_double_value(&[1])
-                && count > 0.0
-            {
-                first = Some((node.name.clone(), count as u64));
-            }
-        };
-        // It may fail again where it did before: what was seen until then counts.
-        let _ = self.program.watch_step(&microbatches, &mut watch);
-        match first {
+        match self.first_non_finite(&microbatches, &failed) {
             Some((node, count)) => Err(TrainError::FirstNonFinite { node, count, source: failed }),
             None => Err(failed.into()),
         }
+    }
+
+    /// The first layer with NaN or infinity in the step that has `failed`, and how many of its values are that: of all ranks,
+    /// where all of them have failed alike.
+    fn first_non_finite(
+        &mut self,
+        microbatches: &[Microbatch],
+        failed: &OptimError,
+    ) -> Option<(String, u64)> {
+        let nodes: Vec<String> = self.program.graph().nodes.iter().map(|n| n.name.clone()).collect();
+        let mut own: Option<NonFinite> = None;
+        let mut watch = |node: &crate::graph::Node, value: &tch::Tensor| {
+            if let Ok(seen) = native::abs_max(value)
+                && let Ok(count) = seen.f_double_value(&[1])
+                && count > 0.0
+                && let Some(node) = nodes.iter().position(|name| *name == node.name)
+            {
+                own = first(own.into_iter().chain([NonFinite { node, count: count as u64 }]));
+            }
+        };
+        // It may fail again where it did before: what was seen until then counts.
+        let _ = self.program.watch_step(microbatches, &mut watch);
+        // Loss and gradients are those of all ranks; whatever else fails may have failed here alone.
+        let found = match failed {
+            OptimError::Loss { .. } | OptimError::Gradients { .. } => {
+                of_all_ranks(own, self.program.collective(), self.program.device()).unwrap_or_else(|e| {
+                    tracing::warn!("what other ranks have found could not be gathered: {e}");
+                    own
+                })
+            }
+            _ => own,
+        };
+        found.and_then(|found| Some((nodes.get(found.node)?.clone(), found.count)))
     }
 
     fn after_step(&mut self, outcome: &StepOutcome, data: Duration, all: Duration) -> Result<(), TrainError> {
