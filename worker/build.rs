@@ -16,7 +16,7 @@ fn main() {
         .cpp(true)
         .std("c++17")
         .files(
-            ["depthwise", "fake_quant", "gloo", "isa", "pointwise", "update"]
+            ["depthwise", "device", "fake_quant", "gloo", "isa", "pointwise", "pointwise_gpu", "update"]
                 .map(|name| format!("native/{name}.cpp")),
         )
         .include("native/include")

@@ -1,4 +1,4 @@
-// fake_quant.cu on a CPU, for tests: the kernels as C++, the threads of a block as fibers that a scheduler resumes in
+// The kernels on a CPU, for tests: as C++, the threads of a block as fibers that a scheduler resumes in
 // turn, one block after another. A barrier, a shuffle or a ballot lets a fiber go on once all threads that it is for
 // have come there; if they never do, that is an error, as it is a hang on a GPU. Nothing else is promised: memory is
 // coherent here and kernels are slow.
@@ -9,6 +9,7 @@
 
 #include <cmath>
 #include <string>
+#include <utility>
 #include <vector>
 
 struct Dim {
@@ -179,6 +180,8 @@ static inline float __uint_as_float(unsigned int u) {
 static inline float __fdiv_rn(float a, float b) { return a / b; }
 static inline float __fmul_rn(float a, float b) { return a * b; }
 static inline float __fsub_rn(float a, float b) { return a - b; }
+static inline float __fadd_rn(float a, float b) { return a + b; }
+static inline float __fsqrt_rn(float a) { return std::sqrt(a); }
 static inline float __ull2float_rn(unsigned long long u) { return static_cast<float>(u); }
 static inline void __threadfence() {}
 
@@ -244,64 +247,54 @@ static inline unsigned short float_to_half(float f) {
   return h;
 }
 
+struct uint4 {
+  unsigned int x, y, z, w;
+};
+struct float4 {
+  float x, y, z, w;
+};
+
 #define OCTRAIN_EMULATION
+#include "types.cuh"
+
 #include "fake_quant.cu"
+#include "pointwise.cu"
 
-// For Rust: null, or what went wrong.
-static const char* told(const std::string& error) { return error.empty() ? nullptr : emulation::error.c_str(); }
+// ---- for Rust
 
-#define BY_KIND(call)                  \
-  switch (kind) {                      \
-    case 0: call(f32, F32); break;     \
-    case 1: call(bf16, Bf16); break;   \
-    default: call(f16, F16); break;    \
-  }
+// Calls a kernel with arguments of its own types, in a thread.
+template <typename... A, size_t... I>
+static void call(void (*kernel)(A...), void** arguments, std::index_sequence<I...>) {
+  kernel(*static_cast<A*>(arguments[I])...);
+}
+
+template <typename... A>
+static std::string run(void (*kernel)(A...), unsigned int blocks, unsigned int threads, int order, void** arguments) {
+  return emulation::launch(blocks, threads, order, [&] { call(kernel, arguments, std::index_sequence_for<A...>()); });
+}
 
 extern "C" {
 
-const char* emulated_quantize(int kind, unsigned int blocks, unsigned int threads, int order, const void* x, void* y,
-                              u32* bits, const float* scales, float* seen, u64* scratch, i64 rows, i64 inner,
-                              float qmin, float qmax, float min_scale) {
-  return told(emulation::launch(blocks, threads, order, [&] {
-#define CALL(name, K) \
-  quantize_##name((const K::Word*)x, (K::Word*)y, bits, scales, seen, scratch, rows, inner, qmin, qmax, min_scale)
-    BY_KIND(CALL)
-#undef CALL
-  }));
-}
-
-const char* emulated_mask(int kind, unsigned int blocks, unsigned int threads, int order, const void* dy, void* dx,
-                          const u32* bits, i64 rows, i64 inner) {
-  return told(emulation::launch(blocks, threads, order, [&] {
-#define CALL(name, K) mask_##name((const K::Word*)dy, (K::Word*)dx, bits, rows, inner)
-    BY_KIND(CALL)
-#undef CALL
-  }));
-}
-
-const char* emulated_learn(int kind, unsigned int blocks, unsigned int threads, int order, const void* x,
-                           const void* dy, void* dx, const float* scales, double* partial, i64 rows, i64 inner,
-                           i64 chunk, float qmin, float qmax, float min_scale) {
-  return told(emulation::launch(blocks, threads, order, [&] {
-#define CALL(name, K)                                                                                       \
-  learn_##name((const K::Word*)x, (const K::Word*)dy, (K::Word*)dx, scales, partial, rows, inner, chunk, qmin, \
-               qmax, min_scale)
-    BY_KIND(CALL)
-#undef CALL
-  }));
-}
-
-const char* emulated_learn_sum(unsigned int blocks, unsigned int threads, int order, const double* partial,
-                               float* scale_gradient, i64 rows, i64 pieces, float grad_scale) {
-  return told(emulation::launch(blocks, threads, order, [&] {
-    learn_sum(partial, scale_gradient, rows, pieces, grad_scale);
-  }));
+// Launches a kernel by its name; null, or what went wrong, which stays until the next launch.
+const char* emulated(const char* name, unsigned int blocks, unsigned int threads, int order, void** arguments) {
+  static std::string told;
+  const std::string wanted(name);
+  told = "there is no kernel " + wanted;
+#define KERNEL(kernel) \
+  if (wanted == #kernel) told = run(kernel, blocks, threads, order, arguments);
+#define OF_TYPES(kernel) KERNEL(kernel##_f32) KERNEL(kernel##_bf16) KERNEL(kernel##_f16)
+  OF_TYPES(quantize) OF_TYPES(mask) OF_TYPES(learn) KERNEL(learn_sum)
+  OF_TYPES(chain_statistics) OF_TYPES(chain_apply) OF_TYPES(chain_sums) OF_TYPES(chain_backward)
+  KERNEL(chain_statistics_end) KERNEL(chain_running) KERNEL(chain_sums_end)
+  return told.empty() ? nullptr : told.c_str();
 }
 
 // A barrier that half of the threads never reach, to show that it is told.
 const char* emulated_divergence(unsigned int threads) {
-  return told(emulation::launch(1, threads, 0, [&] {
+  static std::string told;
+  told = emulation::launch(1, threads, 0, [&] {
     if (threadIdx.x % 2 == 0) __syncthreads();
-  }));
+  });
+  return told.empty() ? nullptr : told.c_str();
 }
 }

@@ -5,61 +5,7 @@
 // Memory is taken in its own order as `rows` rows of `inner` elements, one scale a row where there is more than one.
 // A row's mask has ceil(inner / 32) words, bit k of word w for element 32 w + k.
 
-// emulation.cpp compiles this file as C++; the few words it lacks are defined there.
-#ifndef OCTRAIN_EMULATION
-#define LAUNCHED_WITH(threads) __launch_bounds__(threads)
-static __device__ float half_to_float(unsigned short x) {
-  float f;
-  asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(x));
-  return f;
-}
-static __device__ unsigned short float_to_half(float f) {
-  unsigned short x;
-  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(x) : "f"(f));
-  return x;
-}
-#else
-#define LAUNCHED_WITH(threads)
-#endif
-
-typedef unsigned int u32;
-typedef unsigned short u16;
-typedef unsigned long long u64;
-typedef long long i64;
-
-#define ALL_LANES 0xffffffffu
-#define THREADS 256  // of a block
-#define WORDS 4      // of the mask that a warp takes in one turn: as many loads are under way at once
-
-struct F32 {
-  typedef u32 Word;
-  static __device__ float widen(Word x) { return __uint_as_float(x); }
-  static __device__ Word narrow(float f) { return __float_as_uint(f); }
-};
-
-struct Bf16 {
-  typedef u16 Word;
-  static __device__ float widen(Word x) { return __uint_as_float((u32)x << 16); }
-  static __device__ Word narrow(float f) {
-    u32 u = __float_as_uint(f);
-    if ((u & 0x7fffffffu) > 0x7f800000u) return 0x7fc0;
-    return (Word)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
-  }
-};
-
-struct F16 {
-  typedef u16 Word;
-  static __device__ float widen(Word x) { return half_to_float(x); }
-  static __device__ Word narrow(float f) { return float_to_half(f); }
-};
-
-// Comparisons written so that NaN stays NaN.
-static __device__ float clamped(float q, float qmin, float qmax) {
-  float c = q < qmin ? qmin : q;
-  return c > qmax ? qmax : c;
-}
-
-static __device__ float guarded(float scale, float min_scale) { return scale < min_scale ? min_scale : scale; }
+#define WORDS 4  // of the mask that a warp takes in one turn: as many loads are under way at once
 
 // The block's largest magnitude and count of values that are not finite into `scratch` = {count, largest | ticket};
 // the last block to do so writes `seen`. Maxima and integer sums do not depend on the order.

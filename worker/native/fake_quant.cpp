@@ -9,21 +9,16 @@
 
 #include <ATen/Parallel.h>
 #include <c10/core/DeviceGuard.h>
-#include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/csrc/autograd/custom_function.h>
 
-#include <atomic>
 #include <mutex>
 
+#include "device.h"
 #include "isa.h"
 #include "octrain.h"
 #include "tensors.h"
 
 namespace {
-
-// ---- which launcher
-
-std::atomic<OctrainLauncher> launcher{nullptr};
 
 // ---- tensors as rows
 
@@ -76,35 +71,8 @@ void for_pieces(Rows r, const F& f) {
 
 // ---- CUDA
 
-// Every pointer but the ones of this launch is null.
-OctrainLaunch launch_of(OctrainKernel kernel, const at::Tensor& t, Rows r, const OctrainFakeQuant& o) {
-  OctrainLaunch l{};
-  l.kernel = kernel;
-  l.kind = kind_of(t);
-  l.device = t.device().index();
-  l.per_channel = o.per_channel;
-  c10::impl::VirtualGuardImpl device(t.device().type());
-  l.stream = device.getStreamNativeHandle(device.getStream(t.device()));
-  l.rows = r.rows;
-  l.inner = r.inner;
-  l.row_words = r.words();
-  l.qmin = static_cast<float>(o.qmin);
-  l.qmax = static_cast<float>(o.qmax);
-  l.min_scale = o.min_scale;
-  l.grad_scale = o.grad_scale;
-  return l;
-}
-
-void launch(const OctrainLaunch& l) {
-  OctrainLauncher run = launcher.load();
-  TORCH_CHECK(run, "a CUDA tensor reached the fake-quant operator before its kernels were registered; "
-                   "native::libraries::load_cuda registers them");
-  if (char* message = run(&l)) {
-    std::string text(message);
-    free(message);
-    TORCH_CHECK(false, text);
-  }
-}
+// Blocks that `quantize` and `mask` have work for: a warp takes 128 elements at a time.
+int64_t blocks_of(Rows r) { return octrain_ceil(r.rows * octrain_ceil(r.inner, 128), kOctrainThreads / 32); }
 
 // ---- forward
 
@@ -119,20 +87,14 @@ void quantize(const at::Tensor& x, const at::Tensor& scales, const OctrainFakeQu
   }
   if (x.device().is_cuda()) {
     c10::DeviceGuard guard(x.device());
-    OctrainLaunch l = launch_of(kOctrainQuantize, x, r, o);
     at::Tensor scratch;
-    l.x = x.const_data_ptr();
-    if (y.defined()) {
-      l.y = y.mutable_data_ptr();
-      l.scales = scales.const_data_ptr<float>();
-    }
-    if (inside.defined()) l.bits = static_cast<uint32_t*>(inside.mutable_data_ptr());
-    if (seen.defined()) {
-      scratch = at::zeros({2}, x.options().dtype(at::kLong));
-      l.scratch = static_cast<uint64_t*>(scratch.mutable_data_ptr());
-      l.seen = seen.mutable_data_ptr<float>();
-    }
-    launch(l);
+    if (seen.defined()) scratch = at::zeros({2}, x.options().dtype(at::kLong));
+    octrain_launch(x, octrain_kernel("quantize", kind), blocks_of(r), x.const_data_ptr(),
+                   y.defined() ? y.mutable_data_ptr() : nullptr, inside.defined() ? inside.mutable_data_ptr() : nullptr,
+                   y.defined() ? scales.const_data_ptr<float>() : nullptr,
+                   seen.defined() ? seen.mutable_data_ptr<float>() : nullptr,
+                   seen.defined() ? scratch.mutable_data_ptr() : nullptr, r.rows, r.inner, static_cast<float>(o.qmin),
+                   static_cast<float>(o.qmax), o.min_scale);
     return;
   }
   const OctrainLoops& run = octrain_loops();
@@ -174,11 +136,8 @@ at::Tensor masked(const at::Tensor& dy, const at::Tensor& inside, const OctrainF
   if (r.rows == 0) return dx;
   if (dy.device().is_cuda()) {
     c10::DeviceGuard guard(dy.device());
-    OctrainLaunch l = launch_of(kOctrainMask, dy, r, o);
-    l.dy = dy.const_data_ptr();
-    l.y = dx.mutable_data_ptr();
-    l.bits = static_cast<uint32_t*>(const_cast<void*>(inside.const_data_ptr()));
-    launch(l);
+    octrain_launch(dy, octrain_kernel("mask", kind_of(dy)), blocks_of(r), dy.const_data_ptr(), dx.mutable_data_ptr(),
+                   inside.const_data_ptr(), r.rows, r.inner);
     return dx;
   }
   const OctrainLoops& run = octrain_loops();
@@ -199,16 +158,13 @@ std::pair<at::Tensor, at::Tensor> learned(const at::Tensor& x, const at::Tensor&
   if (r.rows == 0) return {dx, dscale.zero_()};
   if (x.device().is_cuda()) {
     c10::DeviceGuard guard(x.device());
-    OctrainLaunch l = launch_of(kOctrainLearn, x, r, o);
-    l.chunk = 4096;
-    at::Tensor partial = at::empty({r.rows * ((r.inner + l.chunk - 1) / l.chunk)}, x.options().dtype(at::kDouble));
-    l.x = x.const_data_ptr();
-    l.dy = dy.const_data_ptr();
-    l.y = dx.mutable_data_ptr();
-    l.scales = scales.const_data_ptr<float>();
-    l.partial = partial.mutable_data_ptr<double>();
-    l.scale_gradient = dscale.mutable_data_ptr<float>();
-    launch(l);
+    const int64_t chunk = 4096, pieces = octrain_ceil(r.inner, chunk);
+    at::Tensor partial = at::empty({r.rows * pieces}, x.options().dtype(at::kDouble));
+    octrain_launch(x, octrain_kernel("learn", kind_of(x)), r.rows * pieces, x.const_data_ptr(), dy.const_data_ptr(),
+                   dx.mutable_data_ptr(), scales.const_data_ptr<float>(), partial.mutable_data_ptr<double>(), r.rows,
+                   r.inner, chunk, static_cast<float>(o.qmin), static_cast<float>(o.qmax), o.min_scale);
+    octrain_launch(x, "learn_sum", r.rows, partial.const_data_ptr<double>(), dscale.mutable_data_ptr<float>(), r.rows,
+                   pieces, o.grad_scale);
     return {dx, dscale};
   }
   const OctrainLoops& run = octrain_loops();
@@ -306,38 +262,5 @@ char* octrain_abs_max(at::Tensor** out, const at::Tensor* input) {
     quantize(x, at::Tensor(), OctrainFakeQuant{}, at::Tensor(), at::Tensor(), seen);
     *out = new at::Tensor(seen);
   });
-}
-
-// Who launches the kernels for CUDA tensors.
-void octrain_register_cuda(OctrainLauncher run) { launcher.store(run); }
-
-// Whether libtorch's CUDA part has registered itself; this needs no GPU.
-bool octrain_has_cuda_guard() { return c10::impl::hasDeviceGuardImpl(c10::DeviceType::CUDA); }
-
-// Makes a GPU the calling thread's current one.
-char* octrain_set_device(int32_t ordinal) {
-  return octrain_guard([&] {
-    const c10::Device device(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(ordinal));
-    c10::impl::VirtualGuardImpl(c10::DeviceType::CUDA).setDevice(device);
-  });
-}
-
-// Whether FP32 operands may be rounded to TF32, in convolutions and in products alike.
-char* octrain_set_tf32(bool on) {
-  return octrain_guard([&] {
-    at::globalContext().setAllowTF32CuDNN(on);
-    at::globalContext().setAllowTF32CuBLAS(on);
-  });
-}
-
-char* octrain_tf32(bool* convolutions, bool* products) {
-  return octrain_guard([&] {
-    *convolutions = at::globalContext().allowTF32CuDNN();
-    *products = at::globalContext().allowTF32CuBLAS();
-  });
-}
-
-char* octrain_deterministic(bool on) {
-  return octrain_guard([&] { at::globalContext().setDeterministicAlgorithms(on, false); });
 }
 }

@@ -1,8 +1,8 @@
 // Normalisation, sum, activation and fake quantization of channels-last tensors as one autograd operator; see pointwise.h.
 //
 // Forward reads x twice where the statistics are the batch's, once elsewhere, and leaves one bit an element for backward,
-// which reads x and dy twice, or once. CPU only: what is on a GPU runs operator by operator.
-#include "pointwise.h"
+// which reads x and dy twice, or once. Here is the CPU's way; pointwise_gpu.cpp has the one of GPUs.
+#include "pointwise_run.h"
 
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -124,17 +124,12 @@ std::pair<at::Tensor, at::Tensor> batch_statistics(const at::Tensor& x, float ep
   return {mean, inverse};
 }
 
-// What a chain reads and writes besides x and y.
-struct Given {
-  const at::Tensor *residual, *gamma, *beta, *mean, *var, *scale;  // null: there is none
-  at::Tensor *normed, *last;                                       // what observers see; null: nobody looks
-};
-
-struct Forward {
-  at::Tensor y, bits, mean, inverse;
-};
+using Given = OctrainChain;
+using Forward = OctrainChainForward;
+using Gradients = OctrainChainGradients;
 
 Forward run_forward(const at::Tensor& x, const OctrainPointwise& o, const Given& g, bool differentiate) {
+  if (x.device().is_cuda() || o.emulated) return octrain_chain_on_gpu(x, o, g, differentiate);
   Forward made;
   const Pieces p(x);
   const int kind = kind_of(x);
@@ -176,20 +171,19 @@ Forward run_forward(const at::Tensor& x, const OctrainPointwise& o, const Given&
   });
   for (auto [seen, into] : {std::pair{&normed, g.normed}, std::pair{&last, g.last}}) {
     if (!into) continue;
-    *into = at::empty({2}, x.options().dtype(at::kFloat));
-    memcpy(into->mutable_data_ptr<float>(), &seen->largest, 4);
-    into->mutable_data_ptr<float>()[1] = static_cast<float>(seen->others);
+    float* row = into->mutable_data_ptr<float>();
+    float largest;
+    memcpy(&largest, &seen->largest, 4);
+    row[0] = std::max(row[0], largest);
+    row[1] += static_cast<float>(seen->others);
   }
   return made;
 }
 
-struct Gradients {
-  at::Tensor x, residual, gamma, beta;
-};
-
 // `bits`, `mean`, `inverse`: not defined where there is no mask, no normalisation. Without one dx and dresidual are dz.
 Gradients run_backward(const at::Tensor& dy, const OctrainPointwise& o, const at::Tensor& x, const at::Tensor& bits,
                        const at::Tensor& gamma, const at::Tensor& mean, const at::Tensor& inverse, bool residual) {
+  if (dy.device().is_cuda() || o.emulated) return octrain_chain_gradients_on_gpu(dy, o, x, bits, gamma, mean, inverse, residual);
   Gradients made;
   const Pieces p(dy);
   const int kind = kind_of(dy);
@@ -286,17 +280,22 @@ struct Pointwise : public torch::autograd::Function<Pointwise> {
 
 extern "C" {
 
-// y. `x`: [N, C, H, W] on the CPU; `residual`: of its shape and type. `gamma`, `beta`: FP32 [C]; `mean`, `var`: FP32 [C], read
+// y. `x`: [N, C, H, W]; `residual`: of its shape and type. `gamma`, `beta`: FP32 [C]; `mean`, `var`: FP32 [C], read
 // where the statistics are running ones, written where they are the batch's. Pointers of parts that a chain lacks are null.
-// `normed`, `last`: where what observers see behind the normalisation and before the quantizer goes, or null.
+// `normed`, `last`: FP32 [2], raised by what observers see behind the normalisation and before the quantizer, or null.
 char* octrain_pointwise(at::Tensor** out, const at::Tensor* x, const at::Tensor* residual, const at::Tensor* gamma,
                         const at::Tensor* beta, const at::Tensor* mean, const at::Tensor* var, const at::Tensor* scale,
-                        at::Tensor** normed, at::Tensor** last, const OctrainPointwise* options) {
+                        const at::Tensor* normed, const at::Tensor* last, const OctrainPointwise* options) {
   return octrain_guard([&] {
     kind_of(*x);
     TORCH_CHECK(x->dim() == 4 && x->size(1) > 0, "fused operators take [N, C, H, W], not ", x->sizes());
-    for (const at::Tensor* t : {x, residual, gamma, beta, mean, var, scale}) {
-      TORCH_CHECK(!t || t->device().is_cpu(), "fused operators take tensors on the CPU, not on ", t->device());
+    TORCH_CHECK(x->device().is_cpu() || x->device().is_cuda(), "fused operators take tensors on the CPU and on CUDA devices, not on ",
+                x->device());
+    for (const at::Tensor* t : {residual, gamma, beta, mean, var, scale, normed, last}) {
+      TORCH_CHECK(!t || t->device() == x->device(), "a fused operator of a tensor on ", x->device(), " and of one on ", t->device());
+    }
+    for (const at::Tensor* t : {normed, last}) {
+      TORCH_CHECK(!t || (t->scalar_type() == at::kFloat && t->numel() == 2 && t->is_contiguous()), "an observer wants two FP32 numbers");
     }
     TORCH_CHECK(x->numel() > 0 || options->statistics != kOctrainBatch, "there are no statistics of a batch of no images");
     TORCH_CHECK(!options->quantizes || (scale && scale->scalar_type() == at::kFloat && scale->numel() == 1),
@@ -309,16 +308,13 @@ char* octrain_pointwise(at::Tensor** out, const at::Tensor* x, const at::Tensor*
                       (t && t->scalar_type() == at::kFloat && t->numel() == x->size(1) && t->is_contiguous()),
                   "a normalisation wants four FP32 numbers for each of ", x->size(1), " channels");
     }
-    at::Tensor seen_normed, seen_last;
-    const Given given{residual, gamma, beta, mean, var, scale, normed ? &seen_normed : nullptr, last ? &seen_last : nullptr};
+    const Given given{residual, gamma, beta, mean, var, scale, normed, last};
     const auto maybe = [](const at::Tensor* t) { return t ? Pointwise::Maybe(*t) : std::nullopt; };
     const auto wants = [](const at::Tensor* t) { return t && t->requires_grad(); };
     const bool differentiate =
         at::GradMode::is_enabled() && (wants(x) || wants(residual) || wants(gamma) || wants(beta));
     *out = new at::Tensor(
         Pointwise::apply(*x, maybe(residual), maybe(gamma), maybe(beta), options, &given, differentiate));
-    if (normed) *normed = new at::Tensor(seen_normed);
-    if (last) *last = new at::Tensor(seen_last);
   });
 }
 }

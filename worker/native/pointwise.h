@@ -25,6 +25,7 @@ struct OctrainPointwise {
   int32_t unclipped;  // of the quantizer: the gradient passes where it clamps
   int64_t qmin, qmax;
   float min_scale;
+  int32_t emulated;  // the kernels of GPUs run it on the CPU: tests have a launcher that does so
 };
 
 // The options as the inner loop wants them.

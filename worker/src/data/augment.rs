@@ -6,6 +6,7 @@ use crate::config::{Augmentation, DataSettings};
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
+use tch::{Kind, TchError, Tensor};
 
 /// Border of `pad-crop` in pixels, unless told.
 const PAD: usize = 4;
@@ -159,16 +160,6 @@ impl Geometry {
         }
     }
 
-    /// Numbers of one image.
-    pub fn len(&self) -> usize {
-        self.crop * self.crop * self.channels
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Resize of the short side, centre crop: 8-bit RGB of the crop.
     fn centre(&self, image: &RgbImage, short: usize) -> Result<Vec<u8>, String> {
         let (w, h) = (image.width() as usize, image.height() as usize);
@@ -192,15 +183,35 @@ impl Geometry {
         resize(image, area, [self.crop; 2])
     }
 
-    /// For evaluation.
+    /// Numbers of one image.
+    pub fn len(&self) -> usize {
+        self.crop * self.crop * self.channels
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// An image for evaluation, normalised, to [`Self::len`] numbers.
     pub fn eval(&self, image: &RgbImage, out: &mut [f32]) -> Result<(), String> {
+        self.evaluated(image, out)
+    }
+
+    /// For evaluation.
+    pub(super) fn evaluated<T: Element>(&self, image: &RgbImage, out: &mut [T]) -> Result<(), String> {
         let pixels = self.centre(image, self.resize_short)?;
         self.write(&pixels, [0, 0], false, out);
         Ok(())
     }
 
     /// For training; `rng` is the sample's own in this epoch.
-    pub fn train(&self, image: &RgbImage, rng: &mut CounterRng, out: &mut [f32]) -> Result<(), String> {
+    pub(super) fn train<T: Element>(
+        &self,
+        image: &RgbImage,
+        rng: &mut CounterRng,
+        out: &mut [T],
+    ) -> Result<(), String> {
         let (pixels, pad, flips) = match self.augmentation {
             Augmentation::RandomResizedCrop => {
                 let (w, h) = (f64::from(image.width()), f64::from(image.height()));
@@ -218,25 +229,65 @@ impl Geometry {
         Ok(())
     }
 
-    /// Normalises the crop, moved by `shifts` (x, y) over black, mirrored if `flip`.
-    fn write(&self, pixels: &[u8], shifts: [isize; 2], flip: bool, out: &mut [f32]) {
-        let side = self.crop as isize;
+    /// The crop's elements, moved by `shifts` (x, y) over black, mirrored if `flip`.
+    fn write<T: Element>(&self, pixels: &[u8], shifts: [isize; 2], flip: bool, out: &mut [T]) {
+        let (side, channels) = (self.crop as isize, T::channels(self));
         for y in 0..side {
             for x in 0..side {
                 let from_x = if flip { side - 1 - x } else { x } + shifts[0];
                 let from_y = y + shifts[1];
                 let inside = (0..side).contains(&from_x) && (0..side).contains(&from_y);
-                let to = (y * side + x) as usize * self.channels;
+                let to = (y * side + x) as usize * channels;
                 for c in 0..3 {
                     let value = match inside {
                         true => pixels[(from_y * side + from_x) as usize * 3 + c],
                         false => 0,
                     };
-                    out[to + c] = (f32::from(value) * self.factor - self.mean[c]) / self.std[c];
+                    out[to + c] = T::of(self, c, value);
                 }
-                out[to + 3..to + self.channels].fill(0.0);
+                out[to + 3..to + channels].fill(T::default());
             }
         }
+    }
+
+    /// Raw pixels `[b, crop, crop, 3]`, 8 bits, as images `[b, channels, crop, crop]`, where they lie: to the last bit what a
+    /// loader that normalises gives.
+    pub(super) fn normalised(&self, pixels: &Tensor) -> Result<Tensor, TchError> {
+        let of = |numbers: &[f32; 3]| Tensor::f_from_slice(numbers)?.f_to_device(pixels.device());
+        let scaled = pixels.f_to_kind(Kind::Float)?.f_mul_scalar_(f64::from(self.factor))?;
+        let mut all = scaled.shallow_clone().f_sub_(&of(&self.mean)?)?.f_div_(&of(&self.std)?)?;
+        if self.channels > 3 {
+            all = all.f_constant_pad_nd([0, self.channels as i64 - 3])?;
+        }
+        all.f_permute([0, 3, 1, 2])
+    }
+}
+
+/// What a loader makes of pixels.
+pub(super) trait Element: tch::kind::Element + Default + Send {
+    /// Elements of a pixel.
+    fn channels(geometry: &Geometry) -> usize;
+    /// The element of a channel's value.
+    fn of(geometry: &Geometry, channel: usize, value: u8) -> Self;
+}
+
+/// Normalised, with empty channels behind the three.
+impl Element for f32 {
+    fn channels(geometry: &Geometry) -> usize {
+        geometry.channels
+    }
+    fn of(geometry: &Geometry, channel: usize, value: u8) -> Self {
+        (f32::from(value) * geometry.factor - geometry.mean[channel]) / geometry.std[channel]
+    }
+}
+
+/// As they are.
+impl Element for u8 {
+    fn channels(_: &Geometry) -> usize {
+        3
+    }
+    fn of(_: &Geometry, _: usize, value: u8) -> Self {
+        value
     }
 }
 

@@ -13,6 +13,7 @@ pub struct TrainLoader {
     pool: Arc<rayon::ThreadPool>,
     epoch: Option<Pipeline>,
     ring: Option<Ring>,
+    raw: bool,
 }
 
 /// Microbatches that are handed out again and again.
@@ -34,7 +35,7 @@ impl TrainLoader {
             return Err(DataError::TooFew { images, global, fits });
         }
         let pool = pool(config.threads)?;
-        Ok(Self { dataset, config, corrupt: Corrupt::default(), pool, epoch: None, ring: None })
+        Ok(Self { dataset, config, corrupt: Corrupt::default(), pool, epoch: None, ring: None, raw: false })
     }
 
     /// The same loader, which reads `microbatches` of its first epoch and hands those out again and again, without an end:
@@ -42,6 +43,13 @@ impl TrainLoader {
     #[must_use]
     pub fn repeating(self, microbatches: usize) -> Self {
         Self { ring: Some(Ring { size: microbatches.max(1), batches: VecDeque::new() }), ..self }
+    }
+
+    /// The same loader, whose batches are raw pixels, a quarter of the bytes, until [`Batch::on`] makes images of them on the
+    /// device that they are used on: for GPUs.
+    #[must_use]
+    pub fn raw(self) -> Self {
+        Self { raw: true, ..self }
     }
 
     /// Global batches of an epoch.
@@ -77,7 +85,14 @@ impl TrainLoader {
             });
         let (dataset, config) = (self.dataset.clone(), self.config.clone());
         let (corrupt, pool) = (self.corrupt.clone(), self.pool.clone());
-        self.epoch = Some(Pipeline::start(dataset, config, Use::Train { epoch }, corrupt, pool, requests)?);
+        self.epoch = Some(Pipeline::start(
+            dataset,
+            config,
+            (Use::Train { epoch }, self.raw),
+            corrupt,
+            pool,
+            requests,
+        )?);
         Ok(())
     }
 
@@ -141,7 +156,8 @@ impl EvalLoader {
         requests: impl Iterator<Item = Request> + Send + 'static,
     ) -> Result<Self, DataError> {
         let pool = pool(config.threads)?;
-        let batches = Pipeline::start(dataset, config, Use::Eval, Corrupt::default(), pool, requests)?;
+        let batches =
+            Pipeline::start(dataset, config, (Use::Eval, false), Corrupt::default(), pool, requests)?;
         Ok(Self { batches })
     }
 
@@ -228,6 +244,28 @@ mod tests {
         loader.start_epoch(4, 0).unwrap();
         let other = loader.next().unwrap().unwrap();
         assert!(!other.images.equal(&whole[0].0));
+    }
+
+    #[test]
+    fn raw_pixels_become_the_same_images_where_they_are_used() {
+        for channels in [3, 4] {
+            let of_channels = |geometry| DataConfig { geometry: Geometry { channels, ..geometry }, ..config(0, 1, 2) };
+            let data = of_channels(config(0, 1, 2).geometry);
+            let start = |raw| {
+                let loader = TrainLoader::new(dataset("synthetic", Split::Train), data.clone()).unwrap();
+                let mut loader = if raw { loader.raw() } else { loader };
+                loader.start_epoch(3, 0).unwrap();
+                loader
+            };
+            let (mut raw, mut normalised) = (start(true), start(false));
+            for _ in 0..3 {
+                let (a, b) = (raw.next().unwrap().unwrap(), normalised.next().unwrap().unwrap());
+                assert_eq!((a.images.size(), a.images.kind()), (vec![5, 16, 16, 3], tch::Kind::Uint8));
+                let a = a.on(tch::Device::Cpu).unwrap();
+                assert_eq!(a.images.size(), [5, channels as i64, 16, 16]);
+                assert!(a.images.equal(&b.images) && a.labels.equal(&b.labels));
+            }
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The reading thread: takes microbatches one after another, decodes on a pool, keeps a few ready.
 
+use super::augment::Element;
 use super::rng::CounterRng;
-use super::{DataConfig, DataError, Dataset};
+use super::{DataConfig, DataError, Dataset, Geometry};
 use crate::data::source::{Broken, Images};
 use image::RgbImage;
 use rayon::prelude::*;
@@ -20,7 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// Images and labels of a microbatch.
 #[derive(Debug)]
 pub struct Batch {
-    /// `[b, C, H, W]`, FP32, normalised, channels-last in memory.
+    /// `[b, C, H, W]`, FP32, normalised, channels-last in memory; of a loader of raw pixels `[b, H, W, 3]`, 8 bits, until
+    /// [`Batch::on`] has brought them to where they are used.
     pub images: Tensor,
     /// `[b]`, 64-bit integers.
     pub labels: Tensor,
@@ -28,28 +30,44 @@ pub struct Batch {
     pub position: usize,
     /// Images found corrupt on the way that had not been known before.
     pub corrupt: u64,
+    /// How raw pixels become images; none: they are images.
+    pub(super) raw: Option<Arc<Geometry>>,
 }
 
 impl Batch {
     /// The same images and labels, which it shares.
     pub(super) fn shallow_clone(&self) -> Batch {
         let (images, labels) = (self.images.shallow_clone(), self.labels.shallow_clone());
-        Batch { images, labels, position: self.position, corrupt: 0 }
+        Batch { images, labels, position: self.position, corrupt: 0, raw: self.raw.clone() }
     }
 
-    /// The batch on another device.
+    /// The batch on another device, as normalised images. From pinned memory the host does not wait for the copy.
     pub fn on(self, device: Device) -> Result<Batch, DataError> {
-        let (images, labels) = (self.images.f_to_device(device)?, self.labels.f_to_device(device)?);
-        Ok(Batch { images, labels, ..self })
+        let sent = |t: &Tensor| t.f_to_device_(device, t.kind(), true, false);
+        let (images, labels) = (sent(&self.images)?, sent(&self.labels)?);
+        let images = match &self.raw {
+            Some(geometry) => geometry.normalised(&images)?,
+            None => images,
+        };
+        Ok(Batch { images, labels, raw: None, ..self })
     }
 }
 
 /// So many zeros; an error where there is no memory for them, which would end the process otherwise.
-fn zeros(len: usize) -> Result<Vec<f32>, DataError> {
+fn zeros<T: Element>(len: usize) -> Result<Vec<T>, DataError> {
     let mut zeros = Vec::new();
-    zeros.try_reserve_exact(len).map_err(|_| DataError::Memory { mib: (len >> 18).max(1) })?;
-    zeros.resize(len, 0.0);
+    let mib = ((len * size_of::<T>()) >> 20).max(1);
+    zeros.try_reserve_exact(len).map_err(|_| DataError::Memory { mib })?;
+    zeros.resize(len, T::default());
     Ok(zeros)
+}
+
+/// In memory that a GPU copies from while the host goes on, where there is one.
+fn pinned(t: Tensor) -> Result<Tensor, DataError> {
+    match tch::Cuda::is_available() {
+        true => Ok(t.f_pin_memory(Device::Cuda(0))?),
+        false => Ok(t),
+    }
 }
 
 /// One microbatch to read.
@@ -76,6 +94,8 @@ struct Reader {
     config: DataConfig,
     how: Use,
     corrupt: Corrupt,
+    /// Whether pixels stay as they are.
+    raw: bool,
 }
 
 impl Reader {
@@ -101,9 +121,9 @@ impl Reader {
         Ok(1)
     }
 
-    fn transform(&self, image: &RgbImage, sample: u32, out: &mut [f32]) -> Result<(), String> {
+    fn transform<T: Element>(&self, image: &RgbImage, sample: u32, out: &mut [T]) -> Result<(), String> {
         match self.how {
-            Use::Eval => self.config.geometry.eval(image, out),
+            Use::Eval => self.config.geometry.evaluated(image, out),
             Use::Train { epoch } => {
                 let mut rng = CounterRng::new(self.config.seed, [epoch.into(), sample.into()]);
                 self.config.geometry.train(image, &mut rng, out)
@@ -112,7 +132,7 @@ impl Reader {
     }
 
     /// Reads a sample into `out`; returns its label (none if it is left out) and how many new corrupt ones were met.
-    fn sample(&self, sample: u32, out: &mut [f32]) -> Result<(Option<i64>, u64), DataError> {
+    fn sample<T: Element>(&self, sample: u32, out: &mut [T]) -> Result<(Option<i64>, u64), DataError> {
         let images = &*self.dataset.images;
         let (mut index, mut found) = (sample, 0);
         loop {
@@ -137,27 +157,45 @@ impl Reader {
     }
 
     fn read(&self, request: &Request) -> Result<Batch, DataError> {
+        let geometry = &self.config.geometry;
+        match self.raw {
+            false => {
+                let batch = self.read_as::<f32>(request)?;
+                Ok(Batch { images: batch.images.f_permute([0, 3, 1, 2])?, ..batch })
+            }
+            true => {
+                let batch = self.read_as::<u8>(request)?;
+                let (images, labels) = (pinned(batch.images)?, pinned(batch.labels)?);
+                Ok(Batch { images, labels, raw: Some(Arc::new(geometry.clone())), ..batch })
+            }
+        }
+    }
+
+    /// A microbatch whose images are elements of one type, `[b, H, W, C]`.
+    fn read_as<T: Element>(&self, request: &Request) -> Result<Batch, DataError> {
         let g = &self.config.geometry;
-        let mut pixels = zeros(request.samples.len() * g.len())?;
+        let (side, channels) = (g.crop, T::channels(g));
+        let len = side * side * channels;
+        let mut pixels = zeros::<T>(request.samples.len() * len)?;
         let read: Vec<(Option<i64>, u64)> = pixels
-            .par_chunks_mut(g.len())
+            .par_chunks_mut(len)
             .zip(&request.samples)
             .map(|(out, &sample)| self.sample(sample, out))
             .collect::<Result<_, _>>()?;
         let corrupt = read.iter().map(|r| r.1).sum();
         let labels: Vec<i64> = read.iter().filter_map(|r| r.0).collect();
         if labels.len() < read.len() {
-            let kept: Vec<&[f32]> =
-                pixels.chunks(g.len()).zip(&read).filter(|(_, r)| r.0.is_some()).map(|(p, _)| p).collect();
+            let kept: Vec<&[T]> =
+                pixels.chunks(len).zip(&read).filter(|(_, r)| r.0.is_some()).map(|(p, _)| p).collect();
             pixels = kept.concat();
         }
-        let (n, side) = (labels.len() as i64, g.crop as i64);
-        let images = Tensor::f_from_slice(&pixels)?.f_view([n, side, side, g.channels as i64])?;
+        let (n, side) = (labels.len() as i64, side as i64);
         Ok(Batch {
-            images: images.f_permute([0, 3, 1, 2])?,
+            images: Tensor::f_from_slice(&pixels)?.f_view([n, side, side, channels as i64])?,
             labels: Tensor::f_from_slice(&labels)?,
             position: request.position,
             corrupt,
+            raw: None,
         })
     }
 }
@@ -183,13 +221,13 @@ impl Pipeline {
     pub fn start(
         dataset: Arc<Dataset>,
         config: DataConfig,
-        how: Use,
+        (how, raw): (Use, bool),
         corrupt: Corrupt,
         pool: Arc<rayon::ThreadPool>,
         requests: impl Iterator<Item = Request> + Send + 'static,
     ) -> Result<Self, DataError> {
         let (send, batches) = sync_channel(AHEAD);
-        let reader = Reader { dataset, config, how, corrupt };
+        let reader = Reader { dataset, config, how, corrupt, raw };
         let work = move || {
             for request in requests {
                 let batch = pool.install(|| reader.read(&request));

@@ -4,7 +4,7 @@ use super::chains::{self, Chain};
 use super::ops::{self, Call};
 use super::{ExecError, Prepared, Record, Weights, fused};
 use crate::graph::{Graph, Layout, Node, NodeId, Op};
-use tch::{Device, Tensor};
+use tch::Tensor;
 
 /// How a graph runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,7 +197,7 @@ impl Executor {
     }
 
     /// Runs images `[b, C, H, W]` (FP32) to logits `[b, classes]` (FP32). With gradients enabled the result can
-    /// be differentiated by the leaves of what was prepared. Neighbours run as one on the CPU, unless somebody watches.
+    /// be differentiated by the leaves of what was prepared. Neighbours run as one, unless somebody watches.
     pub fn forward(
         &self,
         images: &Tensor,
@@ -206,14 +206,13 @@ impl Executor {
     ) -> Result<Tensor, ExecError> {
         let mut values: Vec<Option<Tensor>> = vec![];
         values.resize_with(self.graph.nodes.len(), || None);
-        let fuses = watch.is_none() && images.device() == Device::Cpu;
-        for turn in if fuses { &self.fused.0 } else { &self.apart.0 } {
+        for turn in if watch.is_none() { &self.fused.0 } else { &self.apart.0 } {
             let held = |i: &NodeId| values[i.0].as_ref().expect("still held: last use is later");
             let (id, value) = match &turn.what {
                 What::Chain(chain) => {
                     let residual = chain.residual.as_ref().map(held);
                     let x = held(&chain.input);
-                    (chain.last, fused::run(&self.graph, &self.steps, chain, x, residual, &mut pass)?)
+                    (chain.last, fused::run(&self.graph, &self.steps, chain, x, residual, &pass)?)
                 }
                 What::Node(id) => {
                     let (node, step) = (self.graph.node(*id), &self.steps[id.0]);

@@ -15,7 +15,7 @@ pub(super) fn run(
     chain: &Chain,
     x: &Tensor,
     residual: Option<&Tensor>,
-    pass: &mut Pass,
+    pass: &Pass,
 ) -> Result<Tensor, ExecError> {
     let mode = pass.mode;
     let index = |id: NodeId| steps[id.0].quantizer.expect("resolved for every quantizer");
@@ -46,24 +46,18 @@ pub(super) fn run(
         (Some((_, scheme, true)), Some(scale)) => Some(Rounding { scale, scheme, unclipped: mode.unclipped }),
         _ => None,
     };
-    let of = Pointwise {
-        norm,
-        residual,
-        cut: chain.cut,
-        rounding,
-        observe_normed: mode.observe && chain.normed.is_some(),
-        observe_last: mode.observe && fused.is_some(),
+    let row = |id: Option<NodeId>| match id.filter(|_| mode.observe) {
+        Some(id) => Ok::<_, ExecError>(Some(pass.record.row(index(id))?)),
+        None => Ok(None),
     };
+    let (normed, last) = (row(chain.normed)?, row(chain.quantizer.filter(|_| fused.is_some()))?);
+    let of =
+        Pointwise { norm, residual, cut: chain.cut, rounding, normed: normed.as_ref(), last: last.as_ref() };
     let at = |source| ExecError::Native { node: graph.node(chain.last).name.clone(), source };
-    let made = native::pointwise(x, &of).map_err(at)?;
-    for (seen, id) in [(made.normed, chain.normed), (made.last, chain.quantizer)] {
-        if let (Some(seen), Some(id)) = (seen, id) {
-            pass.record.observe(index(id), &seen)?;
-        }
-    }
+    let y = native::pointwise(x, &of).map_err(at)?;
     match learned {
-        Some((i, scheme, _)) => Ok(quantize(&made.y, pass.prepared, i, scheme, mode).map_err(at)?.0),
-        None => Ok(made.y),
+        Some((i, scheme, _)) => Ok(quantize(&y, pass.prepared, i, scheme, mode).map_err(at)?.0),
+        None => Ok(y),
     }
 }
 

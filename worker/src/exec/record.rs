@@ -42,9 +42,14 @@ impl Record {
         Ok(())
     }
 
+    /// What quantizer `index` has seen so far, to be raised in place: `[absmax over finite values, count of others]`.
+    pub(super) fn row(&self, index: usize) -> Result<Tensor, ExecError> {
+        Ok(self.maxima.f_get(index as i64)?)
+    }
+
     /// Takes what quantizer `index` saw: `[absmax over finite values, count of others]`.
     pub(super) fn observe(&mut self, index: usize, seen: &Tensor) -> Result<(), ExecError> {
-        let mut row = self.maxima.f_get(index as i64)?;
+        let mut row = self.row(index)?;
         row.f_copy_(&row.f_maximum(seen)?)?;
         Ok(())
     }
@@ -52,6 +57,11 @@ impl Record {
     /// The maxima on the host; an error naming the first tensor that held NaN or infinity.
     pub fn host_maxima(maxima: &Tensor, layout: &WeightsLayout) -> Result<Vec<f32>, ExecError> {
         let host = Vec::<f32>::try_from(&maxima.f_to_device(Device::Cpu)?.f_flatten(0, -1)?)?;
+        Self::finite_maxima(&host, layout)
+    }
+
+    /// The same of `maxima` as it was read from its device, row by row.
+    pub fn finite_maxima(host: &[f32], layout: &WeightsLayout) -> Result<Vec<f32>, ExecError> {
         for (name, pair) in layout.quantizers.iter().zip(host.chunks_exact(2)) {
             if pair[1] > 0.0 {
                 return Err(NonFinite { tensor: name.clone(), count: pair[1] as u64 }.into());

@@ -1,74 +1,46 @@
-//! The fake-quant kernels on GPUs: compiled for a device when a tensor on it first needs them, launched on the stream
-//! that libtorch computes on. The C++ operator allocates and calls back here with pointers.
+//! Our kernels on GPUs: compiled for a device when a tensor on it first needs one, launched on the stream that libtorch
+//! computes on. The C++ operators allocate and call back here with the name of a kernel and its arguments.
 
 use super::libraries::deps_dir;
 use super::{NativeError, nvrtc};
 use cudarc::driver::{result, sys};
 use std::collections::BTreeMap;
-use std::ffi::{CString, c_char, c_void};
+use std::collections::btree_map::Entry;
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-/// Source of the kernels.
-pub const SOURCE: &str = include_str!("../../kernels/fake_quant.cu");
+/// The source of all kernels: one program.
+pub const SOURCE: [&str; 3] = [
+    include_str!("../../kernels/types.cuh"),
+    include_str!("../../kernels/fake_quant.cu"),
+    include_str!("../../kernels/pointwise.cu"),
+];
 
-/// Ends of the kernels' names, by `OctrainKind`.
-const TYPES: [&str; 3] = ["f32", "bf16", "f16"];
-
-/// Threads of a block.
+/// Threads of a block; `kOctrainThreads` of `device.h`.
 pub(super) const THREADS: u32 = 256;
-/// Elements of a warp's turn in `quantize` and `mask`: 32 lanes of 4.
-const TILE: i64 = 128;
 
-/// `OctrainKernel` of `fake_quant.h`.
-pub(super) const QUANTIZE: i32 = 0;
-pub(super) const MASK: i32 = 1;
-pub(super) const LEARN: i32 = 2;
-
-/// Turns of blocks that a kernel has to do over `rows` rows of `inner` elements; `chunk` elements a turn in `learn`.
-pub(super) fn turns(kernel: i32, rows: i64, inner: i64, chunk: i64) -> i64 {
-    let ceil = |a: i64, b: i64| (a + b - 1) / b;
-    match kernel {
-        LEARN => rows * ceil(inner, chunk),
-        _ => ceil(rows * ceil(inner, TILE), i64::from(THREADS) / 32),
-    }
+/// Blocks to start where there is work for `wanted`: at most what the device holds at once, as kernels loop over what is left.
+pub(super) fn blocks(wanted: i64, held: i64) -> u32 {
+    wanted.clamp(1, held.clamp(1, i64::from(i32::MAX))) as u32
 }
 
-/// Blocks to start for so many turns: at most what the device holds at once, as kernels loop over what is left.
-pub(super) fn blocks(turns: i64, held: i64) -> u32 {
-    turns.clamp(1, held.clamp(1, i64::from(i32::MAX))) as u32
-}
-
-/// `OctrainLaunch` of `fake_quant.h`.
+/// `OctrainLaunch` of `device.h`.
 #[repr(C)]
-struct Launch {
-    kernel: i32,
-    kind: i32,
-    device: i32,
-    per_channel: i32,
+pub(super) struct Launch {
+    pub kernel: *const c_char,
+    pub device: i32,
     stream: sys::CUstream,
-    x: *const c_void,
-    dy: *const c_void,
-    y: *mut c_void,
-    bits: *mut u32,
-    scales: *const f32,
-    seen: *mut f32,
-    scratch: *mut u64,
-    partial: *mut f64,
-    scale_gradient: *mut f32,
-    rows: i64,
-    inner: i64,
-    row_words: i64,
-    chunk: i64,
-    qmin: f32,
-    qmax: f32,
-    min_scale: f32,
-    grad_scale: f32,
+    pub blocks: i64,
+    pub arguments: *mut *mut c_void,
 }
+
+/// `OctrainLauncher` of `device.h`: null, or a message from malloc.
+pub(super) type Launcher = unsafe extern "C" fn(*const Launch) -> *mut c_char;
 
 unsafe extern "C" {
-    fn octrain_register_cuda(run: unsafe extern "C" fn(*const Launch) -> *mut c_char);
+    fn octrain_register_cuda(run: Launcher);
 }
 
 /// Where set-up puts libtorch's CUDA part.
@@ -76,7 +48,7 @@ pub fn library() -> PathBuf {
     deps_dir().join("libtorch-cuda/lib/libtorch_cuda.so")
 }
 
-/// Makes libtorch's CUDA part available where set-up has put it, and the fake-quant kernels with it; says whether it
+/// Makes libtorch's CUDA part available where set-up has put it, and our kernels with it; says whether it
 /// did. To be called before any tensor is made.
 pub fn load() -> Result<bool, libloading::Error> {
     let library = library();
@@ -88,14 +60,14 @@ pub fn load() -> Result<bool, libloading::Error> {
     let library = unsafe { libloading::os::unix::Library::open(Some(&library), flags)? };
     // It registers itself with libtorch for good.
     std::mem::forget(library);
-    register();
+    register(run);
     Ok(true)
 }
 
-/// Lets the operator launch its kernels. To be called once libtorch's CUDA part is loaded; does nothing on a GPU yet.
-fn register() {
-    // SAFETY: `run` has the type of `OctrainLauncher` and lives as long as the process.
-    unsafe { octrain_register_cuda(run) };
+/// Who launches kernels for the operators. Does nothing on a GPU yet.
+pub(super) fn register(launcher: Launcher) {
+    // SAFETY: the type of `OctrainLauncher`; functions live as long as the process.
+    unsafe { octrain_register_cuda(launcher) };
 }
 
 /// A kernel on one device.
@@ -107,13 +79,12 @@ struct Function {
 }
 
 /// The kernels of one device.
-#[derive(Clone, Copy)]
 struct Kernels {
     context: sys::CUcontext,
-    quantize: [Function; 3],
-    mask: [Function; 3],
-    learn: [Function; 3],
-    learn_sum: Function,
+    module: sys::CUmodule,
+    processors: i64,
+    /// Those that were launched before.
+    functions: BTreeMap<CString, Function>,
 }
 
 // SAFETY: handles of the driver, which any thread may use; they are never freed.
@@ -156,7 +127,7 @@ impl Kernels {
         let major = attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
         let minor = attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
         let processors = i64::from(attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?);
-        let code = nvrtc::compile(SOURCE, "fake_quant.cu", &format!("sm_{major}{minor}"))?;
+        let code = nvrtc::compile(&SOURCE.concat(), "kernels.cu", &format!("sm_{major}{minor}"))?;
         // SAFETY: the context libtorch uses too; it is kept for good.
         let context =
             unsafe { result::primary_ctx::retain(device) }.map_err(failed("retaining the context"))?;
@@ -164,135 +135,69 @@ impl Kernels {
         // SAFETY: `code` is a module's image, copied by the driver.
         let module = unsafe { result::module::load_data(code.as_ptr().cast()) }
             .map_err(failed("loading the kernels"))?;
-        let function = |name: String| {
-            let c = CString::new(name.as_str()).expect("kernel names have no 0");
-            // SAFETY: the module is never unloaded.
-            let handle = unsafe { result::module::get_function(module, c) }.map_err(failed(&name))?;
-            let mut each = 0;
-            // SAFETY: `each` is writable, the function was just given by the driver.
-            unsafe { sys::cuOccupancyMaxActiveBlocksPerMultiprocessor(&mut each, handle, THREADS as i32, 0) }
-                .result()
-                .map_err(failed(format_args!("occupancy of {name}")))?;
-            Ok(Function { handle, held: processors * i64::from(each) })
-        };
-        let of_types = |kernel: &str| -> Result<[Function; 3], NativeError> {
-            let [a, b, c] = TYPES.map(|name| function(format!("{kernel}_{name}")));
-            Ok([a?, b?, c?])
-        };
-        Ok(Self {
-            context,
-            quantize: of_types("quantize")?,
-            mask: of_types("mask")?,
-            learn: of_types("learn")?,
-            learn_sum: function("learn_sum".into())?,
-        })
+        Ok(Self { context, module, processors, functions: BTreeMap::new() })
     }
 
-    fn of(ordinal: i32) -> Result<Self, NativeError> {
-        let mut loaded = KERNELS.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kernels) = loaded.get(&ordinal) {
-            return Ok(*kernels);
+    /// A kernel by its name.
+    fn function(&mut self, name: &CStr) -> Result<Function, NativeError> {
+        if let Some(known) = self.functions.get(name) {
+            return Ok(*known);
         }
-        let kernels = Self::load(ordinal)?;
-        loaded.insert(ordinal, kernels);
-        Ok(kernels)
+        let text = name.to_string_lossy();
+        // SAFETY: the module is never unloaded.
+        let handle =
+            unsafe { result::module::get_function(self.module, name.into()) }.map_err(failed(&text))?;
+        let mut each = 0;
+        // SAFETY: `each` is writable, the function was just given by the driver.
+        unsafe { sys::cuOccupancyMaxActiveBlocksPerMultiprocessor(&mut each, handle, THREADS as i32, 0) }
+            .result()
+            .map_err(failed(format_args!("occupancy of {text}")))?;
+        let function = Function { handle, held: self.processors * i64::from(each) };
+        self.functions.insert(name.into(), function);
+        Ok(function)
     }
-
-    /// Starts `function` with enough blocks for `turns`, at most what the device holds at once.
-    ///
-    /// # Safety
-    /// `arguments` point to values of the kernel's parameter types; pointers among them are the device's and sized as
-    /// the launch says.
-    unsafe fn start(
-        function: Function,
-        turns: i64,
-        stream: sys::CUstream,
-        arguments: &mut [*mut c_void],
-    ) -> Result<(), NativeError> {
-        let blocks = blocks(turns, function.held);
-        // SAFETY: the caller's promise; the function is of a module that stays loaded.
-        unsafe {
-            result::launch_kernel(function.handle, (blocks, 1, 1), (THREADS, 1, 1), 0, stream, arguments)
-        }
-        .map_err(failed("launching a fake-quant kernel"))
-    }
-}
-
-/// Arguments of a kernel: addresses of values.
-macro_rules! arguments {
-    ($($value:expr),* $(,)?) => { &mut [$((&raw const $value).cast_mut().cast::<c_void>()),*] };
 }
 
 /// # Safety
-/// What `l` says of pointers and sizes is true; see `fake_quant.h`.
+/// What `l` says is true; see `device.h`.
 unsafe fn start(l: &Launch) -> Result<(), NativeError> {
-    let kind = usize::try_from(l.kind).ok().filter(|k| *k < TYPES.len());
-    let kind = kind.ok_or_else(|| NativeError(format!("no kernel for type {}", l.kind)))?;
-    let kernels = Kernels::of(l.device)?;
+    let mut loaded = KERNELS.lock().unwrap_or_else(PoisonError::into_inner);
+    let kernels = match loaded.entry(l.device) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(room) => room.insert(Kernels::load(l.device)?),
+    };
     let _current = Current::enter(kernels.context)?;
-    let turns = turns(l.kernel, l.rows, l.inner, l.chunk);
-    // SAFETY: in each arm, the parameters of the kernel in fake_quant.cu, in order, and the caller's promise.
-    unsafe {
-        match l.kernel {
-            QUANTIZE => {
-                let list = arguments![
-                    l.x,
-                    l.y,
-                    l.bits,
-                    l.scales,
-                    l.seen,
-                    l.scratch,
-                    l.rows,
-                    l.inner,
-                    l.qmin,
-                    l.qmax,
-                    l.min_scale
-                ];
-                Kernels::start(kernels.quantize[kind], turns, l.stream, list)
-            }
-            MASK => {
-                let list = arguments![l.dy, l.y, l.bits, l.rows, l.inner];
-                Kernels::start(kernels.mask[kind], turns, l.stream, list)
-            }
-            LEARN => {
-                let pieces = (l.inner + l.chunk - 1) / l.chunk;
-                let list = arguments![
-                    l.x,
-                    l.dy,
-                    l.y,
-                    l.scales,
-                    l.partial,
-                    l.rows,
-                    l.inner,
-                    l.chunk,
-                    l.qmin,
-                    l.qmax,
-                    l.min_scale
-                ];
-                Kernels::start(kernels.learn[kind], turns, l.stream, list)?;
-                let list = arguments![l.partial, l.scale_gradient, l.rows, pieces, l.grad_scale];
-                Kernels::start(kernels.learn_sum, l.rows, l.stream, list)
-            }
-            other => Err(NativeError(format!("no kernel number {other}"))),
-        }
-    }
+    // SAFETY: the caller's promise: a C string that lives for the length of the call.
+    let name = unsafe { CStr::from_ptr(l.kernel) };
+    let function = kernels.function(name)?;
+    let blocks = blocks(l.blocks, function.held);
+    // SAFETY: the caller's promise: as many arguments as the kernel has, of its types; its module stays loaded.
+    let result = unsafe {
+        let none = std::ptr::null_mut();
+        sys::cuLaunchKernel(function.handle, blocks, 1, 1, THREADS, 1, 1, 0, l.stream, l.arguments, none)
+    };
+    result.result().map_err(failed(format_args!("launching {}", name.to_string_lossy())))
 }
 
-/// What the C++ operator calls. Null, or a message from malloc.
+/// What the C++ operators call. Null, or a message from malloc.
 ///
 /// # Safety
 /// `l` is an `OctrainLaunch` that holds for the length of the call.
-unsafe extern "C" fn run(l: *const Launch) -> *mut c_char {
+pub(super) unsafe extern "C" fn run(l: *const Launch) -> *mut c_char {
     // A panic must not cross into C++.
     let started = std::panic::catch_unwind(AssertUnwindSafe(|| {
         // SAFETY: the caller's promise.
         unsafe { start(&*l) }
     }));
-    let message = match started {
+    message(match started {
         Ok(Ok(())) => return std::ptr::null_mut(),
         Ok(Err(e)) => e.0,
         Err(_) => "the CUDA driver or NVRTC cannot be called (see the panic's message)".to_string(),
-    };
+    })
+}
+
+/// A message from malloc, for the C++ side.
+pub(super) fn message(message: String) -> *mut c_char {
     let message = CString::new(message.replace('\0', " ")).expect("no 0 is left");
     // SAFETY: copies a C string into memory from malloc, which the caller frees.
     unsafe { libc::strdup(message.as_ptr()) }

@@ -30,7 +30,7 @@ pub use error::{NativeError, says_no_memory};
 pub use interfaces::interfaces;
 pub use leave::leave;
 pub use memory::keep_freed;
-pub use pointwise::{Computed, Cut, Norm, Pointwise, Rounding, pointwise};
+pub use pointwise::{Cut, Norm, Pointwise, Rounding, pointwise};
 pub use update::{AdamWNumbers, adamw, sgd};
 
 use crate::quant::scheme::MIN_SCALE;

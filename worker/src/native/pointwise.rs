@@ -1,9 +1,9 @@
-//! Normalisation, sum, activation and fake quantization of each element as one operator, for channels-last images on the CPU.
+//! Normalisation, sum, activation and fake quantization of each element as one operator, for channels-last images.
 
-use super::{NativeError, check};
+use super::{NativeError, made};
 use crate::quant::scheme::{MIN_SCALE, Scheme};
 use std::ffi::{c_char, c_void};
-use std::ptr::{null, null_mut};
+use std::ptr::null;
 use tch::Tensor;
 
 /// Batch normalisation, `(x - mean) / sqrt(var + eps) * gamma + beta`; all tensors are FP32, `[C]`, contiguous.
@@ -54,20 +54,10 @@ pub struct Pointwise<'a> {
     pub cut: Option<Cut>,
     /// Quantization.
     pub rounding: Option<Rounding<'a>>,
-    /// Whether the value behind the normalisation is observed.
-    pub observe_normed: bool,
-    /// Whether the value before the quantization is.
-    pub observe_last: bool,
-}
-
-/// A result, and what was observed on the way: `[absmax over finite values, count of others]`, FP32.
-pub struct Computed {
-    /// Of the shape and type of `x`, channels last.
-    pub y: Tensor,
-    /// Behind the normalisation, where that was asked for.
-    pub normed: Option<Tensor>,
-    /// Before the quantization, where that was asked for.
-    pub last: Option<Tensor>,
+    /// Raised by what the value behind the normalisation is: `[absmax over finite values, count of others]`, FP32, contiguous.
+    pub normed: Option<&'a Tensor>,
+    /// The same of the value before the quantization.
+    pub last: Option<&'a Tensor>,
 }
 
 /// `OctrainPointwise` of `pointwise.h`.
@@ -84,6 +74,7 @@ struct Options {
     qmin: i64,
     qmax: i64,
     min_scale: f32,
+    emulated: i32,
 }
 
 unsafe extern "C" {
@@ -96,16 +87,22 @@ unsafe extern "C" {
         mean: *const c_void,
         var: *const c_void,
         scale: *const c_void,
-        normed: *mut *mut c_void,
-        last: *mut *mut c_void,
+        normed: *const c_void,
+        last: *const c_void,
         options: *const Options,
     ) -> *mut c_char;
 }
 
-/// Runs all of it on `x` `[N, C, H, W]`, FP32, BF16 or FP16, on the CPU. It computes in FP32 and rounds to the type of `x` once.
-/// Results and gradients are the same on any number of threads and with every instruction set. It cannot be differentiated
-/// twice: a backward that keeps its own graph (`create_graph`) is an error.
-pub fn pointwise(x: &Tensor, of: &Pointwise) -> Result<Computed, NativeError> {
+/// Runs all of it on `x` `[N, C, H, W]`, FP32, BF16 or FP16, on the CPU or a GPU; the result is of its shape and type, channels
+/// last. It computes in FP32 and rounds to the type of `x` once. Results and gradients are the same on any number of threads,
+/// with every instruction set, and on every GPU. It cannot be
+/// differentiated twice: a backward that keeps its own graph (`create_graph`) is an error.
+pub fn pointwise(x: &Tensor, of: &Pointwise) -> Result<Tensor, NativeError> {
+    run(x, of, false)
+}
+
+/// The same; `emulated`: by the kernels of GPUs on the CPU, for which a test has a launcher.
+pub(super) fn run(x: &Tensor, of: &Pointwise, emulated: bool) -> Result<Tensor, NativeError> {
     let options = Options {
         statistics: of.norm.as_ref().map_or(0, |n| if n.batch { 2 } else { 1 }),
         eps: of.norm.as_ref().map_or(0.0, |n| n.eps as f32),
@@ -118,14 +115,14 @@ pub fn pointwise(x: &Tensor, of: &Pointwise) -> Result<Computed, NativeError> {
         qmin: of.rounding.as_ref().map_or(0, |r| r.scheme.qmin()),
         qmax: of.rounding.as_ref().map_or(0, |r| r.scheme.qmax()),
         min_scale: MIN_SCALE,
+        emulated: emulated.into(),
     };
     let pointer = |t: Option<&Tensor>| t.map_or(null(), |t| t.as_ptr().cast());
     let of_norm = |pick: fn(&Norm) -> *const c_void| of.norm.as_ref().map_or(null(), pick);
-    let (mut y, mut normed, mut last) = (null_mut(), null_mut(), null_mut());
     // SAFETY: all pointers are live tensors or null, as the options say; the operator keeps none of them.
-    unsafe {
-        check(octrain_pointwise(
-            &mut y,
+    made(|y| unsafe {
+        octrain_pointwise(
+            y,
             x.as_ptr().cast(),
             pointer(of.residual),
             of_norm(|n| n.gamma.as_ptr().cast()),
@@ -133,15 +130,9 @@ pub fn pointwise(x: &Tensor, of: &Pointwise) -> Result<Computed, NativeError> {
             of_norm(|n| n.mean.as_ptr().cast()),
             of_norm(|n| n.var.as_ptr().cast()),
             pointer(of.rounding.as_ref().map(|r| r.scale)),
-            if of.observe_normed { &mut normed } else { null_mut() },
-            if of.observe_last { &mut last } else { null_mut() },
+            pointer(of.normed),
+            pointer(of.last),
             &raw const options,
-        ))?;
-    }
-    let taken = |t: *mut c_void| {
-        // SAFETY: without an error it is a new `at::Tensor` that is ours.
-        (!t.is_null()).then(|| unsafe { Tensor::from_ptr(t.cast()) })
-    };
-    let y = taken(y).expect("without an error there is a result");
-    Ok(Computed { y, normed: taken(normed), last: taken(last) })
+        )
+    })
 }

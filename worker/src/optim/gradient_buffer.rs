@@ -5,7 +5,7 @@ use crate::collective::{Collective, CollectiveError, ReduceOp};
 use crate::exec::{ExecError, Record, WeightsLayout};
 use tch::{Device, Kind, TchError, Tensor};
 
-/// Sums over microbatches besides gradients and statistics.
+/// Sums over microbatches besides gradients and statistics, on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(super) struct Sums {
     /// Of the microbatches' mean losses.
@@ -83,14 +83,23 @@ impl GradientBuffer {
         Ok(())
     }
 
-    /// Takes what was recorded, and the sums.
-    pub fn put(&mut self, sums: Sums) -> Result<(), TchError> {
+    /// Adds a microbatch's mean loss and the number of its images that were predicted right, both of one element, where they lie:
+    /// nobody waits for them.
+    pub fn add_results(&mut self, loss: &Tensor, correct: &Tensor, images: i64) -> Result<(), TchError> {
+        let sums = self.part(3);
+        let _ = sums.f_get(0)?.f_add_(&loss.f_detach()?)?;
+        let _ = sums.f_get(1)?.f_add_(correct)?;
+        let _ = sums.f_get(2)?.f_add_scalar_(images as f64)?;
+        Ok(())
+    }
+
+    /// Takes what was recorded, and whether this rank was asked to stop.
+    pub fn put(&mut self, stop: bool) -> Result<(), TchError> {
         if self.fresh {
             let _ = self.gradients().f_zero_()?;
         }
         self.statistics().f_copy_(&self.record.stats)?;
-        let sums = [sums.loss, sums.correct, sums.images, sums.stop];
-        self.part(3).f_copy_(&Tensor::f_from_slice(&sums)?)
+        self.part(3).f_get(3)?.f_fill_(f64::from(u8::from(stop))).map(drop)
     }
 
     /// Adds up over all ranks, bucket by bucket.
@@ -109,13 +118,6 @@ impl GradientBuffer {
         self.part(0)
     }
 
-    /// Euclidean norm of the gradients, those of learned scales among them, as they were summed.
-    pub fn norm(&self) -> Result<f64, TchError> {
-        let of = |t: Tensor| t.f_norm()?.f_double_value(&[]);
-        // Without scales the one number as it is.
-        Ok(of(self.gradients())?.hypot(of(self.scales())?))
-    }
-
     /// BatchNorm's statistics, `[buffers_len]`.
     pub fn statistics(&self) -> Tensor {
         self.part(1)
@@ -126,12 +128,20 @@ impl GradientBuffer {
         self.part(2)
     }
 
-    /// The sums, on the host.
-    pub fn sums(&self) -> Result<Sums, TchError> {
-        let host = Vec::<f32>::try_from(&self.part(3).f_to_device(Device::Cpu)?)?;
-        let [loss, correct, images, stop] = host[..] else { unreachable!("there are {SUMS} sums") };
-        let [loss, correct, images, stop] = [loss, correct, images, stop].map(f64::from);
-        Ok(Sums { loss, correct, images, stop })
+    /// What a step is decided by, read from the device at once: the sums, the Euclidean norm of the gradients, those of learned
+    /// scales among them, as they were summed, and the numbers of `besides`, FP32, one tensor after the other.
+    pub fn read(&self, besides: &[Tensor]) -> Result<(Sums, f64, Vec<f32>), TchError> {
+        let norm = |t: Tensor| t.f_norm()?.f_view([1]);
+        let mut all = vec![self.part(3), norm(self.gradients())?, norm(self.scales())?];
+        besides.iter().try_for_each(|t| t.f_view([-1]).map(|t| all.push(t)))?;
+        let mut host = Vec::<f32>::try_from(&Tensor::f_cat(&all, 0)?.f_to_device(Device::Cpu)?)?;
+        let rest = host.split_off(SUMS as usize + 2);
+        let host: Vec<f64> = host.into_iter().map(f64::from).collect();
+        let [loss, correct, images, stop, norm, of_scales] = host[..] else {
+            unreachable!("there are {SUMS} sums and two norms")
+        };
+        // Without scales the one number as it is.
+        Ok((Sums { loss, correct, images, stop }, norm.hypot(of_scales), rest))
     }
 }
 
@@ -149,18 +159,22 @@ mod tests {
         gradients.push(Tensor::full([5], 2.0, (Kind::Float, Device::Cpu)));
         let _ = buffer.record.stats.fill_(3.0);
         let sums = Sums { loss: 4.0, correct: 5.0, images: 6.0, stop: 1.0 };
-        buffer.add(&gradients).unwrap();
-        buffer.add(&gradients).unwrap();
-        buffer.put(sums).unwrap();
+        for (loss, correct, images) in [(1.5, 2, 2), (2.5, 3, 4)] {
+            buffer.add(&gradients).unwrap();
+            buffer.add_results(&Tensor::from(loss), &Tensor::from(i64::from(correct)), images).unwrap();
+        }
+        buffer.put(true).unwrap();
         buffer.reduce(&Local).unwrap();
         let all = |t: Tensor, value: f64| t.numel() > 0 && t.eq(value).all().int64_value(&[]) == 1;
         assert!(all(buffer.gradients(), 2.0) && all(buffer.scales(), 4.0) && all(buffer.statistics(), 3.0));
-        assert_eq!(buffer.sums().unwrap(), sums);
+        let besides = Tensor::from_slice(&[7.0f32, 8.0]);
+        let (read, norm, rest) = buffer.read(&[besides.shallow_clone(), besides]).unwrap();
+        assert_eq!((read, rest), (sums, vec![7.0, 8.0, 7.0, 8.0]));
         let elements = layout.trainable_len as f64;
-        assert!((buffer.norm().unwrap() / (4.0 * elements + 16.0 * 5.0).sqrt() - 1.0).abs() < 1e-6);
+        assert!((norm / (4.0 * elements + 16.0 * 5.0).sqrt() - 1.0).abs() < 1e-6);
         buffer.clear().unwrap();
-        buffer.put(Sums::default()).unwrap();
+        buffer.put(false).unwrap();
         assert!(all(buffer.gradients(), 0.0) && all(buffer.statistics(), 0.0) && all(buffer.scales(), 0.0));
-        assert_eq!(buffer.sums().unwrap(), Sums::default());
+        assert_eq!(buffer.read(&[]).unwrap(), (Sums::default(), 0.0, vec![]));
     }
 }

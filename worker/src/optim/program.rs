@@ -2,7 +2,7 @@
 
 use super::average::Average;
 use super::distill::Teacher;
-use super::gradient_buffer::{GradientBuffer, Sums};
+use super::gradient_buffer::GradientBuffer;
 use super::loss_scale::LossScale;
 use super::objective::Objective;
 use super::quantization::Quantization;
@@ -242,12 +242,17 @@ impl Program {
         time.lap(Stage::Reduce);
 
         let _guard = tch::no_grad_guard();
-        let sums = self.gradients.sums()?;
+        let observed = match phase.observe {
+            true => self.quantization.wanted(&self.weights, &self.gradients.record),
+            false => vec![],
+        };
+        // The one wait for the device.
+        let (sums, norm, observed) = self.gradients.read(&observed)?;
         let loss = sums.loss / self.reducer.sharing.microbatches as f64;
         if !loss.is_finite() {
             return Err(OptimError::Loss { loss, step: self.global_step, lr });
         }
-        let mut norm = self.gradients.norm()? / scale;
+        let mut norm = norm / scale;
         if self.updater.clip_norm.is_some() && norm.is_finite() {
             time.lap(Stage::Update);
             norm = self.reducer.agreed(norm, self.device())?;
@@ -271,7 +276,7 @@ impl Program {
                 _ => outcome.grad_norm = 0.0,
             }
         } else {
-            self.update(phase, norm, lr)?;
+            self.update(phase, &observed, norm, lr)?;
         }
         if let Some(average) = &mut self.updater.average {
             average.after(self.global_step, &self.weights)?;
@@ -336,7 +341,6 @@ impl Program {
             wanted.push(prepared.scales.shallow_clone());
         }
         self.gradients.clear()?;
-        let mut sums = Sums { stop: f64::from(u8::from(stop)), ..Sums::default() };
         let factor = self.updater.loss_scale.factor() / self.reducer.sharing.microbatches as f64;
         let first = self.reducer.place().local_microbatches(self.reducer.sharing.microbatches).start;
         for (i, m) in microbatches.iter().enumerate() {
@@ -353,14 +357,12 @@ impl Program {
             if phase.batch_stats {
                 self.gradients.record.end_microbatch()?;
             }
-            sums.loss += loss.f_double_value(&[])?;
             let right = logits.f_argmax(1, false)?.f_eq_tensor(m.labels)?;
-            sums.correct += right.f_sum(Kind::Int64)?.f_int64_value(&[])? as f64;
-            sums.images += m.labels.size()[0] as f64;
+            self.gradients.add_results(&loss, &right.f_sum(Kind::Int64)?, m.labels.size()[0])?;
             time.lap(Stage::Backward);
         }
         let _guard = tch::no_grad_guard();
-        self.gradients.put(sums)?;
+        self.gradients.put(stop)?;
         time.lap(Stage::Backward);
         Ok(())
     }
@@ -371,10 +373,10 @@ impl Program {
         u64::from(rng.bits()) << 32 | u64::from(rng.bits())
     }
 
-    fn update(&mut self, phase: Phase, norm: f64, lr: f64) -> Result<(), OptimError> {
+    fn update(&mut self, phase: Phase, observed: &[f32], norm: f64, lr: f64) -> Result<(), OptimError> {
         // Whatever can refuse comes first: on error nothing was updated.
         let ranges = match phase.observe {
-            true => self.quantization.moved(&self.weights, &self.gradients.record)?,
+            true => self.quantization.moved(&self.weights, observed)?,
             false => None,
         };
         self.updater.update(&self.weights, &self.gradients, norm, lr)?;

@@ -36,14 +36,21 @@ impl Quantization {
         }
     }
 
-    /// The ranges after a step that observed `record`; none where no observer moves them.
-    pub fn moved(&self, weights: &Weights, record: &Record) -> Result<Option<Tensor>, OptimError> {
+    /// What [`Self::moved`] wants to know of a step: nothing where no observer moves ranges.
+    pub fn wanted(&self, weights: &Weights, record: &Record) -> Vec<Tensor> {
+        let of = || vec![record.maxima.shallow_clone(), weights.ranges.shallow_clone()];
+        self.observer.as_ref().map_or_else(Vec::new, |_| of())
+    }
+
+    /// The ranges after a step of which `read` has what is [wanted](Self::wanted), on the host; none where no observer moves
+    /// them.
+    pub fn moved(&self, weights: &Weights, read: &[f32]) -> Result<Option<Tensor>, OptimError> {
         let Some(observer) = &self.observer else { return Ok(None) };
         let names = &weights.layout.quantizers;
-        let seen = Record::host_maxima(&record.maxima, &weights.layout)?;
-        let old = weights.ranges_host()?.into_iter();
-        let new: Vec<f32> =
-            old.zip(seen).map(|(old, seen)| old.map_or(seen, |old| observer.moved(old, seen))).collect();
+        let (maxima, old) = read.split_at(2 * names.len());
+        let seen = Record::finite_maxima(maxima, &weights.layout)?;
+        let moved = |(&old, seen): (&f32, f32)| if old >= 0.0 { observer.moved(old, seen) } else { seen };
+        let new: Vec<f32> = old.iter().zip(seen).map(moved).collect();
         names.iter().zip(&new).try_for_each(|(name, &range)| OptimError::check_range(name, range))?;
         Ok(Some(Tensor::f_from_slice(&new)?))
     }

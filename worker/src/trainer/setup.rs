@@ -189,9 +189,12 @@ impl<'a> Run<'a> {
         devices::make_current(device(plan)).map_err(config_error)?;
         devices::allow_tf32(plan.fp32_math() == Fp32Math::Tf32).map_err(config_error)?;
         tch::set_num_threads(plan.threads.max(1) as i32);
-        if plan.determinism.is_some_and(|d| d.deterministic_kernels) {
+        let deterministic = plan.determinism.is_some_and(|d| d.deterministic_kernels);
+        if deterministic {
             native::deterministic(true).map_err(config_error)?;
         }
+        // cuDNN tries its ways to compute each convolution, and keeps the fastest.
+        tch::Cuda::cudnn_set_benchmark(!deterministic);
         let strategy = strategy(plan, &NetworkFacts::of(&job.graph))?;
         let data = data_config(&config.data, config.model.image_shape[0], plan);
         let repeats = config.run.benchmark && config.data.image_root == "synthetic";
@@ -200,6 +203,7 @@ impl<'a> Run<'a> {
         let train = job.train.clone().filter(steps);
         let loader = train.map(|d| TrainLoader::new(d, data.clone())).transpose()?;
         let loader = loader.map(|loader| if repeats { loader.repeating(RING) } else { loader });
+        let loader = loader.map(|loader| if device(plan) == Device::Cpu { loader } else { loader.raw() });
         let steps_per_epoch = loader.as_ref().map_or(0, TrainLoader::steps);
 
         let rule = rule(&config.optimizer);

@@ -1,68 +1,21 @@
 //! The CUDA kernels without a GPU: compiled as C++ over `kernels/emulation.cpp`, against the loops for CPUs, with
 //! several sizes of the grid and both orders of threads and blocks.
 
-use super::super::cuda;
+use super::super::cuda::{self, Launch};
+use super::super::pointwise::{self, Pointwise};
 use super::learned::{close, sums};
 use super::*;
-use std::ffi::{CStr, c_int, c_void};
+use std::cell::Cell;
+use std::ffi::{CStr, CString, c_int, c_void};
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 type Words = *const c_char;
-type Quantize = unsafe extern "C" fn(
-    c_int,
-    u32,
-    u32,
-    c_int,
-    *const c_void,
-    *mut c_void,
-    *mut c_void,
-    *const c_void,
-    *mut c_void,
-    *mut c_void,
-    i64,
-    i64,
-    f32,
-    f32,
-    f32,
-) -> Words;
-type Mask = unsafe extern "C" fn(
-    c_int,
-    u32,
-    u32,
-    c_int,
-    *const c_void,
-    *mut c_void,
-    *const c_void,
-    i64,
-    i64,
-) -> Words;
-type Learn = unsafe extern "C" fn(
-    c_int,
-    u32,
-    u32,
-    c_int,
-    *const c_void,
-    *const c_void,
-    *mut c_void,
-    *const c_void,
-    *mut c_void,
-    i64,
-    i64,
-    i64,
-    f32,
-    f32,
-    f32,
-) -> Words;
-type LearnSum = unsafe extern "C" fn(u32, u32, c_int, *const c_void, *mut c_void, i64, i64, f32) -> Words;
 
 /// The emulation's functions. It runs one launch at a time.
 struct Emulation {
-    quantize: Quantize,
-    mask: Mask,
-    learn: Learn,
-    learn_sum: LearnSum,
+    launch: unsafe extern "C" fn(*const c_char, u32, u32, c_int, *mut *mut c_void) -> Words,
     divergence: unsafe extern "C" fn(u32) -> Words,
 }
 
@@ -87,13 +40,7 @@ fn emulation() -> MutexGuard<'static, Emulation> {
                 *unsafe { library.get(concat!($name, "\0").as_bytes()) }.unwrap()
             };
         }
-        Mutex::new(Emulation {
-            quantize: function!("emulated_quantize"),
-            mask: function!("emulated_mask"),
-            learn: function!("emulated_learn"),
-            learn_sum: function!("emulated_learn_sum"),
-            divergence: function!("emulated_divergence"),
-        })
+        Mutex::new(Emulation { launch: function!("emulated"), divergence: function!("emulated_divergence") })
     };
     LOADED.get_or_init(load).lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -120,10 +67,71 @@ const GRIDS: [Grid; 4] = [
 ];
 
 impl Grid {
-    fn blocks(self, turns: i64) -> u32 {
-        cuda::blocks(turns, self.most)
+    /// Runs a kernel that has work for so many blocks; what went wrong, if anything did.
+    ///
+    /// # Safety
+    /// The arguments are addresses of values of the kernel's parameter types; pointers among them are sized as it says.
+    unsafe fn launch(self, kernel: &CStr, wanted: i64, arguments: *mut *mut c_void) -> Option<String> {
+        let blocks = cuda::blocks(wanted, self.most);
+        // SAFETY: the caller's promise.
+        told(unsafe { (emulation().launch)(kernel.as_ptr(), blocks, cuda::THREADS, self.order, arguments) })
     }
 }
+
+/// An argument of a kernel; its bytes, with zeros behind them.
+enum Argument<'a> {
+    Of(&'a Tensor),
+    Long(i64),
+    Float(f32),
+}
+use Argument::{Float, Long, Of};
+
+impl Grid {
+    /// [`Self::launch`] of a kernel for the elements' type `kind`.
+    fn run(self, kernel: &str, wanted: i64, arguments: &[Argument]) {
+        let mut words: Vec<u64> = arguments
+            .iter()
+            .map(|a| match a {
+                Of(tensor) => tensor.data_ptr() as u64,
+                Long(n) => *n as u64,
+                Float(f) => f.to_bits().into(),
+            })
+            .collect();
+        let mut list: Vec<*mut c_void> = words.iter_mut().map(|w| std::ptr::from_mut(w).cast()).collect();
+        let name = CString::new(kernel).unwrap();
+        // SAFETY: tensors of the sizes that the kernel's comment asks for; numbers lie at the beginning of their words.
+        assert_eq!(unsafe { self.launch(&name, wanted, list.as_mut_ptr()) }, None);
+    }
+}
+
+thread_local! {
+    /// The grid of the launches that operators make in this thread.
+    static GRID: Cell<Grid> = const { Cell::new(GRIDS[0]) };
+}
+
+/// The launcher of operators.
+unsafe extern "C" fn run(l: *const Launch) -> *mut c_char {
+    // SAFETY: as `device.h` says. Tensors on a GPU have kernels of their own.
+    if unsafe { (*l).device } >= 0 {
+        return unsafe { cuda::run(l) };
+    }
+    // SAFETY: as above.
+    let (kernel, wanted, arguments) = unsafe { (CStr::from_ptr((*l).kernel), (*l).blocks, (*l).arguments) };
+    // SAFETY: as above.
+    match unsafe { GRID.get().launch(kernel, wanted, arguments) } {
+        None => std::ptr::null_mut(),
+        Some(failed) => cuda::message(failed),
+    }
+}
+
+/// Runs a chain by the kernels, in grids like this.
+pub(super) fn chain(x: &Tensor, of: &Pointwise, grid: usize) -> Tensor {
+    cuda::register(run);
+    GRID.set(GRIDS[grid % GRIDS.len()]);
+    pointwise::run(x, of, true).unwrap()
+}
+
+const TYPES: [&str; 3] = ["f32", "bf16", "f16"];
 
 /// `[rows, inner]` elements, one scale a row.
 struct Case {
@@ -159,52 +167,20 @@ impl Case {
 
     /// What the kernels give: y, dx, and what an observer sees.
     fn emulated(&self, grid: Grid) -> [Tensor; 3] {
-        let e = emulation();
         let (y, dx) = (self.x.zeros_like() + 77, self.x.zeros_like() + 77);
         let words = (self.inner + 31) / 32;
         let bits = Tensor::full([self.rows * words], -1, (Kind::Int, Device::Cpu));
         let seen = Tensor::full([2], -1.0, (Kind::Float, Device::Cpu));
         let scratch = Tensor::zeros([2], (Kind::Int64, Device::Cpu));
         let [lo, hi] = self.bounds();
-        let blocks = grid.blocks(cuda::turns(cuda::QUANTIZE, self.rows, self.inner, 0));
-        let threads = cuda::THREADS;
-        // SAFETY: tensors of the sizes that the kernel's comment asks for.
-        let failed = unsafe {
-            (e.quantize)(
-                self.kind as c_int,
-                blocks,
-                threads,
-                grid.order,
-                self.x.data_ptr(),
-                y.data_ptr(),
-                bits.data_ptr(),
-                self.scales.data_ptr(),
-                seen.data_ptr(),
-                scratch.data_ptr(),
-                self.rows,
-                self.inner,
-                lo,
-                hi,
-                MIN_SCALE,
-            )
-        };
-        assert_eq!(told(failed), None);
-        let blocks = grid.blocks(cuda::turns(cuda::MASK, self.rows, self.inner, 0));
-        // SAFETY: as above.
-        let failed = unsafe {
-            (e.mask)(
-                self.kind as c_int,
-                blocks,
-                threads,
-                grid.order,
-                self.dy.data_ptr(),
-                dx.data_ptr(),
-                bits.data_ptr(),
-                self.rows,
-                self.inner,
-            )
-        };
-        assert_eq!(told(failed), None);
+        let (kind, rows, inner) = (TYPES[self.kind], Long(self.rows), Long(self.inner));
+        let wanted = (self.rows * ((self.inner + 127) / 128) + 7) / 8;
+        let range = [Float(lo), Float(hi), Float(MIN_SCALE)];
+        let given = [Of(&self.x), Of(&y), Of(&bits), Of(&self.scales), Of(&seen), Of(&scratch), rows, inner];
+        let arguments: Vec<Argument> = given.into_iter().chain(range).collect();
+        grid.run(&format!("quantize_{kind}"), wanted, &arguments);
+        let arguments = [Of(&self.dy), Of(&dx), Of(&bits), Long(self.rows), Long(self.inner)];
+        grid.run(&format!("mask_{kind}"), wanted, &arguments);
         [y, dx, seen]
     }
 
@@ -223,41 +199,18 @@ impl Case {
     }
 
     fn learned(&self, grid: Grid, grad_scale: f32, chunk: i64) -> [Tensor; 2] {
-        let e = emulation();
         let dx = self.x.zeros_like() + 77;
         let pieces = (self.inner + chunk - 1) / chunk;
         let partial = Tensor::full([self.rows * pieces], 77.0, (Kind::Double, Device::Cpu));
         let by_scale = Tensor::full([self.rows], 77.0, (Kind::Float, Device::Cpu));
         let [lo, hi] = self.bounds();
-        let blocks = grid.blocks(cuda::turns(cuda::LEARN, self.rows, self.inner, chunk));
-        // SAFETY: tensors of the sizes that the kernel's comment asks for.
-        let failed = unsafe {
-            (e.learn)(
-                self.kind as c_int,
-                blocks,
-                cuda::THREADS,
-                grid.order,
-                self.x.data_ptr(),
-                self.dy.data_ptr(),
-                dx.data_ptr(),
-                self.scales.data_ptr(),
-                partial.data_ptr(),
-                self.rows,
-                self.inner,
-                chunk,
-                lo,
-                hi,
-                MIN_SCALE,
-            )
-        };
-        assert_eq!(told(failed), None);
-        // SAFETY: as above.
-        let failed = unsafe {
-            let (from, to) = (partial.data_ptr(), by_scale.data_ptr());
-            let blocks = grid.blocks(self.rows);
-            (e.learn_sum)(blocks, cuda::THREADS, grid.order, from, to, self.rows, pieces, grad_scale)
-        };
-        assert_eq!(told(failed), None);
+        let given = [Of(&self.x), Of(&self.dy), Of(&dx), Of(&self.scales), Of(&partial)];
+        let sizes = [self.rows, self.inner, chunk].map(Long);
+        let range = [lo, hi, MIN_SCALE].map(Float);
+        let arguments: Vec<Argument> = given.into_iter().chain(sizes).chain(range).collect();
+        grid.run(&format!("learn_{}", TYPES[self.kind]), self.rows * pieces, &arguments);
+        let arguments = [Of(&partial), Of(&by_scale), Long(self.rows), Long(pieces), Float(grad_scale)];
+        grid.run("learn_sum", self.rows, &arguments);
         [dx, by_scale]
     }
 }

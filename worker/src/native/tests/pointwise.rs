@@ -144,8 +144,19 @@ fn one_by_one(case: Case, l: &Leaves) -> Vec<Tensor> {
 
 const SCHEME: Scheme = Scheme::activation(Sign::Signed);
 
-fn as_one(case: Case, l: &Leaves) -> Vec<Tensor> {
+/// How a chain runs.
+#[derive(Debug, Clone, Copy)]
+enum By {
+    /// The CPU's loops.
+    Loops,
+    /// The kernels of GPUs, emulated, in one of several grids.
+    Kernels(usize),
+}
+
+fn as_one(case: Case, l: &Leaves, by: By) -> Vec<Tensor> {
     let scale = scale(case);
+    let zeros = || Tensor::zeros([2], (Kind::Float, Device::Cpu));
+    let (normed_seen, last_seen) = (zeros(), zeros());
     let of = Pointwise {
         norm: case.norm.map(|batch| Norm {
             gamma: &l.gamma,
@@ -158,22 +169,25 @@ fn as_one(case: Case, l: &Leaves) -> Vec<Tensor> {
         residual: case.residual.then_some(&l.residual),
         cut: case.cut,
         rounding: scale.as_ref().map(|scale| Rounding { scale, scheme: SCHEME, unclipped: case.unclipped }),
-        observe_normed: true,
-        observe_last: true,
+        normed: Some(&normed_seen),
+        last: Some(&last_seen),
     };
-    let made = pointwise(&l.x, &of).unwrap();
+    let y = match by {
+        By::Loops => pointwise(&l.x, &of).unwrap(),
+        By::Kernels(grid) => emulated::chain(&l.x, &of, grid),
+    };
     if case.rounds.is_none() {
-        let largest = values(&made.y.abs().max());
-        let seen = values(&made.last.unwrap());
+        let largest = values(&y.abs().max());
+        let seen = values(&last_seen);
         assert!(
             rounded(seen[0], case.kind) == largest[0] && seen[1] == 0.0,
             "{case:?}: {seen:?}, {largest:?}"
         );
     }
-    let seen = f64::from(values(&made.normed.unwrap())[0]);
+    let seen = f64::from(values(&normed_seen)[0]);
     let exact = normed(case, &leaves(case, Kind::Float)).abs().max().double_value(&[]);
     assert!((seen / exact - 1.0).abs() <= 5e-5, "{case:?}: {seen}, {exact}");
-    finish(case, l, made.y)
+    finish(case, l, y)
 }
 
 fn finish(case: Case, l: &Leaves, y: Tensor) -> Vec<Tensor> {
@@ -207,28 +221,70 @@ fn apart(a: &Tensor, b: &Tensor) -> f64 {
 #[test]
 fn values_and_gradients_are_those_of_the_operators_one_by_one() {
     for case in cases() {
-        // One channel of a single element has no variance to speak of.
-        if case.norm == Some(true) && case.shape[0] * case.shape[2] * case.shape[3] < 3 {
-            continue;
+        compare(case, By::Loops);
+    }
+}
+
+#[test]
+fn the_kernels_of_gpus_give_them_too() {
+    // Rows of whole eights or not, channels in one tile or several, pieces of one row and of many.
+    let shapes = [
+        [2, 16, 5, 7],
+        [3, 5, 3, 3],
+        [1, 300, 4, 4],
+        [2, 264, 3, 5],
+        [2, 7, 1, 1],
+        [3, 24, 17, 11],
+        [4, 1, 9, 1],
+    ];
+    let of_a_shape = cases().into_iter().filter(|c| c.shape == [2, 16, 5, 7]);
+    let all = of_a_shape.flat_map(|case| shapes.map(|shape| Case { shape, ..case }));
+    for (i, case) in all.enumerate() {
+        compare(case, By::Kernels(i));
+    }
+}
+
+#[test]
+fn no_grid_changes_a_bit_and_without_sums_the_kernels_and_the_loops_are_equal() {
+    for kind in KINDS {
+        for shape in [[3, 24, 9, 11], [3, 37, 9, 11]] {
+            for norm in [Some(true), Some(false), None] {
+                let (cut, rounds) = (Some(RELU6), Some(0.02));
+                let case = Case { kind, shape, norm, residual: true, cut, rounds, unclipped: false };
+                let of = |by| as_one(case, &leaves(case, kind), by).iter().map(values).collect::<Vec<_>>();
+                let first = of(By::Kernels(0));
+                assert!((1..4).all(|grid| of(By::Kernels(grid)) == first), "{case:?}");
+                // Of y, and the gradients of x and of the residual.
+                let loops = of(By::Loops);
+                assert!(norm == Some(true) || first[..3] == loops[..3], "{case:?}");
+            }
         }
-        // Against FP32 arithmetic on the same numbers: libtorch rounds after each operator, one operator only at its end.
-        let (mut plain, mut fused) = (leaves(case, Kind::Float), leaves(case, case.kind));
-        away_from_bounds(case, &mut plain);
-        away_from_bounds(case, &mut fused);
-        let (exact, got) = (one_by_one(case, &plain), as_one(case, &fused));
-        assert_eq!(exact.len(), got.len());
-        assert_eq!(got[0].kind(), case.kind);
-        let unit = match case.kind {
-            Kind::Float => 5e-5,
-            Kind::BFloat16 => 6e-3,
-            _ => 1e-3,
-        };
-        for (i, (e, g)) in exact.iter().zip(&got).enumerate() {
-            assert_eq!(e.size(), g.size());
-            let tolerance = if i == 0 && case.rounds.is_some() { step_of(case, e) + unit } else { unit };
-            let d = apart(g, e);
-            assert!(d <= tolerance, "{case:?}: tensor {i} differs by {d:e}");
-        }
+    }
+}
+
+/// One case against FP32 arithmetic, operator by operator.
+fn compare(case: Case, by: By) {
+    // One channel of a single element has no variance to speak of.
+    if case.norm == Some(true) && case.shape[0] * case.shape[2] * case.shape[3] < 3 {
+        return;
+    }
+    // Against FP32 arithmetic on the same numbers: libtorch rounds after each operator, one operator only at its end.
+    let (mut plain, mut fused) = (leaves(case, Kind::Float), leaves(case, case.kind));
+    away_from_bounds(case, &mut plain);
+    away_from_bounds(case, &mut fused);
+    let (exact, got) = (one_by_one(case, &plain), as_one(case, &fused, by));
+    assert_eq!(exact.len(), got.len());
+    assert_eq!(got[0].kind(), case.kind);
+    let unit = match case.kind {
+        Kind::Float => 5e-5,
+        Kind::BFloat16 => 6e-3,
+        _ => 1e-3,
+    };
+    for (i, (e, g)) in exact.iter().zip(&got).enumerate() {
+        assert_eq!(e.size(), g.size());
+        let tolerance = if i == 0 && case.rounds.is_some() { step_of(case, e) + unit } else { unit };
+        let d = apart(g, e);
+        assert!(d <= tolerance, "{case:?}, {by:?}: tensor {i} differs by {d:e}");
     }
 }
 
@@ -248,7 +304,7 @@ pub(super) fn of_a_chain(kind: Kind) -> Vec<Tensor> {
         rounds: Some(0.02),
         unclipped: false,
     };
-    as_one(case, &leaves(case, kind))
+    as_one(case, &leaves(case, kind), By::Loops)
 }
 
 #[test]
@@ -266,7 +322,9 @@ fn values_on_a_bound_and_those_that_are_not_finite_are_cut_and_pass_their_gradie
             let (a, b) = (leaf(), leaf());
             let rounding = rounds.then_some(Rounding { scale: &scale, scheme: SCHEME, unclipped });
             let of = Pointwise { cut: activation, rounding, ..Pointwise::default() };
-            let got = pointwise(&a, &of).unwrap().y;
+            let got = pointwise(&a, &of).unwrap();
+            let kernels = emulated::chain(&leaf(), &of, 1);
+            assert!(values(&kernels).iter().zip(&values(&got)).all(|(a, b)| same(*a, *b)));
             let mut want = cut(activation, &b);
             if rounds {
                 want = fake_quant(&want, &scale, SCHEME.qmin(), SCHEME.qmax(), unclipped).unwrap();
@@ -292,9 +350,9 @@ fn values_on_a_bound_and_those_that_are_not_finite_are_cut_and_pass_their_gradie
 #[test]
 fn of_no_images_there_is_nothing_but_statistics() {
     let x = Tensor::zeros([0, 2, 3, 3], (Kind::Float, Device::Cpu));
-    let of = Pointwise { cut: Some(RELU), observe_last: true, ..Pointwise::default() };
-    let made = pointwise(&x, &of).unwrap();
-    assert_eq!((made.y.size(), values(&made.last.unwrap())), (vec![0, 2, 3, 3], vec![0.0, 0.0]));
+    let seen = Tensor::zeros([2], (Kind::Float, Device::Cpu));
+    let of = Pointwise { cut: Some(RELU), last: Some(&seen), ..Pointwise::default() };
+    assert_eq!((pointwise(&x, &of).unwrap().size(), values(&seen)), (vec![0, 2, 3, 3], vec![0.0, 0.0]));
     let [one, var] = [1.0, 0.5].map(|v| Tensor::full([2], v, (Kind::Float, Device::Cpu)));
     let norm = |batch| Norm { gamma: &one, beta: &one, mean: &one, var: &var, eps: EPS, batch };
     assert!(pointwise(&x, &Pointwise { norm: Some(norm(false)), ..Pointwise::default() }).is_ok());
@@ -320,7 +378,7 @@ fn threads_and_memory_order_do_not_matter() {
             l.x = l.x.detach().contiguous().set_requires_grad(true);
             l.residual = l.residual.detach().contiguous().set_requires_grad(true);
         }
-        let all: Vec<Vec<f32>> = as_one(case, &l).iter().map(values).collect();
+        let all: Vec<Vec<f32>> = as_one(case, &l, By::Loops).iter().map(values).collect();
         tch::set_num_threads(before);
         all
     };
@@ -331,18 +389,18 @@ fn threads_and_memory_order_do_not_matter() {
 #[test]
 fn numbers_that_are_not_finite_are_counted_and_stay() {
     let x = Tensor::from_slice(&[1.0f32, f32::NAN, f32::INFINITY, -3.0]).view([1, 2, 1, 2]);
-    let of = Pointwise { cut: Some(RELU), observe_last: true, ..Pointwise::default() };
-    let made = pointwise(&x, &of).unwrap();
-    let y = values(&made.y);
+    let seen = Tensor::from_slice(&[0.5f32, 3.0]);
+    let of = Pointwise { cut: Some(RELU), last: Some(&seen), ..Pointwise::default() };
+    let y = values(&pointwise(&x, &of).unwrap());
     assert!(y[0] == 1.0 && y[1].is_nan() && y[2] == f32::INFINITY && y[3] == 0.0);
-    assert_eq!(values(&made.last.unwrap()), [1.0, 2.0]);
+    assert_eq!(values(&seen), [1.0, 5.0], "what was seen before is raised");
     let (mean, var, one) = (
         Tensor::zeros([2], (Kind::Float, Device::Cpu)),
         Tensor::zeros([2], (Kind::Float, Device::Cpu)),
         Tensor::ones([2], (Kind::Float, Device::Cpu)),
     );
     let norm = Norm { gamma: &one, beta: &one, mean: &mean, var: &var, eps: EPS, batch: true };
-    pointwise(&x, &Pointwise { norm: Some(norm), ..Pointwise::default() }).unwrap();
+    drop(pointwise(&x, &Pointwise { norm: Some(norm), ..Pointwise::default() }).unwrap());
     assert!(values(&var).iter().all(|v| v.is_nan()), "the batch's variance hides no NaN and no infinity");
 }
 

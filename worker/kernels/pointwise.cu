@@ -1,0 +1,473 @@
+// The chains of native/pointwise.h on GPUs: channels-last tensors of `n` elements, channels innermost, or of `rows` rows of
+// `channels` elements. A thread takes eight elements at once: sixteen bytes of BF16, where `wide` says that rows are whole
+// eights and addresses multiples of 16; else one by one. Arithmetic is FP32 and rounded once, as the CPU's; sums go by
+// pieces that depend on the shape alone, so that neither the device nor the grid changes a bit.
+//
+// Masks have bit k of byte b for element 8 b + k. `seen` = {absmax over finite values, count of the others} is raised in
+// place.
+
+#define PER_THREAD 8
+
+// Eight elements as they lie in memory.
+template <typename K, int bytes = sizeof(typename K::Word)>
+struct Eight;
+
+template <typename K>
+struct Eight<K, 2> {
+  u32 pairs[4];
+
+  __device__ u16 get(int k) const { return (u16)(k % 2 ? pairs[k / 2] >> 16 : pairs[k / 2]); }
+  __device__ void put(int k, u16 w) { pairs[k / 2] = k % 2 ? (pairs[k / 2] & 0xffffu) | (u32)w << 16 : w; }  // in order
+  __device__ void load(const u16* from) {
+    const uint4 v = *(const uint4*)from;
+    pairs[0] = v.x, pairs[1] = v.y, pairs[2] = v.z, pairs[3] = v.w;
+  }
+  __device__ void store(u16* to) const {
+    uint4 v;
+    v.x = pairs[0], v.y = pairs[1], v.z = pairs[2], v.w = pairs[3];
+    *(uint4*)to = v;
+  }
+  // Zeros where a bit is not set.
+  __device__ void keep(u32 bits) {
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      pairs[k] &= ((bits >> (2 * k)) & 1 ? 0xffffu : 0u) | ((bits >> (2 * k + 1)) & 1 ? 0xffff0000u : 0u);
+    }
+  }
+};
+
+template <typename K>
+struct Eight<K, 4> {
+  u32 w[8];
+
+  __device__ u32 get(int k) const { return w[k]; }
+  __device__ void put(int k, u32 word) { w[k] = word; }
+  __device__ void load(const u32* from) {
+    const uint4 a = ((const uint4*)from)[0], b = ((const uint4*)from)[1];
+    w[0] = a.x, w[1] = a.y, w[2] = a.z, w[3] = a.w, w[4] = b.x, w[5] = b.y, w[6] = b.z, w[7] = b.w;
+  }
+  __device__ void store(u32* to) const {
+    uint4 a, b;
+    a.x = w[0], a.y = w[1], a.z = w[2], a.w = w[3], b.x = w[4], b.y = w[5], b.z = w[6], b.w = w[7];
+    ((uint4*)to)[0] = a;
+    ((uint4*)to)[1] = b;
+  }
+  __device__ void keep(u32 bits) {
+#pragma unroll
+    for (int k = 0; k < 8; ++k) w[k] = (bits >> k) & 1 ? w[k] : 0u;
+  }
+};
+
+// Eight elements, or the `left` that there are and zeros.
+template <typename K, bool WIDE>
+static __device__ Eight<K> load(const typename K::Word* from, int left) {
+  Eight<K> e;
+  if (WIDE) {
+    e.load(from);
+    return e;
+  }
+#pragma unroll
+  for (int k = 0; k < PER_THREAD; ++k) e.put(k, k < left ? from[k] : (typename K::Word)0);
+  return e;
+}
+
+template <typename K, bool WIDE>
+static __device__ void store(typename K::Word* to, int left, const Eight<K>& e) {
+  if (WIDE) {
+    e.store(to);
+    return;
+  }
+#pragma unroll
+  for (int k = 0; k < PER_THREAD; ++k) {
+    if (k < left) to[k] = e.get(k);
+  }
+}
+
+// Numbers by channel for the eight elements from `at` on, in registers where rows are whole eights: a thread that stays with
+// its channels reads them once. Elsewhere each is read when it is wanted; behind the last channel comes the first.
+template <bool WIDE>
+struct ByChannel {
+  float held[WIDE ? PER_THREAD : 1];
+
+  __device__ void read(const float* numbers, i64 at) {
+    if (!WIDE) return;
+    const float4 a = ((const float4*)(numbers + at))[0], b = ((const float4*)(numbers + at))[1];
+    const float all[PER_THREAD] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+#pragma unroll
+    for (int k = 0; k < PER_THREAD; ++k) held[WIDE ? k : 0] = all[k];
+  }
+  __device__ float get(const float* numbers, i64 at, i64 channels, int k) const {
+    return WIDE ? held[k] : numbers[(at + k) % channels];
+  }
+};
+
+// What a thread has seen.
+struct Seen {
+  u32 largest, others;
+
+  __device__ void look(float f) {
+    const u32 m = __float_as_uint(f) & 0x7fffffffu;
+    if (m < 0x7f800000u) {
+      largest = m > largest ? m : largest;
+    } else {
+      ++others;
+    }
+  }
+};
+
+// Raises `seen` by what the block's threads have seen. Bits of magnitudes are ordered as the magnitudes are.
+static __device__ void raise(Seen mine, float* seen, u32* block) {
+  if (threadIdx.x < 2) block[threadIdx.x] = 0;
+  __syncthreads();
+  for (int lanes = 16; lanes > 0; lanes /= 2) {
+    const u32 other = __shfl_down_sync(ALL_LANES, mine.largest, lanes);
+    mine.largest = other > mine.largest ? other : mine.largest;
+    mine.others += __shfl_down_sync(ALL_LANES, mine.others, lanes);
+  }
+  if (threadIdx.x % 32 == 0) {
+    atomicMax(&block[0], mine.largest);
+    atomicAdd(&block[1], mine.others);
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    atomicMax((u32*)seen, block[0]);
+    if (block[1]) atomicAdd(&seen[1], (float)block[1]);
+  }
+  __syncthreads();
+}
+
+// round_half_even(v / scale). The product with the inverse is off by less than 1e-3 where codes can lie, so only near a half
+// a division is needed.
+static __device__ float code(float v, float scale, float inverse) {
+  const float r = __fmul_rn(v, inverse), q = rintf(r);
+  if (fabsf(__fsub_rn(r, q)) > 0.499f && fabsf(r) < 1024.0f) return rintf(__fdiv_rn(v, scale));
+  return q;
+}
+
+struct Stages {
+  int cuts, strict, quantizes, unclipped;
+  float low, high, qmin, qmax, min_scale;
+};
+
+template <typename K, bool WIDE>
+static __device__ void apply(const typename K::Word* x, const float* gain, const float* bias,
+                             const typename K::Word* residual, typename K::Word* y, unsigned char* bits, float* normed,
+                             float* last, const float* scales, i64 n, i64 channels, const Stages& o, u32* block) {
+  const i64 threads = (i64)gridDim.x * blockDim.x;
+  i64 i = ((i64)blockIdx.x * blockDim.x + threadIdx.x) * PER_THREAD;
+  i64 channel = i % channels, held = -1;
+  const i64 stride = threads * PER_THREAD % channels;
+  // Nothing lies beyond a bound that is infinite, infinity neither.
+  const float beyond = o.high == __uint_as_float(0x7f800000u) ? __uint_as_float(0x7fc00000u) : o.high;
+  const float scale = o.quantizes ? guarded(scales[0], o.min_scale) : 1.0f, inverse = __fdiv_rn(1.0f, scale);
+  ByChannel<WIDE> a, b;
+  Seen first = {0, 0}, second = {0, 0};
+  for (; i < n; i += threads * PER_THREAD) {
+    const int left = WIDE || n - i > PER_THREAD ? PER_THREAD : (int)(n - i);
+    const Eight<K> from = load<K, WIDE>(x + i, left);
+    Eight<K> added, made;
+    if (residual) added = load<K, WIDE>(residual + i, left);
+    if (gain && channel != held) {
+      a.read(gain, channel);
+      b.read(bias, channel);
+      held = channel;
+    }
+    u32 passes = 0;
+#pragma unroll
+    for (int k = 0; k < PER_THREAD; ++k) {
+      float v = K::widen(from.get(k));
+      bool pass = true;
+      if (gain) {
+        v = __fadd_rn(__fmul_rn(v, a.get(gain, channel, channels, k)), b.get(bias, channel, channels, k));
+      }
+      if (normed && k < left) first.look(v);
+      if (residual) v = __fadd_rn(v, K::widen(added.get(k)));
+      if (o.cuts) {
+        pass = o.strict ? !(v <= o.low) && !(v >= beyond) : !(v < o.low) && !(v > beyond);
+        v = clamped(v, o.low, o.high);
+      }
+      if (last && k < left) second.look(v);
+      if (o.quantizes) {
+        const float q = code(v, scale, inverse);
+        pass = pass && (o.unclipped || (q >= o.qmin && q <= o.qmax));
+        v = __fmul_rn(clamped(q, o.qmin, o.qmax), scale);
+      }
+      passes |= (u32)pass << k;
+      made.put(k, K::narrow(v));
+    }
+    store<K, WIDE>(y + i, left, made);
+    if (bits) bits[i / PER_THREAD] = (unsigned char)passes;
+    channel += stride;
+    channel = channel >= channels ? channel - channels : channel;
+  }
+  if (normed) raise(first, normed, block);
+  if (last) raise(second, last, block);
+}
+
+// The gradients behind a mask: zeros where none passes.
+template <typename K, bool WIDE>
+static __device__ Eight<K> masked(const typename K::Word* dy, const unsigned char* bits, i64 i, int left) {
+  Eight<K> e = load<K, WIDE>(dy + i, left);
+  if (bits) {
+    // A row that is no whole eights begins anywhere in a byte.
+    u32 keep = bits[i / PER_THREAD];
+    if (!WIDE && i % PER_THREAD) {
+      keep >>= i % PER_THREAD;
+      if (left > PER_THREAD - i % PER_THREAD) keep |= (u32)bits[i / PER_THREAD + 1] << (PER_THREAD - i % PER_THREAD);
+    }
+    e.keep(keep);
+  }
+  return e;
+}
+
+// Which rows and channels a block sums up: `tiles` of `width` eights of channels, `chunks` of `chunk` rows. A piece is a
+// chunk of a tile.
+struct Pieces {
+  i64 rows, channels, tiles, width, chunks, chunk;
+};
+
+// Two sums a channel of a piece, from those of each thread, rows in order, to partial[chunk][sum][channel].
+static __device__ void fold(const Pieces& p, i64 tile, i64 chunk, const float* s, const float* q, float* all,
+                            float* partial) {
+#pragma unroll
+  for (int k = 0; k < PER_THREAD; ++k) {
+    all[k * THREADS + threadIdx.x] = s[k];
+    all[(PER_THREAD + k) * THREADS + threadIdx.x] = q[k];
+  }
+  __syncthreads();
+  const int width = (int)p.width, lanes = THREADS / width;
+  for (int o = threadIdx.x; o < 2 * PER_THREAD * width; o += THREADS) {
+    const int k = o / width, group = o % width;
+    const i64 channel = (tile * width + group) * PER_THREAD + k % PER_THREAD;
+    if (channel >= p.channels) continue;
+    float sum = 0.0f;
+    for (int lane = 0; lane < lanes; ++lane) sum = __fadd_rn(sum, all[k * THREADS + lane * width + group]);
+    partial[(chunk * 2 + k / PER_THREAD) * p.channels + channel] = sum;
+  }
+  __syncthreads();
+}
+
+// Sums of x - shift and of its squares; `shift` is a mean of four rows, so that little is lost where the mean is far from 0.
+template <typename K, bool WIDE>
+static __device__ void statistics(const typename K::Word* x, float* shift, float* partial, const Pieces& p, float* all) {
+  const int group = threadIdx.x % p.width, lane = threadIdx.x / p.width, lanes = THREADS / p.width;
+  for (i64 piece = blockIdx.x; piece < p.tiles * p.chunks; piece += gridDim.x) {
+    const i64 tile = piece % p.tiles, chunk = piece / p.tiles, channel = (tile * p.width + group) * PER_THREAD;
+    const int left = p.channels - channel > PER_THREAD ? PER_THREAD : (int)(p.channels - channel);
+    float s[PER_THREAD] = {}, q[PER_THREAD] = {}, middle[PER_THREAD] = {};
+    if (left > 0 && lane < lanes) {
+      for (int quarter = 0; quarter < 4; ++quarter) {
+        const Eight<K> e = load<K, WIDE>(x + p.rows * quarter / 4 * p.channels + channel, left);
+#pragma unroll
+        for (int k = 0; k < PER_THREAD; ++k) middle[k] = __fadd_rn(middle[k], __fmul_rn(0.25f, K::widen(e.get(k))));
+      }
+      if (chunk == 0 && lane == 0) {
+#pragma unroll
+        for (int k = 0; k < PER_THREAD; ++k) {
+          if (k < left) shift[channel + k] = middle[k];
+        }
+      }
+      const i64 end = (chunk + 1) * p.chunk < p.rows ? (chunk + 1) * p.chunk : p.rows;
+#pragma unroll 2
+      for (i64 row = chunk * p.chunk + lane; row < end; row += lanes) {
+        const Eight<K> e = load<K, WIDE>(x + row * p.channels + channel, left);
+#pragma unroll
+        for (int k = 0; k < PER_THREAD; ++k) {
+          const float d = __fsub_rn(K::widen(e.get(k)), middle[k]);
+          s[k] = __fadd_rn(s[k], d);
+          q[k] = __fadd_rn(q[k], __fmul_rn(d, d));
+        }
+      }
+    }
+    fold(p, tile, chunk, s, q, all, partial);
+  }
+}
+
+// Sums of dz and of dz (x - mean); dz and dz times gain to memory, where that is wanted.
+template <typename K, bool WIDE>
+static __device__ void sums(const typename K::Word* dy, const unsigned char* bits, const typename K::Word* x,
+                            const float* mean, const float* gain, typename K::Word* dz, typename K::Word* dx,
+                            float* partial, const Pieces& p, float* all) {
+  const int group = threadIdx.x % p.width, lane = threadIdx.x / p.width, lanes = THREADS / p.width;
+  for (i64 piece = blockIdx.x; piece < p.tiles * p.chunks; piece += gridDim.x) {
+    const i64 tile = piece % p.tiles, chunk = piece / p.tiles, channel = (tile * p.width + group) * PER_THREAD;
+    const int left = p.channels - channel > PER_THREAD ? PER_THREAD : (int)(p.channels - channel);
+    float s[PER_THREAD] = {}, q[PER_THREAD] = {};
+    if (left > 0 && lane < lanes) {
+      float m[PER_THREAD];
+#pragma unroll
+      for (int k = 0; k < PER_THREAD; ++k) m[k] = k < left ? mean[channel + k] : 0.0f;
+      const i64 end = (chunk + 1) * p.chunk < p.rows ? (chunk + 1) * p.chunk : p.rows;
+#pragma unroll(sizeof(typename K::Word) == 2 ? 2 : 1)
+      for (i64 row = chunk * p.chunk + lane; row < end; row += lanes) {
+        const i64 i = row * p.channels + channel;
+        const Eight<K> v = load<K, WIDE>(x + i, left);
+        Eight<K> g = masked<K, WIDE>(dy, bits, i, left);
+        if (dz) store<K, WIDE>(dz + i, left, g);
+#pragma unroll
+        for (int k = 0; k < PER_THREAD; ++k) {
+          const float f = K::widen(g.get(k));
+          s[k] = __fadd_rn(s[k], f);
+          q[k] = __fadd_rn(q[k], __fmul_rn(f, __fsub_rn(K::widen(v.get(k)), m[k])));
+        }
+        if (dx) {
+          Eight<K> made;
+#pragma unroll
+          for (int k = 0; k < PER_THREAD; ++k) {
+            made.put(k, k < left ? K::narrow(__fmul_rn(K::widen(g.get(k)), gain[channel + k])) : (typename K::Word)0);
+          }
+          store<K, WIDE>(dx + i, left, made);
+        }
+      }
+    }
+    fold(p, tile, chunk, s, q, all, partial);
+  }
+}
+
+// dx = gain dz - (x - mean) slope - offset.
+template <typename K, bool WIDE>
+static __device__ void backward(const typename K::Word* dy, const unsigned char* bits, const typename K::Word* x,
+                                const float* mean, const float* gain, const float* slope, const float* offset,
+                                typename K::Word* dx, i64 n, i64 channels) {
+  const i64 threads = (i64)gridDim.x * blockDim.x;
+  i64 i = ((i64)blockIdx.x * blockDim.x + threadIdx.x) * PER_THREAD;
+  i64 channel = i % channels, held = -1;
+  const i64 stride = threads * PER_THREAD % channels;
+  ByChannel<WIDE> m, a, b, d;
+  for (; i < n; i += threads * PER_THREAD) {
+    const int left = WIDE || n - i > PER_THREAD ? PER_THREAD : (int)(n - i);
+    const Eight<K> v = load<K, WIDE>(x + i, left), g = masked<K, WIDE>(dy, bits, i, left);
+    Eight<K> made;
+    if (channel != held) {
+      m.read(mean, channel);
+      a.read(gain, channel);
+      b.read(slope, channel);
+      d.read(offset, channel);
+      held = channel;
+    }
+#pragma unroll
+    for (int k = 0; k < PER_THREAD; ++k) {
+      const float f = __fmul_rn(K::widen(g.get(k)), a.get(gain, channel, channels, k));
+      const float deviation = __fsub_rn(K::widen(v.get(k)), m.get(mean, channel, channels, k));
+      const float sloped = __fmul_rn(deviation, b.get(slope, channel, channels, k));
+      made.put(k, K::narrow(__fsub_rn(__fsub_rn(f, sloped), d.get(offset, channel, channels, k))));
+    }
+    store<K, WIDE>(dx + i, left, made);
+    channel += stride;
+    channel = channel >= channels ? channel - channels : channel;
+  }
+}
+
+// A channel's two sums over all chunks, in FP64, in an order that the number of chunks decides; whole in the first 8 threads,
+// one channel each. Threads 8 l + c take channel c and chunks l, l + 32, ...
+static __device__ void total(const float* partial, i64 channel, i64 channels, i64 chunks, double* sum, double* other) {
+  __shared__ double all[2 * THREADS];
+  double s = 0.0, q = 0.0;
+  if (channel < channels) {
+#pragma unroll 4
+    for (i64 chunk = threadIdx.x / 8; chunk < chunks; chunk += THREADS / 8) {
+      s += (double)partial[chunk * 2 * channels + channel];
+      q += (double)partial[(chunk * 2 + 1) * channels + channel];
+    }
+  }
+  __syncthreads();  // the eight before are read
+  all[threadIdx.x] = s;
+  all[THREADS + threadIdx.x] = q;
+  __syncthreads();
+  *sum = *other = 0.0;
+  if (threadIdx.x < 8) {
+    for (int lane = 0; lane < THREADS / 8; ++lane) {
+      *sum += all[lane * 8 + threadIdx.x];
+      *other += all[THREADS + lane * 8 + threadIdx.x];
+    }
+  }
+}
+
+// Mean and 1 / sqrt(biased variance + eps) of each channel, gain and bias of the normalisation; mean and unbiased variance
+// are told. Blocks take 8 channels each.
+extern "C" __global__ void LAUNCHED_WITH(THREADS)
+    chain_statistics_end(const float* partial, const float* shift, const float* gamma, const float* beta, float* mean,
+                         float* inverse, float* gain, float* bias, float* told_mean, float* told_var, i64 rows,
+                         i64 channels, i64 chunks, float eps) {
+  for (i64 eight = blockIdx.x; eight * 8 < channels; eight += gridDim.x) {
+  const i64 c = eight * 8 + threadIdx.x % 8;
+  double sum, other;
+  total(partial, c, channels, chunks, &sum, &other);
+  if (threadIdx.x >= 8 || c >= channels) continue;
+  const double n = (double)rows, d = sum / n;
+  // What is not finite stays so: a comparison would hide it.
+  const double squares = other - sum * d < 0.0 ? 0.0 : other - sum * d;
+  const float m = (float)((double)shift[c] + d), r = (float)(1.0 / sqrt(squares / n + (double)eps));
+  mean[c] = told_mean[c] = m;
+  told_var[c] = (float)(squares / (n - 1.0));
+  inverse[c] = r;
+  gain[c] = __fmul_rn(gamma[c], r);
+  bias[c] = __fsub_rn(beta[c], __fmul_rn(m, gain[c]));
+  }
+}
+
+// Inverse, gain and bias of given statistics; a thread takes a channel.
+extern "C" __global__ void LAUNCHED_WITH(THREADS)
+    chain_running(const float* mean, const float* var, const float* gamma, const float* beta, float* inverse, float* gain,
+                  float* bias, i64 channels, float eps) {
+  for (i64 c = (i64)blockIdx.x * blockDim.x + threadIdx.x; c < channels; c += (i64)gridDim.x * blockDim.x) {
+    const float r = __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(var[c], eps)));
+    inverse[c] = r;
+    gain[c] = __fmul_rn(gamma[c], r);
+    bias[c] = __fsub_rn(beta[c], __fmul_rn(mean[c], gain[c]));
+  }
+}
+
+// Gradients of gamma and beta, and slope and offset of `backward`. Blocks take 8 channels each.
+extern "C" __global__ void LAUNCHED_WITH(THREADS)
+    chain_sums_end(const float* partial, const float* gamma, const float* inverse, float* by_gamma, float* by_beta,
+                   float* gain, float* slope, float* offset, i64 rows, i64 channels, i64 chunks) {
+  for (i64 eight = blockIdx.x; eight * 8 < channels; eight += gridDim.x) {
+  const i64 c = eight * 8 + threadIdx.x % 8;
+  double sum, other;
+  total(partial, c, channels, chunks, &sum, &other);
+  if (threadIdx.x >= 8 || c >= channels) continue;
+  const double n = (double)rows, r = (double)inverse[c], w = (double)gamma[c];
+  by_beta[c] = (float)sum;
+  by_gamma[c] = (float)(other * r);
+  gain[c] = __fmul_rn(gamma[c], inverse[c]);
+  slope[c] = (float)(w * r * r * r * other / n);
+  offset[c] = (float)(w * r * sum / n);
+  }
+}
+
+#define OF_TYPE(K, name)                                                                                              \
+  extern "C" __global__ void THREE_BLOCKS chain_statistics_##name(                                          \
+      const K::Word* x, float* shift, float* partial, int wide, i64 rows, i64 channels, i64 tiles, i64 width,         \
+      i64 chunks, i64 chunk) {                                                                                        \
+    __shared__ float all[2 * PER_THREAD * THREADS];                                                                   \
+    const Pieces p = {rows, channels, tiles, width, chunks, chunk};                                                   \
+    wide ? statistics<K, true>(x, shift, partial, p, all) : statistics<K, false>(x, shift, partial, p, all);          \
+  }                                                                                                                   \
+  extern "C" __global__ void THREE_BLOCKS chain_apply_##name(                                               \
+      const K::Word* x, const float* gain, const float* bias, const K::Word* residual, K::Word* y,                    \
+      unsigned char* bits, float* normed, float* last, const float* scales, int wide, i64 n, i64 channels, int cuts,  \
+      int strict, int quantizes, int unclipped, float low, float high, float qmin, float qmax, float min_scale) {     \
+    __shared__ u32 block[2];                                                                                          \
+    const Stages o = {cuts, strict, quantizes, unclipped, low, high, qmin, qmax, min_scale};                          \
+    wide ? apply<K, true>(x, gain, bias, residual, y, bits, normed, last, scales, n, channels, o, block)              \
+         : apply<K, false>(x, gain, bias, residual, y, bits, normed, last, scales, n, channels, o, block);            \
+  }                                                                                                                   \
+  extern "C" __global__ void THREE_BLOCKS chain_sums_##name(                                                \
+      const K::Word* dy, const unsigned char* bits, const K::Word* x, const float* mean, const float* gain,           \
+      K::Word* dz, K::Word* dx, float* partial, int wide, i64 rows, i64 channels, i64 tiles, i64 width, i64 chunks,   \
+      i64 chunk) {                                                                                                    \
+    __shared__ float all[2 * PER_THREAD * THREADS];                                                                   \
+    const Pieces p = {rows, channels, tiles, width, chunks, chunk};                                                   \
+    wide ? sums<K, true>(dy, bits, x, mean, gain, dz, dx, partial, p, all)                                            \
+         : sums<K, false>(dy, bits, x, mean, gain, dz, dx, partial, p, all);                                          \
+  }                                                                                                                   \
+  extern "C" __global__ void THREE_BLOCKS chain_backward_##name(                                            \
+      const K::Word* dy, const unsigned char* bits, const K::Word* x, const float* mean, const float* gain,           \
+      const float* slope, const float* offset, K::Word* dx, int wide, i64 n, i64 channels) {                          \
+    wide ? backward<K, true>(dy, bits, x, mean, gain, slope, offset, dx, n, channels)                                 \
+         : backward<K, false>(dy, bits, x, mean, gain, slope, offset, dx, n, channels);                               \
+  }
+OF_TYPE(F32, f32)
+OF_TYPE(Bf16, bf16)
+OF_TYPE(F16, f16)

@@ -1,0 +1,26 @@
+// What a chain of pointwise.h runs on, for the CPU's loops and for a GPU's kernels alike.
+#pragma once
+#include <ATen/ATen.h>
+
+#include "pointwise.h"
+
+// What a chain reads and writes besides x and y.
+struct OctrainChain {
+  const at::Tensor *residual, *gamma, *beta, *mean, *var, *scale;  // null: there is none
+  const at::Tensor *normed, *last;  // [absmax over finite values, count of the others], raised by what is seen; null: nobody looks
+};
+
+struct OctrainChainForward {
+  at::Tensor y, bits, mean, inverse;
+};
+
+struct OctrainChainGradients {
+  at::Tensor x, residual, gamma, beta;
+};
+
+// On a GPU; x is channels-last. `bits`, `mean`, `inverse` of backward: not defined where there is no mask, no normalisation.
+OctrainChainForward octrain_chain_on_gpu(const at::Tensor& x, const OctrainPointwise& o, const OctrainChain& g,
+                                         bool differentiate);
+OctrainChainGradients octrain_chain_gradients_on_gpu(const at::Tensor& dy, const OctrainPointwise& o, const at::Tensor& x,
+                                                     const at::Tensor& bits, const at::Tensor& gamma,
+                                                     const at::Tensor& mean, const at::Tensor& inverse, bool residual);
