@@ -62,8 +62,8 @@ fi
 
 # ---- 20 steps against the CPU
 small=(--image-root digits --model-arch-name ResNet20 --num-of-class 10 --image-shape "3,32,32" --label-smoothing 0
-  --warmup-epochs 0 --batch-size 16 --lr 0.02 --max-steps 20 --print-interval 1 --run-scope train_only --qat
-  --qat-calibration-images 64 --show-config false)
+  --warmup-epochs 0 --batch-size 16 --lr 0.02 --max-steps 20 --print-interval 1 --run-scope train_only --show-config false)
+quantized=(--qat --qat-calibration-images 64)
 
 # losses FILE: train.loss of each step of a report, a line each.
 losses() { sed -n '/"kind":"step"/s/.*"train.loss":\([-+.0-9eE]*\).*/\1/p' "$1"; }
@@ -76,20 +76,28 @@ near() {
     END { printf "%d steps, losses differ by at most %.2g (allowed %.2g)\n", NR, worst, most; exit !(NR == 20 && !bad && worst <= most) }'
 }
 
-for precision in "off 0.01" "bf16 0.1" "fp16 0.1"; do
-  read -r amp tolerance <<<"$precision"
-  what="20 QAT steps, --amp $amp, against the CPU"
+# Floating point multiplies in TF32 on a GPU, unless it is to be quantized. A code next to a half is another one after the least
+# rounding error. So losses come apart a little; what is exact doctor has compared.
+for precision in "off - 0.05" "off qat 0.1" "bf16 qat 0.1" "fp16 qat 0.1"; do
+  read -r amp qat tolerance <<<"$precision"
+  what="20 steps in floating point, --amp $amp, against the CPU"
+  recipe=()
+  if [ "$qat" = qat ]; then
+    recipe=("${quantized[@]}")
+    what="20 QAT steps, --amp $amp, against the CPU"
+  fi
   code=0
   for device in cpu cuda; do
     # On the GPU through NCCL, so that its calls are part of a step.
     backend=auto; [ $device = cpu ] || backend=nccl
-    run 100 train "${small[@]}" --amp "$amp" --device $device --test-backend $backend \
-      --report-file "$work/$device-$amp.jsonl" --output-dir "$work/$device-$amp" || { code=$?; break; }
-    losses "$work/$device-$amp.jsonl" >"$work/$device-$amp.losses"
+    name=$device-$amp-$qat
+    run 100 train "${small[@]}" "${recipe[@]}" --amp "$amp" --device $device --test-backend $backend \
+      --report-file "$work/$name.jsonl" --output-dir "$work/$name" || { code=$?; break; }
+    losses "$work/$name.jsonl" >"$work/$name.losses"
   done
   if [ $code -ne 0 ]; then
     bad "$what: on $device it ended with $code"; told
-  elif found=$(near "$work/cpu-$amp.losses" "$work/cuda-$amp.losses" "$tolerance"); then
+  elif found=$(near "$work/cpu-$amp-$qat.losses" "$work/cuda-$amp-$qat.losses" "$tolerance"); then
     ok "$what: $found"
   else
     bad "$what: $found"
@@ -101,13 +109,13 @@ if [ "$gpus" -ge 2 ]; then
   what="20 QAT steps of two workers on two GPUs, against two on the CPU"
   code=0
   for device in cpu cuda; do
-    run 100 train "${small[@]}" --nproc 2 --device $device --report-file "$work/two-$device.jsonl" \
+    run 100 train "${small[@]}" "${quantized[@]}" --nproc 2 --device $device --report-file "$work/two-$device.jsonl" \
       --output-dir "$work/two-$device" || { code=$?; break; }
     losses "$work/two-$device.jsonl" >"$work/two-$device.losses"
   done
   if [ $code -ne 0 ]; then
     bad "$what: on $device it ended with $code"; told
-  elif found=$(near "$work/two-cpu.losses" "$work/two-cuda.losses" 0.01); then
+  elif found=$(near "$work/two-cpu.losses" "$work/two-cuda.losses" 0.1); then
     ok "$what: $found"
   else
     bad "$what: $found"

@@ -16,8 +16,18 @@ fn main() {
         .cpp(true)
         .std("c++17")
         .files(
-            ["depthwise", "device", "fake_quant", "gloo", "isa", "pointwise", "pointwise_gpu", "update"]
-                .map(|name| format!("native/{name}.cpp")),
+            [
+                "depthwise",
+                "device",
+                "fake_quant",
+                "gloo",
+                "isa",
+                "max_pool",
+                "pointwise",
+                "pointwise_gpu",
+                "update",
+            ]
+            .map(|name| format!("native/{name}.cpp")),
         )
         .include("native/include")
         .includes([&include, &include.join("torch/csrc/api/include")])

@@ -87,7 +87,7 @@ fn gpu_check_says_that_it_was_not_run_and_with_a_gpu_that_fails_each_check_fails
     for line in [
         "FAILED  two NCCL ranks on two GPUs: ended with 1",
         "FAILED  20 QAT steps of two workers on two GPUs, against two on the CPU: on cpu it ended with 1",
-        "gpu-check: 9 failed",
+        "gpu-check: 10 failed",
     ] {
         assert!(two.contains(line), "no `{line}` in:\n{two}");
     }
@@ -97,6 +97,7 @@ fn gpu_check_says_that_it_was_not_run_and_with_a_gpu_that_fails_each_check_fails
     for line in [
         "FAILED  octrain doctor --gpu ended with 1",
         "SKIPPED: two ranks on one GPU: NCCL was not found",
+        "FAILED  20 steps in floating point, --amp off, against the CPU: on cpu it ended with 1",
         "FAILED  20 QAT steps, --amp off, against the CPU: on cpu it ended with 1",
         "FAILED  20 QAT steps, --amp bf16",
         "FAILED  20 QAT steps, --amp fp16",
@@ -104,7 +105,7 @@ fn gpu_check_says_that_it_was_not_run_and_with_a_gpu_that_fails_each_check_fails
         "FAILED  throughput with --qat false",
         "FAILED  throughput with --qat true",
         "nothing works",
-        "gpu-check: 7 failed",
+        "gpu-check: 8 failed",
     ] {
         assert!(told.contains(line), "no `{line}` in:\n{told}");
     }

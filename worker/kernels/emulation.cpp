@@ -247,6 +247,15 @@ static inline unsigned short float_to_half(float f) {
   return h;
 }
 
+static inline unsigned int floats_to_halves(float low, float high) {
+  return float_to_half(low) | static_cast<unsigned int>(float_to_half(high)) << 16;
+}
+static unsigned int floats_to_bf16s(float low, float high);
+static inline float bounded(float f, float low, float high) {
+  const float c = f < low ? low : f;
+  return c > high ? high : c;
+}
+
 struct uint4 {
   unsigned int x, y, z, w;
 };
@@ -257,8 +266,13 @@ struct float4 {
 #define OCTRAIN_EMULATION
 #include "types.cuh"
 
+static unsigned int floats_to_bf16s(float low, float high) {
+  return Bf16::narrow(low) | static_cast<unsigned int>(Bf16::narrow(high)) << 16;
+}
+
 #include "fake_quant.cu"
 #include "pointwise.cu"
+#include "pool.cu"
 
 // ---- for Rust
 
@@ -283,7 +297,8 @@ const char* emulated(const char* name, unsigned int blocks, unsigned int threads
 #define KERNEL(kernel) \
   if (wanted == #kernel) told = run(kernel, blocks, threads, order, arguments);
 #define OF_TYPES(kernel) KERNEL(kernel##_f32) KERNEL(kernel##_bf16) KERNEL(kernel##_f16)
-  OF_TYPES(quantize) OF_TYPES(mask) OF_TYPES(learn) KERNEL(learn_sum)
+  OF_TYPES(quantize) OF_TYPES(mask) OF_TYPES(learn) OF_TYPES(weight) KERNEL(learn_sum)
+  OF_TYPES(max_pool) OF_TYPES(max_pool_backward)
   OF_TYPES(chain_statistics) OF_TYPES(chain_apply) OF_TYPES(chain_sums) OF_TYPES(chain_backward)
   KERNEL(chain_statistics_end) KERNEL(chain_running) KERNEL(chain_sums_end)
   return told.empty() ? nullptr : told.c_str();

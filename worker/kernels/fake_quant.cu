@@ -151,6 +151,33 @@ extern "C" __global__ void LAUNCHED_WITH(THREADS) learn_sum(const double* partia
   }
 }
 
+// A layer's weight as a step uses it: row by row, each with the scale that its largest magnitude gives, and, with `taps` above
+// 1, rows of [in, taps] as [taps, in]. A block takes a row.
+template <typename K>
+static __device__ void weight(const float* w, typename K::Word* y, i64 rows, i64 inner, i64 taps, float qmin, float qmax,
+                              float min_scale) {
+  __shared__ u32 largest;
+  const i64 in = inner / taps;
+  for (i64 row = blockIdx.x; row < rows; row += gridDim.x) {
+    __syncthreads();
+    if (threadIdx.x == 0) largest = 0;
+    __syncthreads();
+    u32 mine = 0;
+    // The bits of NaN are larger than all others'.
+    for (i64 i = threadIdx.x; i < inner; i += blockDim.x) {
+      const u32 m = __float_as_uint(w[row * inner + i]) & 0x7fffffffu;
+      mine = m > mine ? m : mine;
+    }
+    atomicMax(&largest, mine);
+    __syncthreads();
+    const float scale = guarded(__fdiv_rn(__uint_as_float(largest), qmax), min_scale);
+    for (i64 i = threadIdx.x; i < inner; i += blockDim.x) {
+      const float q = rintf(__fdiv_rn(w[row * inner + i % in * taps + i / in], scale));
+      y[row * inner + i] = K::narrow(__fmul_rn(clamped(q, qmin, qmax), scale));
+    }
+  }
+}
+
 #define FOR_TYPE(K, name)                                                                                          \
   extern "C" __global__ void LAUNCHED_WITH(THREADS) quantize_##name(const K::Word* x, K::Word* y, u32* bits, const float* scales, float* seen, \
                                              u64* scratch, i64 rows, i64 inner, float qmin, float qmax,              \
@@ -164,6 +191,10 @@ extern "C" __global__ void LAUNCHED_WITH(THREADS) learn_sum(const double* partia
                                           double* partial, i64 rows, i64 inner, i64 chunk, float qmin, float qmax,   \
                                           float min_scale) {                                                         \
     learn<K>(x, dy, dx, scales, partial, rows, inner, chunk, qmin, qmax, min_scale);                                  \
+  }                                                                                                                  \
+  extern "C" __global__ void LAUNCHED_WITH(THREADS) weight_##name(const float* w, K::Word* y, i64 rows, i64 inner, i64 taps, float qmin,     \
+                                           float qmax, float min_scale) {                                            \
+    weight<K>(w, y, rows, inner, taps, qmin, qmax, min_scale);                                                       \
   }
 FOR_TYPE(F32, f32)
 FOR_TYPE(Bf16, bf16)

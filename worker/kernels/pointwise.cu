@@ -18,6 +18,10 @@ struct Eight<K, 2> {
 
   __device__ u16 get(int k) const { return (u16)(k % 2 ? pairs[k / 2] >> 16 : pairs[k / 2]); }
   __device__ void put(int k, u16 w) { pairs[k / 2] = k % 2 ? (pairs[k / 2] & 0xffffu) | (u32)w << 16 : w; }  // in order
+  __device__ void narrow(const float* f) {
+#pragma unroll
+    for (int k = 0; k < 4; ++k) pairs[k] = K::narrow_pair(f[2 * k], f[2 * k + 1]);
+  }
   __device__ void load(const u16* from) {
     const uint4 v = *(const uint4*)from;
     pairs[0] = v.x, pairs[1] = v.y, pairs[2] = v.z, pairs[3] = v.w;
@@ -42,6 +46,10 @@ struct Eight<K, 4> {
 
   __device__ u32 get(int k) const { return w[k]; }
   __device__ void put(int k, u32 word) { w[k] = word; }
+  __device__ void narrow(const float* f) {
+#pragma unroll
+    for (int k = 0; k < 8; ++k) w[k] = K::narrow(f[k]);
+  }
   __device__ void load(const u32* from) {
     const uint4 a = ((const uint4*)from)[0], b = ((const uint4*)from)[1];
     w[0] = a.x, w[1] = a.y, w[2] = a.z, w[3] = a.w, w[4] = b.x, w[5] = b.y, w[6] = b.z, w[7] = b.w;
@@ -105,12 +113,23 @@ struct ByChannel {
 struct Seen {
   u32 largest, others;
 
-  __device__ void look(float f) {
-    const u32 m = __float_as_uint(f) & 0x7fffffffu;
-    if (m < 0x7f800000u) {
-      largest = m > largest ? m : largest;
-    } else {
-      ++others;
+  // The first `left` of eight.
+  __device__ void look(const float* f, int left) {
+    u32 most = 0;
+#pragma unroll
+    for (int k = 0; k < PER_THREAD; ++k) {
+      const u32 m = __float_as_uint(f[k]) & 0x7fffffffu;
+      most = k < left && m > most ? m : most;
+    }
+    if (most < 0x7f800000u) {
+      largest = most > largest ? most : largest;
+      return;
+    }
+#pragma unroll
+    for (int k = 0; k < PER_THREAD; ++k) {
+      const u32 m = __float_as_uint(f[k]) & 0x7fffffffu;
+      if (m >= 0x7f800000u) others += k < left;
+      else largest = k < left && m > largest ? m : largest;
     }
   }
 };
@@ -136,12 +155,20 @@ static __device__ void raise(Seen mine, float* seen, u32* block) {
   __syncthreads();
 }
 
-// round_half_even(v / scale). The product with the inverse is off by less than 1e-3 where codes can lie, so only near a half
-// a division is needed.
-static __device__ float code(float v, float scale, float inverse) {
-  const float r = __fmul_rn(v, inverse), q = rintf(r);
-  if (fabsf(__fsub_rn(r, q)) > 0.499f && fabsf(r) < 1024.0f) return rintf(__fdiv_rn(v, scale));
-  return q;
+// round_half_even(v / scale) of eight. The product with the inverse is off by less than 1e-3 where codes can lie, so only near
+// a half a division is needed. Where it lies far beyond all codes, the result does, too.
+static __device__ void codes(const float* v, float scale, float inverse, float* q) {
+  const float magic = 12582912.0f;  // 1.5 * 2^23: a sum with it has no fraction
+  bool near = false;
+#pragma unroll
+  for (int k = 0; k < PER_THREAD; ++k) {
+    const float r = __fmul_rn(v[k], inverse);
+    q[k] = copysignf(__fsub_rn(__fadd_rn(r, magic), magic), r);
+    near = near || fabsf(__fsub_rn(r, q[k])) > 0.499f;
+  }
+  if (!near) return;
+#pragma unroll
+  for (int k = 0; k < PER_THREAD; ++k) q[k] = rintf(__fdiv_rn(v[k], scale));
 }
 
 struct Stages {
@@ -158,7 +185,7 @@ static __device__ void apply(const typename K::Word* x, const float* gain, const
   i64 channel = i % channels, held = -1;
   const i64 stride = threads * PER_THREAD % channels;
   // Nothing lies beyond a bound that is infinite, infinity neither.
-  const float beyond = o.high == __uint_as_float(0x7f800000u) ? __uint_as_float(0x7fc00000u) : o.high;
+  const bool high_cuts = o.high < __uint_as_float(0x7f800000u);
   const float scale = o.quantizes ? guarded(scales[0], o.min_scale) : 1.0f, inverse = __fdiv_rn(1.0f, scale);
   ByChannel<WIDE> a, b;
   Seen first = {0, 0}, second = {0, 0};
@@ -172,29 +199,51 @@ static __device__ void apply(const typename K::Word* x, const float* gain, const
       b.read(bias, channel);
       held = channel;
     }
-    u32 passes = 0;
+    float v[PER_THREAD];
+    u32 passes = 0xff;
 #pragma unroll
-    for (int k = 0; k < PER_THREAD; ++k) {
-      float v = K::widen(from.get(k));
-      bool pass = true;
-      if (gain) {
-        v = __fadd_rn(__fmul_rn(v, a.get(gain, channel, channels, k)), b.get(bias, channel, channels, k));
+    for (int k = 0; k < PER_THREAD; ++k) v[k] = K::widen(from.get(k));
+    if (gain) {
+#pragma unroll
+      for (int k = 0; k < PER_THREAD; ++k) {
+        v[k] = __fadd_rn(__fmul_rn(v[k], a.get(gain, channel, channels, k)), b.get(bias, channel, channels, k));
       }
-      if (normed && k < left) first.look(v);
-      if (residual) v = __fadd_rn(v, K::widen(added.get(k)));
-      if (o.cuts) {
-        pass = o.strict ? !(v <= o.low) && !(v >= beyond) : !(v < o.low) && !(v > beyond);
-        v = clamped(v, o.low, o.high);
-      }
-      if (last && k < left) second.look(v);
-      if (o.quantizes) {
-        const float q = code(v, scale, inverse);
-        pass = pass && (o.unclipped || (q >= o.qmin && q <= o.qmax));
-        v = __fmul_rn(clamped(q, o.qmin, o.qmax), scale);
-      }
-      passes |= (u32)pass << k;
-      made.put(k, K::narrow(v));
     }
+    if (normed) first.look(v, left);
+    if (residual) {
+#pragma unroll
+      for (int k = 0; k < PER_THREAD; ++k) v[k] = __fadd_rn(v[k], K::widen(added.get(k)));
+    }
+    if (o.cuts) {
+      u32 beyond = 0;
+#pragma unroll
+      for (int k = 0; k < PER_THREAD; ++k) {
+        beyond |= (u32)(o.strict ? v[k] <= o.low : v[k] < o.low) << k;
+        v[k] = v[k] < o.low ? o.low : v[k];
+      }
+      if (high_cuts) {
+#pragma unroll
+        for (int k = 0; k < PER_THREAD; ++k) {
+          beyond |= (u32)(o.strict ? v[k] >= o.high : v[k] > o.high) << k;
+          v[k] = v[k] > o.high ? o.high : v[k];
+        }
+      }
+      passes &= ~beyond;
+    }
+    if (last) second.look(v, left);
+    if (o.quantizes) {
+      float q[PER_THREAD];
+      codes(v, scale, inverse, q);
+      u32 within = 0;
+#pragma unroll
+      for (int k = 0; k < PER_THREAD; ++k) {
+        const float c = bounded(q[k], o.qmin, o.qmax);
+        within |= (u32)(c == q[k]) << k;
+        v[k] = __fmul_rn(c, scale);
+      }
+      if (!o.unclipped) passes &= within;
+    }
+    made.narrow(v);
     store<K, WIDE>(y + i, left, made);
     if (bits) bits[i / PER_THREAD] = (unsigned char)passes;
     channel += stride;
@@ -268,7 +317,7 @@ static __device__ void statistics(const typename K::Word* x, float* shift, float
         }
       }
       const i64 end = (chunk + 1) * p.chunk < p.rows ? (chunk + 1) * p.chunk : p.rows;
-#pragma unroll 2
+#pragma unroll(sizeof(typename K::Word) == 2 ? 4 : 2)
       for (i64 row = chunk * p.chunk + lane; row < end; row += lanes) {
         const Eight<K> e = load<K, WIDE>(x + row * p.channels + channel, left);
 #pragma unroll
@@ -312,10 +361,10 @@ static __device__ void sums(const typename K::Word* dy, const unsigned char* bit
         }
         if (dx) {
           Eight<K> made;
+          float f[PER_THREAD];
 #pragma unroll
-          for (int k = 0; k < PER_THREAD; ++k) {
-            made.put(k, k < left ? K::narrow(__fmul_rn(K::widen(g.get(k)), gain[channel + k])) : (typename K::Word)0);
-          }
+          for (int k = 0; k < PER_THREAD; ++k) f[k] = k < left ? __fmul_rn(K::widen(g.get(k)), gain[channel + k]) : 0.0f;
+          made.narrow(f);
           store<K, WIDE>(dx + i, left, made);
         }
       }
@@ -338,6 +387,7 @@ static __device__ void backward(const typename K::Word* dy, const unsigned char*
     const int left = WIDE || n - i > PER_THREAD ? PER_THREAD : (int)(n - i);
     const Eight<K> v = load<K, WIDE>(x + i, left), g = masked<K, WIDE>(dy, bits, i, left);
     Eight<K> made;
+    float all[PER_THREAD];
     if (channel != held) {
       m.read(mean, channel);
       a.read(gain, channel);
@@ -350,8 +400,9 @@ static __device__ void backward(const typename K::Word* dy, const unsigned char*
       const float f = __fmul_rn(K::widen(g.get(k)), a.get(gain, channel, channels, k));
       const float deviation = __fsub_rn(K::widen(v.get(k)), m.get(mean, channel, channels, k));
       const float sloped = __fmul_rn(deviation, b.get(slope, channel, channels, k));
-      made.put(k, K::narrow(__fsub_rn(__fsub_rn(f, sloped), d.get(offset, channel, channels, k))));
+      all[k] = __fsub_rn(__fsub_rn(f, sloped), d.get(offset, channel, channels, k));
     }
+    made.narrow(all);
     store<K, WIDE>(dx + i, left, made);
     channel += stride;
     channel = channel >= channels ? channel - channels : channel;
@@ -438,15 +489,15 @@ extern "C" __global__ void LAUNCHED_WITH(THREADS)
 
 #define OF_TYPE(K, name)                                                                                              \
   extern "C" __global__ void THREE_BLOCKS chain_statistics_##name(                                          \
-      const K::Word* x, float* shift, float* partial, int wide, i64 rows, i64 channels, i64 tiles, i64 width,         \
+      const K::Word* __restrict__ x, float* __restrict__ shift, float* __restrict__ partial, int wide, i64 rows, i64 channels, i64 tiles, i64 width,         \
       i64 chunks, i64 chunk) {                                                                                        \
     __shared__ float all[2 * PER_THREAD * THREADS];                                                                   \
     const Pieces p = {rows, channels, tiles, width, chunks, chunk};                                                   \
     wide ? statistics<K, true>(x, shift, partial, p, all) : statistics<K, false>(x, shift, partial, p, all);          \
   }                                                                                                                   \
   extern "C" __global__ void THREE_BLOCKS chain_apply_##name(                                               \
-      const K::Word* x, const float* gain, const float* bias, const K::Word* residual, K::Word* y,                    \
-      unsigned char* bits, float* normed, float* last, const float* scales, int wide, i64 n, i64 channels, int cuts,  \
+      const K::Word* __restrict__ x, const float* __restrict__ gain, const float* __restrict__ bias, const K::Word* __restrict__ residual, K::Word* __restrict__ y,                    \
+      unsigned char* __restrict__ bits, float* __restrict__ normed, float* __restrict__ last, const float* __restrict__ scales, int wide, i64 n, i64 channels, int cuts,  \
       int strict, int quantizes, int unclipped, float low, float high, float qmin, float qmax, float min_scale) {     \
     __shared__ u32 block[2];                                                                                          \
     const Stages o = {cuts, strict, quantizes, unclipped, low, high, qmin, qmax, min_scale};                          \
@@ -454,8 +505,8 @@ extern "C" __global__ void LAUNCHED_WITH(THREADS)
          : apply<K, false>(x, gain, bias, residual, y, bits, normed, last, scales, n, channels, o, block);            \
   }                                                                                                                   \
   extern "C" __global__ void THREE_BLOCKS chain_sums_##name(                                                \
-      const K::Word* dy, const unsigned char* bits, const K::Word* x, const float* mean, const float* gain,           \
-      K::Word* dz, K::Word* dx, float* partial, int wide, i64 rows, i64 channels, i64 tiles, i64 width, i64 chunks,   \
+      const K::Word* __restrict__ dy, const unsigned char* __restrict__ bits, const K::Word* __restrict__ x, const float* __restrict__ mean, const float* __restrict__ gain,           \
+      K::Word* __restrict__ dz, K::Word* __restrict__ dx, float* __restrict__ partial, int wide, i64 rows, i64 channels, i64 tiles, i64 width, i64 chunks,   \
       i64 chunk) {                                                                                                    \
     __shared__ float all[2 * PER_THREAD * THREADS];                                                                   \
     const Pieces p = {rows, channels, tiles, width, chunks, chunk};                                                   \
@@ -463,8 +514,8 @@ extern "C" __global__ void LAUNCHED_WITH(THREADS)
          : sums<K, false>(dy, bits, x, mean, gain, dz, dx, partial, p, all);                                          \
   }                                                                                                                   \
   extern "C" __global__ void THREE_BLOCKS chain_backward_##name(                                            \
-      const K::Word* dy, const unsigned char* bits, const K::Word* x, const float* mean, const float* gain,           \
-      const float* slope, const float* offset, K::Word* dx, int wide, i64 n, i64 channels) {                          \
+      const K::Word* __restrict__ dy, const unsigned char* __restrict__ bits, const K::Word* __restrict__ x, const float* __restrict__ mean, const float* __restrict__ gain,           \
+      const float* __restrict__ slope, const float* __restrict__ offset, K::Word* __restrict__ dx, int wide, i64 n, i64 channels) {                          \
     wide ? backward<K, true>(dy, bits, x, mean, gain, slope, offset, dx, n, channels)                                 \
          : backward<K, false>(dy, bits, x, mean, gain, slope, offset, dx, n, channels);                               \
   }

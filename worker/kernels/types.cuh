@@ -13,6 +13,23 @@ static __device__ unsigned short float_to_half(float f) {
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(x) : "f"(f));
   return x;
 }
+static __device__ unsigned int floats_to_halves(float low, float high) {
+  unsigned int pair;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+static __device__ unsigned int floats_to_bf16s(float low, float high) {
+  unsigned int pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+// min(max(f, low), high); NaN stays NaN.
+static __device__ float bounded(float f, float low, float high) {
+  float c;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(c) : "f"(f), "f"(low));
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(c) : "f"(c), "f"(high));
+  return c;
+}
 #else
 #define LAUNCHED_WITH(threads)
 #define THREE_BLOCKS
@@ -40,12 +57,14 @@ struct Bf16 {
     if ((u & 0x7fffffffu) > 0x7f800000u) return 0x7fc0;
     return (Word)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
   }
+  static __device__ u32 narrow_pair(float low, float high) { return floats_to_bf16s(low, high); }
 };
 
 struct F16 {
   typedef u16 Word;
   static __device__ float widen(Word x) { return half_to_float(x); }
   static __device__ Word narrow(float f) { return float_to_half(f); }
+  static __device__ u32 narrow_pair(float low, float high) { return floats_to_halves(low, high); }
 };
 
 // Comparisons written so that NaN stays NaN.

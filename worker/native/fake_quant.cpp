@@ -263,4 +263,25 @@ char* octrain_abs_max(at::Tensor** out, const at::Tensor* input) {
     *out = new at::Tensor(seen);
   });
 }
+
+// A layer's weight, FP32, contiguous, on a GPU, as a step uses it: every row of the first dimension fake-quantized with the scale
+// that its largest magnitude gives, of another type, laid out channels-last where it has four dimensions and `channels_last`.
+// `emulated` lets a test's launcher take tensors on the CPU.
+char* octrain_weight(at::Tensor** out, const at::Tensor* w, int32_t kind, int32_t channels_last, int64_t qmin, int64_t qmax,
+                     float min_scale, int32_t emulated) {
+  return octrain_guard([&] {
+    TORCH_CHECK(w->device().is_cuda() || emulated, "this kernel takes weights on CUDA devices, not on ", w->device());
+    TORCH_CHECK(w->scalar_type() == at::kFloat && w->is_contiguous() && w->dim() >= 2 && w->numel() > 0,
+                "a weight is FP32, contiguous, and has rows; this one is ", w->scalar_type(), " ", w->sizes());
+    c10::DeviceGuard guard(w->device());
+    const at::ScalarType types[] = {at::kFloat, at::kBFloat16, at::kHalf};
+    const bool reorders = channels_last && w->dim() == 4;
+    const auto format = reorders ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
+    at::Tensor y = at::empty(w->sizes(), w->options().dtype(types[kind]).memory_format(format));
+    const int64_t rows = w->size(0), inner = w->numel() / rows, taps = reorders ? w->size(2) * w->size(3) : 1;
+    octrain_launch(*w, octrain_kernel("weight", kind), rows, w->const_data_ptr(), y.mutable_data_ptr(), rows, inner, taps,
+                   static_cast<float>(qmin), static_cast<float>(qmax), min_scale);
+    *out = new at::Tensor(y);
+  });
+}
 }

@@ -12,7 +12,7 @@ namespace {
 
 constexpr int64_t kPerThread = 8;
 constexpr int64_t kWidth = 32;     // eights of channels of a tile at most: 512 bytes of BF16
-constexpr int64_t kPieces = 768;   // at most, so that adding them up costs little
+constexpr int64_t kPieces = 396;   // at most: what 132 multiprocessors hold at once, and adding them up costs little
 constexpr int64_t kRows = 16;      // of a thread at least, where there are as many
 
 // A channels-last tensor as the kernels take it. Sums go by pieces of its shape.

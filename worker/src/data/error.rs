@@ -2,6 +2,7 @@
 
 use super::found::listed;
 use super::source::Split;
+use crate::native::NativeError;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -170,6 +171,13 @@ pub enum DataError {
     /// libtorch refused.
     #[error("libtorch: {0}")]
     Torch(#[from] tch::TchError),
+}
+
+/// What a copy to a device said: libtorch's own words.
+impl From<NativeError> for DataError {
+    fn from(e: NativeError) -> Self {
+        Self::Torch(tch::TchError::Torch(e.0))
+    }
 }
 
 impl DataError {

@@ -249,7 +249,8 @@ mod tests {
     #[test]
     fn raw_pixels_become_the_same_images_where_they_are_used() {
         for channels in [3, 4] {
-            let of_channels = |geometry| DataConfig { geometry: Geometry { channels, ..geometry }, ..config(0, 1, 2) };
+            let of_channels =
+                |geometry| DataConfig { geometry: Geometry { channels, ..geometry }, ..config(0, 1, 2) };
             let data = of_channels(config(0, 1, 2).geometry);
             let start = |raw| {
                 let loader = TrainLoader::new(dataset("synthetic", Split::Train), data.clone()).unwrap();

@@ -27,7 +27,7 @@ pub use found::Found;
 pub(crate) use found::listed;
 pub use image::RgbImage;
 pub use loader::{EvalLoader, TrainLoader};
-pub use pipeline::Batch;
+pub use pipeline::{Batch, Uploading};
 pub use preprocessing::Preprocessing;
 pub use sampler::{Sharding, permutation};
 pub use source::{Broken, Images, Split};

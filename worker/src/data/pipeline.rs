@@ -4,6 +4,7 @@ use super::augment::Element;
 use super::rng::CounterRng;
 use super::{DataConfig, DataError, Dataset, Geometry};
 use crate::data::source::{Broken, Images};
+use crate::native::Upload;
 use image::RgbImage;
 use rayon::prelude::*;
 use std::collections::BTreeSet;
@@ -41,15 +42,36 @@ impl Batch {
         Batch { images, labels, position: self.position, corrupt: 0, raw: self.raw.clone() }
     }
 
-    /// The batch on another device, as normalised images. From pinned memory the host does not wait for the copy.
+    /// Begins to bring the batch to a device, beside what that computes.
+    pub fn upload(self, device: Device) -> Result<Uploading, DataError> {
+        let begin = |t: &Tensor| Upload::begin(t, device);
+        Ok(Uploading { images: begin(&self.images)?, labels: begin(&self.labels)?, batch: self })
+    }
+
+    /// The batch on another device, as normalised images.
     pub fn on(self, device: Device) -> Result<Batch, DataError> {
-        let sent = |t: &Tensor| t.f_to_device_(device, t.kind(), true, false);
-        let (images, labels) = (sent(&self.images)?, sent(&self.labels)?);
-        let images = match &self.raw {
+        self.upload(device)?.arrived()
+    }
+}
+
+/// A batch on its way to a device.
+#[derive(Debug)]
+pub struct Uploading {
+    images: Upload,
+    labels: Upload,
+    /// As it was read.
+    batch: Batch,
+}
+
+impl Uploading {
+    /// The batch there, as normalised images. What the device computes from now on waits for it; the host does not.
+    pub fn arrived(self) -> Result<Batch, DataError> {
+        let (images, labels) = (self.images.arrived()?, self.labels.arrived()?);
+        let images = match &self.batch.raw {
             Some(geometry) => geometry.normalised(&images)?,
             None => images,
         };
-        Ok(Batch { images, labels, raw: None, ..self })
+        Ok(Batch { images, labels, raw: None, ..self.batch })
     }
 }
 

@@ -1,16 +1,22 @@
-//! The fake-quant kernels of a GPU against the CPU's loops, bit for bit.
+//! Our kernels on a GPU against the CPU: bit for bit, where no sum is in a number.
 
 use super::{Check, check};
-use crate::native::{self, NativeError};
+use crate::exec::weight_scales;
+use crate::graph::Layout;
+use crate::native::{self, Cut, NativeError, Norm, Pointwise, Rounding};
+use crate::quant::scheme::{Scheme, Sign};
 use tch::{Device, Kind, TchError, Tensor};
 
-/// What an operator leaves behind, on the CPU and in FP32, and whether it is the same bits on every device. The gradient
-/// of a learned scale is a sum in FP64 whose order differs.
+/// What an operator leaves behind, on the CPU and in FP32, and how far apart it may be on two devices, as a part of the largest
+/// magnitude: 0 where it is the same bits. Sums come in another order.
 struct Found {
     what: &'static str,
     value: Tensor,
-    exact: bool,
+    apart: f64,
 }
+
+/// What sums in FP32 or FP64 may differ by.
+const SUM: f64 = 1e-5;
 
 /// How far the first element lies behind an address that a wide load needs, in elements.
 const OFFSETS: [i64; 3] = [0, 1, 3];
@@ -52,10 +58,10 @@ fn results(x: &Tensor) -> Result<Vec<Found>, String> {
     let scales = Tensor::f_linspace(0.01, 0.5, ROWS, (Kind::Float, Device::Cpu)).map_err(tch)?;
     let one = Tensor::from_slice(&[0.037f32]);
     let mut out = Vec::new();
-    let mut found = |what, value: Tensor, exact| -> Result<(), String> {
+    let mut found = |what, value: Tensor, apart| -> Result<(), String> {
         let home =
             value.f_detach().and_then(|t| t.f_to_device(Device::Cpu)).and_then(|t| t.f_to_kind(Kind::Float));
-        out.push(Found { what, value: home.map_err(tch)?, exact });
+        out.push(Found { what, value: home.map_err(tch)?, apart });
         Ok(())
     };
     // Of the sum: ones arrive.
@@ -73,8 +79,8 @@ fn results(x: &Tensor) -> Result<Vec<Found>, String> {
         };
         let y = y.map_err(text)?;
         let dx = backward(&y, &[&input])?.remove(0);
-        found("fake-quant", y, true)?;
-        found("its gradient", dx, true)?;
+        found("fake-quant", y, 0.0)?;
+        found("its gradient", dx, 0.0)?;
         let (input, learned) = (leaf(x)?, leaf(&scale)?);
         let y = match channels {
             true => native::fake_quant_learned_per_channel(&input, &learned, -127, 127, 0.5),
@@ -83,25 +89,103 @@ fn results(x: &Tensor) -> Result<Vec<Found>, String> {
         let y = y.map_err(text)?;
         let mut gradients = backward(&y, &[&input, &learned])?;
         let (by_scale, dx) = (gradients.remove(1), gradients.remove(0));
-        found("fake-quant with a learned scale", y, true)?;
-        found("its gradient", dx, true)?;
-        found("the scale's gradient", by_scale, false)?;
+        found("fake-quant with a learned scale", y, 0.0)?;
+        found("its gradient", dx, 0.0)?;
+        found("the scale\'s gradient", by_scale, SUM)?;
     }
     let scale = one.f_to_device(device).map_err(tch)?;
     let input = leaf(x)?;
     let (y, seen) = native::observe_fake_quant(&input, &scale, -127, 127, false).map_err(text)?;
     let dx = backward(&y, &[&input])?.remove(0);
-    found("fake-quant that observes", y, true)?;
-    found("what it observes", seen, true)?;
-    found("its gradient", dx, true)?;
+    found("fake-quant that observes", y, 0.0)?;
+    found("what it observes", seen, 0.0)?;
+    found("its gradient", dx, 0.0)?;
     let (input, learned) = (leaf(x)?, leaf(&scale)?);
     let (y, seen) = native::observe_fake_quant_learned(&input, &learned, -127, 127, 0.5).map_err(text)?;
     let by_scale = backward(&y, &[&input, &learned])?.remove(1);
-    found("fake-quant with a learned scale that observes", y, true)?;
-    found("what it observes", seen, true)?;
-    found("the scale's gradient", by_scale, false)?;
-    found("the largest absolute value", native::abs_max(x).map_err(text)?, true)?;
+    found("fake-quant with a learned scale that observes", y, 0.0)?;
+    found("what it observes", seen, 0.0)?;
+    found("the scale\'s gradient", by_scale, SUM)?;
+    found("the largest absolute value", native::abs_max(x).map_err(text)?, 0.0)?;
+    let weights = x.f_to_kind(Kind::Float).map_err(tch)?;
+    let scheme = Scheme::weight(8);
+    let weight = match device {
+        Device::Cpu => {
+            let scales = weight_scales(&weights, scheme).map_err(tch)?;
+            let y = native::fake_quant_per_channel(&weights, &scales, scheme.qmin(), scheme.qmax(), false);
+            y.map_err(text)?.f_to_kind(x.kind()).map_err(tch)?
+        }
+        _ => native::weight(&weights, scheme, x.kind(), Layout::Nhwc).map_err(text)?,
+    };
+    found("a layer's weight", weight, 0.0)?;
+    for channels in CHANNELS {
+        let images = images(x, channels)?;
+        let input = leaf(&images)?;
+        let y = match device {
+            Device::Cpu => input.f_max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false).map_err(tch)?,
+            _ => native::max_pool(&input, [3, 2, 1]).map_err(text)?,
+        };
+        let dx = backward(&y, &[&input])?.remove(0);
+        found("the maximum over windows", y, 0.0)?;
+        found("its gradient", dx, 0.0)?;
+        for batch in [false, true] {
+            chain(&images, batch)?
+                .into_iter()
+                .try_for_each(|(what, value, apart)| found(what, value, apart))?;
+        }
+    }
     Ok(out)
+}
+
+/// Channels of images: whole eights, and not.
+const CHANNELS: [i64; 2] = [24, 13];
+
+/// The first of the numbers as channels-last images, where they lie.
+fn images(x: &Tensor, channels: i64) -> Result<Tensor, String> {
+    let flat = x.f_view([-1]).and_then(|t| t.f_narrow(0, 0, 3 * 19 * 17 * channels)).map_err(tch)?;
+    flat.f_view([3, 19, 17, channels]).and_then(|t| t.f_permute([0, 3, 1, 2])).map_err(tch)
+}
+
+/// BatchNorm, a sum, ReLU6 and, with running statistics, a quantizer as one operator.
+fn chain(x: &Tensor, batch: bool) -> Result<Vec<(&'static str, Tensor, f64)>, String> {
+    let (channels, device) = (x.size()[1], x.device());
+    let leaf = |t: Tensor| t.f_detach().map(|t| t.set_requires_grad(true)).map_err(tch);
+    let line = |from: f64, to: f64| {
+        Tensor::f_linspace(from, to, channels, (Kind::Float, Device::Cpu))
+            .and_then(|t| t.f_to_device(device))
+            .map_err(tch)
+    };
+    let (input, residual) = (leaf(x.shallow_clone())?, leaf(x.f_mul_scalar(0.5).map_err(tch)?)?);
+    let (gamma, beta) = (leaf(line(0.5, 2.0)?)?, leaf(line(-1.0, 1.0)?)?);
+    let (mean, var) = (line(-0.5, 0.5)?, line(1.0, 9.0)?);
+    let scale = Tensor::from_slice(&[0.037f32]).f_to_device(device).map_err(tch)?;
+    let seen = Tensor::f_zeros([2], (Kind::Float, device)).map_err(tch)?;
+    let scheme = Scheme::activation(Sign::Signed);
+    let of = Pointwise {
+        norm: Some(Norm { gamma: &gamma, beta: &beta, mean: &mean, var: &var, eps: 1e-5, batch }),
+        residual: Some(&residual),
+        cut: Some(Cut { low: 0.0, high: 6.0, strict: true }),
+        rounding: (!batch).then_some(Rounding { scale: &scale, scheme, unclipped: false }),
+        normed: Some(&seen),
+        last: None,
+    };
+    let y = native::pointwise(&input, &of).map_err(text)?;
+    let loss = y.f_mul_scalar(0.01).and_then(|y| y.f_sum(Kind::Float)).map_err(tch)?;
+    let mut by =
+        Tensor::f_run_backward(&[loss], &[&input, &residual, &gamma, &beta], false, false).map_err(tch)?;
+    let [by_beta, by_gamma, by_residual, dx] = [3, 2, 1, 0].map(|i| by.remove(i));
+    // With the batch's statistics a value next to a bound may lie on either side of it, and numbers are rounded to their type.
+    let (value, sum) = if batch { (0.01, 0.01) } else { (0.0, SUM) };
+    Ok(vec![
+        ("a chain", y, value),
+        ("what it observes", seen, value),
+        ("its gradient", dx, value),
+        ("the residual's gradient", by_residual, if batch { 1.0 } else { 0.0 }),
+        ("gamma's gradient", by_gamma, sum),
+        ("beta's gradient", by_beta, sum),
+        ("its mean", mean, value),
+        ("its variance", var, value),
+    ])
 }
 
 fn compared(kind: Kind, device: Device) -> Result<String, String> {
@@ -112,9 +196,12 @@ fn compared(kind: Kind, device: Device) -> Result<String, String> {
         let here = results(&rows(&numbers, Device::Cpu, offset)?)?;
         let there = results(&rows(&numbers, device, offset)?)?;
         for (a, b) in here.iter().zip(&there) {
-            let equal = match a.exact {
-                true => a.value.f_equal(&b.value),
-                false => a.value.f_allclose(&b.value, 1e-5, 1e-6, false),
+            let equal = match a.apart {
+                0.0 => a.value.f_equal(&b.value),
+                part => {
+                    let most = a.value.f_abs().and_then(|t| t.f_max()).and_then(|t| t.f_double_value(&[]));
+                    a.value.f_allclose(&b.value, 0.0, part * most.map_err(tch)?, false)
+                }
             };
             if !equal.map_err(tch)? {
                 let most =
@@ -147,11 +234,11 @@ mod tests {
         assert!(addresses[1] == 2 && addresses[2] == 6, "{addresses:?}");
         let found = results(&rows(&numbers, Device::Cpu, 1).unwrap()).unwrap();
         let observes = found.iter().find(|f| f.what == "what it observes").unwrap();
-        let most = found.last().unwrap();
+        let most = found.iter().find(|f| f.what == "the largest absolute value").unwrap();
         assert!(observes.value.equal(&most.value) && most.value.double_value(&[0]) > 1e4);
         assert!(found.iter().all(|f| f.value.numel() > 0));
         for check in against_the_cpu(Device::Cpu) {
-            assert!(check.outcome.unwrap().starts_with("51 results of "));
+            assert!(check.outcome.unwrap().starts_with("162 results of "));
         }
     }
 

@@ -8,7 +8,7 @@ use super::{ExecError, Mode, Weights, kind, with_layout};
 use crate::graph::Graph;
 use crate::native;
 use crate::quant::scheme::Scheme;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// Leaves in the order of the trainable parameters, and the quantizers' scales.
 pub struct Prepared {
@@ -43,7 +43,14 @@ impl Prepared {
         for ((slot, master), used) in weights.layout.trainable.iter().zip(weights.trainable()).zip(uses) {
             let mut leaf = master;
             if let Some((scheme, kind)) = used {
-                if let Some(scheme) = scheme.filter(|_| quantize) {
+                let scheme = scheme.filter(|_| quantize);
+                if let Some(scheme) = scheme.filter(|_| leaf.device() != Device::Cpu) {
+                    leaf = native::weight(&leaf, scheme, kind, graph.layout)
+                        .map_err(|source| ExecError::Native { node: slot.name.clone(), source })?;
+                    leaves.push(leaf.f_set_requires_grad(grad)?);
+                    continue;
+                }
+                if let Some(scheme) = scheme {
                     let scales = weight_scales(&leaf, scheme)?;
                     let (qmin, qmax) = (scheme.qmin(), scheme.qmax());
                     leaf = native::fake_quant_per_channel(&leaf, &scales, qmin, qmax, false)

@@ -12,10 +12,11 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 /// The source of all kernels: one program.
-pub const SOURCE: [&str; 3] = [
+pub const SOURCE: [&str; 4] = [
     include_str!("../../kernels/types.cuh"),
     include_str!("../../kernels/fake_quant.cu"),
     include_str!("../../kernels/pointwise.cu"),
+    include_str!("../../kernels/pool.cu"),
 ];
 
 /// Threads of a block; `kOctrainThreads` of `device.h`.

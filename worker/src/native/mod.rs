@@ -13,6 +13,7 @@ mod cuda;
 mod depthwise;
 pub mod devices;
 mod error;
+mod gpu;
 mod interfaces;
 mod leave;
 pub mod libraries;
@@ -22,16 +23,19 @@ mod nvrtc;
 pub mod openvino_profile;
 mod pointwise;
 mod update;
+mod upload;
 
 pub use cuda::{library as cuda_library, load as load_cuda};
 pub use depthwise::{Taps, depthwise};
 pub(crate) use error::check;
 pub use error::{NativeError, says_no_memory};
+pub use gpu::{max_pool, weight};
 pub use interfaces::interfaces;
 pub use leave::leave;
 pub use memory::keep_freed;
 pub use pointwise::{Cut, Norm, Pointwise, Rounding, pointwise};
 pub use update::{AdamWNumbers, adamw, sgd};
+pub use upload::Upload;
 
 use crate::quant::scheme::MIN_SCALE;
 use std::ffi::{c_char, c_void};

@@ -29,7 +29,7 @@ pub use setup::Run;
 
 use crate::checkpoint::{CheckpointError, OwnedFolder, Position, Snapshot};
 use crate::config::{RunConfig, RunScope};
-use crate::data::{Batch, EvalLoader};
+use crate::data::{Batch, EvalLoader, Uploading};
 use crate::exec::{Evaluator, Mode};
 use crate::launcher::signals;
 use crate::launcher::watchdog::{self, Phase, doing};
@@ -210,6 +210,7 @@ impl Run<'_> {
         let _doing = doing(Phase::Training);
         self.progress.concluded = false;
         let (epoch, steps) = (self.progress.position.epoch, self.steps_per_epoch());
+        self.ahead.clear();
         if let Some(loader) = &mut self.loader {
             loader.start_epoch(epoch, self.progress.position.step_in_epoch)?;
         }
@@ -244,8 +245,23 @@ impl Run<'_> {
         Ok(end)
     }
 
-    /// This rank's microbatches of the next step.
+    /// This rank's microbatches of the next step. On a GPU those of the step after it are sent on their way: they arrive while
+    /// this one is computed.
     fn local_microbatches(&mut self) -> Result<Vec<Batch>, TrainError> {
+        if self.ahead.is_empty() {
+            self.ahead = self.upload()?;
+        }
+        let batches =
+            std::mem::take(&mut self.ahead).into_iter().map(Uploading::arrived).collect::<Result<_, _>>()?;
+        let last = self.progress.position.step_in_epoch + 1 >= self.steps_per_epoch();
+        if self.program.device() != Device::Cpu && !last {
+            self.ahead = self.upload()?;
+        }
+        Ok(batches)
+    }
+
+    /// The next microbatches of this rank, on their way to its device.
+    fn upload(&mut self) -> Result<Vec<Uploading>, TrainError> {
         let ended = || TrainError::Config("the loader ended before the epoch did".into());
         let device = self.program.device();
         let loader = self.loader.as_mut().ok_or_else(ended)?;
@@ -255,7 +271,7 @@ impl Run<'_> {
             let begun = Instant::now();
             let batch = loader.next()?.ok_or_else(ended)?;
             let read = tracing.as_mut().map(|t| t.input(Happening::Data, begun));
-            batches.push(batch.on(device)?);
+            batches.push(batch.upload(device)?);
             if let (Some(tracing), Some(read), true) = (&mut tracing, read, device != Device::Cpu) {
                 tracing.input(Happening::Upload, read);
             }

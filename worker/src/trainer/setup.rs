@@ -11,7 +11,7 @@ use super::{Outcome, TrainError, begin, resume};
 use crate::checkpoint::{OwnedFolder, RunIdentity, StartedFrom};
 use crate::collective::{Calls, Collective, CollectiveError, Counted, Gloo, Local, Nccl, Place, load_nccl};
 use crate::config::{DataSettings, RunConfig, RunScope};
-use crate::data::{DataConfig, Dataset, Geometry, Sharding, TrainLoader};
+use crate::data::{DataConfig, Dataset, Geometry, Sharding, TrainLoader, Uploading};
 use crate::graph::NetworkFacts;
 use crate::launcher::watchdog::{Phase, doing};
 use crate::metrics::{Reporter, StepMetrics, median, say};
@@ -52,6 +52,8 @@ pub struct Run<'a> {
     pub(super) task: Task<'a>,
     pub(super) program: Program,
     pub(super) loader: Option<TrainLoader>,
+    /// Microbatches of the step that comes next, on their way to the device.
+    pub(super) ahead: Vec<Uploading>,
     pub(super) progress: Progress,
     pub(super) output: Output,
     pub(super) reporter: Reporter,
@@ -262,6 +264,7 @@ impl<'a> Run<'a> {
             task: Task { config, session, job, data },
             program,
             loader,
+            ahead: Vec::new(),
             reporter,
             times: vec![],
             timed: vec![],

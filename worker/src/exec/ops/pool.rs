@@ -2,14 +2,23 @@
 
 use super::super::ExecError;
 use super::{Call, Forward};
-use crate::graph::{AvgPool, Window};
-use tch::Tensor;
+use crate::graph::{AvgPool, Layout, Window};
+use crate::native;
+use tch::{Device, Tensor};
 
 impl Forward for Window {
     fn forward(&self, call: &mut Call) -> Result<Tensor, ExecError> {
         let both = |v: usize| [v as i64, v as i64];
         let (kernel, stride, padding) = (both(self.kernel), both(self.stride), both(self.padding));
-        Ok(call.x().f_max_pool2d(kernel, stride, padding, [1, 1], false)?)
+        let x = call.x();
+        // Of channels-last images libtorch's kernels on GPUs take several times as long as memory does.
+        let ours = x.device() != Device::Cpu && call.layout == Layout::Nhwc && self.kernel <= 16;
+        if ours {
+            let windows = [self.kernel, self.stride, self.padding].map(|v| v as i64);
+            let at = |source| ExecError::Native { node: call.node.name.clone(), source };
+            return native::max_pool(x, windows).map_err(at);
+        }
+        Ok(x.f_max_pool2d(kernel, stride, padding, [1, 1], false)?)
     }
 }
 

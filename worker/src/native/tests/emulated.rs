@@ -124,10 +124,15 @@ unsafe extern "C" fn run(l: *const Launch) -> *mut c_char {
     }
 }
 
-/// Runs a chain by the kernels, in grids like this.
-pub(super) fn chain(x: &Tensor, of: &Pointwise, grid: usize) -> Tensor {
+/// Lets operators launch kernels from this thread, in grids like this.
+pub(super) fn grid(grid: usize) {
     cuda::register(run);
     GRID.set(GRIDS[grid % GRIDS.len()]);
+}
+
+/// Runs a chain by the kernels, in grids like this.
+pub(super) fn chain(x: &Tensor, of: &Pointwise, by: usize) -> Tensor {
+    grid(by);
     pointwise::run(x, of, true).unwrap()
 }
 

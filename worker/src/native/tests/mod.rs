@@ -4,6 +4,7 @@ mod cost;
 mod depthwise;
 mod devices;
 mod emulated;
+mod gpu;
 mod isa;
 mod kernels;
 mod layout;

@@ -431,7 +431,7 @@ fn a_gradient_that_is_to_be_differentiated_is_refused() {
     let x = Tensor::ones([1, 2, 3, 3], (Kind::Float, Device::Cpu)).set_requires_grad(true);
     let scale = Tensor::from_slice(&[0.5f32]);
     for chain in [Pointwise::default(), rounding(&scale)] {
-        let y = pointwise(&x, &chain).unwrap().y.sum(Kind::Float);
+        let y = pointwise(&x, &chain).unwrap().sum(Kind::Float);
         let told = Tensor::f_run_backward(&[&y], &[&x], true, true).unwrap_err().to_string();
         assert!(told.contains("differentiated twice") && told.contains("one by one"), "{told}");
         assert!(Tensor::f_run_backward(&[&y], &[&x], false, false).is_ok(), "once it can be");
