@@ -149,6 +149,21 @@ const TABLE: &[(&str, How)] = &[
             ("--batch-size 16", "--batch-size 2"),
         ]),
     ),
+    (
+        "octrain bench train --model-arch-name ResNet50 --image-shape 3,224,224 --batch-size 256",
+        With(&[
+            (
+                "--model-arch-name ResNet50 --image-shape 3,224,224",
+                "--model-arch-name ResNet20 --image-shape 3,32,32",
+            ),
+            ("--batch-size 256", "--batch-size 2"),
+            ("--device cuda", "--device cpu"),
+            (
+                "--benchmark-steps 30 --benchmark-warmup-steps 8",
+                "--benchmark-steps 2 --benchmark-warmup-steps 1",
+            ),
+        ]),
+    ),
     ("octrain bench allreduce", With(&[(",25M", "")])),
     ("octrain bench input", With(&[("FOLDER", "data --benchmark-steps 2")])),
     // docs/operations.md

@@ -247,15 +247,6 @@ static inline unsigned short float_to_half(float f) {
   return h;
 }
 
-static inline unsigned int floats_to_halves(float low, float high) {
-  return float_to_half(low) | static_cast<unsigned int>(float_to_half(high)) << 16;
-}
-static unsigned int floats_to_bf16s(float low, float high);
-static inline float bounded(float f, float low, float high) {
-  const float c = f < low ? low : f;
-  return c > high ? high : c;
-}
-
 struct uint4 {
   unsigned int x, y, z, w;
 };
@@ -265,12 +256,9 @@ struct float4 {
 
 #define OCTRAIN_EMULATION
 #include "types.cuh"
-
-static unsigned int floats_to_bf16s(float low, float high) {
-  return Bf16::narrow(low) | static_cast<unsigned int>(Bf16::narrow(high)) << 16;
-}
-
+// In this order.
 #include "fake_quant.cu"
+#include "eight.cuh"
 #include "pointwise.cu"
 #include "pool.cu"
 

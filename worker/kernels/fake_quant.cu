@@ -1,4 +1,4 @@
-// The fake-quant operator on GPUs: the arithmetic of native/loops.cpp, the interface of native/fake_quant.h. Compiled
+// The fake-quant operator on GPUs: the arithmetic of native/loops.cpp, launched by native/fake_quant.cpp. Compiled
 // by NVRTC without headers, with --fmad=false, --ftz=false and --prec-div=true; so division, product and rounding are
 // IEEE's and results equal the CPU's.
 //

@@ -1,95 +1,10 @@
 // The chains of native/pointwise.h on GPUs: channels-last tensors of `n` elements, channels innermost, or of `rows` rows of
-// `channels` elements. A thread takes eight elements at once: sixteen bytes of BF16, where `wide` says that rows are whole
-// eights and addresses multiples of 16; else one by one. Arithmetic is FP32 and rounded once, as the CPU's; sums go by
-// pieces that depend on the shape alone, so that neither the device nor the grid changes a bit.
+// `channels` elements; a thread takes eight at once (eight.cuh). Arithmetic is FP32 and rounded once, as the CPU's, but that a
+// zero may have the other sign; sums go by pieces that depend on the shape alone, so that neither the device nor the grid
+// changes a bit.
 //
 // Masks have bit k of byte b for element 8 b + k. `seen` = {absmax over finite values, count of the others} is raised in
 // place.
-
-#define PER_THREAD 8
-
-// Eight elements as they lie in memory.
-template <typename K, int bytes = sizeof(typename K::Word)>
-struct Eight;
-
-template <typename K>
-struct Eight<K, 2> {
-  u32 pairs[4];
-
-  __device__ u16 get(int k) const { return (u16)(k % 2 ? pairs[k / 2] >> 16 : pairs[k / 2]); }
-  __device__ void put(int k, u16 w) { pairs[k / 2] = k % 2 ? (pairs[k / 2] & 0xffffu) | (u32)w << 16 : w; }  // in order
-  __device__ void narrow(const float* f) {
-#pragma unroll
-    for (int k = 0; k < 4; ++k) pairs[k] = K::narrow_pair(f[2 * k], f[2 * k + 1]);
-  }
-  __device__ void load(const u16* from) {
-    const uint4 v = *(const uint4*)from;
-    pairs[0] = v.x, pairs[1] = v.y, pairs[2] = v.z, pairs[3] = v.w;
-  }
-  __device__ void store(u16* to) const {
-    uint4 v;
-    v.x = pairs[0], v.y = pairs[1], v.z = pairs[2], v.w = pairs[3];
-    *(uint4*)to = v;
-  }
-  // Zeros where a bit is not set.
-  __device__ void keep(u32 bits) {
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      pairs[k] &= ((bits >> (2 * k)) & 1 ? 0xffffu : 0u) | ((bits >> (2 * k + 1)) & 1 ? 0xffff0000u : 0u);
-    }
-  }
-};
-
-template <typename K>
-struct Eight<K, 4> {
-  u32 w[8];
-
-  __device__ u32 get(int k) const { return w[k]; }
-  __device__ void put(int k, u32 word) { w[k] = word; }
-  __device__ void narrow(const float* f) {
-#pragma unroll
-    for (int k = 0; k < 8; ++k) w[k] = K::narrow(f[k]);
-  }
-  __device__ void load(const u32* from) {
-    const uint4 a = ((const uint4*)from)[0], b = ((const uint4*)from)[1];
-    w[0] = a.x, w[1] = a.y, w[2] = a.z, w[3] = a.w, w[4] = b.x, w[5] = b.y, w[6] = b.z, w[7] = b.w;
-  }
-  __device__ void store(u32* to) const {
-    uint4 a, b;
-    a.x = w[0], a.y = w[1], a.z = w[2], a.w = w[3], b.x = w[4], b.y = w[5], b.z = w[6], b.w = w[7];
-    ((uint4*)to)[0] = a;
-    ((uint4*)to)[1] = b;
-  }
-  __device__ void keep(u32 bits) {
-#pragma unroll
-    for (int k = 0; k < 8; ++k) w[k] = (bits >> k) & 1 ? w[k] : 0u;
-  }
-};
-
-// Eight elements, or the `left` that there are and zeros.
-template <typename K, bool WIDE>
-static __device__ Eight<K> load(const typename K::Word* from, int left) {
-  Eight<K> e;
-  if (WIDE) {
-    e.load(from);
-    return e;
-  }
-#pragma unroll
-  for (int k = 0; k < PER_THREAD; ++k) e.put(k, k < left ? from[k] : (typename K::Word)0);
-  return e;
-}
-
-template <typename K, bool WIDE>
-static __device__ void store(typename K::Word* to, int left, const Eight<K>& e) {
-  if (WIDE) {
-    e.store(to);
-    return;
-  }
-#pragma unroll
-  for (int k = 0; k < PER_THREAD; ++k) {
-    if (k < left) to[k] = e.get(k);
-  }
-}
 
 // Numbers by channel for the eight elements from `at` on, in registers where rows are whole eights: a thread that stays with
 // its channels reads them once. Elsewhere each is read when it is wanted; behind the last channel comes the first.
@@ -441,19 +356,20 @@ extern "C" __global__ void LAUNCHED_WITH(THREADS)
                          float* inverse, float* gain, float* bias, float* told_mean, float* told_var, i64 rows,
                          i64 channels, i64 chunks, float eps) {
   for (i64 eight = blockIdx.x; eight * 8 < channels; eight += gridDim.x) {
-  const i64 c = eight * 8 + threadIdx.x % 8;
-  double sum, other;
-  total(partial, c, channels, chunks, &sum, &other);
-  if (threadIdx.x >= 8 || c >= channels) continue;
-  const double n = (double)rows, d = sum / n;
-  // What is not finite stays so: a comparison would hide it.
-  const double squares = other - sum * d < 0.0 ? 0.0 : other - sum * d;
-  const float m = (float)((double)shift[c] + d), r = (float)(1.0 / sqrt(squares / n + (double)eps));
-  mean[c] = told_mean[c] = m;
-  told_var[c] = (float)(squares / (n - 1.0));
-  inverse[c] = r;
-  gain[c] = __fmul_rn(gamma[c], r);
-  bias[c] = __fsub_rn(beta[c], __fmul_rn(m, gain[c]));
+    const i64 c = eight * 8 + threadIdx.x % 8;
+    double sum, other;
+    total(partial, c, channels, chunks, &sum, &other);
+    if (threadIdx.x >= 8 || c >= channels) continue;
+    const double n = (double)rows, d = sum / n;
+    const double squares = other - sum * d < 0.0 ? 0.0 : other - sum * d;
+    // What is not finite anywhere is no number here: it must not become a plausible one.
+    const double nan = other - other;
+    const float m = (float)((double)shift[c] + d), r = (float)(1.0 / sqrt(squares / n + (double)eps) + nan);
+    mean[c] = told_mean[c] = m;
+    told_var[c] = (float)(squares / (n - 1.0) + nan);
+    inverse[c] = r;
+    gain[c] = __fmul_rn(gamma[c], r);
+    bias[c] = __fsub_rn(beta[c], __fmul_rn(m, gain[c]));
   }
 }
 
@@ -474,16 +390,16 @@ extern "C" __global__ void LAUNCHED_WITH(THREADS)
     chain_sums_end(const float* partial, const float* gamma, const float* inverse, float* by_gamma, float* by_beta,
                    float* gain, float* slope, float* offset, i64 rows, i64 channels, i64 chunks) {
   for (i64 eight = blockIdx.x; eight * 8 < channels; eight += gridDim.x) {
-  const i64 c = eight * 8 + threadIdx.x % 8;
-  double sum, other;
-  total(partial, c, channels, chunks, &sum, &other);
-  if (threadIdx.x >= 8 || c >= channels) continue;
-  const double n = (double)rows, r = (double)inverse[c], w = (double)gamma[c];
-  by_beta[c] = (float)sum;
-  by_gamma[c] = (float)(other * r);
-  gain[c] = __fmul_rn(gamma[c], inverse[c]);
-  slope[c] = (float)(w * r * r * r * other / n);
-  offset[c] = (float)(w * r * sum / n);
+    const i64 c = eight * 8 + threadIdx.x % 8;
+    double sum, other;
+    total(partial, c, channels, chunks, &sum, &other);
+    if (threadIdx.x >= 8 || c >= channels) continue;
+    const double n = (double)rows, r = (double)inverse[c], w = (double)gamma[c];
+    by_beta[c] = (float)sum;
+    by_gamma[c] = (float)(other * r);
+    gain[c] = __fmul_rn(gamma[c], inverse[c]);
+    slope[c] = (float)(w * r * r * r * other / n);
+    offset[c] = (float)(w * r * sum / n);
   }
 }
 

@@ -13,6 +13,9 @@ static __device__ unsigned short float_to_half(float f) {
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(x) : "f"(f));
   return x;
 }
+// What one instruction does from compute capability 8.0 on.
+#if __CUDA_ARCH__ >= 800
+#define PAIRS_AT_ONCE
 static __device__ unsigned int floats_to_halves(float low, float high) {
   unsigned int pair;
   asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
@@ -23,13 +26,7 @@ static __device__ unsigned int floats_to_bf16s(float low, float high) {
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
   return pair;
 }
-// min(max(f, low), high); NaN stays NaN.
-static __device__ float bounded(float f, float low, float high) {
-  float c;
-  asm("max.NaN.f32 %0, %1, %2;" : "=f"(c) : "f"(f), "f"(low));
-  asm("min.NaN.f32 %0, %1, %2;" : "=f"(c) : "f"(c), "f"(high));
-  return c;
-}
+#endif
 #else
 #define LAUNCHED_WITH(threads)
 #define THREE_BLOCKS
@@ -57,14 +54,26 @@ struct Bf16 {
     if ((u & 0x7fffffffu) > 0x7f800000u) return 0x7fc0;
     return (Word)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
   }
-  static __device__ u32 narrow_pair(float low, float high) { return floats_to_bf16s(low, high); }
+  static __device__ u32 narrow_pair(float low, float high) {
+#ifdef PAIRS_AT_ONCE
+    return floats_to_bf16s(low, high);
+#else
+    return (u32)narrow(low) | (u32)narrow(high) << 16;
+#endif
+  }
 };
 
 struct F16 {
   typedef u16 Word;
   static __device__ float widen(Word x) { return half_to_float(x); }
   static __device__ Word narrow(float f) { return float_to_half(f); }
-  static __device__ u32 narrow_pair(float low, float high) { return floats_to_halves(low, high); }
+  static __device__ u32 narrow_pair(float low, float high) {
+#ifdef PAIRS_AT_ONCE
+    return floats_to_halves(low, high);
+#else
+    return (u32)narrow(low) | (u32)narrow(high) << 16;
+#endif
+  }
 };
 
 // Comparisons written so that NaN stays NaN.
@@ -74,3 +83,15 @@ static __device__ float clamped(float q, float qmin, float qmax) {
 }
 
 static __device__ float guarded(float scale, float min_scale) { return scale < min_scale ? min_scale : scale; }
+
+// The same in one instruction each, where there is one; a zero may come out with the other sign.
+static __device__ float bounded(float f, float low, float high) {
+#ifdef PAIRS_AT_ONCE
+  float c;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(c) : "f"(f), "f"(low));
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(c) : "f"(c), "f"(high));
+  return c;
+#else
+  return clamped(f, low, high);
+#endif
+}

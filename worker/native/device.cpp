@@ -86,6 +86,11 @@ char* octrain_deterministic(bool on) {
   return octrain_guard([&] { at::globalContext().setDeterministicAlgorithms(on, false); });
 }
 
+// The tensor in pinned memory, from which a GPU copies while the host goes on.
+char* octrain_pinned(at::Tensor** out, const at::Tensor* t) {
+  return octrain_guard([&] { *out = new at::Tensor(t->pin_memory()); });
+}
+
 // Begins to copy a tensor to a GPU while that computes; from pinned memory the host does not wait either.
 char* octrain_upload(OctrainUpload** out, const at::Tensor* t, int32_t ordinal) {
   return octrain_guard([&] {
@@ -99,7 +104,7 @@ char* octrain_upload(OctrainUpload** out, const at::Tensor* t, int32_t ordinal) 
       c10::Stream before;
       ~Turned() { gpu.exchangeStream(before); }
     } turned{gpu, gpu.exchangeStream(stream)};
-    upload->tensor = at::empty(t->sizes(), t->options().device(device).pinned_memory(false));
+    upload->tensor = at::empty_strided(t->sizes(), t->strides(), t->options().device(device).pinned_memory(false));
     upload->tensor.copy_(*t, /*non_blocking=*/true);
     upload->arrived.record(stream);
     *out = upload.release();

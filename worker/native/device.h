@@ -20,6 +20,14 @@ typedef char* (*OctrainLauncher)(const OctrainLaunch*);
 // Threads of a block.
 constexpr int64_t kOctrainThreads = 256;
 
+// Elements that a thread of the kernels behind eight.cuh takes at once.
+constexpr int64_t kOctrainPerThread = 8;
+
+// Whether those load all eight of channels-last images together.
+inline bool octrain_wide(const at::Tensor& t) {
+  return t.size(1) % kOctrainPerThread == 0 && reinterpret_cast<uintptr_t>(t.const_data_ptr()) % 16 == 0;
+}
+
 inline int64_t octrain_ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 void octrain_start(const at::Tensor& on, const char* kernel, int64_t blocks, void** arguments);

@@ -9,20 +9,14 @@
 
 namespace {
 
-constexpr int64_t kPerThread = 8;
-
 struct Windows {
   int64_t kernel, stride, padding;
 
   int64_t out(int64_t side) const { return (side + 2 * padding - kernel) / stride + 1; }
 };
 
-bool wide(const at::Tensor& t) {
-  return t.size(1) % kPerThread == 0 && reinterpret_cast<uintptr_t>(t.const_data_ptr()) % 16 == 0;
-}
-
 int64_t blocks(const at::Tensor& t) {
-  const int64_t turns = t.size(0) * t.size(2) * t.size(3) * octrain_ceil(t.size(1), kPerThread);
+  const int64_t turns = t.size(0) * t.size(2) * t.size(3) * octrain_ceil(t.size(1), kOctrainPerThread);
   return octrain_ceil(turns, kOctrainThreads);
 }
 
@@ -42,7 +36,7 @@ struct MaxPool : public torch::autograd::Function<MaxPool> {
     if (differentiate) where = at::empty(size, options.dtype(at::kByte));
     if (y.numel() > 0) {
       octrain_launch(x, octrain_kernel("max_pool", kind_of(x)), blocks(y), x.const_data_ptr(), y.mutable_data_ptr(),
-                     where.defined() ? where.mutable_data_ptr() : nullptr, static_cast<int32_t>(wide(x) && wide(y)),
+                     where.defined() ? where.mutable_data_ptr() : nullptr, static_cast<int32_t>(octrain_wide(x) && octrain_wide(y)),
                      x.size(0), x.size(2), x.size(3), x.size(1), y.size(2), y.size(3), w.kernel, w.stride, w.padding);
     }
     if (differentiate) {
@@ -65,7 +59,7 @@ struct MaxPool : public torch::autograd::Function<MaxPool> {
       dx = at::empty(size, dy.options().memory_format(at::MemoryFormat::ChannelsLast));
       if (dx.numel() > 0) {
         octrain_launch(dy, octrain_kernel("max_pool_backward", kind_of(dy)), blocks(dx), dy.const_data_ptr(),
-                       where.const_data_ptr(), dx.mutable_data_ptr(), static_cast<int32_t>(wide(dx) && wide(dy)), size[0],
+                       where.const_data_ptr(), dx.mutable_data_ptr(), static_cast<int32_t>(octrain_wide(dx) && octrain_wide(dy)), size[0],
                        size[2], size[3], size[1], dy.size(2), dy.size(3), w[0], w[1], w[2]);
       }
     }

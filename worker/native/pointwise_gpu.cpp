@@ -10,7 +10,6 @@
 
 namespace {
 
-constexpr int64_t kPerThread = 8;
 constexpr int64_t kWidth = 32;     // eights of channels of a tile at most: 512 bytes of BF16
 constexpr int64_t kPieces = 396;   // at most: what 132 multiprocessors hold at once, and adding them up costs little
 constexpr int64_t kRows = 16;      // of a thread at least, where there are as many
@@ -22,19 +21,17 @@ struct Shape {
 
   Shape(const at::Tensor& x, std::initializer_list<const at::Tensor*> besides) : n(x.numel()), channels(x.size(1)) {
     rows = n / channels;
-    const int64_t eights = octrain_ceil(channels, kPerThread);
+    const int64_t eights = octrain_ceil(channels, kOctrainPerThread);
     tiles = octrain_ceil(eights, kWidth);
     width = octrain_ceil(eights, tiles);
     const int64_t lanes = kOctrainThreads / width, most = std::max<int64_t>(1, kPieces / tiles);
     chunk = std::max<int64_t>(1, octrain_ceil(rows, std::clamp<int64_t>(octrain_ceil(rows, lanes * kRows), 1, most)));
     chunks = octrain_ceil(rows, chunk);
-    wide = channels % kPerThread == 0 && aligned(x);
-    for (const at::Tensor* t : besides) wide = wide && (!t || !t->defined() || aligned(*t));
+    wide = octrain_wide(x);
+    for (const at::Tensor* t : besides) wide = wide && (!t || octrain_wide(*t));
   }
 
-  static bool aligned(const at::Tensor& t) { return reinterpret_cast<uintptr_t>(t.const_data_ptr()) % 16 == 0; }
-
-  int64_t blocks() const { return octrain_ceil(n, kPerThread * kOctrainThreads); }
+  int64_t blocks() const { return octrain_ceil(n, kOctrainPerThread * kOctrainThreads); }
   int64_t pieces() const { return tiles * chunks; }
   int64_t ends() const { return octrain_ceil(channels, 8); }
   at::Tensor partial(const at::Tensor& x) const { return at::empty({chunks, 2, channels}, x.options().dtype(at::kFloat)); }

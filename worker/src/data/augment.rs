@@ -250,12 +250,16 @@ impl Geometry {
         }
     }
 
-    /// Raw pixels `[b, crop, crop, 3]`, 8 bits, as images `[b, channels, crop, crop]`, where they lie: to the last bit what a
-    /// loader that normalises gives.
-    pub(super) fn normalised(&self, pixels: &Tensor) -> Result<Tensor, TchError> {
-        let of = |numbers: &[f32; 3]| Tensor::f_from_slice(numbers)?.f_to_device(pixels.device());
+    /// Mean and standard deviation, `[2, 3]`.
+    pub(super) fn numbers(&self) -> Result<Tensor, TchError> {
+        Tensor::f_from_slice(&[self.mean, self.std].concat())?.f_view([2, 3])
+    }
+
+    /// Raw pixels `[b, crop, crop, 3]`, 8 bits, as images `[b, channels, crop, crop]`, where they lie, and [`Self::numbers`] too:
+    /// to the last bit what a loader that normalises gives.
+    pub(super) fn normalised(&self, pixels: &Tensor, numbers: &Tensor) -> Result<Tensor, TchError> {
         let scaled = pixels.f_to_kind(Kind::Float)?.f_mul_scalar_(f64::from(self.factor))?;
-        let mut all = scaled.shallow_clone().f_sub_(&of(&self.mean)?)?.f_div_(&of(&self.std)?)?;
+        let mut all = scaled.shallow_clone().f_sub_(&numbers.f_get(0)?)?.f_div_(&numbers.f_get(1)?)?;
         if self.channels > 3 {
             all = all.f_constant_pad_nd([0, self.channels as i64 - 3])?;
         }

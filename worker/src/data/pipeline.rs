@@ -4,7 +4,7 @@ use super::augment::Element;
 use super::rng::CounterRng;
 use super::{DataConfig, DataError, Dataset, Geometry};
 use crate::data::source::{Broken, Images};
-use crate::native::Upload;
+use crate::native::{Upload, pinned};
 use image::RgbImage;
 use rayon::prelude::*;
 use std::collections::BTreeSet;
@@ -32,20 +32,30 @@ pub struct Batch {
     /// Images found corrupt on the way that had not been known before.
     pub corrupt: u64,
     /// How raw pixels become images; none: they are images.
-    pub(super) raw: Option<Arc<Geometry>>,
+    pub(super) raw: Option<Raw>,
+}
+
+/// How raw pixels become images: the geometry, and its numbers as a tensor.
+#[derive(Debug)]
+pub(super) struct Raw {
+    geometry: Arc<Geometry>,
+    numbers: Tensor,
 }
 
 impl Batch {
     /// The same images and labels, which it shares.
     pub(super) fn shallow_clone(&self) -> Batch {
         let (images, labels) = (self.images.shallow_clone(), self.labels.shallow_clone());
-        Batch { images, labels, position: self.position, corrupt: 0, raw: self.raw.clone() }
+        let of = |raw: &Raw| Raw { geometry: raw.geometry.clone(), numbers: raw.numbers.shallow_clone() };
+        let raw = self.raw.as_ref().map(of);
+        Batch { images, labels, position: self.position, corrupt: 0, raw }
     }
 
     /// Begins to bring the batch to a device, beside what that computes.
     pub fn upload(self, device: Device) -> Result<Uploading, DataError> {
         let begin = |t: &Tensor| Upload::begin(t, device);
-        Ok(Uploading { images: begin(&self.images)?, labels: begin(&self.labels)?, batch: self })
+        let numbers = self.raw.as_ref().map(|raw| begin(&raw.numbers)).transpose()?;
+        Ok(Uploading { images: begin(&self.images)?, labels: begin(&self.labels)?, numbers, batch: self })
     }
 
     /// The batch on another device, as normalised images.
@@ -59,6 +69,8 @@ impl Batch {
 pub struct Uploading {
     images: Upload,
     labels: Upload,
+    /// Those that raw pixels are normalised by.
+    numbers: Option<Upload>,
     /// As it was read.
     batch: Batch,
 }
@@ -67,9 +79,9 @@ impl Uploading {
     /// The batch there, as normalised images. What the device computes from now on waits for it; the host does not.
     pub fn arrived(self) -> Result<Batch, DataError> {
         let (images, labels) = (self.images.arrived()?, self.labels.arrived()?);
-        let images = match &self.batch.raw {
-            Some(geometry) => geometry.normalised(&images)?,
-            None => images,
+        let images = match (&self.batch.raw, self.numbers) {
+            (Some(raw), Some(numbers)) => raw.geometry.normalised(&images, &numbers.arrived()?)?,
+            _ => images,
         };
         Ok(Batch { images, labels, raw: None, ..self.batch })
     }
@@ -82,14 +94,6 @@ fn zeros<T: Element>(len: usize) -> Result<Vec<T>, DataError> {
     zeros.try_reserve_exact(len).map_err(|_| DataError::Memory { mib })?;
     zeros.resize(len, T::default());
     Ok(zeros)
-}
-
-/// In memory that a GPU copies from while the host goes on, where there is one.
-fn pinned(t: Tensor) -> Result<Tensor, DataError> {
-    match tch::Cuda::is_available() {
-        true => Ok(t.f_pin_memory(Device::Cuda(0))?),
-        false => Ok(t),
-    }
 }
 
 /// One microbatch to read.
@@ -188,7 +192,9 @@ impl Reader {
             true => {
                 let batch = self.read_as::<u8>(request)?;
                 let (images, labels) = (pinned(batch.images)?, pinned(batch.labels)?);
-                Ok(Batch { images, labels, raw: Some(Arc::new(geometry.clone())), ..batch })
+                let numbers = pinned(geometry.numbers()?)?;
+                let raw = Some(Raw { geometry: Arc::new(geometry.clone()), numbers });
+                Ok(Batch { images, labels, raw, ..batch })
             }
         }
     }

@@ -140,13 +140,13 @@ fn results(x: &Tensor) -> Result<Vec<Found>, String> {
 /// Channels of images: whole eights, and not.
 const CHANNELS: [i64; 2] = [24, 13];
 
-/// The first of the numbers as channels-last images, where they lie.
+/// The first of the numbers as channels-last images, where they lie: more than one piece of sums.
 fn images(x: &Tensor, channels: i64) -> Result<Tensor, String> {
-    let flat = x.f_view([-1]).and_then(|t| t.f_narrow(0, 0, 3 * 19 * 17 * channels)).map_err(tch)?;
-    flat.f_view([3, 19, 17, channels]).and_then(|t| t.f_permute([0, 3, 1, 2])).map_err(tch)
+    let flat = x.f_view([-1]).and_then(|t| t.f_narrow(0, 0, 3 * 26 * 27 * channels)).map_err(tch)?;
+    flat.f_view([3, 26, 27, channels]).and_then(|t| t.f_permute([0, 3, 1, 2])).map_err(tch)
 }
 
-/// BatchNorm, a sum, ReLU6 and, with running statistics, a quantizer as one operator.
+/// BatchNorm, a sum and, with running statistics, ReLU6 and a quantizer as one operator.
 fn chain(x: &Tensor, batch: bool) -> Result<Vec<(&'static str, Tensor, f64)>, String> {
     let (channels, device) = (x.size()[1], x.device());
     let leaf = |t: Tensor| t.f_detach().map(|t| t.set_requires_grad(true)).map_err(tch);
@@ -164,7 +164,7 @@ fn chain(x: &Tensor, batch: bool) -> Result<Vec<(&'static str, Tensor, f64)>, St
     let of = Pointwise {
         norm: Some(Norm { gamma: &gamma, beta: &beta, mean: &mean, var: &var, eps: 1e-5, batch }),
         residual: Some(&residual),
-        cut: Some(Cut { low: 0.0, high: 6.0, strict: true }),
+        cut: (!batch).then_some(Cut { low: 0.0, high: 6.0, strict: true }),
         rounding: (!batch).then_some(Rounding { scale: &scale, scheme, unclipped: false }),
         normed: Some(&seen),
         last: None,
@@ -174,13 +174,13 @@ fn chain(x: &Tensor, batch: bool) -> Result<Vec<(&'static str, Tensor, f64)>, St
     let mut by =
         Tensor::f_run_backward(&[loss], &[&input, &residual, &gamma, &beta], false, false).map_err(tch)?;
     let [by_beta, by_gamma, by_residual, dx] = [3, 2, 1, 0].map(|i| by.remove(i));
-    // With the batch's statistics a value next to a bound may lie on either side of it, and numbers are rounded to their type.
+    // Without bounds, next to which a value may lie on either side; numbers are rounded to their type.
     let (value, sum) = if batch { (0.01, 0.01) } else { (0.0, SUM) };
     Ok(vec![
         ("a chain", y, value),
         ("what it observes", seen, value),
         ("its gradient", dx, value),
-        ("the residual's gradient", by_residual, if batch { 1.0 } else { 0.0 }),
+        ("the residual's gradient", by_residual, 0.0),
         ("gamma's gradient", by_gamma, sum),
         ("beta's gradient", by_beta, sum),
         ("its mean", mean, value),

@@ -12,9 +12,10 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 /// The source of all kernels: one program.
-pub const SOURCE: [&str; 4] = [
+pub const SOURCE: [&str; 5] = [
     include_str!("../../kernels/types.cuh"),
     include_str!("../../kernels/fake_quant.cu"),
+    include_str!("../../kernels/eight.cuh"),
     include_str!("../../kernels/pointwise.cu"),
     include_str!("../../kernels/pool.cu"),
 ];

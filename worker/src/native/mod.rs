@@ -35,7 +35,7 @@ pub use leave::leave;
 pub use memory::keep_freed;
 pub use pointwise::{Cut, Norm, Pointwise, Rounding, pointwise};
 pub use update::{AdamWNumbers, adamw, sgd};
-pub use upload::Upload;
+pub use upload::{Upload, pinned};
 
 use crate::quant::scheme::MIN_SCALE;
 use std::ffi::{c_char, c_void};

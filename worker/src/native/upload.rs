@@ -6,9 +6,19 @@ use std::ptr::null_mut;
 use tch::{Device, Tensor};
 
 unsafe extern "C" {
+    fn octrain_pinned(out: *mut *mut c_void, t: *const c_void) -> *mut c_char;
     fn octrain_upload(out: *mut *mut c_void, t: *const c_void, ordinal: i32) -> *mut c_char;
     fn octrain_arrived(out: *mut *mut c_void, upload: *mut c_void) -> *mut c_char;
     fn octrain_forget_upload(upload: *mut c_void);
+}
+
+/// A copy in memory that a GPU copies from while the host goes on, where there is a GPU; else the tensor itself.
+pub fn pinned(t: Tensor) -> Result<Tensor, NativeError> {
+    if !tch::Cuda::is_available() {
+        return Ok(t);
+    }
+    // SAFETY: `t` is a live tensor, of which nothing is kept.
+    made(|out| unsafe { octrain_pinned(out, t.as_ptr().cast()) })
 }
 
 /// A tensor that comes to a device.

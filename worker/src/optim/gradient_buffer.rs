@@ -87,7 +87,7 @@ impl GradientBuffer {
     /// nobody waits for them.
     pub fn add_results(&mut self, loss: &Tensor, correct: &Tensor, images: i64) -> Result<(), TchError> {
         let sums = self.part(3);
-        let _ = sums.f_get(0)?.f_add_(&loss.f_detach()?)?;
+        let _ = sums.f_get(0)?.f_add_(&loss.f_detach()?.f_reshape([0i64; 0])?)?;
         let _ = sums.f_get(1)?.f_add_(correct)?;
         let _ = sums.f_get(2)?.f_add_scalar_(images as f64)?;
         Ok(())

@@ -19,6 +19,7 @@ use crate::collective::{Collective, CollectiveError};
 use crate::data::rng::CounterRng;
 use crate::exec::{Evaluator, ExecError, Executor, Mode, Pass, Prepared, Watch, Weights};
 use crate::graph::Graph;
+use crate::native::Upload;
 use crate::strategy::{Phase, Strategy};
 use std::sync::Arc;
 use std::time::Duration;
@@ -238,6 +239,11 @@ impl Program {
         let lr = self.schedule().at(self.global_step);
         let scale = self.updater.loss_scale.factor();
         self.accumulate(microbatches, phase, stop, watch, &mut time)?;
+        if !self.reducer.alone() {
+            // What is waited for from here on is the others.
+            self.collective().ready("all_reduce")?;
+            time.lap(Stage::Backward);
+        }
         self.reducer.reduce(&self.gradients, phase.observe)?;
         time.lap(Stage::Reduce);
 
@@ -246,7 +252,7 @@ impl Program {
             true => self.quantization.wanted(&self.weights, &self.gradients.record),
             false => vec![],
         };
-        // The one wait for the device.
+        // What decides about the update is read at once.
         let (sums, norm, observed) = self.gradients.read(&observed)?;
         let loss = sums.loss / self.reducer.sharing.microbatches as f64;
         if !loss.is_finite() {
@@ -379,13 +385,15 @@ impl Program {
             true => self.quantization.moved(&self.weights, observed)?,
             false => None,
         };
+        let at = |source| ExecError::Native { node: "the quantizers' ranges".into(), source };
+        let ranges = ranges.map(|ranges| Upload::begin(&ranges, self.device())).transpose().map_err(at)?;
         self.updater.update(&self.weights, &self.gradients, norm, lr)?;
         if phase.batch_stats {
             let microbatches = self.reducer.sharing.microbatches;
             self.updater.move_statistics(&mut self.weights, &self.gradients, microbatches)?;
         }
         if let Some(ranges) = ranges {
-            self.weights.ranges.f_copy_(&ranges)?;
+            self.weights.ranges.f_copy_(&ranges.arrived().map_err(at)?)?;
         }
         Ok(())
     }

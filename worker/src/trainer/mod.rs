@@ -30,7 +30,7 @@ pub use setup::Run;
 use crate::checkpoint::{CheckpointError, OwnedFolder, Position, Snapshot};
 use crate::config::{RunConfig, RunScope};
 use crate::data::{Batch, EvalLoader, Uploading};
-use crate::exec::{Evaluator, Mode};
+use crate::exec::{Evaluator, ExecError, Mode};
 use crate::launcher::signals;
 use crate::launcher::watchdog::{self, Phase, doing};
 use crate::metrics::{ClassMetrics, EvalMetrics, Happening, StepMetrics};
@@ -210,7 +210,7 @@ impl Run<'_> {
         let _doing = doing(Phase::Training);
         self.progress.concluded = false;
         let (epoch, steps) = (self.progress.position.epoch, self.steps_per_epoch());
-        self.ahead.clear();
+        self.ahead = None;
         if let Some(loader) = &mut self.loader {
             loader.start_epoch(epoch, self.progress.position.step_in_epoch)?;
         }
@@ -245,17 +245,18 @@ impl Run<'_> {
         Ok(end)
     }
 
-    /// This rank's microbatches of the next step. On a GPU those of the step after it are sent on their way: they arrive while
-    /// this one is computed.
+    /// This rank's microbatches of the next step. Those of the step after it, if there will be one, are sent on their way: they
+    /// arrive while this one is computed. What is wrong with them is said when their step comes.
     fn local_microbatches(&mut self) -> Result<Vec<Batch>, TrainError> {
-        if self.ahead.is_empty() {
-            self.ahead = self.upload()?;
-        }
-        let batches =
-            std::mem::take(&mut self.ahead).into_iter().map(Uploading::arrived).collect::<Result<_, _>>()?;
-        let last = self.progress.position.step_in_epoch + 1 >= self.steps_per_epoch();
-        if self.program.device() != Device::Cpu && !last {
-            self.ahead = self.upload()?;
+        let coming = match self.ahead.take() {
+            Some(ahead) => ahead?,
+            None => self.upload()?,
+        };
+        let batches = coming.into_iter().map(Uploading::arrived).collect::<Result<_, _>>()?;
+        let (c, next) = (self.task.config, self.progress.position.global_step + 1);
+        let limit = c.run.max_steps > 0 && next >= c.run.max_steps;
+        if !limit && self.progress.position.step_in_epoch + 1 < self.steps_per_epoch() {
+            self.ahead = Some(self.upload());
         }
         Ok(batches)
     }
@@ -330,9 +331,11 @@ impl Run<'_> {
         };
         // It may fail again where it did before: what was seen until then counts.
         let _ = self.program.watch_step(microbatches, &mut watch);
-        // Loss and gradients are those of all ranks; whatever else fails may have failed here alone.
+        // Loss, gradients and what quantizers have seen are those of all ranks; whatever else fails may have failed here alone.
         let found = match failed {
-            OptimError::Loss { .. } | OptimError::Gradients { .. } => {
+            OptimError::Loss { .. }
+            | OptimError::Gradients { .. }
+            | OptimError::Exec(ExecError::NonFinite(_)) => {
                 of_all_ranks(own, self.program.collective(), self.program.device()).unwrap_or_else(|e| {
                     tracing::warn!("what other ranks have found could not be gathered: {e}");
                     own

@@ -53,7 +53,7 @@ pub struct Run<'a> {
     pub(super) program: Program,
     pub(super) loader: Option<TrainLoader>,
     /// Microbatches of the step that comes next, on their way to the device.
-    pub(super) ahead: Vec<Uploading>,
+    pub(super) ahead: Option<Result<Vec<Uploading>, TrainError>>,
     pub(super) progress: Progress,
     pub(super) output: Output,
     pub(super) reporter: Reporter,
@@ -264,7 +264,7 @@ impl<'a> Run<'a> {
             task: Task { config, session, job, data },
             program,
             loader,
-            ahead: Vec::new(),
+            ahead: None,
             reporter,
             times: vec![],
             timed: vec![],

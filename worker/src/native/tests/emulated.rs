@@ -113,6 +113,7 @@ thread_local! {
 unsafe extern "C" fn run(l: *const Launch) -> *mut c_char {
     // SAFETY: as `device.h` says. Tensors on a GPU have kernels of their own.
     if unsafe { (*l).device } >= 0 {
+        // SAFETY: the same launch.
         return unsafe { cuda::run(l) };
     }
     // SAFETY: as above.

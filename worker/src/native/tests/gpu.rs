@@ -44,12 +44,12 @@ fn the_maximum_over_windows_and_its_gradient_are_those_of_libtorch() {
                 let loss = (y.nan_to_num(0.0, None, None) * dy).sum(Kind::Float);
                 Tensor::run_backward(&[loss], &[x], false, false).remove(0)
             });
-            let most = if kind == Kind::Float { 1e-6 } else { 0.02 };
+            // Each is rounded to its type once.
+            let rounding = if kind == Kind::Float { 1e-6 } else { 4e-3 };
+            let largest = want.abs().max().double_value(&[]);
             let apart = (got.to_kind(Kind::Float) - &want).abs().max().double_value(&[]);
-            assert!(
-                apart <= most && want.abs().max().double_value(&[]) > 0.1,
-                "{shape:?} {windows:?}: {apart}"
-            );
+            let at = format!("{shape:?} {windows:?} {kind:?}");
+            assert!(apart <= rounding * largest && largest > 0.1, "{at}: {apart} of {largest}");
         }
     }
     assert!(max_pool_by(&images([1, 8, 2, 2], Kind::Float), [3, 1, 0], true).is_err());
@@ -73,8 +73,9 @@ fn a_weight_is_prepared_as_by_the_operators_one_by_one() {
                 let want = with_layout(&y.to_kind(kind), layout).unwrap();
                 emulated::grid(i);
                 let got = weight_by(&w, scheme, kind, layout, true).unwrap();
-                assert_eq!((got.kind(), got.stride()), (kind, want.stride()));
-                assert!(got.equal(&want), "{shape:?} {kind:?} {layout:?}");
+                assert!(got.kind() == kind && got.equal(&want), "{shape:?} {kind:?} {layout:?}");
+                let dense = shape.iter().all(|n| *n > 1);
+                assert!(!dense || got.stride() == want.stride(), "{shape:?} {layout:?}");
             }
         }
     }

@@ -131,3 +131,21 @@ fn a_step_alone_can_be_learned() {
         assert!(!fixed.requires_grad(), "a scale that is not learned has no gradient");
     }
 }
+
+#[test]
+fn a_gradient_that_is_to_be_differentiated_is_refused() {
+    let x = Tensor::from_slice(&[0.26f32, 40.0]).set_requires_grad(true);
+    let scale = Tensor::from_slice(&[0.25f32]).set_requires_grad(true);
+    let of = |y: Tensor, graph| Tensor::f_run_backward(&[y.sum(Kind::Float)], &[&x], graph, graph);
+    let clipped = || fake_quant(&x, &scale, 0, 127, false).unwrap();
+    let learned = || fake_quant_learned(&x, &scale, 0, 127, 2.0).unwrap();
+    for y in [&clipped as &dyn Fn() -> Tensor, &learned] {
+        let told = of(y(), true).unwrap_err().to_string();
+        assert!(told.contains("cannot be differentiated again"), "{told}");
+        assert!(of(y(), false).is_ok(), "once it can be");
+    }
+    assert!(
+        of(fake_quant(&x, &scale, 0, 127, true).unwrap(), true).is_ok(),
+        "where it passes everywhere it is linear"
+    );
+}

@@ -227,7 +227,7 @@ fn values_and_gradients_are_those_of_the_operators_one_by_one() {
 
 #[test]
 fn the_kernels_of_gpus_give_them_too() {
-    // Rows of whole eights or not, channels in one tile or several, pieces of one row and of many.
+    // Rows of whole eights or not, channels in one tile or several.
     let shapes = [
         [2, 16, 5, 7],
         [3, 5, 3, 3],
@@ -242,12 +242,22 @@ fn the_kernels_of_gpus_give_them_too() {
     for (i, case) in all.enumerate() {
         compare(case, By::Kernels(i));
     }
+    for kind in [Kind::Float, Kind::BFloat16] {
+        let (norm, cut) = (Some(true), Some(RELU));
+        compare(
+            Case { kind, shape: PIECES, norm, residual: true, cut, rounds: None, unclipped: false },
+            By::Kernels(3),
+        );
+    }
 }
+
+/// Images whose sums go by several pieces.
+const PIECES: [i64; 4] = [5, 96, 15, 31];
 
 #[test]
 fn no_grid_changes_a_bit_and_without_sums_the_kernels_and_the_loops_are_equal() {
     for kind in KINDS {
-        for shape in [[3, 24, 9, 11], [3, 37, 9, 11]] {
+        for shape in [[3, 24, 9, 11], [3, 37, 9, 11], PIECES] {
             for norm in [Some(true), Some(false), None] {
                 let (cut, rounds) = (Some(RELU6), Some(0.02));
                 let case = Case { kind, shape, norm, residual: true, cut, rounds, unclipped: false };
@@ -323,7 +333,8 @@ fn values_on_a_bound_and_those_that_are_not_finite_are_cut_and_pass_their_gradie
             let rounding = rounds.then_some(Rounding { scale: &scale, scheme: SCHEME, unclipped });
             let of = Pointwise { cut: activation, rounding, ..Pointwise::default() };
             let got = pointwise(&a, &of).unwrap();
-            let kernels = emulated::chain(&leaf(), &of, 1);
+            let c = leaf();
+            let kernels = emulated::chain(&c, &of, 1);
             assert!(values(&kernels).iter().zip(&values(&got)).all(|(a, b)| same(*a, *b)));
             let mut want = cut(activation, &b);
             if rounds {
@@ -338,7 +349,9 @@ fn values_on_a_bound_and_those_that_are_not_finite_are_cut_and_pass_their_gradie
             for (i, (got, want)) in values(&got).iter().zip(&values(&want)).enumerate() {
                 assert!(same(*got, *want), "{at}: {:e} gives {got:e}, not {want:e}", x[i]);
             }
-            for (i, (got, want)) in of(&got, &a).iter().zip(&of(&want, &b)).enumerate() {
+            let passed = of(&got, &a);
+            assert_eq!(of(&kernels, &c), passed, "{at}, the kernels");
+            for (i, (got, want)) in passed.iter().zip(&of(&want, &b)).enumerate() {
                 // Between two finite bounds libtorch's loops of vectors and of single values differ about NaN.
                 let undecided = x[i].is_nan() && activation.is_some_and(|cut| cut.high.is_finite());
                 assert!(undecided || same(*got, *want), "{at}: {:e} passes {got:e}, not {want:e}", x[i]);
