@@ -253,12 +253,19 @@ impl Run<'_> {
             None => self.upload()?,
         };
         let batches = coming.into_iter().map(Uploading::arrived).collect::<Result<_, _>>()?;
-        let (c, next) = (self.task.config, self.progress.position.global_step + 1);
-        let limit = c.run.max_steps > 0 && next >= c.run.max_steps;
-        if !limit && self.progress.position.step_in_epoch + 1 < self.steps_per_epoch() {
+        if !self.is_last_step() {
             self.ahead = Some(self.upload());
         }
         Ok(batches)
+    }
+
+    /// Whether no step of the epoch follows the one that comes next, as far as is known before.
+    fn is_last_step(&self) -> bool {
+        let (run, done) = (&self.task.config.run, self.progress.position.global_step + 1);
+        let timed = self.timed_steps() + u64::from(done - self.progress.begun > run.benchmark_warmup_steps);
+        self.progress.position.step_in_epoch + 1 >= self.steps_per_epoch()
+            || (run.max_steps > 0 && done >= run.max_steps)
+            || (run.benchmark && timed >= run.benchmark_steps)
     }
 
     /// The next microbatches of this rank, on their way to its device.
