@@ -44,9 +44,7 @@ struct Depthwise : public torch::autograd::Function<Depthwise> {
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
                                                  torch::autograd::variable_list grads) {
-    TORCH_CHECK(!at::GradMode::is_enabled(),
-                "this depthwise convolution cannot be differentiated twice: take its gradients without create_graph, or "
-                "convolve by libtorch's own conv2d, whose gradients have gradients");
+    octrain_once_only("this depthwise convolution", "convolve by libtorch's own conv2d, whose gradients have gradients");
     at::Tensor dx, dw, db;
     if (grads[0].defined()) {
       OctrainDepthwise d;

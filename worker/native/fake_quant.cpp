@@ -214,8 +214,7 @@ struct FakeQuant : public torch::autograd::Function<FakeQuant> {
     OctrainFakeQuant o;
     const std::string saved = ctx->saved_data["options"].toStringRef();
     memcpy(&o, saved.data(), sizeof(o));
-    TORCH_CHECK(o.gradient == kOctrainUnclipped || !at::GradMode::is_enabled(),
-                "the gradient of fake quantization cannot be differentiated again; leave create_graph out");
+    if (o.gradient != kOctrainUnclipped) octrain_once_only("fake quantization", "let its gradient pass unclipped");
     at::Tensor dy = grads[0], dx, dscale;
     if (dy.defined() && o.gradient == kOctrainUnclipped) {
       dx = dy;

@@ -259,9 +259,8 @@ struct Pointwise : public torch::autograd::Function<Pointwise> {
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
                                                  torch::autograd::variable_list grads) {
-    TORCH_CHECK(!at::GradMode::is_enabled(),
-                "a chain of fused operators cannot be differentiated twice: take its gradients without create_graph, or run "
-                "libtorch's operators one by one, whose gradients have gradients");
+    octrain_once_only("a chain of fused operators",
+                      "run libtorch's operators one by one, whose gradients have gradients");
     OctrainPointwise o;
     const std::string saved = ctx->saved_data["options"].toStringRef();
     memcpy(&o, saved.data(), sizeof(o));

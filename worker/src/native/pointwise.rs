@@ -95,8 +95,8 @@ unsafe extern "C" {
 
 /// Runs all of it on `x` `[N, C, H, W]`, FP32, BF16 or FP16, on the CPU or a GPU; the result is of its shape and type, channels
 /// last. It computes in FP32 and rounds to the type of `x` once. Results and gradients are the same on any number of threads,
-/// with every instruction set, and on every GPU. It cannot be
-/// differentiated twice: a backward that keeps its own graph (`create_graph`) is an error.
+/// with every instruction set, and on every GPU. It cannot be differentiated twice: a backward that keeps its own graph
+/// (`create_graph`) is an error.
 pub fn pointwise(x: &Tensor, of: &Pointwise) -> Result<Tensor, NativeError> {
     run(x, of, false)
 }

@@ -52,6 +52,11 @@ fn the_maximum_over_windows_and_its_gradient_are_those_of_libtorch() {
             assert!(apart <= rounding * largest && largest > 0.1, "{at}: {apart} of {largest}");
         }
     }
+    let x = images([1, 8, 4, 4], Kind::Float).set_requires_grad(true);
+    let y = max_pool_by(&x, [2, 2, 0], true).unwrap().sum(Kind::Float);
+    let told = Tensor::f_run_backward(&[&y], &[&x], true, true).unwrap_err().to_string();
+    assert!(told.contains("differentiated twice") && told.contains("max_pool2d"), "{told}");
+    assert!(Tensor::f_run_backward(&[&y], &[&x], false, false).is_ok(), "once it can be");
     assert!(max_pool_by(&images([1, 8, 2, 2], Kind::Float), [3, 1, 0], true).is_err());
     assert!(max_pool_by(&images([1, 8, 2, 2], Kind::Float), [2, 1, 0], false).is_err(), "it is not on a GPU");
 }
