@@ -54,7 +54,6 @@ def main(folder, model, precision, seed="1"):
     seed, amp = int(seed), {"fp32": False, "bf16": True}[precision]
     random.seed(seed)
     torch.manual_seed(seed)
-    torch.set_num_threads(2)
     epochs, lr, batch = RECIPES[model]
     net = networks.build(model, 3, 10, 32)
     if model == "ViT-32px":

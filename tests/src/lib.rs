@@ -5,6 +5,7 @@ pub mod images;
 pub mod manifest;
 pub mod policy;
 mod python;
+pub mod random;
 pub mod run;
 mod skip;
 pub mod stand_in;
@@ -12,4 +13,4 @@ pub mod wire;
 
 pub use binary::binary;
 pub use python::{Python, python};
-pub use skip::skipped;
+pub use skip::{adds_exactly, skipped};

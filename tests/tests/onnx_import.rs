@@ -12,12 +12,13 @@ use octrain_formats::onnx::File;
 use octrain_formats::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
 use octrain_tests::policy::repository;
 use octrain_tests::python;
+use octrain_tests::random::Draws;
 use octrain_tests::run::{SMALL, newest, octrain, said, succeed};
 use prost::Message;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::Path;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 /// What became of a file: how far apart results are, of the largest; or why it was refused.
 enum Fate {
@@ -200,8 +201,7 @@ fn whatever_a_file_names_its_nodes_what_is_exported_again_is_the_same_network() 
         ("a node has its weight's name", file(nodes("conv1", "conv1", "y"), &weights("conv1"), ("y", &[5]))),
         ("its output is [N,C,1,1]", file(image, &[("k", &[4, 3, 3, 3])], ("y", &[4, 1, 1]))),
     ];
-    tch::manual_seed(7);
-    let images = Tensor::randn([2, 3, 8, 8], (Kind::Float, Device::Cpu));
+    let images = Draws::new(7).normal(&[2, 3, 8, 8]);
     for (what, model) in files {
         let read = File::decode(&model.encode_to_vec()).unwrap().read(&BTreeMap::new());
         let made = network(&read, "Net", None, Task::Classifier).unwrap_or_else(|e| panic!("{what}: {e:?}"));
@@ -245,8 +245,7 @@ fn a_file_of_octrain_s_own_is_the_same_network_again_and_goes_through_every_comm
     assert_eq!(after.manifest.class_names, before.manifest.class_names);
     assert_eq!(after.manifest.preprocessing, before.manifest.preprocessing);
     assert!(after.model.contains_key("conv1.weight") && after.model.contains_key("fc.weight"));
-    tch::manual_seed(5);
-    let images = Tensor::randn([8, 3, 32, 32], (Kind::Float, Device::Cpu));
+    let images = Draws::new(5).normal(&[8, 3, 32, 32]);
     let [ours, theirs] = [&after, &before].map(|c| logits(c, &images));
     let apart =
         (&ours - &theirs).abs().max().double_value(&[]) / theirs.abs().max().double_value(&[]).max(1.0);

@@ -14,6 +14,7 @@ use octrain::optim::{
 };
 use octrain::strategy::{Averaging, Layout, Strategy};
 use octrain_tests::python;
+use octrain_tests::random::Draws;
 use serde_json::{Value, json};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
@@ -119,21 +120,21 @@ fn steps_agree(
     };
     let Rule { told, clip, .. } = rule();
     let begin = || program(graph.clone(), rule(), schedule, layout);
-    tch::manual_seed(3);
+    let mut draws = Draws::new(3);
     let mut given: Vec<(String, Tensor)> = Vec::new();
     let mut batches = Vec::new();
     for step in 0..steps {
         let mut share = Vec::new();
         for m in 0..MICROBATCHES {
-            let images =
-                Tensor::randn([8, channels as i64, side as i64, side as i64], (Kind::Float, Device::Cpu));
-            let labels = Tensor::randint(classes as i64, [8], (Kind::Int64, Device::Cpu));
+            let images = draws.normal(&[8, channels as i64, side as i64, side as i64]);
+            let labels = draws.labels(classes, 8);
             given.push((format!("images.{step}.{m}"), images.shallow_clone()));
             given.push((format!("labels.{step}.{m}"), labels.shallow_clone()));
             share.push((images, labels));
         }
         batches.push(share);
     }
+    drop(draws);
     let state: State = begin().weights.to_state().unwrap();
     for (name, t) in &state {
         let shape: Vec<i64> = t.shape.iter().map(|&d| d as i64).collect();
@@ -279,11 +280,10 @@ fn the_average_of_weights_and_statistics_is_torchvisions() {
     let graph = models::build("ResNet20", [3, 32, 32], 10).unwrap();
     let optimizer = DistributedOptimizer::new(Sgd::default(), Strategy::default(), Box::new(Local));
     let mut program = optimizer.averaging(Some(averaging)).minimize(graph, CrossEntropy::default()).unwrap();
-    tch::manual_seed(4);
+    let mut draws = Draws::new(4);
     let mut given = Vec::new();
     for step in 0..steps {
-        let images = Tensor::randn([4, 3, 32, 32], (Kind::Float, Device::Cpu));
-        let labels = Tensor::randint(10, [4], (Kind::Int64, Device::Cpu));
+        let (images, labels) = (draws.normal(&[4, 3, 32, 32]), draws.labels(10, 4));
         program.step(&[Microbatch { images: &images, labels: &labels }]).unwrap();
         for name in program.weights.to_state().unwrap().keys() {
             given.push((format!("{step}.{name}"), program.weights.get(name).unwrap().copy()));
@@ -351,21 +351,19 @@ fn vision_transformers_train_as_in_pytorch() {
 #[test]
 fn adamw_is_pytorchs() {
     let Some(python) = python() else { return };
-    tch::manual_seed(11);
-    let (decayed, rest, float) = (40i64, 24i64, (Kind::Float, Device::Cpu));
+    let mut draws = Draws::new(11);
+    let (decayed, rest) = (40i64, 24i64);
     let rule = AdamW::default();
     let pieces = [Decayed { offset: 0, len: decayed, rate: 0.1 }];
     let rates = [1e-3, 1e-2, 3e-2, 1e-2, 1e-3, 1e-2];
-    let mut given: Vec<(String, Tensor)> = vec![
-        ("decayed".into(), Tensor::randn([decayed], float)),
-        ("rest".into(), Tensor::randn([rest], float)),
-    ];
+    let mut given: Vec<(String, Tensor)> =
+        vec![("decayed".into(), draws.normal(&[decayed])), ("rest".into(), draws.normal(&[rest]))];
     let weights = Tensor::cat(&[&given[0].1, &given[1].1], 0);
     let buffers = [weights.zeros_like(), weights.zeros_like()];
     for (step, lr) in rates.into_iter().enumerate() {
         // Of sizes from 1e-4 to 1e4.
-        let size = (Tensor::rand([decayed + rest], float) * 8.0 - 4.0) * std::f64::consts::LN_10;
-        let gradients = Tensor::randn([decayed + rest], float) * size.exp();
+        let size = (draws.uniform(&[decayed + rest]) * 8.0 - 4.0) * std::f64::consts::LN_10;
+        let gradients = draws.normal(&[decayed + rest]) * size.exp();
         given.push((format!("gradient.{step}"), gradients.shallow_clone()));
         let (weights, buffers, gradients) = (&weights, &buffers[..], &gradients.copy());
         let count = step as u64 + 1;
@@ -390,7 +388,7 @@ fn adamw_is_pytorchs() {
 #[test]
 fn fake_quantization_is_onnx_s_and_pytorchs() {
     let Some(python) = python() else { return };
-    tch::manual_seed(5);
+    let mut draws = Draws::new(5);
     let float = (Kind::Float, Device::Cpu);
     let mut given: Vec<(String, Tensor)> = Vec::new();
     let cases = [
@@ -407,10 +405,10 @@ fn fake_quantization_is_onnx_s_and_pytorchs() {
         let x = match *name {
             "ties" => (Tensor::arange(shape.iter().product::<i64>(), float) - 360) * 0.125,
             "unsigned-ties" => (Tensor::arange(shape.iter().product::<i64>(), float) - 180) * 0.0625,
-            _ => Tensor::randn(shape, float),
+            _ => draws.normal(shape),
         };
         given.push((format!("{name}.x"), x.view(*shape)));
-        given.push((format!("{name}.gradient"), Tensor::randn(shape, float)));
+        given.push((format!("{name}.gradient"), draws.normal(shape)));
         given.push((format!("{name}.scale"), Tensor::from_slice(scale)));
         for (end, code) in ["qmin", "qmax"].into_iter().zip(codes) {
             given.push((format!("{name}.{end}"), Tensor::from_slice(&[*code])));

@@ -7,12 +7,13 @@ use octrain::exec::{Evaluator, Mode};
 use octrain::import::{self, Wanted};
 use octrain::passes;
 use octrain::strategy::{Purpose, Strategy};
+use octrain_tests::random::Draws;
 use octrain_tests::run::{newest, succeed};
 use octrain_tests::{Python, python, run};
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::path::Path;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 const CLASSES: i64 = 7;
 const SIDE: i64 = 64;
@@ -47,8 +48,7 @@ fn logits(checkpoint: &Snapshot, images: &Tensor) -> Tensor {
 
 /// Images, and the file that holds them.
 fn images(folder: &Path) -> (Tensor, std::path::PathBuf) {
-    tch::manual_seed(9);
-    let images = Tensor::randn([IMAGES, 3, SIDE, SIDE], (Kind::Float, Device::Cpu));
+    let images = Draws::new(9).normal(&[IMAGES, 3, SIDE, SIDE]);
     let path = folder.join("images.safetensors");
     Tensor::write_safetensors(&[("images", &images)], &path).unwrap();
     (images, path)

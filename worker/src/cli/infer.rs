@@ -166,13 +166,14 @@ pub fn accuracy(engine: &mut dyn Engine, info: &ModelInfo, mut loader: EvalLoade
     Ok(Accuracy { top1: percent(hits), top5: percent(hits5), images, corrupt, predictions, latency })
 }
 
-/// Says from which checkpoint a file was exported, and if it runs in an engine it was not written for.
+/// Says from which checkpoint a file was exported, and if it runs in an engine it was not written for, or on a CPU that does not
+/// compute exactly what it says.
 pub fn announce(model: &Path, info: &ModelInfo, engine: EngineKind) {
     match &info.origin {
         Some(origin) => say!("{}: exported from checkpoint {}: {origin}", model.display(), origin.name),
         None => say!("{}: it does not say from which checkpoint it comes", model.display()),
     }
-    if let Some(note) = info.foreign(engine) {
+    for note in info.foreign(engine).into_iter().chain(info.inexact(engine)) {
         say!("note: {note}");
     }
 }

@@ -113,7 +113,8 @@ pub fn main(args: &PredictArgs) -> Result<u8> {
     }
     let classifier = Classifier::read(&args.model, &args.preparation)?;
     let (geometry, names) = (classifier.geometry()?, classifier.class_names()?);
-    if let Some(note) = classifier.info.foreign(args.engine) {
+    let info = &classifier.info;
+    for note in info.foreign(args.engine).into_iter().chain(info.inexact(args.engine)) {
         tracing::warn!("{note}");
     }
     let found = ImageFiles::find(&args.images);

@@ -8,12 +8,14 @@ mod openvino;
 mod origin;
 mod output;
 mod profile;
+mod sums;
 
 pub use error::EngineError;
 pub use latency::{Latency, measure, median};
 pub use model::{ModelInfo, Told};
 pub use output::{best, predicted, probabilities};
 pub use profile::{NodeProfile, Precision, profile, profile_network};
+pub use sums::adds_exactly;
 
 use std::path::Path;
 

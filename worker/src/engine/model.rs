@@ -1,13 +1,14 @@
 //! What a file says about itself.
 
 use super::output::{classes_of, is_normalised};
-use super::{EngineError, EngineKind, Port};
+use super::{EngineError, EngineKind, Port, sums};
 use crate::checkpoint::Origin;
 use crate::data::Preprocessing;
 use octrain_formats::onnx::proto::tensor_proto::DataType;
 use octrain_formats::onnx::proto::{GraphProto, ModelProto, ValueInfoProto};
 use prost::Message;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -34,6 +35,10 @@ pub struct ModelInfo {
     pub origin: Option<Origin>,
     /// Preprocessing; none for files of others.
     pub preprocessing: Option<Preprocessing>,
+    /// The largest magnitude of the codes in its 8-bit weights; 0 where it has none.
+    pub largest_weight_code: u8,
+    /// Whether its codes behind a ReLU end at 127, as it says; false for files of others.
+    pub reduced_range: bool,
     /// Size in bytes.
     pub bytes: u64,
 }
@@ -154,6 +159,9 @@ impl ModelInfo {
             class_names: entry(&metadata, "octrain.classes", "classes")?,
             profile: metadata.get("octrain.profile").cloned(),
             origin: entry(&metadata, "octrain.checkpoint", "checkpoint")?,
+            largest_weight_code: sums::largest_weight_code(&graph),
+            reduced_range: entry::<Value>(&metadata, "octrain.strategy", "strategy")?
+                .is_some_and(|strategy| strategy["qat"]["reduce_range"] == true),
             preprocessing: preprocessing.transpose().map_err(|e| format!("its preprocessing: {e}"))?,
             bytes: bytes.len() as u64,
         })
@@ -166,6 +174,11 @@ impl ModelInfo {
             "the file was written for {profile} and runs in {name}: {name} may compute parts of it otherwise or in FP32, so neither speed nor accuracy are those of `octrain export --profile {name}`",
             name = engine.name()
         ))
+    }
+
+    /// What to know where this CPU may not add up exactly what `engine` multiplies; none where it does.
+    pub fn inexact(&self, engine: EngineKind) -> Option<String> {
+        sums::note(self.largest_weight_code, self.reduced_range, engine, sums::adds_exactly())
     }
 
     /// The input, for batches of `batch` images.
