@@ -11,17 +11,17 @@ use octrain::optim::{CrossEntropy, DistributedOptimizer, Microbatch, Program, Sg
 use octrain::strategy::{Purpose, Qat, Strategy};
 use octrain::verify::{Layers, sort_kernels, values};
 use octrain::{models, passes};
-use octrain_tests::python;
+use octrain_tests::random::Draws;
+use octrain_tests::{adds_exactly, python};
 use prost::Message;
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 const SIDE: i64 = 32;
 
 fn images(n: i64, seed: i64) -> Tensor {
-    tch::manual_seed(seed);
-    Tensor::randn([n, 3, SIDE, SIDE], (Kind::Float, Device::Cpu))
+    Draws::new(seed).normal(&[n, 3, SIDE, SIDE])
 }
 
 fn built(name: &str) -> Graph {
@@ -79,7 +79,7 @@ fn runs_in_int8(
     assert_eq!(2 * fused, if kind == EngineKind::Openvino { of_values } else { 0 }, "{what}");
     assert!(kernels.int8 + fused >= products, "{what}: {} of {products}", kernels.int8);
     let float: Vec<&str> = exported.fp32_nodes.iter().map(|(name, _)| name.as_str()).collect();
-    let stays = trained.nodes.iter().filter(|n| n.op.facts().stays_float()).map(|n| n.name.as_str());
+    let stays = deployed.nodes.iter().filter(|n| n.op.facts().stays_float()).map(|n| n.name.as_str());
     assert_eq!(float, stays.collect::<Vec<_>>(), "{what}");
     let evaluator = Evaluator::of_state(trained.clone(), state, Mode::EVAL, Device::Cpu).unwrap();
     let mut layers = Layers::new(&exported.model, kind).unwrap();
@@ -94,6 +94,9 @@ fn runs_in_int8(
 
 #[test]
 fn depthwise_gated_and_attending_networks_run_in_int8_with_the_codes_of_training() {
+    if !adds_exactly("networks in INT8") {
+        return;
+    }
     for name in ["MobileNetV2-32px", "MobileNetV3-Small", "EfficientNet-B0", "RegNetY-400MF", "ViT-32px"] {
         for (profile, opset) in [(Profile::Openvino, 13), (Profile::Onnxruntime, 17)] {
             runs_in_int8(name, profile, opset, &calibrated(name, profile));
@@ -104,6 +107,9 @@ fn depthwise_gated_and_attending_networks_run_in_int8_with_the_codes_of_training
 /// TensorRT 11 computes in the types that a file says, so what is not in integers is in FP16, and scales with it.
 #[test]
 fn files_for_tensorrt_say_the_type_of_every_value() {
+    if !adds_exactly("networks in INT8") {
+        return;
+    }
     let Some(python) = python() else { return };
     let (dir, profile) = (tempfile::tempdir().unwrap(), Profile::Tensorrt);
     let mut files: Vec<OsString> = Vec::new();
@@ -136,6 +142,9 @@ fn files_for_tensorrt_say_the_type_of_every_value() {
 
 #[test]
 fn codes_of_a_reduced_range_run_in_int8_too() {
+    if !adds_exactly("networks in INT8") {
+        return;
+    }
     for profile in [Profile::Openvino, Profile::Onnxruntime] {
         let recipe = Qat { reduce_range: true, ..Qat::default() };
         runs_in_int8(
@@ -150,6 +159,9 @@ fn codes_of_a_reduced_range_run_in_int8_too() {
 /// Blocks as ConvNeXt has them (Liu et al., arXiv 2201.03545): convolutions that LayerNorm, GELU and a scale read.
 #[test]
 fn convolutions_that_are_read_in_floating_point_run_in_int8_all_the_same() {
+    if !adds_exactly("networks in INT8") {
+        return;
+    }
     let (mut b, x) = Builder::new("Blocks", [3, SIDE as usize, SIDE as usize]);
     let mut x = b.convolution("stem", x, Square::new(16, 4, 4).biased()).unwrap();
     for i in 0..2 {
@@ -176,6 +188,9 @@ fn convolutions_that_are_read_in_floating_point_run_in_int8_all_the_same() {
 /// Learned ranges may lie beyond a ReLU6's 6; its cut at 6 is then one of codes, or stays.
 #[test]
 fn a_range_beyond_the_cut_of_a_clip_keeps_the_layer_before_it_in_int8() {
+    if !adds_exactly("networks in INT8") {
+        return;
+    }
     for profile in [Profile::Onnxruntime, Profile::Openvino] {
         let name = "MobileNetV2-32px";
         let mut network = calibrated(name, profile);

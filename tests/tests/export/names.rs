@@ -22,6 +22,9 @@ fn confusing() -> Graph {
 
 #[test]
 fn whatever_nodes_are_named_every_name_of_a_file_is_one_thing() {
+    if !adds_exactly("codes of engines, whatever names nodes have") {
+        return;
+    }
     let mut files = Vec::new();
     for profile in [Profile::Fp32].into_iter().chain(INT8) {
         for reduced in [false, true] {

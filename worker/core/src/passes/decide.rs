@@ -86,7 +86,8 @@ fn fold(network: &NetworkFacts, purpose: Purpose) -> (bool, String) {
         Purpose::Train => (false, "trained unfolded; export folds exactly".into()),
         Purpose::Eval => (false, "evaluated as trained, unfolded; export folds exactly".into()),
         Purpose::Export => {
-            (true, format!("export: {} BatchNorms fold exactly into their convolutions", network.batch_norms))
+            let count = network.batch_norms;
+            (true, format!("export: of {count} BatchNorms, those right behind a layer fold exactly into it"))
         }
     }
 }
@@ -157,6 +158,9 @@ mod tests {
         };
         assert_eq!(said(Purpose::Train), "trained unfolded; export folds exactly");
         assert_eq!(said(Purpose::Eval), "evaluated as trained, unfolded; export folds exactly");
-        assert_eq!(said(Purpose::Export), "export: 3 BatchNorms fold exactly into their convolutions");
+        assert_eq!(
+            said(Purpose::Export),
+            "export: of 3 BatchNorms, those right behind a layer fold exactly into it"
+        );
     }
 }

@@ -65,7 +65,7 @@ impl GraphPass for Pass {
             Pass::AmpCast => "computes in BF16 or FP16; logits in FP32",
             Pass::MemoryLayout => "keeps activations channels-last",
             Pass::FoldBatchNorm => {
-                "folds every BatchNorm into the layer before it (export only: exact, weight codes unchanged)"
+                "folds every BatchNorm that is right behind a layer into it (export only: exact, weight codes unchanged)"
             }
         }
     }

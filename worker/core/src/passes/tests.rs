@@ -113,13 +113,20 @@ fn a_batch_norm_folds_into_a_linear_layer_as_into_a_convolution() {
 }
 
 #[test]
-fn a_batch_norm_that_cannot_be_folded_is_an_error_that_names_it() {
+fn a_batch_norm_that_stands_apart_stays_and_what_it_reads_is_a_value_of_its_own() {
     let mut graph = models::build("ResNet20", [3, 32, 32], 10).unwrap();
     let add = graph.find("layer1.0.add").unwrap();
     // The convolution's own value is read besides its BatchNorm's.
     graph.nodes[add.0].inputs[1] = graph.find("layer1.0.conv2").unwrap();
-    let e = run(graph, &Strategy::default(), Purpose::Export).unwrap_err().to_string();
-    assert!(e.contains("layer1.0.bn2"), "{e}");
+    for target in Target::ALL {
+        let deployed = run(graph.clone(), &quantizing(*target, &[]), Purpose::Export).unwrap();
+        let norms = deployed.nodes.iter().filter(|n| matches!(n.op, Op::BatchNorm(_)));
+        let norms: Vec<&Node> = norms.collect();
+        assert_eq!(norms.iter().map(|n| n.name.as_str()).collect::<Vec<_>>(), ["layer1.0.bn2"]);
+        // A runtime that wants integer neighbours computes the convolution in integers only with a pair right behind it.
+        let quantized = deployed.quantizer_behind(norms[0].inputs[0]).is_some();
+        assert_eq!(quantized, target.integer_neighbours(), "{target:?}:\n{deployed}");
+    }
 }
 
 #[test]

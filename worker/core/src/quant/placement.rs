@@ -6,6 +6,7 @@
 //! | --- | --- |
 //! | all | the inputs of Conv and Linear, both inputs of MatMul |
 //! | `tensorrt`, `openvino` | and the *skip* input of a residual Add (Q/DQ on the convolution branch splits its fusion) |
+//! | `openvino` | and the input of a mean over a whole image that is the result of a convolution, its BatchNorm and cut-off included |
 //! | `onnxruntime` | and all inputs of Add, Mul and Concat, the input of pools that take a mean, and that of Sigmoid, HardSigmoid, Silu and HardSwish, and of a Reshape of an image to tokens (every node wants integer neighbours); and whatever else reads the result of a convolution, though it computes in floating point itself (LayerNorm, Gelu, Scale): without a pair behind it the convolution would not run in integers |
 //!
 //! Softmax, LayerNorm and Gelu stay in floating point, and so do Add, Mul and Concat of tokens: the residual stream of a
@@ -14,7 +15,7 @@
 //! where it is read, with one scale. The first layer reads the quantized image; the result of the last is not quantized.
 //! An operator that no rule speaks of is an error unless `--qat-skip` names it: nothing is left in floating point unsaid.
 
-use crate::graph::{Graph, GraphError, NodeId, Site};
+use crate::graph::{Graph, GraphError, Node, NodeId, Op, Site};
 use crate::quant::scheme::Sign;
 use crate::strategy::Target;
 use std::collections::BTreeSet;
@@ -52,12 +53,13 @@ pub fn skipped(graph: &Graph, patterns: &[String]) -> Result<Vec<bool>, GraphErr
 /// Edges quantized for `target`, with quantizers hoisted before operators that hand values on. An operator without a
 /// rule that is not skipped is an error.
 pub fn edges(graph: &Graph, target: Target, skip: &[bool]) -> Result<BTreeSet<Edge>, GraphError> {
-    let absorbing = absorbing(graph);
+    let (absorbing, of_layer) = (absorbing(graph), of_layer(graph, skip));
     let mut out = BTreeSet::new();
     for (id, node) in graph.iter().filter(|(id, _)| !skip[id.0]) {
         let site = Site {
             absorbing: node.inputs.iter().map(|i| absorbing[i.0]).collect(),
             ranks: node.inputs.iter().map(|&i| graph.node(i).ty.shape.len()).collect(),
+            of_layer: node.inputs.iter().map(|i| of_layer[i.0]).collect(),
         };
         let slots = node.op.facts().quantized_inputs(target, &site).ok_or_else(|| {
             let (node, op, target) = (node.name.clone(), node.op.kind(), target.name());
@@ -90,7 +92,7 @@ fn bare_results(graph: &Graph, skip: &[bool], quantized: &BTreeSet<Edge>) -> Vec
         let open: Vec<usize> = (0..node.inputs.len())
             .filter(|&slot| bare[node.inputs[slot].0] && !quantized.contains(&(id, slot)))
             .collect();
-        if facts.hands_on() || facts.ends_a_layer() {
+        if facts.hands_on() || (facts.ends_a_layer() && !stands_apart(graph, id)) {
             bare[id.0] = !open.is_empty();
         } else {
             bare[id.0] = facts.layer().is_some() && node.ty.shape.len() == 3 && !skip[id.0];
@@ -98,6 +100,27 @@ fn bare_results(graph: &Graph, skip: &[bool], quantized: &BTreeSet<Edge>) -> Vec
         }
     }
     out
+}
+
+/// For every value, whether it is that of a layer in integers with what engines compute within it, and one node alone reads it.
+fn of_layer(graph: &Graph, skip: &[bool]) -> Vec<bool> {
+    let mut readers = vec![0; graph.nodes.len()];
+    graph.nodes.iter().flat_map(|n| &n.inputs).for_each(|i| readers[i.0] += 1);
+    readers[graph.output.0] += 1;
+    let mut of_layer: Vec<bool> = Vec::with_capacity(graph.nodes.len());
+    for (id, node) in graph.iter() {
+        let facts = node.op.facts();
+        let layer = facts.layer().is_some() && !skip[id.0];
+        let made = layer || (facts.ends_a_layer() && of_layer[node.inputs[0].0]);
+        of_layer.push(made && readers[id.0] == 1);
+    }
+    of_layer
+}
+
+/// Whether a node is a BatchNorm that is not folded into the layer before it.
+fn stands_apart(graph: &Graph, id: NodeId) -> bool {
+    let Node { op: Op::BatchNorm(_), inputs, .. } = graph.node(id) else { return false };
+    graph.batch_norm_behind(inputs[0]).is_none_or(|(norm, _)| norm != id)
 }
 
 fn hoist(graph: &Graph, (node, slot): Edge) -> Edge {

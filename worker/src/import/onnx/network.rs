@@ -215,12 +215,18 @@ fn notes(model: &Model, graph: &Graph, softmax: Option<String>, mut copied: Vec<
     let apart: Vec<String> = apart.map(|(_, node)| node.name.clone()).collect();
     if !apart.is_empty() {
         notes.push(format!(
-            "it can be trained and evaluated, and not be exported yet: these BatchNorms are not right behind a convolution or Linear that nothing else reads: {}",
+            "deployed files keep these BatchNorms, in floating point, as they are not right behind a convolution or Linear that nothing else reads: {}",
             listed(&apart)
         ));
     }
     if let Some(softmax) = softmax {
         notes.push(format!("the {softmax} at its end is left out: outputs here are logits"));
+    }
+    if graph.node(graph.output).op == Op::Sigmoid {
+        notes.push(
+            "the Sigmoid at its end stays, and training takes outputs for logits of one class among all: export the network without it to train it"
+                .into(),
+        );
     }
     if !copied.is_empty() {
         copied.sort();

@@ -200,7 +200,7 @@ fn parameters_keep_their_names_and_layers_have_those_of_their_modules() {
     apart.swap(1, 2);
     let apart = of(&file(apart, tensors.concat())).unwrap().notes.join("\n");
     assert!(
-        apart.contains("not be exported yet") && apart.contains("nothing else reads: layer1.bn"),
+        apart.contains("keep these BatchNorms") && apart.contains("nothing else reads: layer1.bn"),
         "{apart}"
     );
     let Translated { graph, state, notes } = of(&file(nodes, tensors.concat())).unwrap();
@@ -257,6 +257,8 @@ fn what_only_looks_like_the_usual_is_told_from_it() {
     let copies = || {
         [node("Identity", &["p"], "q"), with(node("Cast", &["q"], "y"), vec![AttributeProto::int("to", 1)])]
     };
+    let scores = head(vec![node("Sigmoid", &["logits"], "y")], of_outputs()).unwrap().notes.join("\n");
+    assert!(scores.contains("the Sigmoid at its end stays"), "{scores}");
     let last = |axis| [&[softmax(axis)][..], &copies()].concat();
     // A Softmax behind which only copies stand is the network's last; one over the images is none.
     let made = head(last(1), of_outputs()).unwrap();

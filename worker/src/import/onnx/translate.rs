@@ -46,7 +46,7 @@ const QUANTIZED: [&str; 6] = [
 ];
 
 /// What is said of any other.
-const NOT_TAKEN: &str = "is no operator that is taken";
+const NOT_TAKEN: &str = "is no operator that is taken (docs/import-onnx.md lists those)";
 
 /// What is wrong with a node's operator, whatever it reads; none where it is taken.
 pub(super) fn refusal(node: &Node) -> Option<String> {

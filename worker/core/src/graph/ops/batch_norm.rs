@@ -1,7 +1,7 @@
 //! Batch normalisation.
 
 use super::super::TensorType;
-use super::{Given, OnnxNode, OnnxScope, Operator, Site};
+use super::{Given, OnnxInput, OnnxNode, OnnxScope, Operator, Site};
 use crate::strategy::Target;
 use serde::{Deserialize, Serialize};
 
@@ -59,11 +59,18 @@ impl Operator for BatchNorm {
         Some(vec![])
     }
 
+    /// Where it is not folded into a layer.
+    fn stays_float(&self) -> bool {
+        true
+    }
+
     fn ends_a_layer(&self) -> bool {
         true
     }
 
     fn onnx(&self, _: &OnnxScope) -> Result<Vec<OnnxNode>, String> {
-        Err("it must be folded first (pass fold-batch-norm)".into())
+        let mut inputs = vec![OnnxInput::Value(0)];
+        inputs.extend(self.names().map(|name| OnnxInput::Param(name.into())));
+        Ok(vec![OnnxNode::new("BatchNormalization", inputs).float("epsilon", self.eps as f32)])
     }
 }

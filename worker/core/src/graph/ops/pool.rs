@@ -127,8 +127,11 @@ impl Operator for GlobalAvgPool {
         kept(inputs)
     }
 
-    fn quantized_inputs(&self, target: Target, _: &Site) -> Option<Vec<usize>> {
-        Some(if target.integer_neighbours() { vec![0] } else { vec![] })
+    /// OpenVINO reads a large image's codes faster than its numbers, where the layer before can write them (MobileNetV2's last
+    /// one has 1280 channels).
+    fn quantized_inputs(&self, target: Target, site: &Site) -> Option<Vec<usize>> {
+        let codes = target.integer_neighbours() || (target == Target::Openvino && site.of_layer == [true]);
+        Some(if codes { vec![0] } else { vec![] })
     }
 
     fn onnx(&self, _: &OnnxScope) -> Result<Vec<OnnxNode>, String> {
