@@ -81,6 +81,9 @@ fn runs_in_int8(
     let float: Vec<&str> = exported.fp32_nodes.iter().map(|(name, _)| name.as_str()).collect();
     let stays = deployed.nodes.iter().filter(|n| n.op.facts().stays_float()).map(|n| n.name.as_str());
     assert_eq!(float, stays.collect::<Vec<_>>(), "{what}");
+    if !adds_exactly("codes of 8-bit weights in engines") {
+        return;
+    }
     let evaluator = Evaluator::of_state(trained.clone(), state, Mode::EVAL, Device::Cpu).unwrap();
     let mut layers = Layers::new(&exported.model, kind).unwrap();
     layers.compare(&evaluator, &images(8, 6)).unwrap();
@@ -94,9 +97,6 @@ fn runs_in_int8(
 
 #[test]
 fn depthwise_gated_and_attending_networks_run_in_int8_with_the_codes_of_training() {
-    if !adds_exactly("networks in INT8") {
-        return;
-    }
     for name in ["MobileNetV2-32px", "MobileNetV3-Small", "EfficientNet-B0", "RegNetY-400MF", "ViT-32px"] {
         for (profile, opset) in [(Profile::Openvino, 13), (Profile::Onnxruntime, 17)] {
             runs_in_int8(name, profile, opset, &calibrated(name, profile));
@@ -107,9 +107,6 @@ fn depthwise_gated_and_attending_networks_run_in_int8_with_the_codes_of_training
 /// TensorRT 11 computes in the types that a file says, so what is not in integers is in FP16, and scales with it.
 #[test]
 fn files_for_tensorrt_say_the_type_of_every_value() {
-    if !adds_exactly("networks in INT8") {
-        return;
-    }
     let Some(python) = python() else { return };
     let (dir, profile) = (tempfile::tempdir().unwrap(), Profile::Tensorrt);
     let mut files: Vec<OsString> = Vec::new();
@@ -122,13 +119,16 @@ fn files_for_tensorrt_say_the_type_of_every_value() {
             let path = dir.path().join(format!("{name}-{}.onnx", float_type.name()));
             std::fs::write(&path, model.encode_to_vec()).unwrap();
             if float_type == FloatType::Fp16 {
+                files.push(path.into());
+                if !adds_exactly("codes of 8-bit weights in engines") {
+                    continue;
+                }
                 let mut layers = Layers::new(&model, EngineKind::Openvino).unwrap();
                 layers.compare(&trained, &images(4, 6)).unwrap();
                 for layer in layers.layers().iter().filter(|l| l.quantized()) {
                     let within = layer.codes.within_one();
                     assert!(within >= 99.9, "{name}, {}: {:?}", layer.name(), layer.codes);
                 }
-                files.push(path.into());
             }
         }
     }
@@ -142,9 +142,6 @@ fn files_for_tensorrt_say_the_type_of_every_value() {
 
 #[test]
 fn codes_of_a_reduced_range_run_in_int8_too() {
-    if !adds_exactly("networks in INT8") {
-        return;
-    }
     for profile in [Profile::Openvino, Profile::Onnxruntime] {
         let recipe = Qat { reduce_range: true, ..Qat::default() };
         runs_in_int8(
@@ -159,9 +156,6 @@ fn codes_of_a_reduced_range_run_in_int8_too() {
 /// Blocks as ConvNeXt has them (Liu et al., arXiv 2201.03545): convolutions that LayerNorm, GELU and a scale read.
 #[test]
 fn convolutions_that_are_read_in_floating_point_run_in_int8_all_the_same() {
-    if !adds_exactly("networks in INT8") {
-        return;
-    }
     let (mut b, x) = Builder::new("Blocks", [3, SIDE as usize, SIDE as usize]);
     let mut x = b.convolution("stem", x, Square::new(16, 4, 4).biased()).unwrap();
     for i in 0..2 {
@@ -188,9 +182,6 @@ fn convolutions_that_are_read_in_floating_point_run_in_int8_all_the_same() {
 /// Learned ranges may lie beyond a ReLU6's 6; its cut at 6 is then one of codes, or stays.
 #[test]
 fn a_range_beyond_the_cut_of_a_clip_keeps_the_layer_before_it_in_int8() {
-    if !adds_exactly("networks in INT8") {
-        return;
-    }
     for profile in [Profile::Onnxruntime, Profile::Openvino] {
         let name = "MobileNetV2-32px";
         let mut network = calibrated(name, profile);

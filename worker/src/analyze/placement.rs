@@ -113,7 +113,7 @@ pub(super) mod tests {
     #[test]
     fn a_layer_alone_keeps_its_own_quantizers_and_no_others() {
         for target in [Target::Openvino, Target::Onnxruntime, Target::Tensorrt] {
-            for (model, side) in [("ResNet20", 32), ("ResNet18", 64)] {
+            for (model, side) in [("ResNet20", 32), ("ResNet18", 64), ("MobileNetV2-32px", 32)] {
                 let p = placement(model, side, target, &[]);
                 let all = layers(&p.skipping([]).unwrap());
                 for layer in &all {

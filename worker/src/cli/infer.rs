@@ -173,7 +173,7 @@ pub fn announce(model: &Path, info: &ModelInfo, engine: EngineKind) {
         Some(origin) => say!("{}: exported from checkpoint {}: {origin}", model.display(), origin.name),
         None => say!("{}: it does not say from which checkpoint it comes", model.display()),
     }
-    for note in info.foreign(engine).into_iter().chain(info.inexact(engine)) {
+    for note in info.foreign(engine).into_iter().chain(info.inexact()) {
         say!("note: {note}");
     }
 }

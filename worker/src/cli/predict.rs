@@ -114,7 +114,7 @@ pub fn main(args: &PredictArgs) -> Result<u8> {
     let classifier = Classifier::read(&args.model, &args.preparation)?;
     let (geometry, names) = (classifier.geometry()?, classifier.class_names()?);
     let info = &classifier.info;
-    for note in info.foreign(args.engine).into_iter().chain(info.inexact(args.engine)) {
+    for note in info.foreign(args.engine).into_iter().chain(info.inexact()) {
         tracing::warn!("{note}");
     }
     let found = ImageFiles::find(&args.images);

@@ -8,7 +8,6 @@ use octrain_formats::onnx::proto::tensor_proto::DataType;
 use octrain_formats::onnx::proto::{GraphProto, ModelProto, ValueInfoProto};
 use prost::Message;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -37,8 +36,6 @@ pub struct ModelInfo {
     pub preprocessing: Option<Preprocessing>,
     /// The largest magnitude of the codes in its 8-bit weights; 0 where it has none.
     pub largest_weight_code: u8,
-    /// Whether its codes behind a ReLU end at 127, as it says; false for files of others.
-    pub reduced_range: bool,
     /// Size in bytes.
     pub bytes: u64,
 }
@@ -160,8 +157,6 @@ impl ModelInfo {
             profile: metadata.get("octrain.profile").cloned(),
             origin: entry(&metadata, "octrain.checkpoint", "checkpoint")?,
             largest_weight_code: sums::largest_weight_code(&graph),
-            reduced_range: entry::<Value>(&metadata, "octrain.strategy", "strategy")?
-                .is_some_and(|strategy| strategy["qat"]["reduce_range"] == true),
             preprocessing: preprocessing.transpose().map_err(|e| format!("its preprocessing: {e}"))?,
             bytes: bytes.len() as u64,
         })
@@ -176,9 +171,9 @@ impl ModelInfo {
         ))
     }
 
-    /// What to know where this CPU may not add up exactly what `engine` multiplies; none where it does.
-    pub fn inexact(&self, engine: EngineKind) -> Option<String> {
-        sums::note(self.largest_weight_code, self.reduced_range, engine, sums::adds_exactly())
+    /// What to know where this CPU may not add up exactly what an engine multiplies; none where it does.
+    pub fn inexact(&self) -> Option<String> {
+        sums::note(self.largest_weight_code, sums::adds_exactly())
     }
 
     /// The input, for batches of `batch` images.

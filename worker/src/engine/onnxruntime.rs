@@ -1,6 +1,6 @@
 //! ONNX Runtime's CPU provider.
 
-use super::origin::layer_behind;
+use super::origin::{batch_norm_of, layer_behind};
 use super::profile::computes_layer;
 use super::{Engine, EngineError, Port, check_inputs};
 use crate::native::libraries::deps_dir;
@@ -66,7 +66,9 @@ pub(super) fn optimized(network: &[u8]) -> Result<Vec<NodeProto>, EngineError> {
     };
     let (file, mut rewritten) = (graph(network)?, graph(&bytes)?.node);
     for node in rewritten.iter_mut().filter(|n| computes_layer(n.op_type())) {
-        if let Some(layer) = layer_behind(&file, node.name()) {
+        if let Some(norm) = batch_norm_of(&file, node.name()) {
+            (node.name, node.op_type) = (Some(norm.into()), Some("BatchNormalization".into()));
+        } else if let Some(layer) = layer_behind(&file, node.name()) {
             node.name = Some(layer.into());
         }
     }

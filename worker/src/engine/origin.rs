@@ -6,6 +6,8 @@ use octrain_formats::onnx::proto::GraphProto;
 
 /// What an engine puts behind a name when it changes a node's layout.
 const LAYOUTS: [&str; 2] = ["_nchwc", "_nhwc"];
+/// What ONNX Runtime puts behind the value of a BatchNormalization that it computes as a convolution of each channel alone.
+const NORM_AS_CONVOLUTION: &str = "_bn_nchwc";
 /// What an engine computes together with the layer before it: operators of one value.
 const FUSED: [&str; 8] =
     ["Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "BatchNormalization"];
@@ -28,6 +30,12 @@ pub(super) fn layer_behind<'a>(graph: &'a GraphProto, name: &str) -> Option<&'a 
     None
 }
 
+/// The name of the BatchNormalization of the file that a convolution of this name is; none of a convolution of the file.
+pub(super) fn batch_norm_of<'a>(graph: &'a GraphProto, name: &str) -> Option<&'a str> {
+    let norm = maker(graph, name.strip_suffix(NORM_AS_CONVOLUTION)?)?;
+    (norm.op_type() == "BatchNormalization").then(|| norm.name())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -35,6 +43,19 @@ mod tests {
 
     fn node(op: &str, name: &str, input: &[&str], output: &str) -> NodeProto {
         NodeProto::new(op, name, input, output, vec![])
+    }
+
+    #[test]
+    fn a_batch_norm_that_is_computed_as_a_convolution_is_none() {
+        let node = vec![
+            node("Conv", "stem", &["image", "w"], "stem"),
+            node("BatchNormalization", "bn", &["stem", "g", "b", "m", "v"], "bn.out"),
+        ];
+        let graph = GraphProto { node, ..GraphProto::default() };
+        assert_eq!(batch_norm_of(&graph, "bn.out_bn_nchwc"), Some("bn"));
+        for name in ["bn.out_nchwc", "stem_bn_nchwc", "stem", "other_bn_nchwc"] {
+            assert_eq!(batch_norm_of(&graph, name), None, "{name}");
+        }
     }
 
     #[test]

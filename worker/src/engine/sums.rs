@@ -1,6 +1,5 @@
 //! Whether this CPU adds up products of 8-bit codes exactly.
 
-use super::EngineKind;
 use octrain_formats::onnx::proto::GraphProto;
 use octrain_formats::onnx::proto::tensor_proto::DataType;
 
@@ -24,12 +23,10 @@ pub(super) fn largest_weight_code(graph: &GraphProto) -> u8 {
     weights.flat_map(|t| t.raw_data().iter().map(|&code| (code as i8).unsigned_abs())).max().unwrap_or(0)
 }
 
-/// What to know of a file with such weights, whose codes behind a ReLU end at 127 where they are `reduced`, in `engine` on a CPU
-/// that adds exactly or does not; none where its sums cannot saturate.
-pub(super) fn note(largest: u8, reduced: bool, engine: EngineKind, exact: bool) -> Option<String> {
-    // OpenVINO moves signed codes by 128 here, so that a reduced range does not help those.
-    let fits = largest <= FITS || (reduced && engine == EngineKind::Onnxruntime);
-    (!exact && !fits).then(|| {
+/// What to know of a file with such weights on a CPU that adds `exact`ly or does not; none where its sums cannot saturate. A reduced
+/// range of what stands behind a ReLU does not help all of them: signed codes are moved by 128, in the file or by the engine.
+pub(super) fn note(largest: u8, exact: bool) -> Option<String> {
+    (!exact && largest > FITS).then(|| {
         format!(
             "this CPU has no 8-bit dot products (VNNI) and adds two products of codes in 16 bits, which saturate: results can be far from those of training; take a CPU with VNNI, or train with weights of 7 bits (--qat-weight-bits 7; the file has codes up to {largest})"
         )
@@ -53,11 +50,7 @@ mod tests {
         };
         assert_eq!(largest_weight_code(&weights(&[3, -90, 7])), 90);
         assert_eq!(largest_weight_code(&GraphProto::default()), 0);
-        let told = |largest, reduced, engine| note(largest, reduced, engine, false);
-        use EngineKind::{Onnxruntime, Openvino};
-        assert!(told(127, false, Openvino).unwrap().contains("codes up to 127"));
-        assert!(told(65, false, Onnxruntime).is_some() && told(127, true, Openvino).is_some());
-        assert_eq!((told(64, false, Openvino), told(127, true, Onnxruntime)), (None, None));
-        assert_eq!(note(127, false, Openvino, true), None);
+        assert!(note(127, false).unwrap().contains("codes up to 127") && note(65, false).is_some());
+        assert_eq!((note(64, false), note(127, true)), (None, None));
     }
 }

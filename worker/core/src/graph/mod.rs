@@ -129,6 +129,16 @@ impl Graph {
         }
     }
 
+    /// Whether a node is a BatchNorm that is not folded into the layer before it, but stays one where its network is deployed.
+    pub fn stands_apart(&self, id: NodeId) -> bool {
+        match self.node(id) {
+            Node { op: Op::BatchNorm(_), inputs, .. } => {
+                !inputs.iter().any(|&i| self.batch_norm_behind(i).is_some_and(|(norm, _)| norm == id))
+            }
+            _ => false,
+        }
+    }
+
     /// Shapes of its parameters.
     pub fn shapes(&self) -> Shapes<'_> {
         Shapes::new(&self.params)

@@ -15,7 +15,7 @@
 //! where it is read, with one scale. The first layer reads the quantized image; the result of the last is not quantized.
 //! An operator that no rule speaks of is an error unless `--qat-skip` names it: nothing is left in floating point unsaid.
 
-use crate::graph::{Graph, GraphError, Node, NodeId, Op, Site};
+use crate::graph::{Graph, GraphError, NodeId, Site};
 use crate::quant::scheme::Sign;
 use crate::strategy::Target;
 use std::collections::BTreeSet;
@@ -53,7 +53,7 @@ pub fn skipped(graph: &Graph, patterns: &[String]) -> Result<Vec<bool>, GraphErr
 /// Edges quantized for `target`, with quantizers hoisted before operators that hand values on. An operator without a
 /// rule that is not skipped is an error.
 pub fn edges(graph: &Graph, target: Target, skip: &[bool]) -> Result<BTreeSet<Edge>, GraphError> {
-    let (absorbing, of_layer) = (absorbing(graph), of_layer(graph, skip));
+    let (absorbing, of_layer) = (absorbing(graph), of_layer(graph));
     let mut out = BTreeSet::new();
     for (id, node) in graph.iter().filter(|(id, _)| !skip[id.0]) {
         let site = Site {
@@ -85,14 +85,14 @@ pub fn superset(graph: &Graph, skip: &[bool]) -> Result<BTreeSet<NodeId>, GraphE
 /// The edges over which operators that want nothing quantized read what a convolution makes, with nothing quantized between:
 /// without a pair there a runtime that wants integer neighbours computes the convolution in floating point.
 fn bare_results(graph: &Graph, skip: &[bool], quantized: &BTreeSet<Edge>) -> Vec<Edge> {
-    let mut bare = vec![false; graph.nodes.len()];
+    let (mut bare, readers) = (vec![false; graph.nodes.len()], readers(graph));
     let mut out = Vec::new();
     for (id, node) in graph.iter() {
         let facts = node.op.facts();
         let open: Vec<usize> = (0..node.inputs.len())
             .filter(|&slot| bare[node.inputs[slot].0] && !quantized.contains(&(id, slot)))
             .collect();
-        if facts.hands_on() || (facts.ends_a_layer() && !stands_apart(graph, id)) {
+        if facts.hands_on() || is_within(graph, id, &readers) {
             bare[id.0] = !open.is_empty();
         } else {
             bare[id.0] = facts.layer().is_some() && node.ty.shape.len() == 3 && !skip[id.0];
@@ -102,25 +102,31 @@ fn bare_results(graph: &Graph, skip: &[bool], quantized: &BTreeSet<Edge>) -> Vec
     out
 }
 
-/// For every value, whether it is that of a layer in integers with what engines compute within it, and one node alone reads it.
-fn of_layer(graph: &Graph, skip: &[bool]) -> Vec<bool> {
+/// How many nodes read each value; the result of the graph is read once more.
+fn readers(graph: &Graph) -> Vec<usize> {
     let mut readers = vec![0; graph.nodes.len()];
     graph.nodes.iter().flat_map(|n| &n.inputs).for_each(|i| readers[i.0] += 1);
     readers[graph.output.0] += 1;
-    let mut of_layer: Vec<bool> = Vec::with_capacity(graph.nodes.len());
-    for (id, node) in graph.iter() {
-        let facts = node.op.facts();
-        let layer = facts.layer().is_some() && !skip[id.0];
-        let made = layer || (facts.ends_a_layer() && of_layer[node.inputs[0].0]);
-        of_layer.push(made && readers[id.0] == 1);
-    }
-    of_layer
+    readers
 }
 
-/// Whether a node is a BatchNorm that is not folded into the layer before it.
-fn stands_apart(graph: &Graph, id: NodeId) -> bool {
-    let Node { op: Op::BatchNorm(_), inputs, .. } = graph.node(id) else { return false };
-    graph.batch_norm_behind(inputs[0]).is_none_or(|(norm, _)| norm != id)
+/// Whether engines compute a node within what makes its only input: nothing else reads that.
+fn is_within(graph: &Graph, id: NodeId, readers: &[usize]) -> bool {
+    let node = graph.node(id);
+    let alone = matches!(node.inputs[..], [input] if readers[input.0] == 1);
+    alone && node.op.facts().ends_a_layer() && !graph.stands_apart(id)
+}
+
+/// For every value, whether it is that of a layer with what engines compute within it, and one node alone reads it. The same
+/// whatever is skipped, so that a layer has its own quantizers alone, too.
+fn of_layer(graph: &Graph) -> Vec<bool> {
+    let readers = readers(graph);
+    let mut made: Vec<bool> = Vec::with_capacity(graph.nodes.len());
+    for (id, node) in graph.iter() {
+        let within = is_within(graph, id, &readers) && made[node.inputs[0].0];
+        made.push(node.op.layer().is_some() || within);
+    }
+    made.into_iter().zip(readers).map(|(made, readers)| made && readers == 1).collect()
 }
 
 fn hoist(graph: &Graph, (node, slot): Edge) -> Edge {
@@ -154,6 +160,7 @@ pub fn sign(graph: &Graph, value: NodeId) -> Sign {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::graph::{Builder, Op};
     use crate::models;
 
     fn names(graph: &Graph, target: Target) -> Vec<String> {
@@ -198,6 +205,19 @@ mod tests {
         }
         let e = names(&g, Target::Onnxruntime);
         assert!(e.contains(&"layer1.1.add:0".into()) && e.contains(&"avgpool:0".into()));
+    }
+
+    #[test]
+    fn what_reads_a_convolution_beside_another_has_a_pair_before_it_where_neighbours_are_integers() {
+        let (mut b, x) = Builder::new("Beside", [3, 8, 8]);
+        let stem = b.conv("stem", x, 4, 3, 1).unwrap();
+        let relu = b.push("relu", Op::Relu, &[stem]).unwrap();
+        let branch = b.conv("branch", relu, 4, 3, 1).unwrap();
+        let sum = b.push("add", Op::Add, &[branch, stem]).unwrap();
+        let g = b.finish(sum).unwrap();
+        let e = names(&g, Target::Onnxruntime);
+        assert!(["relu:0", "add:1"].iter().all(|edge| e.contains(&edge.to_string())), "{e:?}");
+        assert!(!names(&g, Target::Openvino).contains(&"relu:0".into()));
     }
 
     #[test]

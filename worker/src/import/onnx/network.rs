@@ -209,9 +209,7 @@ fn notes(model: &Model, graph: &Graph, softmax: Option<String>, mut copied: Vec<
                 .into(),
         );
     }
-    let folded: Vec<NodeId> =
-        graph.iter().filter_map(|(id, _)| Some(graph.batch_norm_behind(id)?.0)).collect();
-    let apart = graph.iter().filter(|(id, n)| matches!(n.op, Op::BatchNorm(_)) && !folded.contains(id));
+    let apart = graph.iter().filter(|&(id, _)| graph.stands_apart(id));
     let apart: Vec<String> = apart.map(|(_, node)| node.name.clone()).collect();
     if !apart.is_empty() {
         notes.push(format!(

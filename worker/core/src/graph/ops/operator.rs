@@ -214,8 +214,8 @@ pub struct Site {
     pub absorbing: Vec<usize>,
     /// For every input, how many dimensions it has besides the batch: 3 of an image, 2 of a sequence of tokens.
     pub ranks: Vec<usize>,
-    /// For every input, whether it is that of a layer in integers, with what engines compute within it, and nothing else
-    /// reads it: quantized, it is written as codes.
+    /// For every input, whether it is that of a layer, with what engines compute within it, and nothing else reads it:
+    /// quantized, it is written as codes.
     pub of_layer: Vec<bool>,
 }
 
