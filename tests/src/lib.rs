@@ -13,4 +13,4 @@ pub mod wire;
 
 pub use binary::binary;
 pub use python::{Python, python};
-pub use skip::{adds_exactly, skipped};
+pub use skip::{adds_exactly, skipped, verified_as_far_as_sums_are_exact};

@@ -2,7 +2,7 @@
 //! verification; and the commands around it.
 
 use octrain_tests::run::{SMALL, newest, octrain, report, said, succeed, tensors};
-use octrain_tests::{binary, images, python};
+use octrain_tests::{adds_exactly, binary, images, python, verified_as_far_as_sums_are_exact};
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::path::Path;
@@ -67,7 +67,7 @@ fn from_mixed_precision_to_int8_in_an_engine() {
         let told = report(&file, "infer").pop().unwrap();
         let top1 = told["infer.top1"].as_f64().unwrap();
         assert!(top1 > 60.0, "{told}");
-        if engine == profile {
+        if engine == profile && adds_exactly("accuracy of deployed files") {
             assert!((top1 - trained).abs() < 1.0, "{profile}: {top1} deployed, {trained} trained");
         }
         let timed = ["--benchmark", "--benchmark-steps", "3", "--benchmark-warmup-steps", "1"];
@@ -82,11 +82,13 @@ fn from_mixed_precision_to_int8_in_an_engine() {
                 ["verify", "--from-checkpoint", text(&qat), "--model", text(&model), "--engine", engine];
             // Barely trained logits lie close together, so here predictions may differ a little more.
             let rest = ["--image-root", "digits", "--report-file", text(&file), "--max-disagreement", "3"];
-            succeed(&[&line[..], &rest].concat());
+            succeed(&[&line[..], &rest, verified_as_far_as_sums_are_exact()].concat());
             let told = report(&file, "verify").pop().unwrap();
             assert_eq!(told["verify.fp32_nodes"].as_u64(), Some(0), "{told}");
-            assert!(told["verify.lsb_within_1"].as_f64().unwrap() >= 99.9, "{told}");
-            assert!(told["verify.agreement"].as_f64().unwrap() >= 97.0, "{told}");
+            if adds_exactly("codes of deployed files") {
+                assert!(told["verify.lsb_within_1"].as_f64().unwrap() >= 99.9, "{told}");
+                assert!(told["verify.agreement"].as_f64().unwrap() >= 97.0, "{told}");
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use octrain_tests::policy::repository;
 use octrain_tests::run::{report, succeed};
-use octrain_tests::skipped;
+use octrain_tests::{adds_exactly, skipped, verified_as_far_as_sums_are_exact};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
@@ -47,10 +47,11 @@ fn all_are_read_trained_on_and_deployed() {
         let verify = ["--model", text(&model), "--engine", profile, "--report-file", text(&file)];
         // Untrained logits of 250 classes lie close together: what counts here are the codes.
         let rest = ["--image-root", text(&data), "--max-images", "50", "--max-disagreement", "100"];
-        succeed(&[&["verify"], &line[..], &verify, &rest].concat());
+        succeed(&[&["verify"], &line[..], &verify, &rest, verified_as_far_as_sums_are_exact()].concat());
         let told = report(&file, "verify").pop().unwrap();
         assert_eq!(told["verify.images"].as_u64(), Some(50), "{told}");
         assert_eq!(told["verify.fp32_nodes"].as_u64(), Some(0), "{told}");
-        assert!(told["verify.lsb_within_1"].as_f64().unwrap() >= 99.9, "{told}");
+        let codes = told["verify.lsb_within_1"].as_f64().unwrap();
+        assert!(codes >= 99.9 || !adds_exactly("codes of deployed files"), "{told}");
     }
 }

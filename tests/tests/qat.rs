@@ -3,6 +3,7 @@
 
 use octrain::checkpoint::{self, State};
 use octrain_tests::run::{Running, SMALL, newest, refuse, report, succeed, tensors};
+use octrain_tests::{adds_exactly, verified_as_far_as_sums_are_exact};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -253,14 +254,21 @@ fn constant_and_zero_channels_train_export_and_run() {
         let lines = dir.path().join(format!("{engine}.jsonl"));
         let flags = ["--report-file", lines.to_str().unwrap(), "--model", file, "--engine", engine];
         succeed(
-            &[&["verify", "--max-images", "120", "--max-disagreement", "2"], &flags[..], &from[..]].concat(),
+            &[
+                &["verify", "--max-images", "120", "--max-disagreement", "2"],
+                &flags[..],
+                &from[..],
+                verified_as_far_as_sums_are_exact(),
+            ]
+            .concat(),
         );
         let told = &report(&lines, "verify")[0];
         assert_eq!(
             (told["verify.fp32_nodes"].as_u64(), told["verify.images"].as_u64()),
             (Some(0), Some(120))
         );
-        assert!(told["verify.lsb_within_1"].as_f64().unwrap() >= 99.9, "{told}");
+        let codes = told["verify.lsb_within_1"].as_f64().unwrap();
+        assert!(codes >= 99.9 || !adds_exactly("codes of deployed files"), "{told}");
     }
 }
 
@@ -279,7 +287,13 @@ fn verify_knows_a_skipped_stage_by_whatever_names_engines_give_its_layers() {
         let lines = dir.path().join(format!("{engine}.jsonl"));
         let flags = ["--report-file", lines.to_str().unwrap(), "--model", file, "--engine", engine];
         succeed(
-            &[&["verify", "--max-images", "60", "--max-disagreement", "5"], &flags[..], &from[..]].concat(),
+            &[
+                &["verify", "--max-images", "60", "--max-disagreement", "5"],
+                &flags[..],
+                &from[..],
+                verified_as_far_as_sums_are_exact(),
+            ]
+            .concat(),
         );
         let told = &report(&lines, "verify")[0];
         // Of 22 layers, the third stage has 7.
