@@ -80,12 +80,14 @@ mod tests {
             .unwrap()
     }
 
-    /// Takes step `number`. Its images are made of it and of nothing that other tests draw from at once.
+    /// Images without pattern that `number` decides, and nothing that other tests draw from at once.
+    fn images(number: i64) -> Tensor {
+        let wave = ((Tensor::arange(4 * 3 * 32 * 32, FLOAT) + 1.0) * (12.9 + number as f64)).sin();
+        ((wave * 43758.5).frac() * 1.7).view([4, 3, 32, 32])
+    }
+
     fn step(program: &mut Program, number: i64) {
-        let images =
-            ((Tensor::arange(4 * 3 * 32 * 32, FLOAT) + 1.0) * (12.9 + number as f64)).sin() * 43758.5;
-        let images = (images.frac() * 1.7).view([4, 3, 32, 32]);
-        let labels = Tensor::arange(4, (Kind::Int64, Device::Cpu));
+        let (images, labels) = (images(number), Tensor::arange(4, (Kind::Int64, Device::Cpu)));
         program.step(&[Microbatch { images: &images, labels: &labels }]).unwrap();
     }
 
@@ -189,7 +191,7 @@ mod tests {
         let qat = Qat { freeze_bn: Freeze::Never, bn_images: 4, ..Qat::default() };
         let mut program = program(Some(HALF), Some(qat));
         (0..3).for_each(|number| step(&mut program, number));
-        let images = Tensor::randn([4, 3, 32, 32], FLOAT);
+        let images = images(3);
         assert!(program.reestimate_batch_norm(&[(0, images.shallow_clone())], 1, &|| false).unwrap());
         let of_trained = program.weights.buffers.copy();
         let average = program.average().unwrap();
