@@ -1,8 +1,8 @@
 //! Post-training quantization as one command: it is the training path without a step, and what it saves is a checkpoint
 //! like any of quantization-aware training.
 
-use octrain_tests::images;
 use octrain_tests::run::{SMALL, newest, refuse, report, succeed, tensors};
+use octrain_tests::{adds_exactly, images, verified_as_far_as_sums_are_exact};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
@@ -86,11 +86,13 @@ fn one_command_makes_a_checkpoint_that_is_exported_verified_and_run() {
     let file = at("int8.onnx");
     succeed(&["export", "--from-checkpoint", text(&out), "--profile", "openvino", "--output", text(&file)]);
     let verify = ["--layer-images", "8", "--max-images", "100", "--max-disagreement", "5"];
-    succeed(&[&["verify", "--from-checkpoint", text(&out), "--model", text(&file)], &verify[..]].concat());
+    let which = ["verify", "--from-checkpoint", text(&out), "--model", text(&file)];
+    succeed(&[&which[..], &verify, verified_as_far_as_sums_are_exact()].concat());
     let infer = at("infer.jsonl");
     succeed(&["infer", "--model", text(&file), "--image-root", "digits", "--report-file", text(&infer)]);
     let deployed = report(&infer, "infer").pop().unwrap();
-    assert!((top1(&deployed, "infer.top1") - top1(&after, "val.top1")).abs() < 3.0, "{deployed} {after}");
+    let apart = (top1(&deployed, "infer.top1") - top1(&after, "val.top1")).abs();
+    assert!(apart < 3.0 || !adds_exactly("accuracy of deployed files"), "{deployed} {after}");
     assert_eq!(deployed["precision"], "INT8");
     // What is quantized is not quantized again.
     let again = at("again");
