@@ -72,7 +72,8 @@ fn runs_in_int8(
     let products = trained.nodes.iter().filter(|n| n.op.facts().is_product()).count();
     let layers = trained.nodes.iter().filter(|n| n.op.layer().is_some()).count();
     assert_eq!(kernels.float, [""; 0], "{what}");
-    // OpenVINO computes a head's two products of values in one node, which has the second one's name, where the CPU has VNNI.
+    // OpenVINO computes a head's two products of values in one node, which has the second one's name; without VNNI each
+    // by itself, as far as was seen.
     let first = |name: &&String| trained.node(trained.find(name).unwrap()).op.layer().is_some();
     assert_eq!(kernels.unseen.iter().filter(first).collect::<Vec<_>>(), [""; 0], "{what}");
     let (fused, of_values) = (kernels.unseen.len(), products - layers);
