@@ -204,11 +204,14 @@ fn a_call_that_never_ends_is_ended_by_abort_and_by_the_deadline() {
 #[test]
 fn an_error_names_the_call_the_rank_and_nccl_s_last_words_and_nothing_is_asked_after_it() {
     let stand_in = StandIn::new("rank=1 error-at=2");
+    let both = std::sync::Barrier::new(2);
     on_ranks(&stand_in, 2, LONG, |rank| {
         let mut c = rank.connect().unwrap();
         let t = Tensor::zeros([8], (Kind::Float, Device::Cpu));
         c.all_reduce(&t, ReduceOp::Sum).unwrap();
         c.barrier().unwrap();
+        // The rank that fails leaves at once, and would cut the other off from what went well.
+        both.wait();
         let e = c.all_gather(&t).unwrap_err().to_string();
         let wanted: &[&str] = match rank.rank {
             1 => &["all_gather on rank 1", "3 (internal error)", "scripted error at collective 2"],
@@ -238,9 +241,11 @@ fn a_fault_of_a_rank_s_own_device_is_its_own_and_the_others_know_that_it_is_not_
     ];
     for (fault, cause) in cases {
         let stand_in = StandIn::new(&format!("rank=1 error-at=1 {fault}"));
+        let both = std::sync::Barrier::new(2);
         on_ranks(&stand_in, 2, LONG, |rank| {
             let c = rank.connect().unwrap();
             c.barrier().unwrap();
+            both.wait();
             let e = c.barrier().unwrap_err();
             let wanted = if rank.rank == 1 { cause } else { Cause::Peers };
             assert_eq!(e.cause(), wanted, "rank {}: {e}", rank.rank);
