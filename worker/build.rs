@@ -1,5 +1,5 @@
 //! Compiles the C++ parts against libtorch, tells the linker where libtorch is and the binary where to find it.
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// No contraction: a fused multiply-add would round otherwise on CPUs that have it.
 const FLAGS: [&str; 5] = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-w"];
@@ -15,20 +15,7 @@ fn main() {
     cc::Build::new()
         .cpp(true)
         .std("c++17")
-        .files(
-            [
-                "depthwise",
-                "device",
-                "fake_quant",
-                "gloo",
-                "isa",
-                "max_pool",
-                "pointwise",
-                "pointwise_gpu",
-                "update",
-            ]
-            .map(|name| format!("native/{name}.cpp")),
-        )
+        .files(together())
         .include("native/include")
         .includes([&include, &include.join("torch/csrc/api/include")])
         .flags(FLAGS)
@@ -43,6 +30,25 @@ fn main() {
     println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/../lib:{libtorch}/lib");
     let baked = std::fs::canonicalize(&deps).unwrap_or_else(|_| deps.into());
     println!("cargo:rustc-env=OCTRAIN_BAKED_DEPS={}", baked.display());
+}
+
+/// The sources that include libtorch's headers, in two files: reading those headers is most of what each costs.
+fn together() -> [PathBuf; 2] {
+    let out = PathBuf::from(std::env::var("OUT_DIR").expect("cargo sets it"));
+    let native = std::env::current_dir().expect("cargo runs this in the package's folder").join("native");
+    [
+        ("operators.cpp", &["gloo", "depthwise", "fake_quant", "max_pool"][..]),
+        ("pointwise.cpp", &["pointwise", "pointwise_gpu", "device", "update", "isa"]),
+    ]
+    .map(|(file, sources)| {
+        let includes = sources.iter().map(|name| {
+            let source = native.join(name).with_extension("cpp");
+            format!("#include {source:?}\n")
+        });
+        let file = out.join(file);
+        std::fs::write(&file, includes.collect::<String>()).expect("OUT_DIR can be written");
+        file
+    })
 }
 
 /// The inner loops, once for each instruction set; which of them runs is decided at run time.

@@ -13,8 +13,6 @@
 
 namespace {
 
-at::Tensor channels_last(const at::Tensor& t) { return t.contiguous(at::MemoryFormat::ChannelsLast); }
-
 at::Tensor by_input(const at::Tensor& dy, const at::Tensor& weight, const OctrainDepthwise& d) {
   const int kind = octrain_kind_of(dy, "a gradient of a depthwise convolution");
   const at::Tensor w = weight.to(at::kFloat).squeeze(1).permute({1, 2, 0}).contiguous();
@@ -51,7 +49,7 @@ struct Depthwise : public torch::autograd::Function<Depthwise> {
       const std::string saved = ctx->saved_data["options"].toStringRef();
       memcpy(&d, saved.data(), sizeof(d));
       const torch::autograd::variable_list kept = ctx->get_saved_variables();
-      const at::Tensor dy = channels_last(grads[0]);
+      const at::Tensor dy = octrain_channels_last(grads[0]);
       if (ctx->needs_input_grad(0)) dx = by_input(dy, kept[1], d);
       const bool biased = ctx->saved_data["bias"].toBool();
       const std::array<bool, 3> wanted{false, ctx->needs_input_grad(1), biased && ctx->needs_input_grad(2)};

@@ -20,22 +20,20 @@ int64_t blocks(const at::Tensor& t) {
   return octrain_ceil(turns, kOctrainThreads);
 }
 
-int kind_of(const at::Tensor& x) { return octrain_kind_of(x, "pooled"); }
-
-at::Tensor channels_last(const at::Tensor& t) { return t.contiguous(at::MemoryFormat::ChannelsLast); }
+int pooled_kind(const at::Tensor& x) { return octrain_kind_of(x, "pooled"); }
 
 struct MaxPool : public torch::autograd::Function<MaxPool> {
   static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& input, const Windows* windows,
                             bool differentiate) {
     const Windows w = *windows;
-    const at::Tensor x = channels_last(input);
+    const at::Tensor x = octrain_channels_last(input);
     c10::DeviceGuard guard(x.device());
     const auto options = x.options().memory_format(at::MemoryFormat::ChannelsLast);
     const std::vector<int64_t> size{x.size(0), x.size(1), w.out(x.size(2)), w.out(x.size(3))};
     at::Tensor y = at::empty(size, options), where;
     if (differentiate) where = at::empty(size, options.dtype(at::kByte));
     if (y.numel() > 0) {
-      octrain_launch(x, octrain_kernel("max_pool", kind_of(x)), blocks(y), x.const_data_ptr(), y.mutable_data_ptr(),
+      octrain_launch(x, octrain_kernel("max_pool", pooled_kind(x)), blocks(y), x.const_data_ptr(), y.mutable_data_ptr(),
                      where.defined() ? where.mutable_data_ptr() : nullptr, static_cast<int32_t>(octrain_wide(x) && octrain_wide(y)),
                      x.size(0), x.size(2), x.size(3), x.size(1), y.size(2), y.size(3), w.kernel, w.stride, w.padding);
     }
@@ -53,11 +51,11 @@ struct MaxPool : public torch::autograd::Function<MaxPool> {
     at::Tensor dx;
     if (grads[0].defined()) {
       const std::vector<int64_t> size = ctx->saved_data["size"].toIntVector(), w = ctx->saved_data["windows"].toIntVector();
-      const at::Tensor dy = channels_last(grads[0]), where = ctx->get_saved_variables()[0];
+      const at::Tensor dy = octrain_channels_last(grads[0]), where = ctx->get_saved_variables()[0];
       c10::DeviceGuard guard(dy.device());
       dx = at::empty(size, dy.options().memory_format(at::MemoryFormat::ChannelsLast));
       if (dx.numel() > 0) {
-        octrain_launch(dy, octrain_kernel("max_pool_backward", kind_of(dy)), blocks(dx), dy.const_data_ptr(),
+        octrain_launch(dy, octrain_kernel("max_pool_backward", pooled_kind(dy)), blocks(dx), dy.const_data_ptr(),
                        where.const_data_ptr(), dx.mutable_data_ptr(), static_cast<int32_t>(octrain_wide(dx) && octrain_wide(dy)), size[0],
                        size[2], size[3], size[1], dy.size(2), dy.size(3), w[0], w[1], w[2]);
       }
@@ -75,7 +73,7 @@ extern "C" {
 char* octrain_max_pool(at::Tensor** out, const at::Tensor* x, int64_t kernel, int64_t stride, int64_t padding,
                        int32_t emulated) {
   return octrain_guard([&] {
-    kind_of(*x);
+    pooled_kind(*x);
     const Windows w{kernel, stride, padding};
     TORCH_CHECK(x->device().is_cuda() || emulated, "these pooling kernels take tensors on CUDA devices, not on ", x->device());
     TORCH_CHECK(x->dim() == 4 && kernel > 0 && kernel <= 16 && stride > 0 && padding >= 0 && 2 * padding <= kernel &&

@@ -16,10 +16,6 @@
 
 namespace {
 
-int kind_of(const at::Tensor& x) { return octrain_kind_of(x, "run through fused operators"); }
-
-at::Tensor channels_last(const at::Tensor& t) { return t.contiguous(at::MemoryFormat::ChannelsLast); }
-
 // A tensor's elements in the order of memory, in pieces. Where they begin depends on the shape alone, so sums by piece do not
 // depend on the number of threads.
 struct Pieces {
@@ -98,7 +94,7 @@ struct Sums {
 // Mean and 1 / sqrt(biased variance + eps) of each channel of x; mean and unbiased variance go to `mean_out`, `var_out`.
 std::pair<at::Tensor, at::Tensor> batch_statistics(const at::Tensor& x, float eps, at::Tensor mean_out, at::Tensor var_out) {
   const Pieces p(x);
-  const int kind = kind_of(x);
+  const int kind = octrain_chain_kind(x);
   const int64_t rows = p.elements / p.channels, first_rows = std::min<int64_t>(rows, 16);
   // Deviations from the mean of the first rows lose nothing where the mean is far from 0.
   std::vector<float> sum(p.pattern(), 0.0f), square(p.pattern(), 0.0f);
@@ -132,7 +128,7 @@ Forward run_forward(const at::Tensor& x, const OctrainPointwise& o, const Given&
   if (x.device().is_cuda() || o.emulated) return octrain_chain_on_gpu(x, o, g, differentiate);
   Forward made;
   const Pieces p(x);
-  const int kind = kind_of(x);
+  const int kind = octrain_chain_kind(x);
   made.y = at::empty_like(x);
   Pattern gain(p), bias(p);
   if (o.statistics == kOctrainBatch) {
@@ -186,7 +182,7 @@ Gradients run_backward(const at::Tensor& dy, const OctrainPointwise& o, const at
   if (dy.device().is_cuda() || o.emulated) return octrain_chain_gradients_on_gpu(dy, o, x, bits, gamma, mean, inverse, residual);
   Gradients made;
   const Pieces p(dy);
-  const int kind = kind_of(dy);
+  const int kind = octrain_chain_kind(dy);
   const uint8_t* mask = bits.defined() ? static_cast<const uint8_t*>(bits.const_data_ptr()) : nullptr;
   const auto mask_at = [&](int64_t begin) { return mask ? mask + begin / 8 : nullptr; };
   const bool norm = o.statistics != kOctrainNoNorm, batch = o.statistics == kOctrainBatch;
@@ -239,8 +235,8 @@ struct Pointwise : public torch::autograd::Function<Pointwise> {
                             const Maybe& gamma, const Maybe& beta, const OctrainPointwise* options, const Given* given,
                             bool differentiate) {
     const OctrainPointwise o = *options;
-    const at::Tensor x = channels_last(input);
-    const at::Tensor other = residual ? channels_last(*residual) : at::Tensor();
+    const at::Tensor x = octrain_channels_last(input);
+    const at::Tensor other = residual ? octrain_channels_last(*residual) : at::Tensor();
     Given g = *given;
     if (g.residual) g.residual = &other;
     Forward made = run_forward(x, o, g, differentiate);
@@ -268,7 +264,7 @@ struct Pointwise : public torch::autograd::Function<Pointwise> {
     if (grads[0].defined()) {
       torch::autograd::variable_list kept = ctx->get_saved_variables();
       kept.resize(5);
-      made = run_backward(channels_last(grads[0]), o, kept[1], kept[0], kept[2], kept[3], kept[4],
+      made = run_backward(octrain_channels_last(grads[0]), o, kept[1], kept[0], kept[2], kept[3], kept[4],
                           ctx->saved_data["residual"].toBool());
     }
     return {made.x, made.residual, made.gamma, made.beta, at::Tensor(), at::Tensor(), at::Tensor()};
@@ -286,7 +282,7 @@ char* octrain_pointwise(at::Tensor** out, const at::Tensor* x, const at::Tensor*
                         const at::Tensor* beta, const at::Tensor* mean, const at::Tensor* var, const at::Tensor* scale,
                         const at::Tensor* normed, const at::Tensor* last, const OctrainPointwise* options) {
   return octrain_guard([&] {
-    kind_of(*x);
+    octrain_chain_kind(*x);
     TORCH_CHECK(x->dim() == 4 && x->size(1) > 0, "fused operators take [N, C, H, W], not ", x->sizes());
     TORCH_CHECK(x->device().is_cpu() || x->device().is_cuda(), "fused operators take tensors on the CPU and on CUDA devices, not on ",
                 x->device());

@@ -37,8 +37,6 @@ struct Shape {
   at::Tensor partial(const at::Tensor& x) const { return at::empty({chunks, 2, channels}, x.options().dtype(at::kFloat)); }
 };
 
-int kind_of(const at::Tensor& x) { return octrain_kind_of(x, "run through fused operators"); }
-
 // Addresses, null for what is not there.
 const void* from(const at::Tensor& t) { return t.defined() ? t.const_data_ptr() : nullptr; }
 void* to(at::Tensor& t) { return t.defined() ? t.mutable_data_ptr() : nullptr; }
@@ -63,7 +61,7 @@ OctrainChainForward octrain_chain_on_gpu(const at::Tensor& x, const OctrainPoint
     if (o.statistics == kOctrainBatch) {
       made.mean = made_of[2];
       at::Tensor shift = floats(1), partial = p.partial(x);
-      octrain_launch(x, octrain_kernel("chain_statistics", kind_of(x)), p.pieces(), x.const_data_ptr(), to(shift),
+      octrain_launch(x, octrain_kernel("chain_statistics", octrain_chain_kind(x)), p.pieces(), x.const_data_ptr(), to(shift),
                      to(partial), p.wide, p.rows, p.channels, p.tiles, p.width, p.chunks, p.chunk);
       octrain_launch(x, "chain_statistics_end", p.ends(), from(partial), from(shift), from(gamma), from(beta),
                      to(made.mean), to(made.inverse), to(gain), to(bias), row(g.mean), row(g.var), p.rows, p.channels,
@@ -76,7 +74,7 @@ OctrainChainForward octrain_chain_on_gpu(const at::Tensor& x, const OctrainPoint
     }
   }
   if (p.n > 0) {
-    octrain_launch(x, octrain_kernel("chain_apply", kind_of(x)), p.blocks(), x.const_data_ptr(), from(gain), from(bias),
+    octrain_launch(x, octrain_kernel("chain_apply", octrain_chain_kind(x)), p.blocks(), x.const_data_ptr(), from(gain), from(bias),
                    g.residual ? g.residual->const_data_ptr() : nullptr, to(made.y), to(made.bits), row(g.normed),
                    row(g.last), o.quantizes ? g.scale->const_data_ptr() : nullptr, p.wide, p.n, p.channels, o.cuts,
                    o.strict, o.quantizes, o.unclipped, o.low, o.high, static_cast<float>(o.qmin),
@@ -90,7 +88,7 @@ OctrainChainGradients octrain_chain_gradients_on_gpu(const at::Tensor& dy, const
                                                      const at::Tensor& mean, const at::Tensor& inverse, bool residual) {
   c10::DeviceGuard guard(dy.device());
   OctrainChainGradients made;
-  const int kind = kind_of(dy);
+  const int kind = octrain_chain_kind(dy);
   const bool norm = o.statistics != kOctrainNoNorm, batch = o.statistics == kOctrainBatch;
   at::Tensor dz = dy, written;
   if (bits.defined() && (residual || !norm)) dz = at::empty_like(dy);

@@ -2,6 +2,8 @@
 #pragma once
 #include <ATen/ATen.h>
 
+#include "tensors.h"
+
 #include "pointwise.h"
 
 // What a chain reads and writes besides x and y.
@@ -24,3 +26,5 @@ OctrainChainForward octrain_chain_on_gpu(const at::Tensor& x, const OctrainPoint
 OctrainChainGradients octrain_chain_gradients_on_gpu(const at::Tensor& dy, const OctrainPointwise& o, const at::Tensor& x,
                                                      const at::Tensor& bits, const at::Tensor& gamma,
                                                      const at::Tensor& mean, const at::Tensor& inverse, bool residual);
+
+inline int octrain_chain_kind(const at::Tensor& x) { return octrain_kind_of(x, "run through fused operators"); }

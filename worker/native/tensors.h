@@ -25,3 +25,5 @@ inline const char* octrain_at(const at::Tensor& t, int64_t i) {
 inline char* octrain_at(at::Tensor& t, int64_t i) {
   return static_cast<char*>(t.mutable_data_ptr()) + i * t.element_size();
 }
+
+inline at::Tensor octrain_channels_last(const at::Tensor& t) { return t.contiguous(at::MemoryFormat::ChannelsLast); }
