@@ -13,6 +13,8 @@ pub struct CoordinatorConfig {
     pub job_id: String,
     /// Workers the job consists of.
     pub world_size: u32,
+    /// Fewest workers the job goes on with when it loses some; the world size: it ends with any of them.
+    pub min_world: u32,
     /// Generation of the first membership.
     pub generation: u64,
     /// Workers by place, where they are known beforehand (one host); names missing ones.
@@ -23,6 +25,8 @@ pub struct CoordinatorConfig {
     pub heartbeat_timeout: Duration,
     /// Silence after a broken connection after which a worker is taken for dead.
     pub disconnect_grace: Duration,
+    /// Time from the end of a generation until every worker that is left must have come to the next one.
+    pub regroup_timeout: Duration,
     /// Time from the start until every worker must have registered.
     pub register_timeout: Duration,
     /// Time the coordinator stays after a failure, so that every worker hears of it.
@@ -49,11 +53,13 @@ impl CoordinatorConfig {
             listen: listen.into(),
             job_id: DEFAULT_JOB.into(),
             world_size,
+            min_world: world_size,
             generation: 1,
             expected: Vec::new(),
             heartbeat_interval: Duration::from_secs(1),
             heartbeat_timeout: Duration::from_secs(5),
             disconnect_grace: Duration::from_secs(2),
+            regroup_timeout: Duration::from_secs(60),
             register_timeout: Duration::from_secs(300),
             linger: Duration::from_secs(5),
             linger_for_late: Duration::ZERO,
@@ -65,7 +71,18 @@ impl CoordinatorConfig {
         self.heartbeat_timeout = timeout;
         self.heartbeat_interval = timeout / 5;
         self.disconnect_grace = timeout / 5 * 2;
+        self.regroup_timeout = self.regroup_timeout.max(timeout.saturating_mul(2));
         self
+    }
+
+    /// The same for a job that goes on as long as it has `min_world` workers.
+    pub fn with_min_world(self, min_world: u32) -> Self {
+        Self { min_world, ..self }
+    }
+
+    /// Whether the job goes on when it loses a worker.
+    pub fn survives(&self) -> bool {
+        self.min_world < self.world_size
     }
 
     /// Calls that may wait at a time, for the plan or for keys; more are refused.
@@ -82,6 +99,9 @@ impl CoordinatorConfig {
         if self.world_size > MAX_WORKERS {
             return Err(ConfigError::TooManyWorkers { world_size: self.world_size });
         }
+        if self.min_world == 0 || self.min_world > self.world_size {
+            return Err(ConfigError::MinWorld { min_world: self.min_world, world_size: self.world_size });
+        }
         if !self.expected.is_empty() && self.expected.len() != self.world_size as usize {
             return Err(ConfigError::Expected { named: self.expected.len(), world_size: self.world_size });
         }
@@ -95,6 +115,7 @@ impl CoordinatorConfig {
             ("heartbeat-timeout", self.heartbeat_timeout),
             ("heartbeat-interval", self.heartbeat_interval),
             ("disconnect-grace", self.disconnect_grace),
+            ("regroup-timeout", self.regroup_timeout),
             ("register-timeout", self.register_timeout),
             ("linger", self.linger),
             ("linger-for-late", self.linger_for_late),
@@ -110,6 +131,12 @@ impl CoordinatorConfig {
             return Err(ConfigError::Heartbeat {
                 interval: self.heartbeat_interval,
                 timeout: self.heartbeat_timeout,
+            });
+        }
+        if self.regroup_timeout < self.heartbeat_timeout {
+            return Err(ConfigError::RegroupTimeout {
+                regroup: self.regroup_timeout,
+                heartbeat: self.heartbeat_timeout,
             });
         }
         if self.register_timeout.is_zero() {
@@ -128,6 +155,16 @@ pub enum ConfigError {
     /// World of too many.
     #[error("--world-size is {world_size}: at most {MAX_WORKERS} workers are possible")]
     TooManyWorkers {
+        /// Workers wanted.
+        world_size: u32,
+    },
+    /// A job that could not even begin, or that would go on with nobody.
+    #[error(
+        "--min-world is {min_world}, but the job has {world_size} workers: give from 1 to {world_size} (as many as there are: the job ends with any of them)"
+    )]
+    MinWorld {
+        /// Fewest wanted.
+        min_world: u32,
         /// Workers wanted.
         world_size: u32,
     },
@@ -171,6 +208,16 @@ pub enum ConfigError {
         /// Until death.
         timeout: Duration,
     },
+    /// No time to come to a new generation.
+    #[error(
+        "regroup timeout {regroup:?} with heartbeat timeout {heartbeat:?}: workers that live would be given up before those that do not"
+    )]
+    RegroupTimeout {
+        /// From the end of a generation.
+        regroup: Duration,
+        /// Until death.
+        heartbeat: Duration,
+    },
     /// No time to register.
     #[error("--register-timeout is 0: workers need time to come up, e.g. 300")]
     RegisterTimeout,
@@ -187,6 +234,9 @@ mod tests {
         let place = Place { host: "a".into(), local_index: 0 };
         let cases = [
             CoordinatorConfig { world_size: 0, ..good.clone() },
+            good.clone().with_min_world(0),
+            good.clone().with_min_world(3),
+            CoordinatorConfig { regroup_timeout: Duration::from_secs(1), ..good.clone() },
             CoordinatorConfig { expected: vec![place], ..good.clone() },
             CoordinatorConfig { job_id: " ".into(), ..good.clone() },
             CoordinatorConfig { job_id: "a\nb".into(), ..good.clone() },

@@ -9,6 +9,7 @@ use crate::log::{self, Refusals};
 use crate::parked::{Answering, Parked, Room};
 use crate::refusal::Refusal;
 use crate::text;
+use octrain_proto::v1::Regroup;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -34,6 +35,7 @@ pub(crate) struct Mailbox {
     /// Beside the inbox, which may be full.
     stop: Arc<watch::Sender<Option<String>>>,
     ended: watch::Receiver<Option<Outcome>>,
+    regroup: watch::Receiver<Regroup>,
 }
 
 impl Mailbox {
@@ -69,6 +71,11 @@ impl Mailbox {
         self.stop.send_replace(Some(why.into()));
     }
 
+    /// Which generations are over; before any is, of generation 0.
+    pub(crate) fn regroup(&self) -> watch::Receiver<Regroup> {
+        self.regroup.clone()
+    }
+
     /// Becomes the outcome once the job has ended.
     pub(crate) fn ended(&self) -> watch::Receiver<Option<Outcome>> {
         self.ended.clone()
@@ -84,6 +91,7 @@ struct Driver {
     parked: Room,
     refusals: Refusals,
     ended: watch::Sender<Option<Outcome>>,
+    regroup: watch::Sender<Regroup>,
 }
 
 /// Starts the driver; the handle ends when the job has ended and everyone knows.
@@ -94,6 +102,7 @@ pub(crate) fn start(
     let (calls, inbox) = mpsc::channel(INBOX);
     let (stop, stopped) = watch::channel(None);
     let (ended, watching) = watch::channel(None);
+    let (regroup, regrouping) = watch::channel(Regroup::default());
     let driver = Driver {
         job: Some(Job::new(&config, incarnation)),
         start: Instant::now(),
@@ -102,8 +111,9 @@ pub(crate) fn start(
         refusals: Refusals::default(),
         config,
         ended,
+        regroup,
     };
-    let mailbox = Mailbox { calls, stop: Arc::new(stop), ended: watching };
+    let mailbox = Mailbox { calls, stop: Arc::new(stop), ended: watching, regroup: regrouping };
     (mailbox, tokio::spawn(driver.run(inbox, stopped)))
 }
 
@@ -173,7 +183,7 @@ impl Driver {
             }
         };
         let again = match &event {
-            Event::GetPlan { .. } | Event::StoreGet { .. } => Some(event.clone()),
+            Event::GetPlan { .. } | Event::StoreGet { .. } | Event::Attach { .. } => Some(event.clone()),
             _ => None,
         };
         match (settle(self.step(event)), reply, again) {
@@ -218,6 +228,9 @@ impl Driver {
         }
         if let Answer::Refuse(refusal) = &step.answer {
             self.refused(refusal);
+        }
+        if let Some(regroup) = step.regroup {
+            self.regroup.send_replace(regroup);
         }
         if let Some(outcome) = step.ended {
             self.ended.send_replace(Some(outcome));
@@ -288,7 +301,7 @@ mod tests {
         let beating = mailbox.clone();
         tokio::spawn(async move {
             loop {
-                let beat = Event::Heartbeat { header: h0.clone(), step: 3, collectives: 0 };
+                let beat = Event::Heartbeat { header: h0.clone(), step: 3, collectives: 0, connected: true };
                 if beating.ask(beat, Duration::ZERO).await.is_err() {
                     return;
                 }
@@ -314,7 +327,7 @@ mod tests {
             tokio::spawn(async move {
                 // Out of step with each other, and with the ticks.
                 tokio::time::sleep(Duration::from_millis(37 + 330 * i as u64)).await;
-                let beat = Event::Heartbeat { header, step: 3, collectives: 0 };
+                let beat = Event::Heartbeat { header, step: 3, collectives: 0, connected: true };
                 while beating.ask(beat.clone(), Duration::ZERO).await.is_ok() {
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }

@@ -37,7 +37,7 @@ pub fn of(outcome: &Outcome) -> u8 {
         Outcome::Failed { abort } => match abort.kind() {
             AbortKind::WorkerFailed | AbortKind::RegisterTimeout | AbortKind::NotFinite => EXIT_ERROR,
             AbortKind::Configuration => EXIT_CONFIGURATION,
-            AbortKind::WorkerLost | AbortKind::External => EXIT_ABORTED,
+            AbortKind::WorkerLost | AbortKind::External | AbortKind::Dropped => EXIT_ABORTED,
             AbortKind::Shutdown => EXIT_PREEMPTED,
         },
     }
@@ -117,6 +117,7 @@ mod tests {
             (failed(AbortKind::Shutdown), 4),
             (failed(AbortKind::NotFinite), 1),
             (failed(AbortKind::External), 3),
+            (failed(AbortKind::Dropped), 3),
         ] {
             assert_eq!(of(&outcome), code, "{outcome:?}");
         }

@@ -6,7 +6,7 @@ use crate::job::Event;
 use crate::refusal::Refusal;
 use crate::store::{MAX_KEY, MAX_VALUE};
 use crate::text::{hostile, line};
-use octrain_proto::v1::{GiveUpRequest, Header, JobSpec, RegisterRequest, WorkerFacts};
+use octrain_proto::v1::{ExitedRequest, GiveUpRequest, Header, JobSpec, RegisterRequest, WorkerFacts};
 
 /// Longest name (host, job, nonce, member, model, device), in bytes.
 pub const MAX_NAME: usize = 256;
@@ -30,8 +30,14 @@ pub fn admit(event: Event) -> Result<Event, Refusal> {
             name("the host's name", &request.host)?;
             number("local index", request.local_index.unwrap_or_default())?;
         }
+        Event::Exited(request) => {
+            name("the job's name", &request.job_id)?;
+            name("the host's name", &request.host)?;
+            number("local index", request.local_index)?;
+        }
         Event::GetPlan { header: h, .. }
         | Event::Heartbeat { header: h, .. }
+        | Event::Attach { header: h, .. }
         | Event::Watch { header: h }
         | Event::ReportStep { header: h, .. }
         | Event::ReportFailure { header: h, .. }
@@ -58,6 +64,13 @@ pub fn admit(event: Event) -> Result<Event, Refusal> {
     Ok(match event {
         Event::ReportFailure { header, message, kind } => {
             Event::ReportFailure { header, message: line(&message, MAX_MESSAGE), kind }
+        }
+        Event::Attach { header, standing, message, wait } => {
+            Event::Attach { header, standing, message: line(&message, MAX_MESSAGE), wait }
+        }
+        Event::Exited(request) => {
+            let status = line(&request.status, MAX_MESSAGE);
+            Event::Exited(Box::new(ExitedRequest { status, ..*request }))
         }
         Event::GiveUp(request) => {
             let message = line(&request.message, MAX_MESSAGE);
@@ -133,7 +146,7 @@ mod tests {
 
     fn heartbeat(member: &str) -> Event {
         let header = Header { job_id: "octrain".into(), generation: 1, member: member.into() };
-        Event::Heartbeat { header, step: 1, collectives: 0 }
+        Event::Heartbeat { header, step: 1, collectives: 0, connected: true }
     }
 
     #[test]

@@ -26,6 +26,9 @@ struct Args {
     /// Workers the job consists of.
     #[arg(long, value_name = "N", env = "OCTRAIN_WORLD_SIZE")]
     world_size: u32,
+    /// Fewest workers the job goes on with when it loses some; without it, the job ends with any of them.
+    #[arg(long, value_name = "N", env = "OCTRAIN_MIN_WORLD")]
+    min_world: Option<u32>,
     /// Name of the job; workers of another job are refused.
     #[arg(long, value_name = "NAME", default_value = DEFAULT_JOB, env = "OCTRAIN_JOB_ID")]
     job_id: String,
@@ -53,6 +56,7 @@ fn config(args: Args) -> Result<CoordinatorConfig> {
     let config = CoordinatorConfig {
         job_id: args.job_id,
         generation: args.generation,
+        min_world: args.min_world.unwrap_or(args.world_size),
         register_timeout: seconds("register-timeout", args.register_timeout)?,
         linger_for_late: seconds("linger-for-late", args.linger_for_late)?,
         ..CoordinatorConfig::new(args.listen, args.world_size)

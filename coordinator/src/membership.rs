@@ -2,7 +2,8 @@
 
 use crate::config::CoordinatorConfig;
 use crate::ranks::{Place, natural};
-use octrain_proto::v1::{JobSpec, StepReport, WorkerFacts};
+use crate::strategy::Gpu;
+use octrain_proto::v1::{Abort, JobSpec, Standing, StepReport, WorkerFacts};
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
@@ -30,12 +31,22 @@ pub struct Member {
     pub collectives: u64,
     /// Its last report.
     pub report: Option<StepReport>,
-    /// Its rank, once assigned.
+    /// Its rank, once assigned, in the last generation that it was in.
     pub rank: Option<u32>,
+    /// Its GPU, once assigned: the same in all generations.
+    pub gpu: Option<Gpu>,
+    /// The last generation that it was in; 0 before the first.
+    pub generation: u64,
+    /// It is connected to the others of that generation.
+    pub connected: bool,
+    /// It has come to the generation that is being formed, and stands there; none: it has not begun.
+    pub attached: Option<Option<Standing>>,
     /// It left, done or interrupted.
     pub left: bool,
-    /// It said that it cannot go on.
+    /// It said that it cannot go on, or was lost.
     pub failed: bool,
+    /// What it is told when it is heard again: the job goes on without it.
+    pub dropped: Option<Abort>,
     /// It knows that the job has ended.
     pub told: bool,
 }
@@ -137,8 +148,13 @@ pub(crate) fn member(host: &str, local_index: u32, local_world: u32) -> Member {
         collectives: 0,
         report: None,
         rank: None,
+        gpu: None,
+        generation: 0,
+        connected: false,
+        attached: None,
         left: false,
         failed: false,
+        dropped: None,
         told: false,
     }
 }

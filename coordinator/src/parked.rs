@@ -1,4 +1,4 @@
-//! Calls that wait for what is not there yet: for the plan, or for a key of the store.
+//! Calls that wait for what is not there yet: for the plan, for a generation, or for a key of the store.
 
 use crate::job::{Event, Reply, Wait, Wakes};
 use crate::refusal::Refusal;
@@ -25,11 +25,14 @@ impl Parked {
         match self.event.clone() {
             Event::GetPlan { header, .. } => Event::GetPlan { header, wait },
             Event::StoreGet { header, key, .. } => Event::StoreGet { header, key, wait },
+            Event::Attach { header, standing, message, .. } => {
+                Event::Attach { header, standing, message, wait }
+            }
             other => other,
         }
     }
 
-    /// The key it waits for; none: it waits for the plan.
+    /// The key it waits for; none: it waits for the plan, or for a generation.
     fn key(&self) -> Option<&String> {
         match &self.event {
             Event::StoreGet { key, .. } => Some(key),

@@ -4,15 +4,23 @@ use crate::ranks::{self, Place};
 use crate::strategy::{self, JobFacts, StrategyError};
 use octrain_core::passes::Decision;
 use octrain_core::strategy::{Purpose, Rank};
-use octrain_proto::v1::{BuildPlan, LossScaling};
+use octrain_proto::v1::{BuildPlan, Generation, LossScaling, Placement};
 use octrain_proto::{PROTOCOL_VERSION, v1};
 use prost::Message;
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
 
-/// Decides, assigns ranks and puts everything into one hashed plan; the rank-dependent fields are those of
-/// rank 0 (see [`for_rank`]).
-pub fn build(job_id: &str, generation: u64, facts: &JobFacts) -> Result<BuildPlan, StrategyError> {
+/// What holds for the run, and the workers it begins with, in the order of their ranks.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Planned {
+    /// Hashed; the same in all generations.
+    pub plan: BuildPlan,
+    /// Of the first generation.
+    pub roster: Vec<Placement>,
+}
+
+/// Decides, assigns ranks and puts everything that holds for the run into one hashed plan.
+pub fn build(job_id: &str, facts: &JobFacts) -> Result<Planned, StrategyError> {
     let s = strategy::decide(facts)?;
     let places: Vec<Place> = facts.workers.iter().map(crate::place_of).collect();
     let mut roster = ranks::assign(&places);
@@ -22,13 +30,9 @@ pub fn build(job_id: &str, generation: u64, facts: &JobFacts) -> Result<BuildPla
     let mut plan = BuildPlan {
         protocol_version: PROTOCOL_VERSION,
         job_id: job_id.into(),
-        generation,
         world_size: facts.workers.len() as u32,
+        min_world: facts.min_world,
         purpose: s.purpose as i32,
-        roster,
-        rank: 0,
-        local_rank: 0,
-        host: String::new(),
         backend: s.backend.into(),
         device: s.device as i32,
         amp: s.strategy.amp as i32,
@@ -49,7 +53,12 @@ pub fn build(job_id: &str, generation: u64, facts: &JobFacts) -> Result<BuildPla
         sha256: Vec::new(),
     };
     plan.sha256 = digest(&plan).to_vec();
-    Ok(for_rank(&plan, 0))
+    Ok(Planned { plan, roster })
+}
+
+/// A generation as rank 0 gets it; others get it with their `rank`.
+pub fn generation(plan: &BuildPlan, number: u64, roster: Vec<Placement>, source: Option<u32>) -> Generation {
+    Generation { number, roster, rank: 0, source, plan_sha256: plan.sha256.clone() }
 }
 
 /// A decision on a pass as it is sent.
@@ -57,19 +66,11 @@ fn sent(decision: Decision) -> v1::PassDecision {
     v1::PassDecision { pass: decision.pass as i32, on: decision.on, reason: decision.reason }
 }
 
-/// The plan as rank `rank` gets it; the hash stays. `rank` must be in the roster.
-pub fn for_rank(plan: &BuildPlan, rank: u32) -> BuildPlan {
-    let mine = &plan.roster[rank as usize];
-    BuildPlan { rank, local_rank: mine.local_rank, host: mine.host.clone(), ..plan.clone() }
-}
-
-/// SHA-256 over the canonical encoding of everything but the rank-dependent fields and the hash itself.
+/// SHA-256 over the canonical encoding of everything but the hash itself.
 /// Canonical is protobuf with fields in the order of their numbers and no maps, as prost writes it; peers of
 /// another [`PROTOCOL_VERSION`] never get to compare.
 pub fn digest(plan: &BuildPlan) -> [u8; 32] {
-    let shared =
-        BuildPlan { rank: 0, local_rank: 0, host: String::new(), sha256: Vec::new(), ..plan.clone() };
-    Sha256::digest(shared.encode_to_vec()).into()
+    Sha256::digest(BuildPlan { sha256: Vec::new(), ..plan.clone() }.encode_to_vec()).into()
 }
 
 /// The hash in hexadecimal.
@@ -77,8 +78,8 @@ pub fn hash_text(plan: &BuildPlan) -> String {
     crate::hex::hex(&plan.sha256)
 }
 
-/// The plan with reasons, for people: ranks, passes, settings.
-pub fn render(plan: &BuildPlan) -> String {
+/// The plan with reasons, for people: the ranks of a generation, passes, settings.
+pub fn render(plan: &BuildPlan, generation: &Generation) -> String {
     let mut out = String::new();
     let hash = hash_text(plan);
     let _ = writeln!(
@@ -86,17 +87,17 @@ pub fn render(plan: &BuildPlan) -> String {
         "plan {} of job {}, generation {}, {} worker{}",
         &hash[..hash.len().min(12)],
         plan.job_id,
-        plan.generation,
-        plan.world_size,
-        if plan.world_size == 1 { "" } else { "s" }
+        generation.number,
+        generation.roster.len(),
+        if generation.roster.len() == 1 { "" } else { "s" }
     );
-    let ranks = plan.roster.iter().map(|p| {
-        let rank = Rank { rank: p.rank as usize, world: plan.world_size as usize };
+    let ranks = generation.roster.iter().map(|p| {
+        let rank = Rank { rank: p.rank as usize, world: generation.roster.len() };
         let local = rank.local_microbatches(plan.microbatches as usize);
         let what = match plan.purpose() {
             Purpose::Train if local.len() == 1 => format!("microbatch {}", local.start),
             Purpose::Train => format!("microbatches {}..{}", local.start, local.end),
-            _ => format!("images i with i % {} = {}", plan.world_size, p.rank),
+            _ => format!("images i with i % {} = {}", generation.roster.len(), p.rank),
         };
         let device = match p.cuda_device {
             None => "cpu".to_string(),
@@ -149,21 +150,19 @@ mod tests {
     use crate::strategy::testing::{facts, two};
     use serde_json::json;
 
-    fn plan() -> BuildPlan {
-        build("job", 3, &facts(json!({"qat": true, "amp": "bf16", "global-batch-size": 96}), two())).unwrap()
+    fn planned() -> Planned {
+        build("job", &facts(json!({"qat": true, "amp": "bf16", "global-batch-size": 96}), two())).unwrap()
     }
 
     #[test]
-    fn the_hash_covers_all_but_what_differs_between_ranks() {
-        let plan = plan();
+    fn the_hash_covers_all_that_holds_for_the_run() {
+        let Planned { plan, roster } = planned();
         assert_eq!(plan.sha256, digest(&plan));
-        let other = for_rank(&plan, 1);
-        assert_eq!((other.rank, other.local_rank, other.host.as_str()), (1, 1, "a"));
-        assert_eq!(digest(&other), digest(&plan));
+        assert_eq!(generation(&plan, 3, roster, None).plan_sha256, plan.sha256);
         let changed: [fn(&mut BuildPlan); 9] = [
-            |p| p.generation += 1,
+            |p| p.min_world -= 1,
+            |p| p.world_size += 1,
             |p| p.job_id.push('x'),
-            |p| p.roster[1].host = "b".into(),
             |p| p.passes[0].on = false,
             |p| p.passes.swap(0, 1),
             |p| p.settings[0].reason.push('!'),
@@ -180,7 +179,7 @@ mod tests {
 
     #[test]
     fn the_encoding_survives_the_wire() {
-        let plan = for_rank(&plan(), 1);
+        let plan = planned().plan;
         let back = BuildPlan::decode(&plan.encode_to_vec()[..]).unwrap();
         assert_eq!(back, plan);
         assert_eq!(digest(&back).as_slice(), plan.sha256);
@@ -188,8 +187,8 @@ mod tests {
 
     #[test]
     fn the_text_shows_ranks_passes_and_settings_with_reasons() {
-        let plan = plan();
-        let text = render(&plan);
+        let Planned { plan, roster } = planned();
+        let text = render(&plan, &generation(&plan, 3, roster, None));
         for line in [
             "of job job, generation 3, 2 workers",
             "  0  a local 0  cpu, microbatch 0",

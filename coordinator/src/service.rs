@@ -1,7 +1,7 @@
 //! The tonic handlers: convert, send an event to the driver, reply.
 
 use crate::driver::Mailbox;
-use crate::job::{Event, Outcome, Reply, Wait};
+use crate::job::{Event, Heard, Outcome, Reply, Wait};
 use crate::refusal::Refusal;
 use octrain_proto::v1::coordinator_server::Coordinator;
 use octrain_proto::v1::*;
@@ -67,13 +67,38 @@ impl Coordinator for Service {
         }
     }
 
+    async fn attach(&self, r: Request<AttachRequest>) -> Result<Response<AttachReply>, Status> {
+        let AttachRequest { header: h, standing, message, wait_ms } = r.into_inner();
+        let event = Event::Attach { header: header(h)?, standing, message, wait: Wait::First };
+        match self.mailbox.ask(event, wait(wait_ms)).await? {
+            Reply::Attached(generation, waiting_for) => {
+                Ok(Response::new(AttachReply { generation, waiting_for }))
+            }
+            other => Err(unexpected(other)),
+        }
+    }
+
+    async fn exited(&self, r: Request<ExitedRequest>) -> Result<Response<ExitedReply>, Status> {
+        match self.ask(Event::Exited(Box::new(r.into_inner()))).await? {
+            Reply::GoesOn(goes_on) => Ok(Response::new(ExitedReply { goes_on })),
+            other => Err(unexpected(other)),
+        }
+    }
+
     async fn heartbeat(&self, r: Request<HeartbeatRequest>) -> Result<Response<HeartbeatReply>, Status> {
         let r = r.into_inner();
         match self
-            .ask(Event::Heartbeat { header: header(r.header)?, step: r.step, collectives: r.collectives })
+            .ask(Event::Heartbeat {
+                header: header(r.header)?,
+                step: r.step,
+                collectives: r.collectives,
+                connected: r.connected,
+            })
             .await?
         {
-            Reply::Heartbeat(abort) => Ok(Response::new(HeartbeatReply { abort })),
+            Reply::Heartbeat(Heard { abort, regroup }) => {
+                Ok(Response::new(HeartbeatReply { abort, regroup }))
+            }
             other => Err(unexpected(other)),
         }
     }
@@ -81,24 +106,34 @@ impl Coordinator for Service {
     type WatchStream = ReceiverStream<Result<WatchEvent, Status>>;
 
     async fn watch(&self, r: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let event = Event::Watch { header: header(r.into_inner().header)? };
+        let header = header(r.into_inner().header)?;
+        let mut told = header.generation;
+        let event = Event::Watch { header };
         let (member, watch) = match self.ask(event).await? {
             Reply::Watching { member, watch } => (member, watch),
             other => return Err(unexpected(other)),
         };
         let (events, stream) = mpsc::channel(1);
         let (mailbox, mut ended) = (self.mailbox.clone(), self.mailbox.ended());
+        let mut regroup = self.mailbox.regroup();
         tokio::spawn(async move {
-            let outcome = tokio::select! {
-                // The stream is dropped when the connection breaks or the worker lets go of it.
-                () = events.closed() => None,
-                outcome = ended.wait_for(Option::is_some) => outcome.ok().map(|o| o.clone()),
+            let outcome = loop {
+                let over = tokio::select! {
+                    // The stream is dropped when the connection breaks or the worker lets go of it.
+                    () = events.closed() => break None,
+                    outcome = ended.wait_for(Option::is_some) => break outcome.ok().map(|o| o.clone()),
+                    over = regroup.wait_for(|r| r.generation > told) => over.ok().map(|r| r.clone()),
+                };
+                let Some(over) = over else { break None };
+                told = over.generation;
+                // One that does not read is told by the next of them, or by its heartbeats.
+                let _ = events.try_send(Ok(WatchEvent { abort: None, regroup: Some(over) }));
             };
             match outcome {
                 None => mailbox.tell(Event::Disconnected { member, watch }).await,
                 // The worker may be gone already. One that has read the event lets go of the stream, and needs no linger.
                 Some(Some(Outcome::Failed { abort })) => {
-                    let _ = events.send(Ok(WatchEvent { abort: Some(abort) })).await;
+                    let _ = events.send(Ok(WatchEvent { abort: Some(abort), regroup: None })).await;
                     events.closed().await;
                     mailbox.tell(Event::Disconnected { member, watch }).await;
                 }

@@ -38,19 +38,25 @@ async fn four_workers_come_out_of_order_get_ranks_and_leave() {
     assert!(waiting.plan.is_none() && waiting.waiting_for.contains("host pod-2 local 0"), "{waiting:?}");
     // A call that waits is answered as soon as the last worker is there.
     let mut early = Worker { client: workers[1].client.clone(), header: workers[1].header.clone() };
-    let early = tokio::spawn(async move { early.plan(20_000).await.unwrap().plan.unwrap() });
+    let early = tokio::spawn(async move { early.plan(20_000).await.unwrap().generation.unwrap() });
     workers.push(Worker::join(serving.address(), request("pod-2", 0)).await.unwrap());
     assert_eq!(tokio::time::timeout(LONG, early).await.unwrap().unwrap().rank, 1);
-    let mut plans = Vec::new();
+    let (mut plans, mut generations) = (Vec::new(), Vec::new());
     for w in &mut workers {
-        plans.push(w.plan(0).await.unwrap().plan.unwrap());
+        let reply = w.plan(0).await.unwrap();
+        plans.push(reply.plan.unwrap());
+        generations.push(reply.generation.unwrap());
     }
-    assert_eq!(plans.iter().map(|p| p.rank).collect::<Vec<_>>(), [3, 1, 2, 0]);
-    assert_eq!(plans.iter().map(|p| p.local_rank).collect::<Vec<_>>(), [1, 1, 0, 0]);
+    assert_eq!(generations.iter().map(|g| g.rank).collect::<Vec<_>>(), [3, 1, 2, 0]);
+    let local = generations.iter().map(|g| g.roster[g.rank as usize].local_rank);
+    assert_eq!(local.collect::<Vec<_>>(), [1, 1, 0, 0]);
+    for g in &generations {
+        assert_eq!((g.number, &g.roster, &g.plan_sha256), (1, &generations[0].roster, &plans[0].sha256));
+    }
     for p in &plans {
         assert_eq!(p.sha256, plans[0].sha256);
         assert_eq!(plan::digest(p).as_slice(), p.sha256);
-        assert_eq!((p.world_size, p.generation, p.microbatches), (4, 1, 4));
+        assert_eq!((p.world_size, p.min_world, p.microbatches), (4, 4, 4));
     }
     for w in workers {
         w.leave().await;
@@ -123,7 +129,11 @@ async fn stale_and_foreign_headers_are_refused() {
     a.header.member = "somebody".into();
     let e = a.beat(0).await.unwrap_err();
     assert_eq!((e.code(), kind(&e)), (Code::NotFound, "unknown-member"));
-    let e = a.client.heartbeat(HeartbeatRequest { header: None, step: 0, collectives: 0 }).await.unwrap_err();
+    let e = a
+        .client
+        .heartbeat(HeartbeatRequest { header: None, step: 0, collectives: 0, connected: true })
+        .await
+        .unwrap_err();
     assert_eq!((e.code(), kind(&e)), (Code::InvalidArgument, "invalid"));
 }
 

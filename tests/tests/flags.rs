@@ -50,6 +50,8 @@ type Row = (&'static str, By, (&'static str, &'static str), Option<(&'static str
 
 const MOD: &str = "worker/src/trainer/mod.rs";
 const SETUP: &str = "worker/src/trainer/setup.rs";
+const COURSE: &str = "worker/src/trainer/course.rs";
+const GROUP: &str = "worker/src/trainer/group.rs";
 const UPDATE: &str = "worker/src/trainer/update.rs";
 const BEGIN: &str = "worker/src/trainer/begin.rs";
 const RESUME: &str = "worker/src/trainer/resume.rs";
@@ -75,10 +77,10 @@ const ROWS: &[Row] = &[
     ("report-file", By::Run, (SETUP, "config.run.report_file.as_deref()"), None),
     ("trace-file", By::Run, (SETUP, "config.run.trace_file.as_ref()"), None),
     ("run-scope", By::Run, (JOB, "config.run.run_scope != RunScope::EvalOnly"), None),
-    ("epochs", planned("2", "steps"), (MOD, "self.progress.position.epoch < config.run.epochs"), None),
-    ("save-interval", By::Run, (MOD, "epoch.is_multiple_of(config.run.save_interval)"), None),
+    ("epochs", planned("2", "steps"), (COURSE, "self.progress.position.epoch < config.run.epochs"), None),
+    ("save-interval", By::Run, (COURSE, "epoch.is_multiple_of(run.save_interval)"), None),
     ("save-interval-steps", By::Run, (MOD, "self.task.config.run.save_interval_steps"), None),
-    ("eval-interval", By::Run, (MOD, "epoch.is_multiple_of(config.run.eval_interval)"), None),
+    ("eval-interval", By::Run, (COURSE, "epoch.is_multiple_of(run.eval_interval)"), None),
     ("print-interval", By::Run, (REPORTER, "is_multiple_of(self.print_interval)"), None),
     (
         "max-steps",
@@ -86,7 +88,7 @@ const ROWS: &[Row] = &[
         (MOD, "self.progress.position.global_step >= c.run.max_steps"),
         None,
     ),
-    ("benchmark", By::Run, (MOD, "if !config.run.benchmark"), None),
+    ("benchmark", By::Run, (COURSE, "&& !run.benchmark"), None),
     ("benchmark-steps", By::Run, (MOD, "c.run.benchmark_steps"), None),
     ("benchmark-warmup-steps", By::Run, (SETUP, "self.task.config.run.benchmark_warmup_steps"), None),
     ("seed", planned("7", "determinism"), (SETUP, "plan.determinism.map_or(0, |d| d.seed)"), None),
@@ -98,11 +100,11 @@ const ROWS: &[Row] = &[
     ("zero-gamma", By::Run, (SETUP, "config.model.zero_gamma"), None),
     ("image-root", By::Run, (WANTED, "root: &data.image_root"), Some((JOB, "found(&self)"))),
     ("val-fraction", By::Run, (WANTED, "val_fraction: data.val_fraction"), Some((JOB, "found(&self)"))),
-    ("batch-size", planned("16", "microbatch-size"), (SETUP, "batch: plan.microbatch_size as usize"), None),
+    ("batch-size", planned("16", "microbatch-size"), (GROUP, "batch: plan.microbatch_size as usize"), None),
     (
         "global-batch-size",
         planned("2048", "global-batch"),
-        (SETUP, "microbatches: plan.microbatches as usize"),
+        (GROUP, "microbatches: plan.microbatches as usize"),
         None,
     ),
     ("crop-size", By::Run, (AUGMENT, "crop: data.crop_size"), None),
@@ -265,9 +267,10 @@ const ROWS: &[Row] = &[
         (BEGIN, "f.admit(goes_on, config.checkpoints.overwrite)"),
         Some((SETUP, "it overwrites {}")),
     ),
-    ("device", planned("\"cuda\"", "device"), (SETUP, "p.cuda_device"), None),
+    ("device", planned("\"cuda\"", "device"), (GROUP, "p.cuda_device"), None),
     ("nproc", By::Host, ("worker/src/cli/local.rs", "config.machine.nproc as u32"), None),
-    ("test-backend", planned("\"nccl\"", "backend"), (SETUP, "match plan.backend()"), None),
+    ("min-world", By::Host, ("worker/src/cli/local.rs", "config.machine.min_world.filter"), None),
+    ("test-backend", planned("\"nccl\"", "backend"), (GROUP, "match plan.backend()"), None),
     ("threads", planned("3", "threads"), (SETUP, "tch::set_num_threads(plan.threads"), None),
     ("bucket-mib", planned("3.0", "bucket-bytes"), (SETUP, "plan.bucket_bytes as usize"), None),
 ];
@@ -322,7 +325,8 @@ fn decided(config: &Map<String, Value>) -> Option<BuildPlan> {
         pid: 1,
         capabilities: Some(machine::capabilities(vec![])),
     };
-    let plan = plan::build("job", 1, &JobFacts { job, workers: vec![worker(0), worker(1)] }).ok()?;
+    let plan =
+        plan::build("job", &JobFacts { job, workers: vec![worker(0), worker(1)], min_world: 2 }).ok()?.plan;
     Some(BuildPlan { config_sha256: String::new(), sha256: Vec::new(), ..plan })
 }
 

@@ -1,6 +1,6 @@
 //! How workers leave, and when the coordinator may go.
 
-use super::{Applied, Job, Phase, done, failure};
+use super::{Applied, Job, Phase, done, failure, regroup};
 use crate::config::CoordinatorConfig;
 use crate::membership::{Member, Now};
 use crate::ranks::Place;
@@ -16,7 +16,7 @@ pub(super) fn leave(
     interrupted: bool,
     before_plan: bool,
 ) -> Applied {
-    let member = job.caller(header, config)?;
+    let member = job.member(header, config)?;
     member.heard(now);
     member.left = true;
     let (who, place) = (member.describe(), member.place().to_string());
@@ -38,13 +38,14 @@ pub(super) fn leave(
             let text = format!("{who} {why} before its plan had reached it");
             done(failure::fail(now, job, kind, Some(&header.member), text))
         }
-        Phase::Running { .. } => {
+        Phase::Running { .. } | Phase::Reforming { .. } => {
             job.interrupted |= interrupted;
-            if job.members.values().all(|m| m.left) {
+            if job.members.values().all(|m| !m.counted() && (m.left || m.dropped.is_some())) {
                 job.phase = Phase::Finished { interrupted: job.interrupted };
                 return done(Some(format!("{who} {how}; all have left, the job is finished")));
             }
-            done(Some(format!("{who} {how}")))
+            let formed = regroup::form(now, job).map_or_else(String::new, |text| format!("; {text}"));
+            done(Some(format!("{who} {how}{formed}")))
         }
         _ => done(None),
     }

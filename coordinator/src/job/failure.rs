@@ -1,6 +1,6 @@
 //! How a job fails: who is to blame, and what is only an echo.
 
-use super::{Job, Phase, Suspicion};
+use super::{Job, Phase, Suspicion, regroup};
 use crate::config::CoordinatorConfig;
 use crate::liveness::{self, Lost};
 use crate::membership::{Member, Members, NAMED, Now, missing};
@@ -67,6 +67,9 @@ pub(super) fn reported(
     if kind == FailureKind::External {
         return fail(now, job, AbortKind::External, None, said);
     }
+    if let Some(reason) = regroup::go_on_without(now, job, config, name, &said) {
+        return Some(reason);
+    }
     // A worker whose connection broke before this report came is the likelier cause of a failed collective; but not
     // where another one had fallen silent before that, of which both may be the echo.
     let first = job.members.iter().filter(|(_, m)| m.counted() && m.disconnected.is_some());
@@ -114,7 +117,8 @@ pub(super) fn tick(now: Now, job: &mut Job, config: &CoordinatorConfig) -> Optio
                 Some(text.join("; "))
             }
             // Its connection broke, and it has yet to be silent for the full time-out: an older silence comes first.
-            _ if liveness::awaits_older(first, &job.members, config) => None,
+            // Where the job goes on, nobody has to be blamed.
+            _ if !config.survives() && liveness::awaits_older(first, &job.members, config) => None,
             _ => {
                 let others =
                     lost[1..].iter().filter_map(|l| job.members.get(&l.member).map(Member::describe));
@@ -133,6 +137,7 @@ pub(super) fn tick(now: Now, job: &mut Job, config: &CoordinatorConfig) -> Optio
             let (by, text) = (s.member.clone(), format!("{} (no other worker has failed)", s.message));
             fail(now, job, AbortKind::WorkerFailed, Some(&by), text)
         }
+        Phase::Reforming { .. } => regroup::overdue(now, job, config),
         Phase::Gathering if now >= config.register_timeout => {
             let who = missing(config, &job.members).unwrap_or_default();
             let mut text = format!(
@@ -153,7 +158,7 @@ pub(super) fn tick(now: Now, job: &mut Job, config: &CoordinatorConfig) -> Optio
 fn absent(waited: &Suspicion, members: &Members) -> (Option<String>, String) {
     let entered = members.get(&waited.member).map_or(0, |m| m.collectives);
     let mut behind: Vec<(&String, &Member)> =
-        members.iter().filter(|(_, m)| !m.left && m.collectives < entered).collect();
+        members.iter().filter(|(_, m)| !m.left && m.dropped.is_none() && m.collectives < entered).collect();
     behind.sort_by_key(|(_, m)| m.rank);
     let said = &waited.message;
     if behind.is_empty() {
@@ -173,8 +178,8 @@ fn absent(waited: &Suspicion, members: &Members) -> (Option<String>, String) {
     (culprit, text)
 }
 
-/// A running job loses a worker.
-fn lose(
+/// A running job loses a worker: it goes on without it, or ends.
+pub(super) fn lose(
     now: Now,
     job: &mut Job,
     config: &CoordinatorConfig,
@@ -192,6 +197,9 @@ fn lose(
     if let Some(by) = noticed.map(str::to_string).or(suspected) {
         text.push_str(&format!(" [{by}]"));
     }
+    if let Some(reason) = regroup::go_on_without(now, job, config, &lost.member, &text) {
+        return Some(reason);
+    }
     // Workers give up a coordinator that is silent for twice the time that they have themselves.
     let patience = config.heartbeat_timeout * 2;
     match job.held_up {
@@ -207,7 +215,7 @@ fn lose(
 }
 
 /// A job that has not started forgets a lost worker; another may take its place.
-fn forget(job: &mut Job, lost: &Lost) -> Option<String> {
+pub(super) fn forget(job: &mut Job, lost: &Lost) -> Option<String> {
     let member = job.members.remove(&lost.member)?;
     let text = format!("{} is lost before the start: {}", member.describe(), lost.cause);
     job.remember(member.place().to_string(), text.clone());

@@ -1,15 +1,24 @@
 //! The job as a state machine, pure: `step(now, state, config, event) -> (state', answer, effects, reason)`.
 //!
 //! ```text
-//!              last worker registers                      all have left
-//! Gathering ------------------------------> Running ----------------------> Finished
-//!     |  a lost worker is forgotten            |
-//!     |                                        | a worker is lost, or says that it failed
-//!     | register timeout, a worker fails or    | (a failed collective waits a moment for its root cause),
-//!     | cannot be run as configured,           | told to stop
-//!     | strategy cannot be met, told to stop   |
-//!     '----------------> Failed <--------------'
+//!              last worker registers     all are connected      all have left
+//! Gathering -------------------> Forming(1) ----------> Running(1) ----------> Finished
+//!     |  a lost worker                |  the job ends           | ^
+//!     |  is forgotten                 |  with any worker:       | | all who are left have come:
+//!     |                               |  one is lost or fails   | | Forming(g+1), then Running(g+1)
+//!     |                               |                         v |
+//!     |                               |                   Reforming(g+1, why): a worker is lost or
+//!     |                               |                     |   has failed, or a collective has,
+//!     | register timeout, a worker    |                     |   and at least `min_world` are left
+//!     | fails, cannot be run,         |                     | fewer are left, or generations come
+//!     | told to stop                  |                     | and go without a step
+//!     '----------------> Failed <-----'---------------------'
 //! ```
+//! `Forming` and `Running` are one state ([`Phase::Running`]), told apart by whether every member has said that it is
+//! connected. A job whose `min_world` is its size has one generation: it ends with any of its workers, and a failed
+//! collective waits a moment for its root cause. What holds for the run (the plan, its hash, the number of
+//! microbatches) is made once; a generation is its number, who is in it in which rank, and whose state all take on.
+//!
 //! Each end has its exit code ([`crate::exit_code::of`]): `Finished` is done, or preempted where a worker left because
 //! it was asked to; `Failed` says by its cause whether trying again helps.
 //!
@@ -19,22 +28,21 @@
 //! The first cause ends the job; what is heard later is kept beside it and never replaces it.
 
 mod departure;
+mod event;
 mod failure;
 mod register;
+mod regroup;
 mod status;
 #[cfg(test)]
 mod tests;
 
 use crate::config::CoordinatorConfig;
 use crate::membership::{Member, Members, Now, missing};
-use crate::plan;
 use crate::ranks::Place;
 use crate::refusal::Refusal;
 use crate::store::Store;
-use octrain_proto::v1::{
-    Abort, AbortKind, BuildPlan, FailureKind, GetPlanReply, GiveUpRequest, Header, RegisterReply,
-    RegisterRequest, StatusReply, StepReport,
-};
+pub use event::{Answer, Event, Heard, Outcome, Reply, Wait, Wakes};
+use octrain_proto::v1::{Abort, AbortKind, BuildPlan, Generation, GetPlanReply, Header, Regroup};
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
@@ -43,12 +51,19 @@ use std::time::Duration;
 pub enum Phase {
     /// Workers register.
     Gathering,
-    /// Everyone has the plan.
+    /// Everyone has the plan and the generation.
     Running {
         /// As rank 0 gets it.
-        plan: Box<BuildPlan>,
+        formed: Box<Generation>,
         /// A collective failed and its root cause is awaited.
         suspicion: Option<Suspicion>,
+    },
+    /// A generation is over; those who are left come to the next one, which is [`Job::generation`] already.
+    Reforming {
+        /// Since when.
+        since: Now,
+        /// Why it is over.
+        why: String,
     },
     /// All left.
     Finished {
@@ -82,8 +97,12 @@ pub struct Suspicion {
 pub struct Job {
     /// Where the job is.
     pub phase: Phase,
-    /// Current generation.
+    /// Current generation, or the one that is being formed.
     pub generation: u64,
+    /// What holds for the run, once it is decided.
+    pub plan: Option<Box<BuildPlan>>,
+    /// The largest step that a member has finished, and the generations formed since it was finished.
+    progress: (u64, u32),
     /// Who is in it.
     pub members: Members,
     /// Rendezvous data of the generation.
@@ -105,145 +124,6 @@ pub struct Job {
     interrupted: bool,
 }
 
-/// How often a call that may wait was asked. Only the first time is a sign of life of the caller; later ones are
-/// the coordinator's own asking.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wait {
-    /// By the caller.
-    First,
-    /// After a change.
-    Again,
-    /// The caller's time is up.
-    Expired,
-}
-
-/// What happens.
-#[derive(Debug, Clone, PartialEq)]
-#[allow(missing_docs)]
-pub enum Event {
-    Register(Box<RegisterRequest>),
-    GiveUp(Box<GiveUpRequest>),
-    GetPlan {
-        header: Header,
-        wait: Wait,
-    },
-    Heartbeat {
-        header: Header,
-        step: u64,
-        collectives: u64,
-    },
-    Watch {
-        header: Header,
-    },
-    /// A watch broke.
-    Disconnected {
-        member: String,
-        watch: u64,
-    },
-    ReportStep {
-        header: Header,
-        report: StepReport,
-    },
-    ReportFailure {
-        header: Header,
-        message: String,
-        kind: FailureKind,
-    },
-    Leave {
-        header: Header,
-        interrupted: bool,
-        before_plan: bool,
-    },
-    StoreSet {
-        header: Header,
-        key: String,
-        value: Vec<u8>,
-    },
-    StoreGet {
-        header: Header,
-        key: String,
-        wait: Wait,
-    },
-    StoreAdd {
-        header: Header,
-        key: String,
-        amount: i64,
-    },
-    StoreCheck {
-        header: Header,
-        keys: Vec<String>,
-    },
-    StoreDelete {
-        header: Header,
-        key: String,
-    },
-    Status,
-    /// Time has passed, and everything that had arrived was taken in. Comes every [`crate::clock::TICK`].
-    Tick,
-    /// This coordinator stood still (stopped, starved, its machine suspended) for so long.
-    HeldUp {
-        by: Duration,
-    },
-    /// The coordinator is told to stop.
-    Shutdown {
-        why: String,
-    },
-}
-
-/// What a caller gets.
-#[derive(Debug, Clone, PartialEq)]
-#[allow(missing_docs)]
-pub enum Reply {
-    Registered(RegisterReply),
-    Plan(Box<GetPlanReply>),
-    Heartbeat(Option<Abort>),
-    Watching { member: String, watch: u64 },
-    Done,
-    Found(Option<Vec<u8>>),
-    Sum(i64),
-    Yes(bool),
-    Status(Box<StatusReply>),
-}
-
-/// What becomes of a call.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Answer {
-    /// Answered.
-    Reply(Reply),
-    /// Refused.
-    Refuse(Refusal),
-    /// Not yet: ask again after the next change, or with `expired` when the caller's time is up.
-    Park,
-    /// Nobody asked.
-    None,
-}
-
-/// Which of the parked calls may have become answerable.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wakes {
-    /// None.
-    Nobody,
-    /// Those that wait for this key of the store.
-    Key(String),
-    /// All: the job has started, or ended.
-    Everybody,
-}
-
-/// How a job ended.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Outcome {
-    /// All workers left.
-    Finished {
-        /// At least one because it was interrupted.
-        interrupted: bool,
-    },
-    /// By the first cause.
-    Failed {
-        /// The cause, naming the culprit.
-        abort: Abort,
-    },
-}
-
 /// One transition.
 #[derive(Debug)]
 pub struct Step {
@@ -253,6 +133,8 @@ pub struct Step {
     pub answer: Answer,
     /// The job has just ended so; everyone who watches is to be told.
     pub ended: Option<Outcome>,
+    /// A generation has just ended; everyone who watches is to be told.
+    pub regroup: Option<Regroup>,
     /// Whom to ask again.
     pub wakes: Wakes,
     /// Why the state changed, for logs; none when nothing of note happened.
@@ -265,6 +147,8 @@ impl Job {
         Self {
             phase: Phase::Gathering,
             generation: config.generation,
+            plan: None,
+            progress: (0, 0),
             members: Members::new(),
             store: Store::default(),
             refusals: VecDeque::new(),
@@ -287,22 +171,35 @@ impl Job {
         }
     }
 
-    /// Checks who is calling.
-    fn caller(&mut self, header: &Header, config: &CoordinatorConfig) -> Result<&mut Member, Refusal> {
+    /// Whose membership a call is of, in whichever generation.
+    fn member(&mut self, header: &Header, config: &CoordinatorConfig) -> Result<&mut Member, Refusal> {
         if header.job_id != config.job_id {
             return Err(Refusal::Job { theirs: header.job_id.clone(), ours: config.job_id.clone() });
         }
-        if header.generation != self.generation {
-            return Err(Refusal::Stale {
-                theirs: header.generation,
-                ours: self.generation,
-                job: config.job_id.clone(),
-            });
+        // Generations before the first are those of another coordinator.
+        if !(config.generation..=self.generation).contains(&header.generation) {
+            return Err(self.stale(header.generation, config));
         }
         match self.members.get_mut(&header.member) {
             Some(m) if m.left => Err(Refusal::Left { member: header.member.clone() }),
             Some(m) => Ok(m),
             None => Err(Refusal::Unknown { member: header.member.clone() }),
+        }
+    }
+
+    fn stale(&self, theirs: u64, config: &CoordinatorConfig) -> Refusal {
+        Refusal::Stale { theirs, ours: self.generation, job: config.job_id.clone() }
+    }
+
+    /// Checks who is calling, and that it is of the current generation.
+    fn caller(&mut self, header: &Header, config: &CoordinatorConfig) -> Result<&mut Member, Refusal> {
+        let stale = self.stale(header.generation, config);
+        let current = self.generation;
+        let member = self.member(header, config)?;
+        match &member.dropped {
+            Some(abort) => Err(Refusal::Ended(abort.clone())),
+            None if header.generation != current => Err(stale),
+            None => Ok(member),
         }
     }
 
@@ -320,7 +217,7 @@ impl Job {
         }
         match &self.phase {
             Phase::Running { .. } => Ok(&mut self.store),
-            Phase::Gathering => Err(Refusal::NotRunning),
+            Phase::Gathering | Phase::Reforming { .. } => Err(Refusal::NotRunning),
             Phase::Finished { .. } => Err(Refusal::Finished),
             Phase::Failed { abort, .. } => Err(Refusal::Ended(abort.clone())),
         }
@@ -337,7 +234,7 @@ impl Member {
 /// The transition. See the module's diagram.
 pub fn step(now: Now, mut job: Job, config: &CoordinatorConfig, event: Event) -> Step {
     let had_ended = job.outcome().is_some();
-    let phase = std::mem::discriminant(&job.phase);
+    let (phase, generation) = (std::mem::discriminant(&job.phase), job.generation);
     let key = match &event {
         Event::StoreSet { key, .. } | Event::StoreAdd { key, .. } => Some(key.clone()),
         _ => None,
@@ -348,11 +245,12 @@ pub fn step(now: Now, mut job: Job, config: &CoordinatorConfig, event: Event) ->
     };
     let ended = if had_ended { None } else { job.outcome() };
     let wakes = match (key, &answer) {
-        _ if std::mem::discriminant(&job.phase) != phase => Wakes::Everybody,
+        _ if std::mem::discriminant(&job.phase) != phase || job.generation != generation => Wakes::Everybody,
         (Some(key), Answer::Reply(_)) => Wakes::Key(key),
         _ => Wakes::Nobody,
     };
-    Step { job, answer, ended, wakes, reason }
+    let regroup = job.told_after(generation);
+    Step { job, answer, ended, regroup, wakes, reason }
 }
 
 type Applied = Result<(Answer, Option<String>), Refusal>;
@@ -366,20 +264,28 @@ fn apply(now: Now, job: &mut Job, config: &CoordinatorConfig, event: Event) -> A
         Event::Register(request) => register::register(now, job, config, *request),
         Event::GiveUp(request) => register::give_up(now, job, config, *request),
         Event::GetPlan { header, wait } => get_plan(now, job, config, &header, wait),
-        Event::Heartbeat { header, step, collectives } => {
-            let abort = match &job.phase {
+        Event::Heartbeat { header, step, collectives, connected } => {
+            let regroup = job.told_after(header.generation);
+            let ended = match &job.phase {
                 Phase::Failed { abort, .. } => Some(abort.clone()),
                 _ => None,
             };
-            let member = job.caller(&header, config)?;
+            let member = job.member(&header, config)?;
             member.heard(now);
             member.step = member.step.max(step);
             member.collectives = member.collectives.max(collectives);
-            member.told |= abort.is_some();
-            Ok((Answer::Reply(Reply::Heartbeat(abort)), None))
+            member.connected |= connected && header.generation == member.generation;
+            member.told |= ended.is_some();
+            let abort = ended.or_else(|| member.dropped.clone());
+            job.progressed(step);
+            Ok((Answer::Reply(Reply::Heartbeat(Heard { abort, regroup })), None))
         }
+        Event::Attach { header, standing, message, wait } => {
+            regroup::attach(now, job, config, &header, standing, (&message, wait))
+        }
+        Event::Exited(request) => regroup::exited(now, job, config, &request),
         Event::Watch { header } => {
-            let member = job.caller(&header, config)?;
+            let member = job.member(&header, config)?;
             member.heard(now);
             member.watches += 1;
             let watch = member.watches;
@@ -391,10 +297,11 @@ fn apply(now: Now, job: &mut Job, config: &CoordinatorConfig, event: Event) -> A
             member.heard(now);
             member.step = member.step.max(report.step);
             member.report = Some(report);
+            job.progressed(report.step);
             done(None)
         }
         Event::ReportFailure { header, message, kind } => {
-            job.caller(&header, config)?.heard(now);
+            job.member(&header, config)?.heard(now);
             done(failure::reported(now, job, config, &header.member, message, kind))
         }
         Event::Leave { header, interrupted, before_plan } => {
@@ -450,13 +357,16 @@ fn get_plan(now: Now, job: &mut Job, config: &CoordinatorConfig, header: &Header
         member.heard(now);
     }
     let reply = match (&job.phase, rank) {
-        (Phase::Running { plan, .. }, Some(rank)) => {
-            GetPlanReply { plan: Some(plan::for_rank(plan, rank)), waiting_for: String::new() }
-        }
+        (Phase::Running { formed, .. }, Some(rank)) => GetPlanReply {
+            plan: job.plan.as_deref().cloned(),
+            generation: Some(Generation { rank, ..(**formed).clone() }),
+            waiting_for: String::new(),
+        },
         (Phase::Failed { abort, .. }, _) => return Err(Refusal::Ended(abort.clone())),
         (Phase::Finished { .. }, _) => return Err(Refusal::Finished),
         _ if wait == Wait::Expired => {
-            GetPlanReply { plan: None, waiting_for: missing(config, &job.members).unwrap_or_default() }
+            let waiting_for = missing(config, &job.members).unwrap_or_default();
+            GetPlanReply { plan: None, generation: None, waiting_for }
         }
         _ => return Ok((Answer::Park, None)),
     };

@@ -3,16 +3,17 @@
 use super::{Answer, Applied, Job, Phase, Reply, failure};
 use crate::config::CoordinatorConfig;
 use crate::membership::{Member, Now};
-use crate::plan;
+use crate::plan::{self, Planned};
 use crate::ranks::{self, Place};
 use crate::refusal::Refusal;
 use crate::spec;
-use crate::strategy::{JobFacts, JobSettings};
+use crate::strategy::{Gpu, JobFacts, JobSettings};
 use crate::text::{MAX_REASON, line};
 use octrain_core::strategy::Purpose;
 use octrain_proto::PROTOCOL_VERSION;
-use octrain_proto::v1::{AbortKind, GiveUpRequest, JobSpec, RegisterReply, RegisterRequest, WorkerFacts};
-use std::collections::HashMap;
+use octrain_proto::v1::{
+    AbortKind, GiveUpRequest, JobSpec, Placement, RegisterReply, RegisterRequest, WorkerFacts,
+};
 
 /// A worker registers. The last one starts the job; one that can never be a part of it ends the wait of the others.
 pub(super) fn register(
@@ -22,7 +23,7 @@ pub(super) fn register(
     request: RegisterRequest,
 ) -> Applied {
     let place = request.worker.as_ref().map(crate::place_of);
-    let meant = meant(job, config, &request.job_id, request.generation).is_ok();
+    let meant = meant(config, &request.job_id, request.generation, job.generation).is_ok();
     let admitted = admit(now, job, config, request);
     if let (Err(refusal), Some(place)) = (&admitted, place) {
         job.remember(place.to_string(), format!("{place}: {refusal}"));
@@ -48,7 +49,7 @@ pub(super) fn give_up(
     request: GiveUpRequest,
 ) -> Applied {
     let GiveUpRequest { job_id, generation, host, local_index, pid, message, workers } = request;
-    meant(job, config, &job_id, generation)?;
+    meant(config, &job_id, generation, job.generation)?;
     if host.is_empty() {
         return Err(Refusal::Invalid("the request lacks the host's name".into()));
     }
@@ -84,12 +85,17 @@ fn knows(job: &mut Job, config: &CoordinatorConfig, places: impl IntoIterator<It
 }
 
 /// Whether a caller means this job.
-fn meant(job: &Job, config: &CoordinatorConfig, job_id: &str, generation: u64) -> Result<(), Refusal> {
+pub(super) fn meant(
+    config: &CoordinatorConfig,
+    job_id: &str,
+    generation: u64,
+    ours: u64,
+) -> Result<(), Refusal> {
     if job_id != config.job_id {
         return Err(Refusal::Job { theirs: job_id.into(), ours: config.job_id.clone() });
     }
-    if generation != 0 && generation != job.generation {
-        let (theirs, ours) = (generation, job.generation);
+    if generation != 0 && generation != ours {
+        let theirs = generation;
         return Err(Refusal::Stale { theirs, ours, job: config.job_id.clone() });
     }
     Ok(())
@@ -105,7 +111,7 @@ fn open(
 ) -> Result<(), Refusal> {
     match &job.phase {
         Phase::Gathering => {}
-        Phase::Running { .. } => {
+        Phase::Running { .. } | Phase::Reforming { .. } => {
             return Err(Refusal::Full { job: config.job_id.clone(), world: config.world_size });
         }
         Phase::Finished { .. } => return Err(Refusal::Finished),
@@ -131,7 +137,7 @@ fn admit(now: Now, job: &mut Job, config: &CoordinatorConfig, request: RegisterR
     if request.protocol_version != PROTOCOL_VERSION {
         return Err(Refusal::Protocol { theirs: request.protocol_version, ours: PROTOCOL_VERSION });
     }
-    meant(job, config, &request.job_id, request.generation)?;
+    meant(config, &request.job_id, request.generation, job.generation)?;
     let incomplete = |what: &str| Refusal::Invalid(format!("the registration lacks {what}"));
     let worker = request.worker.ok_or_else(|| incomplete("the worker's facts"))?;
     let spec = request.job.ok_or_else(|| incomplete("the job's specification"))?;
@@ -166,8 +172,13 @@ fn admit(now: Now, job: &mut Job, config: &CoordinatorConfig, request: RegisterR
         collectives: 0,
         report: None,
         rank: None,
+        gpu: None,
+        generation: 0,
+        connected: false,
+        attached: None,
         left: false,
         failed: false,
+        dropped: None,
         told: false,
     };
     let pid = member.facts.pid;
@@ -227,18 +238,21 @@ fn start(now: Now, job: &mut Job, config: &CoordinatorConfig) -> String {
         ranks::natural(&a.facts.host, &b.facts.host).then(a.facts.local_index.cmp(&b.facts.local_index))
     };
     let spec = job.members.values().min_by(first).map(|m| m.spec.clone()).unwrap_or_default();
-    match plan::build(&config.job_id, job.generation, &JobFacts { job: spec, workers }) {
-        Ok(plan) => {
-            let ranks: HashMap<Place, u32> = plan
-                .roster
-                .iter()
-                .map(|p| (Place { host: p.host.clone(), local_index: p.local_index }, p.rank))
-                .collect();
+    let facts = JobFacts { job: spec, workers, min_world: config.min_world };
+    match plan::build(&config.job_id, &facts) {
+        Ok(Planned { plan, roster }) => {
             for m in job.members.values_mut() {
-                m.rank = ranks.get(&m.place()).copied();
+                let place = m.place();
+                let mine = roster.iter().find(|p| p.host == place.host && p.local_index == place.local_index);
+                m.rank = mine.map(|p| p.rank);
+                let gpu = |p: &Placement| Some(Gpu { ordinal: p.cuda_device?, uuid: p.cuda_uuid.clone() });
+                m.gpu = mine.and_then(gpu);
+                m.generation = job.generation;
             }
             let reason = format!("all here: {}", plan::summary(&plan));
-            job.phase = Phase::Running { plan: Box::new(plan), suspicion: None };
+            let formed = plan::generation(&plan, job.generation, roster, None);
+            job.plan = Some(Box::new(plan));
+            job.phase = Phase::Running { formed: Box::new(formed), suspicion: None };
             reason
         }
         Err(e) => {

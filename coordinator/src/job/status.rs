@@ -1,6 +1,6 @@
 //! What the job is doing, for people and probes.
 
-use super::{Job, Phase};
+use super::{Job, Phase, regroup};
 use crate::config::CoordinatorConfig;
 use crate::membership::{Now, missing};
 use octrain_proto::PROTOCOL_VERSION;
@@ -8,21 +8,24 @@ use octrain_proto::v1::{JobPhase, MemberStatus, StatusReply};
 
 /// The status; members in the order of ranks, then of registration.
 pub(super) fn status(now: Now, job: &Job, config: &CoordinatorConfig) -> StatusReply {
-    let (phase, message, plan) = match &job.phase {
-        Phase::Gathering => (JobPhase::Gathering, missing(config, &job.members).unwrap_or_default(), None),
-        Phase::Running { plan, suspicion } => {
+    let (phase, message) = match &job.phase {
+        Phase::Gathering => (JobPhase::Gathering, missing(config, &job.members).unwrap_or_default()),
+        Phase::Reforming { why, .. } => {
+            (JobPhase::Reforming, format!("waiting for {}, since: {why}", regroup::awaited(job)))
+        }
+        Phase::Running { suspicion, .. } => {
             let text = suspicion
                 .as_ref()
                 .map_or(String::new(), |s| format!("waiting for the cause of: {}", s.message));
-            (JobPhase::Running, text, Some((**plan).clone()))
+            (if job.is_connected() { JobPhase::Running } else { JobPhase::Forming }, text)
         }
-        Phase::Finished { interrupted: false } => (JobPhase::Finished, "all workers have left".into(), None),
+        Phase::Finished { interrupted: false } => (JobPhase::Finished, "all workers have left".into()),
         Phase::Finished { interrupted: true } => {
-            (JobPhase::Finished, "all workers have left, interrupted".into(), None)
+            (JobPhase::Finished, "all workers have left, interrupted".into())
         }
         Phase::Failed { abort, .. } => {
             let echoes = job.echoes.iter().map(|e| format!("\n  later: {e}")).collect::<String>();
-            (JobPhase::Failed, format!("{}{echoes}", abort.message), None)
+            (JobPhase::Failed, format!("{}{echoes}", abort.message))
         }
     };
     let mut members: Vec<MemberStatus> = job
@@ -36,6 +39,7 @@ pub(super) fn status(now: Now, job: &Job, config: &CoordinatorConfig) -> StatusR
             step: m.step,
             silent_ms: now.saturating_sub(m.last_seen).as_millis() as u64,
             left: m.left,
+            gone: m.failed,
             report: m.report,
         })
         .collect();
@@ -48,7 +52,7 @@ pub(super) fn status(now: Now, job: &Job, config: &CoordinatorConfig) -> StatusR
         expected_workers: config.world_size,
         members,
         message,
-        plan,
+        plan: job.plan.as_deref().cloned(),
         refusals: job.refusals.iter().map(|(_, text)| text.clone()).collect(),
     }
 }

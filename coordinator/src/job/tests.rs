@@ -3,14 +3,18 @@
 mod blame;
 mod departure;
 mod in_vain;
+mod regroup;
 
 use super::*;
+use crate::plan;
 use crate::ranks::Place;
 use crate::spec::spec;
 use crate::strategy::testing::{config as settings, model, worker};
 use octrain_core::strategy::Purpose;
 use octrain_proto::PROTOCOL_VERSION;
-use octrain_proto::v1::{JobPhase, JobSpec};
+use octrain_proto::v1::{
+    ExitedRequest, FailureKind, GiveUpRequest, JobPhase, JobSpec, RegisterRequest, Standing, StepReport,
+};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -88,8 +92,8 @@ impl World {
     }
 
     fn beat(&mut self, header: &Header) -> Option<Abort> {
-        match self.ok(Event::Heartbeat { header: header.clone(), step: 0, collectives: 0 }) {
-            Reply::Heartbeat(abort) => abort,
+        match self.ok(Event::Heartbeat { header: header.clone(), step: 0, collectives: 0, connected: true }) {
+            Reply::Heartbeat(heard) => heard.abort,
             other => panic!("{other:?}"),
         }
     }
@@ -155,7 +159,9 @@ fn four_workers_out_of_order_get_one_plan_and_finish() {
             Answer::Reply(Reply::Plan(p)) => {
                 let plan = p.plan.unwrap();
                 assert_eq!(plan::digest(&plan).as_slice(), plan.sha256);
-                plan.rank
+                let formed = p.generation.unwrap();
+                assert_eq!(formed.plan_sha256, plan.sha256);
+                formed.rank
             }
             other => panic!("{other:?}"),
         })
@@ -173,7 +179,7 @@ fn four_workers_out_of_order_get_one_plan_and_finish() {
 fn headers_are_checked() {
     let (mut w, headers) = World::running(2);
     let good = headers[0].clone();
-    let beat = |header: Header| Event::Heartbeat { header, step: 0, collectives: 0 };
+    let beat = |header: Header| Event::Heartbeat { header, step: 0, collectives: 0, connected: true };
     let stale = w.refused(beat(Header { generation: 2, ..good.clone() }));
     assert_eq!(stale, Refusal::Stale { theirs: 2, ours: 1, job: "octrain".into() });
     let job = w.refused(beat(Header { job_id: "other".into(), ..good.clone() }));
@@ -245,7 +251,7 @@ fn only_expected_workers_are_admitted_where_they_are_named() {
 #[test]
 fn a_silent_worker_ends_the_job_and_is_named() {
     let (mut w, h) = World::running(3);
-    w.ok(Event::Heartbeat { header: h[1].clone(), step: 41, collectives: 0 });
+    w.ok(Event::Heartbeat { header: h[1].clone(), step: 41, collectives: 0, connected: true });
     w.pass(ms(4500), &[&h[0], &h[2]]);
     assert!(w.ended.is_empty());
     w.pass(ms(500), &[&h[0], &h[2]]);
@@ -360,7 +366,7 @@ fn of_workers_that_see_different_checkpoints_rank_0_counts() {
             let spec = JobSpec { kept_global_batch, ..spec_of(json!({})) };
             w.join(RegisterRequest { job: Some(spec), ..request("a", local_index) });
         }
-        let Phase::Running { plan, .. } = &w.job.phase else { panic!("it runs") };
+        let Some(plan) = &w.job.plan else { panic!("it runs") };
         assert_eq!(plan.microbatches, microbatches, "{first:?} {second:?}");
     }
 }
@@ -373,7 +379,7 @@ fn before_the_start_a_lost_worker_is_forgotten_and_may_be_replaced() {
     assert_eq!(w.refuse(second.clone()).kind(), "duplicate");
     w.pass(ms(5500), &[]);
     assert!(w.job.members.is_empty() && w.ended.is_empty());
-    let unknown = w.refused(Event::Heartbeat { header: first, step: 0, collectives: 0 });
+    let unknown = w.refused(Event::Heartbeat { header: first, step: 0, collectives: 0, connected: true });
     assert_eq!(unknown.kind(), "unknown-member");
     w.join(second);
     let third = w.join(request("a", 1));
@@ -460,6 +466,6 @@ fn the_status_shows_members_in_the_order_of_ranks() {
     let Reply::Status(s) = w.ok(Event::Status) else { panic!() };
     let hosts: Vec<_> = s.members.iter().map(|m| (m.host.as_str(), m.rank, m.step, m.silent_ms)).collect();
     assert_eq!(hosts, [("pod-2", Some(0), 12, 0), ("pod-10", Some(1), 0, 700)]);
-    assert_eq!((s.phase(), s.generation, s.expected_workers), (JobPhase::Running, 1, 2));
+    assert_eq!((s.phase(), s.generation, s.expected_workers), (JobPhase::Forming, 1, 2));
     assert!(s.plan.is_some());
 }

@@ -4,6 +4,39 @@ use super::{JobSettings, StrategyError, setting};
 use octrain_core::strategy::Purpose;
 use octrain_proto::v1::Setting;
 
+/// Microbatches of each worker at the start of a job that may lose some: those that are left share them out again, and the
+/// fewer pieces there are, the longer the one with most of them takes.
+const SPARE: u64 = 4;
+
+/// How many workers a job begins with, and how few it goes on with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Crew {
+    /// At the start.
+    pub world: u64,
+    /// At least.
+    pub min_world: u64,
+}
+
+impl Crew {
+    /// Microbatches of a step where nobody says how many: they stay what they are at the start, whoever is lost.
+    pub fn microbatches(self) -> u64 {
+        match self.min_world < self.world {
+            true => self.world.saturating_mul(SPARE),
+            false => self.world,
+        }
+    }
+}
+
+/// Whether the job outlives its workers.
+pub(super) fn going_on(crew: Crew) -> Setting {
+    match crew.min_world < crew.world {
+        true => setting("min-world", crew.min_world, "--min-world: with fewer workers the job ends"),
+        false => {
+            setting("min-world", crew.min_world, "the job ends with any of its workers (no --min-world)")
+        }
+    }
+}
+
 /// What was decided on batches.
 pub(super) struct Batch {
     pub microbatches: u64,
@@ -18,10 +51,11 @@ pub(super) struct Batch {
 pub(super) fn decide(
     s: &JobSettings,
     purpose: Purpose,
-    world: u64,
+    crew: Crew,
     train_images: u64,
     kept: u64,
 ) -> Result<Batch, StrategyError> {
+    let world = crew.world;
     let batch = s.batch_size;
     if batch == 0 {
         return Err(StrategyError::EmptyBatch);
@@ -35,7 +69,15 @@ pub(super) fn decide(
     }
     let (global, reason) = match (s.global_batch_size, kept) {
         (Some(g), _) => (g, format!("--global-batch-size {g} / --batch-size {batch}")),
-        (None, 0) => (batch.saturating_mul(world), "one per worker (no --global-batch-size)".to_string()),
+        (None, 0) if crew.microbatches() == world => {
+            (batch.saturating_mul(world), "one per worker (no --global-batch-size)".to_string())
+        }
+        (None, 0) => (
+            batch.saturating_mul(crew.microbatches()),
+            format!(
+                "{SPARE} per worker at the start, to be shared out anew when one is lost (no --global-batch-size)"
+            ),
+        ),
         (None, kept) => (kept, format!("the {kept} images of a step so far / --batch-size {batch}")),
     };
     let microbatches = global / batch;
@@ -58,7 +100,7 @@ pub(super) fn decide(
             ),
         ),
     };
-    let (total_steps, steps_value, steps_reason) = steps(s, global, world, train_images)?;
+    let (total_steps, steps_value, steps_reason) = steps(s, global, crew, train_images)?;
     Ok(Batch {
         microbatches,
         microbatch_size: batch,
@@ -74,8 +116,9 @@ pub(super) fn decide(
 }
 
 /// What to say instead of a global batch that is more than the training images.
-fn fitting(s: &JobSettings, world: u64, images: u64) -> String {
-    let batch = s.batch_size;
+fn fitting(s: &JobSettings, crew: Crew, images: u64) -> String {
+    let (batch, world) = (s.batch_size, crew.world);
+    let pieces = crew.microbatches();
     match s.global_batch_size {
         _ if images < world => {
             format!("that is less than one each for {world} workers; use at most {images}")
@@ -87,15 +130,16 @@ fn fitting(s: &JobSettings, world: u64, images: u64) -> String {
             let batch = images / world;
             format!("--batch-size {batch} with --global-batch-size {} fits", batch * world)
         }
+        None if pieces > images => format!("--global-batch-size {} with --batch-size 1 fits", world),
         None if world == 1 => format!("--batch-size {images} fits, and a smaller one trains better"),
-        None => format!("--batch-size {} fits, for {world} workers", images / world),
+        None => format!("--batch-size {} fits, for {world} workers", images / pieces),
     }
 }
 
 fn steps(
     s: &JobSettings,
     global: u64,
-    world: u64,
+    crew: Crew,
     images: u64,
 ) -> Result<(u64, String, String), StrategyError> {
     if images == 0 {
@@ -107,7 +151,7 @@ fn steps(
     }
     let per_epoch = images / global;
     if per_epoch == 0 {
-        return Err(StrategyError::NoStep { global, images, fits: fitting(s, world, images) });
+        return Err(StrategyError::NoStep { global, images, fits: fitting(s, crew, images) });
     }
     let all = per_epoch * s.epochs;
     let of_epochs = format!(

@@ -13,6 +13,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use batch::Crew;
 pub use device::Gpu;
 pub(crate) use device::backend_name;
 pub use error::StrategyError;
@@ -35,6 +36,8 @@ pub struct JobFacts {
     pub job: JobSpec,
     /// Who is there; any order.
     pub workers: Vec<WorkerFacts>,
+    /// Fewest workers that the job goes on with; as many as there are where it ends with any of them.
+    pub min_world: u32,
 }
 
 /// What was decided.
@@ -107,7 +110,9 @@ pub fn decide(facts: &JobFacts) -> Result<BuildStrategy, StrategyError> {
 
     settings.push(setting("data-layout", strategy.layout, "--data-layout"));
 
-    let batch = batch::decide(&s, purpose, world, facts.job.train_images, facts.job.kept_global_batch)?;
+    let crew = batch::Crew { world, min_world: u64::from(facts.min_world) };
+    let batch = batch::decide(&s, purpose, crew, facts.job.train_images, facts.job.kept_global_batch)?;
+    settings.push(batch::going_on(crew));
     let (averaging, averaged) = averaging::decide(&s, purpose, &batch);
     settings.extend(batch.settings);
     settings.push(averaged);

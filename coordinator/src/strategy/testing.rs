@@ -51,7 +51,8 @@ pub(crate) fn worker(host: &str, local_index: u32, gpus: usize) -> WorkerFacts {
 }
 
 pub(crate) fn facts(changes: Value, workers: Vec<WorkerFacts>) -> JobFacts {
-    JobFacts { job: spec(&config(changes), Purpose::Train, model(), 50_000), workers }
+    let min_world = workers.len() as u32;
+    JobFacts { job: spec(&config(changes), Purpose::Train, model(), 50_000), workers, min_world }
 }
 
 pub(crate) fn two() -> Vec<WorkerFacts> {

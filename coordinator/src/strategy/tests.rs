@@ -107,15 +107,17 @@ fn every_worker_gets_a_gpu_of_its_own_however_they_are_shown() {
             assert!(parts.iter().all(|part| e.contains(part)), "{e}");
         }
     }
-    let plan = crate::plan::build(
+    let crate::plan::Planned { plan, roster } = crate::plan::build(
         "job",
-        1,
         &facts(json!({"device": "cuda"}), vec![sees("a", 1, &[7]), sees("a", 0, &[3])]),
     )
     .unwrap();
-    let roster: Vec<_> = plan.roster.iter().map(|p| (p.cuda_device, p.cuda_uuid.as_str())).collect();
-    assert_eq!(roster, [(Some(0), "GPU-a-3"), (Some(0), "GPU-a-7")]);
-    assert!(crate::plan::render(&plan).contains("cuda:0 (GPU-a-7), microbatch 1"));
+    let gpus: Vec<_> = roster.iter().map(|p| (p.cuda_device, p.cuda_uuid.as_str())).collect();
+    assert_eq!(gpus, [(Some(0), "GPU-a-3"), (Some(0), "GPU-a-7")]);
+    assert!(
+        crate::plan::render(&plan, &crate::plan::generation(&plan, 1, roster, None))
+            .contains("cuda:0 (GPU-a-7), microbatch 1")
+    );
 }
 
 #[test]
@@ -135,7 +137,7 @@ fn fp32_on_gpus_is_one_setting_with_its_reason() {
         let s = decide(&facts).unwrap();
         assert_eq!(s.fp32_math, math, "{changes}");
         assert!(of(&s, "fp32-math").1.contains(reason), "{:?}", of(&s, "fp32-math"));
-        assert_eq!(crate::plan::build("job", 1, &facts).unwrap().fp32_math(), math);
+        assert_eq!(crate::plan::build("job", &facts).unwrap().plan.fp32_math(), math);
     }
 }
 
@@ -381,7 +383,7 @@ fn the_order_of_arrival_changes_nothing() {
         vec![worker("pod-10", 1, 0), worker("pod-2", 0, 0), worker("pod-10", 0, 0), worker("pod-2", 1, 0)];
     let mut other = workers.clone();
     other.reverse();
-    let a = crate::plan::build("job", 1, &facts(json!({}), workers)).unwrap();
-    let b = crate::plan::build("job", 1, &facts(json!({}), other)).unwrap();
+    let a = crate::plan::build("job", &facts(json!({}), workers)).unwrap();
+    let b = crate::plan::build("job", &facts(json!({}), other)).unwrap();
     assert_eq!(a, b);
 }

@@ -77,7 +77,7 @@ impl Worker {
     pub async fn beat(&mut self, step: u64) -> Result<Option<Abort>, Status> {
         Ok(self
             .client
-            .heartbeat(HeartbeatRequest { header: self.header(), step, collectives: 0 })
+            .heartbeat(HeartbeatRequest { header: self.header(), step, collectives: 0, connected: true })
             .await?
             .into_inner()
             .abort)

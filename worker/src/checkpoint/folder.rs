@@ -106,6 +106,22 @@ impl RunFolder {
         (path.parent()? == root).then(|| path.file_name().map(|n| n.to_string_lossy().into_owned()))?
     }
 
+    /// Goes on writing for a run of which another process has taken the folder before, and is gone.
+    ///
+    /// # Errors
+    /// When the folder is another run's by now.
+    pub fn inherit(self, run: RunIdentity) -> Result<OwnedFolder, CheckpointError> {
+        whose(&self.root, &run)?;
+        Ok(OwnedFolder {
+            folder: self,
+            run,
+            adopts_unnamed: false,
+            superseded: Vec::new(),
+            best_only: None,
+            set_aside: Vec::new(),
+        })
+    }
+
     /// Admits a run that goes on from checkpoint `start` (of this folder or another), or starts anew. Checkpoints of
     /// others are refused, or, with `overwrite`, removed once the first new one is complete.
     pub fn admit(self, start: Option<&Path>, overwrite: bool) -> Result<OwnedFolder, CheckpointError> {
@@ -212,23 +228,27 @@ pub fn save_for(
     run: Option<&RunIdentity>,
     snapshot: &Snapshot,
 ) -> Result<PathBuf, CheckpointError> {
+    let Some(run) = run else {
+        return Err(CheckpointError::Occupied { path: root.into(), why: "no run writes there".into() });
+    };
+    whose(root, run)?;
+    let mut snapshot = snapshot.clone();
+    snapshot.manifest.run = Some(run.clone());
+    store::save(root, &snapshot)
+}
+
+/// An error where a folder says that it is another run's.
+fn whose(root: &Path, run: &RunIdentity) -> Result<(), CheckpointError> {
     let path = root.join(RUN);
-    let there: Option<RunIdentity> = match fs::read(&path) {
-        Ok(text) => Some(serde_json::from_slice(&text).map_err(|e| CheckpointError::damaged(&path, e))?),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+    let there: RunIdentity = match fs::read(&path) {
+        Ok(text) => serde_json::from_slice(&text).map_err(|e| CheckpointError::damaged(&path, e))?,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(CheckpointError::io("read", &path)(e)),
     };
-    match (run, there) {
-        (Some(run), there) if there.as_ref().is_none_or(|t| t.id == run.id) => {
-            let mut snapshot = snapshot.clone();
-            snapshot.manifest.run = Some(run.clone());
-            store::save(root, &snapshot)
-        }
-        (_, there) => {
-            let why = there.map_or_else(|| "no run writes there".into(), |t| format!("it is that of {t}"));
-            Err(CheckpointError::Occupied { path: root.into(), why })
-        }
+    if there.id == run.id {
+        return Ok(());
     }
+    Err(CheckpointError::Occupied { path: root.into(), why: format!("it is that of {there}") })
 }
 
 /// The name under which a damaged checkpoint is kept beside the others, which nothing has yet.

@@ -91,7 +91,8 @@ fn train(e: &TrainError) -> Option<String> {
         | E::FolderChanged { .. }
         | E::Stopped(_)
         | E::NothingToEvaluate
-        | E::Aborted(_) => None,
+        | E::Aborted(_)
+        | E::Regrouped(_) => None,
     }
 }
 

@@ -110,6 +110,7 @@ pub fn for_evaluation(folder: &Path, manifest: &Manifest) -> RunConfig {
         c.run.trace_file = None;
         c.data.global_batch_size = None;
         c.machine.nproc = new.machine.nproc;
+        c.machine.min_world = new.machine.min_world;
         c.machine.device = new.machine.device;
         c.machine.threads = new.machine.threads;
         c.run.benchmark = false;

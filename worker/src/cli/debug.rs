@@ -20,6 +20,7 @@ pub struct DebugArgs {
 fn base() -> RunConfig {
     RunConfig::default().with(|c| {
         c.machine.nproc = 2;
+        c.machine.min_world = None;
         c.run.max_steps = 4;
         c.run.print_interval = 1;
         c.run.run_scope = RunScope::TrainOnly;

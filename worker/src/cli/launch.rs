@@ -93,6 +93,10 @@ impl LaunchArgs {
             let message = "--nproc behind `--` says nothing to a launcher: the workers of this host are given by --nproc-per-node N, before `--`";
             return Err(Exit::configuration(message).into());
         }
+        if matches.value_source("min_world") == Some(ValueSource::CommandLine) {
+            let message = "--min-world behind `--` says nothing to a launcher: how few workers a job goes on with is given to its coordinator (octrain-coordinator --min-world N)";
+            return Err(Exit::configuration(message).into());
+        }
         let config = resume::resolve(&flags, &going_on, &matches, again)?;
         if self.nproc_per_node == 0 {
             return Err(Exit::configuration("--nproc-per-node is 0; at least one worker is needed").into());
@@ -150,7 +154,8 @@ pub fn main(args: &LaunchArgs) -> Result<u8> {
         };
         let command = local::worker_command(&config, &place, &Work::Run, false)?;
         // Ranks are the coordinator's to give; here only the place is known.
-        Ok(WorkerCommand { label: format!("host {host} local {local_index}"), ..command })
+        let label = format!("host {host} local {local_index}");
+        Ok((place, WorkerCommand { label, ..command }))
     });
     resume::with_continuation(local::supervise(commands.collect::<Result<_>>()?), &config, &again)
 }

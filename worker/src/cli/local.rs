@@ -5,10 +5,10 @@ use super::Exit;
 use super::worker::{self, Place, Work};
 use crate::config::RunConfig;
 use crate::launcher::{
-    self, EXIT_CONFIGURATION, LaunchOptions, WorkerCommand,
+    self, EXIT_CONFIGURATION, Ended, LaunchOptions, WorkerCommand,
     signals::{self, Stage},
 };
-use crate::session::network;
+use crate::session::{self, Exited, network};
 use crate::trainer::Job;
 use anyhow::Result;
 use octrain_coordinator::config::CoordinatorConfig;
@@ -17,6 +17,7 @@ use octrain_coordinator::server::{self, ServeError};
 use octrain_core::strategy::{DeviceChoice, TestBackend};
 use std::ffi::OsString;
 use std::io::IsTerminal;
+use std::sync::Arc;
 
 /// The command of one worker.
 pub fn worker_command(
@@ -55,14 +56,39 @@ pub fn worker_command(
     Ok(WorkerCommand { label: format!("rank {}", place.local_index), args, env, passthrough })
 }
 
-/// Starts workers and waits for their end; returns the exit code, having told the root cause.
-pub fn supervise(workers: Vec<WorkerCommand>) -> Result<u8> {
+/// Starts the workers of these places and waits for their end; returns the exit code, having told the root cause. The
+/// coordinator is told at once of each that dies, and says whether the job goes on without it.
+pub fn supervise(workers: Vec<(Place, WorkerCommand)>) -> Result<u8> {
     let interrupt = signals::enter(Stage::Supervising)?;
-    let report = launcher::spawn(LaunchOptions::new(workers)?)?.wait(&interrupt);
+    let (places, commands): (Vec<Place>, Vec<WorkerCommand>) = workers.into_iter().unzip();
+    let ended = move |ended: &Ended| {
+        let Some(place) = places.get(ended.index) else { return false };
+        let told = session::exited(&Exited {
+            coordinator: place.coordinator.clone(),
+            job_id: place.job_id.clone(),
+            generation: place.generation,
+            local_index: place.local_index,
+            pid: ended.pid,
+            status: ended.end.to_string(),
+        });
+        told.unwrap_or_else(|e| {
+            tracing::debug!("the coordinator was not told that a worker {}: {e}", ended.end);
+            false
+        })
+    };
+    let options = LaunchOptions { ended: Some(Arc::new(ended)), ..LaunchOptions::new(commands)? };
+    let report = launcher::spawn(options)?.wait(&interrupt);
     if let Some(message) = report.message() {
         return Err(Exit { code: report.code, message }.into());
     }
     Ok(report.code)
+}
+
+/// Fewest workers that a job goes on with. What is timed or checked is so on all of them.
+fn min_world(config: &RunConfig, work: &Work) -> u32 {
+    let all = config.machine.nproc;
+    let timed = config.run.benchmark || *work != Work::Run;
+    config.machine.min_world.filter(|_| !timed).unwrap_or(all) as u32
 }
 
 /// Runs the job; `listen` is where the embedded coordinator listens.
@@ -77,7 +103,7 @@ pub fn run_opened(config: &RunConfig, listen: &str, job: Job, work: &Work) -> Re
     let host = crate::session::machine::host_name();
     let serve = CoordinatorConfig {
         expected: (0..world).map(|local_index| Expected { host: host.clone(), local_index }).collect(),
-        ..CoordinatorConfig::new(listen, world)
+        ..CoordinatorConfig::new(listen, world).with_min_world(min_world(config, work))
     };
     let coordinator = server::serve(serve).map_err(|e| match e {
         ServeError::Runtime(_) => anyhow::Error::from(e),
@@ -97,8 +123,10 @@ pub fn run_opened(config: &RunConfig, listen: &str, job: Job, work: &Work) -> Re
     } else {
         drop(job);
         let terminal = std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
-        let commands = (0..world)
-            .map(|i| worker_command(config, &place(i), work, i == 0 && terminal && !config.run.checks));
+        let commands = (0..world).map(|i| {
+            let command = worker_command(config, &place(i), work, i == 0 && terminal && !config.run.checks)?;
+            Ok((place(i), command))
+        });
         supervise(commands.collect::<Result<_>>()?)?
     };
     coordinator.shutdown("the workers have ended");

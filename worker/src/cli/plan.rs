@@ -4,12 +4,12 @@ use super::Exit;
 use super::args::RunFlags;
 use crate::config::{MachineSettings, RunConfig};
 use crate::metrics::print;
-use crate::session::{BuildPlan, JobSpec, machine};
+use crate::session::{JobSpec, machine};
 use crate::trainer::Job;
 use anyhow::Result;
 use clap::ArgMatches;
 use octrain_coordinator::config::DEFAULT_JOB;
-use octrain_coordinator::plan;
+use octrain_coordinator::plan::{self, Planned};
 use octrain_coordinator::strategy::JobFacts;
 use octrain_proto::v1::WorkerFacts;
 
@@ -23,7 +23,7 @@ pub struct PlanArgs {
 }
 
 /// The plan for `nproc` workers on this machine.
-pub fn local_plan(here: &MachineSettings, job: JobSpec) -> Result<BuildPlan> {
+pub fn local_plan(here: &MachineSettings, job: JobSpec) -> Result<Planned> {
     let devices = machine::cuda_devices(here.device).map_err(Exit::of_gpus)?;
     let capabilities = machine::capabilities(devices);
     let workers = (0..here.nproc as u32).map(|local_index| WorkerFacts {
@@ -33,8 +33,9 @@ pub fn local_plan(here: &MachineSettings, job: JobSpec) -> Result<BuildPlan> {
         pid: std::process::id(),
         capabilities: Some(capabilities.clone()),
     });
-    let facts = JobFacts { job, workers: workers.collect() };
-    plan::build(DEFAULT_JOB, 1, &facts).map_err(|e| Exit::configuration(e).into())
+    let min_world = here.min_world.unwrap_or(here.nproc) as u32;
+    let facts = JobFacts { job, workers: workers.collect(), min_world };
+    plan::build(DEFAULT_JOB, &facts).map_err(|e| Exit::configuration(e).into())
 }
 
 /// Runs the command.
@@ -43,6 +44,7 @@ pub fn main(args: &PlanArgs, matches: &ArgMatches) -> Result<u8> {
     let job = Job::open(&config).map_err(Exit::of_run)?;
     let spec = job.spec(&config).map_err(Exit::configuration)?;
     job.found().for_each(|found| tracing::info!("{found}"));
-    print(plan::render(&local_plan(&config.machine, spec)?))?;
+    let Planned { plan, roster } = local_plan(&config.machine, spec)?;
+    print(plan::render(&plan, &plan::generation(&plan, 1, roster, None)))?;
     Ok(0)
 }

@@ -37,6 +37,7 @@ const FREE: &[&str] = &[
     "qat-teacher",
     "device",
     "nproc",
+    "min-world",
     "threads",
     "bucket-mib",
 ];

@@ -17,6 +17,13 @@ pub struct MachineSettings {
         arg(long, help_heading = "Machine", default_value_t = 1, allow_negative_numbers = true)
     )]
     pub nproc: usize,
+    /// Fewest workers that the run goes on with when it loses some; without it, it ends with any of them. A step then has
+    /// four microbatches a worker where `global-batch-size` does not say otherwise.
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, help_heading = "Machine", value_name = "N", allow_negative_numbers = true)
+    )]
+    pub min_world: Option<usize>,
     /// Collectives for tests.
     #[cfg_attr(
         feature = "cli",
@@ -42,6 +49,7 @@ impl Default for MachineSettings {
         Self {
             device: DeviceChoice::Auto,
             nproc: 1,
+            min_world: None,
             test_backend: TestBackend::Auto,
             threads: 0,
             bucket_mib: 25.0,

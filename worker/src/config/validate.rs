@@ -11,7 +11,7 @@ pub fn validate(c: &RunConfig) -> Result<(), ConfigError> {
     let n = named;
     let [channels, height, width] = c.model.image_shape;
     let crop = c.data.crop_size;
-    let checks: [(bool, String); 8] = [
+    let checks: [(bool, String); 9] = [
         (
             c.run.epochs > 0 || c.quantization.qat || c.run.run_scope == RunScope::EvalOnly,
             format!(
@@ -27,6 +27,16 @@ pub fn validate(c: &RunConfig) -> Result<(), ConfigError> {
                 "{} averages weights that are trained, and {} is 0: leave it out",
                 n("model-ema"),
                 n("epochs")
+            ),
+        ),
+        (
+            c.machine.min_world.is_none_or(|n| (1..=c.machine.nproc).contains(&n)),
+            format!(
+                "{} is {}, but {} is {}: give from 1 to as many as there are",
+                n("min-world"),
+                c.machine.min_world.unwrap_or_default(),
+                n("nproc"),
+                c.machine.nproc
             ),
         ),
         (c.run.print_interval > 0, format!("{} is 0; it counts steps, from 1", n("print-interval"))),

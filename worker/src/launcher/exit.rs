@@ -104,6 +104,8 @@ pub struct WorkerExit {
     pub pid: u32,
     /// How it ended.
     pub end: End,
+    /// The job went on without it.
+    pub outlived: bool,
     /// When it was seen, in rounds of looking: equal for those seen at the same moment.
     pub round: u64,
     /// The last lines it wrote to its standard error, oldest first (none when that went to the terminal).
@@ -126,7 +128,11 @@ impl Report {
     pub fn message(&self) -> Option<String> {
         let root = self.root.as_ref()?;
         let mut text = format!("{} (pid {}) {}", root.label, root.pid, root.end);
-        let others = self.exits.iter().filter(|e| e.index != root.index && e.end != End::Code(0)).count();
+        let others = self
+            .exits
+            .iter()
+            .filter(|e| e.index != root.index && e.end != End::Code(0) && !e.outlived)
+            .count();
         if others > 0 {
             let plural = if others == 1 { "" } else { "s" };
             let how = if self.code == EXIT_PREEMPTED { "as well" } else { "in consequence" };
@@ -151,15 +157,18 @@ impl Report {
 
 /// Finds the root cause: the first end that is a cause of its own; of several seen at once, the most telling.
 /// A worker that was killed by the launcher, says "another one ended the job" (3) or was asked to stop is a cause
-/// only if there is no other.
+/// only if there is no other. One that the job went on without is none, unless none of this launcher's was left to.
 pub fn verdict(exits: Vec<WorkerExit>) -> Report {
     let own = |e: &&WorkerExit| e.end.kind() <= Kind::Failure;
     let bad = |e: &&WorkerExit| e.end.kind() < Kind::Done;
+    let all_outlived = exits.iter().all(|e| e.outlived);
+    let counts = |e: &&WorkerExit| all_outlived || !e.outlived;
     let root = exits
         .iter()
+        .filter(counts)
         .filter(own)
         .min_by_key(|e| (e.round, e.end.kind(), e.index))
-        .or_else(|| exits.iter().filter(bad).min_by_key(|e| (e.end.kind(), e.round, e.index)))
+        .or_else(|| exits.iter().filter(counts).filter(bad).min_by_key(|e| (e.end.kind(), e.round, e.index)))
         .cloned();
     let code = root.as_ref().map_or(EXIT_OK, |r| r.end.kind().code());
     Report { exits, root, code }

@@ -12,6 +12,8 @@ use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -36,7 +38,7 @@ pub struct WorkerCommand {
 }
 
 /// What to start, and how patient to be.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct LaunchOptions {
     /// The binary; mostly this one.
     pub program: PathBuf,
@@ -46,6 +48,30 @@ pub struct LaunchOptions {
     pub failure_grace: Duration,
     /// From the user's signal until workers that are still saving are killed.
     pub stop_grace: Duration,
+    /// Told at once of each worker that ends otherwise than well and was not killed by the launcher, on a thread of its own;
+    /// answers whether the job goes on without it. None: the end of one is the end of all.
+    pub ended: Option<Told>,
+}
+
+/// See [`LaunchOptions::ended`].
+pub type Told = Arc<dyn Fn(&Ended) -> bool + Send + Sync>;
+
+/// A worker that has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// Its place in the launcher's list.
+    pub index: usize,
+    /// Process id.
+    pub pid: u32,
+    /// How it ended.
+    pub end: End,
+}
+
+impl std::fmt::Debug for LaunchOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { program, workers, failure_grace, stop_grace, .. } = self;
+        write!(f, "LaunchOptions({program:?}, {workers:?}, {failure_grace:?}, {stop_grace:?})")
+    }
 }
 
 impl LaunchOptions {
@@ -57,6 +83,7 @@ impl LaunchOptions {
             workers,
             failure_grace: Limits::WORKER.total() + Duration::from_secs(7),
             stop_grace: Duration::from_secs(60),
+            ended: None,
         })
     }
 }
@@ -83,6 +110,8 @@ struct Worker {
     relays: Vec<JoinHandle<()>>,
     exit: Option<WorkerExit>,
     killed: Option<End>,
+    /// Where the answer comes whether the job goes on without it, once it has ended.
+    asked: Option<Receiver<bool>>,
 }
 
 /// Running workers. Dropping the group kills them.
@@ -90,14 +119,15 @@ pub struct Group {
     workers: Vec<Worker>,
     failure_grace: Duration,
     stop_grace: Duration,
+    ended: Option<Told>,
     round: u64,
 }
 
 /// Starts all workers. Must be called on a thread that lives as long as they do (best the main thread): the
 /// kernel kills them when it ends.
 pub fn spawn(options: LaunchOptions) -> Result<Group, LaunchError> {
-    let LaunchOptions { program, workers, failure_grace, stop_grace } = options;
-    let mut group = Group { workers: Vec::new(), failure_grace, stop_grace, round: 0 };
+    let LaunchOptions { program, workers, failure_grace, stop_grace, ended } = options;
+    let mut group = Group { workers: Vec::new(), failure_grace, stop_grace, ended, round: 0 };
     for w in workers {
         let output = || if w.passthrough { Stdio::inherit() } else { Stdio::piped() };
         let mut child = Command::new(&program)
@@ -124,7 +154,15 @@ pub fn spawn(options: LaunchOptions) -> Result<Group, LaunchError> {
         if let Some(err) = child.stderr.take() {
             relays.push(relay::relay(err, prefix, Some(tail.clone()), metrics::err));
         }
-        group.workers.push(Worker { label: w.label, child, tail, relays, exit: None, killed: None });
+        group.workers.push(Worker {
+            label: w.label,
+            child,
+            tail,
+            relays,
+            exit: None,
+            killed: None,
+            asked: None,
+        });
     }
     Ok(group)
 }
@@ -143,9 +181,11 @@ impl Group {
         let mut deadline: Option<Instant> = None;
         let mut terminated: Option<Instant> = None;
         let mut failed: Option<Instant> = None;
+        let mut standing: Option<Instant> = None;
         loop {
             self.look();
-            if self.workers.iter().all(|w| w.exit.is_some()) {
+            self.hear();
+            if self.workers.iter().all(|w| w.exit.is_some() && w.asked.is_none()) {
                 break;
             }
             let now = Instant::now();
@@ -164,6 +204,12 @@ impl Group {
             }
             if !passed && failed.is_some_and(|at| now >= at + STOPPED) {
                 self.kill_stopped();
+            }
+            if self.is_done_without_those_that_stand() {
+                let since = *standing.get_or_insert(now);
+                if !passed && now >= since + STOPPED {
+                    self.kill_stopped();
+                }
             }
             if deadline.is_none() && self.failed() {
                 deadline = Some(now + self.failure_grace);
@@ -184,12 +230,38 @@ impl Group {
     }
 
     fn failed(&self) -> bool {
-        self.workers.iter().filter_map(|w| w.exit.as_ref()).any(|e| e.end != End::Code(0))
+        let answered = self.workers.iter().filter(|w| w.asked.is_none());
+        answered.filter_map(|w| w.exit.as_ref()).any(|e| e.end != End::Code(0) && !e.outlived)
+    }
+
+    /// Whether the job is done, and all that are left are stopped: it went on without them.
+    fn is_done_without_those_that_stand(&self) -> bool {
+        let left = || self.workers.iter().filter(|w| w.exit.is_none());
+        self.ended.is_some() && left().count() > 0 && self.is_done() && left().all(|w| stopped(w.child.id()))
+    }
+
+    /// Takes note of answers whether the job goes on.
+    fn hear(&mut self) {
+        for w in &mut self.workers {
+            let Some(asked) = &w.asked else { continue };
+            let goes_on = match asked.try_recv() {
+                Ok(goes_on) => goes_on,
+                Err(TryRecvError::Empty) => continue,
+                Err(TryRecvError::Disconnected) => false,
+            };
+            w.asked = None;
+            if let Some(exit) = w.exit.as_mut().filter(|_| goes_on) {
+                exit.outlived = true;
+                tracing::warn!("{} (pid {}) {}; the job goes on without it", exit.label, exit.pid, exit.end);
+            }
+        }
     }
 
     /// Takes note of those that have ended.
     fn look(&mut self) {
         self.round += 1;
+        // Who is killed then was stopped, and the job is done without it.
+        let done = self.is_done();
         for (index, w) in self.workers.iter_mut().enumerate().filter(|(_, w)| w.exit.is_none()) {
             let end = match w.child.try_wait() {
                 Ok(None) => continue,
@@ -197,6 +269,10 @@ impl Group {
                 // Not our child any more: nothing more will be known about it.
                 Err(_) => End::Code(i32::from(super::EXIT_ERROR)),
             };
+            // Whoever was asked to stop has left as the others do.
+            let asked_to = end == End::Code(0) || end == End::Code(i32::from(super::EXIT_PREEMPTED));
+            let told = self.ended.as_ref().filter(|_| !asked_to && w.killed.is_none());
+            w.asked = told.and_then(|told| ask(told, Ended { index, pid: w.child.id(), end }));
             // Its last words; a grandchild that holds the pipe open must not hold up the launcher.
             let patience = Instant::now() + Duration::from_millis(500);
             while w.relays.iter().any(|r| !r.is_finished()) && Instant::now() < patience {
@@ -207,10 +283,16 @@ impl Group {
                 label: w.label.clone(),
                 pid: w.child.id(),
                 end,
+                outlived: w.killed == Some(End::Silent) && self.ended.is_some() && end == End::Silent && done,
                 round: self.round,
                 last_lines: relay::lines(&w.tail),
             });
         }
+    }
+
+    /// Whether a worker has ended well: the job is done, whoever it went on without.
+    fn is_done(&self) -> bool {
+        self.workers.iter().filter_map(|w| w.exit.as_ref()).any(|e| e.end == End::Code(0))
     }
 
     fn signal(&self, signal: Signal) {
@@ -242,6 +324,23 @@ impl Drop for Group {
         self.kill(End::Killed);
         for w in self.workers.iter_mut().filter(|w| w.exit.is_none()) {
             let _ = w.child.wait();
+        }
+    }
+}
+
+/// Asks whether the job goes on without a worker that has ended; none where no thread can be started for it, which is no.
+fn ask(told: &Told, ended: Ended) -> Option<Receiver<bool>> {
+    let (tell, answer) = channel();
+    let told = Arc::clone(told);
+    let started = std::thread::Builder::new().name("ended".into()).spawn(move || {
+        // A launcher that is gone needs no answer.
+        let _ = tell.send(told(&ended));
+    });
+    match started {
+        Ok(_) => Some(answer),
+        Err(e) => {
+            tracing::warn!("the coordinator is not told of a worker's end: no thread for it ({e})");
+            None
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::metrics;
 use std::fmt;
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
@@ -13,11 +13,16 @@ use tracing_subscriber::registry::LookupSpan;
 /// Environment variable with the filter, e.g. `debug` or `octrain=trace`.
 pub const FILTER: &str = "OCTRAIN_LOG";
 
-static IDENTITY: OnceLock<(u32, u64)> = OnceLock::new();
+static IDENTITY: Mutex<Option<(u32, u64)>> = Mutex::new(None);
 
-/// Who this process is, from now on in every line. The first call counts.
+fn identity() -> MutexGuard<'static, Option<(u32, u64)>> {
+    // A plain value: a thread that panicked left it whole.
+    IDENTITY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Who this process is, from now on in every line; in another generation it may have another rank.
 pub fn identify(rank: u32, generation: u64) {
-    let _ = IDENTITY.set((rank, generation));
+    *identity() = Some((rank, generation));
 }
 
 /// Why logging could not be set up.
@@ -54,7 +59,7 @@ where
         // It would print to standard error what cannot be written to standard error, and panic.
         .log_internal_errors(false)
         .with_writer(to)
-        .event_format(Line { identity: || IDENTITY.get().copied() })
+        .event_format(Line { identity: || *identity() })
         .finish()
 }
 

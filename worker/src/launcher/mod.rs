@@ -18,7 +18,7 @@ pub mod watchdog;
 pub use crowd::{Crowd, crowd};
 pub use exit::{End, Report, WorkerExit, verdict};
 pub use follow::{FollowError, follow_launcher};
-pub use group::{Group, LaunchError, LaunchOptions, WorkerCommand, spawn};
+pub use group::{Ended, Group, LaunchError, LaunchOptions, Told, WorkerCommand, spawn};
 use octrain_coordinator::exit_code;
 pub use octrain_coordinator::exit_code::{
     EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, EXIT_PREEMPTED,

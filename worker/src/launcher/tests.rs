@@ -14,7 +14,39 @@ fn options(workers: Vec<WorkerCommand>) -> LaunchOptions {
         workers,
         failure_grace: Duration::from_millis(200),
         stop_grace: Duration::from_millis(300),
+        ended: None,
     }
+}
+
+#[test]
+fn a_worker_that_the_job_goes_on_without_ends_nobody_and_is_no_cause() {
+    use std::sync::{Arc, Mutex};
+    let said: Arc<Mutex<Vec<Ended>>> = Arc::default();
+    let told = said.clone();
+    let surviving = |goes_on: bool, workers: Vec<WorkerCommand>| {
+        let told = told.clone();
+        let ended: Told = Arc::new(move |ended: &Ended| {
+            told.lock().unwrap().push(*ended);
+            goes_on
+        });
+        let options = LaunchOptions { ended: Some(ended), ..options(workers) };
+        spawn(options).unwrap().wait(&Interrupt::default())
+    };
+    let workers = || vec![sh("rank 0", "sleep 1"), sh("rank 1", "kill -9 $$"), sh("rank 2", "sleep 1.2")];
+    let report = surviving(true, workers());
+    assert_eq!((report.code, report.message()), (EXIT_OK, None), "{report:?}");
+    let ended = said.lock().unwrap().clone();
+    assert_eq!(ended.iter().map(|e| (e.index, e.end)).collect::<Vec<_>>(), [(1, End::Signal(9))]);
+    // Where it does not go on, all is as it was.
+    let report = surviving(false, workers());
+    assert_eq!((report.code, report.root.unwrap().label.as_str()), (EXIT_ERROR, "rank 1"));
+    assert_eq!(report.exits.iter().filter(|e| e.end == End::Signal(15)).count(), 2);
+    // A host of which nothing is left has not ended well, whatever becomes of the others.
+    let report = surviving(true, vec![sh("rank 0", "kill -9 $$")]);
+    assert_eq!((report.code, report.root.is_some()), (EXIT_ERROR, true));
+    // What was stopped when the job went on without it, and still is when that is done, is not waited for.
+    let report = surviving(true, vec![sh("rank 0", "sleep 0.3"), sh("rank 1", "kill -STOP $$")]);
+    assert_eq!((report.code, report.exits[1].end), (EXIT_OK, End::Silent), "{report:?}");
 }
 
 fn run(workers: Vec<WorkerCommand>) -> Report {
@@ -132,6 +164,7 @@ fn verdicts() {
         label: format!("rank {index}"),
         pid: 1,
         end,
+        outlived: false,
         round,
         last_lines: vec![],
     };

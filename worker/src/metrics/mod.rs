@@ -13,7 +13,7 @@ pub use classes::{ClassMetrics, worst_classes};
 pub(crate) use output::say;
 pub use output::{Lines, Reader, err, finish, finish_within, last_word, line, out, print, start};
 pub use report::{ReportError, ReportFile};
-pub use reporter::{EvalMetrics, Reporter, StepMetrics};
+pub use reporter::{EvalMetrics, Regrouped, Reporter, StepMetrics};
 pub use table::table;
 pub use trace::{Event, Happening, ROW, RankTrace, Trace, chrome};
 pub use trace_file::{TraceError, TraceFile};

@@ -68,6 +68,23 @@ pub struct EvalMetrics {
     pub seconds: f64,
 }
 
+/// A generation of workers that took the place of another one, on this rank's clock.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Regrouped {
+    /// Its number.
+    pub generation: u64,
+    /// Workers in it.
+    pub world: u32,
+    /// Why the one before is over.
+    pub why: String,
+    /// Steps done in all.
+    pub step: u64,
+    /// Tensors were sent, as ranks stood at different steps.
+    pub sent: bool,
+    /// From leaving the old one until all had come, until all were connected, and until all had the same state.
+    pub seconds: [f64; 3],
+}
+
 /// Tells what happens; silent on ranks other than 0.
 pub struct Reporter {
     speaks: bool,
@@ -111,6 +128,25 @@ impl Reporter {
             tracing::error!("{e}; the run goes on without it");
             self.file = None;
         }
+    }
+
+    /// Whether this rank speaks.
+    pub fn speaks(&self) -> bool {
+        self.speaks
+    }
+
+    /// Training goes on in another generation.
+    pub fn regrouped(&mut self, r: &Regrouped) {
+        let [formed, connected, shared] = r.seconds;
+        let state = if r.sent { ", state taken from the one that was furthest" } else { "" };
+        self.line(&format!(
+            "generation {}: {} workers go on after step {} (formed in {formed:.2} s, connected in {connected:.2} s, agreed in {shared:.2} s{state}); {}",
+            r.generation, r.world, r.step, r.why
+        ));
+        self.json(&json!({
+            "kind": "regroup", "generation": r.generation, "world_size": r.world, "global_step": r.step,
+            "why": r.why, "sent": r.sent, "form_s": formed, "connect_s": connected, "agree_s": shared,
+        }));
     }
 
     /// A line for people.

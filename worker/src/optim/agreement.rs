@@ -6,9 +6,14 @@ use crate::exec::ExecError;
 use sha2::{Digest, Sha256};
 use tch::{Device, Tensor};
 
+fn short(hash: Sha256) -> i64 {
+    i64::from_le_bytes(hash.finalize()[..8].try_into().expect("a SHA-256 has 32 bytes"))
+}
+
 impl Program {
-    /// SHA-256 of parameters, the update rule's state and the average, and of ranges and statistics, shortened to 8 bytes each.
-    fn fingerprint(&self) -> Result<[i64; 2], ExecError> {
+    /// SHA-256 of parameters, the update rule's state and the average, of ranges and statistics, and of where the program stands
+    /// (steps, loss scale), shortened to 8 bytes each.
+    pub(super) fn fingerprint(&self) -> Result<[i64; 3], ExecError> {
         let hash = |tensors: &[&Tensor]| -> Result<i64, ExecError> {
             let mut h = Sha256::new();
             for t in tensors {
@@ -16,8 +21,9 @@ impl Program {
                     h.update(x.to_bits().to_le_bytes());
                 }
             }
-            Ok(i64::from_le_bytes(h.finalize()[..8].try_into().expect("a SHA-256 has 32 bytes")))
+            Ok(short(h))
         };
+        let short_of = |text: String| short(Sha256::new().chain_update(text));
         let averages = self.updater.average.iter().flat_map(Average::tensors);
         Ok([
             hash(
@@ -27,6 +33,7 @@ impl Program {
                     .collect::<Vec<_>>(),
             )?,
             hash(&[&self.weights.ranges, &self.weights.buffers])?,
+            short_of(format!("{:?}", self.place())),
         ])
     }
 
@@ -48,7 +55,10 @@ impl Program {
             .iter()
             .map(|t| Vec::<i64>::try_from(&t.f_to_device(Device::Cpu)?))
             .collect::<Result<_, _>>()?;
-        for (i, what) in ["parameters", "scales or BatchNorm statistics"].into_iter().enumerate() {
+        for (i, what) in ["parameters", "scales or BatchNorm statistics", "steps done or loss scale"]
+            .into_iter()
+            .enumerate()
+        {
             let ranks: Vec<usize> = (0..all.len()).filter(|&r| all[r][i] != all[0][i]).collect();
             if !ranks.is_empty() {
                 return Err(OptimError::Diverged { what: what.into(), ranks });

@@ -40,6 +40,11 @@ impl Average {
         Ok(())
     }
 
+    /// Whether there has been an update is what it is elsewhere, where the numbers are from.
+    pub fn begin(&mut self, begun: bool) {
+        self.begun = begun;
+    }
+
     /// After step `step`, from 0, which may have been skipped: one that is followed by an update moves the average.
     pub fn after(&mut self, step: u64, trained: &Weights) -> Result<(), tch::TchError> {
         let Some(kept) = self.averaging.kept(step) else { return Ok(()) };

@@ -25,6 +25,7 @@ mod source;
 mod state;
 mod statistics;
 mod stopwatch;
+mod survive;
 #[cfg(test)]
 mod tests;
 mod updater;
@@ -43,6 +44,7 @@ pub use snapshot::RestoreError;
 pub use state::RuleState;
 pub use statistics::Placed;
 pub use stopwatch::{Span, Stage};
+pub use survive::Place;
 
 use crate::collective::Collective;
 use crate::exec::{Executor, Weights, initialise};

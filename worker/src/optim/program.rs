@@ -200,6 +200,11 @@ impl Program {
         Ok(())
     }
 
+    /// Whether there is such a network.
+    pub fn follows(&self) -> bool {
+        self.objective.teacher.is_some()
+    }
+
     /// The gradients of the last step, reduced, unscaled and clipped, as the update rule has left them (it may have added weight
     /// decay), in the order of the trainable parameters.
     pub fn gradients(&self) -> &[Tensor] {

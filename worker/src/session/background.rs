@@ -2,8 +2,11 @@
 
 use super::connection::{Client, Connection};
 use super::error::{AbortReason, is_transient, words};
+use super::generation::Generation;
 use crate::collective::Abort;
-use octrain_proto::v1::{self, AbortKind, HeartbeatRequest, ReportStepRequest, StepReport, WatchRequest};
+use octrain_proto::v1::{
+    self, AbortKind, HeartbeatReply, HeartbeatRequest, Regroup, ReportStepRequest, StepReport, WatchRequest,
+};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,18 +25,25 @@ pub(super) struct Shared {
     pub leaving: AtomicBool,
     /// Trips with the reason, once that is known.
     pub token: Abort,
+    /// The generation this worker is in.
+    current: Mutex<Arc<Generation>>,
+    /// All generations before this one are over, and why the last of them is.
+    over: Mutex<Regroup>,
     end: Mutex<Option<AbortReason>>,
     ended: Condvar,
 }
 
 impl Shared {
-    pub(super) fn new() -> Arc<Self> {
+    /// Before there is a plan; `generation` is that of the registration.
+    pub(super) fn new(generation: u64) -> Arc<Self> {
         Arc::new(Self {
             step: AtomicU64::new(0),
             collectives: Arc::default(),
             report: watch::Sender::new(None),
             leaving: AtomicBool::new(false),
             token: Abort::new(),
+            current: Mutex::new(Arc::new(Generation::none(generation))),
+            over: Mutex::default(),
             end: Mutex::new(None),
             ended: Condvar::new(),
         })
@@ -42,6 +52,44 @@ impl Shared {
     fn end(&self) -> MutexGuard<'_, Option<AbortReason>> {
         // A thread that panicked does not make the reason untrue.
         self.end.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The generation this worker is in.
+    pub(super) fn current(&self) -> Arc<Generation> {
+        Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A generation begins for this worker; it may be over already.
+    pub(super) fn begin(&self, generation: Generation) -> Arc<Generation> {
+        let generation = Arc::new(generation);
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&generation);
+        // After it is there to be seen by whoever says that it is over.
+        if self.token.is_tripped() || self.over(generation.number()).is_some() {
+            generation.abort().trip();
+        }
+        generation
+    }
+
+    /// Why a generation is over, where it is.
+    pub(super) fn over(&self, generation: u64) -> Option<String> {
+        let over = self.over.lock().unwrap_or_else(PoisonError::into_inner);
+        (over.generation > generation).then(|| over.why.clone())
+    }
+
+    /// All generations before one are over.
+    pub(super) fn regroup(&self, told: Regroup) {
+        {
+            let mut over = self.over.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.leaving.load(Ordering::SeqCst) || over.generation >= told.generation {
+                return;
+            }
+            *over = told.clone();
+        }
+        let current = self.current();
+        if current.number() < told.generation {
+            tracing::warn!("generation {} is over: {}", current.number(), told.why);
+            current.abort().trip();
+        }
     }
 
     pub(super) fn abort(&self) -> Option<AbortReason> {
@@ -67,6 +115,7 @@ impl Shared {
         self.ended.notify_all();
         drop(end);
         self.token.trip();
+        self.current().abort().trip();
     }
 
     fn aborted(&self, abort: v1::Abort) {
@@ -125,7 +174,10 @@ async fn heartbeats(
         clock.tick().await;
         let (step, collectives) =
             (shared.step.load(Ordering::Relaxed), shared.collectives.load(Ordering::Relaxed));
-        let request = HeartbeatRequest { header: Some(header.clone()), step, collectives };
+        let current = shared.current();
+        let header = Header { generation: current.number(), ..header.clone() };
+        let connected = current.is_connected();
+        let request = HeartbeatRequest { header: Some(header), step, collectives, connected };
         // Time in which this process did not run at all (stopped, swapped out) is not the coordinator's silence.
         let held_up = looked.elapsed().saturating_sub(rhythm.timeout + rhythm.interval);
         answered += held_up;
@@ -133,9 +185,11 @@ async fn heartbeats(
         let why = match tokio::time::timeout(rhythm.timeout, client.heartbeat(request)).await {
             Ok(Ok(reply)) => {
                 answered = Instant::now();
-                if let Some(abort) = reply.into_inner().abort {
+                let HeartbeatReply { abort, regroup } = reply.into_inner();
+                if let Some(abort) = abort {
                     return shared.aborted(abort);
                 }
+                regroup.into_iter().for_each(|told| shared.regroup(told));
                 continue;
             }
             Ok(Err(status)) if is_transient(&status) => words(&status),
@@ -156,7 +210,8 @@ async fn heartbeats(
 /// Holds the watch open; reopens it when it breaks.
 async fn listen(mut client: Client, shared: Arc<Shared>, header: Header, rhythm: Rhythm) {
     loop {
-        let request = WatchRequest { header: Some(header.clone()) };
+        let header = Header { generation: shared.current().number(), ..header.clone() };
+        let request = WatchRequest { header: Some(header) };
         match client.watch(request).await {
             Ok(stream) => {
                 let mut stream = stream.into_inner();
@@ -165,6 +220,7 @@ async fn listen(mut client: Client, shared: Arc<Shared>, header: Header, rhythm:
                     if let Some(abort) = event.abort {
                         return shared.aborted(abort);
                     }
+                    event.regroup.into_iter().for_each(|told| shared.regroup(told));
                 }
             }
             Err(status) if is_transient(&status) => {}
@@ -178,7 +234,8 @@ async fn reports(mut client: Client, shared: Arc<Shared>, header: Header, rhythm
     let mut newest = shared.report.subscribe();
     while newest.changed().await.is_ok() {
         let report = *newest.borrow_and_update();
-        let request = ReportStepRequest { header: Some(header.clone()), report };
+        let header = Header { generation: shared.current().number(), ..header.clone() };
+        let request = ReportStepRequest { header: Some(header), report };
         // A report lost does no harm: the next one says more, and heartbeats carry the step as well.
         let _ = tokio::time::timeout(rhythm.timeout, client.report_step(request)).await;
     }

@@ -3,14 +3,13 @@
 use super::background::{self, Rhythm, Shared};
 use super::connection::{Client, Connection, RETRY};
 use super::error::{innermost, is_occupied_for_now, is_transient, words};
+use super::generation::{self, Generation};
 use super::{Session, SessionError, SessionOptions};
-use crate::strategy::Device;
 use octrain_coordinator::plan;
 use octrain_proto::PROTOCOL_VERSION;
 use octrain_proto::v1::coordinator_client::CoordinatorClient;
 use octrain_proto::v1::{
-    BuildPlan, CudaDevice, FailureKind, GetPlanRequest, Header, Placement, RegisterReply, RegisterRequest,
-    WorkerFacts,
+    self, BuildPlan, FailureKind, GetPlanRequest, Header, RegisterReply, RegisterRequest, WorkerFacts,
 };
 use std::pin::pin;
 use std::sync::Arc;
@@ -49,7 +48,7 @@ pub(super) fn connect(options: SessionOptions) -> Result<Session, SessionError> 
     };
     let connection =
         Arc::new(Connection { client, header, address: options.coordinator.clone(), runtime: Some(runtime) });
-    let shared = Shared::new();
+    let shared = Shared::new(registered.generation);
     let rhythm = Rhythm {
         interval: Duration::from_millis(registered.heartbeat_interval_ms.max(10)).min(SLOWEST),
         timeout: Duration::from_millis(registered.heartbeat_timeout_ms.max(20)).min(SLOWEST),
@@ -58,9 +57,10 @@ pub(super) fn connect(options: SessionOptions) -> Result<Session, SessionError> 
     // From here on, dropping the session ends its tasks.
     let (plan, reported) = (BuildPlan::default(), AtomicBool::new(false));
     let interrupted = Arc::clone(&options.interrupted);
-    let mut session = Session { connection, shared, plan, rhythm, tasks, reported, interrupted };
-    let plan = match wait_for_plan(&session, &options) {
-        Ok(plan) => plan,
+    let own = generation::Own::of(&options);
+    let mut session = Session { connection, shared, plan, rhythm, tasks, own, reported, interrupted };
+    let (plan, formed) = match wait_for_plan(&session, &options) {
+        Ok(done) => done,
         Err(e) => {
             // Another worker may take this place; or the job, if it has just begun, ends.
             if !e.is_ended() {
@@ -69,16 +69,24 @@ pub(super) fn connect(options: SessionOptions) -> Result<Session, SessionError> 
             return Err(e);
         }
     };
-    if let Err(why) = trust(&plan, &registered, &options) {
-        session.connection.report_failure(&format!("refuses its plan: {why}"), FailureKind::Configuration);
+    let trusted =
+        trust(&plan, &registered, &options).and_then(|()| generation::trust(&formed, &plan, &session.own));
+    if let Err(why) = trusted {
+        let said = format!("refuses its plan: {why}");
+        session.connection.report_failure(formed.number, &said, FailureKind::Configuration);
         return Err(SessionError::Plan(why));
     }
-    tracing::info!(rank = plan.rank, generation = plan.generation, "{}", plan::summary(&plan));
+    if formed.number != registered.generation {
+        let why = format!("it is of generation {}, not {}", formed.number, registered.generation);
+        return Err(SessionError::Plan(why));
+    }
+    tracing::info!(rank = formed.rank, generation = formed.number, "{}", plan::summary(&plan));
     session.plan = plan;
+    session.shared.begin(Generation::new(formed));
     Ok(session)
 }
 
-/// Whether a plan is whole and meant for this worker.
+/// Whether a plan is whole and meant for this worker's job.
 pub(super) fn trust(
     plan: &BuildPlan,
     registered: &RegisterReply,
@@ -90,39 +98,19 @@ pub(super) fn trust(
     if plan::digest(plan).as_slice() != plan.sha256 {
         return Err("its content does not have the hash it claims".into());
     }
-    if plan.generation != registered.generation {
-        return Err(format!("it is of generation {}, not {}", plan.generation, registered.generation));
-    }
     if plan.config_sha256 != options.job.config_sha256 {
         return Err("it was made for another configuration".into());
     }
     if plan.purpose != options.job.purpose || plan.job_id != registered.job_id {
         return Err("it was made for another job, or for another purpose".into());
     }
-    let mine = plan.roster.get(plan.rank as usize);
-    if plan.roster.len() != plan.world_size as usize
-        || !mine.is_some_and(|p| {
-            p.host == options.host && p.local_index == options.local_index && p.local_rank == plan.local_rank
-        })
-    {
-        return Err(format!("rank {} of its roster is not this worker", plan.rank));
-    }
-    mine.map_or(Ok(()), |p| own_device(plan, p, &options.capabilities.cuda_devices))
+    Ok(())
 }
 
-/// Whether the GPU that a plan names, if it names one, is one that this process sees under that number.
-fn own_device(plan: &BuildPlan, mine: &Placement, seen: &[CudaDevice]) -> Result<(), String> {
-    match (plan.device(), mine.cuda_device) {
-        (Device::Cpu, None) => Ok(()),
-        (Device::Cuda, Some(ordinal)) => match seen.get(ordinal as usize) {
-            Some(gpu) if gpu.uuid == mine.cuda_uuid => Ok(()),
-            _ => Err(format!("cuda:{ordinal} of this process is not the GPU {} it names", mine.cuda_uuid)),
-        },
-        (_, ordinal) => Err(format!("it says {:?} and names the GPU {ordinal:?}", plan.device())),
-    }
-}
-
-fn wait_for_plan(session: &Session, options: &SessionOptions) -> Result<BuildPlan, SessionError> {
+fn wait_for_plan(
+    session: &Session,
+    options: &SessionOptions,
+) -> Result<(BuildPlan, v1::Generation), SessionError> {
     let start = Instant::now();
     let mut said = start;
     let c = &session.connection;
@@ -149,8 +137,8 @@ fn wait_for_plan(session: &Session, options: &SessionOptions) -> Result<BuildPla
             Some(reason) if !e.is_ended() => reason.into(),
             _ => e,
         })?;
-        if let Some(plan) = reply.plan {
-            return Ok(plan);
+        if let (Some(plan), Some(formed)) = (reply.plan, reply.generation) {
+            return Ok((plan, formed));
         }
         if start.elapsed() >= options.plan_timeout {
             return Err(SessionError::NoPlan { waited: start.elapsed(), waiting_for: reply.waiting_for });

@@ -21,12 +21,18 @@ pub(super) type Client = CoordinatorClient<Channel>;
 /// The channel to the coordinator, this worker's identity, and the runtime both live on.
 pub(super) struct Connection {
     pub client: Client,
+    /// This worker's membership, with the generation it registered in.
     pub header: Header,
     pub address: String,
     pub runtime: Option<Runtime>,
 }
 
 impl Connection {
+    /// This worker in a generation.
+    pub(super) fn header_of(&self, generation: u64) -> Header {
+        Header { generation, ..self.header.clone() }
+    }
+
     pub(super) fn runtime(&self) -> &Handle {
         self.runtime.as_ref().expect("only taken in drop").handle()
     }
@@ -63,9 +69,9 @@ impl Connection {
     }
 
     /// Tells the coordinator why this worker ends.
-    pub(super) fn report_failure(&self, message: &str, kind: FailureKind) {
+    pub(super) fn report_failure(&self, generation: u64, message: &str, kind: FailureKind) {
         let request = ReportFailureRequest {
-            header: Some(self.header.clone()),
+            header: Some(self.header_of(generation)),
             message: line(message, MAX_MESSAGE),
             kind: kind.into(),
         };

@@ -1,12 +1,18 @@
 //! The coordinator client: register, heartbeat, plan, abort.
 //!
+//! What is of the worker's membership (its connection, heartbeats, the plan) lives as long as the [`Session`]; what is of
+//! one [`Generation`] (rank, roster, store, the token that ends its waits) is replaced by [`Session::attach`].
+//!
 //! A [`Session`] owns a small background runtime that sends heartbeats and listens for the end of the job, however
 //! busy the training thread is. Its methods block, each with a deadline.
 
+mod attach;
 mod background;
 mod connect;
 mod connection;
 mod error;
+mod exited;
+mod generation;
 mod give_up;
 pub mod machine;
 pub mod network;
@@ -17,12 +23,14 @@ mod store;
 mod tests;
 
 pub use error::SessionError;
+pub use exited::{Exited, exited};
+pub use generation::Generation;
 pub use give_up::{GivingUp, give_up};
 pub use octrain_coordinator::spec::spec as job_spec;
 pub use octrain_proto::v1::{
     AbortKind, Backend, BuildPlan, Capabilities, CudaDevice, Determinism, FailureKind, Fp32Math, JobSpec,
-    LossScaling, LossScalingMode, ModelFacts, PassDecision, Placement, QatRecipe, Setting, StepReport,
-    WorkerFacts,
+    LossScaling, LossScalingMode, ModelFacts, PassDecision, Placement, QatRecipe, Setting, Standing,
+    StepReport, WorkerFacts,
 };
 pub use options::SessionOptions;
 pub use store::CoordinatorStore;
@@ -44,6 +52,7 @@ pub struct Session {
     plan: BuildPlan,
     rhythm: background::Rhythm,
     tasks: Vec<tokio::task::JoinHandle<()>>,
+    own: generation::Own,
     /// The coordinator was told that this worker cannot go on.
     reported: AtomicBool,
     /// Whether this process was asked to stop.
@@ -52,8 +61,9 @@ pub struct Session {
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let BuildPlan { job_id, generation, rank, world_size, .. } = &self.plan;
-        write!(f, "Session(job {job_id}, generation {generation}, rank {rank} of {world_size})")
+        let (job, now) = (&self.plan.job_id, self.generation());
+        let (number, rank, world) = (now.number(), now.rank(), now.world_size());
+        write!(f, "Session(job {job}, generation {number}, rank {rank} of {world})")
     }
 }
 
@@ -64,14 +74,24 @@ impl Session {
         connect::connect(options)
     }
 
-    /// The plan: rank, world size, local rank, generation, passes and settings with their reasons.
+    /// The plan, which holds for the run: passes and settings with their reasons.
     pub fn plan(&self) -> &BuildPlan {
         &self.plan
     }
 
-    /// The store in which collectives meet.
+    /// The current generation, or the one that is over as long as no other was [attached](Self::attach) to.
+    pub fn generation(&self) -> Arc<Generation> {
+        self.shared.current()
+    }
+
+    /// Says that this worker is connected to the others of the current generation.
+    pub fn connected(&self) {
+        self.shared.current().connect();
+    }
+
+    /// The store in which collectives of the current generation meet.
     pub fn store(&self) -> Arc<dyn RendezvousStore> {
-        Arc::new(CoordinatorStore::new(self.connection.clone(), self.shared.clone()))
+        Arc::new(CoordinatorStore::new(self.connection.clone(), self.shared.clone(), self.generation()))
     }
 
     /// Tells the coordinator of a finished step. Never blocks; when steps are faster than the connection, the
@@ -108,7 +128,8 @@ impl Session {
         self.shared.wait_abort(timeout).map(|a| a.message)
     }
 
-    /// The token that trips once the job is over; [`Session::abort_reason`] says why from then on.
+    /// The token that trips once the job is over; [`Session::abort_reason`] says why from then on. That of a generation is
+    /// [`Generation::abort`].
     pub fn abort(&self) -> &Abort {
         &self.shared.token
     }
@@ -120,7 +141,7 @@ impl Session {
     /// while it cleans up reports first.
     pub fn report_failure(&self, message: &str, kind: FailureKind) {
         if !self.reported.swap(true, Ordering::SeqCst) {
-            self.connection.report_failure(message, kind);
+            self.connection.report_failure(self.generation().number(), message, kind);
         }
     }
 
@@ -142,7 +163,7 @@ impl Session {
     /// becomes that worker's; one that was asked to stop, in a job that a stop ended, has stopped as it was asked.
     pub fn conclude(self, message: &str, kind: FailureKind) -> Conclusion {
         let verdict = self.verdict(message, kind);
-        conclusion(message, kind, verdict, self.plan.rank, (self.interrupted)())
+        conclusion(message, kind, verdict, self.generation().rank(), (self.interrupted)())
     }
 
     /// Leaves: this worker is done. What is done stays done when nobody hears of it any more.
@@ -159,7 +180,8 @@ impl Session {
     fn goodbye(self, interrupted: bool, before_plan: bool) {
         self.shared.leaving.store(true, Ordering::SeqCst);
         let c = &self.connection;
-        let request = LeaveRequest { header: Some(c.header.clone()), interrupted, before_plan };
+        let header = Some(c.header_of(self.generation().number()));
+        let request = LeaveRequest { header, interrupted, before_plan };
         let told =
             c.call("leave", Instant::now() + ANSWER, async |mut client| client.leave(request.clone()).await);
         if let Err(e) = told {
@@ -203,7 +225,7 @@ fn conclusion(
         // What ended this one's call is another process, whoever is blamed: the others waited for it, or did not hear it,
         // until they gave it up (a file system that hung, a process that was stopped), and now it goes on. To start again helps.
         Some(v)
-            if v.kind == AbortKind::WorkerLost
+            if matches!(v.kind, AbortKind::WorkerLost | AbortKind::Dropped)
                 && v.culprit == Some(rank)
                 && matches!(kind, FailureKind::Communication | FailureKind::Waited) =>
         {

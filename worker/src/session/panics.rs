@@ -57,11 +57,11 @@ impl Drop for Listening {
 /// as this worker's failure, which ends the job; it is also what is returned. One at a time in a process.
 pub fn guarded<T>(session: &Session, work: impl FnOnce() -> T) -> Result<T, Panicked> {
     let (to, panics) = channel();
-    let connection = session.connection.clone();
+    let (connection, shared) = (session.connection.clone(), session.shared.clone());
     let teller = std::thread::Builder::new().name("panics".into()).spawn(move || {
         let first: Option<String> = panics.recv().ok();
         if let Some(first) = &first {
-            connection.report_failure(first, FailureKind::Own);
+            connection.report_failure(shared.current().number(), first, FailureKind::Own);
         }
         first
     });

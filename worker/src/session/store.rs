@@ -3,6 +3,7 @@
 use super::SessionError;
 use super::background::Shared;
 use super::connection::{ANSWER, Connection};
+use super::generation::Generation;
 use crate::collective::{Abort, RendezvousStore, StoreError};
 use octrain_proto::v1::{
     StoreAddRequest, StoreCheckRequest, StoreDeleteRequest, StoreGetRequest, StoreSetRequest,
@@ -14,25 +15,35 @@ use tokio::sync::Notify;
 /// How long one call for a key waits.
 const SLICE: Duration = Duration::from_millis(1000);
 
-/// Client of the store. Keys belong to the job's current generation. All calls block, with a deadline.
+/// Client of the store. Keys belong to one generation of the job. All calls block, with a deadline, and end with it.
 pub struct CoordinatorStore {
     connection: Arc<Connection>,
     shared: Arc<Shared>,
+    generation: Arc<Generation>,
 }
 
 impl CoordinatorStore {
-    pub(super) fn new(connection: Arc<Connection>, shared: Arc<Shared>) -> Self {
-        Self { connection, shared }
+    pub(super) fn new(connection: Arc<Connection>, shared: Arc<Shared>, generation: Arc<Generation>) -> Self {
+        Self { connection, shared, generation }
     }
 
     fn header(&self) -> Option<octrain_proto::v1::Header> {
-        Some(self.connection.header.clone())
+        Some(self.connection.header_of(self.generation.number()))
+    }
+
+    /// A key as the coordinator has it: no generation reads what another one wrote.
+    fn key(&self, key: &str) -> String {
+        format!("{}/{key}", self.generation.number())
     }
 
     /// An ended job is answered with its reason, not with the store's refusal.
     fn alive(&self) -> Result<(), SessionError> {
+        let over = || self.shared.over(self.generation.number());
         match self.shared.abort() {
-            None => Ok(()),
+            None => over().map_or(Ok(()), |why| {
+                let message = format!("generation {} is over: {why}", self.generation.number());
+                Err(SessionError::Ended { configuration: false, message })
+            }),
             Some(end) => Err(SessionError::Ended {
                 configuration: end.kind == super::AbortKind::Configuration,
                 message: end.message,
@@ -52,7 +63,7 @@ impl CoordinatorStore {
             let over = Arc::clone(&over);
             token.attach(move || over.notify_one())
         };
-        let _attached = (notify(abort), notify(&self.shared.token));
+        let _attached = (notify(abort), notify(self.generation.abort()));
         let answer = self.connection.runtime().block_on(async {
             tokio::select! {
                 biased;
@@ -69,12 +80,12 @@ impl CoordinatorStore {
 
     /// The answer to a call that does not wait for anything, unless the job ends meanwhile.
     fn answer<T>(&self, call: impl Future<Output = Result<T, SessionError>>) -> Result<T, SessionError> {
-        self.unless_over(&self.shared.token, call)
+        self.unless_over(self.generation.abort(), call)
     }
 
     /// Sets a key, replacing what it held.
     fn set_key(&self, key: &str, value: &[u8]) -> Result<(), SessionError> {
-        let r = StoreSetRequest { header: self.header(), key: key.into(), value: value.into() };
+        let r = StoreSetRequest { header: self.header(), key: self.key(key), value: value.into() };
         let deadline = Instant::now() + ANSWER;
         let call = self.connection.calling("store_set", deadline, async |mut c| c.store_set(r.clone()).await);
         self.answer(call).map(drop)
@@ -86,7 +97,7 @@ impl CoordinatorStore {
         loop {
             let left = timeout.saturating_sub(start.elapsed()).min(SLICE);
             let wait_ms = left.as_millis() as u64;
-            let r = StoreGetRequest { header: self.header(), key: key.into(), wait_ms };
+            let r = StoreGetRequest { header: self.header(), key: self.key(key), wait_ms };
             let deadline = Instant::now() + left + ANSWER;
             let call =
                 self.connection.calling("store_get", deadline, async |mut c| c.store_get(r.clone()).await);
@@ -103,7 +114,7 @@ impl CoordinatorStore {
     /// Adds to a decimal counter (absent: 0) and returns the sum. Not tried twice: an addition whose answer was
     /// lost may have happened.
     fn add_key(&self, key: &str, amount: i64) -> Result<i64, SessionError> {
-        let r = StoreAddRequest { header: self.header(), key: key.into(), amount };
+        let r = StoreAddRequest { header: self.header(), key: self.key(key), amount };
         let c = &self.connection;
         let call = async {
             let mut client = c.client.clone();
@@ -119,7 +130,7 @@ impl CoordinatorStore {
 
     /// Whether all keys exist.
     fn check_keys(&self, keys: &[String]) -> Result<bool, SessionError> {
-        let r = StoreCheckRequest { header: self.header(), keys: keys.into() };
+        let r = StoreCheckRequest { header: self.header(), keys: keys.iter().map(|k| self.key(k)).collect() };
         let deadline = Instant::now() + ANSWER;
         let call =
             self.connection.calling("store_check", deadline, async |mut c| c.store_check(r.clone()).await);
@@ -128,7 +139,7 @@ impl CoordinatorStore {
 
     /// Removes a key; whether it was there.
     fn delete_key(&self, key: &str) -> Result<bool, SessionError> {
-        let r = StoreDeleteRequest { header: self.header(), key: key.into() };
+        let r = StoreDeleteRequest { header: self.header(), key: self.key(key) };
         let deadline = Instant::now() + ANSWER;
         let call =
             self.connection.calling("store_delete", deadline, async |mut c| c.store_delete(r.clone()).await);

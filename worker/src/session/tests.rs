@@ -7,7 +7,7 @@ use crate::strategy::{Device, Purpose};
 use octrain_coordinator::config::CoordinatorConfig;
 use octrain_coordinator::server::{Embedded, serve};
 use octrain_coordinator::{Outcome, plan};
-use octrain_proto::v1::{RegisterReply, StatusReply, StatusRequest};
+use octrain_proto::v1::{self, RegisterReply, StatusReply, StatusRequest};
 use std::sync::mpsc;
 
 const LONG: Duration = Duration::from_secs(20);
@@ -64,7 +64,7 @@ fn await_members(c: &Embedded, count: usize) {
 fn two_workers_meet_in_the_store_report_and_leave() {
     let c = coordinator(2);
     let (a, b) = pair(&c);
-    assert_eq!((a.plan().rank, b.plan().rank, a.plan().world_size), (0, 1, 2));
+    assert_eq!((a.generation().rank(), b.generation().rank(), a.generation().world_size()), (0, 1, 2));
     assert_eq!(plan::digest(a.plan()), plan::digest(b.plan()));
     let (sa, sb) = (a.store(), b.store());
     let waiting = std::thread::spawn(move || sb.get("k", LONG, &Abort::new()));
@@ -229,7 +229,7 @@ fn a_worker_started_anew_waits_until_its_predecessor_is_given_up() {
     });
     let b = Session::connect(options(address, 1)).unwrap();
     let a = first.join().unwrap();
-    assert_eq!((a.plan().rank, b.plan().rank), (0, 1));
+    assert_eq!((a.generation().rank(), b.generation().rank()), (0, 1));
 }
 
 #[test]
@@ -280,8 +280,9 @@ fn a_plan_that_was_tampered_with_or_meant_for_others_is_refused() {
     let facts = octrain_coordinator::strategy::JobFacts {
         job: options.job.clone(),
         workers: vec![worker(0), worker(1)],
+        min_world: 2,
     };
-    let good = plan::build("octrain", 3, &facts).unwrap();
+    let plan::Planned { plan: good, roster } = plan::build("octrain", &facts).unwrap();
     let registered = RegisterReply { job_id: "octrain".into(), generation: 3, ..RegisterReply::default() };
     let check = |plan: &BuildPlan| connect::trust(plan, &registered, &options);
     assert_eq!(check(&good), Ok(()));
@@ -293,15 +294,27 @@ fn a_plan_that_was_tampered_with_or_meant_for_others_is_refused() {
         (BuildPlan { microbatches: 4, ..good.clone() }, "hash"),
         (BuildPlan { sha256: vec![], ..good.clone() }, "hash"),
         (BuildPlan { protocol_version: 9, ..good.clone() }, "protocol"),
-        (reseal(BuildPlan { generation: 4, ..good.clone() }), "generation"),
         (reseal(BuildPlan { config_sha256: "00".into(), ..good.clone() }), "another configuration"),
         (reseal(BuildPlan { job_id: "other".into(), ..good.clone() }), "another job"),
         (reseal(BuildPlan { purpose: Purpose::Eval as i32, ..good.clone() }), "another purpose"),
-        (plan::for_rank(&good, 1), "not this worker"),
-        (reseal(BuildPlan { world_size: 3, ..good.clone() }), "not this worker"),
     ];
     for (plan, want) in cases {
         let why = check(&plan).unwrap_err();
+        assert!(why.contains(want), "{want} in: {why}");
+    }
+    let own = generation::Own::of(&options);
+    let formed = plan::generation(&good, 3, roster.clone(), Some(1));
+    assert_eq!(generation::trust(&formed, &good, &own), Ok(()));
+    let mut swapped = roster;
+    swapped.swap(0, 1);
+    for (other, want) in [
+        (v1::Generation { rank: 1, ..formed.clone() }, "not this worker"),
+        (v1::Generation { rank: 2, ..formed.clone() }, "not this worker"),
+        (v1::Generation { roster: swapped, ..formed.clone() }, "not this worker"),
+        (v1::Generation { source: Some(2), ..formed.clone() }, "no rank"),
+        (v1::Generation { plan_sha256: vec![1], ..formed.clone() }, "another plan"),
+    ] {
+        let why = generation::trust(&other, &good, &own).unwrap_err();
         assert!(why.contains(want), "{want} in: {why}");
     }
 }
@@ -319,23 +332,22 @@ fn a_plan_that_names_a_gpu_other_than_this_workers_is_refused() {
         capabilities: Some(Capabilities { cuda_devices: vec![sees], ..options.capabilities.clone() }),
     };
     let workers = vec![worker(0, gpu("GPU-a")), worker(1, gpu("GPU-b"))];
-    let facts = octrain_coordinator::strategy::JobFacts { job: options.job.clone(), workers };
-    let plan = plan::build("octrain", 3, &facts).unwrap();
-    let registered = RegisterReply { job_id: "octrain".into(), generation: 3, ..RegisterReply::default() };
+    let facts = octrain_coordinator::strategy::JobFacts { job: options.job.clone(), workers, min_world: 2 };
+    let plan::Planned { plan, roster } = plan::build("octrain", &facts).unwrap();
+    let formed = plan::generation(&plan, 3, roster, None);
     for (sees, want) in
         [(vec![gpu("GPU-a")], None), (vec![gpu("GPU-b")], Some("GPU-a")), (vec![], Some("cuda:0"))]
     {
         options.capabilities.cuda_devices = sees;
-        let why = connect::trust(&plan, &registered, &options).err();
+        let why = generation::trust(&formed, &plan, &generation::Own::of(&options)).err();
         assert_eq!(why.is_some(), want.is_some(), "{why:?}");
         assert!(
             want.is_none_or(|words| why.as_ref().is_some_and(|w| w.contains(words))),
             "{want:?} in: {why:?}"
         );
     }
-    let mut other = BuildPlan { device: Device::Cpu as i32, ..plan };
-    other.sha256 = plan::digest(&other).to_vec();
-    let why = connect::trust(&other, &registered, &options).unwrap_err();
+    let other = BuildPlan { device: Device::Cpu as i32, ..plan };
+    let why = generation::trust(&formed, &other, &generation::Own::of(&options)).unwrap_err();
     assert!(why.contains("Cpu") && why.contains("Some(0)"), "{why}");
 }
 

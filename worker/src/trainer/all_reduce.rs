@@ -1,8 +1,8 @@
 //! The collective alone, timed: what `octrain bench allreduce` has its workers do.
 
 use super::TrainError;
+use super::group::{collective, device};
 use super::patience::{PATIENCE, patience};
-use super::setup::{collective, device};
 use crate::collective::{Collective, ReduceOp};
 use crate::launcher::signals;
 use crate::launcher::watchdog::{Phase, doing};
@@ -70,13 +70,14 @@ pub fn time_all_reduce(
 ) -> Result<(), TrainError> {
     let plan = session.plan();
     let patience = patience(std::env::var(PATIENCE).ok().as_deref())?;
-    let device = device(plan);
+    let generation = session.generation();
+    let device = device(&generation);
     devices::make_current(device).map_err(|e| TrainError::Config(e.to_string()))?;
     tch::set_num_threads(plan.threads.max(1) as i32);
     let mut collective = collective(session, address, patience, None)?;
     let _doing = doing(Phase::Training);
     let mut report =
-        report.filter(|_| plan.rank == 0).map(|path| ReportFile::open(path, false)).transpose()?;
+        report.filter(|_| generation.rank() == 0).map(|path| ReportFile::open(path, false)).transpose()?;
     for &bytes in &wanted.bytes {
         let buffer = Tensor::f_zeros([(bytes / 4).max(1) as i64], (Kind::Float, device))?;
         for _ in 0..wanted.warmup {

@@ -15,6 +15,7 @@ use crate::config::{RunConfig, RunScope, RunSettings};
 use crate::launcher::signals;
 use crate::session::machine::host_name;
 use crate::session::{BuildPlan, Session};
+use octrain_coordinator::strategy::Crew;
 use serde::{Deserialize, Serialize};
 use std::io::ErrorKind;
 use std::path::PathBuf;
@@ -91,7 +92,8 @@ fn fits_plan(config: &RunConfig, plan: &BuildPlan, kept: Option<u64>) -> Result<
     let planned = plan.microbatches * plan.microbatch_size;
     // Who does not count in epochs has no global batch to be kept.
     let kept = kept.filter(|images| *images > 0);
-    let now = kept.unwrap_or(plan.microbatch_size * u64::from(plan.world_size));
+    let crew = Crew { world: u64::from(plan.world_size), min_world: u64::from(plan.min_world) };
+    let now = kept.unwrap_or(plan.microbatch_size * crew.microbatches());
     if planned == now {
         return Ok(());
     }
@@ -109,7 +111,7 @@ const STOPPED: TrainError = TrainError::Stopped("the wait for its folder");
 
 /// Tells the other ranks, if there are any.
 fn tell(session: &Session, told: &Told) -> Result<(), TrainError> {
-    if session.plan().world_size > 1 {
+    if session.generation().world_size() > 1 {
         let text = serde_json::to_vec(told).map_err(|e| TrainError::Config(e.to_string()))?;
         session.store().set(KEY, &text)?;
         session.meets();
@@ -125,8 +127,9 @@ pub(super) fn agree(
     job: &Job,
     copies: usize,
 ) -> Result<Begin, TrainError> {
-    let plan = session.plan();
-    if plan.rank == 0 {
+    let (plan, generation) = (session.plan(), session.generation());
+    let several = generation.world_size() > 1;
+    if generation.rank() == 0 {
         // The folder first: what others do in it ends before it is looked at.
         let folder = if writes(&config.run) {
             // In FP32, and statistics besides.
@@ -134,19 +137,20 @@ pub(super) fn agree(
             let graph = serde_json::to_vec(&job.graph).map_err(|e| TrainError::Config(e.to_string()))?.len();
             let bytes = (copies * 4 * scalars) as u64 + graph as u64 + MANIFEST_ROOM;
             // A store that does not answer is one that ends the job.
-            let others = || plan.world_size > 1 && session.store().check(&[STOP.into()]).unwrap_or(false);
+            let others = || several && session.store().check(&[STOP.into()]).unwrap_or(false);
             // Once heard is heard, whether the store answers again or not.
             let heard = std::cell::Cell::new(false);
             let asked_to_end = || {
-                heard.set(heard.get() || signals::requested() || session.abort().is_tripped() || others());
+                heard.set(heard.get() || signals::requested() || generation.abort().is_tripped() || others());
                 heard.get()
             };
             match RunFolder::take(&config.run.output_dir, &host_name(), bytes, &asked_to_end) {
                 // Not the folder's fault, nor a reason not to try again.
                 Err(CheckpointError::InUse { .. }) if asked_to_end() => {
-                    return Err(match session.abort_reason() {
-                        Some(why) => TrainError::Aborted(why),
-                        None => {
+                    return Err(match (session.abort_reason(), session.regrouping()) {
+                        (Some(why), _) => TrainError::Aborted(why),
+                        (None, Some(why)) => TrainError::Regrouped(why),
+                        (None, None) => {
                             tell(session, &Told { source: None, run: None, best: None, stop: true })?;
                             STOPPED
                         }
@@ -193,7 +197,7 @@ fn decision(session: &Session) -> Result<Vec<u8>, StoreError> {
     let start = Instant::now();
     let mut said = false;
     loop {
-        match session.store().get(KEY, LISTEN, session.abort()) {
+        match session.store().get(KEY, LISTEN, session.generation().abort()) {
             Err(StoreError::Timeout { .. }) if start.elapsed() < DECIDED => {}
             Err(StoreError::Timeout { key, .. }) => return Err(StoreError::Timeout { key, waited: DECIDED }),
             answer => return answer,
@@ -231,7 +235,13 @@ mod tests {
     #[test]
     fn a_folder_that_has_changed_since_the_plan_was_made_is_said_where_it_matters() {
         let config = RunConfig::default();
-        let plan = BuildPlan { world_size: 2, microbatches: 4, microbatch_size: 16, ..BuildPlan::default() };
+        let plan = BuildPlan {
+            world_size: 2,
+            min_world: 2,
+            microbatches: 4,
+            microbatch_size: 16,
+            ..BuildPlan::default()
+        };
         fits_plan(&config, &plan, Some(64)).unwrap();
         let told = |kept| fits_plan(&config, &plan, kept).unwrap_err().to_string();
         assert!(

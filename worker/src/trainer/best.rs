@@ -17,6 +17,16 @@ impl Best {
         Self { top1, is_last: false }
     }
 
+    /// As others are told it: top-1 by its bits, and whether the last evaluation was the best.
+    pub fn bits(self) -> (Option<u64>, bool) {
+        (self.top1.map(f64::to_bits), self.is_last)
+    }
+
+    /// As [`Self::bits`] told it.
+    pub fn of_bits((top1, is_last): (Option<u64>, bool)) -> Self {
+        Self { top1: top1.map(f64::from_bits), is_last }
+    }
+
     /// Takes note of an evaluation; whether it is better than all before.
     pub fn improves(&mut self, top1: f64) -> bool {
         self.is_last = self.top1.is_none_or(|before| top1 > before);

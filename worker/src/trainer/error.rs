@@ -93,6 +93,9 @@ pub enum TrainError {
     /// The validation set is empty.
     #[error("the validation set has no readable image; check the folder `val/`")]
     NothingToEvaluate,
+    /// Another worker was lost, and the job goes on in another generation.
+    #[error("the generation of this worker is over: {0}")]
+    Regrouped(String),
     /// The coordinator ended the job because of another worker.
     #[error("the job was ended by the coordinator: {0}")]
     Aborted(String),
@@ -140,6 +143,11 @@ impl TrainError {
         }
     }
 
+    /// Whether it may be the echo of another worker's end.
+    pub fn is_peers(&self) -> bool {
+        matches!(self.kind(), FailureKind::Communication | FailureKind::Waited)
+    }
+
     /// What the coordinator makes of it: whether trying again can help, whether another worker's end may be the cause,
     /// and whether any worker's numbers are worth saving.
     pub fn kind(&self) -> FailureKind {
@@ -163,7 +171,9 @@ impl TrainError {
             }
             TrainError::Optim(e) if e.is_not_finite() => FailureKind::NotFinite,
             TrainError::Begin(StoreError::Timeout { .. }) => FailureKind::Waited,
-            TrainError::Begin(_) | TrainError::Aborted(_) => FailureKind::Communication,
+            TrainError::Begin(_) | TrainError::Aborted(_) | TrainError::Regrouped(_) => {
+                FailureKind::Communication
+            }
             e => match e.collective().map(CollectiveError::cause) {
                 Some(Cause::Waited) => FailureKind::Waited,
                 Some(Cause::Peers) => FailureKind::Communication,

@@ -9,7 +9,7 @@ use serde::Serialize;
 use tch::{Device, Kind, Reduction, Tensor};
 
 /// Result of an evaluation over all ranks.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct EvalResult {
     /// Share of images whose best class is right, in percent.
     pub top1: f64,

@@ -126,6 +126,7 @@ impl Job {
         let classes = Some(self.classes().len());
         let shared = config.clone().with(|c| {
             c.machine.nproc = 1;
+            c.machine.min_world = None;
             c.data.data_threads = 0;
             c.model.num_of_class = classes;
         });

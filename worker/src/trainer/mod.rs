@@ -4,9 +4,11 @@ mod all_reduce;
 mod begin;
 mod benchmark;
 mod best;
+mod course;
 mod error;
 mod eval;
 mod first;
+mod group;
 mod job;
 mod patience;
 mod progress;
@@ -16,19 +18,20 @@ mod rescue;
 mod resume;
 mod setup;
 mod source;
+mod survive;
 mod trace;
 mod update;
 
 pub use all_reduce::{AllReduce, sent_bytes, time_all_reduce};
 pub use begin::kept_global_batch;
+pub use course::{Outcome, run};
 pub use error::TrainError;
 pub use eval::{ClassCount, EvalResult, evaluate};
 pub use job::{Job, model_facts, purpose};
 pub use resume::same_task;
 pub use setup::Run;
 
-use crate::checkpoint::{CheckpointError, OwnedFolder, Position, Snapshot};
-use crate::config::{RunConfig, RunScope};
+use crate::config::RunScope;
 use crate::data::{Batch, EvalLoader, Uploading};
 use crate::exec::{Evaluator, ExecError, Mode};
 use crate::launcher::signals;
@@ -36,48 +39,12 @@ use crate::launcher::watchdog::{self, Phase, doing};
 use crate::metrics::{ClassMetrics, EvalMetrics, Happening, StepMetrics};
 use crate::native;
 use crate::optim::{Microbatch, OptimError, Stage, StepOutcome};
-use crate::session::{Session, StepReport};
+use crate::session::StepReport;
 use first::{NonFinite, first, of_all_ranks};
-use serde_json::json;
-use std::path::PathBuf;
+use progress::{How, Saving};
 use std::time::{Duration, Instant};
 use tch::Device;
 use trace::Tracing;
-
-/// How a run ended.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Outcome {
-    /// Where it stands.
-    pub position: Position,
-    /// Last evaluation, if any.
-    pub eval: Option<EvalResult>,
-    /// Ended by a signal; the state was saved.
-    pub interrupted: bool,
-    /// Median images per second over all ranks, over the steps that were timed; 0 if there were none.
-    pub images_per_second: f64,
-}
-
-/// Trains (or evaluates) as configured, in the ranks and by the plan of `session`. `address` is this host's, as the
-/// other ranks reach it.
-pub fn run(config: &RunConfig, session: &Session, job: &Job, address: &str) -> Result<Outcome, TrainError> {
-    let advised = |e: TrainError| e.with_advice(config.data.batch_size);
-    let mut run = Run::new(config, session, job, address).map_err(advised)?;
-    let outcome = run.prepare().and_then(|()| run.go());
-    let outcome = outcome.map_err(advised).inspect_err(|e| {
-        // Before anything is freed: a device that hangs could hold up the word for good.
-        if !matches!(e, TrainError::Stopped(_)) && session.abort_reason().is_none() {
-            session.report_failure(&e.to_string(), e.kind());
-        }
-        run.rescue(e);
-        run.tracing.iter_mut().for_each(Tracing::write_own);
-    })?;
-    run.write_trace();
-    // All there is to lose is saved: what goes wrong from here on is said and costs nothing.
-    if let Err(e) = run.program.finish() {
-        tracing::warn!("the ranks did not part in good order, which changes nothing of the results: {e}");
-    }
-    Ok(outcome)
-}
 
 /// An evaluation, as it is reported, and its classes in the order of their labels.
 type Evaluation = (EvalResult, EvalMetrics, Vec<ClassCount>);
@@ -91,120 +58,6 @@ enum EpochEnd {
 }
 
 impl Run<'_> {
-    /// Evaluates, calibrates or trains as configured.
-    fn go(&mut self) -> Result<Outcome, TrainError> {
-        let config = self.task.config;
-        let evaluates = config.run.run_scope == RunScope::TrainEval;
-        if config.run.run_scope == RunScope::EvalOnly {
-            let eval = self.evaluate()?.ok_or(TrainError::Stopped("the evaluation"))?;
-            return Ok(self.outcome(Some(eval), false));
-        }
-        let mut eval = None;
-        if self.is_complete() {
-            // It may have been stopped between its last step and its end.
-            if self.owes_conclusion() {
-                if !self.conclude_training(evaluates, &mut eval)? {
-                    return self.stopped(eval);
-                }
-                self.save(eval.as_ref())?;
-            }
-            self.say_complete();
-            return Ok(self.outcome(eval, false));
-        }
-        // Post-training quantization: calibrated, not trained.
-        if config.run.epochs == 0 {
-            if evaluates && !self.measure_before_quantization()? {
-                return self.stopped(eval);
-            }
-            if !self.conclude_training(evaluates, &mut eval)? {
-                return self.stopped(eval);
-            }
-            self.save(eval.as_ref())?;
-        }
-        while self.progress.position.epoch < config.run.epochs {
-            let end = self.epoch()?;
-            if end == EpochEnd::Interrupted {
-                return self.stopped(eval);
-            }
-            let (epoch, last) = (
-                self.progress.position.epoch,
-                end == EpochEnd::StepLimit || self.progress.position.epoch >= config.run.epochs,
-            );
-            if !config.run.benchmark {
-                let due = evaluates && (last || epoch.is_multiple_of(config.run.eval_interval));
-                let done = if last {
-                    self.conclude_training(due, &mut eval)?
-                } else {
-                    !due || self.measure(&mut eval)?
-                };
-                if !done {
-                    return self.stopped(eval);
-                }
-                let measured = eval.filter(|_| due);
-                let saves = last || epoch.is_multiple_of(config.run.save_interval);
-                if self.is_best(measured.as_ref()) {
-                    self.save_best(measured.as_ref(), saves)?;
-                } else if saves {
-                    self.save(measured.as_ref())?;
-                }
-            }
-            if end == EpochEnd::StepLimit {
-                break;
-            }
-        }
-        self.say_best();
-        let outcome = self.outcome(eval, false);
-        let mut summary = json!({
-            "kind": "summary", "epochs": outcome.position.epoch, "global_step": outcome.position.global_step,
-            "train.ips": outcome.images_per_second, "val.top1": outcome.eval.map(|e| e.top1),
-        });
-        if config.run.benchmark {
-            let measured = self.measured()?;
-            summary.as_object_mut().into_iter().for_each(|all| all.extend(measured.clone()));
-        }
-        self.reporter.summary(summary);
-        if config.run.benchmark {
-            let (n, ips) = (self.timed_steps(), outcome.images_per_second);
-            self.reporter.say(&format!("train.ips {ips:.1} images/s over all workers (median of {n} steps)"));
-        }
-        Ok(outcome)
-    }
-
-    /// What follows the last step. False: the ranks agreed to stop.
-    fn conclude_training(
-        &mut self,
-        evaluates: bool,
-        eval: &mut Option<EvalResult>,
-    ) -> Result<bool, TrainError> {
-        self.progress.concluded = self.reestimate_batch_norm(true)? && (!evaluates || self.measure(eval)?);
-        Ok(self.progress.concluded)
-    }
-
-    /// Whether a run whose steps are all done has left out what follows them.
-    fn owes_conclusion(&self) -> bool {
-        let evaluates = self.task.config.run.run_scope == RunScope::TrainEval;
-        evaluates && !self.progress.evaluated
-            || !self.progress.concluded && self.program.due_batch_norm(true).is_some()
-    }
-
-    /// Evaluates. False: the ranks agreed to stop, and `eval` is what it was.
-    fn measure(&mut self, eval: &mut Option<EvalResult>) -> Result<bool, TrainError> {
-        let result = self.evaluate()?;
-        let done = result.is_some();
-        *eval = result.or(*eval);
-        Ok(done)
-    }
-
-    /// The end by a signal, at a place the ranks have agreed on. Without an evaluation of its own, a checkpoint makes
-    /// the run that goes on from it measure what was left out at the end.
-    fn stopped(&mut self, eval: Option<EvalResult>) -> Result<Outcome, TrainError> {
-        // What is saved here and measured stays so: a signal after that has nothing to add.
-        if !self.progress.is_kept_and_measured() {
-            self.save(None)?;
-        }
-        Ok(self.outcome(eval, true))
-    }
-
     /// Runs the epoch from the current position to its end.
     fn epoch(&mut self) -> Result<EpochEnd, TrainError> {
         let _doing = doing(Phase::Training);
@@ -217,9 +70,7 @@ impl Run<'_> {
         self.reporter.epoch_start(epoch, steps, self.progress.position.step_in_epoch);
         let mut end = EpochEnd::Complete;
         while end == EpochEnd::Complete && self.progress.position.step_in_epoch < steps {
-            if let Some(reason) = self.task.session.abort_reason() {
-                return Err(TrainError::Aborted(reason));
-            }
+            self.ensure_going_on()?;
             if !self.reestimate_batch_norm(false)? {
                 end = EpochEnd::Interrupted;
                 break;
@@ -382,7 +233,7 @@ impl Run<'_> {
         let every = self.task.config.run.save_interval_steps;
         let boundary = self.progress.position.step_in_epoch == self.steps_per_epoch();
         if every > 0 && self.progress.position.global_step.is_multiple_of(every) && !boundary {
-            self.save(None)?;
+            self.save(Saving::of(How::Due, None))?;
         }
         Ok(())
     }
@@ -392,6 +243,8 @@ impl Run<'_> {
         let c = self.task.config;
         self.progress.resumed
             && !c.run.benchmark
+            // What this process has trained is concluded where it was trained.
+            && self.progress.begun == self.progress.position.global_step
             && (self.progress.position.epoch >= c.run.epochs
                 || (c.run.max_steps > 0 && self.progress.position.global_step >= c.run.max_steps))
     }
@@ -456,33 +309,6 @@ impl Run<'_> {
             };
             (result, metrics, counts)
         }))
-    }
-
-    /// Rank 0 saves; all ranks hold the same state between steps.
-    fn save(&mut self, eval: Option<&EvalResult>) -> Result<(), TrainError> {
-        self.save_by(eval, OwnedFolder::save)
-    }
-
-    /// The same for the best checkpoint so far, which is `due` anyhow or not.
-    fn save_best(&mut self, eval: Option<&EvalResult>, due: bool) -> Result<(), TrainError> {
-        self.save_by(eval, |folder, snapshot| folder.save_best(snapshot, due))
-    }
-
-    fn save_by(
-        &mut self,
-        eval: Option<&EvalResult>,
-        save: impl Fn(&mut OwnedFolder, &Snapshot) -> Result<PathBuf, CheckpointError>,
-    ) -> Result<(), TrainError> {
-        if self.output.folder.is_some() {
-            let _doing = doing(Phase::Saving);
-            let snapshot = self.snapshot(eval)?;
-            if let Some(folder) = &mut self.output.folder {
-                let path = save(folder, &snapshot)?;
-                self.reporter.saved(&path);
-            }
-        }
-        self.progress.saved(eval.is_some(), self.output.folder.is_some());
-        Ok(())
     }
 }
 

@@ -15,7 +15,8 @@ use std::path::PathBuf;
 /// None does where the numbers are worthless on all. `hosts` are the ranks' hosts, `end` is the coordinator's verdict,
 /// where it came.
 fn saver(hosts: &[&str], end: Option<AbortKind>, culprit: Option<u32>) -> Option<u32> {
-    if end == Some(AbortKind::NotFinite) {
+    // Or the job goes on without this rank, and saves itself.
+    if matches!(end, Some(AbortKind::NotFinite | AbortKind::Dropped)) {
         return None;
     }
     if hosts.len() == 1 {
@@ -38,15 +39,15 @@ impl Run<'_> {
         if !whole || self.progress.position == self.progress.kept {
             return;
         }
-        let plan = self.task.session.plan();
+        let generation = self.task.session.generation();
         let culprit = self.task.session.blame(&end.to_string(), kind);
         let step = self.progress.position.global_step;
-        let hosts: Vec<&str> = plan.roster.iter().map(|p| p.host.as_str()).collect();
+        let hosts: Vec<&str> = generation.roster().iter().map(|p| p.host.as_str()).collect();
         let Some(rank) = saver(&hosts, self.task.session.abort_kind(), culprit) else {
-            tracing::info!("step {step} is not saved: what it led to is not finite");
+            tracing::info!("step {step} is not saved: what it led to is not finite, or the job goes on");
             return;
         };
-        if rank != plan.rank {
+        if rank != generation.rank() {
             tracing::info!("rank {rank} is the one to save step {step}");
             return;
         }

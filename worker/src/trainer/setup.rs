@@ -1,30 +1,30 @@
 //! From a plan to a run: device, collective, optimizer, weights, loader.
 
 use super::best::Best;
+use super::group::{collective, device, sharding};
 use super::job::Job;
 use super::patience::{PATIENCE, patience};
 use super::progress::Progress;
 use super::remainder::remainder;
 use super::trace::Tracing;
 use super::update::{rule, schedule};
-use super::{Outcome, TrainError, begin, resume};
+use super::{EvalResult, Outcome, TrainError, begin, resume};
 use crate::checkpoint::{OwnedFolder, RunIdentity, StartedFrom};
-use crate::collective::{Calls, Collective, CollectiveError, Counted, Gloo, Local, Nccl, Place, load_nccl};
+use crate::collective::Calls;
 use crate::config::{DataSettings, RunConfig, RunScope};
-use crate::data::{DataConfig, Dataset, Geometry, Sharding, TrainLoader, Uploading};
+use crate::data::{DataConfig, Dataset, Geometry, TrainLoader, Uploading};
 use crate::graph::NetworkFacts;
-use crate::launcher::watchdog::{Phase, doing};
 use crate::metrics::{Reporter, StepMetrics, median, say};
 use crate::native;
 use crate::native::devices;
 use crate::optim::loss_scale::LossScale;
 use crate::optim::{CrossEntropy, DistributedOptimizer, Program, Sharing};
 use crate::passes::{self, Decision};
-use crate::session::{Backend, BuildPlan, Fp32Math, LossScalingMode, Session};
+use crate::session::{BuildPlan, Fp32Math, Generation, LossScalingMode, Session};
 use crate::strategy::{Averaging, Strategy};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tch::Device;
 
 /// What does not change while a run lasts.
@@ -32,7 +32,23 @@ pub(super) struct Task<'a> {
     pub config: &'a RunConfig,
     pub session: &'a Session,
     pub job: &'a Job,
+    /// How images are read, and which are this rank's in the current generation.
     pub data: DataConfig,
+}
+
+impl Task<'_> {
+    /// A loader of this rank's part of the training set; none where no step is taken.
+    pub fn loader(&self) -> Result<Option<TrainLoader>, TrainError> {
+        let (config, data) = (self.config, &self.data);
+        // Who takes no step wants no whole batch: post-training quantization looks at what images there are.
+        let steps = |d: &Arc<Dataset>| config.run.epochs > 0 || d.len() >= data.sharding.global_batch();
+        let train = self.job.train.clone().filter(steps);
+        let loader = train.map(|d| TrainLoader::new(d, data.clone())).transpose()?;
+        let repeats = config.run.benchmark && config.data.image_root == "synthetic";
+        let loader = loader.map(|loader| if repeats { loader.repeating(RING) } else { loader });
+        let cpu = device(&self.session.generation()) == Device::Cpu;
+        Ok(loader.map(|loader| if cpu { loader } else { loader.raw() }))
+    }
 }
 
 /// Where its checkpoints go, and what they say of it.
@@ -55,6 +71,8 @@ pub struct Run<'a> {
     /// Microbatches of the step that comes next, on their way to the device.
     pub(super) ahead: Option<Result<Vec<Uploading>, TrainError>>,
     pub(super) progress: Progress,
+    /// The last evaluation.
+    pub(super) eval: Option<EvalResult>,
     pub(super) output: Output,
     pub(super) reporter: Reporter,
     pub(super) tracing: Option<Tracing>,
@@ -62,53 +80,22 @@ pub struct Run<'a> {
     times: Vec<f64>,
     /// The same steps whole, of a benchmark.
     pub(super) timed: Vec<StepMetrics>,
-    /// What is to be said before the first step: where it begins, and about the warm-up.
-    beginning: (String, Option<String>),
+    /// What is to be said before the first step, until it is: where it begins, and about the warm-up.
+    beginning: Option<(String, Option<String>)>,
+    /// This host's address, as the other ranks reach it.
+    pub(super) address: &'a str,
+    /// Longest wait of a collective.
+    pub(super) patience: Duration,
+    /// The generation it has joined.
+    pub(super) generation: u64,
+    /// When it left the last one, and why, until it has joined another.
+    pub(super) left: Option<(Instant, String)>,
 }
 
 /// Steps without a time at the start of a process, outside benchmarks: memory is still being allocated.
 const COLD: u64 = 2;
 /// Microbatches that a benchmark on synthetic images makes and uses again.
 const RING: usize = 2;
-
-/// This rank's device, as its placement names it.
-pub(super) fn device(plan: &BuildPlan) -> Device {
-    match plan.roster.get(plan.rank as usize).and_then(|p| p.cuda_device) {
-        None => Device::Cpu,
-        Some(ordinal) => Device::Cuda(ordinal as usize),
-    }
-}
-
-/// Connects the ranks as the plan says. `address` is this host's, as others reach it; `patience` bounds every call. Calls
-/// are noted in `noted`; a rank that is alone has nobody to call.
-pub(super) fn collective(
-    session: &Session,
-    address: &str,
-    patience: Duration,
-    noted: Option<Calls>,
-) -> Result<Box<dyn Collective>, CollectiveError> {
-    let _doing = doing(Phase::Connecting);
-    let (plan, abort) = (session.plan(), session.abort());
-    let (rank, world) = (plan.rank as usize, plan.world_size as usize);
-    session.meets();
-    let collective: Box<dyn Collective> = match plan.backend() {
-        Backend::Local => Box::new(Local),
-        Backend::Gloo => Box::new(Gloo::connect(session.store(), rank, world, address, patience, abort)?),
-        Backend::Nccl => {
-            let place = match device(plan) {
-                Device::Cuda(ordinal) => Place::Cuda(ordinal),
-                _ => Place::StandIn,
-            };
-            let (library, store) = (load_nccl()?, session.store());
-            Box::new(Nccl::connect(library, &*store, (rank, world), place, patience, abort)?)
-        }
-    };
-    let counted = Counted::new(collective, session.collectives());
-    Ok(Box::new(match noted {
-        Some(calls) if world > 1 => counted.noting(calls),
-        _ => counted,
-    }))
-}
 
 /// What is trained, as the plan says. A plan whose passes are not those that follow from its recipe here is an error.
 fn strategy(plan: &BuildPlan, network: &NetworkFacts) -> Result<Strategy, TrainError> {
@@ -159,17 +146,18 @@ fn seed(plan: &BuildPlan) -> u64 {
 }
 
 /// What loaders of this rank need to know, of images with so many channels.
-fn data_config(data: &DataSettings, channels: usize, plan: &BuildPlan) -> DataConfig {
-    let local = plan.roster.iter().filter(|p| p.host == plan.host).count().max(1);
+fn data_config(
+    data: &DataSettings,
+    channels: usize,
+    plan: &BuildPlan,
+    generation: &Generation,
+) -> DataConfig {
+    let here = generation.mine().map(|p| p.host.as_str());
+    let local = generation.roster().iter().filter(|p| Some(p.host.as_str()) == here).count().max(1);
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     DataConfig {
         geometry: Geometry::new(data, channels),
-        sharding: Sharding {
-            rank: plan.rank as usize,
-            world: plan.world_size as usize,
-            microbatches: plan.microbatches as usize,
-            batch: plan.microbatch_size as usize,
-        },
+        sharding: sharding(plan, generation),
         seed: seed(plan),
         threads: if data.data_threads > 0 { data.data_threads } else { (cores / local).max(1) },
         max_corrupt: data.max_corrupt_images,
@@ -182,13 +170,13 @@ impl<'a> Run<'a> {
         config: &'a RunConfig,
         session: &'a Session,
         job: &'a Job,
-        address: &str,
+        address: &'a str,
     ) -> Result<Self, TrainError> {
-        let plan = session.plan();
+        let (plan, generation) = (session.plan(), session.generation());
         let patience = patience(std::env::var(PATIENCE).ok().as_deref())?;
         // Before anything is allocated: this is the one thread that calls CUDA besides libtorch's own.
         let config_error = |e: native::NativeError| TrainError::Config(e.to_string());
-        devices::make_current(device(plan)).map_err(config_error)?;
+        devices::make_current(device(&generation)).map_err(config_error)?;
         devices::allow_tf32(plan.fp32_math() == Fp32Math::Tf32).map_err(config_error)?;
         tch::set_num_threads(plan.threads.max(1) as i32);
         let deterministic = plan.determinism.is_some_and(|d| d.deterministic_kernels);
@@ -198,14 +186,10 @@ impl<'a> Run<'a> {
         // cuDNN tries its ways to compute each convolution, and keeps the fastest.
         tch::Cuda::cudnn_set_benchmark(!deterministic);
         let strategy = strategy(plan, &NetworkFacts::of(&job.graph))?;
-        let data = data_config(&config.data, config.model.image_shape[0], plan);
-        let repeats = config.run.benchmark && config.data.image_root == "synthetic";
-        // Who takes no step wants no whole batch: post-training quantization looks at what images there are.
-        let steps = |d: &Arc<Dataset>| config.run.epochs > 0 || d.len() >= data.sharding.global_batch();
-        let train = job.train.clone().filter(steps);
-        let loader = train.map(|d| TrainLoader::new(d, data.clone())).transpose()?;
-        let loader = loader.map(|loader| if repeats { loader.repeating(RING) } else { loader });
-        let loader = loader.map(|loader| if device(plan) == Device::Cpu { loader } else { loader.raw() });
+        let data = data_config(&config.data, config.model.image_shape[0], plan, &generation);
+        let ranks = (data.sharding.rank, data.sharding.world);
+        let task = Task { config, session, job, data };
+        let loader = task.loader()?;
         let steps_per_epoch = loader.as_ref().map_or(0, TrainLoader::steps);
 
         let rule = rule(&config.optimizer);
@@ -222,11 +206,11 @@ impl<'a> Run<'a> {
             .loss_scale(loss_scale(plan))
             .clip_norm(config.optimizer.clip_grad_norm)
             .averaging(averaging)
-            .device(device(plan))
+            .device(device(&generation))
             .purpose(plan.purpose())
             .seed(seed(plan))
             .zero_gamma(config.model.zero_gamma);
-        let dump = config.run.checks && plan.rank == 0;
+        let dump = config.run.checks && generation.rank() == 0;
         if dump {
             say!("graph as built:\n{}", job.graph);
         }
@@ -241,16 +225,15 @@ impl<'a> Run<'a> {
             begin.source.as_deref(),
             &mut program,
             steps_per_epoch,
-            data.sharding.global_batch(),
+            task.data.sharding.global_batch(),
         )?;
         program.global_step = start.position.global_step;
         let reporter = Reporter::new(
-            plan.rank,
+            generation.rank(),
             config.run.report_file.as_deref(),
             start.resumed,
             config.run.print_interval,
         )?;
-        let ranks = (data.sharding.rank, data.sharding.world);
         let begin_trace = |(path, calls): (&PathBuf, Calls)| Tracing::begin(path, calls, ranks);
         Ok(Self {
             tracing: config.run.trace_file.as_ref().zip(calls).map(begin_trace).transpose()?,
@@ -261,33 +244,40 @@ impl<'a> Run<'a> {
                 started_from: start.from,
                 best: Best::so_far(begin.best),
             },
-            task: Task { config, session, job, data },
+            task,
+            eval: None,
             program,
             loader,
             ahead: None,
             reporter,
             times: vec![],
             timed: vec![],
-            beginning: (start.message, warmup),
+            beginning: Some((start.message, warmup)),
+            address,
+            patience,
+            generation: generation.number(),
+            left: None,
         })
     }
 
     /// Says where it begins, and does what needs all ranks before the first step.
     pub(super) fn prepare(&mut self) -> Result<(), TrainError> {
         let (config, job) = (self.task.config, self.task.job);
-        let (beginning, warmup) = std::mem::take(&mut self.beginning);
-        self.reporter.say(&beginning);
-        self.say_whose();
-        job.found().for_each(|found| self.reporter.say(&found.to_string()));
-        if let Some(train) = job.train.as_ref().filter(|_| config.run.epochs > 0) {
-            let told = [remainder(train.len(), self.task.data.sharding.global_batch()), warmup];
-            told.into_iter().flatten().for_each(|line| self.reporter.say(&line));
+        if let Some((beginning, warmup)) = self.beginning.take() {
+            self.reporter.say(&beginning);
+            self.say_whose();
+            job.found().for_each(|found| self.reporter.say(&found.to_string()));
+            if let Some(train) = job.train.as_ref().filter(|_| config.run.epochs > 0) {
+                let told = [remainder(train.len(), self.task.data.sharding.global_batch()), warmup];
+                told.into_iter().flatten().for_each(|line| self.reporter.say(&line));
+            }
         }
         if config.run.run_scope != RunScope::EvalOnly {
             self.calibrate()?;
         }
         if self.program.strategy().qat.as_ref().is_some_and(|q| q.distillation.is_some())
             && config.run.run_scope != RunScope::EvalOnly
+            && !self.program.follows()
         {
             self.learn_from_teacher()?;
         }
@@ -334,18 +324,18 @@ impl<'a> Run<'a> {
         self.times.len() as u64
     }
 
-    pub(super) fn outcome(&self, eval: Option<super::EvalResult>, interrupted: bool) -> Outcome {
+    pub(super) fn outcome(&self, interrupted: bool) -> Outcome {
         let step = median(&self.times);
         let images = self.task.data.sharding.global_batch() as f64;
         let images_per_second = if step > 0.0 { images / step } else { 0.0 };
-        Outcome { position: self.progress.position, eval, interrupted, images_per_second }
+        Outcome { position: self.progress.position, eval: self.eval, interrupted, images_per_second }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::{Determinism, LossScaling, QatRecipe, WorkerFacts, job_spec, machine};
+    use crate::session::{Determinism, LossScaling, Placement, QatRecipe, WorkerFacts, job_spec, machine};
     use crate::strategy::{Amp, Layout, Observer, Target};
     use crate::trainer::purpose;
     use octrain_coordinator::{plan, strategy::JobFacts};
@@ -376,20 +366,31 @@ mod tests {
             pid: 1,
             capabilities: Some(machine::capabilities(vec![])),
         };
-        plan::build("job", 1, &JobFacts { job, workers: vec![worker(0), worker(1)] }).unwrap()
+        let facts = JobFacts { job, workers: vec![worker(0), worker(1)], min_world: 2 };
+        plan::build("job", &facts).unwrap().plan
+    }
+
+    /// The first rank of a generation of two workers.
+    fn generation() -> Generation {
+        let place = |rank| Placement { rank, host: "a".into(), local_index: rank, ..Placement::default() };
+        Generation::new(octrain_proto::v1::Generation {
+            number: 1,
+            roster: vec![place(0), place(1)],
+            ..octrain_proto::v1::Generation::default()
+        })
     }
 
     /// What the worker makes of a plan.
     fn made(plan: &BuildPlan) -> String {
         let config = config();
         let strategy = strategy(plan, &network()).map_err(|e| e.to_string());
-        let step = (sharing(plan), loss_scale(plan), device(plan), averaging(plan, 3));
+        let step = (sharing(plan), loss_scale(plan), averaging(plan, 3));
         format!(
             "{:?}",
             (
                 strategy,
                 step,
-                data_config(&config.data, 3, plan),
+                data_config(&config.data, 3, plan, &generation()),
                 schedule(&config.optimizer, plan.total_steps, 100)
             )
         )
@@ -406,10 +407,7 @@ mod tests {
     #[test]
     fn every_decision_of_the_plan_reaches_the_worker() {
         type Change = fn(&mut BuildPlan);
-        let changes: [(&str, Change); 31] = [
-            ("world_size", |p| p.world_size = 3),
-            ("rank", |p| p.rank = 1),
-            ("roster.cuda_device", |p| p.roster[0].cuda_device = Some(0)),
+        let changes: [(&str, Change); 28] = [
             ("amp", |p| p.set_amp(Amp::Bf16)),
             ("loss_scaling.mode", |p| scaling(p).set_mode(LossScalingMode::Dynamic)),
             ("loss_scaling.scale", |p| {
@@ -450,6 +448,26 @@ mod tests {
             change(&mut other);
             assert_ne!(made(&other), before, "{name} of the plan is not obeyed");
         }
+    }
+
+    #[test]
+    fn a_generation_deals_the_plan_s_microbatches_to_whoever_is_there() {
+        let plan = BuildPlan { microbatches: 16, microbatch_size: 4, ..planned(&config()) };
+        let sharing = |rank, world: u32| {
+            let place = |rank| Placement { rank, cuda_device: Some(rank + 2), ..Placement::default() };
+            let formed = octrain_proto::v1::Generation {
+                rank,
+                roster: (0..world).map(place).collect(),
+                ..octrain_proto::v1::Generation::default()
+            };
+            let generation = Generation::new(formed);
+            assert_eq!(device(&generation), Device::Cuda(rank as usize + 2));
+            let sharding = data_config(&config().data, 3, &plan, &generation).sharding;
+            (sharding.local_microbatches().len(), sharding.global_batch())
+        };
+        assert_eq!([0, 1, 2, 3].map(|rank| sharing(rank, 4)), [(4, 64); 4]);
+        assert_eq!([0, 1, 2].map(|rank| sharing(rank, 3)), [(5, 64), (5, 64), (6, 64)]);
+        assert_eq!(sharing(0, 1), (16, 64));
     }
 
     #[test]

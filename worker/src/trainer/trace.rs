@@ -37,6 +37,16 @@ impl Tracing {
         Ok(Self { file, world, trace, calls, began, input: Vec::new() })
     }
 
+    /// Where the calls of a collective are noted.
+    pub fn calls(&self) -> Calls {
+        self.calls.clone()
+    }
+
+    /// From now on there are so many ranks. Where the one that writes is gone, the trace is, too.
+    pub fn regroup(&mut self, world: usize) {
+        self.world = world;
+    }
+
     /// Images were waited for, or moved.
     pub fn input(&mut self, what: Happening, begun: Instant) -> Instant {
         let now = Instant::now();

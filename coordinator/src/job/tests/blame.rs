@@ -77,7 +77,7 @@ impl World {
     /// Heartbeats that tell how many collectives each has entered.
     fn enter(&mut self, headers: &[Header], entered: &[u64]) {
         for (header, &collectives) in headers.iter().zip(entered) {
-            self.ok(Event::Heartbeat { header: header.clone(), step: 41, collectives });
+            self.ok(Event::Heartbeat { header: header.clone(), step: 41, collectives, connected: true });
         }
     }
 }

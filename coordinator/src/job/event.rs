@@ -1,0 +1,173 @@
+//! What happens to a job, and what those who ask get.
+
+use crate::refusal::Refusal;
+use octrain_proto::v1::{
+    Abort, ExitedRequest, FailureKind, Generation, GetPlanReply, GiveUpRequest, Header, RegisterReply,
+    RegisterRequest, Regroup, Standing, StatusReply, StepReport,
+};
+use std::time::Duration;
+
+/// How often a call that may wait was asked. Only the first time is a sign of life of the caller; later ones are
+/// the coordinator's own asking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// By the caller.
+    First,
+    /// After a change.
+    Again,
+    /// The caller's time is up.
+    Expired,
+}
+
+/// What happens.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs)]
+pub enum Event {
+    Register(Box<RegisterRequest>),
+    GiveUp(Box<GiveUpRequest>),
+    GetPlan {
+        header: Header,
+        wait: Wait,
+    },
+    Heartbeat {
+        header: Header,
+        step: u64,
+        collectives: u64,
+        connected: bool,
+    },
+    /// A worker's generation is over.
+    Attach {
+        header: Header,
+        standing: Option<Standing>,
+        message: String,
+        wait: Wait,
+    },
+    /// A launcher has seen a worker's end.
+    Exited(Box<ExitedRequest>),
+    Watch {
+        header: Header,
+    },
+    /// A watch broke.
+    Disconnected {
+        member: String,
+        watch: u64,
+    },
+    ReportStep {
+        header: Header,
+        report: StepReport,
+    },
+    ReportFailure {
+        header: Header,
+        message: String,
+        kind: FailureKind,
+    },
+    Leave {
+        header: Header,
+        interrupted: bool,
+        before_plan: bool,
+    },
+    StoreSet {
+        header: Header,
+        key: String,
+        value: Vec<u8>,
+    },
+    StoreGet {
+        header: Header,
+        key: String,
+        wait: Wait,
+    },
+    StoreAdd {
+        header: Header,
+        key: String,
+        amount: i64,
+    },
+    StoreCheck {
+        header: Header,
+        keys: Vec<String>,
+    },
+    StoreDelete {
+        header: Header,
+        key: String,
+    },
+    Status,
+    /// Time has passed, and everything that had arrived was taken in. Comes every [`crate::clock::TICK`].
+    Tick,
+    /// This coordinator stood still (stopped, starved, its machine suspended) for so long.
+    HeldUp {
+        by: Duration,
+    },
+    /// The coordinator is told to stop.
+    Shutdown {
+        why: String,
+    },
+}
+
+/// What a heartbeat is answered with.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Heard {
+    /// The job has ended, or goes on without the caller.
+    pub abort: Option<Abort>,
+    /// The caller's generation is over.
+    pub regroup: Option<Regroup>,
+}
+
+/// What a caller gets.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs)]
+pub enum Reply {
+    Registered(RegisterReply),
+    Plan(Box<GetPlanReply>),
+    Heartbeat(Heard),
+    /// None: others are waited for, named by the text.
+    Attached(Option<Generation>, String),
+    /// Whether the job goes on.
+    GoesOn(bool),
+    Watching {
+        member: String,
+        watch: u64,
+    },
+    Done,
+    Found(Option<Vec<u8>>),
+    Sum(i64),
+    Yes(bool),
+    Status(Box<StatusReply>),
+}
+
+/// What becomes of a call.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// Answered.
+    Reply(Reply),
+    /// Refused.
+    Refuse(Refusal),
+    /// Not yet: ask again after the next change, or with `expired` when the caller's time is up.
+    Park,
+    /// Nobody asked.
+    None,
+}
+
+/// Which of the parked calls may have become answerable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wakes {
+    /// None.
+    Nobody,
+    /// Those that wait for this key of the store.
+    Key(String),
+    /// All: the job has started, or ended, or one of its generations has.
+    Everybody,
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// All workers left.
+    Finished {
+        /// At least one because it was interrupted.
+        interrupted: bool,
+    },
+    /// By the first cause.
+    Failed {
+        /// The cause, naming the culprit.
+        abort: Abort,
+    },
+}

@@ -1,0 +1,258 @@
+//! One generation after another, in a job that goes on without some of its workers.
+
+use super::{Answer, Applied, Job, Phase, Reply, Wait, failure, register};
+use crate::config::CoordinatorConfig;
+use crate::liveness::Lost;
+use crate::membership::{Member, NAMED, Now};
+use crate::plan;
+use crate::ranks::{self, Place};
+use crate::refusal::Refusal;
+use crate::text::{MAX_REASON, line};
+use octrain_proto::v1::{Abort, AbortKind, ExitedRequest, Generation, Header, Regroup, Standing};
+
+/// Generations in a row in which no step was finished; then what breaks them is not a worker.
+const IN_VAIN: u32 = 5;
+
+/// A worker whose generation is over, as its message says why, comes to the next one, and waits for it. The first to come
+/// ends the generation for all.
+pub(super) fn attach(
+    now: Now,
+    job: &mut Job,
+    config: &CoordinatorConfig,
+    header: &Header,
+    standing: Option<Standing>,
+    (message, wait): (&str, Wait),
+) -> Applied {
+    let stale = job.stale(header.generation, config);
+    let current = job.generation;
+    let member = job.member(header, config)?;
+    if let Some(abort) = &member.dropped {
+        return Err(Refusal::Ended(abort.clone()));
+    }
+    if wait == Wait::First {
+        member.heard(now);
+    }
+    let (rank, is_in, described) = (member.rank, member.generation == current, member.describe());
+    let mut reasons = Vec::new();
+    match &job.phase {
+        Phase::Gathering => return Err(Refusal::NotRunning),
+        Phase::Finished { .. } => return Err(Refusal::Finished),
+        Phase::Failed { abort, .. } => return Err(Refusal::Ended(abort.clone())),
+        // It has come, and its answer was lost or is due.
+        Phase::Running { formed, .. } if is_in && header.generation < current => {
+            return Ok((Answer::Reply(attached(formed, rank)), None));
+        }
+        Phase::Running { .. } if header.generation < current => return Err(stale),
+        Phase::Running { .. } if !config.survives() => {
+            let text = "this job ends with any of its workers: there is no generation to come to";
+            return Err(Refusal::Invalid(text.into()));
+        }
+        Phase::Running { .. } => reasons.push(end(now, job, &format!("{described}: {message}"))),
+        Phase::Reforming { .. } => {}
+    }
+    if let Some(member) = job.members.get_mut(&header.member) {
+        member.attached = Some(standing);
+    }
+    if let Some(standing) = standing {
+        job.progressed(standing.step);
+    }
+    reasons.extend(form(now, job));
+    let reason = (!reasons.is_empty()).then(|| reasons.join("; "));
+    let answer = match &job.phase {
+        Phase::Running { formed, .. } => {
+            let rank = job.members.get(&header.member).and_then(|m| m.rank);
+            Answer::Reply(attached(formed, rank))
+        }
+        Phase::Failed { abort, .. } => Answer::Refuse(Refusal::Ended(abort.clone())),
+        _ if wait == Wait::Expired => Answer::Reply(Reply::Attached(None, awaited(job))),
+        _ => Answer::Park,
+    };
+    Ok((answer, reason))
+}
+
+fn attached(formed: &Generation, rank: Option<u32>) -> Reply {
+    let rank = rank.unwrap_or_default();
+    Reply::Attached(Some(Generation { rank, ..formed.clone() }), String::new())
+}
+
+/// Those that have yet to come, for people.
+pub(super) fn awaited(job: &Job) -> String {
+    let missing = job.members.values().filter(|m| m.counted() && m.attached.is_none());
+    let mut all: Vec<String> = missing.map(Member::describe).collect();
+    let more = all.len().saturating_sub(NAMED);
+    all.truncate(NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", all.join(", "))
+}
+
+/// Ends the generation, unless that is done.
+fn end(now: Now, job: &mut Job, why: &str) -> String {
+    if matches!(job.phase, Phase::Reforming { .. }) {
+        return why.into();
+    }
+    let why = line(why, MAX_REASON);
+    let text = format!("generation {} is over: {why}", job.generation);
+    job.generation += 1;
+    job.store = Default::default();
+    for m in job.members.values_mut() {
+        m.attached = None;
+        m.connected = false;
+    }
+    job.phase = Phase::Reforming { since: now, why };
+    text
+}
+
+/// The job goes on without a worker; none where it does not, and nothing was changed but that the worker is gone.
+pub(super) fn go_on_without(
+    now: Now,
+    job: &mut Job,
+    config: &CoordinatorConfig,
+    name: &str,
+    why: &str,
+) -> Option<String> {
+    let runs = matches!(job.phase, Phase::Running { .. } | Phase::Reforming { .. });
+    if !runs || !config.survives() {
+        return None;
+    }
+    let member = job.members.get_mut(name)?;
+    member.failed = true;
+    let message = line(&format!("the job goes on without this worker: {why}"), MAX_REASON);
+    let abort = Abort { kind: AbortKind::Dropped.into(), message, culprit: member.rank };
+    member.dropped = Some(abort);
+    // Those who have left were done.
+    if job.members.values().filter(|m| !m.failed).count() < config.min_world as usize {
+        return None;
+    }
+    if job.members.values().all(|m| !m.counted()) {
+        job.phase = Phase::Finished { interrupted: job.interrupted };
+        return Some(format!("{why}; all others have left, the job is finished"));
+    }
+    let ended = end(now, job, why);
+    let formed = form(now, job);
+    Some([Some(ended), formed].into_iter().flatten().collect::<Vec<_>>().join("; "))
+}
+
+/// Forms the next generation, once all who are left have come.
+pub(super) fn form(now: Now, job: &mut Job) -> Option<String> {
+    let Phase::Reforming { since, why } = &job.phase else { return None };
+    let (took, why) = (now.saturating_sub(*since), why.clone());
+    let mut here: Vec<(Place, Option<Standing>)> = Vec::new();
+    for m in job.members.values().filter(|m| m.counted()) {
+        here.push((m.place(), m.attached?));
+    }
+    if here.is_empty() {
+        return None;
+    }
+    if job.progress.1 >= IN_VAIN {
+        let text = format!(
+            "{IN_VAIN} generations in a row have ended before a step was finished, the last one so: {why}"
+        );
+        return failure::fail(now, job, AbortKind::WorkerFailed, None, text);
+    }
+    let places: Vec<Place> = here.iter().map(|(place, _)| place.clone()).collect();
+    let mut roster = ranks::assign(&places);
+    let standings: Vec<Option<Standing>> = roster
+        .iter()
+        .map(|p| {
+            let place = Place { host: p.host.clone(), local_index: p.local_index };
+            here.iter().find(|(other, _)| *other == place).and_then(|(_, standing)| *standing)
+        })
+        .collect();
+    let source = source(&standings);
+    for m in job.members.values_mut().filter(|m| m.counted()) {
+        let place = m.place();
+        let Some(p) = roster.iter_mut().find(|p| p.host == place.host && p.local_index == place.local_index)
+        else {
+            continue;
+        };
+        if let Some(gpu) = &m.gpu {
+            (p.cuda_device, p.cuda_uuid) = (Some(gpu.ordinal), gpu.uuid.clone());
+        }
+        (m.rank, m.generation) = (Some(p.rank), job.generation);
+    }
+    let plan = job.plan.as_deref()?;
+    let formed = plan::generation(plan, job.generation, roster, source);
+    let from = match source.and_then(|s| Some((s, standings[s as usize]?.step))) {
+        Some((rank, step)) => format!("all go on after step {step}, as rank {rank} has it"),
+        None => "all begin, as none had finished a step".into(),
+    };
+    let text = format!(
+        "generation {} is formed {:.2} s later, {} workers: {from}",
+        job.generation,
+        took.as_secs_f64(),
+        places.len()
+    );
+    job.phase = Phase::Running { formed: Box::new(formed), suspicion: None };
+    job.progress.1 += 1;
+    Some(text)
+}
+
+/// The rank whose state all others take on: the one that is furthest, of several the first. None where some have not
+/// begun: nobody has finished a step then, and all begin anew.
+fn source(standings: &[Option<Standing>]) -> Option<u32> {
+    let all: Option<Vec<Standing>> = standings.iter().copied().collect();
+    let furthest = |(rank, s): &(usize, Standing)| (s.step, s.stage, std::cmp::Reverse(*rank));
+    all?.into_iter().enumerate().max_by_key(furthest).map(|(rank, _)| rank as u32)
+}
+
+/// Time has passed: those who have not come in time are given up.
+pub(super) fn overdue(now: Now, job: &mut Job, config: &CoordinatorConfig) -> Option<String> {
+    let Phase::Reforming { since, .. } = &job.phase else { return None };
+    if now < *since + config.regroup_timeout {
+        return None;
+    }
+    let late = job.members.iter().find(|(_, m)| m.counted() && m.attached.is_none());
+    let member = late.map(|(name, _)| name.clone())?;
+    let cause = format!(
+        "it lives, but has not come to generation {} within {:.0} s (a GPU, a file system or a loader that hangs)",
+        job.generation,
+        config.regroup_timeout.as_secs_f64()
+    );
+    failure::lose(now, job, config, &Lost { member, cause }, None)
+}
+
+/// A launcher has seen a worker's end.
+pub(super) fn exited(now: Now, job: &mut Job, config: &CoordinatorConfig, r: &ExitedRequest) -> Applied {
+    register::meant(config, &r.job_id, r.generation, config.generation)?;
+    let place = Place { host: r.host.clone(), local_index: r.local_index };
+    let theirs = |m: &Member| m.counted() && m.place() == place && m.facts.pid == r.pid;
+    let found = job.members.iter().find(|(_, m)| theirs(m)).map(|(name, _)| name.clone());
+    let lost = found.map(|member| Lost { member, cause: format!("its launcher saw that it {}", r.status) });
+    let reason = match (&job.phase, lost) {
+        (Phase::Gathering, Some(lost)) => failure::forget(job, &lost),
+        (Phase::Running { .. } | Phase::Reforming { .. }, Some(lost)) => {
+            failure::lose(now, job, config, &lost, None)
+        }
+        _ => None,
+    };
+    // One that has finished did so without it.
+    let well = !matches!(job.phase, Phase::Gathering | Phase::Failed { .. });
+    Ok((Answer::Reply(Reply::GoesOn(config.survives() && well)), reason))
+}
+
+impl Job {
+    /// What a worker of this generation is told, where that is over.
+    pub(super) fn told_after(&self, generation: u64) -> Option<Regroup> {
+        match &self.phase {
+            Phase::Reforming { why, .. } if generation < self.generation => {
+                Some(Regroup { generation: self.generation, why: why.clone() })
+            }
+            Phase::Running { .. } if generation < self.generation => {
+                Some(Regroup { generation: self.generation, why: "it was formed anew".into() })
+            }
+            _ => None,
+        }
+    }
+
+    /// A member has finished so many steps.
+    pub(super) fn progressed(&mut self, step: u64) {
+        if step > self.progress.0 {
+            self.progress = (step, 0);
+        }
+    }
+
+    /// Whether every member is connected to the others of its generation.
+    pub(super) fn is_connected(&self) -> bool {
+        self.members.values().filter(|m| m.counted()).all(|m| m.connected)
+    }
+}

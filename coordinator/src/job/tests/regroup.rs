@@ -1,0 +1,257 @@
+//! A job that goes on without some of its workers.
+
+use super::*;
+
+/// A running job of `a:0`, `a:1`, ... that goes on with `min_world` of them.
+fn surviving(world_size: u32, min_world: u32) -> (World, Vec<Header>) {
+    let mut w = World::new(world_size);
+    w.config.min_world = min_world;
+    let headers = (0..world_size).map(|i| w.join(request("a", i))).collect();
+    (w, headers)
+}
+
+fn at(step: u64, stage: u32) -> Option<Standing> {
+    Some(Standing { step, stage })
+}
+
+fn attach(header: &Header, standing: Option<Standing>, wait: Wait) -> Event {
+    Event::Attach { header: header.clone(), standing, message: "connection closed".into(), wait }
+}
+
+fn exited(local_index: u32) -> Event {
+    Event::Exited(Box::new(ExitedRequest {
+        job_id: "octrain".into(),
+        generation: 0,
+        host: "a".into(),
+        local_index,
+        pid: 1,
+        status: "was killed by signal 9".into(),
+    }))
+}
+
+/// The generation that a worker which has come to it gets.
+fn formed(w: &mut World, header: &Header) -> Generation {
+    match w.event(attach(header, at(0, 0), Wait::Again)) {
+        Answer::Reply(Reply::Attached(Some(formed), _)) => formed,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn regroup(w: &mut World, header: &Header) -> Option<Regroup> {
+    let beat = Event::Heartbeat { header: header.clone(), step: 0, collectives: 0, connected: true };
+    match w.ok(beat) {
+        Reply::Heartbeat(heard) => heard.regroup,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_dead_worker_ends_the_generation_at_once_and_the_others_form_the_next_one() {
+    let (mut w, h) = surviving(4, 2);
+    let plan = w.job.plan.clone().unwrap();
+    w.ok(Event::StoreSet { header: h[0].clone(), key: "k".into(), value: vec![1] });
+    let step = step(w.now, w.job.clone(), &w.config, exited(1));
+    assert_eq!(step.answer, Answer::Reply(Reply::GoesOn(true)));
+    assert_eq!(step.wakes, Wakes::Everybody);
+    let told = step.regroup.clone().unwrap();
+    assert_eq!(told.generation, 2);
+    contains(&told.why, &["rank 1", "its launcher saw that it was killed by signal 9"]);
+    w.job = step.job;
+    assert_eq!(regroup(&mut w, &h[0]), Some(told));
+    // What belongs to the generation that is over is refused.
+    let stale = w.refused(Event::StoreSet { header: h[0].clone(), key: "k".into(), value: vec![2] });
+    assert_eq!(stale.kind(), "stale-generation");
+    let ahead = Header { generation: 2, ..h[0].clone() };
+    let early = w.refused(Event::StoreGet { header: ahead.clone(), key: "k".into(), wait: Wait::First });
+    assert_eq!(early.kind(), "not-running");
+    assert_eq!(w.event(attach(&h[0], at(7, 0), Wait::First)), Answer::Park);
+    match w.ok(attach(&h[0], at(7, 0), Wait::Expired)) {
+        Reply::Attached(None, waiting) => contains(&waiting, &["local index 2", "local index 3"]),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(w.event(attach(&h[3], at(8, 0), Wait::First)), Answer::Park);
+    let last = match w.ok(attach(&h[2], at(8, 1), Wait::First)) {
+        Reply::Attached(Some(formed), _) => formed,
+        other => panic!("{other:?}"),
+    };
+    // Ranks close up in the old order; the state is that of the one that is furthest.
+    let places: Vec<u32> = last.roster.iter().map(|p| p.local_index).collect();
+    assert_eq!((places, last.number, last.rank, last.source), (vec![0, 2, 3], 2, 1, Some(1)));
+    let ranks = [0, 2, 3].map(|i: usize| formed(&mut w, &h[i]).rank);
+    assert_eq!(ranks, [0, 1, 2]);
+    assert_eq!(w.job.plan.as_ref(), Some(&plan), "what holds for the run is what it was");
+    assert_eq!(last.plan_sha256, plan.sha256);
+    // The store is empty, and open to the new generation.
+    assert_eq!(
+        w.ok(Event::StoreGet { header: ahead, key: "k".into(), wait: Wait::Expired }),
+        Reply::Found(None)
+    );
+    // Whoever is gone hears that the job goes on.
+    let abort = w.beat(&h[1]).unwrap();
+    assert_eq!(abort.kind(), AbortKind::Dropped);
+    assert!(matches!(w.refused(attach(&h[1], at(7, 0), Wait::First)), Refusal::Ended(_)));
+    for i in [0, 2, 3] {
+        let header = Header { generation: 2, ..h[i].clone() };
+        w.ok(Event::Leave { header, interrupted: false, before_plan: false });
+    }
+    assert_eq!(w.ended, [Outcome::Finished { interrupted: false }]);
+}
+
+#[test]
+fn a_job_that_does_not_go_on_ends_with_the_first_worker_and_below_the_minimum() {
+    let (mut w, _) = surviving(2, 2);
+    assert_eq!(w.ok(exited(1)), Reply::GoesOn(false));
+    contains(&w.abort().message, &["rank 1", "killed by signal 9"]);
+    assert_eq!((w.abort().kind(), w.abort().culprit), (AbortKind::WorkerLost, Some(1)));
+    let (mut w, h) = surviving(3, 2);
+    assert_eq!(w.ok(exited(0)), Reply::GoesOn(true));
+    w.event(attach(&h[1], at(1, 0), Wait::First));
+    assert_eq!(w.ok(exited(2)), Reply::GoesOn(false));
+    assert_eq!((w.abort().kind(), w.abort().culprit), (AbortKind::WorkerLost, Some(2)));
+    assert!(matches!(w.refused(attach(&h[1], at(1, 0), Wait::Again)), Refusal::Ended(_)));
+}
+
+#[test]
+fn a_failed_collective_makes_a_generation_of_the_same_workers() {
+    let (mut w, h) = surviving(2, 1);
+    assert_eq!(w.event(attach(&h[1], at(3, 0), Wait::First)), Answer::Park);
+    contains(&regroup(&mut w, &h[0]).unwrap().why, &["rank 1", "connection closed"]);
+    // The first comes, and its answer is lost: it asks again.
+    let first = w.ok(attach(&h[0], at(3, 0), Wait::First));
+    assert_eq!(w.ok(attach(&h[0], at(3, 0), Wait::First)), first);
+    assert_eq!((formed(&mut w, &h[1]).rank, w.job.generation), (1, 2));
+    // From one of a generation that is over, it does not end the new one.
+    assert_eq!(regroup(&mut w, &Header { generation: 2, ..h[0].clone() }), None);
+    assert_eq!(w.job.generation, 2);
+}
+
+#[test]
+fn without_a_state_all_begin_anew() {
+    let (mut w, h) = surviving(3, 1);
+    w.ok(exited(2));
+    w.event(attach(&h[0], at(0, 0), Wait::First));
+    w.event(attach(&h[1], None, Wait::First));
+    assert_eq!(formed(&mut w, &h[0]).source, None);
+}
+
+#[test]
+fn one_who_lives_and_does_not_come_is_given_up_and_so_is_one_who_falls_silent() {
+    for hangs in [true, false] {
+        let (mut w, h) = surviving(3, 2);
+        w.event(attach(&h[0], at(1, 0), Wait::First));
+        w.event(attach(&h[1], at(1, 0), Wait::First));
+        let alive: Vec<&Header> = if hangs { h.iter().collect() } else { h[..2].iter().collect() };
+        let limit = if hangs { w.config.regroup_timeout } else { w.config.heartbeat_timeout };
+        w.pass(limit - ms(500), &alive);
+        assert!(matches!(w.job.phase, Phase::Reforming { .. }), "hangs: {hangs}");
+        w.pass(ms(1000), &alive);
+        assert_eq!(formed(&mut w, &h[1]).roster.len(), 2);
+        assert_eq!(w.beat(&h[2]).unwrap().kind(), AbortKind::Dropped);
+    }
+}
+
+#[test]
+fn what_is_no_workers_fault_ends_the_job_and_a_worker_that_fails_does_not() {
+    for kind in [FailureKind::Configuration, FailureKind::NotFinite, FailureKind::External] {
+        let (mut w, h) = surviving(3, 1);
+        w.fail(&h[0], "x", kind);
+        assert!(w.job.outcome().is_some(), "{kind:?}");
+    }
+    for kind in [FailureKind::Own, FailureKind::Communication, FailureKind::Waited] {
+        let (mut w, h) = surviving(3, 1);
+        w.fail(&h[0], "the GPU is gone", kind);
+        contains(&regroup(&mut w, &h[1]).unwrap().why, &["rank 0", "the GPU is gone"]);
+        // Its own words are its end, as it is the one to blame for it.
+        let abort = w.beat(&h[0]).unwrap();
+        assert_eq!((abort.kind(), abort.culprit), (AbortKind::Dropped, Some(0)));
+    }
+}
+
+#[test]
+fn generations_that_come_and_go_without_a_step_end_the_job() {
+    let (mut w, h) = surviving(2, 1);
+    let mut all = h.clone();
+    let mut again = |w: &mut World, step: u64| {
+        for header in &all {
+            w.event(attach(header, at(step, 0), Wait::First));
+        }
+        all.iter_mut().for_each(|h| h.generation = w.job.generation);
+    };
+    for step in 1..9 {
+        again(&mut w, step);
+        assert!(w.job.outcome().is_none(), "a step was finished in each");
+    }
+    for _ in 0..4 {
+        again(&mut w, 8);
+        assert!(w.job.outcome().is_none());
+    }
+    again(&mut w, 8);
+    contains(&w.abort().message, &["5 generations in a row", "connection closed"]);
+}
+
+#[test]
+fn those_who_have_left_were_done_and_are_neither_missed_nor_waited_for() {
+    let (mut w, h) = surviving(3, 2);
+    w.ok(Event::Leave { header: h[0].clone(), interrupted: false, before_plan: false });
+    assert_eq!(w.ok(exited(1)), Reply::GoesOn(true));
+    let alone = match w.ok(attach(&h[2], at(9, 3), Wait::First)) {
+        Reply::Attached(Some(formed), _) => formed,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((alone.roster.len(), alone.rank), (1, 0));
+    let header = Header { generation: 2, ..h[2].clone() };
+    w.ok(Event::Leave { header, interrupted: false, before_plan: false });
+    assert_eq!(w.ended, [Outcome::Finished { interrupted: false }]);
+    // The last one to be awaited may also be lost.
+    let (mut w, h) = surviving(3, 2);
+    for header in &h[..2] {
+        w.ok(Event::Leave { header: header.clone(), interrupted: false, before_plan: false });
+    }
+    assert_eq!(w.ok(exited(2)), Reply::GoesOn(true));
+    assert_eq!(w.ended, [Outcome::Finished { interrupted: false }]);
+}
+
+#[test]
+fn status_tells_forming_running_and_reforming_apart() {
+    let (mut w, h) = surviving(2, 1);
+    let status = |w: &mut World| match w.ok(Event::Status) {
+        Reply::Status(s) => (s.phase(), s.message.clone(), s.members.iter().filter(|m| m.gone).count()),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(status(&mut w).0, JobPhase::Forming);
+    w.beat(&h[0]);
+    assert_eq!(status(&mut w).0, JobPhase::Forming);
+    w.beat(&h[1]);
+    assert_eq!(status(&mut w).0, JobPhase::Running);
+    w.ok(exited(1));
+    let (phase, message, gone) = status(&mut w);
+    assert_eq!((phase, gone), (JobPhase::Reforming, 1));
+    contains(&message, &["waiting for rank 0", "killed by signal 9"]);
+    w.event(attach(&h[0], at(1, 0), Wait::First));
+    assert_eq!(status(&mut w).0, JobPhase::Forming);
+    w.beat(&Header { generation: 2, ..h[0].clone() });
+    assert_eq!(status(&mut w).0, JobPhase::Running);
+}
+
+#[test]
+fn a_launcher_s_word_of_a_process_that_is_no_member_changes_nothing() {
+    let (mut w, _) = surviving(2, 1);
+    let Event::Exited(good) = exited(1) else { unreachable!() };
+    for other in [
+        ExitedRequest { pid: 9, ..(*good).clone() },
+        ExitedRequest { host: "b".into(), ..(*good).clone() },
+        ExitedRequest { local_index: 5, ..(*good).clone() },
+    ] {
+        assert_eq!(w.ok(Event::Exited(Box::new(other))), Reply::GoesOn(true));
+        assert_eq!(w.job.generation, 1);
+    }
+    let job = ExitedRequest { job_id: "other".into(), ..(*good).clone() };
+    assert_eq!(w.refused(Event::Exited(Box::new(job))).kind(), "job");
+    let stale = ExitedRequest { generation: 9, ..*good };
+    assert_eq!(w.refused(Event::Exited(Box::new(stale))).kind(), "stale-generation");
+    // Before the start, the place is free again.
+    let mut w = World::new(2);
+    w.join(request("a", 1));
+    w.ok(exited(1));
+    w.join(RegisterRequest { nonce: "another".into(), ..request("a", 1) });
+}

@@ -1,0 +1,203 @@
+//! Jobs that go on without some of their workers, as real processes that are killed and stopped.
+
+use octrain_tests::run::{Running, SMALL, alive, newest, report, succeed, tensors};
+use serde_json::Value;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Four workers on digits, with sixteen microbatches a step whoever is there, at a rate at which rounding does not grow.
+const LINE: &[&str] =
+    &["--nproc", "4", "--batch-size", "4", "--threads", "1", "--lr", "0.002", "--print-interval", "1"];
+
+fn line<'a>(rest: &[&'a str], file: &'a Path, output: &'a Path) -> Vec<&'a str> {
+    let paths = ["--report-file", file.to_str().unwrap(), "--output-dir", output.to_str().unwrap()];
+    [&["train"], SMALL, LINE, rest, &paths].concat()
+}
+
+/// The weights and momentum of the furthest checkpoint, by their bits.
+fn state(output: &Path) -> Vec<(String, Vec<u32>)> {
+    let files = ["model.safetensors", "optimizer.safetensors"];
+    files.iter().flat_map(|file| tensors(&newest(output).join(file))).collect()
+}
+
+/// The Euclidean distance of two states, as a part of the length of the first.
+fn distance(a: &[(String, Vec<u32>)], b: &[(String, Vec<u32>)]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let number = |bits: &u32| f64::from(f32::from_bits(*bits));
+    let (mut apart, mut whole) = (0.0, 0.0);
+    for ((name, x), (other, y)) in a.iter().zip(b) {
+        assert_eq!((name, x.len()), (other, y.len()));
+        for (x, y) in x.iter().map(number).zip(y.iter().map(number)) {
+            apart += (x - y).powi(2);
+            whole += x.powi(2);
+        }
+    }
+    (apart / whole).sqrt()
+}
+
+/// Steps that were reported, each once but for those that a lost rank 0 had told of and the others had yet to do.
+fn steps(file: &Path) -> Vec<u64> {
+    let mut all: Vec<u64> =
+        report(file, "step").iter().map(|l| l["global_step"].as_u64().expect("a step")).collect();
+    all.dedup();
+    all
+}
+
+fn generations(file: &Path) -> Vec<Value> {
+    report(file, "regroup")
+}
+
+/// Kills a worker, and waits until the others have gone on; prints what it took.
+fn kill(run: &mut Running, phase: &str, pid: u32, generation: u64) {
+    let killed = Instant::now();
+    run.signal("KILL", pid);
+    let told = run.wait_for(&format!("generation {} is over", generation - 1));
+    let told_after = killed.elapsed();
+    assert!(told.contains("pid "), "{told}");
+    run.wait_for(&format!("generation {generation}: "));
+    let formed_after = killed.elapsed();
+    run.wait_for(" train.loss ");
+    let [told, formed, next] = [told_after, formed_after, killed.elapsed()].map(|d| d.as_secs_f64());
+    println!(
+        "killed in {phase}: told after {told:.2} s, formed anew after {formed:.2} s, next step after {next:.2} s"
+    );
+    // Generous: a machine may be busy with other tests.
+    assert!(next < 30.0, "{phase}: {next} s");
+}
+
+#[test]
+fn three_of_four_workers_may_die_at_any_phase_and_the_curve_is_that_of_all_four() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let rest = ["--min-world", "1", "--epochs", "2", "--max-steps", "30", "--save-interval-steps", "9"];
+    succeed(&line(&rest, &at("whole.jsonl"), &at("whole")));
+    // The same steps on one worker: as far from those as another order of floating-point sums takes them.
+    let alone = [&rest[2..], &["--nproc", "1", "--global-batch-size", "64"]].concat();
+    succeed(&line(&alone, &at("alone.jsonl"), &at("alone")));
+
+    let (file, output) = (at("parts.jsonl"), at("parts"));
+    let mut run = Running::start(&line(&rest, &file, &output));
+    run.wait_for("step 3/");
+    let workers = run.workers();
+    // While rank 1 stands still, all others wait in the reduction: one of them is killed there.
+    run.signal("STOP", workers[1]);
+    std::thread::sleep(Duration::from_millis(700));
+    let cont = workers[1].to_string();
+    let resumed = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(300));
+        std::process::Command::new("kill").args(["-CONT", &cont]).status().unwrap();
+    });
+    kill(&mut run, "reduce", workers[3], 2);
+    resumed.join().unwrap();
+    // Rank 0, which writes, as soon as it has begun to write.
+    let begun = || {
+        let entries = std::fs::read_dir(&output).into_iter().flatten().flatten();
+        entries.map(|e| e.file_name().to_string_lossy().into_owned()).any(|n| n.starts_with(".0-9."))
+    };
+    let until = Instant::now() + Duration::from_secs(60);
+    while !begun() && Instant::now() < until {
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    kill(&mut run, "save", workers[0], 3);
+    // In forward or backward, most likely: that is where the time goes.
+    kill(&mut run, "step", workers[2], 4);
+    let (code, told) = run.end();
+    assert_eq!(code, Some(0), "{told}");
+    assert!(told.contains("the job goes on without it"), "{told}");
+    assert!(workers.iter().all(|&pid| !alive(pid)), "a worker outlived its job");
+
+    assert_eq!(
+        steps(&file),
+        (1..=30).collect::<Vec<_>>(),
+        "no step is lost, and none is done twice:\n{told}"
+    );
+    let worlds: Vec<u64> = generations(&file).iter().map(|g| g["world_size"].as_u64().unwrap()).collect();
+    assert_eq!(worlds, [3, 2, 1]);
+    let weights =
+        |output: &Path| tensors(&newest(output).join("model.safetensors")).into_iter().collect::<Vec<_>>();
+    let whole = weights(&at("whole"));
+    let (apart, order) = (distance(&whole, &weights(&output)), distance(&whole, &weights(&at("alone"))));
+    println!("weights differ by {apart:.1e} of their length, and by {order:.1e} where one worker did it all");
+    assert!(apart > 0.0 && apart < 3.0 * order, "{apart} and {order}");
+    let losses = |file: &Path| -> Vec<f64> {
+        report(file, "step").iter().map(|l| l["train.loss"].as_f64().expect("a loss")).collect()
+    };
+    for (step, (a, b)) in losses(&at("whole.jsonl")).iter().zip(losses(&file)).enumerate() {
+        assert!((a - b).abs() < 1e-2 * a, "step {step}: {a} on four workers, {b} where three died");
+    }
+    let evaluations = [&at("whole.jsonl"), &file].map(|f| report(f, "eval").len());
+    assert_eq!(evaluations[0], evaluations[1], "what follows the last step was done as well");
+}
+
+#[test]
+fn a_worker_that_dies_in_an_evaluation_costs_neither_it_nor_the_checkpoint_behind_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, output) = (dir.path().join("r.jsonl"), dir.path().join("out"));
+    let rest = ["--min-world", "2", "--epochs", "2", "--global-batch-size", "240"];
+    let mut run = Running::start(&line(&rest, &file, &output));
+    run.wait_for("joined");
+    let workers = run.workers();
+    let last = run.wait_for("epoch 0 step 5/5");
+    assert!(last.contains("step 5/5"), "{last}");
+    run.signal("KILL", workers[0]);
+    run.wait_for("generation 2: ");
+    let (code, told) = run.end();
+    assert_eq!(code, Some(0), "{told}");
+    assert_eq!(steps(&file), (1..=10).collect::<Vec<_>>(), "{told}");
+    let evaluated: Vec<u64> = report(&file, "eval").iter().map(|l| l["epoch"].as_u64().unwrap()).collect();
+    assert!(evaluated.contains(&1) && evaluated.contains(&2), "{evaluated:?}\n{told}");
+    assert!(
+        output.join("1").join("manifest.json").is_file() && output.join("2").join("manifest.json").is_file()
+    );
+}
+
+#[test]
+fn a_generation_of_the_same_workers_goes_on_bit_for_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let qat = ["--qat", "--qat-calibration-images", "32", "--model-ema", "--model-ema-steps", "2"];
+    let rest = ["--min-world", "1", "--epochs", "1", "--max-steps", "10", "--run-scope", "train_only"];
+    let rest = [&rest[..], &qat].concat();
+    succeed(&line(&rest, &at("whole.jsonl"), &at("whole")));
+    let (file, output) = (at("parts.jsonl"), at("parts"));
+    // The others give up waiting for one that stands still before it is taken for dead.
+    let patience = [("OCTRAIN_COLLECTIVE_TIMEOUT", "2")];
+    let mut run = Running::start_with(&line(&rest, &file, &output), &patience);
+    run.wait_for("step 4/");
+    let workers = run.workers();
+    run.signal("STOP", workers[2]);
+    run.wait_for("generation 1 is over");
+    run.signal("CONT", workers[2]);
+    run.wait_for("generation 2: 4 workers");
+    let (code, told) = run.end();
+    assert_eq!(code, Some(0), "{told}");
+    assert_eq!(steps(&file), (1..=10).collect::<Vec<_>>(), "{told}");
+    assert!(state(&at("whole")) == state(&output), "the states differ:\n{told}");
+}
+
+#[test]
+fn with_fewer_workers_than_it_needs_the_job_ends_saved() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, output) = (dir.path().join("r.jsonl"), dir.path().join("out"));
+    let rest = ["--min-world", "3", "--epochs", "50", "--run-scope", "train_only"];
+    let mut run = Running::start(&line(&rest, &file, &output));
+    run.wait_for("step 2/");
+    let workers = run.workers();
+    kill(&mut run, "step", workers[1], 2);
+    run.signal("KILL", workers[2]);
+    let (code, told) = run.end();
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("though the job was ended"), "{told}");
+    assert!(newest(&output).join("manifest.json").is_file());
+}
+
+#[test]
+fn a_minimum_that_cannot_be_is_refused() {
+    for (minimum, nproc) in [("5", "4"), ("0", "4"), ("2", "1")] {
+        let told = octrain_tests::run::refuse(
+            2,
+            &[&["train"], SMALL, &["--nproc", nproc, "--min-world", minimum]].concat(),
+        );
+        assert!(told.contains(&format!("--min-world is {minimum}, but --nproc is {nproc}")), "{told}");
+    }
+}

@@ -1,0 +1,205 @@
+//! From one generation of workers to the next: what lives is kept, what was of the old one is dropped, and all take on
+//! the state of the one that is furthest.
+//!
+//! Kept: weights, momentum, average, ranges, statistics, loss scale (the program's); position, what is due there, the
+//! best and the last evaluation (the run's). Dropped: connections, sharding, loaders, sums of a step under way.
+
+use super::best::Best;
+use super::group::{collective, sharding};
+use super::progress::Progress;
+use super::{EvalResult, Run, TrainError};
+use crate::checkpoint::{CheckpointError, RunFolder};
+use crate::collective::{Local, ReduceOp, StoreError};
+use crate::launcher::logging;
+use crate::metrics::{Regrouped, Reporter};
+use crate::optim::Place;
+use crate::session::machine::host_name;
+use crate::session::{Generation, Session, Standing};
+use serde::{Deserialize, Serialize};
+use std::time::Instant;
+use tch::Tensor;
+
+/// Where the rank that is furthest says where it stands.
+const KEY: &str = "octrain/state";
+
+/// What lives of a run besides the program's tensors. Numbers of evaluations go by their bits: ranks must not differ by a
+/// rounding of the text.
+#[derive(Serialize, Deserialize)]
+struct State {
+    progress: Progress,
+    best: (Option<u64>, bool),
+    eval: Option<[u64; 5]>,
+    program: Place,
+}
+
+/// Leaves a generation that is over, for the reason that `e` gives, and comes to the next one; false where there is none. A
+/// run that has yet to begin, or that others have yet to begin with, is dropped, to be begun anew.
+pub(super) fn next(run: &mut Option<Run>, session: &Session, e: &TrainError) -> bool {
+    let begun = Instant::now();
+    // The coordinator's word, where it came, says more than the call that broke.
+    let why = session.regrouping().unwrap_or_else(|| e.to_string());
+    if let Some(run) = run {
+        run.drop_generation();
+    }
+    let standing = run.as_ref().map(Run::standing);
+    let old = session.generation().number();
+    match session.attach(&why, standing) {
+        Ok(generation) => {
+            logging::identify(generation.rank(), generation.number());
+            tracing::info!(
+                "after generation {old}: rank {} of {} in generation {}",
+                generation.rank(),
+                generation.world_size(),
+                generation.number()
+            );
+            match run {
+                Some(run) if generation.source().is_some() => run.left = Some((begun, why)),
+                run => *run = None,
+            }
+            true
+        }
+        Err(refused) => {
+            tracing::error!("there is no generation after {old} for this worker: {refused}");
+            false
+        }
+    }
+}
+
+impl Run<'_> {
+    /// How far this rank is.
+    fn standing(&self) -> Standing {
+        Standing { step: self.progress.position.global_step, stage: self.progress.stage() }
+    }
+
+    /// Drops what is of a generation that is over.
+    fn drop_generation(&mut self) {
+        self.program.abandon();
+        self.program.regroup(Box::new(Local));
+        self.ahead = None;
+        self.loader = None;
+        // A step that all ranks have done, and whose numbers were then found to differ.
+        while self.progress.position.global_step < self.program.global_step {
+            self.progress.step();
+        }
+    }
+
+    /// Joins the ranks of the current generation, where it is another one than this run was in.
+    pub(super) fn rejoin(&mut self) -> Result<(), TrainError> {
+        let session = self.task.session;
+        let generation = session.generation();
+        if generation.number() == self.generation {
+            return Ok(());
+        }
+        let formed = Instant::now();
+        let calls = self.tracing.as_ref().map(super::trace::Tracing::calls);
+        let collective = collective(session, self.address, self.patience, calls)?;
+        self.program.regroup(collective);
+        self.task.data.sharding = sharding(session.plan(), &generation);
+        let connected = Instant::now();
+        let sent = self.share(&generation)?;
+        let rank = generation.rank();
+        self.take_output(rank)?;
+        if let Some(tracing) = &mut self.tracing {
+            tracing.regroup(generation.world_size() as usize);
+        }
+        self.loader = self.task.loader()?;
+        self.generation = generation.number();
+        if let Some((left, why)) = self.left.take() {
+            self.reporter.regrouped(&Regrouped {
+                generation: generation.number(),
+                world: generation.world_size(),
+                why,
+                step: self.progress.position.global_step,
+                sent,
+                seconds: [
+                    (formed - left).as_secs_f64(),
+                    (connected - formed).as_secs_f64(),
+                    connected.elapsed().as_secs_f64(),
+                ],
+            });
+        }
+        Ok(())
+    }
+
+    /// All ranks take on the state of the one that is furthest; whether tensors had to be sent.
+    fn share(&mut self, generation: &Generation) -> Result<bool, TrainError> {
+        let none = || TrainError::Config("the generation names no rank whose state counts".into());
+        let source = generation.source().ok_or_else(none)?;
+        let (session, store) = (self.task.session, self.task.session.store());
+        session.meets();
+        if generation.rank() == source && generation.world_size() > 1 {
+            let text = serde_json::to_vec(&self.state()).map_err(|e| TrainError::Config(e.to_string()))?;
+            store.set(KEY, &text)?;
+        }
+        let kept = self.progress.kept;
+        let sent = if generation.rank() == source {
+            self.program.follow_rank(source as usize, self.program.place())?
+        } else {
+            let text = store.get(KEY, self.patience, generation.abort())?;
+            let state: State = serde_json::from_slice(&text).map_err(|e| {
+                TrainError::Begin(StoreError::Failed(format!(
+                    "the state of rank {source} cannot be read: {e}"
+                )))
+            })?;
+            // The tensors first: until they are there, this rank stands where it stood.
+            let sent = self.program.follow_rank(source as usize, state.program)?;
+            self.take(&state);
+            sent
+        };
+        // Who writes knows best what is saved; the others were promised it.
+        let mine = f64::from(u8::from(kept == self.progress.position));
+        let any = Tensor::f_from_slice(&[mine])?.f_to_device(self.program.device())?;
+        self.program.collective().all_reduce(&any, ReduceOp::Max)?;
+        self.progress.settle(any.f_double_value(&[0])? > 0.0);
+        Ok(sent)
+    }
+
+    fn state(&self) -> State {
+        let EvalResult { top1, top5, loss, images, corrupt } = self.eval.unwrap_or_default();
+        State {
+            progress: self.progress.clone(),
+            best: self.output.best.bits(),
+            eval: self.eval.map(|_| [top1.to_bits(), top5.to_bits(), loss.to_bits(), images, corrupt]),
+            program: self.program.place(),
+        }
+    }
+
+    fn take(&mut self, state: &State) {
+        self.progress = state.progress.clone();
+        self.output.best = Best::of_bits(state.best);
+        self.eval = state.eval.map(|[top1, top5, loss, images, corrupt]| EvalResult {
+            top1: f64::from_bits(top1),
+            top5: f64::from_bits(top5),
+            loss: f64::from_bits(loss),
+            images,
+            corrupt,
+        });
+    }
+
+    /// The rank that speaks and writes is the first one; it may be another than before.
+    fn take_output(&mut self, rank: u32) -> Result<(), TrainError> {
+        if rank > 0 {
+            self.output.folder = None;
+            return Ok(());
+        }
+        let config = self.task.config;
+        if !self.reporter.speaks() {
+            let (file, every) = (config.run.report_file.as_deref(), config.run.print_interval);
+            self.reporter = Reporter::new(rank, file, true, every)?;
+        }
+        let Some(run) = self.output.run.clone().filter(|_| self.output.folder.is_none()) else {
+            return Ok(());
+        };
+        let abort = self.task.session.generation();
+        let ended = || abort.abort().is_tripped();
+        // As many bytes as there are to be written are tried when they are written.
+        match RunFolder::take(&config.run.output_dir, &host_name(), 0, &ended).and_then(|f| f.inherit(run)) {
+            Ok(folder) => self.output.folder = Some(folder),
+            Err(e @ CheckpointError::InUse { .. }) => {
+                tracing::warn!("{e}; its holder is given up, and this rank writes there without the lock");
+            }
+            Err(e) => return Err(e.into()),
+        }
+        Ok(())
+    }
+}
