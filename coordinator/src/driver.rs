@@ -281,6 +281,7 @@ mod tests {
             job_id: "octrain".into(),
             generation: 0,
             nonce: local_index.to_string(),
+            token: String::new(),
             worker: Some(worker("a", local_index, 0)),
             job: Some(spec(&settings(json!({})), Purpose::Train, model(), 50_000)),
         };

@@ -3,6 +3,8 @@
 use crate::refusal::Refusal;
 use crate::text::{MAX_STATUS, line};
 use octrain_proto::REFUSAL_KEY;
+use octrain_proto::v1::AbortKind;
+use prost::Message;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
@@ -23,7 +25,14 @@ impl From<Refusal> for Status {
             Refusal::Ended(_) | Refusal::Finished => Code::Aborted,
             Refusal::Gone => Code::Unavailable,
         };
-        let mut status = Status::new(code, line(&refusal.to_string(), MAX_STATUS));
+        let text = line(&refusal.to_string(), MAX_STATUS);
+        // In a job that outlives its workers, how it ended for this one says more than the text: who saves.
+        let mut status = match &refusal {
+            Refusal::Ended(abort) if abort.saver.is_some() || abort.kind() == AbortKind::Dropped => {
+                Status::with_details(code, text, abort.encode_to_vec().into())
+            }
+            _ => Status::new(code, text),
+        };
         status.metadata_mut().insert(REFUSAL_KEY, MetadataValue::from_static(refusal.kind()));
         status
     }

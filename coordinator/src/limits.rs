@@ -34,6 +34,7 @@ pub fn admit(event: Event) -> Result<Event, Refusal> {
             name("the job's name", &request.job_id)?;
             name("the host's name", &request.host)?;
             number("local index", request.local_index)?;
+            secret(&request.token)?;
         }
         Event::GetPlan { header: h, .. }
         | Event::Heartbeat { header: h, .. }
@@ -83,6 +84,8 @@ pub fn admit(event: Event) -> Result<Event, Refusal> {
 fn registration(r: &RegisterRequest) -> Result<(), Refusal> {
     name("the job's name", &r.job_id)?;
     name("the nonce", &r.nonce)?;
+    // Never shown, not even in part.
+    secret(&r.token)?;
     if let Some(WorkerFacts { host, local_index, local_world, capabilities, .. }) = &r.worker {
         name("the host's name", host)?;
         number("local index", *local_index)?;
@@ -113,6 +116,13 @@ fn header(header: &Header) -> Result<(), Refusal> {
 
 fn name(what: &str, text: &str) -> Result<(), Refusal> {
     bounded(what, text, MAX_NAME)
+}
+
+fn secret(text: &str) -> Result<(), Refusal> {
+    match text.len() > MAX_NAME {
+        true => Err(Refusal::Invalid(format!("the worker's token has more than {MAX_NAME} bytes"))),
+        false => Ok(()),
+    }
 }
 
 /// The store says itself when a key is too long.

@@ -10,11 +10,37 @@ use std::time::Duration;
 /// Time since the coordinator started, as it observed it (see [`crate::clock`]).
 pub type Now = Duration;
 
+/// What only a worker and its launcher know.
+#[derive(Clone, Default, PartialEq)]
+pub struct Token(String);
+
+impl Token {
+    /// That of a registration.
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// Whether a caller knows it; never where there is none.
+    pub fn is(&self, theirs: &str) -> bool {
+        // As long for a wrong one as for the right one.
+        let differ = self.0.bytes().zip(theirs.bytes()).fold(0, |all, (a, b)| all | (a ^ b));
+        !self.0.is_empty() && self.0.len() == theirs.len() && differ == 0
+    }
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token(..)")
+    }
+}
+
 /// One worker, as the coordinator sees it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Member {
     /// Chosen by the worker, so that a repeated registration is recognised.
     pub nonce: String,
+    /// What its launcher knows it by; empty where it has none.
+    pub token: Token,
     /// Where it is, and what it can do.
     pub facts: WorkerFacts,
     /// What it was told to do.
@@ -133,6 +159,7 @@ fn named(places: &[Place]) -> String {
 pub(crate) fn member(host: &str, local_index: u32, local_world: u32) -> Member {
     Member {
         nonce: format!("{host}{local_index}"),
+        token: Token::default(),
         facts: WorkerFacts {
             host: host.into(),
             local_index,

@@ -144,6 +144,7 @@ impl Refusal {
             Refusal::Ended(abort) => match abort.kind() {
                 AbortKind::Configuration => "ended-configuration",
                 AbortKind::NotFinite => "ended-not-finite",
+                AbortKind::Dropped => "ended-dropped",
                 _ => "ended",
             },
             Refusal::Finished => "finished",

@@ -8,6 +8,7 @@ use crate::limits::MAX_REQUEST;
 use crate::log;
 use crate::service::Service;
 use octrain_proto::v1::coordinator_server::CoordinatorServer;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -68,9 +69,10 @@ pub async fn start(config: CoordinatorConfig) -> Result<Serving, ServeError> {
     let address = listener.local_addr().map_err(failed)?;
     let opening =
         format!("coordinator listens on {address}, job `{}`, {} workers", config.job_id, config.world_size);
-    // Names this process among coordinators that held the same address before.
+    // Names this process among coordinators that held the same address before, and is a part of members' names: who knows
+    // one speaks for it, so none is to be guessed.
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let incarnation = since.as_nanos() as u64 ^ u64::from(std::process::id()).rotate_left(48);
+    let incarnation = RandomState::new().hash_one((since, std::process::id()));
 
     let generation = config.generation;
     log::info(generation, &opening);
@@ -135,6 +137,7 @@ async fn wait(mut outcome: watch::Receiver<Option<Outcome>>) -> Outcome {
             kind: octrain_proto::v1::AbortKind::Shutdown.into(),
             message: "the coordinator ended without an outcome".into(),
             culprit: None,
+            saver: None,
         },
     };
     let value = outcome.wait_for(Option::is_some).await;

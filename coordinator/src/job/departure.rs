@@ -30,18 +30,24 @@ pub(super) fn leave(
             done(Some(text))
         }
         // The plan was made and did not reach it. The others count on it, and have agreed on nothing yet.
-        Phase::Running { .. } if before_plan => {
+        Phase::Running { .. } | Phase::Reforming { .. } if before_plan => {
             let (kind, why) = match interrupted {
                 true => (AbortKind::Shutdown, "was asked to stop"),
                 false => (AbortKind::WorkerLost, "gave up waiting"),
             };
             let text = format!("{who} {why} before its plan had reached it");
+            // Others can do its part; it has done none, as those have who leave later.
+            if !interrupted
+                && let Some(reason) = regroup::go_on_without(now, job, config, &header.member, &text)
+            {
+                return done(Some(reason));
+            }
             done(failure::fail(now, job, kind, Some(&header.member), text))
         }
         Phase::Running { .. } | Phase::Reforming { .. } => {
             job.interrupted |= interrupted;
             if job.members.values().all(|m| !m.counted() && (m.left || m.dropped.is_some())) {
-                job.phase = Phase::Finished { interrupted: job.interrupted };
+                job.phase = Phase::Finished { at: now, interrupted: job.interrupted };
                 return done(Some(format!("{who} {how}; all have left, the job is finished")));
             }
             let formed = regroup::form(now, job).map_or_else(String::new, |text| format!("; {text}"));
@@ -55,7 +61,11 @@ impl Job {
     /// Whether the coordinator may go: the job has ended, and everyone knows or has had time to.
     pub fn drained(&self, now: Now, config: &CoordinatorConfig) -> bool {
         match &self.phase {
-            Phase::Finished { .. } => true,
+            // Those that it went on without may yet ask what has become of it.
+            Phase::Finished { at, .. } => {
+                let heard = self.members.values().all(|m| m.left || m.told);
+                heard || self.told_to_stop || now >= *at + config.linger
+            }
             Phase::Failed { at, .. } => {
                 let heard = now >= *at + config.linger || self.members.values().all(|m| m.left || m.told);
                 heard && (now >= *at + config.linger_for_late || !self.awaits_late(config))

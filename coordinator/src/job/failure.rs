@@ -1,6 +1,6 @@
 //! How a job fails: who is to blame, and what is only an echo.
 
-use super::{Job, Phase, Suspicion, regroup};
+use super::{Job, Phase, Suspicion, regroup, saver};
 use crate::config::CoordinatorConfig;
 use crate::liveness::{self, Lost};
 use crate::membership::{Member, Members, NAMED, Now, missing};
@@ -22,22 +22,29 @@ pub(super) fn fail(
         return None;
     }
     let message = line(&message, MAX_REASON);
-    let culprit = culprit.and_then(|name| job.members.get(name)).and_then(|m| m.rank);
-    job.phase =
-        Phase::Failed { at: now, abort: Abort { kind: kind.into(), message: message.clone(), culprit } };
+    let blamed = culprit.and_then(|name| job.members.get(name));
+    let (culprit, saver) = (blamed.and_then(|m| m.rank), saver::named(job, kind, blamed));
+    let abort = Abort { kind: kind.into(), message: message.clone(), culprit, saver };
+    job.phase = Phase::Failed { at: now, abort };
     Some(message)
 }
 
-/// A worker says that it failed.
+/// A worker says that it failed, in a generation that may be over.
 pub(super) fn reported(
     now: Now,
     job: &mut Job,
     config: &CoordinatorConfig,
-    name: &str,
+    (name, generation): (&str, u64),
     message: String,
     kind: FailureKind,
 ) -> Option<String> {
+    let (ended, current) = (job.outcome().is_some(), job.generation);
     let member = job.members.get_mut(name)?;
+    // The job goes on without it, whatever it says; and what it said before it came to a later generation is late.
+    if !ended && (member.dropped.is_some() || generation < member.generation) {
+        member.told |= member.dropped.is_some();
+        return None;
+    }
     member.failed = true;
     let waited = kind == FailureKind::Waited;
     let echo = waited || kind == FailureKind::Communication;
@@ -48,7 +55,7 @@ pub(super) fn reported(
         _ => "failed",
     };
     let said = format!("{} {what}: {message}", member.describe());
-    if job.outcome().is_some() {
+    if ended {
         if let Some(m) = job.members.get_mut(name) {
             m.told = true;
         }
@@ -57,6 +64,9 @@ pub(super) fn reported(
         }
         return None;
     }
+    // Of a generation that is over: this worker does not come to the next one, which the others form without it; what is
+    // no worker's fault they will meet themselves.
+    let kind = if generation < current { FailureKind::Own } else { kind };
     if kind == FailureKind::Configuration {
         return fail(now, job, AbortKind::Configuration, Some(name), said);
     }
@@ -188,7 +198,6 @@ pub(super) fn lose(
 ) -> Option<String> {
     let member = job.members.get_mut(&lost.member)?;
     member.failed = true;
-    member.told = true;
     let mut text = format!("{} is lost: {}", member.describe(), lost.cause);
     let suspected = match &job.phase {
         Phase::Running { suspicion: Some(s), .. } => Some(s.message.clone()),
@@ -199,6 +208,9 @@ pub(super) fn lose(
     }
     if let Some(reason) = regroup::go_on_without(now, job, config, &lost.member, &text) {
         return Some(reason);
+    }
+    if let Some(member) = job.members.get_mut(&lost.member) {
+        member.told = true;
     }
     // Workers give up a coordinator that is silent for twice the time that they have themselves.
     let patience = config.heartbeat_timeout * 2;

@@ -32,6 +32,7 @@ mod event;
 mod failure;
 mod register;
 mod regroup;
+mod saver;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -67,6 +68,8 @@ pub enum Phase {
     },
     /// All left.
     Finished {
+        /// When.
+        at: Now,
         /// At least one left because it was interrupted.
         interrupted: bool,
     },
@@ -105,6 +108,8 @@ pub struct Job {
     progress: (u64, u32),
     /// Who is in it.
     pub members: Members,
+    /// It goes on without some of its workers.
+    survives: bool,
     /// Rendezvous data of the generation.
     pub store: Store,
     /// Places and why their registrations were refused, newest last.
@@ -150,6 +155,7 @@ impl Job {
             plan: None,
             progress: (0, 0),
             members: Members::new(),
+            survives: config.survives(),
             store: Store::default(),
             refusals: VecDeque::new(),
             echoes: Vec::new(),
@@ -165,7 +171,7 @@ impl Job {
     /// How it ended, if it has.
     pub fn outcome(&self) -> Option<Outcome> {
         match &self.phase {
-            Phase::Finished { interrupted } => Some(Outcome::Finished { interrupted: *interrupted }),
+            Phase::Finished { interrupted, .. } => Some(Outcome::Finished { interrupted: *interrupted }),
             Phase::Failed { abort, .. } => Some(Outcome::Failed { abort: abort.clone() }),
             _ => None,
         }
@@ -275,8 +281,8 @@ fn apply(now: Now, job: &mut Job, config: &CoordinatorConfig, event: Event) -> A
             member.step = member.step.max(step);
             member.collectives = member.collectives.max(collectives);
             member.connected |= connected && header.generation == member.generation;
-            member.told |= ended.is_some();
             let abort = ended.or_else(|| member.dropped.clone());
+            member.told |= abort.is_some();
             job.progressed(step);
             Ok((Answer::Reply(Reply::Heartbeat(Heard { abort, regroup })), None))
         }
@@ -302,7 +308,8 @@ fn apply(now: Now, job: &mut Job, config: &CoordinatorConfig, event: Event) -> A
         }
         Event::ReportFailure { header, message, kind } => {
             job.member(&header, config)?.heard(now);
-            done(failure::reported(now, job, config, &header.member, message, kind))
+            let who = (header.member.as_str(), header.generation);
+            done(failure::reported(now, job, config, who, message, kind))
         }
         Event::Leave { header, interrupted, before_plan } => {
             departure::leave(now, job, config, &header, interrupted, before_plan)
@@ -351,11 +358,22 @@ fn apply(now: Now, job: &mut Job, config: &CoordinatorConfig, event: Event) -> A
 }
 
 fn get_plan(now: Now, job: &mut Job, config: &CoordinatorConfig, header: &Header, wait: Wait) -> Applied {
-    let member = job.caller(header, config)?;
-    let rank = member.rank;
+    let (stale, current) = (job.stale(header.generation, config), job.generation);
+    let member = job.member(header, config)?;
+    if let Some(abort) = &member.dropped {
+        member.told = true;
+        return Err(Refusal::Ended(abort.clone()));
+    }
+    // Another worker was lost before this one had its plan: it comes to the next generation like the others.
+    if header.generation != current && !config.survives() {
+        return Err(stale);
+    }
     if wait == Wait::First {
         member.heard(now);
     }
+    let reason = regroup::come_without_plan(now, job, &header.member);
+    let member = job.member(header, config)?;
+    let rank = member.rank.filter(|_| member.generation == current);
     let reply = match (&job.phase, rank) {
         (Phase::Running { formed, .. }, Some(rank)) => GetPlanReply {
             plan: job.plan.as_deref().cloned(),
@@ -364,13 +382,17 @@ fn get_plan(now: Now, job: &mut Job, config: &CoordinatorConfig, header: &Header
         },
         (Phase::Failed { abort, .. }, _) => return Err(Refusal::Ended(abort.clone())),
         (Phase::Finished { .. }, _) => return Err(Refusal::Finished),
+        (Phase::Running { .. }, None) => return Err(stale),
+        (Phase::Reforming { .. }, _) if wait == Wait::Expired => {
+            GetPlanReply { waiting_for: regroup::awaited(job), ..GetPlanReply::default() }
+        }
         _ if wait == Wait::Expired => {
             let waiting_for = missing(config, &job.members).unwrap_or_default();
             GetPlanReply { plan: None, generation: None, waiting_for }
         }
-        _ => return Ok((Answer::Park, None)),
+        _ => return Ok((Answer::Park, reason)),
     };
-    Ok((Answer::Reply(Reply::Plan(Box::new(reply))), None))
+    Ok((Answer::Reply(Reply::Plan(Box::new(reply))), reason))
 }
 
 fn disconnected(now: Now, job: &mut Job, name: &str, watch: u64) -> Option<String> {

@@ -2,7 +2,7 @@
 
 use super::{Answer, Applied, Job, Phase, Reply, failure};
 use crate::config::CoordinatorConfig;
-use crate::membership::{Member, Now};
+use crate::membership::{Member, Now, Token};
 use crate::plan::{self, Planned};
 use crate::ranks::{self, Place};
 use crate::refusal::Refusal;
@@ -163,6 +163,7 @@ fn admit(now: Now, job: &mut Job, config: &CoordinatorConfig, request: RegisterR
     let name = format!("{:016x}-{:06}", job.incarnation, job.registered);
     let member = Member {
         nonce: request.nonce,
+        token: Token::new(request.token),
         facts: worker,
         spec,
         last_seen: now,

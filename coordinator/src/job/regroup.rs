@@ -25,8 +25,13 @@ pub(super) fn attach(
 ) -> Applied {
     let stale = job.stale(header.generation, config);
     let current = job.generation;
+    let failed = match &job.phase {
+        Phase::Failed { abort, .. } => Some(abort.clone()),
+        _ => None,
+    };
     let member = job.member(header, config)?;
-    if let Some(abort) = &member.dropped {
+    if let Some(abort) = failed.as_ref().or(member.dropped.as_ref()) {
+        member.told |= member.dropped.is_some();
         return Err(Refusal::Ended(abort.clone()));
     }
     if wait == Wait::First {
@@ -68,6 +73,15 @@ pub(super) fn attach(
         _ => Answer::Park,
     };
     Ok((answer, reason))
+}
+
+/// A worker that waits for its plan, while a generation is being formed, has come to it: it has not begun.
+pub(super) fn come_without_plan(now: Now, job: &mut Job, name: &str) -> Option<String> {
+    if !matches!(job.phase, Phase::Reforming { .. }) {
+        return None;
+    }
+    job.members.get_mut(name)?.attached.get_or_insert(None);
+    form(now, job)
 }
 
 fn attached(formed: &Generation, rank: Option<u32>) -> Reply {
@@ -117,14 +131,14 @@ pub(super) fn go_on_without(
     let member = job.members.get_mut(name)?;
     member.failed = true;
     let message = line(&format!("the job goes on without this worker: {why}"), MAX_REASON);
-    let abort = Abort { kind: AbortKind::Dropped.into(), message, culprit: member.rank };
+    let abort = Abort { kind: AbortKind::Dropped.into(), message, culprit: member.rank, saver: None };
     member.dropped = Some(abort);
     // Those who have left were done.
     if job.members.values().filter(|m| !m.failed).count() < config.min_world as usize {
         return None;
     }
     if job.members.values().all(|m| !m.counted()) {
-        job.phase = Phase::Finished { interrupted: job.interrupted };
+        job.phase = Phase::Finished { at: now, interrupted: job.interrupted };
         return Some(format!("{why}; all others have left, the job is finished"));
     }
     let ended = end(now, job, why);
@@ -214,10 +228,19 @@ pub(super) fn overdue(now: Now, job: &mut Job, config: &CoordinatorConfig) -> Op
 /// A launcher has seen a worker's end.
 pub(super) fn exited(now: Now, job: &mut Job, config: &CoordinatorConfig, r: &ExitedRequest) -> Applied {
     register::meant(config, &r.job_id, r.generation, config.generation)?;
+    // A job that ends with any of its workers has its own ways to know of their end, which no word from outside replaces.
+    if !config.survives() {
+        return Ok((Answer::Reply(Reply::GoesOn(false)), None));
+    }
     let place = Place { host: r.host.clone(), local_index: r.local_index };
-    let theirs = |m: &Member| m.counted() && m.place() == place && m.facts.pid == r.pid;
-    let found = job.members.iter().find(|(_, m)| theirs(m)).map(|(name, _)| name.clone());
-    let lost = found.map(|member| Lost { member, cause: format!("its launcher saw that it {}", r.status) });
+    let theirs = |m: &Member| m.place() == place && m.facts.pid == r.pid && m.token.is(&r.token);
+    // A stranger, or the launcher of a process that never was a worker of this job.
+    let Some((name, member)) = job.members.iter_mut().find(|(_, m)| theirs(m)) else {
+        return Ok((Answer::Reply(Reply::GoesOn(false)), None));
+    };
+    let cause = format!("its launcher saw that it {}", r.status);
+    let lost = member.counted().then(|| Lost { member: name.clone(), cause });
+    let name = name.clone();
     let reason = match (&job.phase, lost) {
         (Phase::Gathering, Some(lost)) => failure::forget(job, &lost),
         (Phase::Running { .. } | Phase::Reforming { .. }, Some(lost)) => {
@@ -225,9 +248,13 @@ pub(super) fn exited(now: Now, job: &mut Job, config: &CoordinatorConfig, r: &Ex
         }
         _ => None,
     };
+    // It will not ask any more.
+    if let Some(member) = job.members.get_mut(&name) {
+        member.told = true;
+    }
     // One that has finished did so without it.
     let well = !matches!(job.phase, Phase::Gathering | Phase::Failed { .. });
-    Ok((Answer::Reply(Reply::GoesOn(config.survives() && well)), reason))
+    Ok((Answer::Reply(Reply::GoesOn(well)), reason))
 }
 
 impl Job {

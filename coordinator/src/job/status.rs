@@ -19,8 +19,8 @@ pub(super) fn status(now: Now, job: &Job, config: &CoordinatorConfig) -> StatusR
                 .map_or(String::new(), |s| format!("waiting for the cause of: {}", s.message));
             (if job.is_connected() { JobPhase::Running } else { JobPhase::Forming }, text)
         }
-        Phase::Finished { interrupted: false } => (JobPhase::Finished, "all workers have left".into()),
-        Phase::Finished { interrupted: true } => {
+        Phase::Finished { interrupted: false, .. } => (JobPhase::Finished, "all workers have left".into()),
+        Phase::Finished { interrupted: true, .. } => {
             (JobPhase::Finished, "all workers have left, interrupted".into())
         }
         Phase::Failed { abort, .. } => {

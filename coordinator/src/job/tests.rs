@@ -40,6 +40,7 @@ fn request(host: &str, local_index: u32) -> RegisterRequest {
         job_id: "octrain".into(),
         generation: 0,
         nonce: format!("{host}/{local_index}"),
+        token: format!("of {host}/{local_index}"),
         worker: Some(worker(host, local_index, 0)),
         job: Some(spec_of(json!({}))),
     }

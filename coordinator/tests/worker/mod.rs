@@ -42,6 +42,7 @@ pub fn request(host: &str, local_index: u32) -> RegisterRequest {
         job_id: "octrain".into(),
         generation: 0,
         nonce: format!("{host}/{local_index}"),
+        token: String::new(),
         worker: Some(WorkerFacts {
             host: host.into(),
             local_index,

@@ -130,6 +130,14 @@ pub enum CheckpointError {
         /// Who says to be in it.
         holder: String,
     },
+    /// The writer is one no more.
+    #[error(
+        "`{path}` was not saved: while it was being written, this worker's generation ended, or the job went on without it"
+    )]
+    GivenUp {
+        /// The checkpoint.
+        path: PathBuf,
+    },
     /// Checkpoints of others are there.
     #[error(
         "the output folder `{path}` cannot be this run's: {why}. Go on with what is there, overwrite it, or take another folder"
@@ -284,10 +292,19 @@ impl CheckpointError {
             | E::Foreign { .. }
             | E::NotShared { .. } => true,
             // A disk that is full now, at the start or later, may have room the next time.
-            E::InUse { .. } | E::NoSpace { .. } | E::NoRoom { .. } | E::Io { .. } | E::Damaged { .. } => {
-                false
-            }
+            E::InUse { .. }
+            | E::GivenUp { .. }
+            | E::NoSpace { .. }
+            | E::NoRoom { .. }
+            | E::Io { .. }
+            | E::Damaged { .. } => false,
         }
+    }
+
+    /// Whether it is the storage's failure, and no process's that works on it.
+    pub fn is_storage(&self) -> bool {
+        use CheckpointError as E;
+        matches!(self, E::NoSpace { .. } | E::NoRoom { .. } | E::Io { .. })
     }
 
     pub(super) fn damaged(path: &Path, why: impl ToString) -> CheckpointError {

@@ -1,6 +1,7 @@
 //! The folder of one run: locked, cleaned and tried before the first step, and written by that run alone.
 
 use super::admission::{self, Admission, Found, Refusal, listed};
+use super::estate::{Estate, Superseded};
 use super::lock::{FolderLock, Holder};
 use super::store::{self, Progress};
 use super::{CheckpointError, RunIdentity, Snapshot, leftovers, trial};
@@ -8,29 +9,26 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Says whose folder it is, from the start of the run.
-const RUN: &str = "run.json";
+pub(super) const RUN: &str = "run.json";
 
 /// An output folder this process holds. Dropping it lets it go.
 #[derive(Debug)]
 pub struct RunFolder {
-    root: PathBuf,
-    _lock: FolderLock,
-    host: String,
+    pub(super) root: PathBuf,
+    /// None: a writer that was given up still holds it.
+    pub(super) lock: Option<FolderLock>,
+    pub(super) host: String,
 }
 
 /// A folder with a run that may write into it.
 #[derive(Debug)]
 pub struct OwnedFolder {
-    folder: RunFolder,
-    run: RunIdentity,
-    /// Goes on with a run whose checkpoints do not say whose they are: those are its own.
-    adopts_unnamed: bool,
-    /// Removed once the first checkpoint is complete.
-    superseded: Vec<PathBuf>,
-    /// A checkpoint of this process that was due for nothing but being the best so far.
-    best_only: Option<PathBuf>,
+    pub(super) folder: RunFolder,
+    pub(super) run: RunIdentity,
+    /// What is to become of what is there.
+    pub(super) estate: Estate,
     /// What became of damaged checkpoints beyond its start, for people.
-    set_aside: Vec<String>,
+    pub(super) set_aside: Vec<String>,
 }
 
 /// The last part of a path.
@@ -76,7 +74,7 @@ impl RunFolder {
             );
         }
         trial::try_out(root, bytes)?;
-        Ok(Self { root: root.into(), _lock: lock, host: host.into() })
+        Ok(Self { root: root.into(), lock: Some(lock), host: host.into() })
     }
 
     /// Complete checkpoints, in order of progress; those beyond `start` with what is the matter with them.
@@ -106,22 +104,6 @@ impl RunFolder {
         (path.parent()? == root).then(|| path.file_name().map(|n| n.to_string_lossy().into_owned()))?
     }
 
-    /// Goes on writing for a run of which another process has taken the folder before, and is gone.
-    ///
-    /// # Errors
-    /// When the folder is another run's by now.
-    pub fn inherit(self, run: RunIdentity) -> Result<OwnedFolder, CheckpointError> {
-        whose(&self.root, &run)?;
-        Ok(OwnedFolder {
-            folder: self,
-            run,
-            adopts_unnamed: false,
-            superseded: Vec::new(),
-            best_only: None,
-            set_aside: Vec::new(),
-        })
-    }
-
     /// Admits a run that goes on from checkpoint `start` (of this folder or another), or starts anew. Checkpoints of
     /// others are refused, or, with `overwrite`, removed once the first new one is complete.
     pub fn admit(self, start: Option<&Path>, overwrite: bool) -> Result<OwnedFolder, CheckpointError> {
@@ -129,12 +111,12 @@ impl RunFolder {
         let refused = |r| refused(&self.root, r);
         let found = self.found(own.as_deref())?;
         let admission = admission::decide(&found, own.as_deref(), overwrite).map_err(refused)?;
-        let paths = |names: Vec<String>| names.iter().map(|n| self.root.join(n)).collect();
+        let named = |names: Vec<String>| names.into_iter().map(|n| Superseded::of(&self.root, n)).collect();
         let (run, adopts_unnamed, superseded, damaged) = match admission {
-            Admission::New { superseded } => (None, false, paths(superseded), vec![]),
+            Admission::New { superseded } => (None, false, named(superseded), vec![]),
             Admission::Continue { run, superseded, damaged } => {
                 let unnamed = run.is_none();
-                (run, unnamed, paths(superseded), damaged)
+                (run, unnamed, named(superseded), damaged)
             }
         };
         let told =
@@ -144,7 +126,8 @@ impl RunFolder {
         let path = self.root.join(RUN);
         let text = serde_json::to_vec_pretty(&run).map_err(|e| CheckpointError::damaged(&path, e))?;
         super::write_atomic(&path, &text)?;
-        Ok(OwnedFolder { folder: self, run, adopts_unnamed, superseded, best_only: None, set_aside })
+        let estate = Estate { superseded, best_only: Vec::new(), adopts_unnamed };
+        Ok(OwnedFolder { folder: self, run, estate, set_aside })
     }
 }
 
@@ -156,7 +139,12 @@ impl OwnedFolder {
 
     /// Names of others' checkpoints that go once the first one of this run is complete.
     pub fn superseded(&self) -> Vec<String> {
-        self.superseded.iter().map(|p| name_of(p)).collect()
+        self.estate.superseded.iter().map(|s| s.name.clone()).collect()
+    }
+
+    /// What whoever writes here after this process has to know.
+    pub fn estate(&self) -> &Estate {
+        &self.estate
     }
 
     /// Damaged checkpoints that were renamed, as `3 as 3.damaged (what is the matter)`.
@@ -167,7 +155,7 @@ impl OwnedFolder {
     fn owns(&self, path: &Path) -> bool {
         match store::load_manifest(path).map(|m| m.run) {
             Ok(Some(run)) => run.id == self.run.id,
-            Ok(None) => self.adopts_unnamed,
+            Ok(None) => self.estate.adopts_unnamed,
             Err(_) => false,
         }
     }
@@ -179,7 +167,7 @@ impl OwnedFolder {
     pub fn best(&self) -> Result<Option<f64>, CheckpointError> {
         let mut best: Option<f64> = None;
         for (_, path) in store::list(&self.folder.root)? {
-            if self.owns(&path) && !self.superseded.contains(&path) {
+            if self.owns(&path) && !self.estate.supersedes(&path) {
                 best =
                     [best, store::top1(&store::load_manifest(&path)?)].into_iter().flatten().reduce(f64::max);
             }
@@ -187,68 +175,60 @@ impl OwnedFolder {
         Ok(best)
     }
 
-    /// Saves like [`OwnedFolder::save`] the best checkpoint so far. Of this process's best ones, those that were not `due`
-    /// for any other reason go once a better one is complete.
-    pub fn save_best(&mut self, snapshot: &Snapshot, due: bool) -> Result<PathBuf, CheckpointError> {
-        let target = self.save(snapshot)?;
-        if let Some(former) = self.best_only.take().filter(|former| *former != target && former.exists()) {
-            fs::remove_dir_all(&former).map_err(CheckpointError::io("remove the superseded", &former))?;
+    /// Saves like [`OwnedFolder::save`] the best checkpoint so far. Of this run's best ones since it began or went on, those
+    /// that were not `due` for any other reason go once a better one is complete.
+    pub fn save_best(
+        &mut self,
+        snapshot: &Snapshot,
+        due: bool,
+        still: &dyn Fn() -> bool,
+    ) -> Result<PathBuf, CheckpointError> {
+        let target = self.save(snapshot, still)?;
+        let name = name_of(&target);
+        let former = self.estate.best_only.iter().filter(|former| **former != name);
+        let former: Vec<PathBuf> =
+            former.map(|n| self.folder.root.join(n)).filter(|p| self.owns(p)).collect();
+        if former.is_empty() || still() {
+            former.iter().try_for_each(|path| remove(path))?;
+            self.estate.best_only.clear();
         }
-        self.best_only = (!due).then(|| target.clone());
+        self.estate.best(&name, due);
         Ok(target)
     }
 
     /// Saves atomically and returns the checkpoint's folder. Once it is in place, this run's earlier checkpoints within
-    /// an epoch are removed, and those the run was told to overwrite. On error nothing that was there is lost.
-    pub fn save(&mut self, snapshot: &Snapshot) -> Result<PathBuf, CheckpointError> {
+    /// an epoch are removed, and those the run was told to overwrite; never one that is further. On error nothing that was
+    /// there is lost. `still` is asked before the checkpoint appears, and before anything is removed: whether this process is
+    /// the run's writer, which it may cease to be while it stands still.
+    ///
+    /// # Errors
+    /// When it cannot be written, or when this process is the writer no more.
+    pub fn save(
+        &mut self,
+        snapshot: &Snapshot,
+        still: &dyn Fn() -> bool,
+    ) -> Result<PathBuf, CheckpointError> {
+        self.folder.lock_again();
         let mut snapshot = snapshot.clone();
         snapshot.manifest.run = Some(self.run.clone());
-        let target = store::save(&self.folder.root, &snapshot)?;
+        let target = store::save_while(&self.folder.root, &snapshot, still)?;
+        let progress = store::parse_name(&name_of(&target));
         let within_epoch = store::list(&self.folder.root)?
             .into_iter()
-            .filter(|((_, step), path)| *step > 0 && *path != target && self.owns(path))
+            .filter(|(p, path)| p.1 > 0 && Some(*p) < progress && self.owns(path))
             .map(|(_, path)| path);
-        let gone: Vec<PathBuf> =
-            within_epoch.chain(self.superseded.iter().filter(|p| **p != target).cloned()).collect();
-        for path in gone.iter().filter(|p| p.exists()) {
-            fs::remove_dir_all(path).map_err(CheckpointError::io("remove the superseded", path))?;
+        let superseded = self.estate.superseded.iter().map(|s| self.folder.root.join(&s.name));
+        let gone: Vec<PathBuf> = within_epoch.chain(superseded.filter(|p| *p != target)).collect();
+        if gone.is_empty() || still() {
+            gone.iter().filter(|p| p.exists()).try_for_each(|path| remove(path))?;
+            self.estate.superseded.clear();
         }
-        self.superseded.clear();
         Ok(target)
     }
 }
 
-/// Saves for `run`, whose writer has been given up: dead, or stopped and still holding the folder, so without its lock. A
-/// checkpoint appears whole and under a name of its own, and nothing is removed.
-///
-/// # Errors
-/// When the folder is another run's by now, or `run` is none: a run that writes nothing.
-pub fn save_for(
-    root: &Path,
-    run: Option<&RunIdentity>,
-    snapshot: &Snapshot,
-) -> Result<PathBuf, CheckpointError> {
-    let Some(run) = run else {
-        return Err(CheckpointError::Occupied { path: root.into(), why: "no run writes there".into() });
-    };
-    whose(root, run)?;
-    let mut snapshot = snapshot.clone();
-    snapshot.manifest.run = Some(run.clone());
-    store::save(root, &snapshot)
-}
-
-/// An error where a folder says that it is another run's.
-fn whose(root: &Path, run: &RunIdentity) -> Result<(), CheckpointError> {
-    let path = root.join(RUN);
-    let there: RunIdentity = match fs::read(&path) {
-        Ok(text) => serde_json::from_slice(&text).map_err(|e| CheckpointError::damaged(&path, e))?,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(CheckpointError::io("read", &path)(e)),
-    };
-    if there.id == run.id {
-        return Ok(());
-    }
-    Err(CheckpointError::Occupied { path: root.into(), why: format!("it is that of {there}") })
+fn remove(path: &Path) -> Result<(), CheckpointError> {
+    fs::remove_dir_all(path).map_err(CheckpointError::io("remove the superseded", path))
 }
 
 /// The name under which a damaged checkpoint is kept beside the others, which nothing has yet.
@@ -268,6 +248,8 @@ mod tests {
     use super::super::{Which, find, load_manifest};
     use super::*;
 
+    const ALWAYS: fn() -> bool = || true;
+
     fn take(root: &Path) -> RunFolder {
         RunFolder::take(root, "here", 1 << 10, &|| false).unwrap()
     }
@@ -286,7 +268,7 @@ mod tests {
     fn a_second_run_neither_removes_nor_joins_the_firsts_checkpoints() {
         let dir = tempfile::tempdir().unwrap();
         let mut first = take(dir.path()).admit(None, false).unwrap();
-        first.save(&snapshot(0, 30)).unwrap();
+        first.save(&snapshot(0, 30), &ALWAYS).unwrap();
         drop(first);
         let e = take(dir.path()).admit(None, false).unwrap_err().to_string();
         for want in ["0-30", "Go on", "overwrite", "another folder"] {
@@ -295,7 +277,7 @@ mod tests {
         // Overwriting keeps the old one until the first new one is complete.
         let mut second = take(dir.path()).admit(None, true).unwrap();
         assert_eq!(names(dir.path()), ["0-30"]);
-        second.save(&snapshot(0, 12)).unwrap();
+        second.save(&snapshot(0, 12), &ALWAYS).unwrap();
         assert_eq!(names(dir.path()), ["0-12"]);
     }
 
@@ -303,9 +285,9 @@ mod tests {
     fn damaged_checkpoints_beyond_the_start_are_renamed_and_kept() {
         let dir = tempfile::tempdir().unwrap();
         let mut first = take(dir.path()).admit(None, false).unwrap();
-        let at = first.save(&snapshot(1, 0)).unwrap();
+        let at = first.save(&snapshot(1, 0), &ALWAYS).unwrap();
         for _ in 0..2 {
-            let damaged = first.save(&snapshot(2, 0)).unwrap().join("model.safetensors");
+            let damaged = first.save(&snapshot(2, 0), &ALWAYS).unwrap().join("model.safetensors");
             let model = fs::read(&damaged).unwrap();
             fs::write(&damaged, &model[..model.len() / 2]).unwrap();
             drop(first);
@@ -318,7 +300,7 @@ mod tests {
         }
         assert_eq!(find(dir.path(), Which::Auto).unwrap(), at);
         // A whole one is not set aside.
-        first.save(&snapshot(2, 0)).unwrap();
+        first.save(&snapshot(2, 0), &ALWAYS).unwrap();
         drop(first);
         let e = take(dir.path()).admit(Some(&at), false).unwrap_err().to_string();
         assert!(e.contains("starts from 1") && e.contains("overwrite those beyond 1"), "{e}");
@@ -334,11 +316,11 @@ mod tests {
             one
         };
         assert_eq!(run.best().unwrap(), None);
-        run.save_best(&of(1, 10.0), false).unwrap();
-        run.save_best(&of(2, 20.0), true).unwrap();
+        run.save_best(&of(1, 10.0), false, &ALWAYS).unwrap();
+        run.save_best(&of(2, 20.0), true, &ALWAYS).unwrap();
         assert_eq!(names(dir.path()), ["2"], "1 was kept for being the best only");
-        run.save_best(&of(3, 30.0), false).unwrap();
-        let at = run.save(&of(4, 25.0)).unwrap();
+        run.save_best(&of(3, 30.0), false, &ALWAYS).unwrap();
+        let at = run.save(&of(4, 25.0), &ALWAYS).unwrap();
         assert_eq!(
             (names(dir.path()), run.best().unwrap()),
             (vec!["2".into(), "3".into(), "4".into()], Some(30.0))
@@ -347,7 +329,7 @@ mod tests {
         // Who goes on knows the best, and does not remove what another process has left.
         let mut again = take(dir.path()).admit(Some(&at), false).unwrap();
         assert_eq!(again.best().unwrap(), Some(30.0));
-        again.save_best(&of(5, 40.0), false).unwrap();
+        again.save_best(&of(5, 40.0), false, &ALWAYS).unwrap();
         assert_eq!(names(dir.path()), ["2", "3", "4", "5"]);
         drop(again);
         let anew = take(dir.path()).admit(None, true).unwrap();
@@ -355,9 +337,31 @@ mod tests {
     }
 
     #[test]
+    fn a_former_writer_neither_removes_what_is_further_nor_appears_once_it_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut first = take(dir.path()).admit(None, false).unwrap();
+        let run = first.run().clone();
+        first.save(&snapshot(0, 3), &ALWAYS).unwrap();
+        // It stands still in a save, is given up, and the others go on.
+        super::super::save_for(dir.path(), Some(&run), &snapshot(0, 9)).unwrap();
+        let e = first.save(&snapshot(0, 5), &|| false).unwrap_err();
+        assert!(matches!(e, CheckpointError::GivenUp { .. }), "{e}");
+        assert_eq!(names(dir.path()), ["0-3", "0-9"]);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4, "nothing half-written is left");
+        // Given up between its last question and the removal.
+        let asked = std::cell::Cell::new(0);
+        let once = || asked.replace(asked.get() + 1) == 0;
+        first.save(&snapshot(0, 6), &once).unwrap();
+        assert_eq!(names(dir.path()), ["0-3", "0-6", "0-9"]);
+        // Whatever it is told, what is further stays.
+        first.save(&snapshot(0, 7), &ALWAYS).unwrap();
+        assert_eq!(names(dir.path()), ["0-7", "0-9"]);
+    }
+
+    #[test]
     fn a_checkpoint_is_no_output_folder() {
         let dir = tempfile::tempdir().unwrap();
-        let at = take(dir.path()).admit(None, false).unwrap().save(&snapshot(1, 0)).unwrap();
+        let at = take(dir.path()).admit(None, false).unwrap().save(&snapshot(1, 0), &ALWAYS).unwrap();
         let e = RunFolder::take(&at, "here", 1 << 10, &|| false).unwrap_err();
         assert!(e.is_configuration() && e.to_string().contains("itself a checkpoint"), "{e}");
         assert!(!at.join(RUN).exists());
@@ -368,7 +372,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut first = take(dir.path()).admit(None, false).unwrap();
         let run = first.run().clone();
-        let at = first.save(&snapshot(1, 3)).unwrap();
+        let at = first.save(&snapshot(1, 3), &ALWAYS).unwrap();
         drop(first);
         // Somebody copied a checkpoint of another run into it.
         let mut foreign = snapshot(0, 7);
@@ -376,7 +380,7 @@ mod tests {
         store::save(dir.path(), &foreign).unwrap();
         let mut again = take(dir.path()).admit(Some(&at), false).unwrap();
         assert_eq!(again.run(), &run);
-        let saved = again.save(&snapshot(1, 4)).unwrap();
+        let saved = again.save(&snapshot(1, 4), &ALWAYS).unwrap();
         assert_eq!(load_manifest(&saved).unwrap().run, Some(run));
         assert_eq!(names(dir.path()), ["0-7", "1-4"]);
     }
@@ -386,30 +390,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let old = store::save(dir.path(), &snapshot(0, 5)).unwrap();
         let mut run = take(dir.path()).admit(Some(&old), false).unwrap();
-        run.save(&snapshot(0, 6)).unwrap();
+        run.save(&snapshot(0, 6), &ALWAYS).unwrap();
         assert_eq!(names(dir.path()), ["0-6"]);
-    }
-
-    #[test]
-    fn another_rank_saves_as_the_same_run_and_as_no_other_whoever_holds_the_folder() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut first = take(dir.path()).admit(None, false).unwrap();
-        let run = first.run().clone();
-        first.save(&snapshot(0, 3)).unwrap();
-        let saved = save_for(dir.path(), Some(&run), &snapshot(0, 5)).unwrap();
-        assert_eq!(load_manifest(&saved).unwrap().run, Some(run));
-        assert_eq!(names(dir.path()), ["0-3", "0-5"]);
-        let other = RunIdentity::new("elsewhere");
-        let e = save_for(dir.path(), Some(&other), &snapshot(0, 6)).unwrap_err().to_string();
-        assert!(e.contains("it is that of run"), "{e}");
-        assert!(save_for(dir.path(), None, &snapshot(0, 6)).is_err());
     }
 
     #[test]
     fn a_checkpoint_of_another_folder_begins_a_run_of_its_own() {
         let (there, here) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let mut first = take(there.path()).admit(None, false).unwrap();
-        let at = first.save(&snapshot(2, 0)).unwrap();
+        let at = first.save(&snapshot(2, 0), &ALWAYS).unwrap();
         let second = take(here.path()).admit(Some(&at), false).unwrap();
         assert_ne!(first.run().id, second.run().id);
         assert_eq!(find(there.path(), Which::Auto).unwrap(), at);

@@ -27,6 +27,16 @@ pub struct Position {
     pub global_step: u64,
 }
 
+impl Position {
+    /// Name of its checkpoint's folder.
+    pub fn folder_name(self) -> String {
+        match self.step_in_epoch {
+            0 => self.epoch.to_string(),
+            step => format!("{}-{step}", self.epoch),
+        }
+    }
+}
+
 /// State of the loss scale.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -78,13 +78,6 @@ fn best(all: &[(Progress, PathBuf)]) -> Result<Option<&(Progress, PathBuf)>, Che
     Ok(best.map(|(_, one)| one))
 }
 
-fn folder_name(p: Position) -> String {
-    match p.step_in_epoch {
-        0 => p.epoch.to_string(),
-        step => format!("{}-{step}", p.epoch),
-    }
-}
-
 /// How far a checkpoint is: epochs, and steps of the next one.
 pub(super) type Progress = (u32, u64);
 
@@ -123,12 +116,24 @@ pub(crate) fn sha256<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
 /// # Errors
 /// When it cannot be written, or when what it says does not fit together, so that nobody could load it.
 pub fn save(root: &Path, snapshot: &Snapshot) -> Result<PathBuf, CheckpointError> {
+    save_while(root, snapshot, &|| true)
+}
+
+/// [`save`], for a writer that may be given up meanwhile: `still` is asked once all is written, before it appears.
+pub(super) fn save_while(
+    root: &Path,
+    snapshot: &Snapshot,
+    still: &dyn Fn() -> bool,
+) -> Result<PathBuf, CheckpointError> {
     fs::create_dir_all(root).map_err(CheckpointError::io("make the folder", root))?;
-    let name = folder_name(snapshot.manifest.position);
+    let name = snapshot.manifest.position.folder_name();
     let partial = root.join(format!(".{name}.{}", std::process::id()));
     let target = root.join(&name);
     check(&target, snapshot)?;
-    let written = fill(&partial, snapshot).and_then(|()| put(root, &partial, &target));
+    let given_up = || CheckpointError::GivenUp { path: target.clone() };
+    let written = fill(&partial, snapshot)
+        .and_then(|()| still().then_some(()).ok_or_else(given_up))
+        .and_then(|()| put(root, &partial, &target));
     if let Err(e) = written {
         let _ = fs::remove_dir_all(&partial);
         return Err(e);

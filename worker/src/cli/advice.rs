@@ -242,6 +242,7 @@ fn checkpoint(e: &CheckpointError) -> Option<String> {
         | E::Graph { .. }
         | E::Unfit { .. }
         | E::Io { .. }
+        | E::GivenUp { .. }
         | E::Setting { .. }
         | E::NotShared { .. }
         | E::Format { .. } => None,

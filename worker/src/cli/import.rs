@@ -101,7 +101,7 @@ pub fn main(args: &ImportArgs) -> Result<u8> {
     let bytes = 4 * snapshot.graph.params.iter().map(|p| p.len() as u64).sum::<u64>();
     let folder = RunFolder::take(&args.output_dir, &host_name(), bytes, &|| false)
         .and_then(|folder| folder.admit(None, args.overwrite))
-        .and_then(|mut folder| folder.save(&snapshot))
+        .and_then(|mut folder| folder.save(&snapshot, &|| true))
         .map_err(not_written)?;
     let output = resume::quoted(&args.output_dir.to_string_lossy());
     say!("{}; to measure it: octrain eval --from-checkpoint {output} --image-root FOLDER", folder.display());

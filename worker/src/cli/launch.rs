@@ -157,7 +157,11 @@ pub fn main(args: &LaunchArgs) -> Result<u8> {
         let label = format!("host {host} local {local_index}");
         Ok((place, WorkerCommand { label, ..command }))
     });
-    resume::with_continuation(local::supervise(commands.collect::<Result<_>>()?), &config, &again)
+    resume::with_continuation(
+        local::supervise(commands.collect::<Result<_>>()?, local::Survival::Asked),
+        &config,
+        &again,
+    )
 }
 
 #[cfg(test)]

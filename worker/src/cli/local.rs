@@ -5,12 +5,12 @@ use super::Exit;
 use super::worker::{self, Place, Work};
 use crate::config::RunConfig;
 use crate::launcher::{
-    self, EXIT_CONFIGURATION, Ended, LaunchOptions, WorkerCommand,
+    self, EXIT_CONFIGURATION, Ended, LaunchOptions, Told, WORKER_TOKEN, WorkerCommand,
     signals::{self, Stage},
 };
 use crate::session::{self, Exited, network};
 use crate::trainer::Job;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use octrain_coordinator::config::CoordinatorConfig;
 use octrain_coordinator::ranks::Place as Expected;
 use octrain_coordinator::server::{self, ServeError};
@@ -18,6 +18,8 @@ use octrain_core::strategy::{DeviceChoice, TestBackend};
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// The command of one worker.
 pub fn worker_command(
@@ -56,13 +58,64 @@ pub fn worker_command(
     Ok(WorkerCommand { label: format!("rank {}", place.local_index), args, env, passthrough })
 }
 
-/// Starts the workers of these places and waits for their end; returns the exit code, having told the root cause. The
-/// coordinator is told at once of each that dies, and says whether the job goes on without it.
-pub fn supervise(workers: Vec<(Place, WorkerCommand)>) -> Result<u8> {
+/// How a launcher knows whether its job goes on without some of its workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Survival {
+    /// It does, or it does not: this process is the coordinator.
+    Known(bool),
+    /// The coordinator says.
+    Asked,
+}
+
+/// Between questions whether the job goes on, until there is a plan that says so.
+const ASK: Duration = Duration::from_secs(1);
+
+/// Becomes true once it is known that the job goes on without some of its workers.
+fn survives(survival: Survival, coordinator: Option<&str>) -> Arc<AtomicBool> {
+    let known = Arc::new(AtomicBool::new(survival == Survival::Known(true)));
+    let (Survival::Asked, Some(coordinator)) = (survival, coordinator) else { return known };
+    let (waiting, coordinator) = (Arc::downgrade(&known), coordinator.to_string());
+    let asking = move || {
+        // Until the workers have ended, after which nobody wants to know.
+        while let Some(known) = waiting.upgrade() {
+            if let Ok(Some(survives)) = session::survives(&coordinator) {
+                known.store(survives, Ordering::SeqCst);
+                return;
+            }
+            drop(known);
+            std::thread::sleep(ASK);
+        }
+    };
+    if let Err(e) = std::thread::Builder::new().name("survives".into()).spawn(asking) {
+        tracing::warn!(
+            "the coordinator is not asked whether the job goes on without some workers: no thread ({e})"
+        );
+    }
+    known
+}
+
+/// A token that nobody guesses.
+fn token() -> std::io::Result<String> {
+    let mut random = [0; 16];
+    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut random)?;
+    Ok(random.iter().map(|b| format!("{b:02x}")).collect())
+}
+
+/// Starts the workers of these places and waits for their end; returns the exit code, having told the root cause. In a job
+/// that goes on without some of them, the coordinator is told at once of each that dies, with the token that was drawn for
+/// it, and says whether the job goes on.
+pub fn supervise(workers: Vec<(Place, WorkerCommand)>, survival: Survival) -> Result<u8> {
     let interrupt = signals::enter(Stage::Supervising)?;
-    let (places, commands): (Vec<Place>, Vec<WorkerCommand>) = workers.into_iter().unzip();
+    let survives = survives(survival, workers.first().map(|(place, _)| place.coordinator.as_str()));
+    let (mut commands, mut known) = (Vec::new(), Vec::new());
+    for (place, mut command) in workers {
+        let token = token().context("cannot draw a worker's token from /dev/urandom")?;
+        command.env.push((WORKER_TOKEN.into(), token.clone().into()));
+        commands.push(command);
+        known.push((place, token));
+    }
     let ended = move |ended: &Ended| {
-        let Some(place) = places.get(ended.index) else { return false };
+        let (place, token) = known.get(ended.index)?;
         let told = session::exited(&Exited {
             coordinator: place.coordinator.clone(),
             job_id: place.job_id.clone(),
@@ -70,13 +123,13 @@ pub fn supervise(workers: Vec<(Place, WorkerCommand)>) -> Result<u8> {
             local_index: place.local_index,
             pid: ended.pid,
             status: ended.end.to_string(),
+            token: token.clone(),
         });
-        told.unwrap_or_else(|e| {
-            tracing::debug!("the coordinator was not told that a worker {}: {e}", ended.end);
-            false
-        })
+        told.map_err(|e| tracing::debug!("the coordinator was not told that a worker {}: {e}", ended.end))
+            .ok()
     };
-    let options = LaunchOptions { ended: Some(Arc::new(ended)), ..LaunchOptions::new(commands)? };
+    let ended: Option<Told> = (survival != Survival::Known(false)).then(|| Arc::new(ended) as Told);
+    let options = LaunchOptions { ended, survives, ..LaunchOptions::new(commands)? };
     let report = launcher::spawn(options)?.wait(&interrupt);
     if let Some(message) = report.message() {
         return Err(Exit { code: report.code, message }.into());
@@ -101,9 +154,11 @@ pub fn run(config: &RunConfig, listen: &str) -> Result<u8> {
 pub fn run_opened(config: &RunConfig, listen: &str, job: Job, work: &Work) -> Result<u8> {
     let world = config.machine.nproc as u32;
     let host = crate::session::machine::host_name();
+    let min_world = min_world(config, work);
+    let survives = min_world < world;
     let serve = CoordinatorConfig {
         expected: (0..world).map(|local_index| Expected { host: host.clone(), local_index }).collect(),
-        ..CoordinatorConfig::new(listen, world).with_min_world(min_world(config, work))
+        ..CoordinatorConfig::new(listen, world).with_min_world(min_world)
     };
     let coordinator = server::serve(serve).map_err(|e| match e {
         ServeError::Runtime(_) => anyhow::Error::from(e),
@@ -127,7 +182,7 @@ pub fn run_opened(config: &RunConfig, listen: &str, job: Job, work: &Work) -> Re
             let command = worker_command(config, &place(i), work, i == 0 && terminal && !config.run.checks)?;
             Ok((place(i), command))
         });
-        supervise(commands.collect::<Result<_>>()?)?
+        supervise(commands.collect::<Result<_>>()?, Survival::Known(survives))?
     };
     coordinator.shutdown("the workers have ended");
     Ok(code)

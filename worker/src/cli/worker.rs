@@ -3,7 +3,7 @@
 use super::{Exit, advice, in_vain};
 use crate::config::RunConfig;
 use crate::launcher::{
-    EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_ERROR, EXIT_OK, EXIT_PREEMPTED, logging,
+    EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_ERROR, EXIT_OK, EXIT_PREEMPTED, WORKER_TOKEN, logging,
     signals::{self, Stage},
     watchdog::{self, Limits},
 };
@@ -128,6 +128,7 @@ impl Place {
             generation: self.generation,
             local_index: self.local_index,
             local_world: self.local_world,
+            token: std::env::var(WORKER_TOKEN).unwrap_or_default(),
             connect_timeout: Duration::from_secs(self.connect_timeout),
             plan_timeout: Duration::from_secs(self.plan_timeout),
             interrupted: Arc::new(signals::requested),

@@ -2,6 +2,8 @@
 
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 
+/// Environment variable of what a worker registers with, so that its launcher, which drew it, may say its end.
+pub const WORKER_TOKEN: &str = "OCTRAIN_WORKER_TOKEN";
 /// Environment variable that names the launcher's process.
 pub(super) const LAUNCHER_PID: &str = "OCTRAIN_LAUNCHER_PID";
 

@@ -13,6 +13,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -51,10 +52,13 @@ pub struct LaunchOptions {
     /// Told at once of each worker that ends otherwise than well and was not killed by the launcher, on a thread of its own;
     /// answers whether the job goes on without it. None: the end of one is the end of all.
     pub ended: Option<Told>,
+    /// Whether the job goes on without some of its workers; may become known later. As long as it is not, ends count, when they
+    /// are seen, as those of a job that does not.
+    pub survives: Arc<AtomicBool>,
 }
 
-/// See [`LaunchOptions::ended`].
-pub type Told = Arc<dyn Fn(&Ended) -> bool + Send + Sync>;
+/// See [`LaunchOptions::ended`]; none where there was no answer.
+pub type Told = Arc<dyn Fn(&Ended) -> Option<bool> + Send + Sync>;
 
 /// A worker that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +88,7 @@ impl LaunchOptions {
             failure_grace: Limits::WORKER.total() + Duration::from_secs(7),
             stop_grace: Duration::from_secs(60),
             ended: None,
+            survives: Arc::default(),
         })
     }
 }
@@ -111,7 +116,9 @@ struct Worker {
     exit: Option<WorkerExit>,
     killed: Option<End>,
     /// Where the answer comes whether the job goes on without it, once it has ended.
-    asked: Option<Receiver<bool>>,
+    asked: Option<Receiver<Option<bool>>>,
+    /// There was no answer.
+    unanswered: bool,
 }
 
 /// Running workers. Dropping the group kills them.
@@ -120,14 +127,15 @@ pub struct Group {
     failure_grace: Duration,
     stop_grace: Duration,
     ended: Option<Told>,
+    survives: Arc<AtomicBool>,
     round: u64,
 }
 
 /// Starts all workers. Must be called on a thread that lives as long as they do (best the main thread): the
 /// kernel kills them when it ends.
 pub fn spawn(options: LaunchOptions) -> Result<Group, LaunchError> {
-    let LaunchOptions { program, workers, failure_grace, stop_grace, ended } = options;
-    let mut group = Group { workers: Vec::new(), failure_grace, stop_grace, ended, round: 0 };
+    let LaunchOptions { program, workers, failure_grace, stop_grace, ended, survives } = options;
+    let mut group = Group { workers: Vec::new(), failure_grace, stop_grace, ended, survives, round: 0 };
     for w in workers {
         let output = || if w.passthrough { Stdio::inherit() } else { Stdio::piped() };
         let mut child = Command::new(&program)
@@ -162,6 +170,7 @@ pub fn spawn(options: LaunchOptions) -> Result<Group, LaunchError> {
             exit: None,
             killed: None,
             asked: None,
+            unanswered: false,
         });
     }
     Ok(group)
@@ -185,7 +194,8 @@ impl Group {
         loop {
             self.look();
             self.hear();
-            if self.workers.iter().all(|w| w.exit.is_some() && w.asked.is_none()) {
+            // An answer is waited for where it can change something.
+            if self.workers.iter().all(|w| w.exit.is_some() && (w.asked.is_none() || !self.survives())) {
                 break;
             }
             let now = Instant::now();
@@ -198,6 +208,10 @@ impl Group {
             let end = if passed { End::Killed } else { End::Silent };
             if interrupt.at_once() {
                 self.kill(end);
+            }
+            // The job goes on without those that had ended.
+            if failed.is_some() && !passed && terminated.is_none() && !self.failed() {
+                (failed, deadline) = (None, None);
             }
             if failed.is_none() && self.failed() {
                 failed = Some(now);
@@ -224,32 +238,46 @@ impl Group {
             }
             std::thread::sleep(LOOK);
         }
+        // Whoever asked nobody any more: one that has ended well did so when the job was done.
+        let done = self.survives() && self.is_done();
+        for w in self.workers.iter_mut().filter(|w| done && w.unanswered) {
+            w.exit.iter_mut().for_each(|exit| exit.outlived = true);
+        }
         let mut exits: Vec<WorkerExit> = self.workers.iter_mut().filter_map(|w| w.exit.take()).collect();
         exits.sort_by_key(|e| (e.round, e.index));
         verdict(exits)
     }
 
     fn failed(&self) -> bool {
-        let answered = self.workers.iter().filter(|w| w.asked.is_none());
+        let survives = self.survives();
+        let answered = self.workers.iter().filter(|w| w.asked.is_none() || !survives);
         answered.filter_map(|w| w.exit.as_ref()).any(|e| e.end != End::Code(0) && !e.outlived)
+    }
+
+    /// Whether the job goes on without some of its workers, as far as is known.
+    fn survives(&self) -> bool {
+        self.ended.is_some() && self.survives.load(Ordering::SeqCst)
     }
 
     /// Whether the job is done, and all that are left are stopped: it went on without them.
     fn is_done_without_those_that_stand(&self) -> bool {
         let left = || self.workers.iter().filter(|w| w.exit.is_none());
-        self.ended.is_some() && left().count() > 0 && self.is_done() && left().all(|w| stopped(w.child.id()))
+        self.survives() && left().count() > 0 && self.is_done() && left().all(|w| stopped(w.child.id()))
     }
 
     /// Takes note of answers whether the job goes on.
     fn hear(&mut self) {
         for w in &mut self.workers {
             let Some(asked) = &w.asked else { continue };
-            let goes_on = match asked.try_recv() {
-                Ok(goes_on) => goes_on,
+            let answer = match asked.try_recv() {
+                Ok(answer) => answer,
                 Err(TryRecvError::Empty) => continue,
-                Err(TryRecvError::Disconnected) => false,
+                Err(TryRecvError::Disconnected) => None,
             };
             w.asked = None;
+            w.unanswered = answer.is_none();
+            let goes_on = answer == Some(true);
+            self.survives.fetch_or(goes_on, Ordering::SeqCst);
             if let Some(exit) = w.exit.as_mut().filter(|_| goes_on) {
                 exit.outlived = true;
                 tracing::warn!("{} (pid {}) {}; the job goes on without it", exit.label, exit.pid, exit.end);
@@ -261,7 +289,7 @@ impl Group {
     fn look(&mut self) {
         self.round += 1;
         // Who is killed then was stopped, and the job is done without it.
-        let done = self.is_done();
+        let done = self.is_done() && self.survives();
         for (index, w) in self.workers.iter_mut().enumerate().filter(|(_, w)| w.exit.is_none()) {
             let end = match w.child.try_wait() {
                 Ok(None) => continue,
@@ -283,7 +311,7 @@ impl Group {
                 label: w.label.clone(),
                 pid: w.child.id(),
                 end,
-                outlived: w.killed == Some(End::Silent) && self.ended.is_some() && end == End::Silent && done,
+                outlived: w.killed == Some(End::Silent) && end == End::Silent && done,
                 round: self.round,
                 last_lines: relay::lines(&w.tail),
             });
@@ -329,7 +357,7 @@ impl Drop for Group {
 }
 
 /// Asks whether the job goes on without a worker that has ended; none where no thread can be started for it, which is no.
-fn ask(told: &Told, ended: Ended) -> Option<Receiver<bool>> {
+fn ask(told: &Told, ended: Ended) -> Option<Receiver<Option<bool>>> {
     let (tell, answer) = channel();
     let told = Arc::clone(told);
     let started = std::thread::Builder::new().name("ended".into()).spawn(move || {

@@ -17,7 +17,7 @@ pub mod watchdog;
 
 pub use crowd::{Crowd, crowd};
 pub use exit::{End, Report, WorkerExit, verdict};
-pub use follow::{FollowError, follow_launcher};
+pub use follow::{FollowError, WORKER_TOKEN, follow_launcher};
 pub use group::{Ended, Group, LaunchError, LaunchOptions, Told, WorkerCommand, spawn};
 use octrain_coordinator::exit_code;
 pub use octrain_coordinator::exit_code::{

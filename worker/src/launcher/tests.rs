@@ -2,6 +2,8 @@
 
 use super::*;
 use signals::{ECHO, Interrupt};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 fn sh(label: &str, script: &str) -> WorkerCommand {
@@ -15,21 +17,22 @@ fn options(workers: Vec<WorkerCommand>) -> LaunchOptions {
         failure_grace: Duration::from_millis(200),
         stop_grace: Duration::from_millis(300),
         ended: None,
+        survives: Arc::default(),
     }
 }
 
 #[test]
 fn a_worker_that_the_job_goes_on_without_ends_nobody_and_is_no_cause() {
-    use std::sync::{Arc, Mutex};
     let said: Arc<Mutex<Vec<Ended>>> = Arc::default();
     let told = said.clone();
     let surviving = |goes_on: bool, workers: Vec<WorkerCommand>| {
         let told = told.clone();
         let ended: Told = Arc::new(move |ended: &Ended| {
             told.lock().unwrap().push(*ended);
-            goes_on
+            Some(goes_on)
         });
-        let options = LaunchOptions { ended: Some(ended), ..options(workers) };
+        let survives = Arc::new(AtomicBool::new(goes_on));
+        let options = LaunchOptions { ended: Some(ended), survives, ..options(workers) };
         spawn(options).unwrap().wait(&Interrupt::default())
     };
     let workers = || vec![sh("rank 0", "sleep 1"), sh("rank 1", "kill -9 $$"), sh("rank 2", "sleep 1.2")];
@@ -47,6 +50,45 @@ fn a_worker_that_the_job_goes_on_without_ends_nobody_and_is_no_cause() {
     // What was stopped when the job went on without it, and still is when that is done, is not waited for.
     let report = surviving(true, vec![sh("rank 0", "sleep 0.3"), sh("rank 1", "kill -STOP $$")]);
     assert_eq!((report.code, report.exits[1].end), (EXIT_OK, End::Silent), "{report:?}");
+}
+
+#[test]
+fn a_coordinator_that_does_not_answer_neither_delays_nor_changes_an_end() {
+    let run = |survives: bool, workers: Vec<WorkerCommand>| {
+        let ended: Told = Arc::new(|_: &Ended| {
+            std::thread::sleep(Duration::from_millis(1500));
+            None
+        });
+        let survives = Arc::new(AtomicBool::new(survives));
+        let begun = Instant::now();
+        let report = spawn(LaunchOptions { ended: Some(ended), survives, ..options(workers) })
+            .unwrap()
+            .wait(&Interrupt::default());
+        (report, begun.elapsed())
+    };
+    // It is gone because the job is done: one that the job went on without does not make that a failure.
+    let done = || vec![sh("rank 0", "exit 0"), sh("rank 1", "exit 3")];
+    let (report, _) = run(true, done());
+    assert_eq!((report.code, report.message()), (EXIT_OK, None), "{report:?}");
+    // Where the job ends with any of its workers, or that is not known, all is as without one to ask.
+    let (report, took) = run(false, done());
+    assert_eq!(report.code, EXIT_ABORTED);
+    assert!(took < Duration::from_millis(1300), "{took:?}");
+    let (report, took) = run(false, vec![sh("rank 0", "exec sleep 60"), sh("rank 1", "kill -9 $$")]);
+    assert_eq!((report.code, report.root.unwrap().label.as_str()), (EXIT_ERROR, "rank 1"));
+    assert!(took < Duration::from_millis(1300), "the others are ended when one has: {took:?}");
+    // And it is not a failure of all where nobody ended well.
+    let (report, _) = run(true, vec![sh("rank 0", "exit 3"), sh("rank 1", "exit 3")]);
+    assert_eq!(report.code, EXIT_ABORTED);
+}
+
+#[test]
+fn that_a_job_goes_on_may_become_known_with_the_first_end() {
+    let ended: Told = Arc::new(|_: &Ended| Some(true));
+    let workers = vec![sh("rank 0", "sleep 1"), sh("rank 1", "kill -9 $$")];
+    let report =
+        spawn(LaunchOptions { ended: Some(ended), ..options(workers) }).unwrap().wait(&Interrupt::default());
+    assert_eq!((report.code, report.message()), (EXIT_OK, None), "{report:?}");
 }
 
 fn run(workers: Vec<WorkerCommand>) -> Report {

@@ -1,13 +1,15 @@
 //! From one generation to the next.
 
-use super::connection::RETRY;
-use super::error::AbortReason;
+use super::background::refused;
+use super::connection::{ANSWER, RETRY};
+use super::error::{AbortReason, is_transient};
 use super::generation::{self, Generation};
 use super::{Session, SessionError};
 use octrain_coordinator::limits::MAX_MESSAGE;
 use octrain_coordinator::text::line;
-use octrain_proto::v1::{AttachRequest, Standing};
+use octrain_proto::v1::{AttachRequest, HeartbeatReply, HeartbeatRequest, Standing};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
@@ -25,6 +27,46 @@ impl Session {
     /// Why the current generation is over, where it is and the job is not.
     pub fn regrouping(&self) -> Option<String> {
         self.shared.over(self.generation().number())
+    }
+
+    /// Whether the coordinator counts this worker in the current generation right now: asked before anything is done that
+    /// others, who may have given this worker up, are not to be met with. A process that stood still learns of that no
+    /// sooner than it asks. Where nobody answers, nobody says so; a job that ends with any of its workers has nobody to ask.
+    pub fn is_current(&self) -> bool {
+        if !self.survives() {
+            return true;
+        }
+        let current = self.generation();
+        let request = HeartbeatRequest {
+            header: Some(self.connection.header_of(current.number())),
+            step: self.shared.step.load(Ordering::Relaxed),
+            collectives: self.shared.collectives.load(Ordering::Relaxed),
+            connected: current.is_connected(),
+        };
+        let asked = || {
+            self.connection
+                .call("heartbeat", Instant::now() + ANSWER, async |mut c| c.heartbeat(request.clone()).await)
+        };
+        if current.abort().is_tripped() {
+            return false;
+        }
+        match asked() {
+            Ok(HeartbeatReply { abort, regroup }) => {
+                let is = abort.is_none() && regroup.is_none();
+                abort.into_iter().for_each(|abort| self.shared.aborted(abort));
+                regroup.into_iter().for_each(|told| self.shared.regroup(told));
+                is
+            }
+            Err(e) => {
+                tracing::warn!("whether this worker is still one of the job's is not known: {e}");
+                false
+            }
+        }
+    }
+
+    /// Who saves when the job has ended, by host and local index; none where the coordinator has named nobody.
+    pub fn saver(&self) -> Option<(String, u32)> {
+        self.shared.abort().and_then(|a| a.saver)
     }
 
     /// Comes to the next generation, since this one is over (`why`), and waits until it is formed of all who are left, or
@@ -57,9 +99,17 @@ impl Session {
                 return Err(end);
             }
             let deadline = Instant::now() + SLICE + self.rhythm.timeout * 2;
-            let call = self
-                .connection
-                .calling("attach", deadline, async |mut client| client.attach(request.clone()).await);
+            let call = self.connection.calling("attach", deadline, async |mut client| {
+                let answer = client.attach(request.clone()).await;
+                // Who is refused is out of it, whoever asks next: nothing it says later is to end what others go on with.
+                answer
+                    .as_ref()
+                    .err()
+                    .filter(|s| !is_transient(s))
+                    .into_iter()
+                    .for_each(|s| refused(&self.shared, s));
+                answer
+            });
             let answer = self.connection.runtime().block_on(async {
                 tokio::select! {
                     biased;

@@ -118,8 +118,8 @@ impl Shared {
         self.current().abort().trip();
     }
 
-    fn aborted(&self, abort: v1::Abort) {
-        self.set_abort(AbortReason { kind: abort.kind(), message: abort.message, culprit: abort.culprit });
+    pub(super) fn aborted(&self, abort: v1::Abort) {
+        self.set_abort(abort.into());
     }
 }
 
@@ -152,10 +152,10 @@ pub(super) fn start(
 type Header = octrain_proto::v1::Header;
 
 /// A refusal ends this worker's membership, whatever else goes on.
-fn refused(shared: &Shared, status: &Status) {
+pub(super) fn refused(shared: &Shared, status: &Status) {
     shared.set_abort(AbortReason::told_by(status).unwrap_or_else(|| {
         let message = format!("the coordinator refuses this worker: {}", words(status));
-        AbortReason { kind: AbortKind::WorkerFailed, message, culprit: None }
+        AbortReason { kind: AbortKind::WorkerFailed, message, culprit: None, saver: None }
     }));
 }
 
@@ -201,7 +201,8 @@ async fn heartbeats(
                 "the coordinator at {address} has not answered for {:.0} s ({why}): stopped, crashed or cut off; start the job anew from the last checkpoint",
                 answered.elapsed().as_secs_f32()
             );
-            return shared.set_abort(AbortReason { kind: AbortKind::Shutdown, message, culprit: None });
+            let kind = AbortKind::Shutdown;
+            return shared.set_abort(AbortReason { kind, message, culprit: None, saver: None });
         }
         tracing::warn!("heartbeat not answered: {why}");
     }

@@ -76,7 +76,9 @@ pub(super) fn connect(options: SessionOptions) -> Result<Session, SessionError> 
         session.connection.report_failure(formed.number, &said, FailureKind::Configuration);
         return Err(SessionError::Plan(why));
     }
-    if formed.number != registered.generation {
+    // In a job that outlives its workers, one may be lost while others still wait for their plan.
+    let only_one = plan.min_world >= plan.world_size;
+    if formed.number != registered.generation && only_one {
         let why = format!("it is of generation {}, not {}", formed.number, registered.generation);
         return Err(SessionError::Plan(why));
     }
@@ -200,6 +202,7 @@ async fn register(options: &SessionOptions) -> Result<(Client, RegisterReply), S
             capabilities: Some(options.capabilities.clone()),
         }),
         job: Some(options.job.clone()),
+        token: options.token.clone(),
     };
     let start = Instant::now();
     let mut said: Option<Instant> = None;

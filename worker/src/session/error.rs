@@ -1,7 +1,8 @@
 //! What can go wrong between a worker and its coordinator.
 
 use octrain_proto::REFUSAL_KEY;
-use octrain_proto::v1::AbortKind;
+use octrain_proto::v1::{self, AbortKind};
+use prost::Message;
 use std::time::Duration;
 use tonic::{Code, Status};
 
@@ -184,6 +185,16 @@ pub(super) struct AbortReason {
     pub message: String,
     /// Rank of the worker to blame.
     pub culprit: Option<u32>,
+    /// Who saves, by host and local index, where the coordinator names one.
+    pub saver: Option<(String, u32)>,
+}
+
+impl From<v1::Abort> for AbortReason {
+    fn from(abort: v1::Abort) -> Self {
+        let kind = abort.kind();
+        let v1::Abort { message, culprit, saver, .. } = abort;
+        Self { kind, message, culprit, saver: saver.map(|s| (s.host, s.local_index)) }
+    }
 }
 
 impl AbortReason {
@@ -193,10 +204,17 @@ impl AbortReason {
             "ended" => AbortKind::WorkerFailed,
             "ended-configuration" => AbortKind::Configuration,
             "ended-not-finite" => AbortKind::NotFinite,
+            "ended-dropped" => AbortKind::Dropped,
             _ => return None,
         };
+        // A job that outlives its workers says all of it.
+        if !status.details().is_empty()
+            && let Ok(abort) = v1::Abort::decode(status.details())
+        {
+            return Some(abort.into());
+        }
         let message = status.message().trim_start_matches("the job has ended: ").to_string();
-        Some(Self { kind, message, culprit: None })
+        Some(Self { kind, message, culprit: None, saver: None })
     }
 }
 

@@ -4,14 +4,15 @@ use super::connect::{endpoint, found};
 use super::connection::Client;
 use super::error::{innermost, words};
 use super::{SessionError, machine};
-use octrain_proto::v1::ExitedRequest;
+use octrain_proto::v1::{ExitedRequest, StatusRequest};
 use std::time::Duration;
+use tonic::{Response, Status};
 
 /// Longest wait for the coordinator: it is there, or the job is over.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A worker that has ended, and whom to tell.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Exited {
     /// `HOST:PORT` of the coordinator.
     pub coordinator: String,
@@ -25,13 +26,12 @@ pub struct Exited {
     pub pid: u32,
     /// How it ended, e.g. `was killed by signal 9`.
     pub status: String,
+    /// What it registered with; nobody else knows it.
+    pub token: String,
 }
 
 /// Tells the coordinator that a worker of this host has ended otherwise than well; whether the job goes on without it.
 pub fn exited(who: &Exited) -> Result<bool, SessionError> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(SessionError::Runtime)?;
-    let (address, endpoint) = endpoint(&who.coordinator)?;
     let request = ExitedRequest {
         job_id: who.job_id.clone(),
         generation: who.generation,
@@ -39,19 +39,38 @@ pub fn exited(who: &Exited) -> Result<bool, SessionError> {
         local_index: who.local_index,
         pid: who.pid,
         status: who.status.clone(),
+        token: who.token.clone(),
     };
+    let told = async |mut client: Client| client.exited(request.clone()).await;
+    Ok(ask(&who.coordinator, told)?.goes_on)
+}
+
+/// Whether the job goes on when it loses some of its workers; none before it has its plan.
+pub fn survives(coordinator: &str) -> Result<Option<bool>, SessionError> {
+    let plan = ask(coordinator, async |mut client: Client| client.status(StatusRequest {}).await)?.plan;
+    Ok(plan.map(|plan| plan.min_world < plan.world_size))
+}
+
+/// One question of a process that is no worker.
+fn ask<T>(
+    coordinator: &str,
+    call: impl AsyncFn(Client) -> Result<Response<T>, Status>,
+) -> Result<T, SessionError> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(SessionError::Runtime)?;
+    let (address, endpoint) = endpoint(coordinator)?;
     let unreachable =
         |last: String| SessionError::Unreachable { address: address.clone(), waited: PATIENCE, last };
     let told = runtime.block_on(async {
         let telling = async {
             found(&address).await?;
             let channel = endpoint.connect().await.map_err(|e| innermost(&e))?;
-            Client::new(channel).exited(request).await.map_err(|status| words(&status))
+            call(Client::new(channel)).await.map_err(|status| words(&status))
         };
         tokio::time::timeout(PATIENCE, telling).await
     });
     match told {
-        Ok(Ok(reply)) => Ok(reply.into_inner().goes_on),
+        Ok(Ok(reply)) => Ok(reply.into_inner()),
         Ok(Err(why)) => Err(unreachable(why)),
         Err(_) => Err(unreachable("no answer".into())),
     }

@@ -21,6 +21,8 @@ pub struct SessionOptions {
     pub local_index: u32,
     /// Workers started on this host; 0: unknown.
     pub local_world: u32,
+    /// What this worker's launcher says its end with ([`super::Exited`]); empty without a launcher.
+    pub token: String,
     /// What is to be done; see [`super::job_spec`].
     pub job: JobSpec,
     /// What this machine can do; see [`machine::capabilities`].
@@ -43,6 +45,7 @@ impl SessionOptions {
             host: machine::host_name(),
             local_index: 0,
             local_world: 0,
+            token: String::new(),
             job,
             capabilities,
             connect_timeout: Duration::from_secs(60),

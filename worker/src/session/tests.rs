@@ -202,6 +202,7 @@ fn a_worker_started_anew_waits_until_its_predecessor_is_given_up() {
         job_id: "octrain".into(),
         generation: 0,
         nonce: "predecessor".into(),
+        token: String::new(),
         worker: Some(facts),
         job: Some(spec(&RunConfig::default())),
     };
@@ -353,7 +354,8 @@ fn a_plan_that_names_a_gpu_other_than_this_workers_is_refused() {
 
 #[test]
 fn an_error_another_worker_caused_becomes_that_workers() {
-    let verdict = |kind, culprit| Some(AbortReason { kind, message: "rank 1 is lost".into(), culprit });
+    let verdict =
+        |kind, culprit| Some(AbortReason { kind, message: "rank 1 is lost".into(), culprit, saver: None });
     use AbortKind::{Configuration, WorkerFailed, WorkerLost};
     use FailureKind::{Communication, Own};
     // (kind of this worker's error, verdict, exit code, whose message)

@@ -9,7 +9,7 @@
 use super::TrainError;
 use super::job::Job;
 use super::source::{source, starts_over};
-use crate::checkpoint::{self, CheckpointError, OwnedFolder, RunFolder, RunIdentity};
+use crate::checkpoint::{self, CheckpointError, Estate, OwnedFolder, RunFolder, RunIdentity};
 use crate::collective::StoreError;
 use crate::config::{RunConfig, RunScope, RunSettings};
 use crate::launcher::signals;
@@ -46,6 +46,8 @@ struct Told {
     run: Option<RunIdentity>,
     /// The best top-1 so far, as the bits of its number: ranks must not differ by a rounding of the text.
     best: Option<u64>,
+    /// What becomes of the checkpoints that are there, whoever writes.
+    estate: Estate,
     /// It was asked to stop before there was anything to decide: all stop.
     stop: bool,
 }
@@ -59,6 +61,8 @@ pub(super) struct Begin {
     pub folder: Option<OwnedFolder>,
     /// Whose checkpoints are written, on every rank; none where nothing is written.
     pub run: Option<RunIdentity>,
+    /// What becomes of the checkpoints that are there, on every rank: any may have to write in the place of the first.
+    pub estate: Estate,
     /// The highest top-1 that its checkpoints in the folder were evaluated with, on every rank.
     pub best: Option<f64>,
 }
@@ -151,7 +155,8 @@ pub(super) fn agree(
                         (Some(why), _) => TrainError::Aborted(why),
                         (None, Some(why)) => TrainError::Regrouped(why),
                         (None, None) => {
-                            tell(session, &Told { source: None, run: None, best: None, stop: true })?;
+                            let estate = Estate::default();
+                            tell(session, &Told { source: None, run: None, best: None, estate, stop: true })?;
                             STOPPED
                         }
                     });
@@ -175,10 +180,16 @@ pub(super) fn agree(
                 manifest_sha256: checkpoint::manifest_hash(path)?,
             })
         });
-        let told =
-            Told { source: chosen.transpose()?, run: run.clone(), best: best.map(f64::to_bits), stop: false };
+        let estate = folder.as_ref().map(|f| f.estate().clone()).unwrap_or_default();
+        let told = Told {
+            source: chosen.transpose()?,
+            run: run.clone(),
+            best: best.map(f64::to_bits),
+            estate: estate.clone(),
+            stop: false,
+        };
         tell(session, &told)?;
-        return Ok(Begin { source, folder, run, best });
+        return Ok(Begin { source, folder, run, estate, best });
     }
     session.meets();
     let text = decision(session)?;
@@ -188,7 +199,8 @@ pub(super) fn agree(
         return Err(STOPPED);
     }
     let best = told.best.map(f64::from_bits);
-    Ok(Begin { source: told.source.map(seen_here).transpose()?, folder: None, run: told.run, best })
+    let source = told.source.map(seen_here).transpose()?;
+    Ok(Begin { source, folder: None, run: told.run, estate: told.estate, best })
 }
 
 /// Waits for rank 0's decision. Who is asked to stop meanwhile says so: rank 0 may have to wait for its folder, and all

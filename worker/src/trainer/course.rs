@@ -5,7 +5,7 @@ use super::job::Job;
 use super::progress::{Boundary, How, Saving};
 use super::trace::Tracing;
 use super::{EpochEnd, EvalResult, Run, TrainError};
-use crate::checkpoint::{self, OwnedFolder, Position};
+use crate::checkpoint::{OwnedFolder, Position};
 use crate::config::{RunConfig, RunScope};
 use crate::launcher::watchdog::{Phase, doing};
 use crate::session::Session;
@@ -40,7 +40,7 @@ pub fn run(config: &RunConfig, session: &Session, job: &Job, address: &str) -> R
         }
         // Before anything is freed: a device that hangs could hold up the word for good.
         if !matches!(e, TrainError::Stopped(_)) && session.abort_reason().is_none() {
-            session.report_failure(&e.to_string(), e.kind());
+            session.report_failure(&e.to_string(), e.kind_among(session.survives()));
         }
         if let Some(run) = &mut run {
             run.rescue(&e);
@@ -113,6 +113,7 @@ impl Run<'_> {
             }
             self.save(Saving::of(How::Due, self.eval))?;
         }
+        self.progress.reach_end(self.steps_per_epoch(), self.step_limit());
         while self.progress.boundary.is_some()
             || self.progress.position.epoch < config.run.epochs && !self.step_limit()
         {
@@ -216,16 +217,20 @@ impl Run<'_> {
         if writes {
             let _doing = doing(Phase::Saving);
             let snapshot = self.snapshot(self.eval.as_ref().filter(|_| measured))?;
+            let session = self.task.session;
+            let still = || session.is_current();
             let path = match (&mut self.output.folder, saving.how) {
-                (Some(folder), How::Due) => OwnedFolder::save(folder, &snapshot)?,
-                (Some(folder), How::Best { due }) => folder.save_best(&snapshot, due)?,
-                // Its former writer is given up, and still holds it.
-                (None, _) => {
-                    let (root, run) = (&self.task.config.run.output_dir, self.output.run.as_ref());
-                    checkpoint::save_for(root, run, &snapshot)?
-                }
+                (Some(folder), How::Due) => OwnedFolder::save(folder, &snapshot, &still)?,
+                (Some(folder), How::Best { due }) => folder.save_best(&snapshot, due, &still)?,
+                (None, _) => return Err(TrainError::Config("the rank that writes has no folder".into())),
             };
             self.reporter.saved(&path);
+        }
+        // Whoever writes the next one may have to remove this one.
+        match (&self.output.folder, saving.how) {
+            (Some(folder), _) => self.output.estate = folder.estate().clone(),
+            (None, How::Best { due }) => self.output.estate.best(&self.progress.position.folder_name(), due),
+            (None, How::Due) => {}
         }
         self.progress.saved(measured, writes);
         Ok(())

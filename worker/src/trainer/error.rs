@@ -148,6 +148,17 @@ impl TrainError {
         matches!(self.kind(), FailureKind::Communication | FailureKind::Waited)
     }
 
+    /// [`Self::kind`] in a job that `survives` the loss of its workers, or does not. Where it does, whoever fails on what all
+    /// work on, one after the other, is not to be given up for it: a disk that is full is so for the next one, too.
+    pub fn kind_among(&self, survives: bool) -> FailureKind {
+        let shared = match self {
+            TrainError::Checkpoint(e) => e.is_storage(),
+            TrainError::Report(_) => true,
+            _ => false,
+        };
+        if survives && shared { FailureKind::External } else { self.kind() }
+    }
+
     /// What the coordinator makes of it: whether trying again can help, whether another worker's end may be the cause,
     /// and whether any worker's numbers are worth saving.
     pub fn kind(&self) -> FailureKind {
@@ -161,6 +172,8 @@ impl TrainError {
                 FailureKind::External
             }
             TrainError::Data(e) if e.is_configuration() => FailureKind::Configuration,
+            // Others have gone on, or are about to.
+            TrainError::Checkpoint(CheckpointError::GivenUp { .. }) => FailureKind::Communication,
             TrainError::Checkpoint(e) if e.is_configuration() => FailureKind::Configuration,
             TrainError::Import(e) if e.is_configuration() => FailureKind::Configuration,
             TrainError::Optim(
@@ -269,6 +282,28 @@ mod tests {
         }
         let differ = OptimError::Diverged { what: "weights".into(), ranks: vec![1] };
         assert_eq!(TrainError::from(differ).kind(), FailureKind::Own);
+    }
+
+    #[test]
+    fn a_full_disk_is_no_workers_fault_where_another_would_write_in_its_place() {
+        let path = || std::path::PathBuf::from("/out/3");
+        let io = || std::io::Error::from(std::io::ErrorKind::StaleNetworkFileHandle);
+        for e in [
+            CheckpointError::NoSpace { path: path() },
+            CheckpointError::NoRoom { path: path(), free: 1, needed: 2 },
+            CheckpointError::Io { what: "write", path: path(), source: io() },
+        ] {
+            let e = TrainError::Checkpoint(e);
+            assert_eq!(
+                [true, false].map(|s| e.kind_among(s)),
+                [FailureKind::External, FailureKind::Own],
+                "{e}"
+            );
+        }
+        let e = TrainError::Checkpoint(CheckpointError::GivenUp { path: path() });
+        assert_eq!([true, false].map(|s| e.kind_among(s)), [FailureKind::Communication; 2]);
+        let own = TrainError::from(torch("CUDA error: uncorrectable ECC error"));
+        assert_eq!(own.kind_among(true), FailureKind::Own);
     }
 
     #[test]

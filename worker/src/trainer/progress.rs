@@ -50,8 +50,8 @@ pub(super) struct Progress {
     pub kept: Position,
     /// The checkpoint of that position has an evaluation.
     measured: bool,
-    /// A position another rank saves: it is there once that rank has taken part in a later step.
-    promised: Option<Position>,
+    /// A position another rank saves, with an evaluation or not: it is there once that rank has taken part in a later step.
+    promised: Option<(Position, bool)>,
     /// What is to be saved at the position, as long as it is not known to be there.
     pub saving: Option<Saving>,
     /// The end that was reached and is not done.
@@ -88,7 +88,7 @@ impl Progress {
 
     /// A step is done by all ranks.
     pub fn step(&mut self) {
-        self.kept = self.promised.take().unwrap_or(self.kept);
+        (self.kept, self.measured) = self.promised.take().unwrap_or((self.kept, self.measured));
         self.saving = None;
         self.position.step_in_epoch += 1;
         self.position.global_step += 1;
@@ -104,10 +104,30 @@ impl Progress {
 
     /// The position is saved, with an evaluation or not, by this rank or by another.
     pub fn saved(&mut self, measured: bool, here: bool) {
-        self.measured = measured;
         match here {
-            true => (self.kept, self.saving) = (self.position, None),
-            false => self.promised = Some(self.position),
+            true => (self.kept, self.measured, self.saving) = (self.position, measured, None),
+            false => self.promised = Some((self.position, measured)),
+        }
+    }
+
+    /// What this rank knows to be saved.
+    pub fn saved_here(&self) -> (Position, bool) {
+        (self.kept, self.measured)
+    }
+
+    /// Whether a checkpoint is all that is to be saved at the position: one without the evaluation that it is to have is not.
+    pub fn is_met_by(&self, (kept, measured): (Position, bool)) -> bool {
+        kept == self.position && (measured || !self.saving.is_some_and(|s| s.evaluated))
+    }
+
+    /// The end of the steps was reached by the last one, and is not done: a generation may be over between the two, so that it
+    /// follows from what was done and not from what was about to come. An epoch has so many `steps`; `limit`: none follows.
+    pub fn reach_end(&mut self, steps: u64, limit: bool) {
+        let here = self.position.global_step;
+        let undone = self.boundary.is_none() && self.passed != Some(here) && here > self.begun;
+        if undone && (limit || (steps > 0 && self.position.step_in_epoch == steps)) {
+            self.end_of_steps(steps);
+            self.boundary = Some(Boundary { step_limit: limit, measured: false });
         }
     }
 
@@ -132,6 +152,7 @@ impl Progress {
     pub fn settle(&mut self, there: bool) {
         self.promised = None;
         if there {
+            self.measured = self.saving.map_or(self.measured, |s| s.evaluated);
             (self.kept, self.saving) = (self.position, None);
         }
     }
@@ -185,6 +206,58 @@ mod tests {
             p.step();
             assert_eq!((p.kept, p.saving), (kept, None));
         }
+    }
+
+    #[test]
+    fn a_checkpoint_without_the_evaluation_that_is_due_is_not_what_is_to_be_saved() {
+        // A run that goes on from its last step, saved by a signal before it was evaluated.
+        let position = Position { epoch: 2, step_in_epoch: 0, global_step: 10 };
+        let mut p = new();
+        (p.position, p.kept) = (position, position);
+        assert!(p.is_met_by(p.saved_here()), "nothing is to be saved");
+        p.saving = Some(Saving { how: How::Due, evaluated: true });
+        p.saved(true, false);
+        assert!(!p.is_met_by(p.saved_here()), "the promise is not kept yet");
+        p.settle(p.is_met_by(p.saved_here()));
+        assert!(p.saving.is_some(), "it is saved again");
+        p.saved(true, true);
+        assert!(p.is_met_by(p.saved_here()) && p.is_kept_and_measured());
+        p.saving = Some(Saving { how: How::Due, evaluated: true });
+        assert!(!p.is_met_by((Position::default(), true)), "of another step");
+        // What one that wrote it says is there, all know to be.
+        let mut other = new();
+        other.position = position;
+        other.saving = Some(Saving { how: How::Due, evaluated: true });
+        other.settle(true);
+        assert!(other.is_kept_and_measured());
+    }
+
+    #[test]
+    fn the_last_step_has_its_end_whatever_came_between() {
+        let done = |steps: u64| {
+            let mut p = new();
+            (0..steps).for_each(|_| p.step());
+            p
+        };
+        let mut p = done(4);
+        p.reach_end(5, false);
+        assert_eq!(p.boundary, None);
+        // By the epoch, by a limit within it, and by both.
+        for (steps, limit, epoch) in [(4, false, 1), (5, true, 0), (4, true, 1)] {
+            let mut p = done(4);
+            p.reach_end(steps, limit);
+            assert_eq!(p.boundary, Some(Boundary { step_limit: limit, measured: false }), "{steps}");
+            assert_eq!(p.position.epoch, epoch);
+            assert_eq!(p.passed(), limit);
+            // It is done once.
+            p.reach_end(steps, limit);
+            assert_eq!(p.boundary, None);
+        }
+        // What another process has ended is not this one's to end.
+        let mut p = new();
+        (p.position.global_step, p.begun) = (4, 4);
+        p.reach_end(5, true);
+        assert_eq!(p.boundary, None);
     }
 
     #[test]

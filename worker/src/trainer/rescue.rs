@@ -4,7 +4,7 @@
 //! place of a good checkpoint.
 
 use super::{Run, TrainError};
-use crate::checkpoint::{self, CheckpointError, Snapshot};
+use crate::checkpoint::{self, CheckpointError, Position, Snapshot};
 use crate::launcher::watchdog::{Phase, doing};
 use crate::optim::OptimError;
 use crate::session::{AbortKind, FailureKind};
@@ -28,6 +28,28 @@ fn saver(hosts: &[&str], end: Option<AbortKind>, culprit: Option<u32>) -> Option
     rank.or_else(|| (0..hosts.len() as u32).find(|&rank| Some(rank) != culprit))
 }
 
+/// Whether the worker at `me` (host, local index) saves, which is `rank` of the roster it has joined last; or who does, for
+/// people. In a job that outlives its workers that roster may be an old one: the coordinator names the one who saves. Where
+/// it has named nobody, it was lost itself, or nothing is worth saving.
+fn saves(
+    named: Option<(String, u32)>,
+    me: (&str, u32),
+    rank: u32,
+    of_roster: impl FnOnce() -> Option<u32>,
+) -> Result<(), String> {
+    match named {
+        Some((host, index)) if (host.as_str(), index) == me => Ok(()),
+        Some((host, index)) => {
+            Err(format!("the worker at host {host}, local index {index} is the one to save"))
+        }
+        None => match of_roster() {
+            Some(saver) if saver == rank => Ok(()),
+            Some(saver) => Err(format!("rank {saver} is the one to save")),
+            None => Err("what it led to is not finite, or the job goes on, so nobody saves".into()),
+        },
+    }
+}
+
 impl Run<'_> {
     /// Saves if the end of the run is another process's fault or that of the data (a mount that went away), there are
     /// steps that no checkpoint holds, and this rank is the one to save. What cannot be saved is said; the error that
@@ -43,12 +65,18 @@ impl Run<'_> {
         let culprit = self.task.session.blame(&end.to_string(), kind);
         let step = self.progress.position.global_step;
         let hosts: Vec<&str> = generation.roster().iter().map(|p| p.host.as_str()).collect();
-        let Some(rank) = saver(&hosts, self.task.session.abort_kind(), culprit) else {
-            tracing::info!("step {step} is not saved: what it led to is not finite, or the job goes on");
+        let session = self.task.session;
+        let me = generation.mine().map_or(("", 0), |p| (p.host.as_str(), p.local_index));
+        let of_roster = || saver(&hosts, session.abort_kind(), culprit);
+        if let Err(why) = saves(session.saver(), me, generation.rank(), of_roster) {
+            tracing::info!("step {step} is not saved here: {why}");
             return;
-        };
-        if rank != generation.rank() {
-            tracing::info!("rank {rank} is the one to save step {step}");
+        }
+        // One that stood still while the others went on, and whom nobody is left to tell of it.
+        if session.survives() && self.others_have_gone_on() {
+            tracing::info!(
+                "step {step} is not saved: others have gone on with the run, and saved what is further"
+            );
             return;
         }
         if self.program.global_step != step {
@@ -65,10 +93,17 @@ impl Run<'_> {
         }
     }
 
+    /// Whether the folder holds what is as far as this rank, or further.
+    fn others_have_gone_on(&self) -> bool {
+        let Position { epoch, step_in_epoch, .. } = self.progress.position;
+        let root = &self.task.config.run.output_dir;
+        self.output.run.as_ref().is_some_and(|run| checkpoint::has_gone_on(root, run, (epoch, step_in_epoch)))
+    }
+
     /// Writes as the run that all ranks are of.
     fn write(&mut self, snapshot: &Snapshot) -> Result<PathBuf, CheckpointError> {
         match &mut self.output.folder {
-            Some(folder) => folder.save(snapshot),
+            Some(folder) => folder.save(snapshot, &|| true),
             None => {
                 checkpoint::save_for(&self.task.config.run.output_dir, self.output.run.as_ref(), snapshot)
             }
@@ -78,7 +113,7 @@ impl Run<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::saver;
+    use super::{saver, saves};
     use crate::session::AbortKind;
 
     #[test]
@@ -91,6 +126,21 @@ mod tests {
             assert_eq!(saver(&["a"; 2], end, Some(1)), Some(0));
         }
         assert_eq!(saver(&["a"; 2], None, None), Some(0));
+    }
+
+    #[test]
+    fn whom_the_coordinator_names_saves_whatever_an_old_roster_says() {
+        let named = |host: &str, index| Some((host.to_string(), index));
+        let unasked = || -> Option<u32> { panic!("the roster may be an old one") };
+        assert!(saves(named("a", 2), ("a", 2), 1, unasked).is_ok());
+        for me in [("a", 0), ("b", 2)] {
+            let why = saves(named("a", 2), me, 0, unasked).unwrap_err();
+            assert!(why.contains("host a, local index 2"), "{why}");
+        }
+        // A job that ends with any of its workers has the one roster; nor is there another where nobody answers.
+        assert!(saves(None, ("a", 0), 0, || Some(0)).is_ok());
+        assert!(saves(None, ("a", 1), 1, || Some(0)).unwrap_err().contains("rank 0"));
+        assert!(saves(None, ("a", 0), 0, || None).is_err());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::remainder::remainder;
 use super::trace::Tracing;
 use super::update::{rule, schedule};
 use super::{EvalResult, Outcome, TrainError, begin, resume};
-use crate::checkpoint::{OwnedFolder, RunIdentity, StartedFrom};
+use crate::checkpoint::{Estate, OwnedFolder, RunIdentity, StartedFrom};
 use crate::collective::Calls;
 use crate::config::{DataSettings, RunConfig, RunScope};
 use crate::data::{DataConfig, Dataset, Geometry, TrainLoader, Uploading};
@@ -57,6 +57,8 @@ pub(super) struct Output {
     pub folder: Option<OwnedFolder>,
     /// Whose checkpoints are written, on every rank.
     pub run: Option<RunIdentity>,
+    /// What becomes of the checkpoints that are there, on every rank.
+    pub estate: Estate,
     /// What its training began with; none where that is not known.
     pub started_from: Option<StartedFrom>,
     /// The best evaluation so far.
@@ -241,6 +243,7 @@ impl<'a> Run<'a> {
             output: Output {
                 folder: begin.folder,
                 run: begin.run,
+                estate: begin.estate,
                 started_from: start.from,
                 best: Best::so_far(begin.best),
             },

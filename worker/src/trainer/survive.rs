@@ -8,7 +8,7 @@ use super::best::Best;
 use super::group::{collective, sharding};
 use super::progress::Progress;
 use super::{EvalResult, Run, TrainError};
-use crate::checkpoint::{CheckpointError, RunFolder};
+use crate::checkpoint::{Estate, OwnedFolder};
 use crate::collective::{Local, ReduceOp, StoreError};
 use crate::launcher::logging;
 use crate::metrics::{Regrouped, Reporter};
@@ -29,6 +29,7 @@ struct State {
     progress: Progress,
     best: (Option<u64>, bool),
     eval: Option<[u64; 5]>,
+    estate: Estate,
     program: Place,
 }
 
@@ -131,7 +132,7 @@ impl Run<'_> {
             let text = serde_json::to_vec(&self.state()).map_err(|e| TrainError::Config(e.to_string()))?;
             store.set(KEY, &text)?;
         }
-        let kept = self.progress.kept;
+        let saved = self.progress.saved_here();
         let sent = if generation.rank() == source {
             self.program.follow_rank(source as usize, self.program.place())?
         } else {
@@ -147,7 +148,7 @@ impl Run<'_> {
             sent
         };
         // Who writes knows best what is saved; the others were promised it.
-        let mine = f64::from(u8::from(kept == self.progress.position));
+        let mine = f64::from(u8::from(self.progress.is_met_by(saved)));
         let any = Tensor::f_from_slice(&[mine])?.f_to_device(self.program.device())?;
         self.program.collective().all_reduce(&any, ReduceOp::Max)?;
         self.progress.settle(any.f_double_value(&[0])? > 0.0);
@@ -160,6 +161,7 @@ impl Run<'_> {
             progress: self.progress.clone(),
             best: self.output.best.bits(),
             eval: self.eval.map(|_| [top1.to_bits(), top5.to_bits(), loss.to_bits(), images, corrupt]),
+            estate: self.output.estate.clone(),
             program: self.program.place(),
         }
     }
@@ -167,6 +169,7 @@ impl Run<'_> {
     fn take(&mut self, state: &State) {
         self.progress = state.progress.clone();
         self.output.best = Best::of_bits(state.best);
+        self.output.estate = state.estate.clone();
         self.eval = state.eval.map(|[top1, top5, loss, images, corrupt]| EvalResult {
             top1: f64::from_bits(top1),
             top5: f64::from_bits(top5),
@@ -190,16 +193,8 @@ impl Run<'_> {
         let Some(run) = self.output.run.clone().filter(|_| self.output.folder.is_none()) else {
             return Ok(());
         };
-        let abort = self.task.session.generation();
-        let ended = || abort.abort().is_tripped();
-        // As many bytes as there are to be written are tried when they are written.
-        match RunFolder::take(&config.run.output_dir, &host_name(), 0, &ended).and_then(|f| f.inherit(run)) {
-            Ok(folder) => self.output.folder = Some(folder),
-            Err(e @ CheckpointError::InUse { .. }) => {
-                tracing::warn!("{e}; its holder is given up, and this rank writes there without the lock");
-            }
-            Err(e) => return Err(e.into()),
-        }
+        let (root, estate) = (&config.run.output_dir, self.output.estate.clone());
+        self.output.folder = Some(OwnedFolder::inherit(root, &host_name(), run, estate)?);
         Ok(())
     }
 }
