@@ -2,6 +2,7 @@
 
 use octrain_tests::run::{Running, SMALL, alive, newest, report, succeed, tensors};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -35,12 +36,56 @@ fn distance(a: &[(String, Vec<u32>)], b: &[(String, Vec<u32>)]) -> f64 {
     (apart / whole).sqrt()
 }
 
-/// Steps that were reported, each once but for those that a lost rank 0 had told of and the others had yet to do.
+/// Steps that were reported. One that stands there twice is an error, but where a lost rank 0 had told of it and the others
+/// had yet to do it: then a new generation has begun between the two.
 fn steps(file: &Path) -> Vec<u64> {
-    let mut all: Vec<u64> =
-        report(file, "step").iter().map(|l| l["global_step"].as_u64().expect("a step")).collect();
-    all.dedup();
+    let text = std::fs::read_to_string(file).unwrap();
+    let (mut all, mut anew): (Vec<u64>, bool) = (Vec::new(), false);
+    for line in text.lines().map(|l| serde_json::from_str::<Value>(l).unwrap()) {
+        match line["kind"].as_str() {
+            Some("regroup") => anew = true,
+            Some("step") => {
+                let step = line["global_step"].as_u64().expect("a step");
+                if all.last() != Some(&step) {
+                    all.push(step);
+                } else {
+                    assert!(anew, "step {step} was done twice:\n{text}");
+                }
+                anew = false;
+            }
+            _ => {}
+        }
+    }
     all
+}
+
+/// The loss of each step, as it was told last.
+fn losses(file: &Path) -> BTreeMap<u64, f64> {
+    let of = |l: &Value| (l["global_step"].as_u64().unwrap(), l["train.loss"].as_f64().expect("a loss"));
+    report(file, "step").iter().map(of).collect()
+}
+
+/// Stops a worker while it writes the checkpoint of one of these steps: begun, and not there. Returns the step.
+fn stop_in_a_save(run: &Running, pid: u32, output: &Path, saved: &[u64]) -> u64 {
+    let begun = |step: u64| {
+        let entries = std::fs::read_dir(output).into_iter().flatten().flatten();
+        let name = format!(".0-{step}.");
+        entries.map(|e| e.file_name().to_string_lossy().into_owned()).any(|n| n.starts_with(&name))
+    };
+    for &step in saved {
+        let until = Instant::now() + Duration::from_secs(60);
+        while !begun(step) && Instant::now() < until {
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        run.signal("STOP", pid);
+        std::thread::sleep(Duration::from_millis(50));
+        if begun(step) && !output.join(format!("0-{step}")).exists() {
+            return step;
+        }
+        // It was faster.
+        run.signal("CONT", pid);
+    }
+    panic!("none of the saves was met");
 }
 
 fn generations(file: &Path) -> Vec<Value> {
@@ -89,16 +134,10 @@ fn three_of_four_workers_may_die_at_any_phase_and_the_curve_is_that_of_all_four(
     });
     kill(&mut run, "reduce", workers[3], 2);
     resumed.join().unwrap();
-    // Rank 0, which writes, as soon as it has begun to write.
-    let begun = || {
-        let entries = std::fs::read_dir(&output).into_iter().flatten().flatten();
-        entries.map(|e| e.file_name().to_string_lossy().into_owned()).any(|n| n.starts_with(".0-9."))
-    };
-    let until = Instant::now() + Duration::from_secs(60);
-    while !begun() && Instant::now() < until {
-        std::thread::sleep(Duration::from_micros(200));
-    }
+    // Rank 0, which writes, before it is done with it.
+    let step = stop_in_a_save(&run, workers[0], &output, &[9, 18]);
     kill(&mut run, "save", workers[0], 3);
+    assert!(output.join(format!("0-{step}")).is_dir(), "it was saved by another");
     // In forward or backward, most likely: that is where the time goes.
     kill(&mut run, "step", workers[2], 4);
     let (code, told) = run.end();
@@ -119,10 +158,10 @@ fn three_of_four_workers_may_die_at_any_phase_and_the_curve_is_that_of_all_four(
     let (apart, order) = (distance(&whole, &weights(&output)), distance(&whole, &weights(&at("alone"))));
     println!("weights differ by {apart:.1e} of their length, and by {order:.1e} where one worker did it all");
     assert!(apart > 0.0 && apart < 3.0 * order, "{apart} and {order}");
-    let losses = |file: &Path| -> Vec<f64> {
-        report(file, "step").iter().map(|l| l["train.loss"].as_f64().expect("a loss")).collect()
-    };
-    for (step, (a, b)) in losses(&at("whole.jsonl")).iter().zip(losses(&file)).enumerate() {
+    let (whole, parts) = (losses(&at("whole.jsonl")), losses(&file));
+    assert_eq!(whole.len(), parts.len());
+    for (step, a) in whole {
+        let b = parts[&step];
         assert!((a - b).abs() < 1e-2 * a, "step {step}: {a} on four workers, {b} where three died");
     }
     let evaluations = [&at("whole.jsonl"), &file].map(|f| report(f, "eval").len());
@@ -189,6 +228,47 @@ fn with_fewer_workers_than_it_needs_the_job_ends_saved() {
     assert_eq!(code, Some(1), "{told}");
     assert!(told.contains("though the job was ended"), "{told}");
     assert!(newest(&output).join("manifest.json").is_file());
+}
+
+#[test]
+fn where_two_die_at_once_and_too_few_are_left_another_one_saves() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, output) = (dir.path().join("r.jsonl"), dir.path().join("out"));
+    let rest = ["--min-world", "3", "--epochs", "50", "--run-scope", "train_only"];
+    let mut run = Running::start(&line(&rest, &file, &output));
+    run.wait_for("step 3/");
+    let workers = run.workers();
+    // The first two of the roster that the others have joined last.
+    let both = [workers[0].to_string(), workers[1].to_string()];
+    assert!(std::process::Command::new("kill").arg("-KILL").args(&both).status().unwrap().success());
+    let (code, told) = run.end();
+    assert_eq!(code, Some(1), "{told}");
+    assert_eq!(told.matches("though the job was ended").count(), 1, "{told}");
+    assert!(newest(&output).join("manifest.json").is_file(), "{told}");
+}
+
+#[test]
+fn a_writer_that_was_stopped_in_a_save_changes_nothing_of_what_the_others_have_saved_since() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, output) = (dir.path().join("r.jsonl"), dir.path().join("out"));
+    let rest = ["--nproc", "2", "--min-world", "1", "--global-batch-size", "32", "--run-scope", "train_only"];
+    let rest = [&rest[..], &["--epochs", "1", "--max-steps", "14", "--save-interval-steps", "3"]].concat();
+    let mut run = Running::start(&line(&rest, &file, &output));
+    run.wait_for("step 1/");
+    let workers = run.workers();
+    let step = stop_in_a_save(&run, workers[0], &output, &[3, 6, 9]);
+    // The others give it up, form another generation, and finish.
+    let last = output.join("0-14").join("manifest.json");
+    let until = Instant::now() + Duration::from_secs(90);
+    while !last.is_file() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    run.signal("CONT", workers[0]);
+    let (code, told) = run.end();
+    assert_eq!(code, Some(0), "{told}");
+    assert!(last.is_file(), "{told}");
+    assert!(!output.join(format!("0-{step}")).exists(), "{told}");
+    assert_eq!(steps(&file), (1..=14).collect::<Vec<_>>(), "{told}");
 }
 
 #[test]
