@@ -95,11 +95,15 @@ impl OwnedFolder {
     }
 }
 
-/// Whether a run's folder holds a checkpoint of it that is at `progress` (epochs, steps of the next one) or further: then
-/// somebody has gone on with the run from there.
-pub fn has_gone_on(root: &Path, run: &RunIdentity, progress: Progress) -> bool {
+/// Whether a run's folder holds a checkpoint of it that is at `progress` (epochs, steps of the next one) or further, and not
+/// to be overwritten: then somebody has gone on with the run from there.
+pub fn has_gone_on(root: &Path, run: &RunIdentity, estate: &Estate, progress: Progress) -> bool {
     let its = |path: &Path| store::load_manifest(path).is_ok_and(|m| m.run.is_some_and(|r| r.id == run.id));
-    store::list(root).is_ok_and(|all| all.iter().any(|(p, path)| *p >= progress && its(path)))
+    let old = |path: &Path| {
+        let named = |s: &&Superseded| path.file_name().is_some_and(|name| name == s.name.as_str());
+        estate.superseded.iter().find(named).is_some_and(|s| s.is_there(root))
+    };
+    store::list(root).is_ok_and(|all| all.iter().any(|(p, path)| *p >= progress && its(path) && !old(path)))
 }
 
 /// Saves for `run`, whose writer has been given up: dead, or stopped and still holding the folder, so without its lock. A
@@ -229,14 +233,18 @@ mod tests {
     fn whether_others_have_gone_on_with_a_run_is_seen_in_its_folder() {
         let dir = tempfile::tempdir().unwrap();
         let mut mine = take(dir.path()).admit(None, false).unwrap();
-        let run = mine.run().clone();
-        assert!(!has_gone_on(dir.path(), &run, (0, 3)));
+        let (run, none) = (mine.run().clone(), Estate::default());
+        assert!(!has_gone_on(dir.path(), &run, &none, (0, 3)));
         mine.save(&snapshot(0, 5), &ALWAYS).unwrap();
         assert_eq!(
-            [(0, 3), (0, 5), (0, 6), (1, 0)].map(|p| has_gone_on(dir.path(), &run, p)),
+            [(0, 3), (0, 5), (0, 6), (1, 0)].map(|p| has_gone_on(dir.path(), &run, &none, p)),
             [true, true, false, false]
         );
-        assert!(!has_gone_on(dir.path(), &RunIdentity::new("elsewhere"), (0, 3)));
+        assert!(!has_gone_on(dir.path(), &RunIdentity::new("elsewhere"), &none, (0, 3)));
+        // What lies beyond where it was told to start anew is what it overwrites.
+        let superseded = vec![Superseded::of(dir.path(), "0-5".into())];
+        let estate = Estate { superseded, ..Estate::default() };
+        assert!(!has_gone_on(dir.path(), &run, &estate, (0, 3)));
     }
 
     #[test]

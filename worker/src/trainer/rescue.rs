@@ -96,8 +96,9 @@ impl Run<'_> {
     /// Whether the folder holds what is as far as this rank, or further.
     fn others_have_gone_on(&self) -> bool {
         let Position { epoch, step_in_epoch, .. } = self.progress.position;
-        let root = &self.task.config.run.output_dir;
-        self.output.run.as_ref().is_some_and(|run| checkpoint::has_gone_on(root, run, (epoch, step_in_epoch)))
+        let (root, estate) = (&self.task.config.run.output_dir, &self.output.estate);
+        let at = (epoch, step_in_epoch);
+        self.output.run.as_ref().is_some_and(|run| checkpoint::has_gone_on(root, run, estate, at))
     }
 
     /// Writes as the run that all ranks are of.
