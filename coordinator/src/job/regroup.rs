@@ -128,15 +128,15 @@ pub(super) fn go_on_without(
     if !runs || !config.survives() {
         return None;
     }
-    let member = job.members.get_mut(name)?;
-    member.failed = true;
-    let message = line(&format!("the job goes on without this worker: {why}"), MAX_REASON);
-    let abort = Abort { kind: AbortKind::Dropped.into(), message, culprit: member.rank, saver: None };
-    member.dropped = Some(abort);
+    job.members.get_mut(name)?.failed = true;
     // Those who have left were done.
     if job.members.values().filter(|m| !m.failed).count() < config.min_world as usize {
         return None;
     }
+    let message = line(&format!("the job goes on without this worker: {why}"), MAX_REASON);
+    let member = job.members.get_mut(name)?;
+    let abort = Abort { kind: AbortKind::Dropped.into(), message, culprit: member.rank, saver: None };
+    member.dropped = Some(abort);
     if job.members.values().all(|m| !m.counted()) {
         job.phase = Phase::Finished { at: now, interrupted: job.interrupted };
         return Some(format!("{why}; all others have left, the job is finished"));

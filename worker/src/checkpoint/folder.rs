@@ -212,13 +212,16 @@ impl OwnedFolder {
         let mut snapshot = snapshot.clone();
         snapshot.manifest.run = Some(self.run.clone());
         let target = store::save_while(&self.folder.root, &snapshot, still)?;
-        let progress = store::parse_name(&name_of(&target));
+        let name = name_of(&target);
+        // It has taken the place of one that was to be overwritten, whatever becomes of the others now.
+        self.estate.superseded.retain(|s| s.name != name);
+        let progress = store::parse_name(&name);
         let within_epoch = store::list(&self.folder.root)?
             .into_iter()
             .filter(|(p, path)| p.1 > 0 && Some(*p) < progress && self.owns(path))
             .map(|(_, path)| path);
         let superseded = self.estate.superseded.iter().map(|s| self.folder.root.join(&s.name));
-        let gone: Vec<PathBuf> = within_epoch.chain(superseded.filter(|p| *p != target)).collect();
+        let gone: Vec<PathBuf> = within_epoch.chain(superseded).collect();
         if gone.is_empty() || still() {
             gone.iter().filter(|p| p.exists()).try_for_each(|path| remove(path))?;
             self.estate.superseded.clear();
@@ -279,6 +282,24 @@ mod tests {
         assert_eq!(names(dir.path()), ["0-30"]);
         second.save(&snapshot(0, 12), &ALWAYS).unwrap();
         assert_eq!(names(dir.path()), ["0-12"]);
+    }
+
+    #[test]
+    fn a_run_does_not_overwrite_its_own_checkpoint_where_the_word_to_remove_others_came_late() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut first = take(dir.path()).admit(None, false).unwrap();
+        first.save(&snapshot(1, 0), &ALWAYS).unwrap();
+        first.save(&snapshot(3, 0), &ALWAYS).unwrap();
+        drop(first);
+        let mut second = take(dir.path()).admit(None, true).unwrap();
+        // It may write, and when it has, nobody says that it may remove.
+        let asked = std::cell::Cell::new(0);
+        let once = || asked.replace(asked.get() + 1) == 0;
+        second.save(&snapshot(1, 0), &once).unwrap();
+        assert_eq!((asked.get(), names(dir.path())), (2, vec!["1".into(), "3".into()]));
+        second.save(&snapshot(2, 0), &ALWAYS).unwrap();
+        assert_eq!(names(dir.path()), ["1", "2"]);
+        assert!(second.owns(&dir.path().join("1")));
     }
 
     #[test]

@@ -95,7 +95,7 @@ fn survives(survival: Survival, coordinator: Option<&str>) -> Arc<AtomicBool> {
 }
 
 /// A token that nobody guesses.
-fn token() -> std::io::Result<String> {
+fn draw() -> std::io::Result<String> {
     let mut random = [0; 16];
     std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut random)?;
     Ok(random.iter().map(|b| format!("{b:02x}")).collect())
@@ -108,9 +108,13 @@ pub fn supervise(workers: Vec<(Place, WorkerCommand)>, survival: Survival) -> Re
     let interrupt = signals::enter(Stage::Supervising)?;
     let survives = survives(survival, workers.first().map(|(place, _)| place.coordinator.as_str()));
     let (mut commands, mut known) = (Vec::new(), Vec::new());
+    let tells = survival != Survival::Known(false);
     for (place, mut command) in workers {
-        let token = token().context("cannot draw a worker's token from /dev/urandom")?;
-        command.env.push((WORKER_TOKEN.into(), token.clone().into()));
+        let mut token = String::new();
+        if tells {
+            token = draw().context("cannot draw a worker's token from /dev/urandom")?;
+            command.env.push((WORKER_TOKEN.into(), token.clone().into()));
+        }
         commands.push(command);
         known.push((place, token));
     }
@@ -128,7 +132,7 @@ pub fn supervise(workers: Vec<(Place, WorkerCommand)>, survival: Survival) -> Re
         told.map_err(|e| tracing::debug!("the coordinator was not told that a worker {}: {e}", ended.end))
             .ok()
     };
-    let ended: Option<Told> = (survival != Survival::Known(false)).then(|| Arc::new(ended) as Told);
+    let ended: Option<Told> = tells.then(|| Arc::new(ended) as Told);
     let options = LaunchOptions { ended, survives, ..LaunchOptions::new(commands)? };
     let report = launcher::spawn(options)?.wait(&interrupt);
     if let Some(message) = report.message() {

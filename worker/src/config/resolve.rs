@@ -136,10 +136,14 @@ pub fn resolve(
     Ok((config, given))
 }
 
-/// Settings that follow others where nobody said otherwise: the crop is the image, and evaluation resizes to
+/// Settings that follow others where nobody said otherwise: no minimum is above the number of workers, the crop is the image, and evaluation resizes to
 /// 8/7 of it (none for small images), as 256 is to 224.
 fn follow(config: &mut RunConfig, given: &Given) {
     let changed = |key: &str| given.contains(key);
+    // A checkpoint's minimum was one of its run's workers.
+    if changed("nproc") && !changed("min-world") {
+        config.machine.min_world = config.machine.min_world.map(|n| n.min(config.machine.nproc));
+    }
     if changed("image-shape") && !changed("crop-size") {
         config.data.crop_size = config.model.image_shape[1];
     }
@@ -202,6 +206,20 @@ mod tests {
         assert_eq!(config.quantization.qat_skip, ["conv1"]);
         assert!(given.contains("lr") && given.contains("qat") && !given.contains("momentum"));
         assert!(!run(&["--qat", "no"], Some(file)).unwrap().0.quantization.qat);
+    }
+
+    #[test]
+    fn a_checkpoint_s_minimum_of_workers_is_no_more_than_there_are() {
+        let base = RunConfig::default().with(|c| (c.machine.nproc, c.machine.min_world) = (4, Some(3)));
+        let command = || RunConfig::augment_args(Command::new("x")).no_binary_name(true);
+        let of = |line: &[&str]| {
+            let matches = command().get_matches_from(line);
+            let parsed = RunConfig::from_arg_matches(&matches).unwrap();
+            resolve(&base, None, &parsed, &matches).map(|(config, _)| config.machine.min_world)
+        };
+        assert_eq!(of(&["--nproc", "2"]).unwrap(), Some(2));
+        assert_eq!(of(&["--nproc", "8"]).unwrap(), Some(3));
+        assert!(of(&["--nproc", "2", "--min-world", "3"]).is_err());
     }
 
     #[test]

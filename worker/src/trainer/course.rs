@@ -39,7 +39,9 @@ pub fn run(config: &RunConfig, session: &Session, job: &Job, address: &str) -> R
             continue;
         }
         // Before anything is freed: a device that hangs could hold up the word for good.
-        if !matches!(e, TrainError::Stopped(_)) && session.abort_reason().is_none() {
+        // What ends the set-up is reported by whoever adds its advice; where others go on, they wait for the word.
+        let sets_up = run.is_none() && !session.survives();
+        if !sets_up && !matches!(e, TrainError::Stopped(_)) && session.abort_reason().is_none() {
             session.report_failure(&e.to_string(), e.kind_among(session.survives()));
         }
         if let Some(run) = &mut run {
@@ -113,7 +115,7 @@ impl Run<'_> {
             }
             self.save(Saving::of(How::Due, self.eval))?;
         }
-        self.progress.reach_end(self.steps_per_epoch(), self.step_limit());
+        self.progress.reach_end(self.steps_per_epoch, self.step_limit());
         while self.progress.boundary.is_some()
             || self.progress.position.epoch < config.run.epochs && !self.step_limit()
         {

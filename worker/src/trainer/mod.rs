@@ -62,7 +62,7 @@ impl Run<'_> {
     fn epoch(&mut self) -> Result<EpochEnd, TrainError> {
         let _doing = doing(Phase::Training);
         self.progress.concluded = false;
-        let (epoch, steps) = (self.progress.position.epoch, self.steps_per_epoch());
+        let (epoch, steps) = (self.progress.position.epoch, self.steps_per_epoch);
         self.ahead = None;
         if let Some(loader) = &mut self.loader {
             loader.start_epoch(epoch, self.progress.position.step_in_epoch)?;
@@ -114,7 +114,7 @@ impl Run<'_> {
     fn is_last_step(&self) -> bool {
         let (run, done) = (&self.task.config.run, self.progress.position.global_step + 1);
         let timed = self.timed_steps() + u64::from(done - self.progress.begun > run.benchmark_warmup_steps);
-        self.progress.position.step_in_epoch + 1 >= self.steps_per_epoch()
+        self.progress.position.step_in_epoch + 1 >= self.steps_per_epoch
             || (run.max_steps > 0 && done >= run.max_steps)
             || (run.benchmark && timed >= run.benchmark_steps)
     }
@@ -231,7 +231,7 @@ impl Run<'_> {
         let report = step_report(&metrics);
         self.task.session.report_step(self.progress.position.global_step, report);
         let every = self.task.config.run.save_interval_steps;
-        let boundary = self.progress.position.step_in_epoch == self.steps_per_epoch();
+        let boundary = self.progress.position.step_in_epoch == self.steps_per_epoch;
         if every > 0 && self.progress.position.global_step.is_multiple_of(every) && !boundary {
             self.save(Saving::of(How::Due, None))?;
         }

@@ -340,7 +340,7 @@ impl Run<'_> {
             // As it was told: the program's has the steps that its parts are of this run's length.
             strategy: self.task.config.strategy(),
             position: self.progress.position,
-            steps_per_epoch: self.steps_per_epoch(),
+            steps_per_epoch: self.steps_per_epoch,
             global_batch: self.task.data.sharding.global_batch(),
             world_size: self.task.data.sharding.world,
             concluded: self.progress.concluded,

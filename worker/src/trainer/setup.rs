@@ -70,6 +70,8 @@ pub struct Run<'a> {
     pub(super) task: Task<'a>,
     pub(super) program: Program,
     pub(super) loader: Option<TrainLoader>,
+    /// Optimizer steps of an epoch, in every generation.
+    pub(super) steps_per_epoch: u64,
     /// Microbatches of the step that comes next, on their way to the device.
     pub(super) ahead: Option<Result<Vec<Uploading>, TrainError>>,
     pub(super) progress: Progress,
@@ -251,6 +253,7 @@ impl<'a> Run<'a> {
             eval: None,
             program,
             loader,
+            steps_per_epoch,
             ahead: None,
             reporter,
             times: vec![],
@@ -303,11 +306,6 @@ impl<'a> Run<'a> {
             text.push_str(&format!("; set aside {aside}"));
         }
         self.reporter.say(&text);
-    }
-
-    /// Optimizer steps of an epoch.
-    pub(super) fn steps_per_epoch(&self) -> u64 {
-        self.loader.as_ref().map_or(0, TrainLoader::steps)
     }
 
     /// Takes note of a step, where it counts.

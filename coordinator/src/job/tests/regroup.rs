@@ -368,6 +368,11 @@ fn below_the_minimum_the_one_who_saves_is_left_and_furthest() {
     w.event(attach(&h[1], at(1, 0), Wait::First));
     w.fail(&Header { generation: 2, ..h[1].clone() }, "the mount is gone", FailureKind::Configuration);
     assert_eq!(saver(&w), a(1));
+    // The last one that says so, where each has found it by itself.
+    let (mut w, h) = surviving(2, 1);
+    w.fail(&h[0], "the mount is gone", FailureKind::Own);
+    w.fail(&h[1], "the mount is gone", FailureKind::Own);
+    assert_eq!(saver(&w), a(1));
 }
 
 #[test]
