@@ -41,8 +41,6 @@ pub(super) fn collective(
     session.meets();
     let collective: Box<dyn Collective> = match plan.backend() {
         Backend::Local => Box::new(Local),
-        // The last one of several.
-        _ if world == 1 => Box::new(Local),
         Backend::Gloo => Box::new(Gloo::connect(session.store(), rank, world, address, patience, abort)?),
         Backend::Nccl => {
             let place = match device(&generation) {
