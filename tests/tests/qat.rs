@@ -119,11 +119,15 @@ fn learned_scales_move_and_resume_bit_for_bit() {
     let flags = [&recipe[..], &["--max-steps", "20", "--print-interval", "1"]].concat();
     qat(&at("whole"), &flags);
     qat(&at("calibrated"), &[&recipe[..], &["--epochs", "0"]].concat());
-    // The same calibration, so that what differs was learned: all but those that only observe, and those that in so few steps
-    // move by less than their last bit.
+    // The same calibration, so that what differs was learned: not what only observes, here what is added behind the second
+    // BatchNorm of a block, and nearly all else; in so few steps some move by less than their last bit.
     let (learned, calibrated) = (ranges(&at("whole")), ranges(&at("calibrated")));
-    let moved = learned.iter().filter(|(name, range)| calibrated[*name] != **range).count();
-    assert!(2 * moved >= learned.len(), "{moved} of {} scales were learned", learned.len());
+    let moved = |name: &str| calibrated[name] != learned[name];
+    let (observing, learning): (Vec<&String>, Vec<&String>) =
+        learned.keys().partition(|name| name.ends_with(".bn2.absmax"));
+    assert!(observing.len() == 9 && !observing.iter().any(|name| moved(name)), "{observing:?}");
+    let still: Vec<_> = learning.iter().filter(|name| !moved(name)).collect();
+    assert!(5 * still.len() <= learning.len(), "of {} scales {still:?} were not learned", learning.len());
     let parts = at("parts");
     let mut run = Running::start(&line(&parts, &flags));
     run.wait_for("step 4/");
