@@ -164,6 +164,7 @@ const TABLE: &[(&str, How)] = &[
             ),
         ]),
     ),
+    ("ip netns", Not("needs root; what it runs is run without a limited link above")),
     ("octrain bench allreduce", With(&[(",25M", "")])),
     ("octrain bench input", With(&[("FOLDER", "data --benchmark-steps 2")])),
     // docs/operations.md

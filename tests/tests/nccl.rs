@@ -74,6 +74,14 @@ fn conforms(c: &dyn Collective) {
         assert_eq!(all.len(), world);
         assert!(all.iter().enumerate().all(|(r, t)| t.equal(&of(r as i64))), "{kind:?} gather");
     }
+    let all =
+        [3, 100_000, 1, 50_000].map(|len| Tensor::full([len], rank as i64 + 1, (Kind::Float, Device::Cpu)));
+    let start = |t: &Tensor| c.start_all_reduce(t, ReduceOp::Sum, Box::new(|| ())).unwrap();
+    let under_way: Vec<_> = all.iter().map(start).collect();
+    let wires: Vec<_> = under_way.into_iter().map(|call| call.wait().unwrap()).collect();
+    assert!(wires.windows(2).all(|w| w[0].ended <= w[1].begun));
+    let sum = (world * (world + 1) / 2) as f64;
+    assert!(all.iter().all(|t| t.eq(sum).all().int64_value(&[]) == 1));
     c.barrier().unwrap();
 }
 
@@ -84,9 +92,9 @@ fn every_call_conforms_on_one_two_and_three_ranks_however_often_nccl_says_in_pro
         on_ranks(&stand_in, world, LONG, |rank| {
             let c = rank.connect().unwrap();
             let entered = Arc::new(AtomicU64::new(0));
-            let mut c = Counted::new(Box::new(c), entered.clone());
+            let c = Counted::new(Box::new(c), entered.clone());
             conforms(&c);
-            assert_eq!(entered.load(Ordering::SeqCst), 6 * (3 + rank.world as u64) + 1);
+            assert_eq!(entered.load(Ordering::SeqCst), 6 * (3 + rank.world as u64) + 5);
             c.finish().unwrap();
             let e = c.barrier().unwrap_err().to_string();
             assert!(e.contains("is finished"), "{e}");
@@ -99,7 +107,7 @@ fn every_call_conforms_on_one_two_and_three_ranks_however_often_nccl_says_in_pro
 fn a_rank_that_has_finished_does_not_cut_off_what_a_slower_one_still_receives() {
     let stand_in = StandIn::new("rank=1 slow-ms=400");
     on_ranks(&stand_in, 2, LONG, |rank| {
-        let mut c = rank.connect().unwrap();
+        let c = rank.connect().unwrap();
         let t = Tensor::ones([8], (Kind::Float, Device::Cpu));
         c.all_reduce(&t, ReduceOp::Sum).unwrap();
         assert_eq!(t.double_value(&[0]), 2.0);
@@ -178,7 +186,7 @@ fn a_call_that_never_ends_is_ended_by_abort_and_by_the_deadline() {
     let t = || Tensor::zeros([8], (Kind::Float, Device::Cpu));
     let stand_in = StandIn::new("hang=call");
     on_ranks(&stand_in, 1, LONG, |rank| {
-        let mut c = rank.connect().unwrap();
+        let c = rank.connect().unwrap();
         let abort = rank.abort.clone();
         let other = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(300));
@@ -206,7 +214,7 @@ fn an_error_names_the_call_the_rank_and_nccl_s_last_words_and_nothing_is_asked_a
     let stand_in = StandIn::new("rank=1 error-at=2");
     let both = std::sync::Barrier::new(2);
     on_ranks(&stand_in, 2, LONG, |rank| {
-        let mut c = rank.connect().unwrap();
+        let c = rank.connect().unwrap();
         let t = Tensor::zeros([8], (Kind::Float, Device::Cpu));
         c.all_reduce(&t, ReduceOp::Sum).unwrap();
         c.barrier().unwrap();
@@ -283,11 +291,53 @@ fn a_rank_whose_kernel_hangs_says_so_itself_and_has_not_entered_the_call_that_th
 }
 
 #[test]
+fn calls_under_way_end_when_the_group_is_given_up_or_aborted_and_it_is_freed_once() {
+    let t = || Tensor::zeros([8], (Kind::Float, Device::Cpu));
+    for abandons in [true, false] {
+        let stand_in = StandIn::new("hang=call");
+        let begun = Instant::now();
+        on_ranks(&stand_in, 1, LONG, |rank| {
+            let c = rank.connect().unwrap();
+            let start = || c.start_all_reduce(&t(), ReduceOp::Sum, Box::new(|| ())).unwrap();
+            let under_way = [start(), start()];
+            if abandons {
+                c.abandon();
+            } else {
+                rank.abort.trip();
+            }
+            let [first, second] = under_way.map(|call| call.wait().unwrap_err());
+            assert_eq!(first, CollectiveError::Aborted { call: "all_reduce", rank: 0 });
+            assert_eq!(second.cause(), Cause::Peers, "{second}");
+            assert!(c.start_all_reduce(&t(), ReduceOp::Sum, Box::new(|| ())).is_err());
+        });
+        assert!(begun.elapsed() < LONG / 2, "it took {:?}", begun.elapsed());
+        assert_eq!(stand_in.log(), ["rank 0 init", "rank 0 abort"]);
+    }
+}
+
+#[test]
+fn a_call_under_way_is_entered_when_this_rank_s_device_is_done_with_what_came_before() {
+    let stand_in = StandIn::new("rank=1 hang=device");
+    let ended = on_ranks(&stand_in, 2, Duration::from_secs(3), |rank| {
+        let entered = Arc::new(AtomicU64::new(0));
+        let c = Counted::new(Box::new(rank.connect().unwrap()), entered.clone());
+        let t = Tensor::zeros([8], (Kind::Float, Device::Cpu));
+        let call = c.start_all_reduce(&t, ReduceOp::Sum, Box::new(|| ())).unwrap();
+        let e = call.wait().unwrap_err();
+        let (cause, calls) = if rank.rank == 0 { (Cause::Waited, 1) } else { (Cause::Own, 0) };
+        assert_eq!((e.cause(), entered.load(Ordering::SeqCst)), (cause, calls), "{e}");
+        assert!(e.to_string().contains("(collective 1, 32 bytes)"), "{e}");
+        c
+    });
+    drop(ended);
+}
+
+#[test]
 fn a_free_that_hangs_holds_nobody_up_for_long() {
     let stand_in = StandIn::new("error-at=0 hang=free");
     let begun = Instant::now();
     on_ranks(&stand_in, 1, LONG, |rank| {
-        let mut c = rank.connect().unwrap();
+        let c = rank.connect().unwrap();
         c.barrier().unwrap_err();
         c.abandon();
         assert!(c.barrier().is_err());
@@ -345,7 +395,7 @@ fn the_stand_in_refuses_a_call_while_another_is_in_progress_as_nccl_does() {
 fn a_peer_that_never_finishes_holds_the_orderly_end_no_longer_than_the_deadline() {
     let stand_in = StandIn::new("rank=1 slow-ms=3000");
     on_ranks(&stand_in, 2, Duration::from_secs(1), |rank| {
-        let mut c = rank.connect().unwrap();
+        let c = rank.connect().unwrap();
         let t = Tensor::ones([8], (Kind::Float, Device::Cpu));
         let done = c.all_reduce(&t, ReduceOp::Sum);
         if rank.rank == 0 {

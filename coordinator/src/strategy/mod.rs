@@ -173,10 +173,9 @@ fn buckets(
     let reason = match backend {
         Backend::Local => "one worker: gradients stay where they are".into(),
         _ => format!(
-            "--bucket-mib {}: {:.1} MiB of gradients in {} buckets",
+            "--bucket-mib {}: at most so much of the {:.1} MiB of gradients at once",
             s.bucket_mib,
-            gradients as f64 / MIB,
-            gradients.div_ceil(bytes)
+            gradients as f64 / MIB
         ),
     };
     Ok((bytes, reason))

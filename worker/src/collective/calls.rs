@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-/// One collective, on this rank: from the moment when what this rank had to do before it was done, to its end.
+/// One collective, on this rank: from the moment when it had its turn and what this rank had to do before it was done, to its
+/// end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Call {
     /// Size of this rank's tensor in bytes, whatever goes over the wire for it.

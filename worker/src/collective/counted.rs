@@ -1,6 +1,6 @@
 //! Counts the collectives that a rank enters, so that others can tell who is waited for, and notes them for traces.
 
-use super::{Call, Calls, Collective, CollectiveError, ReduceOp};
+use super::{Call, Calls, Collective, CollectiveError, Entered, OnTheWire, Pending, ReduceOp, bytes};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -41,10 +41,20 @@ impl Counted {
         let begun = Instant::now();
         let done = run(inner)?;
         if let Some(noted) = &self.noted {
-            let bytes = tensor.numel() * tensor.kind().elt_size_in_bytes();
-            noted.add(Call { bytes, begun, ended: Instant::now() });
+            noted.add(Call { bytes: bytes(tensor), begun, ended: Instant::now() });
         }
         Ok(done)
+    }
+}
+
+/// A call that was started, and is noted once it is over.
+struct Noting(Box<dyn Pending>, Calls, usize);
+
+impl Pending for Noting {
+    fn wait(self: Box<Self>) -> Result<OnTheWire, CollectiveError> {
+        let wire = self.0.wait()?;
+        self.1.add(Call { bytes: self.2, begun: wire.begun, ended: wire.ended });
+        Ok(wire)
     }
 }
 
@@ -61,6 +71,23 @@ impl Collective for Counted {
     fn all_reduce(&self, tensor: &Tensor, op: ReduceOp) -> Result<(), CollectiveError> {
         self.moving("all_reduce", tensor, |inner| inner.all_reduce(tensor, op))
     }
+    fn start_all_reduce(
+        &self,
+        tensor: &Tensor,
+        op: ReduceOp,
+        entered: Entered,
+    ) -> Result<Box<dyn Pending>, CollectiveError> {
+        let counter = self.entered.clone();
+        let counting = move || {
+            counter.fetch_add(1, Ordering::SeqCst);
+            entered();
+        };
+        let call = self.inner.start_all_reduce(tensor, op, Box::new(counting))?;
+        Ok(match &self.noted {
+            Some(noted) => Box::new(Noting(call, noted.clone(), bytes(tensor))),
+            None => call,
+        })
+    }
     fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<(), CollectiveError> {
         self.moving("broadcast", tensor, |inner| inner.broadcast(tensor, root))
     }
@@ -70,10 +97,10 @@ impl Collective for Counted {
     fn barrier(&self) -> Result<(), CollectiveError> {
         self.enter("barrier")?.barrier()
     }
-    fn finish(&mut self) -> Result<(), CollectiveError> {
+    fn finish(&self) -> Result<(), CollectiveError> {
         self.inner.finish()
     }
-    fn abandon(&mut self) {
+    fn abandon(&self) {
         self.inner.abandon();
     }
 }
@@ -97,6 +124,11 @@ mod tests {
         assert_eq!(taken.iter().map(|c| c.bytes).collect::<Vec<_>>(), [20, 40]);
         assert!(taken[0].begun <= taken[0].ended && taken[0].ended <= taken[1].begun);
         assert_eq!(calls.take(), []);
+        let start = || counted.start_all_reduce(&tensor, ReduceOp::Sum, Box::new(|| ())).unwrap();
+        let under_way = [start(), start()];
+        assert_eq!((entered.load(Ordering::SeqCst), calls.take()), (5, vec![]), "noted when they are over");
+        let wires = under_way.map(|call| call.wait().unwrap());
+        assert_eq!(calls.take(), wires.map(|w| Call { bytes: 20, begun: w.begun, ended: w.ended }));
         for _ in 0..Calls::MOST + 3 {
             counted.all_reduce(&tensor, ReduceOp::Max).unwrap();
         }

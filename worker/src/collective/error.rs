@@ -38,6 +38,25 @@ impl Trouble {
     }
 }
 
+/// One call of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Which {
+    pub call: &'static str,
+    /// Its number among the group's, from 1; 0 of what is no collective.
+    pub number: u32,
+    /// Bytes of this rank's tensor.
+    pub bytes: usize,
+}
+
+impl Which {
+    /// Its error.
+    pub fn failed(self, backend: &'static str, rank: usize, trouble: impl Into<Trouble>) -> CollectiveError {
+        let Self { call, number, bytes } = self;
+        let Trouble { cause, why } = trouble.into();
+        CollectiveError::Failed { backend, call, rank, number, bytes, cause, why }
+    }
+}
+
 impl From<StoreError> for Trouble {
     fn from(e: StoreError) -> Self {
         let cause = match e {
@@ -68,7 +87,7 @@ pub enum CollectiveError {
         why: String,
     },
     /// A call failed.
-    #[error("{backend} {call} on rank {rank}: {why}")]
+    #[error("{backend} {call} on rank {rank}{}: {why}", told(*.number, *.bytes))]
     Failed {
         /// `gloo` or `nccl`.
         backend: &'static str,
@@ -76,6 +95,10 @@ pub enum CollectiveError {
         call: &'static str,
         /// This rank.
         rank: usize,
+        /// Number of the collective among those of the group, from 1, and so the same on every rank; 0 where it is none.
+        number: u32,
+        /// Bytes of this rank's tensor.
+        bytes: usize,
         /// Whose failure it is.
         cause: Cause,
         /// The library's words.
@@ -104,6 +127,14 @@ pub enum CollectiveError {
         /// Its strides.
         strides: Vec<i64>,
     },
+}
+
+/// Which collective it was: ranks of which one has left out a call, or made another, tell different ones.
+fn told(number: u32, bytes: usize) -> String {
+    match number {
+        0 => String::new(),
+        _ => format!(" (collective {number}, {bytes} bytes)"),
+    }
 }
 
 /// What to look at when ranks do not reach each other.

@@ -1,6 +1,8 @@
 //! A collective that fails when told to: what the rest does about it can be tested.
 
-use super::{Cause, Collective, CollectiveError, ReduceOp};
+use super::error::{Trouble, Which};
+use super::pending::Done;
+use super::{Cause, Collective, CollectiveError, Entered, OnTheWire, Pending, ReduceOp, bytes};
 use std::sync::atomic::{AtomicU64, Ordering};
 use tch::Tensor;
 
@@ -28,15 +30,27 @@ impl Faulty {
         Self { inner, at, fault, calls: AtomicU64::new(0) }
     }
 
-    fn due(&self, call: &'static str) -> Result<bool, CollectiveError> {
-        let now = self.calls.fetch_add(1, Ordering::SeqCst) == self.at;
+    fn due(&self, call: &'static str, tensor: Option<&Tensor>) -> Result<bool, CollectiveError> {
+        let number = self.calls.fetch_add(1, Ordering::SeqCst);
+        let now = number == self.at;
         match self.fault {
             Fault::Fail if now => {
-                let (rank, why) = (self.inner.rank(), "a declared fault".to_string());
-                Err(CollectiveError::Failed { backend: "faulty", call, rank, cause: Cause::Peers, why })
+                let which = Which { call, number: number as u32 + 1, bytes: tensor.map_or(0, bytes) };
+                Err(which.failed("faulty", self.inner.rank(), Trouble::new(Cause::Peers, "a declared fault")))
             }
             fault => Ok(now && fault == Fault::Corrupt),
         }
+    }
+}
+
+/// A call that was started, whose tensor arrives spoilt.
+struct Spoilt(Box<dyn Pending>, Tensor);
+
+impl Pending for Spoilt {
+    fn wait(self: Box<Self>) -> Result<OnTheWire, CollectiveError> {
+        let wire = self.0.wait()?;
+        corrupt(&self.1);
+        Ok(wire)
     }
 }
 
@@ -54,15 +68,30 @@ impl Collective for Faulty {
         self.inner.world_size()
     }
     fn all_reduce(&self, tensor: &Tensor, op: ReduceOp) -> Result<(), CollectiveError> {
-        let bad = self.due("all_reduce")?;
+        let bad = self.due("all_reduce", Some(tensor))?;
         self.inner.all_reduce(tensor, op)?;
         if bad {
             corrupt(tensor);
         }
         Ok(())
     }
+    /// What fails does so when it is waited for, as a call does whose other rank has gone.
+    fn start_all_reduce(
+        &self,
+        tensor: &Tensor,
+        op: ReduceOp,
+        entered: Entered,
+    ) -> Result<Box<dyn Pending>, CollectiveError> {
+        match self.due("all_reduce", Some(tensor)) {
+            Err(e) => Ok(Box::new(Done(Err(e)))),
+            Ok(bad) => {
+                let inner = self.inner.start_all_reduce(tensor, op, entered)?;
+                Ok(if bad { Box::new(Spoilt(inner, tensor.shallow_clone())) } else { inner })
+            }
+        }
+    }
     fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<(), CollectiveError> {
-        let bad = self.due("broadcast")?;
+        let bad = self.due("broadcast", Some(tensor))?;
         self.inner.broadcast(tensor, root)?;
         if bad {
             corrupt(tensor);
@@ -70,7 +99,7 @@ impl Collective for Faulty {
         Ok(())
     }
     fn all_gather(&self, tensor: &Tensor) -> Result<Vec<Tensor>, CollectiveError> {
-        let bad = self.due("all_gather")?;
+        let bad = self.due("all_gather", Some(tensor))?;
         let all = self.inner.all_gather(tensor)?;
         if bad {
             corrupt(&all[0]);
@@ -78,13 +107,13 @@ impl Collective for Faulty {
         Ok(all)
     }
     fn barrier(&self) -> Result<(), CollectiveError> {
-        self.due("barrier")?;
+        self.due("barrier", None)?;
         self.inner.barrier()
     }
-    fn finish(&mut self) -> Result<(), CollectiveError> {
+    fn finish(&self) -> Result<(), CollectiveError> {
         self.inner.finish()
     }
-    fn abandon(&mut self) {
+    fn abandon(&self) {
         self.inner.abandon();
     }
 }

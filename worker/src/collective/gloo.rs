@@ -1,8 +1,10 @@
 //! Gloo over TCP: libtorch's process group, which meets through our rendezvous store.
 
-use super::error::Trouble;
+use super::error::{Trouble, Which};
+use super::queue::{Queue, Started};
 use super::{
-    Abort, Attached, Cause, Collective, CollectiveError, ReduceOp, RendezvousStore, StoreError, room_for_all,
+    Abort, Attached, Cause, Collective, CollectiveError, Entered, Pending, ReduceOp, RendezvousStore,
+    StoreError, bytes, room_for_all,
 };
 use crate::native::{self, NativeError, says_no_memory};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -10,7 +12,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use tch::{Kind, Tensor};
 
-/// How much later than its timeout Gloo may come back from connecting.
+/// How much later than its timeout Gloo may come back from connecting, and from a call.
 const LATE: Duration = Duration::from_secs(5);
 
 #[repr(C)]
@@ -235,8 +237,9 @@ fn of_words(why: String) -> Trouble {
     Trouble { cause, why }
 }
 
-/// A Gloo group.
+/// A Gloo group. Its calls are made by a thread of its own, each when the one before is done.
 pub struct Gloo {
+    queue: Queue,
     group: Arc<Group>,
     _attached: Attached,
     abort: Abort,
@@ -286,31 +289,53 @@ impl Gloo {
         let group = Arc::new(made.map_err(|e| failed(of_words(format!("at {address}: {e}"))))?);
         let ending = Arc::clone(&group);
         let attached = abort.attach(move || ending.abort());
-        Ok(Self { group, _attached: attached, abort: abort.clone(), rank, world_size })
+        let queue = Queue::new("gloo", rank, timeout + LATE).map_err(failed)?;
+        Ok(Self { queue, group, _attached: attached, abort: abort.clone(), rank, world_size })
     }
 
-    fn run(
+    /// Starts a call with `tensor`; `f` makes it.
+    fn start(
         &self,
         call: &'static str,
         tensor: &Tensor,
-        f: impl FnOnce(*mut RawGroup, *const c_void) -> *mut c_char,
-    ) -> Result<(), CollectiveError> {
+        entered: Entered,
+        f: impl FnOnce(*mut RawGroup, *const c_void) -> *mut c_char + Send + 'static,
+    ) -> Result<Started<()>, CollectiveError> {
         if !tensor.is_contiguous() || tensor.device().is_cuda() {
             let (kind, strides) = (format!("{:?} on {:?}", tensor.kind(), tensor.device()), tensor.stride());
             return Err(CollectiveError::Tensor { call, kind, strides });
         }
-        // SAFETY: the C++ function answers null or a message from malloc.
-        let done = unsafe { native::check(f(self.group.raw, tensor.as_ptr().cast())) };
-        done.map_err(|e| match self.abort.is_tripped() {
-            true => CollectiveError::Aborted { call, rank: self.rank },
-            false => self.failed(call, of_words(e.0)),
+        let (group, abort, rank) = (Arc::clone(&self.group), self.abort.clone(), self.rank);
+        let held = tensor.shallow_clone();
+        self.queue.start(call, bytes(tensor), move |which: Which, ready| {
+            ready();
+            entered();
+            // SAFETY: the C++ function answers null or a message from malloc.
+            let done = unsafe { native::check(f(group.raw, held.as_ptr().cast())) };
+            done.map_err(|e| match abort.is_tripped() {
+                true => CollectiveError::Aborted { call, rank },
+                false => which.failed("gloo", rank, of_words(e.0)),
+            })
         })
     }
 
-    fn failed(&self, call: &'static str, trouble: impl Into<Trouble>) -> CollectiveError {
-        let Trouble { cause, why } = trouble.into();
-        CollectiveError::Failed { backend: "gloo", call, rank: self.rank, cause, why }
+    fn own(&self, call: &'static str, e: tch::TchError) -> CollectiveError {
+        self.queue.uncounted(call).failed("gloo", self.rank, e)
     }
+}
+
+impl Drop for Gloo {
+    /// What is still under way waits for ranks that nobody here waits for any more.
+    fn drop(&mut self) {
+        if self.queue.busy() {
+            self.group.abort();
+        }
+    }
+}
+
+/// Nobody is to be told.
+fn silent() -> Entered {
+    Box::new(|| ())
 }
 
 impl Collective for Gloo {
@@ -323,32 +348,43 @@ impl Collective for Gloo {
     }
 
     fn all_reduce(&self, tensor: &Tensor, op: ReduceOp) -> Result<(), CollectiveError> {
+        self.start_all_reduce(tensor, op, silent())?.wait().map(drop)
+    }
+
+    fn start_all_reduce(
+        &self,
+        tensor: &Tensor,
+        op: ReduceOp,
+        entered: Entered,
+    ) -> Result<Box<dyn Pending>, CollectiveError> {
         let op = match op {
             ReduceOp::Sum => 0,
             ReduceOp::Max => 1,
         };
         // SAFETY: group and tensor are alive during the call.
-        self.run("all_reduce", tensor, |group, t| unsafe { octrain_gloo_all_reduce(group, t, op) })
+        let reduce = move |group, t| unsafe { octrain_gloo_all_reduce(group, t, op) };
+        Ok(Box::new(self.start("all_reduce", tensor, entered, reduce)?))
     }
 
     fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<(), CollectiveError> {
         // SAFETY: group and tensor are alive during the call.
-        self.run("broadcast", tensor, |group, t| unsafe { octrain_gloo_broadcast(group, t, root as c_int) })
+        let send = move |group, t| unsafe { octrain_gloo_broadcast(group, t, root as c_int) };
+        self.start("broadcast", tensor, silent(), send)?.result().map(drop)
     }
 
     fn all_gather(&self, tensor: &Tensor) -> Result<Vec<Tensor>, CollectiveError> {
-        let failed = |e: tch::TchError| self.failed("all_gather", e);
-        let out = room_for_all(tensor, self.world_size).map_err(failed)?;
+        let call = "all_gather";
+        let out = room_for_all(tensor, self.world_size).map_err(|e| self.own(call, e))?;
+        let room = out.shallow_clone();
         // SAFETY: group and tensors are alive during the call.
-        self.run("all_gather", tensor, |group, t| unsafe {
-            octrain_gloo_all_gather(group, t, out.as_ptr().cast())
-        })?;
-        out.f_unbind(0).map_err(failed)
+        let gather = move |group, t| unsafe { octrain_gloo_all_gather(group, t, room.as_ptr().cast()) };
+        self.start(call, tensor, silent(), gather)?.result()?;
+        out.f_unbind(0).map_err(|e| self.own(call, e))
     }
 
     fn barrier(&self) -> Result<(), CollectiveError> {
         let one = Tensor::f_zeros([1], (Kind::Float, tch::Device::Cpu));
-        self.all_reduce(&one.map_err(|e| self.failed("barrier", e))?, ReduceOp::Sum)
+        self.all_reduce(&one.map_err(|e| self.own("barrier", e))?, ReduceOp::Sum)
     }
 }
 

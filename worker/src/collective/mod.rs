@@ -10,6 +10,8 @@ mod gloo;
 mod local;
 mod memory;
 mod nccl;
+mod pending;
+mod queue;
 mod rendezvous;
 #[cfg(test)]
 mod tests;
@@ -24,9 +26,16 @@ pub use gloo::Gloo;
 pub use local::Local;
 pub use memory::MemoryStore;
 pub use nccl::{NCCL_VARIABLE, Nccl, NcclLibrary, Place, load_nccl};
+pub use pending::{Entered, OnTheWire, Pending};
 pub use rendezvous::{RendezvousStore, StoreError};
 
+use std::time::Instant;
 use tch::Tensor;
+
+/// Bytes of a tensor's elements.
+fn bytes(tensor: &Tensor) -> usize {
+    tensor.numel() * tensor.kind().elt_size_in_bytes()
+}
 
 /// Room for what every one of `ranks` ranks has like `tensor`.
 fn room_for_all(tensor: &Tensor, ranks: usize) -> Result<Tensor, tch::TchError> {
@@ -45,9 +54,10 @@ pub enum ReduceOp {
 }
 
 /// Communication among the ranks of a job. Every rank calls the same functions in the same order with tensors of
-/// one shape and type. Tensors are contiguous. Every call has a deadline, and ends promptly with
-/// [`CollectiveError::Aborted`], as all later ones do, once the [`Abort`] trips that the group was connected with.
-pub trait Collective: Send {
+/// one shape and type; a thread may call them where another has called before, and no two at once. Tensors are contiguous.
+/// Every call has a deadline, and ends promptly with [`CollectiveError::Aborted`], as all later ones do, once the [`Abort`] trips
+/// that the group was connected with.
+pub trait Collective: Send + Sync {
     /// This rank, from 0.
     fn rank(&self) -> usize;
     /// Number of ranks.
@@ -59,6 +69,21 @@ pub trait Collective: Send {
     }
     /// Replaces `tensor` by the combination over all ranks, the same bits on each.
     fn all_reduce(&self, tensor: &Tensor, op: ReduceOp) -> Result<(), CollectiveError>;
+    /// Starts an [`Self::all_reduce`] and returns, where the group can do it meanwhile; where it cannot, it is done here. Nobody
+    /// reads or writes the tensor until it was waited for. Other calls may follow before that, on all ranks the same. What is
+    /// [`Self::ready`] for other calls is said by `entered`.
+    fn start_all_reduce(
+        &self,
+        tensor: &Tensor,
+        op: ReduceOp,
+        entered: Entered,
+    ) -> Result<Box<dyn Pending>, CollectiveError> {
+        self.ready("all_reduce")?;
+        entered();
+        let begun = Instant::now();
+        self.all_reduce(tensor, op)?;
+        Ok(Box::new(pending::Done(Ok(OnTheWire { begun, ended: Instant::now() }))))
+    }
     /// Replaces `tensor` by that of rank `root`.
     fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<(), CollectiveError>;
     /// The tensors of all ranks, in their order.
@@ -67,10 +92,10 @@ pub trait Collective: Send {
     fn barrier(&self) -> Result<(), CollectiveError>;
     /// The orderly end: returns once what slower ranks still need of this one has left it, after which every call
     /// fails. A group that is dropped without it may cut off what others are receiving.
-    fn finish(&mut self) -> Result<(), CollectiveError> {
+    fn finish(&self) -> Result<(), CollectiveError> {
         Ok(())
     }
     /// The end after a failure, without waiting for anybody: what still runs on this rank's device is stopped, so that
     /// its memory can be read. Every call fails afterwards.
-    fn abandon(&mut self) {}
+    fn abandon(&self) {}
 }

@@ -54,6 +54,17 @@ fn conforms(c: &dyn Collective) {
             assert!(t.equal(&(&base + r as i64).to_kind(kind)), "{kind:?} gather");
         }
     }
+    // Several under way at once, of which each has its own numbers.
+    let all = [3, 100_000, 1, 50_000]
+        .map(|len| Tensor::full([len], rank as f64 + len as f64, (Kind::Float, Device::Cpu)));
+    let start = |t: &Tensor| c.start_all_reduce(t, ReduceOp::Sum, Box::new(|| ())).unwrap();
+    let under_way: Vec<_> = all.iter().map(start).collect();
+    let wires: Vec<_> = under_way.into_iter().map(|call| call.wait().unwrap()).collect();
+    assert!(wires.windows(2).all(|w| w[0].begun <= w[0].ended && w[0].ended <= w[1].begun));
+    for t in &all {
+        let sum = (world * (world - 1) / 2) as i64 + world as i64 * t.numel() as i64;
+        assert!(t.eq(sum as f64).all().int64_value(&[]) == 1, "{sum}");
+    }
     c.barrier().unwrap();
 }
 
@@ -198,6 +209,49 @@ fn a_rank_that_is_gone_or_never_came_is_an_error_within_the_deadline() {
         .err()
         .unwrap();
     assert!(e.to_string().contains("did not appear"), "{e}");
+}
+
+#[test]
+fn calls_under_way_end_when_they_are_aborted_and_the_group_can_be_dropped() {
+    let timeout = Duration::from_secs(600);
+    let gone = Barrier::new(2);
+    on_abortable_ranks(2, timeout, |c, abort| {
+        let t = Tensor::zeros([8], (Kind::Float, Device::Cpu));
+        if c.rank() == 1 {
+            gone.wait();
+            return;
+        }
+        let begun = Instant::now();
+        let under_way = [(); 2].map(|()| c.start_all_reduce(&t, ReduceOp::Sum, Box::new(|| ())).unwrap());
+        abort.trip();
+        for call in under_way {
+            let e = call.wait().unwrap_err();
+            assert!(matches!(e, CollectiveError::Aborted { .. }), "{e}");
+        }
+        // One that nobody waits for holds up nobody.
+        drop(c.start_all_reduce(&t, ReduceOp::Sum, Box::new(|| ())));
+        drop(c);
+        assert!(begun.elapsed() < TIMEOUT, "it took {:?}", begun.elapsed());
+        gone.wait();
+    });
+}
+
+#[test]
+fn a_rank_that_leaves_out_a_call_is_an_error_of_those_that_wait_for_it_which_names_call_number_and_bytes() {
+    let gone = Barrier::new(3);
+    on_ranks(3, Duration::from_secs(3), |c| {
+        let t = Tensor::ones([10], (Kind::Float, Device::Cpu));
+        let calls = if c.rank() == 2 { 2 } else { 3 };
+        let failed = (0..calls).find_map(|_| c.all_reduce(&t, ReduceOp::Sum).err());
+        gone.wait();
+        match failed {
+            None => assert_eq!(c.rank(), 2),
+            Some(e) => {
+                let said = format!("gloo all_reduce on rank {} (collective 3, 40 bytes)", c.rank());
+                assert!(e.to_string().contains(&said), "{e}");
+            }
+        }
+    });
 }
 
 #[test]

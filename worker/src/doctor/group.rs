@@ -24,7 +24,7 @@ fn connect(
 }
 
 /// Every call, on every type that travels, of a group whose tensors lie at `place`; then the orderly end.
-pub(super) fn calls(mut group: Nccl, place: Place) -> Result<String, String> {
+pub(super) fn calls(group: Nccl, place: Place) -> Result<String, String> {
     let (rank, world) = (group.rank() as i64, group.world_size() as i64);
     let device = match place {
         Place::Cuda(ordinal) => Device::Cuda(ordinal),

@@ -1,7 +1,9 @@
 //! What ranks add up in a step, in one flat buffer.
 
+use super::OptimError;
 use super::buckets::{Bucket, plan_buckets};
-use crate::collective::{Collective, CollectiveError, ReduceOp};
+use super::departures::{Destination, start};
+use crate::collective::{Collective, Pending};
 use crate::exec::{ExecError, Record, WeightsLayout};
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -68,15 +70,30 @@ impl GradientBuffer {
         Ok(tail.shallow_clone().f_zero_().map(drop)?)
     }
 
+    /// The buffer, its buckets, and where the parameters' gradients of the next microbatch go, which is then no more to be added.
+    pub fn destinations(&mut self) -> (Tensor, Vec<Bucket>, Vec<Destination>) {
+        let copies = std::mem::take(&mut self.fresh);
+        let mut all = Vec::with_capacity(self.views.len());
+        let mut offset = 0;
+        for view in &self.views {
+            let bucket = self.buckets.partition_point(|b| b.offset + b.len <= offset);
+            offset += view.numel() as i64;
+            all.push(Destination { view: view.shallow_clone(), copies, bucket });
+        }
+        (self.flat.shallow_clone(), self.buckets.clone(), all)
+    }
+
     /// Adds the gradients of a microbatch: those of the parameters, then, if they are learned, of the scales.
     pub fn add(&mut self, gradients: &[Tensor]) -> Result<(), TchError> {
-        let first = std::mem::take(&mut self.fresh);
-        for (sum, gradient) in self.views.iter_mut().zip(gradients) {
-            match first {
-                true => sum.f_copy_(gradient)?,
-                false => drop(sum.f_add_(gradient)?),
-            }
+        let (_, _, destinations) = self.destinations();
+        for (mut destination, gradient) in destinations.into_iter().zip(gradients) {
+            destination.take(gradient)?;
         }
+        self.add_scales(gradients)
+    }
+
+    /// The same of those of the scales alone.
+    pub fn add_scales(&mut self, gradients: &[Tensor]) -> Result<(), TchError> {
         if let Some(scales) = gradients.get(self.views.len()) {
             let _ = self.scales().f_add_(scales)?;
         }
@@ -102,10 +119,16 @@ impl GradientBuffer {
         self.part(3).f_get(3)?.f_fill_(f64::from(u8::from(stop))).map(drop)
     }
 
-    /// Adds up over all ranks, bucket by bucket.
-    pub fn reduce(&self, collective: &dyn Collective) -> Result<(), CollectiveError> {
-        let pieces = self.buckets.iter().map(|b| self.flat.narrow(0, b.offset, b.len));
-        pieces.into_iter().try_for_each(|piece| collective.all_reduce(&piece, ReduceOp::Sum))
+    /// Starts to add up over all ranks what has not left yet, bucket by bucket, behind what has.
+    pub fn start_rest(
+        &self,
+        collective: &dyn Collective,
+        under_way: &mut Vec<Box<dyn Pending>>,
+    ) -> Result<(), OptimError> {
+        for bucket in &self.buckets[under_way.len()..] {
+            under_way.push(start(collective, &self.flat, *bucket)?);
+        }
+        Ok(())
     }
 
     /// The parameters' gradients, one a parameter, in the layout's order.
@@ -164,7 +187,9 @@ mod tests {
             buffer.add_results(&Tensor::from(loss), &Tensor::from(i64::from(correct)), images).unwrap();
         }
         buffer.put(true).unwrap();
-        buffer.reduce(&Local).unwrap();
+        let mut under_way = Vec::new();
+        buffer.start_rest(&Local, &mut under_way).unwrap();
+        assert_eq!(under_way.len(), buffer.buckets.len());
         let all = |t: Tensor, value: f64| t.numel() > 0 && t.eq(value).all().int64_value(&[]) == 1;
         assert!(all(buffer.gradients(), 2.0) && all(buffer.scales(), 4.0) && all(buffer.statistics(), 3.0));
         let besides = Tensor::from_slice(&[7.0f32, 8.0]);

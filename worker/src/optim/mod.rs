@@ -6,6 +6,7 @@ mod agreement;
 mod average;
 mod buckets;
 mod decay;
+mod departures;
 mod distill;
 mod error;
 mod export;
@@ -82,11 +83,13 @@ pub struct DistributedOptimizer {
     passes: Passes,
     seed: u64,
     zero_gamma: bool,
+    overlap: bool,
 }
 
 impl DistributedOptimizer {
     /// An optimizer with an update rule and a strategy, over a collective: one microbatch per rank and step, 25 MiB
-    /// buckets, a constant learning rate of 0.1, no loss scaling, no clipping, no averaging, initial weights of seed 42, on the CPU.
+    /// buckets, a constant learning rate of 0.1, no loss scaling, no clipping, no averaging, initial weights of seed 42, on the CPU;
+    /// gradients leave for the other ranks while backward still runs.
     pub fn new(rule: impl UpdateRule + 'static, strategy: Strategy, collective: Box<dyn Collective>) -> Self {
         let sharing = Sharing { microbatches: collective.world_size(), bucket_bytes: 25 << 20 };
         Self {
@@ -104,6 +107,7 @@ impl DistributedOptimizer {
             passes: Passes::default(),
             seed: 42,
             zero_gamma: false,
+            overlap: true,
         }
     }
 
@@ -137,6 +141,12 @@ impl DistributedOptimizer {
     /// evaluated, saved as the network and exported once it has begun; training does not depend on it.
     pub fn averaging(self, averaging: Option<Averaging>) -> Self {
         Self { averaging, ..self }
+    }
+
+    /// With gradients that leave for the other ranks while backward still runs, or after it. The numbers are the same to the last
+    /// bit, so that ranks may differ.
+    pub fn overlap(self, overlap: bool) -> Self {
+        Self { overlap, ..self }
     }
 
     /// With weights and gradients on this device.

@@ -1,6 +1,7 @@
 //! The program that trains: forward and backward over this rank's microbatches, one reduction, one update.
 
 use super::average::Average;
+use super::departures::Departures;
 use super::distill::Teacher;
 use super::gradient_buffer::GradientBuffer;
 use super::loss_scale::LossScale;
@@ -15,7 +16,7 @@ use super::stopwatch::{Span, Stage, Stopwatch, total};
 use super::updater::Updater;
 use super::{DistributedOptimizer, OptimError};
 use crate::checkpoint::State;
-use crate::collective::{Collective, CollectiveError};
+use crate::collective::{Collective, CollectiveError, Pending};
 use crate::data::rng::CounterRng;
 use crate::exec::{Evaluator, ExecError, Executor, Mode, Pass, Prepared, Watch, Weights};
 use crate::graph::Graph;
@@ -107,7 +108,7 @@ impl Program {
             updater,
             quantization: Quantization::new(&o.strategy, o.observer)?,
             source: Source { graph: network, passes: o.passes, strategy: o.strategy },
-            reducer: Reducer { collective: o.collective, sharing: o.sharing },
+            reducer: Reducer { collective: o.collective.into(), sharing: o.sharing, overlaps: o.overlap },
             executor: Arc::new(executor),
             weights,
             global_step: 0,
@@ -147,12 +148,12 @@ impl Program {
     }
 
     /// The orderly end of that collective, after which nothing can be reduced any more; see [`Collective::finish`].
-    pub fn finish(&mut self) -> Result<(), CollectiveError> {
+    pub fn finish(&self) -> Result<(), CollectiveError> {
         self.reducer.collective.finish()
     }
 
     /// The end of that collective after a failure; see [`Collective::abandon`].
-    pub fn abandon(&mut self) {
+    pub fn abandon(&self) {
         self.reducer.collective.abandon();
     }
 
@@ -243,13 +244,14 @@ impl Program {
         let phase = self.phase(self.global_step);
         let lr = self.schedule().at(self.global_step);
         let scale = self.updater.loss_scale.factor();
-        self.accumulate(microbatches, phase, stop, watch, &mut time)?;
+        let reduces = self.reducer.overlaps && !self.reducer.alone();
+        let under_way = self.accumulate(microbatches, phase, (stop, reduces), watch, &mut time)?;
         if !self.reducer.alone() {
             // What is waited for from here on is the others.
             self.collective().ready("all_reduce")?;
             time.lap(Stage::Backward);
         }
-        self.reducer.reduce(&self.gradients, phase.observe)?;
+        self.reducer.reduce(&self.gradients, under_way, phase.observe)?;
         time.lap(Stage::Reduce);
 
         let _guard = tch::no_grad_guard();
@@ -307,7 +309,7 @@ impl Program {
     pub fn watch_step(&mut self, microbatches: &[Microbatch], watch: &mut Watch) -> Result<(), OptimError> {
         self.executor.ensure_ranges(&self.weights)?;
         let phase = self.phase(self.global_step);
-        self.accumulate(microbatches, phase, false, Some(watch), &mut Stopwatch::start())
+        self.accumulate(microbatches, phase, (false, false), Some(watch), &mut Stopwatch::start()).map(drop)
     }
 
     /// What a recipe wants to be known before a step: ranges, and, where they freeze here, BatchNorm's statistics anew.
@@ -327,15 +329,16 @@ impl Program {
         }
     }
 
-    /// Gradients, statistics and loss of this rank's microbatches into the buffer that is reduced.
+    /// Gradients, statistics and loss of this rank's microbatches into the buffer that is reduced, and whether it is asked to
+    /// stop. With `reduces`, buckets leave while the last backward still runs; those are returned.
     fn accumulate(
         &mut self,
         microbatches: &[Microbatch],
         phase: Phase,
-        stop: bool,
+        (stop, reduces): (bool, bool),
         mut watch: Option<&mut Watch>,
         time: &mut Stopwatch,
-    ) -> Result<(), OptimError> {
+    ) -> Result<Vec<Box<dyn Pending>>, OptimError> {
         let qat = self.source.strategy.qat.as_ref();
         let mode = Mode {
             batch_stats: phase.batch_stats,
@@ -354,6 +357,7 @@ impl Program {
         self.gradients.clear()?;
         let factor = self.updater.loss_scale.factor() / self.reducer.sharing.microbatches as f64;
         let first = self.reducer.place().local_microbatches(self.reducer.sharing.microbatches).start;
+        let mut under_way = Vec::new();
         for (i, m) in microbatches.iter().enumerate() {
             let mode = Mode { draws: Some(self.draws((first + i) as u64)), ..mode };
             let (weights, record) = (&self.weights, &mut self.gradients.record);
@@ -362,9 +366,21 @@ impl Program {
             let logits = self.executor.forward(m.images, pass, watch)?;
             let loss = self.objective.of(distillation, &logits, m)?;
             time.lap(Stage::Forward);
-            let grads = Tensor::f_run_backward(&[loss.f_mul_scalar(factor)?], &wanted, false, false)?;
+            let scaled = loss.f_mul_scalar(factor)?;
+            let leaves = (reduces && i + 1 == microbatches.len()).then_some(&prepared.leaves);
+            let (buffer, collective) = (&mut self.gradients, &self.reducer.collective);
+            let departures =
+                leaves.map(|leaves| Departures::begin(leaves, buffer, collective)).transpose()?;
+            let grads = Tensor::f_run_backward(&[scaled], &wanted, false, false)?;
             let _guard = tch::no_grad_guard();
-            self.gradients.add(&grads)?;
+            match departures {
+                Some(departures) => {
+                    let names = self.weights.layout.trainable.iter().map(|slot| slot.name.clone());
+                    under_way = departures.end(names)?;
+                    self.gradients.add_scales(&grads)?;
+                }
+                None => self.gradients.add(&grads)?,
+            }
             if phase.batch_stats {
                 self.gradients.record.end_microbatch()?;
             }
@@ -375,7 +391,7 @@ impl Program {
         let _guard = tch::no_grad_guard();
         self.gradients.put(stop)?;
         time.lap(Stage::Backward);
-        Ok(())
+        Ok(under_way)
     }
 
     /// Key of what is left out at random in this microbatch of the global batch of this step.

@@ -2,14 +2,17 @@
 
 use super::gradient_buffer::GradientBuffer;
 use super::{OptimError, Sharing};
-use crate::collective::{Collective, CollectiveError, ReduceOp};
+use crate::collective::{Collective, Pending, ReduceOp};
 use crate::strategy::Rank;
+use std::sync::Arc;
 use tch::{Device, Tensor};
 
 /// A collective, and how its ranks share out a step.
 pub(super) struct Reducer {
-    pub collective: Box<dyn Collective>,
+    pub collective: Arc<dyn Collective>,
     pub sharing: Sharing,
+    /// Whether buckets leave while backward still runs: the same numbers, sooner.
+    pub overlaps: bool,
 }
 
 impl Reducer {
@@ -30,11 +33,21 @@ impl Reducer {
         if got == local { Ok(()) } else { Err(OptimError::LocalMicrobatches { place, got, all, local }) }
     }
 
-    /// Adds up what a step's microbatches gave, over all ranks; with `observed`, finds the largest values of all too.
-    pub fn reduce(&self, gradients: &GradientBuffer, observed: bool) -> Result<(), CollectiveError> {
-        gradients.reduce(&*self.collective)?;
-        if observed && gradients.record.maxima.numel() > 0 {
-            self.collective.all_reduce(&gradients.record.maxima, ReduceOp::Max)?;
+    /// Adds up what a step's microbatches gave, over all ranks, of which some is under way; with `observed`, finds the largest
+    /// values of all too.
+    pub fn reduce(
+        &self,
+        gradients: &GradientBuffer,
+        mut under_way: Vec<Box<dyn Pending>>,
+        observed: bool,
+    ) -> Result<(), OptimError> {
+        gradients.start_rest(&*self.collective, &mut under_way)?;
+        let maxima = &gradients.record.maxima;
+        if observed && maxima.numel() > 0 {
+            under_way.push(self.collective.start_all_reduce(maxima, ReduceOp::Max, Box::new(|| ()))?);
+        }
+        for call in under_way {
+            call.wait()?;
         }
         Ok(())
     }

@@ -74,7 +74,7 @@ pub fn time_all_reduce(
     let device = device(&generation);
     devices::make_current(device).map_err(|e| TrainError::Config(e.to_string()))?;
     tch::set_num_threads(plan.threads.max(1) as i32);
-    let mut collective = collective(session, address, patience, None)?;
+    let collective = collective(session, address, patience, None)?;
     let _doing = doing(Phase::Training);
     let mut report =
         report.filter(|_| generation.rank() == 0).map(|path| ReportFile::open(path, false)).transpose()?;

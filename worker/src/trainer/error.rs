@@ -239,6 +239,8 @@ mod tests {
             backend: "nccl",
             call: "all_reduce",
             rank: 1,
+            number: 3,
+            bytes: 64,
             cause,
             why: why.into(),
         };

@@ -10,6 +10,7 @@ mod eval;
 mod first;
 mod group;
 mod job;
+mod overlap;
 mod patience;
 mod progress;
 mod quantization;

@@ -3,6 +3,7 @@
 use super::best::Best;
 use super::group::{collective, device, sharding};
 use super::job::Job;
+use super::overlap::{OVERLAP, overlap};
 use super::patience::{PATIENCE, patience};
 use super::progress::Progress;
 use super::remainder::remainder;
@@ -207,6 +208,7 @@ impl<'a> Run<'a> {
         let optimizer = DistributedOptimizer::new(rule, strategy, collective)
             .schedule(schedule)
             .sharing(sharing(plan))
+            .overlap(overlap(std::env::var(OVERLAP).ok().as_deref())?)
             .loss_scale(loss_scale(plan))
             .clip_norm(config.optimizer.clip_grad_norm)
             .averaging(averaging)

@@ -1,12 +1,13 @@
 //! NCCL, non-blocking: every wait polls NCCL's state, the abort token and a deadline.
 //!
 //! Three layers: `sys` is the C interface, a table filled from a named file; `result` has checked answers; this module
-//! has groups. Work goes on CUDA's legacy default stream, where libtorch computes, so it is ordered after the kernels
-//! that make its input. A call returns when the device has done it.
+//! has groups. Their work goes on a stream of its own, beside CUDA's legacy default stream, where libtorch computes: a call is
+//! given to NCCL once the device has passed a mark that was set when the call was started, and is over when the device has done
+//! it, which the host waits for before it gives libtorch anything that reads the result.
 //!
-//! A group is used by one thread, and freed when that one is in no call, so nothing is aborted while a call is inside
-//! NCCL. It ends in one of two ways: [`Collective::finish`] finalizes it, which sends what slower peers still wait for; a
-//! group that failed, or is dropped unfinished, is aborted. Either may hang with the device: a thread of its own frees, and
+//! A group is used by one thread, its queue's, and freed by that one, which is then in no call, so nothing is aborted while a
+//! call is inside NCCL. It ends in one of two ways: [`Collective::finish`] finalizes it, which sends what slower peers still wait
+//! for; a group that failed, or is dropped unfinished, is aborted. Either may hang with the device: a thread of its own frees, and
 //! is left behind after [`FREE`].
 
 mod cause;
@@ -19,12 +20,16 @@ pub use library::{OVERRIDE as NCCL_VARIABLE, load as load_nccl};
 pub use place::Place;
 pub use result::Library as NcclLibrary;
 
-use super::error::Trouble;
-use super::{Abort, Cause, Collective, CollectiveError, ReduceOp, RendezvousStore, room_for_all};
+use super::error::{Trouble, Which};
+use super::queue::{Queue, Started};
+use super::{
+    Abort, Cause, Collective, CollectiveError, Entered, Pending, ReduceOp, RendezvousStore, bytes,
+    room_for_all,
+};
 use place::Side;
 use result::{Answer, Buffers, Handle, Refusal};
-use std::cell::{Cell, RefCell};
-use std::sync::{Arc, mpsc};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 use sys::{UNIQUE_ID_BYTES, UniqueId, datatype, operation};
 use tch::{Kind, Tensor};
@@ -46,19 +51,30 @@ const FREE: Duration = Duration::from_secs(5);
 
 /// A NCCL group of one GPU per rank.
 pub struct Nccl {
+    queue: Queue,
+    group: Arc<Group>,
+}
+
+/// What the queue's thread works with.
+struct Group {
     library: &'static NcclLibrary,
     /// None once it is freed.
-    comm: Option<Handle>,
+    comm: Mutex<Option<Handle>>,
     side: Arc<dyn Side>,
     abort: Abort,
     rank: usize,
     world_size: usize,
     timeout: Duration,
     /// A call has failed: nothing more can be asked of the group.
-    broken: Cell<bool>,
+    broken: AtomicBool,
+    /// It is given up: what is under way is to end.
+    given_up: AtomicBool,
     /// Tensors of a failed call, which may still be worked on until the group is freed.
-    kept: RefCell<Vec<Tensor>>,
+    kept: Mutex<Vec<Tensor>>,
 }
+
+/// What is started once the others are all that a call waits for.
+type Launch = Box<dyn FnOnce(&Group, Buffers, Handle) -> Result<Answer, Refusal> + Send>;
 
 /// Environment variable that overrides what is asked of NCCL: calls that return at once.
 const BLOCKING: &str = "NCCL_COMM_BLOCKING";
@@ -128,112 +144,150 @@ impl Nccl {
             },
         };
         not_blocking(std::env::var(BLOCKING).ok().as_deref()).map_err(failed)?;
-        let side = place::prepare(place, library).map_err(failed)?;
+        let side = place::prepare(place, library, rank).map_err(failed)?;
         side.enter().map_err(failed)?;
         let id = identifier(library, store, rank, timeout, abort).map_err(failed)?;
         if abort.is_tripped() {
             return Err(CollectiveError::Aborted { call: "connect", rank });
         }
         let (comm, answer) = library.join(id, rank, world_size);
-        let (broken, abort) = (Cell::new(false), abort.clone());
         // From here on it is freed when this returns early.
-        let kept = RefCell::default();
-        let group = Self { library, comm, side, abort, rank, world_size, timeout, broken, kept };
-        match group.settle("connect", answer) {
-            Ok(()) => Ok(group),
-            Err(CollectiveError::Failed { cause, why, .. }) => Err(failed(Trouble { cause, why })),
-            Err(e) => Err(e),
+        let group = Arc::new(Group {
+            library,
+            comm: Mutex::new(comm),
+            side,
+            abort: abort.clone(),
+            rank,
+            world_size,
+            timeout,
+            broken: AtomicBool::new(false),
+            given_up: AtomicBool::new(false),
+            kept: Mutex::default(),
+        });
+        match group.settle(Which { call: "connect", number: 0, bytes: 0 }, answer) {
+            Ok(()) => (),
+            Err(CollectiveError::Failed { cause, why, .. }) => return Err(failed(Trouble { cause, why })),
+            Err(e) => return Err(e),
         }
+        // Three waits of a call have the deadline: for this rank's device, for NCCL to take it, for the others.
+        let queue = Queue::new("nccl", rank, 3 * timeout + FREE).map_err(failed)?;
+        Ok(Self { queue, group })
+    }
+
+    /// Starts a call that reads `tensor` and writes `out`.
+    fn start(
+        &self,
+        call: &'static str,
+        (tensor, out): (&Tensor, &Tensor),
+        entered: Entered,
+        launch: Launch,
+    ) -> Result<Started<()>, CollectiveError> {
+        let group = Arc::clone(&self.group);
+        let datatype = datatype_of(tensor.kind()).filter(|_| tensor.is_contiguous());
+        let Some(datatype) = datatype.filter(|_| tensor.device() == group.side.device()) else {
+            let (kind, strides) = (format!("{:?} on {:?}", tensor.kind(), tensor.device()), tensor.stride());
+            return Err(CollectiveError::Tensor { call, kind, strides });
+        };
+        let which = self.queue.uncounted(call);
+        let behind = group.comm(which).and_then(|_| {
+            group.side.enter().map_err(|e| group.failed(which, e))?;
+            group.side.mark().map_err(|e| group.failed(which, e))
+        })?;
+        let (tensor, out) = (tensor.shallow_clone(), out.shallow_clone());
+        self.queue.start(call, bytes(&tensor), move |which, ready| {
+            let buffers =
+                Buffers { from: tensor.data_ptr(), to: out.data_ptr(), count: tensor.numel(), datatype };
+            let run = || {
+                let comm = group.comm(which)?;
+                group.side.enter().map_err(|e| group.failed(which, e))?;
+                group.wait(which, OWN_WORK, |_| group.side.passed(&behind))?;
+                ready();
+                entered();
+                group.settle(which, launch(&group, buffers, comm))?;
+                group.wait(which, OTHERS, |_| group.side.idle(comm))
+            };
+            run().inspect_err(|_| group.kept().extend([tensor, out]))
+        })
+    }
+}
+
+impl Group {
+    fn lock(&self) -> MutexGuard<'_, Option<Handle>> {
+        self.comm.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Vec<Tensor>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The call's error; the group is of no more use.
-    fn failed(&self, call: &'static str, trouble: impl Into<Trouble>) -> CollectiveError {
-        self.broken.set(true);
-        let Trouble { cause, why } = trouble.into();
-        CollectiveError::Failed { backend: "nccl", call, rank: self.rank, cause, why }
+    fn failed(&self, which: Which, trouble: impl Into<Trouble>) -> CollectiveError {
+        self.broken.store(true, Ordering::SeqCst);
+        which.failed("nccl", self.rank, trouble)
     }
 
     fn aborted(&self, call: &'static str) -> CollectiveError {
-        self.broken.set(true);
+        self.broken.store(true, Ordering::SeqCst);
         CollectiveError::Aborted { call, rank: self.rank }
     }
 
     /// The communicator, if it can still be used.
-    fn comm(&self, call: &'static str) -> Result<Handle, CollectiveError> {
+    fn comm(&self, which: Which) -> Result<Handle, CollectiveError> {
         if self.abort.is_tripped() {
-            return Err(self.aborted(call));
+            return Err(self.aborted(which.call));
         }
-        match self.comm {
-            Some(comm) if !self.broken.get() => Ok(comm),
+        match *self.lock() {
+            Some(comm) if !self.broken.load(Ordering::SeqCst) => Ok(comm),
             Some(_) => {
-                Err(self.failed(call, Trouble::new(Cause::Peers, "an earlier call of this group failed")))
+                Err(self.failed(which, Trouble::new(Cause::Peers, "an earlier call of this group failed")))
             }
-            None => Err(self.failed(call, Trouble::new(Cause::Own, "the group is finished"))),
+            None => Err(self.failed(which, Trouble::new(Cause::Own, "the group is finished"))),
         }
     }
 
-    /// Waits until `done` says so, watching NCCL's state, the abort token and the deadline, beyond which `late` is what
-    /// went wrong.
-    fn wait(
+    /// Waits until `done` says so, watching the abort token and the deadline, beyond which `late` is what went wrong.
+    fn patiently(
         &self,
-        call: &'static str,
+        which: Which,
         (cause, late): (Cause, &str),
-        mut done: impl FnMut(Answer) -> Result<bool, Trouble>,
+        mut done: impl FnMut() -> Result<bool, Trouble>,
     ) -> Result<(), CollectiveError> {
-        let comm = self.comm(call)?;
         let since = Instant::now();
         loop {
-            let state = self.library.state(comm).map_err(|e| self.failed(call, e))?;
-            if done(state).map_err(|e| self.failed(call, e))? {
+            if done().map_err(|e| self.failed(which, e))? {
                 return Ok(());
             }
             let waited = since.elapsed();
-            if self.abort.is_tripped() {
-                return Err(self.aborted(call));
+            if self.abort.is_tripped() || self.given_up.load(Ordering::SeqCst) {
+                return Err(self.aborted(which.call));
             }
             if waited > self.timeout {
                 let why = format!("{late} within {:.0} s", self.timeout.as_secs_f64());
-                return Err(self.failed(call, Trouble { cause, why }));
+                return Err(self.failed(which, Trouble { cause, why }));
             }
             std::thread::sleep((waited / 10).clamp(PAUSES[0], PAUSES[1]));
         }
     }
 
-    /// Waits until NCCL has taken a call.
-    fn settle(&self, call: &'static str, answer: Result<Answer, Refusal>) -> Result<(), CollectiveError> {
-        match answer.map_err(|e| self.failed(call, e))? {
-            Answer::Done => Ok(()),
-            Answer::InProgress => self.wait(call, OTHERS, |state| Ok(state == Answer::Done)),
-        }
-    }
-
-    /// Starts a call that reads `tensor` and writes `out`, and waits until it is done.
-    fn run(
+    /// The same, watching NCCL's state, too: for the thread that uses it.
+    fn wait(
         &self,
-        call: &'static str,
-        tensor: &Tensor,
-        out: &Tensor,
-        start: impl FnOnce(Buffers, Handle) -> Result<Answer, Refusal>,
+        which: Which,
+        late: (Cause, &str),
+        mut done: impl FnMut(Answer) -> Result<bool, Trouble>,
     ) -> Result<(), CollectiveError> {
-        let datatype = datatype_of(tensor.kind()).filter(|_| tensor.is_contiguous());
-        let Some(datatype) = datatype.filter(|_| tensor.device() == self.side.device()) else {
-            let (kind, strides) = (format!("{:?} on {:?}", tensor.kind(), tensor.device()), tensor.stride());
-            return Err(CollectiveError::Tensor { call, kind, strides });
-        };
-        let comm = self.comm(call)?;
-        self.side.enter().map_err(|e| self.failed(call, e))?;
-        let buffers =
-            Buffers { from: tensor.data_ptr(), to: out.data_ptr(), count: tensor.numel(), datatype };
-        let done = self.settle(call, start(buffers, comm));
-        let done = done.and_then(|()| self.wait(call, OTHERS, |_| self.side.idle(self.library, comm)));
-        if done.is_err() {
-            self.kept.borrow_mut().extend([tensor.shallow_clone(), out.shallow_clone()]);
-        }
-        done
+        let comm = self.comm(which)?;
+        self.patiently(which, late, || done(self.library.state(comm)?))
     }
-}
 
-impl Nccl {
+    /// Waits until NCCL has taken a call.
+    fn settle(&self, which: Which, answer: Result<Answer, Refusal>) -> Result<(), CollectiveError> {
+        match answer.map_err(|e| self.failed(which, e))? {
+            Answer::Done => Ok(()),
+            Answer::InProgress => self.wait(which, OTHERS, |state| Ok(state == Answer::Done)),
+        }
+    }
+
     /// Has `free` run on a thread of its own, on this group's device; none if it does not come back in time.
     fn release<T: Send + 'static>(
         &self,
@@ -249,6 +303,42 @@ impl Nccl {
         let started = std::thread::Builder::new().name("nccl-free".into()).spawn(run);
         started.ok().and_then(|_| freed.recv_timeout(FREE).ok())
     }
+
+    /// The orderly end.
+    fn finish(&self, which: Which) -> Result<(), CollectiveError> {
+        let Some(comm) = *self.lock() else { return Ok(()) };
+        self.comm(which)?;
+        self.side.enter().map_err(|e| self.failed(which, e))?;
+        self.settle(which, self.library.finalize(comm))?;
+        *self.lock() = None;
+        let destroy = Which { call: "destroy", ..which };
+        let late = || {
+            let why = format!("NCCL did not come back within {} s", FREE.as_secs());
+            self.failed(destroy, Trouble::new(Cause::Own, why))
+        };
+        let freed = self.release(move |library| library.destroy(comm)).ok_or_else(late)?;
+        freed.map_err(|e| self.failed(destroy, e))
+    }
+
+    /// The end after a failure, where no call is inside NCCL.
+    fn free(&self) {
+        let Some(comm) = self.lock().take() else { return };
+        if self.release(move |library| library.abort(comm)).is_none() {
+            tracing::warn!(
+                "rank {}: NCCL does not come back from ncclCommAbort within {} s: the GPU or its driver hangs",
+                self.rank,
+                FREE.as_secs()
+            );
+            // It may still work on them.
+            std::mem::forget(std::mem::take(&mut *self.kept()));
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.free();
+    }
 }
 
 impl Drop for Nccl {
@@ -257,85 +347,91 @@ impl Drop for Nccl {
     }
 }
 
+/// Nobody is to be told.
+fn silent() -> Entered {
+    Box::new(|| ())
+}
+
 impl Collective for Nccl {
     fn rank(&self) -> usize {
-        self.rank
+        self.group.rank
     }
 
     fn world_size(&self) -> usize {
-        self.world_size
+        self.group.world_size
     }
 
     fn ready(&self, call: &'static str) -> Result<(), CollectiveError> {
-        let comm = self.comm(call)?;
-        self.side.enter().map_err(|e| self.failed(call, e))?;
-        self.wait(call, OWN_WORK, |_| self.side.idle(self.library, comm))
+        let (group, which) = (&self.group, self.queue.uncounted(call));
+        group.comm(which)?;
+        group.side.enter().map_err(|e| group.failed(which, e))?;
+        group.patiently(which, OWN_WORK, || group.side.quiet())
     }
 
     fn all_reduce(&self, tensor: &Tensor, op: ReduceOp) -> Result<(), CollectiveError> {
+        self.start_all_reduce(tensor, op, silent())?.wait().map(drop)
+    }
+
+    fn start_all_reduce(
+        &self,
+        tensor: &Tensor,
+        op: ReduceOp,
+        entered: Entered,
+    ) -> Result<Box<dyn Pending>, CollectiveError> {
         let op = match op {
             ReduceOp::Sum => operation::SUM,
             ReduceOp::Max => operation::MAX,
         };
-        let stream = self.side.stream();
-        self.run("all_reduce", tensor, tensor, |buffers, comm| {
-            // SAFETY: the tensor's memory, where the rank computes; `run` waits for the end of the work, or keeps the
-            // memory until the group is freed.
-            unsafe { self.library.all_reduce(buffers, op, comm, stream) }
-        })
+        let launch = Box::new(move |group: &Group, buffers, comm| {
+            // SAFETY: the tensor's memory, where the rank computes; the call keeps it until the work is done, or the group
+            // until it is freed.
+            unsafe { group.library.all_reduce(buffers, op, comm, group.side.stream()) }
+        });
+        Ok(Box::new(self.start("all_reduce", (tensor, tensor), entered, launch)?))
     }
 
     fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<(), CollectiveError> {
-        let stream = self.side.stream();
-        self.run("broadcast", tensor, tensor, |buffers, comm| {
+        let launch = Box::new(move |group: &Group, buffers, comm| {
             // SAFETY: as above.
-            unsafe { self.library.broadcast(buffers, root, comm, stream) }
-        })
+            unsafe { group.library.broadcast(buffers, root, comm, group.side.stream()) }
+        });
+        self.start("broadcast", (tensor, tensor), silent(), launch)?.result().map(drop)
     }
 
     fn all_gather(&self, tensor: &Tensor) -> Result<Vec<Tensor>, CollectiveError> {
-        let call = "all_gather";
-        let out = room_for_all(tensor, self.world_size).map_err(|e| self.failed(call, e))?;
-        let stream = self.side.stream();
-        self.run(call, tensor, &out, |buffers, comm| {
+        let which = self.queue.uncounted("all_gather");
+        let failed = |e: tch::TchError| self.group.failed(which, e);
+        let out = room_for_all(tensor, self.group.world_size).map_err(failed)?;
+        let launch = Box::new(|group: &Group, buffers, comm| {
             // SAFETY: as above; `out` holds as many tensors as there are ranks.
-            unsafe { self.library.all_gather(buffers, comm, stream) }
-        })?;
-        out.f_unbind(0).map_err(|e| self.failed(call, e))
+            unsafe { group.library.all_gather(buffers, comm, group.side.stream()) }
+        });
+        self.start(which.call, (tensor, &out), silent(), launch)?.result()?;
+        out.f_unbind(0).map_err(failed)
     }
 
     fn barrier(&self) -> Result<(), CollectiveError> {
-        let one = Tensor::f_zeros([1], (Kind::Float, self.side.device()));
-        self.all_reduce(&one.map_err(|e| self.failed("barrier", e))?, ReduceOp::Sum)
+        let failed = |e: tch::TchError| self.group.failed(self.queue.uncounted("barrier"), e);
+        let one = Tensor::f_zeros([1], (Kind::Float, self.group.side.device())).map_err(failed)?;
+        self.all_reduce(&one, ReduceOp::Sum)
     }
 
-    fn finish(&mut self) -> Result<(), CollectiveError> {
-        let call = "finalize";
-        let Some(comm) = self.comm else { return Ok(()) };
-        self.comm(call)?;
-        self.side.enter().map_err(|e| self.failed(call, e))?;
-        self.settle(call, self.library.finalize(comm))?;
-        self.comm = None;
-        let late = || {
-            let why = format!("NCCL did not come back within {} s", FREE.as_secs());
-            self.failed("destroy", Trouble::new(Cause::Own, why))
-        };
-        let freed = self.release(move |library| library.destroy(comm)).ok_or_else(late)?;
-        freed.map_err(|e| self.failed("destroy", e))
+    fn finish(&self) -> Result<(), CollectiveError> {
+        self.queue.usable("finalize")?;
+        let group = Arc::clone(&self.group);
+        self.queue.start_uncounted("finalize", move |which| group.finish(which))?.result().map(drop)
     }
 
-    /// A kernel that waits for a rank which is gone holds up the stream that everything else is computed on.
-    fn abandon(&mut self) {
-        // This thread is the only user, and is in no call.
-        let Some(comm) = self.comm.take() else { return };
-        if self.release(move |library| library.abort(comm)).is_none() {
-            tracing::warn!(
-                "rank {}: NCCL does not come back from ncclCommAbort within {} s: the GPU or its driver hangs",
-                self.rank,
-                FREE.as_secs()
-            );
-            // It may still work on them.
-            std::mem::forget(self.kept.take());
+    /// A kernel that waits for a rank which is gone holds up the device that everything else is computed on.
+    fn abandon(&self) {
+        self.group.given_up.store(true, Ordering::SeqCst);
+        let group = Arc::clone(&self.group);
+        let freeing = self.queue.start_uncounted("abandon", move |_| {
+            group.free();
+            Ok(())
+        });
+        if let Err(e) = freeing.and_then(|freeing| freeing.within(2 * FREE).result()) {
+            tracing::warn!("{e}");
         }
     }
 }

@@ -183,6 +183,12 @@ impl Library {
         self.table.stand_in_query.map(|query| unsafe { query(comm.0) } == 0)
     }
 
+    /// Whether a stand-in's device has done what this rank gave it besides collectives.
+    pub(super) fn stand_in_quiet(&self, rank: usize) -> Option<bool> {
+        // SAFETY: it takes any number.
+        self.table.stand_in_quiet.map(|quiet| unsafe { quiet(rank as c_int) } == 0)
+    }
+
     /// # Safety
     /// The buffers lie where the communicator's rank computes, are as large as the call needs, and stay until the work
     /// on `stream` is done. So for the other two.

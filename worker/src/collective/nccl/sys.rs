@@ -106,6 +106,8 @@ macro_rules! table {
             $(pub $field: unsafe extern "C" fn($($type),*) -> $answer,)*
             /// What a stand-in has besides: whether the communicator's work on host memory is done (0), goes on (1).
             pub stand_in_query: Option<unsafe extern "C" fn(Comm) -> c_int>,
+            /// And whether a rank's device has done what it was given besides (0), or does not end it (1).
+            pub stand_in_quiet: Option<unsafe extern "C" fn(c_int) -> c_int>,
         }
 
         impl Table {
@@ -122,6 +124,7 @@ macro_rules! table {
                     Ok(Self {
                         $($field: *library.get($symbol.as_bytes())?,)*
                         stand_in_query: library.get(b"octrain_stand_in_query").ok().map(|s| *s),
+                        stand_in_quiet: library.get(b"octrain_stand_in_quiet").ok().map(|s| *s),
                     })
                 }
             }

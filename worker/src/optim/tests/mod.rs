@@ -2,6 +2,7 @@
 
 mod failed;
 mod fused;
+mod overlap;
 
 use super::*;
 use crate::collective::Local;
