@@ -8,6 +8,7 @@ use super::{
 };
 use crate::native::{self, NativeError, says_no_memory};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use tch::{Kind, Tensor};
@@ -151,6 +152,8 @@ extern "C" fn store_remove(c: *mut c_void, k: *const u8, kl: usize, was: *mut bo
 /// The C++ group and what it refers to.
 struct Group {
     raw: *mut RawGroup,
+    /// A call has failed: its connections are of no more use.
+    broken: AtomicBool,
     context: *mut Context,
 }
 
@@ -190,7 +193,7 @@ impl Group {
             ))
         };
         match made {
-            Ok(()) => Ok(Self { raw, context }),
+            Ok(()) => Ok(Self { raw, broken: AtomicBool::new(false), context }),
             Err(e) => {
                 // SAFETY: made above; no group refers to it.
                 drop(unsafe { Box::from_raw(context) });
@@ -308,13 +311,21 @@ impl Gloo {
         let (group, abort, rank) = (Arc::clone(&self.group), self.abort.clone(), self.rank);
         let held = tensor.shallow_clone();
         self.queue.start(call, bytes(tensor), move |which: Which, ready| {
+            let failed = |trouble| match abort.is_tripped() {
+                true => CollectiveError::Aborted { call, rank },
+                false => which.failed("gloo", rank, trouble),
+            };
+            // What stood behind a call that failed is not begun: the others wait for nobody in it.
+            if group.broken.load(Ordering::SeqCst) {
+                return Err(failed(Trouble::new(Cause::Peers, "an earlier call of this group failed")));
+            }
             ready();
             entered();
             // SAFETY: the C++ function answers null or a message from malloc.
             let done = unsafe { native::check(f(group.raw, held.as_ptr().cast())) };
-            done.map_err(|e| match abort.is_tripped() {
-                true => CollectiveError::Aborted { call, rank },
-                false => which.failed("gloo", rank, of_words(e.0)),
+            done.map_err(|e| {
+                group.broken.store(true, Ordering::SeqCst);
+                failed(of_words(e.0))
             })
         })
     }
@@ -385,6 +396,15 @@ impl Collective for Gloo {
     fn barrier(&self) -> Result<(), CollectiveError> {
         let one = Tensor::f_zeros([1], (Kind::Float, tch::Device::Cpu));
         self.all_reduce(&one.map_err(|e| self.own("barrier", e))?, ReduceOp::Sum)
+    }
+
+    /// Ends what still reads and writes tensors of this rank.
+    fn abandon(&self) {
+        self.group.broken.store(true, Ordering::SeqCst);
+        if self.queue.busy() {
+            self.group.abort();
+            self.queue.settle();
+        }
     }
 }
 

@@ -52,6 +52,14 @@ impl Queue {
         self.shared.open.load(Ordering::SeqCst) > 0
     }
 
+    /// Waits until no call is under way, as after an abort; no longer than a call takes.
+    pub fn settle(&self) {
+        let until = Instant::now() + self.longest;
+        while self.busy() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// A call that is not counted, and comes after those that were started.
     pub fn uncounted(&self, call: &'static str) -> Which {
         Which { call, number: 0, bytes: 0 }
@@ -113,9 +121,11 @@ impl Queue {
             // Whoever has left it does not listen.
             drop(tell.send((done, wire)));
         };
-        self.shared.open.fetch_add(1, Ordering::SeqCst);
+        let ahead = self.shared.open.fetch_add(1, Ordering::SeqCst);
         let sent = jobs.as_ref().is_some_and(|jobs| jobs.send(Box::new(job)).is_ok());
-        let (backend, rank, longest) = (self.backend, self.rank, self.longest);
+        // Those that are not over yet have their turns before it.
+        let longest = self.longest * (ahead as u32 + 1);
+        let (backend, rank) = (self.backend, self.rank);
         let shared = Arc::clone(&self.shared);
         match sent {
             true => Ok(Started { backend, rank, which, longest, told, waited: false, shared }),
@@ -131,11 +141,18 @@ impl Queue {
 const GONE: &str = "the thread that makes the calls of this group is gone";
 
 impl Drop for Queue {
-    /// Whoever drops it while it is busy has cut off what it waits for.
+    /// Whoever drops it while it is busy has cut off what it waits for. A thread that does not come back is left behind.
     fn drop(&mut self) {
         self.jobs.get_mut().unwrap_or_else(PoisonError::into_inner).0 = None;
-        let thread = self.thread.take().filter(|_| !self.shared.left.load(Ordering::SeqCst) || !self.busy());
-        drop(thread.map(JoinHandle::join));
+        let Some(thread) = self.thread.take() else { return };
+        let until = Instant::now() + self.longest;
+        while !thread.is_finished() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        match thread.is_finished() {
+            true => drop(thread.join()),
+            false => tracing::warn!("rank {}: {}'s thread does not come back and is left", self.rank, self.backend),
+        }
     }
 }
 

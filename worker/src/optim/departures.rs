@@ -4,6 +4,7 @@
 use super::OptimError;
 use super::buckets::Bucket;
 use super::gradient_buffer::GradientBuffer;
+use super::reducer::cause;
 use crate::collective::{Collective, Pending, ReduceOp};
 use crate::exec::ExecError;
 use crate::native::on_gradient;
@@ -116,7 +117,7 @@ impl Departures {
     pub fn end(self, names: impl Iterator<Item = String>) -> Result<Vec<Box<dyn Pending>>, OptimError> {
         let mut state = lock(&self.0);
         if let Some(e) = state.failed.take() {
-            return Err(e);
+            return Err(cause(std::mem::take(&mut state.under_way), e));
         }
         match names.zip(&state.awaited).find(|(_, awaited)| awaited.is_some()) {
             Some((name, _)) => {
@@ -129,8 +130,12 @@ impl Departures {
 }
 
 impl Drop for Departures {
-    /// After a backward that failed, nobody waits for what has left.
+    /// After a backward that failed, nobody waits for what has left; it is cut off, so that nothing works on the buffer any more.
     fn drop(&mut self) {
-        lock(&self.0).under_way.clear();
+        let mut state = lock(&self.0);
+        if !state.under_way.is_empty() {
+            state.under_way.clear();
+            state.collective.abandon();
+        }
     }
 }

@@ -7,7 +7,7 @@ use super::gradient_buffer::GradientBuffer;
 use super::loss_scale::LossScale;
 use super::objective::Objective;
 use super::quantization::Quantization;
-use super::reducer::Reducer;
+use super::reducer::{Reducer, cause};
 use super::rule::Loss;
 use super::schedule::LearningRate;
 use super::source::Source;
@@ -248,7 +248,9 @@ impl Program {
         let under_way = self.accumulate(microbatches, phase, (stop, reduces), watch, &mut time)?;
         if !self.reducer.alone() {
             // What is waited for from here on is the others.
-            self.collective().ready("all_reduce")?;
+            if let Err(e) = self.collective().ready("all_reduce") {
+                return Err(cause(under_way, e.into()));
+            }
             time.lap(Stage::Backward);
         }
         self.reducer.reduce(&self.gradients, under_way, phase.observe)?;

@@ -7,6 +7,15 @@ use crate::strategy::Rank;
 use std::sync::Arc;
 use tch::{Device, Tensor};
 
+/// Why a call was refused: where one before it has failed, that one's error, which says what happened.
+pub(super) fn cause(under_way: Vec<Box<dyn Pending>>, refused: OptimError) -> OptimError {
+    if !matches!(refused, OptimError::Collective(_)) {
+        return refused;
+    }
+    let first = under_way.into_iter().find_map(|call| call.wait().err());
+    first.map_or(refused, OptimError::from)
+}
+
 /// A collective, and how its ranks share out a step.
 pub(super) struct Reducer {
     pub collective: Arc<dyn Collective>,
@@ -41,13 +50,25 @@ impl Reducer {
         mut under_way: Vec<Box<dyn Pending>>,
         observed: bool,
     ) -> Result<(), OptimError> {
-        gradients.start_rest(&*self.collective, &mut under_way)?;
-        let maxima = &gradients.record.maxima;
-        if observed && maxima.numel() > 0 {
-            under_way.push(self.collective.start_all_reduce(maxima, ReduceOp::Max, Box::new(|| ()))?);
+        if let Err(e) = self.start_rest(gradients, &mut under_way, observed) {
+            return Err(cause(under_way, e));
         }
         for call in under_way {
             call.wait()?;
+        }
+        Ok(())
+    }
+
+    fn start_rest(
+        &self,
+        gradients: &GradientBuffer,
+        under_way: &mut Vec<Box<dyn Pending>>,
+        observed: bool,
+    ) -> Result<(), OptimError> {
+        gradients.start_rest(&*self.collective, under_way)?;
+        let maxima = &gradients.record.maxima;
+        if observed && maxima.numel() > 0 {
+            under_way.push(self.collective.start_all_reduce(maxima, ReduceOp::Max, Box::new(|| ()))?);
         }
         Ok(())
     }

@@ -26,7 +26,7 @@ pub struct Place {
 impl Program {
     /// Goes on with other ranks, of which this is one. All else is as it was: a step that failed has changed nothing.
     pub fn regroup(&mut self, collective: Box<dyn Collective>) {
-        self.reducer.collective = collective;
+        self.reducer.collective = collective.into();
     }
 
     /// Where it stands.

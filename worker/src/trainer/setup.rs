@@ -179,6 +179,7 @@ impl<'a> Run<'a> {
     ) -> Result<Self, TrainError> {
         let (plan, generation) = (session.plan(), session.generation());
         let patience = patience(std::env::var(PATIENCE).ok().as_deref())?;
+        let overlap = overlap(std::env::var(OVERLAP).ok().as_deref())?;
         // Before anything is allocated: this is the one thread that calls CUDA besides libtorch's own.
         let config_error = |e: native::NativeError| TrainError::Config(e.to_string());
         devices::make_current(device(&generation)).map_err(config_error)?;
@@ -208,7 +209,7 @@ impl<'a> Run<'a> {
         let optimizer = DistributedOptimizer::new(rule, strategy, collective)
             .schedule(schedule)
             .sharing(sharing(plan))
-            .overlap(overlap(std::env::var(OVERLAP).ok().as_deref())?)
+            .overlap(overlap)
             .loss_scale(loss_scale(plan))
             .clip_norm(config.optimizer.clip_grad_norm)
             .averaging(averaging)

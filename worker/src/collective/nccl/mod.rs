@@ -206,7 +206,13 @@ impl Nccl {
                 group.settle(which, launch(&group, buffers, comm))?;
                 group.wait(which, OTHERS, |_| group.side.idle(comm))
             };
-            run().inspect_err(|_| group.kept().extend([tensor, out]))
+            run().inspect_err(|e| {
+                group.kept().extend([tensor, out]);
+                // At once: whoever started it may be in a backward that waits for the device.
+                if matches!(e, CollectiveError::Aborted { .. }) {
+                    group.free();
+                }
+            })
         })
     }
 }
