@@ -168,10 +168,18 @@ static __device__ void apply(const typename K::Word* x, const float* gain, const
   if (last) raise(second, last, block);
 }
 
-// The gradients behind a mask: zeros where none passes.
+// The gradients behind a mask, two added up where there are two: zeros where none passes.
 template <typename K, bool WIDE>
-static __device__ Eight<K> masked(const typename K::Word* dy, const unsigned char* bits, i64 i, int left) {
+static __device__ Eight<K> masked(const typename K::Word* dy, const typename K::Word* other, const unsigned char* bits,
+                                  i64 i, int left) {
   Eight<K> e = load<K, WIDE>(dy + i, left);
+  if (other) {
+    const Eight<K> more = load<K, WIDE>(other + i, left);
+    float f[PER_THREAD];
+#pragma unroll
+    for (int k = 0; k < PER_THREAD; ++k) f[k] = __fadd_rn(K::widen(e.get(k)), K::widen(more.get(k)));
+    e.narrow(f);
+  }
   if (bits) {
     // A row that is no whole eights begins anywhere in a byte.
     u32 keep = bits[i / PER_THREAD];
@@ -247,9 +255,9 @@ static __device__ void statistics(const typename K::Word* x, float* shift, float
   }
 }
 
-// Sums of dz and of dz (x - mean); dz and dz times gain to memory, where that is wanted.
+// Sums of dz and of dz (x - mean); dz and dz times gain to memory, where that is wanted. `other` is added to dy, if it is not null.
 template <typename K, bool WIDE>
-static __device__ void sums(const typename K::Word* dy, const unsigned char* bits, const typename K::Word* x,
+static __device__ void sums(const typename K::Word* dy, const typename K::Word* other, const unsigned char* bits, const typename K::Word* x,
                             const float* mean, const float* gain, typename K::Word* dz, typename K::Word* dx,
                             float* partial, const Pieces& p, float* all) {
   const int group = threadIdx.x % p.width, lane = threadIdx.x / p.width, lanes = THREADS / p.width;
@@ -266,7 +274,7 @@ static __device__ void sums(const typename K::Word* dy, const unsigned char* bit
       for (i64 row = chunk * p.chunk + lane; row < end; row += lanes) {
         const i64 i = row * p.channels + channel;
         const Eight<K> v = load<K, WIDE>(x + i, left);
-        Eight<K> g = masked<K, WIDE>(dy, bits, i, left);
+        const Eight<K> g = masked<K, WIDE>(dy, other, bits, i, left);
         if (dz) store<K, WIDE>(dz + i, left, g);
 #pragma unroll
         for (int k = 0; k < PER_THREAD; ++k) {
@@ -300,7 +308,7 @@ static __device__ void backward(const typename K::Word* dy, const unsigned char*
   ByChannel<WIDE> m, a, b, d;
   for (; i < n; i += threads * PER_THREAD) {
     const int left = WIDE || n - i > PER_THREAD ? PER_THREAD : (int)(n - i);
-    const Eight<K> v = load<K, WIDE>(x + i, left), g = masked<K, WIDE>(dy, bits, i, left);
+    const Eight<K> v = load<K, WIDE>(x + i, left), g = masked<K, WIDE>(dy, nullptr, bits, i, left);
     Eight<K> made;
     float all[PER_THREAD];
     if (channel != held) {
@@ -421,13 +429,13 @@ extern "C" __global__ void LAUNCHED_WITH(THREADS)
          : apply<K, false>(x, gain, bias, residual, y, bits, normed, last, scales, n, channels, o, block);            \
   }                                                                                                                   \
   extern "C" __global__ void THREE_BLOCKS chain_sums_##name(                                                \
-      const K::Word* __restrict__ dy, const unsigned char* __restrict__ bits, const K::Word* __restrict__ x, const float* __restrict__ mean, const float* __restrict__ gain,           \
+      const K::Word* __restrict__ dy, const K::Word* __restrict__ other, const unsigned char* __restrict__ bits, const K::Word* __restrict__ x, const float* __restrict__ mean, const float* __restrict__ gain,           \
       K::Word* __restrict__ dz, K::Word* __restrict__ dx, float* __restrict__ partial, int wide, i64 rows, i64 channels, i64 tiles, i64 width, i64 chunks,   \
       i64 chunk) {                                                                                                    \
     __shared__ float all[2 * PER_THREAD * THREADS];                                                                   \
     const Pieces p = {rows, channels, tiles, width, chunks, chunk};                                                   \
-    wide ? sums<K, true>(dy, bits, x, mean, gain, dz, dx, partial, p, all)                                            \
-         : sums<K, false>(dy, bits, x, mean, gain, dz, dx, partial, p, all);                                          \
+    wide ? sums<K, true>(dy, other, bits, x, mean, gain, dz, dx, partial, p, all)                                     \
+         : sums<K, false>(dy, other, bits, x, mean, gain, dz, dx, partial, p, all);                                   \
   }                                                                                                                   \
   extern "C" __global__ void THREE_BLOCKS chain_backward_##name(                                            \
       const K::Word* __restrict__ dy, const unsigned char* __restrict__ bits, const K::Word* __restrict__ x, const float* __restrict__ mean, const float* __restrict__ gain,           \

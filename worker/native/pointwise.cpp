@@ -1,7 +1,8 @@
 // Normalisation, sum, activation and fake quantization of channels-last tensors as one autograd operator; see pointwise.h.
 //
 // Forward reads x twice where the statistics are the batch's, once elsewhere, and leaves one bit an element for backward,
-// which reads x and dy twice, or once. Here is the CPU's way; pointwise_gpu.cpp has the one of GPUs.
+// which reads x and dy twice, or once. A value with two readers is handed out twice: so the two gradients come apart, and are
+// added where they are read, not by autograd in a pass of its own. Here is the CPU's way; pointwise_gpu.cpp has the one of GPUs.
 #include "pointwise_run.h"
 
 #include <ATen/Parallel.h>
@@ -176,18 +177,27 @@ Forward run_forward(const at::Tensor& x, const OctrainPointwise& o, const Given&
   return made;
 }
 
-// `bits`, `mean`, `inverse`: not defined where there is no mask, no normalisation. Without one dx and dresidual are dz.
-Gradients run_backward(const at::Tensor& dy, const OctrainPointwise& o, const at::Tensor& x, const at::Tensor& bits,
-                       const at::Tensor& gamma, const at::Tensor& mean, const at::Tensor& inverse, bool residual) {
-  if (dy.device().is_cuda() || o.emulated) return octrain_chain_gradients_on_gpu(dy, o, x, bits, gamma, mean, inverse, residual);
+// `bits`, `mean`, `inverse`: not defined where there is no mask, no normalisation. Without one dx and dresidual are dz. `other`:
+// a second gradient of y, not defined where there is none.
+Gradients run_backward(const at::Tensor& dy, const at::Tensor& other, const OctrainPointwise& o, const at::Tensor& x,
+                       const at::Tensor& bits, const at::Tensor& gamma, const at::Tensor& mean,
+                       const at::Tensor& inverse, bool residual) {
+  const bool norm = o.statistics != kOctrainNoNorm, batch = o.statistics == kOctrainBatch;
+  if (!norm && other.defined()) {
+    return run_backward(dy + other, at::Tensor(), o, x, bits, gamma, mean, inverse, residual);
+  }
+  if (dy.device().is_cuda() || o.emulated) {
+    return octrain_chain_gradients_on_gpu(dy, other, o, x, bits, gamma, mean, inverse, residual);
+  }
   Gradients made;
   const Pieces p(dy);
   const int kind = octrain_chain_kind(dy);
   const uint8_t* mask = bits.defined() ? static_cast<const uint8_t*>(bits.const_data_ptr()) : nullptr;
   const auto mask_at = [&](int64_t begin) { return mask ? mask + begin / 8 : nullptr; };
-  const bool norm = o.statistics != kOctrainNoNorm, batch = o.statistics == kOctrainBatch;
+  // Whether dz is written down: where somebody else wants it, and where reading it again is less than making it again.
+  const bool writes = other.defined() || (mask && (residual || !norm));
   at::Tensor dz = dy;
-  if (mask && (residual || !norm)) dz = at::empty_like(dy);
+  if (writes) dz = at::empty_like(dy);
   if (!norm) {
     if (mask) {
       p.each([&](int64_t piece, int64_t begin) {
@@ -202,10 +212,9 @@ Gradients run_backward(const at::Tensor& dy, const OctrainPointwise& o, const at
   const float* r = inverse.const_data_ptr<float>();
   const Pattern means(p, [&](int64_t c) { return m[c]; }), gain(p, [&](int64_t c) { return w[c] * r[c]; });
   made.x = at::empty_like(x);
-  const bool writes = residual && mask;
   const Sums all(p, [&](int64_t piece, int64_t begin, float* sum, float* product) {
-    octrain_pointwise_loops().sums[kind](p.of(piece), octrain_at(dy, begin), mask_at(begin), octrain_at(x, begin), means.data(),
-                       writes ? octrain_at(dz, begin) : nullptr, batch ? nullptr : octrain_at(made.x, begin), gain.data(),
+    octrain_pointwise_loops().sums[kind](p.of(piece), octrain_at(dy, begin), other.defined() ? octrain_at(other, begin) : nullptr,
+                       mask_at(begin), octrain_at(x, begin), means.data(), writes ? octrain_at(dz, begin) : nullptr, batch ? nullptr : octrain_at(made.x, begin), gain.data(),
                        sum, product);
   });
   made.beta = at::empty_like(gamma);
@@ -231,16 +240,20 @@ Gradients run_backward(const at::Tensor& dy, const OctrainPointwise& o, const at
 struct Pointwise : public torch::autograd::Function<Pointwise> {
   using Maybe = std::optional<at::Tensor>;
 
-  static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& input, const Maybe& residual,
-                            const Maybe& gamma, const Maybe& beta, const OctrainPointwise* options, const Given* given,
-                            bool differentiate) {
+  // y; where it is handed out twice, y and another tensor of the same memory, each with a gradient of its own.
+  static torch::autograd::variable_list forward(torch::autograd::AutogradContext* ctx, const at::Tensor& input,
+                                                const Maybe& residual, const Maybe& gamma, const Maybe& beta,
+                                                const OctrainPointwise* options, const Given* given, bool differentiate,
+                                                bool twice) {
     const OctrainPointwise o = *options;
     const at::Tensor x = octrain_channels_last(input);
     const at::Tensor other = residual ? octrain_channels_last(*residual) : at::Tensor();
     Given g = *given;
     if (g.residual) g.residual = &other;
     Forward made = run_forward(x, o, g, differentiate);
-    if (!differentiate) return made.y;
+    if (!differentiate) return {made.y};
+    // A handle that nobody has used has no gradient, instead of one of zeros.
+    ctx->set_materialize_grads(false);
     const bool norm = o.statistics != kOctrainNoNorm;
     ctx->saved_data["options"] = std::string(reinterpret_cast<const char*>(&o), sizeof(o));
     ctx->saved_data["residual"] = g.residual != nullptr;
@@ -250,7 +263,8 @@ struct Pointwise : public torch::autograd::Function<Pointwise> {
     } else {
       ctx->save_for_backward({made.bits});
     }
-    return made.y;
+    if (twice) return {made.y, made.y.tensor_data()};
+    return {made.y};
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
@@ -261,13 +275,16 @@ struct Pointwise : public torch::autograd::Function<Pointwise> {
     const std::string saved = ctx->saved_data["options"].toStringRef();
     memcpy(&o, saved.data(), sizeof(o));
     Gradients made;
+    grads.resize(2);
+    if (!grads[0].defined()) std::swap(grads[0], grads[1]);
     if (grads[0].defined()) {
+      const at::Tensor other = grads[1].defined() ? octrain_channels_last(grads[1]) : at::Tensor();
       torch::autograd::variable_list kept = ctx->get_saved_variables();
       kept.resize(5);
-      made = run_backward(octrain_channels_last(grads[0]), o, kept[1], kept[0], kept[2], kept[3], kept[4],
+      made = run_backward(octrain_channels_last(grads[0]), other, o, kept[1], kept[0], kept[2], kept[3], kept[4],
                           ctx->saved_data["residual"].toBool());
     }
-    return {made.x, made.residual, made.gamma, made.beta, at::Tensor(), at::Tensor(), at::Tensor()};
+    return {made.x, made.residual, made.gamma, made.beta, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
 
@@ -275,10 +292,10 @@ struct Pointwise : public torch::autograd::Function<Pointwise> {
 
 extern "C" {
 
-// y. `x`: [N, C, H, W]; `residual`: of its shape and type. `gamma`, `beta`: FP32 [C]; `mean`, `var`: FP32 [C], read
+// y. `second`: null, or gets y once more, for another reader, where there are gradients (else null). `x`: [N, C, H, W]; `residual`: of its shape and type. `gamma`, `beta`: FP32 [C]; `mean`, `var`: FP32 [C], read
 // where the statistics are running ones, written where they are the batch's. Pointers of parts that a chain lacks are null.
 // `normed`, `last`: FP32 [2], raised by what observers see behind the normalisation and before the quantizer, or null.
-char* octrain_pointwise(at::Tensor** out, const at::Tensor* x, const at::Tensor* residual, const at::Tensor* gamma,
+char* octrain_pointwise(at::Tensor** out, at::Tensor** second, const at::Tensor* x, const at::Tensor* residual, const at::Tensor* gamma,
                         const at::Tensor* beta, const at::Tensor* mean, const at::Tensor* var, const at::Tensor* scale,
                         const at::Tensor* normed, const at::Tensor* last, const OctrainPointwise* options) {
   return octrain_guard([&] {
@@ -308,8 +325,10 @@ char* octrain_pointwise(at::Tensor** out, const at::Tensor* x, const at::Tensor*
     const auto wants = [](const at::Tensor* t) { return t && t->requires_grad(); };
     const bool differentiate =
         at::GradMode::is_enabled() && (wants(x) || wants(residual) || wants(gamma) || wants(beta));
-    *out = new at::Tensor(
-        Pointwise::apply(*x, maybe(residual), maybe(gamma), maybe(beta), options, &given, differentiate));
+    const auto made =
+        Pointwise::apply(*x, maybe(residual), maybe(gamma), maybe(beta), options, &given, differentiate, second != nullptr);
+    *out = new at::Tensor(made[0]);
+    if (second) *second = made.size() > 1 ? new at::Tensor(made[1]) : nullptr;
   });
 }
 }

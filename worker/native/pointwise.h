@@ -50,10 +50,10 @@ struct OctrainPointwiseLoops {
   // `normed` and `last` (what observers see behind the normalisation and before the quantizer): may be null.
   void (*forward[3])(OctrainChannels c, const void* x, const float* gain, const float* bias, const void* residual, void* y,
                      uint8_t* bits, const OctrainStages* stages, OctrainSeen* normed, OctrainSeen* last);
-  // dz = dy where its bit is set (everywhere, if `bits` is null), to `dz` and times `gain` to `dx` where they are not null;
-  // sum += dz, product += dz * (x - mean).
-  void (*sums[3])(OctrainChannels c, const void* dy, const uint8_t* bits, const void* x, const float* mean, void* dz,
-                  void* dx, const float* gain, float* sum, float* product);
+  // dz = dy + other, rounded to their type (dy, if `other` is null), where its bit is set (everywhere, if `bits` is null), to `dz`
+  // and times `gain` to `dx` where they are not null; sum += dz, product += dz * (x - mean).
+  void (*sums[3])(OctrainChannels c, const void* dy, const void* other, const uint8_t* bits, const void* x,
+                  const float* mean, void* dz, void* dx, const float* gain, float* sum, float* product);
   // dx = gain * dz - (x - mean) * slope - offset.
   void (*backward[3])(OctrainChannels c, const void* dy, const uint8_t* bits, const void* x, const float* mean,
                       const float* gain, const float* slope, const float* offset, void* dx);

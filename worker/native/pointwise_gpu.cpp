@@ -83,15 +83,17 @@ OctrainChainForward octrain_chain_on_gpu(const at::Tensor& x, const OctrainPoint
   return made;
 }
 
-OctrainChainGradients octrain_chain_gradients_on_gpu(const at::Tensor& dy, const OctrainPointwise& o, const at::Tensor& x,
-                                                     const at::Tensor& bits, const at::Tensor& gamma,
-                                                     const at::Tensor& mean, const at::Tensor& inverse, bool residual) {
+OctrainChainGradients octrain_chain_gradients_on_gpu(const at::Tensor& dy, const at::Tensor& other, const OctrainPointwise& o,
+                                                     const at::Tensor& x, const at::Tensor& bits,
+                                                     const at::Tensor& gamma, const at::Tensor& mean,
+                                                     const at::Tensor& inverse, bool residual) {
   c10::DeviceGuard guard(dy.device());
   OctrainChainGradients made;
   const int kind = octrain_chain_kind(dy);
   const bool norm = o.statistics != kOctrainNoNorm, batch = o.statistics == kOctrainBatch;
   at::Tensor dz = dy, written;
-  if (bits.defined() && (residual || !norm)) dz = at::empty_like(dy);
+  const bool writes = other.defined() || (bits.defined() && (residual || !norm));
+  if (writes) dz = at::empty_like(dy);
   if (residual) made.residual = dz;
   if (!norm) {
     if (bits.defined() && dy.numel() > 0) {
@@ -104,18 +106,18 @@ OctrainChainGradients octrain_chain_gradients_on_gpu(const at::Tensor& dy, const
   made.x = at::empty_like(x);
   made.gamma = at::empty_like(gamma);
   made.beta = at::empty_like(gamma);
-  const Shape p(x, {&dy});
+  const Shape p(x, {&dy, other.defined() ? &other : nullptr});
   if (p.n == 0) {
     made.gamma.zero_();
     made.beta.zero_();
     return made;
   }
-  if (residual && bits.defined()) written = dz;
+  if (writes) written = dz;
   at::Tensor partial = p.partial(x), made_of = at::empty({3, p.channels}, x.options().dtype(at::kFloat));
   at::Tensor gain = made_of[0], slope = made_of[1], offset = made_of[2], none;
   if (!batch) at::mul_out(gain, gamma, inverse);
-  octrain_launch(x, octrain_kernel("chain_sums", kind), p.pieces(), dy.const_data_ptr(), from(bits), x.const_data_ptr(),
-                 from(mean), from(gain), to(written), batch ? nullptr : to(made.x), to(partial), p.wide, p.rows, p.channels,
+  octrain_launch(x, octrain_kernel("chain_sums", kind), p.pieces(), dy.const_data_ptr(), from(other), from(bits),
+                 x.const_data_ptr(), from(mean), from(gain), to(written), batch ? nullptr : to(made.x), to(partial), p.wide, p.rows, p.channels,
                  p.tiles, p.width, p.chunks, p.chunk);
   octrain_launch(x, "chain_sums_end", p.ends(), from(partial), from(gamma), from(inverse), to(made.gamma), to(made.beta),
                  to(gain), to(slope), to(offset), p.rows, p.channels, p.chunks);

@@ -82,8 +82,18 @@ INLINE void forward(OctrainChannels c, const void* from, const float* gain, cons
 
 // dz of a block: to memory as it came, with zeros where no gradient passes, and to f.
 template <typename K>
-INLINE void masked(const typename K::Word* dy, const uint8_t* bits, typename K::Word* dz, float* f, int64_t n) {
+INLINE void masked(const typename K::Word* dy, const typename K::Word* other, const uint8_t* bits,
+                   typename K::Word* dz, float* f, int64_t n) {
   using Word = typename K::Word;
+  Word added[kBlock];
+  if (other) {
+    float g[kBlock];
+    K::widen(dy, f, n);
+    K::widen(other, g, n);
+    for (int64_t i = 0; i < n; ++i) f[i] += g[i];
+    K::narrow(f, added, n);
+    dy = added;
+  }
   if (!bits) {
     if (dz) {
       for (int64_t i = 0; i < n; ++i) dz[i] = dy[i];
@@ -102,16 +112,17 @@ INLINE void masked(const typename K::Word* dy, const uint8_t* bits, typename K::
 }
 
 template <typename K>
-INLINE void sums(OctrainChannels c, const void* gradient, const uint8_t* bits, const void* from, const float* mean,
-                 void* passed, void* to, const float* gain, float* sum, float* product) {
+INLINE void sums(OctrainChannels c, const void* gradient, const void* another, const uint8_t* bits, const void* from,
+                 const float* mean, void* passed, void* to, const float* gain, float* sum, float* product) {
   using Word = typename K::Word;
   auto* dy = static_cast<const Word*>(gradient);
+  auto* other = static_cast<const Word*>(another);
   auto* x = static_cast<const Word*>(from);
   auto* dz = static_cast<Word*>(passed);
   auto* dx = static_cast<Word*>(to);
   blocks(c, [=](int64_t at, int64_t channel, int64_t n) __attribute__((always_inline)) {
     float g[kBlock], f[kBlock];
-    masked<K>(dy + at, bits ? bits + at / 8 : nullptr, dz ? dz + at : nullptr, g, n);
+    masked<K>(dy + at, other ? other + at : nullptr, bits ? bits + at / 8 : nullptr, dz ? dz + at : nullptr, g, n);
     K::widen(x + at, f, n);
     const float* __restrict m = mean + channel;
     float* __restrict s = sum + channel;
@@ -137,7 +148,7 @@ INLINE void backward(OctrainChannels c, const void* gradient, const uint8_t* bit
   auto* dx = static_cast<Word*>(to);
   blocks(c, [=](int64_t at, int64_t channel, int64_t n) __attribute__((always_inline)) {
     float g[kBlock], f[kBlock];
-    masked<K>(dy + at, bits ? bits + at / 8 : nullptr, nullptr, g, n);
+    masked<K>(dy + at, nullptr, bits ? bits + at / 8 : nullptr, nullptr, g, n);
     K::widen(x + at, f, n);
     const float* __restrict m = mean + channel;
     const float* __restrict a = gain + channel;
@@ -156,9 +167,9 @@ INLINE void backward(OctrainChannels c, const void* gradient, const uint8_t* bit
                    uint8_t* m, const OctrainStages* o, OctrainSeen* n, OctrainSeen* l) {                              \
     forward<K>(c, x, a, b, r, y, m, o, n, l);                                                                         \
   }                                                                                                                   \
-  void sums_##K(OctrainChannels c, const void* dy, const uint8_t* b, const void* x, const float* m, void* dz,         \
-                void* dx, const float* a, float* s, float* p) {                                                       \
-    sums<K>(c, dy, b, x, m, dz, dx, a, s, p);                                                                         \
+  void sums_##K(OctrainChannels c, const void* dy, const void* o, const uint8_t* b, const void* x, const float* m,    \
+                void* dz, void* dx, const float* a, float* s, float* p) {                                             \
+    sums<K>(c, dy, o, b, x, m, dz, dx, a, s, p);                                                                      \
   }                                                                                                                   \
   void backward_##K(OctrainChannels c, const void* dy, const uint8_t* b, const void* x, const float* m,               \
                     const float* a, const float* s, const float* o, void* dx) {                                       \

@@ -20,11 +20,13 @@ struct OctrainChainGradients {
   at::Tensor x, residual, gamma, beta;
 };
 
-// On a GPU; x is channels-last. `bits`, `mean`, `inverse` of backward: not defined where there is no mask, no normalisation.
+// On a GPU; x is channels-last. `bits`, `mean`, `inverse` of backward: not defined where there is no mask, no normalisation;
+// `other`, a second gradient of y: where there is none.
 OctrainChainForward octrain_chain_on_gpu(const at::Tensor& x, const OctrainPointwise& o, const OctrainChain& g,
                                          bool differentiate);
-OctrainChainGradients octrain_chain_gradients_on_gpu(const at::Tensor& dy, const OctrainPointwise& o, const at::Tensor& x,
-                                                     const at::Tensor& bits, const at::Tensor& gamma,
-                                                     const at::Tensor& mean, const at::Tensor& inverse, bool residual);
+OctrainChainGradients octrain_chain_gradients_on_gpu(const at::Tensor& dy, const at::Tensor& other, const OctrainPointwise& o,
+                                                     const at::Tensor& x, const at::Tensor& bits,
+                                                     const at::Tensor& gamma, const at::Tensor& mean,
+                                                     const at::Tensor& inverse, bool residual);
 
 inline int octrain_chain_kind(const at::Tensor& x) { return octrain_kind_of(x, "run through fused operators"); }

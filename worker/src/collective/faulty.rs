@@ -6,10 +6,10 @@ use super::{Cause, Collective, CollectiveError, Entered, OnTheWire, Pending, Red
 use std::sync::atomic::{AtomicU64, Ordering};
 use tch::Tensor;
 
-/// What goes wrong, once.
+/// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// The call fails as if another rank had gone.
+    /// The call fails as if another rank had gone, and so do all that follow.
     Fail,
     /// The tensor of the call arrives with its first element negated and moved: ranks differ from then on.
     Corrupt,
@@ -33,11 +33,14 @@ impl Faulty {
     fn due(&self, call: &'static str, tensor: Option<&Tensor>) -> Result<bool, CollectiveError> {
         let number = self.calls.fetch_add(1, Ordering::SeqCst);
         let now = number == self.at;
+        let failed = |why: &str| {
+            let which = Which { call, number: number as u32 + 1, bytes: tensor.map_or(0, bytes) };
+            Err(which.failed("faulty", self.inner.rank(), Trouble::new(Cause::Peers, why)))
+        };
         match self.fault {
-            Fault::Fail if now => {
-                let which = Which { call, number: number as u32 + 1, bytes: tensor.map_or(0, bytes) };
-                Err(which.failed("faulty", self.inner.rank(), Trouble::new(Cause::Peers, "a declared fault")))
-            }
+            Fault::Fail if now => failed("a declared fault"),
+            // As of any group: the other ranks would take the next call for this one.
+            Fault::Fail if number > self.at => failed("an earlier call of this group failed"),
             fault => Ok(now && fault == Fault::Corrupt),
         }
     }

@@ -151,7 +151,9 @@ impl Drop for Queue {
         }
         match thread.is_finished() {
             true => drop(thread.join()),
-            false => tracing::warn!("rank {}: {}'s thread does not come back and is left", self.rank, self.backend),
+            false => {
+                tracing::warn!("rank {}: {}'s thread does not come back and is left", self.rank, self.backend)
+            }
         }
     }
 }

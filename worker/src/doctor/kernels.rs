@@ -169,8 +169,10 @@ fn chain(x: &Tensor, batch: bool) -> Result<Vec<(&'static str, Tensor, f64)>, St
         normed: Some(&seen),
         last: None,
     };
-    let y = native::pointwise(&input, &of).map_err(text)?;
-    let loss = y.f_mul_scalar(0.01).and_then(|y| y.f_sum(Kind::Float)).map_err(tch)?;
+    // Two read it, so that gradients of two are added up.
+    let [y, second] = native::pointwise_for_two(&input, &of).map_err(text)?;
+    let part = |y: &Tensor, of: f64| y.f_mul_scalar(of).and_then(|y| y.f_sum(Kind::Float)).map_err(tch);
+    let loss = part(&y, 0.01)?.f_add(&part(&second, 0.03)?).map_err(tch)?;
     let mut by =
         Tensor::f_run_backward(&[loss], &[&input, &residual, &gamma, &beta], false, false).map_err(tch)?;
     let [by_beta, by_gamma, by_residual, dx] = [3, 2, 1, 0].map(|i| by.remove(i));

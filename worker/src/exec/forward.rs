@@ -75,6 +75,10 @@ struct Schedule(Vec<Turn>);
 
 struct Turn {
     what: What,
+    /// Whether it is a chain whose value two later turns read.
+    twice: bool,
+    /// Values made for two, of which it is the first reader.
+    passes_on: Vec<NodeId>,
     /// Values that nobody reads after it.
     frees: Vec<NodeId>,
 }
@@ -107,7 +111,9 @@ impl Schedule {
             Some(chain) => Some(What::Chain(chain)),
             None => (!inside[id.0]).then_some(What::Node(id)),
         });
-        let mut turns: Vec<Turn> = whats.map(|what| Turn { what, frees: vec![] }).collect();
+        let turn = |what| Turn { what, twice: false, passes_on: vec![], frees: vec![] };
+        let mut turns: Vec<Turn> = whats.map(turn).collect();
+        Self::hand_out(graph, &mut turns);
         let mut read_later = vec![false; graph.nodes.len()];
         read_later[graph.output.0] = true;
         for turn in turns.iter_mut().rev() {
@@ -118,6 +124,25 @@ impl Schedule {
             }
         }
         Self(turns)
+    }
+
+    /// Finds the values of chains that two turns read.
+    fn hand_out(graph: &Graph, turns: &mut [Turn]) {
+        let mut readers: Vec<Vec<usize>> = vec![vec![]; graph.nodes.len()];
+        for (turn, of) in turns.iter().enumerate() {
+            of.what.reads(graph).iter().for_each(|id| readers[id.0].push(turn));
+        }
+        for turn in 0..turns.len() {
+            let What::Chain(chain) = &turns[turn].what else { continue };
+            let last = chain.last;
+            match readers[last.0][..] {
+                [first, second] if first != second && last != graph.output => {
+                    turns[turn].twice = true;
+                    turns[first].passes_on.push(last);
+                }
+                _ => (),
+            }
+        }
     }
 }
 
@@ -204,15 +229,18 @@ impl Executor {
         mut pass: Pass,
         mut watch: Option<&mut Watch>,
     ) -> Result<Tensor, ExecError> {
-        let mut values: Vec<Option<Tensor>> = vec![];
-        values.resize_with(self.graph.nodes.len(), || None);
+        let none = || self.graph.nodes.iter().map(|_| None).collect();
+        let (mut values, mut seconds): (Vec<Option<Tensor>>, Vec<Option<Tensor>>) = (none(), none());
         for turn in if watch.is_none() { &self.fused.0 } else { &self.apart.0 } {
             let held = |i: &NodeId| values[i.0].as_ref().expect("still held: last use is later");
             let (id, value) = match &turn.what {
                 What::Chain(chain) => {
                     let residual = chain.residual.as_ref().map(held);
                     let x = held(&chain.input);
-                    (chain.last, fused::run(&self.graph, &self.steps, chain, x, residual, &pass)?)
+                    let of = (chain, turn.twice);
+                    let (value, second) = fused::run(&self.graph, &self.steps, of, x, residual, &pass)?;
+                    seconds[chain.last.0] = second;
+                    (chain.last, value)
                 }
                 What::Node(id) => {
                     let (node, step) = (self.graph.node(*id), &self.steps[id.0]);
@@ -230,10 +258,50 @@ impl Executor {
                 }
             };
             values[id.0] = Some(value);
+            for id in &turn.passes_on {
+                if let Some(second) = seconds[id.0].take() {
+                    values[id.0] = Some(second);
+                }
+            }
             for id in &turn.frees {
                 values[id.0] = None;
             }
         }
         Ok(values[self.graph.output.0].take().expect("the output is made last"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models;
+
+    #[test]
+    fn what_a_block_makes_is_handed_out_to_the_next_one_s_two_readers() {
+        let mut graph = models::build("ResNet20", [3, 32, 32], 10).unwrap();
+        graph.layout = Layout::Nhwc;
+        let schedule = Schedule::new(&graph, chains::find(&graph));
+        let name = |id: &NodeId| graph.node(*id).name.as_str();
+        let twice: Vec<&str> = schedule
+            .0
+            .iter()
+            .filter(|t| t.twice)
+            .map(|t| match &t.what {
+                What::Chain(chain) => name(&chain.last),
+                What::Node(id) => name(id),
+            })
+            .collect();
+        let blocks = (1..=3).flat_map(|layer| (0..3).map(move |block| format!("layer{layer}.{block}.relu")));
+        let mut expected = vec!["bn1.relu".to_string()];
+        expected.extend(blocks.take(8));
+        assert_eq!(twice, expected, "the last block's is read once");
+        // The first reader passes on what the second one frees.
+        for id in schedule.0.iter().flat_map(|t| &t.passes_on) {
+            let passes = schedule.0.iter().position(|t| t.passes_on.contains(id)).unwrap();
+            let frees = schedule.0.iter().position(|t| t.frees.contains(id)).unwrap();
+            assert!(passes < frees && twice.contains(&name(id)), "{}", name(id));
+        }
+        let apart = Schedule::new(&graph, vec![]);
+        assert!(apart.0.iter().all(|t| !t.twice && t.passes_on.is_empty()));
     }
 }

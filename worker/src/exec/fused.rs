@@ -8,15 +8,16 @@ use crate::graph::{Graph, NodeId, Op};
 use crate::native::{self, Norm, Pointwise, Rounding};
 use tch::Tensor;
 
-/// The value of a chain's last node, from the value it starts from and the one it adds.
+/// The value of a chain's last node, from the value it starts from and the one it adds; with `twice`, once more for its second
+/// reader, where the gradients of the two come apart.
 pub(super) fn run(
     graph: &Graph,
     steps: &[Step],
-    chain: &Chain,
+    (chain, twice): (&Chain, bool),
     x: &Tensor,
     residual: Option<&Tensor>,
     pass: &Pass,
-) -> Result<Tensor, ExecError> {
+) -> Result<(Tensor, Option<Tensor>), ExecError> {
     let mode = pass.mode;
     let index = |id: NodeId| steps[id.0].quantizer.expect("resolved for every quantizer");
     let statistics = match chain.norm {
@@ -54,11 +55,15 @@ pub(super) fn run(
     let of =
         Pointwise { norm, residual, cut: chain.cut, rounding, normed: normed.as_ref(), last: last.as_ref() };
     let at = |source| ExecError::Native { node: graph.node(chain.last).name.clone(), source };
-    let y = native::pointwise(x, &of).map_err(at)?;
-    match learned {
-        Some((i, scheme, _)) => Ok(quantize(&y, pass.prepared, i, scheme, mode).map_err(at)?.0),
-        None => Ok(y),
+    if let Some((i, scheme, _)) = learned {
+        let y = native::pointwise(x, &of).map_err(at)?;
+        return Ok((quantize(&y, pass.prepared, i, scheme, mode).map_err(at)?.0, None));
     }
+    if twice {
+        let [y, second] = native::pointwise_for_two(x, &of).map_err(at)?;
+        return Ok((y, Some(second)));
+    }
+    Ok((native::pointwise(x, &of).map_err(at)?, None))
 }
 
 fn incomplete(graph: &Graph, id: NodeId) -> ExecError {

@@ -35,7 +35,7 @@ pub use gradients::on_gradient;
 pub use interfaces::interfaces;
 pub use leave::leave;
 pub use memory::keep_freed;
-pub use pointwise::{Cut, Norm, Pointwise, Rounding, pointwise};
+pub use pointwise::{Cut, Norm, Pointwise, Rounding, pointwise, pointwise_for_two};
 pub use update::{AdamWNumbers, adamw, sgd};
 pub use upload::{Upload, pinned};
 

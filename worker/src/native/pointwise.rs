@@ -3,7 +3,7 @@
 use super::{NativeError, made};
 use crate::quant::scheme::{MIN_SCALE, Scheme};
 use std::ffi::{c_char, c_void};
-use std::ptr::null;
+use std::ptr::{null, null_mut};
 use tch::Tensor;
 
 /// Batch normalisation, `(x - mean) / sqrt(var + eps) * gamma + beta`; all tensors are FP32, `[C]`, contiguous.
@@ -80,6 +80,7 @@ struct Options {
 unsafe extern "C" {
     fn octrain_pointwise(
         out: *mut *mut c_void,
+        second: *mut *mut c_void,
         x: *const c_void,
         residual: *const c_void,
         gamma: *const c_void,
@@ -98,11 +99,27 @@ unsafe extern "C" {
 /// with every instruction set, and on every GPU. It cannot be differentiated twice: a backward that keeps its own graph
 /// (`create_graph`) is an error.
 pub fn pointwise(x: &Tensor, of: &Pointwise) -> Result<Tensor, NativeError> {
-    run(x, of, false)
+    run(x, of, By { twice: false, emulated: false }).map(|(y, _)| y)
 }
 
-/// The same; `emulated`: by the kernels of GPUs on the CPU, for which a test has a launcher.
-pub(super) fn run(x: &Tensor, of: &Pointwise, emulated: bool) -> Result<Tensor, NativeError> {
+/// The same for two readers: the result twice, in the same memory. So the gradients that they give come apart, and the operator
+/// adds them where it reads them: in FP32, rounded to their type, which are the bits of autograd's sum in a pass of its own.
+pub fn pointwise_for_two(x: &Tensor, of: &Pointwise) -> Result<[Tensor; 2], NativeError> {
+    let (y, second) = run(x, of, By { twice: true, emulated: false })?;
+    // Without gradients nothing has to come apart.
+    let second = second.unwrap_or_else(|| y.shallow_clone());
+    Ok([y, second])
+}
+
+/// How an operator runs.
+pub(super) struct By {
+    /// Whether the result is wanted twice.
+    pub twice: bool,
+    /// By the kernels of GPUs on the CPU, for which a test has a launcher.
+    pub emulated: bool,
+}
+
+pub(super) fn run(x: &Tensor, of: &Pointwise, by: By) -> Result<(Tensor, Option<Tensor>), NativeError> {
     let options = Options {
         statistics: of.norm.as_ref().map_or(0, |n| if n.batch { 2 } else { 1 }),
         eps: of.norm.as_ref().map_or(0.0, |n| n.eps as f32),
@@ -115,14 +132,17 @@ pub(super) fn run(x: &Tensor, of: &Pointwise, emulated: bool) -> Result<Tensor, 
         qmin: of.rounding.as_ref().map_or(0, |r| r.scheme.qmin()),
         qmax: of.rounding.as_ref().map_or(0, |r| r.scheme.qmax()),
         min_scale: MIN_SCALE,
-        emulated: emulated.into(),
+        emulated: by.emulated.into(),
     };
     let pointer = |t: Option<&Tensor>| t.map_or(null(), |t| t.as_ptr().cast());
     let of_norm = |pick: fn(&Norm) -> *const c_void| of.norm.as_ref().map_or(null(), pick);
+    let mut second: *mut c_void = null_mut();
+    let into: *mut *mut c_void = if by.twice { &raw mut second } else { null_mut() };
     // SAFETY: all pointers are live tensors or null, as the options say; the operator keeps none of them.
-    made(|y| unsafe {
+    let y = made(|y| unsafe {
         octrain_pointwise(
             y,
+            into,
             x.as_ptr().cast(),
             pointer(of.residual),
             of_norm(|n| n.gamma.as_ptr().cast()),
@@ -134,5 +154,8 @@ pub(super) fn run(x: &Tensor, of: &Pointwise, emulated: bool) -> Result<Tensor, 
             pointer(of.last),
             &raw const options,
         )
-    })
+    })?;
+    // SAFETY: where it is not null it is a new `at::Tensor` that is ours.
+    let second = (!second.is_null()).then(|| unsafe { Tensor::from_ptr(second.cast()) });
+    Ok((y, second))
 }

@@ -134,7 +134,14 @@ pub(super) fn grid(grid: usize) {
 /// Runs a chain by the kernels, in grids like this.
 pub(super) fn chain(x: &Tensor, of: &Pointwise, by: usize) -> Tensor {
     grid(by);
-    pointwise::run(x, of, true).unwrap()
+    pointwise::run(x, of, pointwise::By { twice: false, emulated: true }).unwrap().0
+}
+
+/// The same for two readers.
+pub(super) fn chain_for_two(x: &Tensor, of: &Pointwise, by: usize) -> [Tensor; 2] {
+    grid(by);
+    let (y, second) = pointwise::run(x, of, pointwise::By { twice: true, emulated: true }).unwrap();
+    [y, second.unwrap()]
 }
 
 const TYPES: [&str; 3] = ["f32", "bf16", "f16"];

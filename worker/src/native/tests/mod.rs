@@ -10,6 +10,7 @@ mod kernels;
 mod layout;
 mod learned;
 mod pointwise;
+mod two_readers;
 mod values;
 
 use super::*;

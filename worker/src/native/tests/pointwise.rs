@@ -4,28 +4,28 @@ use super::super::{Cut, Norm, Pointwise, Rounding, fake_quant, pointwise};
 use super::*;
 use crate::quant::scheme::{Scheme, Sign};
 
-const RELU: Cut = Cut { low: 0.0, high: f32::INFINITY, strict: true };
+pub(super) const RELU: Cut = Cut { low: 0.0, high: f32::INFINITY, strict: true };
 const RELU6: Cut = Cut { low: 0.0, high: 6.0, strict: true };
 const CLIP: Cut = Cut { low: -1.0, high: 2.0, strict: false };
-const EPS: f64 = 1e-5;
+pub(super) const EPS: f64 = 1e-5;
 
 /// What a case is made of: which parts the chain has.
 #[derive(Debug, Clone, Copy)]
-struct Case {
-    kind: Kind,
+pub(super) struct Case {
+    pub kind: Kind,
     /// `[N, C, H, W]`.
-    shape: [i64; 4],
+    pub shape: [i64; 4],
     /// Whether there is a BatchNorm, and whether by the batch's statistics.
-    norm: Option<bool>,
-    residual: bool,
-    cut: Option<Cut>,
+    pub norm: Option<bool>,
+    pub residual: bool,
+    pub cut: Option<Cut>,
     /// Scale of the quantizer.
-    rounds: Option<f32>,
+    pub rounds: Option<f32>,
     /// Whether the gradient passes where it clamps.
-    unclipped: bool,
+    pub unclipped: bool,
 }
 
-fn cases() -> Vec<Case> {
+pub(super) fn cases() -> Vec<Case> {
     let mut all = vec![];
     for kind in KINDS {
         for shape in
@@ -51,17 +51,17 @@ fn cases() -> Vec<Case> {
 }
 
 /// Leaves of one run, equal for equal cases.
-struct Leaves {
-    x: Tensor,
-    residual: Tensor,
-    gamma: Tensor,
-    beta: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    dy: Tensor,
+pub(super) struct Leaves {
+    pub x: Tensor,
+    pub residual: Tensor,
+    pub gamma: Tensor,
+    pub beta: Tensor,
+    pub mean: Tensor,
+    pub var: Tensor,
+    pub dy: Tensor,
 }
 
-fn leaves(case: Case, kind: Kind) -> Leaves {
+pub(super) fn leaves(case: Case, kind: Kind) -> Leaves {
     let n = case.shape.iter().product::<i64>() as usize;
     let c = case.shape[1] as usize;
     let of = |numbers: Vec<f32>| {
@@ -93,7 +93,7 @@ fn centre(case: Case) -> f32 {
     }
 }
 
-fn scale(case: Case) -> Option<Tensor> {
+pub(super) fn scale(case: Case) -> Option<Tensor> {
     case.rounds.map(|s| Tensor::from_slice(&[s]))
 }
 
@@ -142,11 +142,11 @@ fn one_by_one(case: Case, l: &Leaves) -> Vec<Tensor> {
     finish(case, l, y)
 }
 
-const SCHEME: Scheme = Scheme::activation(Sign::Signed);
+pub(super) const SCHEME: Scheme = Scheme::activation(Sign::Signed);
 
 /// How a chain runs.
 #[derive(Debug, Clone, Copy)]
-enum By {
+pub(super) enum By {
     /// The CPU's loops.
     Loops,
     /// The kernels of GPUs, emulated, in one of several grids.

@@ -1,0 +1,69 @@
+//! Chains whose value two read.
+
+use super::super::{Norm, Pointwise, Rounding, pointwise, pointwise_for_two};
+use super::pointwise::{By, Case, EPS, RELU, SCHEME, cases, leaves, scale};
+use super::*;
+
+/// `y` and the gradients of all leaves where two read it: each its own, or both the same one, whose gradients autograd adds up.
+fn read_by_two(case: Case, by: By, apart: bool) -> Vec<Vec<f32>> {
+    let l = leaves(case, case.kind);
+    let scale = scale(case);
+    let (mean, var) = (&l.mean, &l.var);
+    let of = Pointwise {
+        norm: case.norm.map(|batch| Norm { gamma: &l.gamma, beta: &l.beta, mean, var, eps: EPS, batch }),
+        residual: case.residual.then_some(&l.residual),
+        cut: case.cut,
+        rounding: scale.as_ref().map(|scale| Rounding { scale, scheme: SCHEME, unclipped: case.unclipped }),
+        ..Pointwise::default()
+    };
+    let [first, second] = match (by, apart) {
+        (By::Loops, true) => pointwise_for_two(&l.x, &of).unwrap(),
+        (By::Kernels(grid), true) => emulated::chain_for_two(&l.x, &of, grid),
+        (By::Loops, false) => {
+            let y = pointwise(&l.x, &of).unwrap();
+            [y.shallow_clone(), y]
+        }
+        (By::Kernels(grid), false) => {
+            let y = emulated::chain(&l.x, &of, grid);
+            [y.shallow_clone(), y]
+        }
+    };
+    assert_eq!(first.data_ptr(), second.data_ptr(), "no copy is made");
+    // Gradients whose sum has to be rounded.
+    let given = |y: &Tensor, dy: &Tensor| (y * dy).sum(Kind::Float);
+    let loss = given(&first, &l.dy) + given(&second, &(&l.dy * 0.37 + 0.011).to_kind(case.kind));
+    let mut wanted = vec![&l.x];
+    wanted.extend(case.residual.then_some(&l.residual));
+    wanted.extend(case.norm.map(|_| [&l.gamma, &l.beta]).into_iter().flatten());
+    let grads = Tensor::run_backward(&[loss], &wanted, false, false);
+    std::iter::once(first.detach()).chain(grads).map(|t| values(&t)).collect()
+}
+
+#[test]
+fn of_two_readers_the_gradients_are_added_to_the_bits_of_autograd_s_sum() {
+    for (i, case) in cases().into_iter().enumerate() {
+        if case.norm == Some(true) && case.shape[0] * case.shape[2] * case.shape[3] < 3 {
+            continue;
+        }
+        let small = case.shape != [5, 96, 33, 31];
+        for by in [By::Loops, By::Kernels(i)].into_iter().take(if small { 2 } else { 1 }) {
+            let (with, without) = (read_by_two(case, by, true), read_by_two(case, by, false));
+            let equal =
+                |a: &[f32], b: &[f32]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(*a, *b));
+            assert!(with.iter().zip(&without).all(|(a, b)| equal(a, b)), "{case:?}, {by:?}");
+            assert!(with[1].iter().any(|v| *v != 0.0), "{case:?}: nothing passes");
+        }
+    }
+}
+
+#[test]
+fn of_two_handles_either_may_be_left_unused() {
+    let x = Tensor::from_slice(&[1.0f32, -1.0, 2.0, 0.5]).view([1, 2, 1, 2]).set_requires_grad(true);
+    let of = Pointwise { cut: Some(RELU), ..Pointwise::default() };
+    for used in 0..2 {
+        let both = pointwise_for_two(&x, &of).unwrap();
+        assert_eq!(values(&gradients(&both[used], &both[used].ones_like(), &[&x])[0]), [1.0, 0.0, 1.0, 1.0]);
+    }
+    let [y, second] = tch::no_grad(|| pointwise_for_two(&x, &of)).unwrap();
+    assert_eq!((values(&second), second.data_ptr()), (vec![1.0, 0.0, 2.0, 0.5], y.data_ptr()));
+}
