@@ -22,15 +22,22 @@ struct Seen<'a> {
 }
 
 impl Seen<'_> {
-    /// The GPU that is to be this worker's: the only one it sees, else that of its rank within the host.
-    fn own(&self) -> Option<Gpu> {
-        let ordinal = if self.devices.len() == 1 { 0 } else { self.local_rank };
+    /// The GPU that is to be this worker's: the only one it sees, else that of its rank within the host; with `shares`, those of
+    /// a host in turn.
+    fn own(&self, shares: bool) -> Option<Gpu> {
+        let ordinal = match self.devices.len() as u32 {
+            1 => 0,
+            count if shares => self.local_rank.checked_rem(count)?,
+            _ => self.local_rank,
+        };
         let device = self.devices.get(ordinal as usize)?;
         Some(Gpu { ordinal, uuid: device.uuid.clone() })
     }
 }
 
 /// CPU or CUDA: all workers alike; then a GPU for each. `workers` in the order of ranks, as is what is returned.
+///
+/// Where a test asks for NCCL, workers may share a GPU, as NCCL from 2.30 on lets them: so two ranks can be tried on one.
 pub(super) fn choose(
     s: &JobSettings,
     workers: &[WorkerFacts],
@@ -47,7 +54,8 @@ pub(super) fn choose(
             devices: w.capabilities.as_ref().map_or(&[], |c| &c.cuda_devices),
         })
         .collect();
-    let own: Vec<Option<Gpu>> = seen.iter().map(Seen::own).collect();
+    let shares = s.test_backend == TestBackend::Nccl;
+    let own: Vec<Option<Gpu>> = seen.iter().map(|w| w.own(shares)).collect();
     let without = seen.iter().zip(&own).find_map(|(w, gpu)| gpu.is_none().then_some(w));
     let with = seen.iter().zip(&own).find_map(|(w, gpu)| gpu.is_some().then_some(w));
     let reason = match (s.device, with, without) {
@@ -67,13 +75,14 @@ pub(super) fn choose(
                 devices: without.devices.len(),
             });
         }
+        _ if shares => "--test-backend nccl: the GPUs of a host in turn",
         (DeviceChoice::Cuda, ..) => "--device cuda: one GPU per worker",
         (..) => "auto: every worker has a GPU of its own",
     };
     let own: Vec<Gpu> = own.into_iter().flatten().collect();
     for (i, gpu) in own.iter().enumerate() {
         let same = |j: &usize| seen[*j].place.host == seen[i].place.host && own[*j].uuid == gpu.uuid;
-        if let Some(first) = (0..i).find(same) {
+        if let Some(first) = (0..i).find(same).filter(|_| !shares) {
             return Err(StrategyError::SharedDevice {
                 first: seen[first].place.clone(),
                 second: seen[i].place.clone(),

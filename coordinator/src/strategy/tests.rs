@@ -106,6 +106,15 @@ fn every_worker_gets_a_gpu_of_its_own_however_they_are_shown() {
             let parts = ["host a local 0 and host a local 1", "GPU-a-", "--gpus-per-task=1", "--device cpu"];
             assert!(parts.iter().all(|part| e.contains(part)), "{e}");
         }
+        // A test may have workers share what there is.
+        for (host, want) in [
+            (vec![sees("a", 0, &[4]), sees("a", 1, &[4])], [0, 0, 0]),
+            (vec![sees("a", 0, &[4, 5]), sees("a", 1, &[4, 5]), sees("a", 2, &[4, 5])], [0, 1, 0]),
+        ] {
+            let shared = decide(&facts(json!({"device": device, "test-backend": "nccl"}), host)).unwrap();
+            let got: Vec<u32> = shared.gpus.iter().map(|gpu| gpu.ordinal).collect();
+            assert_eq!(got, want[..got.len()]);
+        }
     }
     let crate::plan::Planned { plan, roster } = crate::plan::build(
         "job",

@@ -50,9 +50,36 @@ pub(super) fn calls(group: Nccl, place: Place) -> Result<String, String> {
             expect("a gathered part", t, r as i64 + 1)?;
         }
     }
+    under_way(&group, device)?;
     group.barrier().map_err(said)?;
     group.finish().map_err(said)?;
-    Ok("sum, maximum, broadcast, gather, barrier, finalize".into())
+    Ok("sum, maximum, broadcast, gather, four sums under way at once, barrier, finalize".into())
+}
+
+/// Several sums that are under way together, each started while the device has yet to compute what it adds up.
+fn under_way(group: &Nccl, device: Device) -> Result<(), String> {
+    let tch = |e: TchError| e.to_string();
+    let (rank, world) = (group.rank() as i64, group.world_size() as i64);
+    let side: i64 = if device.is_cuda() { 4096 } else { 32 };
+    let ones = Tensor::f_ones([side, side], (Kind::Float, device)).map_err(tch)?;
+    let mut calls = Vec::new();
+    for number in 1..=4 {
+        // Means of ones, which take their time and are exact.
+        let mut t = ones.shallow_clone();
+        for _ in 0..4 {
+            t = t.f_mm(&ones).and_then(|t| t.f_div_scalar(side)).map_err(tch)?;
+        }
+        let t = t.f_mul_scalar(number * (rank + 1)).map_err(tch)?;
+        let call = group.start_all_reduce(&t, ReduceOp::Sum, Box::new(|| ())).map_err(said)?;
+        calls.push((number * world * (world + 1) / 2, t, call));
+    }
+    for (sum, t, call) in calls {
+        call.wait().map_err(said)?;
+        if t.f_eq(sum).and_then(|t| t.f_all()).and_then(|t| t.f_int64_value(&[])).map_err(tch)? != 1 {
+            return Err(format!("a sum that was to be {sum} everywhere, among four under way, is not"));
+        }
+    }
+    Ok(())
 }
 
 /// How a connect ends to which the second rank never comes.

@@ -242,13 +242,14 @@ impl Group {
         if self.abort.is_tripped() {
             return Err(self.aborted(which.call));
         }
-        match *self.lock() {
-            Some(comm) if !self.broken.load(Ordering::SeqCst) => Ok(comm),
-            Some(_) => {
-                Err(self.failed(which, Trouble::new(Cause::Peers, "an earlier call of this group failed")))
-            }
-            None => Err(self.failed(which, Trouble::new(Cause::Own, "the group is finished"))),
+        // Also where it has been freed since.
+        if self.broken.load(Ordering::SeqCst) {
+            return Err(
+                self.failed(which, Trouble::new(Cause::Peers, "an earlier call of this group failed"))
+            );
         }
+        let finished = || self.failed(which, Trouble::new(Cause::Own, "the group is finished"));
+        self.lock().ok_or_else(finished)
     }
 
     /// Waits until `done` says so, watching the abort token and the deadline, beyond which `late` is what went wrong.
@@ -312,8 +313,10 @@ impl Group {
 
     /// The orderly end.
     fn finish(&self, which: Which) -> Result<(), CollectiveError> {
-        let Some(comm) = *self.lock() else { return Ok(()) };
-        self.comm(which)?;
+        if self.lock().is_none() && !self.broken.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let comm = self.comm(which)?;
         self.side.enter().map_err(|e| self.failed(which, e))?;
         self.settle(which, self.library.finalize(comm))?;
         *self.lock() = None;
