@@ -113,13 +113,17 @@ done
 if [ $pairs = yes ]; then
   what="20 QAT steps of two workers on $where, against two on the CPU"
   # Few channels: ranks that share the processors must all fit, or they wait for each other for ever.
-  if [ "$gpus" -lt 2 ]; then export NCCL_MULTI_RANK_GPU_ENABLE=1 NCCL_MAX_CTAS=4; fi
+  cuda=(--device cuda)
+  if [ "$gpus" -lt 2 ]; then
+    export NCCL_MULTI_RANK_GPU_ENABLE=1 NCCL_MAX_CTAS=4
+    cuda+=(--test-backend nccl)
+  fi
   code=0
   for name in cpu early late; do
     case $name in
       cpu) export OCTRAIN_OVERLAP=1; place=(--device cpu) ;;
-      early) export OCTRAIN_OVERLAP=1; place=(--device cuda --test-backend nccl) ;;
-      late) export OCTRAIN_OVERLAP=0; place=(--device cuda --test-backend nccl) ;;
+      early) export OCTRAIN_OVERLAP=1; place=("${cuda[@]}") ;;
+      late) export OCTRAIN_OVERLAP=0; place=("${cuda[@]}") ;;
     esac
     run 100 train "${small[@]}" "${quantized[@]}" --nproc 2 --deterministic "${place[@]}" \
       --report-file "$work/two-$name.jsonl" --output-dir "$work/two-$name" || { code=$?; break; }

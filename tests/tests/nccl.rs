@@ -316,6 +316,23 @@ fn calls_under_way_end_when_the_group_is_given_up_or_aborted_and_it_is_freed_onc
 }
 
 #[test]
+fn a_group_whose_call_failed_is_freed_when_the_job_ends_though_nobody_waits_for_the_call() {
+    let stand_in = StandIn::new("error-at=0");
+    on_ranks(&stand_in, 1, LONG, |rank| {
+        let c = rank.connect().unwrap();
+        let t = Tensor::zeros([8], (Kind::Float, Device::Cpu));
+        let under_way = c.start_all_reduce(&t, ReduceOp::Sum, Box::new(|| ())).unwrap();
+        rank.abort.trip();
+        let begun = Instant::now();
+        while stand_in.log() != ["rank 0 init", "rank 0 abort"] && begun.elapsed() < LONG / 2 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(stand_in.log(), ["rank 0 init", "rank 0 abort"]);
+        drop(under_way);
+    });
+}
+
+#[test]
 fn a_call_under_way_is_entered_when_this_rank_s_device_is_done_with_what_came_before() {
     let stand_in = StandIn::new("rank=1 hang=device");
     let ended = on_ranks(&stand_in, 2, Duration::from_secs(3), |rank| {

@@ -20,6 +20,27 @@ struct Shared {
     left: AtomicBool,
     /// Calls that are not over.
     open: AtomicUsize,
+    /// The thread has not come back in time from what it was to end with.
+    stuck: AtomicBool,
+}
+
+/// One call that is not over: until it is done, or dropped, as with a thread that has panicked.
+struct Open {
+    shared: Arc<Shared>,
+    /// How many were open before it.
+    ahead: usize,
+}
+
+impl Open {
+    fn new(shared: &Arc<Shared>) -> Self {
+        Self { ahead: shared.open.fetch_add(1, Ordering::SeqCst), shared: Arc::clone(shared) }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.shared.open.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// The thread, and its calls.
@@ -112,16 +133,16 @@ impl Queue {
         run: impl FnOnce(Which, &mut dyn FnMut()) -> Result<T, CollectiveError> + Send + 'static,
     ) -> Result<Started<T>, CollectiveError> {
         let (tell, told) = mpsc::channel();
-        let shared = Arc::clone(&self.shared);
+        let open = Open::new(&self.shared);
+        let ahead = open.ahead;
         let job = move || {
             let mut begun = Instant::now();
             let done = run(which, &mut || begun = Instant::now());
             let wire = OnTheWire { begun, ended: Instant::now() };
-            shared.open.fetch_sub(1, Ordering::SeqCst);
+            drop(open);
             // Whoever has left it does not listen.
             drop(tell.send((done, wire)));
         };
-        let ahead = self.shared.open.fetch_add(1, Ordering::SeqCst);
         let sent = jobs.as_ref().is_some_and(|jobs| jobs.send(Box::new(job)).is_ok());
         // Those that are not over yet have their turns before it.
         let longest = self.longest * (ahead as u32 + 1);
@@ -145,7 +166,8 @@ impl Drop for Queue {
     fn drop(&mut self) {
         self.jobs.get_mut().unwrap_or_else(PoisonError::into_inner).0 = None;
         let Some(thread) = self.thread.take() else { return };
-        let until = Instant::now() + self.longest;
+        let patience = if self.shared.stuck.load(Ordering::SeqCst) { Duration::ZERO } else { self.longest };
+        let until = Instant::now() + patience;
         while !thread.is_finished() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -185,6 +207,7 @@ impl<T> Started<T> {
             let why = match e {
                 mpsc::RecvTimeoutError::Disconnected => GONE.to_string(),
                 mpsc::RecvTimeoutError::Timeout => {
+                    self.shared.stuck.store(true, Ordering::SeqCst);
                     format!("its library does not come back within {:.0} s", self.longest.as_secs_f64())
                 }
             };
@@ -248,13 +271,16 @@ mod tests {
 
     #[test]
     fn a_thread_that_hangs_or_is_gone_is_an_error_of_this_rank_that_names_the_call() {
-        let queue = Queue::new("nccl", 3, Duration::from_millis(50)).unwrap();
+        let queue = Queue::new("nccl", 3, LONG).unwrap();
         let (_hold, held) = mpsc::channel::<()>();
         let hangs = queue.start("all_reduce", 4096, move |_, _| {
             let _ = held.recv_timeout(LONG);
             Ok(())
         });
-        let e = hangs.unwrap().result().unwrap_err();
+        let e = hangs.unwrap().within(Duration::from_millis(50)).result().unwrap_err();
+        let begun = Instant::now();
+        drop(queue);
+        assert!(begun.elapsed() < LONG / 2, "nobody waits again for a thread that does not come back");
         assert_eq!(e.cause(), Cause::Own);
         for words in ["nccl all_reduce on rank 3", "collective 1", "4096 bytes", "does not come back"] {
             assert!(e.to_string().contains(words), "{e}");
@@ -263,5 +289,6 @@ mod tests {
         let panics = queue.start("barrier", 4, |_, _| -> Result<(), _> { panic!("as meant by the test") });
         let e = panics.unwrap().result().unwrap_err();
         assert!(e.cause() == Cause::Own && e.to_string().contains("is gone"), "{e}");
+        assert!(!queue.busy(), "what a thread was at that is gone is over");
     }
 }

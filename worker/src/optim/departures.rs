@@ -71,7 +71,8 @@ pub(super) fn start(
     Ok(collective.start_all_reduce(&piece, ReduceOp::Sum, Box::new(|| ()))?)
 }
 
-/// The departures of one backward: the last that a rank runs in a step.
+/// The departures of one backward: the last that a rank runs in a step. Where it is dropped with calls under way, as by a backward
+/// that failed, their group is left: whoever tells of the failure gives it up then, and not before the others could hear why.
 pub(super) struct Departures(Arc<Mutex<State>>);
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
@@ -125,17 +126,6 @@ impl Departures {
                 Err(ExecError::State { name, what }.into())
             }
             None => Ok(std::mem::take(&mut state.under_way)),
-        }
-    }
-}
-
-impl Drop for Departures {
-    /// After a backward that failed, nobody waits for what has left; it is cut off, so that nothing works on the buffer any more.
-    fn drop(&mut self) {
-        let mut state = lock(&self.0);
-        if !state.under_way.is_empty() {
-            state.under_way.clear();
-            state.collective.abandon();
         }
     }
 }

@@ -57,6 +57,11 @@ impl GradientBuffer {
         })
     }
 
+    /// Zeros for the same network, `layout`, in one piece.
+    pub fn another(&self, layout: &WeightsLayout, device: Device) -> Result<Self, ExecError> {
+        Self::new(layout, self.parts[2], usize::MAX, device)
+    }
+
     fn part(&self, index: usize) -> Tensor {
         let start = self.parts[..index].iter().sum();
         self.flat.narrow(0, start, self.parts.get(index).copied().unwrap_or(SUMS))

@@ -311,7 +311,13 @@ impl Program {
     pub fn watch_step(&mut self, microbatches: &[Microbatch], watch: &mut Watch) -> Result<(), OptimError> {
         self.executor.ensure_ranges(&self.weights)?;
         let phase = self.phase(self.global_step);
-        self.accumulate(microbatches, phase, (false, false), Some(watch), &mut Stopwatch::start()).map(drop)
+        // A buffer of its own: what has left the other one in the step that failed may still be on its way.
+        let own = self.gradients.another(&self.weights.layout, self.device())?;
+        let shared = std::mem::replace(&mut self.gradients, own);
+        let watched =
+            self.accumulate(microbatches, phase, (false, false), Some(watch), &mut Stopwatch::start());
+        self.gradients = shared;
+        watched.map(drop)
     }
 
     /// What a recipe wants to be known before a step: ranges, and, where they freeze here, BatchNorm's statistics anew.

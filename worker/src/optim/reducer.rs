@@ -2,15 +2,17 @@
 
 use super::gradient_buffer::GradientBuffer;
 use super::{OptimError, Sharing};
-use crate::collective::{Collective, Pending, ReduceOp};
+use crate::collective::{Cause, Collective, Pending, ReduceOp};
 use crate::strategy::Rank;
 use std::sync::Arc;
 use tch::{Device, Tensor};
 
-/// Why a call was refused: where one before it has failed, that one's error, which says what happened.
+/// Why a call was refused: where one before it has failed, that one's error, which says what happened; but what is this rank's
+/// own is no consequence of another's.
 pub(super) fn cause(under_way: Vec<Box<dyn Pending>>, refused: OptimError) -> OptimError {
-    if !matches!(refused, OptimError::Collective(_)) {
-        return refused;
+    match &refused {
+        OptimError::Collective(e) if matches!(e.cause(), Cause::Peers | Cause::Waited) => (),
+        _ => return refused,
     }
     let first = under_way.into_iter().find_map(|call| call.wait().err());
     first.map_or(refused, OptimError::from)
@@ -93,5 +95,41 @@ impl Reducer {
         let any = Tensor::f_from_slice(&[f32::from(u8::from(asked))])?.f_to_device(device)?;
         self.collective.all_reduce(&any, ReduceOp::Max)?;
         Ok(any.f_double_value(&[0])? > 0.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collective::{CollectiveError, OnTheWire};
+
+    struct Fails(CollectiveError);
+
+    impl Pending for Fails {
+        fn wait(self: Box<Self>) -> Result<OnTheWire, CollectiveError> {
+            Err(self.0)
+        }
+    }
+
+    fn failed(cause: Cause, why: &str) -> CollectiveError {
+        let (backend, call, rank, number, bytes) = ("gloo", "all_reduce", 0, 1, 4);
+        CollectiveError::Failed { backend, call, rank, number, bytes, cause, why: why.into() }
+    }
+
+    #[test]
+    fn the_first_failure_is_told_but_not_instead_of_one_that_is_this_rank_s_own() {
+        for (own, told) in [
+            (Cause::Peers, "first"),
+            (Cause::Waited, "first"),
+            (Cause::Own, "refused"),
+            (Cause::Memory, "refused"),
+            (Cause::Setup, "refused"),
+        ] {
+            let under_way: Vec<Box<dyn Pending>> = vec![Box::new(Fails(failed(Cause::Waited, "first")))];
+            let e = cause(under_way, failed(own, "refused").into());
+            assert!(e.to_string().contains(told), "{own:?}: {e}");
+        }
+        let e = cause(vec![], failed(Cause::Peers, "refused").into());
+        assert!(e.to_string().contains("refused"), "{e}");
     }
 }

@@ -23,7 +23,7 @@ pub use result::Library as NcclLibrary;
 use super::error::{Trouble, Which};
 use super::queue::{Queue, Started};
 use super::{
-    Abort, Cause, Collective, CollectiveError, Entered, Pending, ReduceOp, RendezvousStore, bytes,
+    Abort, Attached, Cause, Collective, CollectiveError, Entered, Pending, ReduceOp, RendezvousStore, bytes,
     room_for_all,
 };
 use place::Side;
@@ -51,7 +51,8 @@ const FREE: Duration = Duration::from_secs(5);
 
 /// A NCCL group of one GPU per rank.
 pub struct Nccl {
-    queue: Queue,
+    _attached: Attached,
+    queue: Arc<Queue>,
     group: Arc<Group>,
 }
 
@@ -170,8 +171,15 @@ impl Nccl {
             Err(e) => return Err(e),
         }
         // Three waits of a call have the deadline: for this rank's device, for NCCL to take it, for the others.
-        let queue = Queue::new("nccl", rank, 3 * timeout + FREE).map_err(failed)?;
-        Ok(Self { queue, group })
+        let queue = Arc::new(Queue::new("nccl", rank, 3 * timeout + FREE).map_err(failed)?);
+        // A call that failed leaves its kernel on the device, which whoever started the call may be waiting for elsewhere.
+        let (ending, of) = (Arc::clone(&group), Arc::downgrade(&queue));
+        let attached = abort.attach(move || {
+            if let Some(queue) = of.upgrade() {
+                drop(free_by(&queue, ending));
+            }
+        });
+        Ok(Self { _attached: attached, queue, group })
     }
 
     /// Starts a call that reads `tensor` and writes `out`.
@@ -361,6 +369,14 @@ fn silent() -> Entered {
     Box::new(|| ())
 }
 
+/// Has the thread that uses a group free it, once it is in no call.
+fn free_by(queue: &Queue, group: Arc<Group>) -> Result<Started<()>, CollectiveError> {
+    queue.start_uncounted("abandon", move |_| {
+        group.free();
+        Ok(())
+    })
+}
+
 impl Collective for Nccl {
     fn rank(&self) -> usize {
         self.group.rank
@@ -434,11 +450,8 @@ impl Collective for Nccl {
     /// A kernel that waits for a rank which is gone holds up the device that everything else is computed on.
     fn abandon(&self) {
         self.group.given_up.store(true, Ordering::SeqCst);
-        let group = Arc::clone(&self.group);
-        let freeing = self.queue.start_uncounted("abandon", move |_| {
-            group.free();
-            Ok(())
-        });
+        self.group.broken.store(true, Ordering::SeqCst);
+        let freeing = free_by(&self.queue, Arc::clone(&self.group));
         if let Err(e) = freeing.and_then(|freeing| freeing.within(2 * FREE).result()) {
             tracing::warn!("{e}");
         }

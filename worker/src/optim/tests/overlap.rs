@@ -176,7 +176,13 @@ fn a_step_whose_bucket_fails_changes_nothing_and_says_which_collective_it_was() 
         assert!(second > 3, "{}: {second} collectives", setting.name);
         // Of the second step the first rank's first bucket, which leaves in the middle of backward, and its last collective: what
         // the other rank gets instead of it ends with this rank.
+        let sound = on_ranks(2, LONG, |collective| {
+            let mut program = program(collective, &setting, true);
+            (0..2).for_each(|step| drop(step_of(&mut program, step).unwrap()));
+            (state(&program), program.place())
+        });
         for at in [first, first + second - 1] {
+            let next = Arc::new(MemoryStore::default());
             let told = on_ranks(2, LONG, |collective| {
                 let rank = collective.rank();
                 let collective: Box<dyn Collective> = match rank {
@@ -188,6 +194,13 @@ fn a_step_whose_bucket_fails_changes_nothing_and_says_which_collective_it_was() 
                 let before = (state(&program), program.place());
                 let e = step_of(&mut program, 1).unwrap_err();
                 assert!((state(&program), program.place()) == before, "{}, rank {rank}", setting.name);
+                // Nor of the next generation's step.
+                program.abandon();
+                let group =
+                    Gloo::connect(next.clone(), rank, 2, "127.0.0.1", LONG, &Abort::new()).unwrap();
+                program.regroup(Box::new(group));
+                step_of(&mut program, 1).unwrap();
+                assert!((state(&program), program.place()) == sound[rank], "{}, rank {rank}", setting.name);
                 e.to_string()
             });
             let own = format!("faulty all_reduce on rank 0 (collective {}, ", at + 1);
