@@ -1,8 +1,9 @@
 // Normalisation, sum, activation and fake quantization of channels-last tensors as one autograd operator; see pointwise.h.
 //
 // Forward reads x twice where the statistics are the batch's, once elsewhere, and leaves one bit an element for backward,
-// which reads x and dy twice, or once. A value with two readers is handed out twice: so the two gradients come apart, and are
-// added where they are read, not by autograd in a pass of its own. Here is the CPU's way; pointwise_gpu.cpp has the one of GPUs.
+// which reads x and dy twice, or once. A value with two readers can be handed out twice: so the two gradients come apart, and
+// behind a normalisation are added where they are read, not by autograd in a pass of its own. Here is the CPU's way;
+// pointwise_gpu.cpp has the one of GPUs.
 #include "pointwise_run.h"
 
 #include <ATen/Parallel.h>
@@ -178,8 +179,8 @@ Forward run_forward(const at::Tensor& x, const OctrainPointwise& o, const Given&
 }
 
 // `bits`, `mean`, `inverse`: not defined where there is no mask, no normalisation. Without one dx and dresidual are dz. `other`:
-// a second gradient of y, not defined where there is none.
-Gradients run_backward(const at::Tensor& dy, const at::Tensor& other, const OctrainPointwise& o, const at::Tensor& x,
+// a second gradient of y, not defined where there is none. Both gradients are let go as soon as they are added.
+Gradients run_backward(at::Tensor dy, at::Tensor other, const OctrainPointwise& o, const at::Tensor& x,
                        const at::Tensor& bits, const at::Tensor& gamma, const at::Tensor& mean,
                        const at::Tensor& inverse, bool residual) {
   const bool norm = o.statistics != kOctrainNoNorm, batch = o.statistics == kOctrainBatch;
@@ -187,7 +188,7 @@ Gradients run_backward(const at::Tensor& dy, const at::Tensor& other, const Octr
     return run_backward(dy + other, at::Tensor(), o, x, bits, gamma, mean, inverse, residual);
   }
   if (dy.device().is_cuda() || o.emulated) {
-    return octrain_chain_gradients_on_gpu(dy, other, o, x, bits, gamma, mean, inverse, residual);
+    return octrain_chain_gradients_on_gpu(std::move(dy), std::move(other), o, x, bits, gamma, mean, inverse, residual);
   }
   Gradients made;
   const Pieces p(dy);
@@ -195,7 +196,7 @@ Gradients run_backward(const at::Tensor& dy, const at::Tensor& other, const Octr
   const uint8_t* mask = bits.defined() ? static_cast<const uint8_t*>(bits.const_data_ptr()) : nullptr;
   const auto mask_at = [&](int64_t begin) { return mask ? mask + begin / 8 : nullptr; };
   // Whether dz is written down: where somebody else wants it, and where reading it again is less than making it again.
-  const bool writes = other.defined() || (mask && (residual || !norm));
+  const bool writes = (other.defined() && (batch || residual)) || (mask && (residual || !norm));
   at::Tensor dz = dy;
   if (writes) dz = at::empty_like(dy);
   if (!norm) {
@@ -211,7 +212,7 @@ Gradients run_backward(const at::Tensor& dy, const at::Tensor& other, const Octr
   const float *w = gamma.const_data_ptr<float>(), *m = mean.const_data_ptr<float>();
   const float* r = inverse.const_data_ptr<float>();
   const Pattern means(p, [&](int64_t c) { return m[c]; }), gain(p, [&](int64_t c) { return w[c] * r[c]; });
-  made.x = at::empty_like(x);
+  if (!batch) made.x = at::empty_like(x);
   const Sums all(p, [&](int64_t piece, int64_t begin, float* sum, float* product) {
     octrain_pointwise_loops().sums[kind](p.of(piece), octrain_at(dy, begin), other.defined() ? octrain_at(other, begin) : nullptr,
                        mask_at(begin), octrain_at(x, begin), means.data(), writes ? octrain_at(dz, begin) : nullptr, batch ? nullptr : octrain_at(made.x, begin), gain.data(),
@@ -224,6 +225,8 @@ Gradients run_backward(const at::Tensor& dy, const at::Tensor& other, const Octr
     made.gamma.mutable_data_ptr<float>()[c] = static_cast<float>(all.other[c] * r[c]);
   }
   if (batch) {
+    if (writes) dy.reset(), other.reset();
+    made.x = at::empty_like(x);
     const double n = static_cast<double>(p.elements / p.channels);
     const Pattern slope(p, [&](int64_t c) { return static_cast<double>(w[c]) * r[c] * r[c] * r[c] * all.other[c] / n; });
     const Pattern offset(p, [&](int64_t c) { return static_cast<double>(w[c]) * r[c] * all.sum[c] / n; });
@@ -267,21 +270,28 @@ struct Pointwise : public torch::autograd::Function<Pointwise> {
     return {made.y};
   }
 
+  // `grads` are libtorch's own, which it keeps until this returns, unless they are taken out.
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
-                                                 torch::autograd::variable_list grads) {
+                                                 torch::autograd::variable_list& grads) {
     octrain_once_only("a chain of fused operators",
                       "run libtorch's operators one by one, whose gradients have gradients");
     OctrainPointwise o;
     const std::string saved = ctx->saved_data["options"].toStringRef();
     memcpy(&o, saved.data(), sizeof(o));
     Gradients made;
-    grads.resize(2);
-    if (!grads[0].defined()) std::swap(grads[0], grads[1]);
-    if (grads[0].defined()) {
-      const at::Tensor other = grads[1].defined() ? octrain_channels_last(grads[1]) : at::Tensor();
+    at::Tensor dy = std::move(grads[0]), other = grads.size() > 1 ? std::move(grads[1]) : at::Tensor();
+    if (!dy.defined()) std::swap(dy, other);
+    if (dy.defined()) {
+      // What lies in another order costs a pass anyhow: the sum, into the first one's memory order.
+      const auto in_order = [](const at::Tensor& t) { return t.is_contiguous(at::MemoryFormat::ChannelsLast); };
+      if (other.defined() && !(in_order(dy) && in_order(other))) {
+        dy = in_order(other) ? other + dy : dy + other;
+        other.reset();
+      }
+      dy = octrain_channels_last(dy);
       torch::autograd::variable_list kept = ctx->get_saved_variables();
       kept.resize(5);
-      made = run_backward(octrain_channels_last(grads[0]), other, o, kept[1], kept[0], kept[2], kept[3], kept[4],
+      made = run_backward(std::move(dy), std::move(other), o, kept[1], kept[0], kept[2], kept[3], kept[4],
                           ctx->saved_data["residual"].toBool());
     }
     return {made.x, made.residual, made.gamma, made.beta, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};

@@ -83,7 +83,7 @@ OctrainChainForward octrain_chain_on_gpu(const at::Tensor& x, const OctrainPoint
   return made;
 }
 
-OctrainChainGradients octrain_chain_gradients_on_gpu(const at::Tensor& dy, const at::Tensor& other, const OctrainPointwise& o,
+OctrainChainGradients octrain_chain_gradients_on_gpu(at::Tensor dy, at::Tensor other, const OctrainPointwise& o,
                                                      const at::Tensor& x, const at::Tensor& bits,
                                                      const at::Tensor& gamma, const at::Tensor& mean,
                                                      const at::Tensor& inverse, bool residual) {
@@ -92,7 +92,7 @@ OctrainChainGradients octrain_chain_gradients_on_gpu(const at::Tensor& dy, const
   const int kind = octrain_chain_kind(dy);
   const bool norm = o.statistics != kOctrainNoNorm, batch = o.statistics == kOctrainBatch;
   at::Tensor dz = dy, written;
-  const bool writes = other.defined() || (bits.defined() && (residual || !norm));
+  const bool writes = (other.defined() && (batch || residual)) || (bits.defined() && (residual || !norm));
   if (writes) dz = at::empty_like(dy);
   if (residual) made.residual = dz;
   if (!norm) {
@@ -103,7 +103,7 @@ OctrainChainGradients octrain_chain_gradients_on_gpu(const at::Tensor& dy, const
     made.x = dz;
     return made;
   }
-  made.x = at::empty_like(x);
+  if (!batch || x.numel() == 0) made.x = at::empty_like(x);
   made.gamma = at::empty_like(gamma);
   made.beta = at::empty_like(gamma);
   const Shape p(x, {&dy, other.defined() ? &other : nullptr});
@@ -122,6 +122,8 @@ OctrainChainGradients octrain_chain_gradients_on_gpu(const at::Tensor& dy, const
   octrain_launch(x, "chain_sums_end", p.ends(), from(partial), from(gamma), from(inverse), to(made.gamma), to(made.beta),
                  to(gain), to(slope), to(offset), p.rows, p.channels, p.chunks);
   if (batch) {
+    if (writes) dy.reset(), other.reset();
+    made.x = at::empty_like(x);
     octrain_launch(x, octrain_kernel("chain_backward", kind), p.blocks(), written.defined() ? from(written) : from(dy),
                    written.defined() ? nullptr : from(bits), x.const_data_ptr(), from(mean), from(gain), from(slope),
                    from(offset), to(made.x), p.wide, p.n, p.channels);

@@ -24,7 +24,7 @@ struct OctrainChainGradients {
 // `other`, a second gradient of y: where there is none.
 OctrainChainForward octrain_chain_on_gpu(const at::Tensor& x, const OctrainPointwise& o, const OctrainChain& g,
                                          bool differentiate);
-OctrainChainGradients octrain_chain_gradients_on_gpu(const at::Tensor& dy, const at::Tensor& other, const OctrainPointwise& o,
+OctrainChainGradients octrain_chain_gradients_on_gpu(at::Tensor dy, at::Tensor other, const OctrainPointwise& o,
                                                      const at::Tensor& x, const at::Tensor& bits,
                                                      const at::Tensor& gamma, const at::Tensor& mean,
                                                      const at::Tensor& inverse, bool residual);

@@ -128,8 +128,8 @@ fn results(x: &Tensor) -> Result<Vec<Found>, String> {
         let dx = backward(&y, &[&input])?.remove(0);
         found("the maximum over windows", y, 0.0)?;
         found("its gradient", dx, 0.0)?;
-        for batch in [false, true] {
-            chain(&images, batch)?
+        for (batch, readers) in [(false, 1), (true, 1), (false, 2), (true, 2)] {
+            chain(&images, batch, readers)?
                 .into_iter()
                 .try_for_each(|(what, value, apart)| found(what, value, apart))?;
         }
@@ -146,8 +146,8 @@ fn images(x: &Tensor, channels: i64) -> Result<Tensor, String> {
     flat.f_view([3, 26, 27, channels]).and_then(|t| t.f_permute([0, 3, 1, 2])).map_err(tch)
 }
 
-/// BatchNorm, a sum and, with running statistics, ReLU6 and a quantizer as one operator.
-fn chain(x: &Tensor, batch: bool) -> Result<Vec<(&'static str, Tensor, f64)>, String> {
+/// BatchNorm, a sum and, with running statistics, ReLU6 and a quantizer as one operator, whose value one reads or two.
+fn chain(x: &Tensor, batch: bool, readers: usize) -> Result<Vec<(&'static str, Tensor, f64)>, String> {
     let (channels, device) = (x.size()[1], x.device());
     let leaf = |t: Tensor| t.f_detach().map(|t| t.set_requires_grad(true)).map_err(tch);
     let line = |from: f64, to: f64| {
@@ -169,10 +169,16 @@ fn chain(x: &Tensor, batch: bool) -> Result<Vec<(&'static str, Tensor, f64)>, St
         normed: Some(&seen),
         last: None,
     };
-    // Two read it, so that gradients of two are added up.
-    let [y, second] = native::pointwise_for_two(&input, &of).map_err(text)?;
     let part = |y: &Tensor, of: f64| y.f_mul_scalar(of).and_then(|y| y.f_sum(Kind::Float)).map_err(tch);
-    let loss = part(&y, 0.01)?.f_add(&part(&second, 0.03)?).map_err(tch)?;
+    let (y, loss) = if readers == 2 {
+        let [y, second] = native::pointwise_for_two(&input, &of).map_err(text)?;
+        let loss = part(&y, 0.01)?.f_add(&part(&second, 0.03)?).map_err(tch)?;
+        (y, loss)
+    } else {
+        let y = native::pointwise(&input, &of).map_err(text)?;
+        let loss = part(&y, 0.01)?;
+        (y, loss)
+    };
     let mut by =
         Tensor::f_run_backward(&[loss], &[&input, &residual, &gamma, &beta], false, false).map_err(tch)?;
     let [by_beta, by_gamma, by_residual, dx] = [3, 2, 1, 0].map(|i| by.remove(i));

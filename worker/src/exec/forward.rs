@@ -126,15 +126,15 @@ impl Schedule {
         Self(turns)
     }
 
-    /// Finds the values of chains that two turns read.
+    /// Finds the values of chains with a normalisation that two turns read.
     fn hand_out(graph: &Graph, turns: &mut [Turn]) {
         let mut readers: Vec<Vec<usize>> = vec![vec![]; graph.nodes.len()];
         for (turn, of) in turns.iter().enumerate() {
             of.what.reads(graph).iter().for_each(|id| readers[id.0].push(turn));
         }
         for turn in 0..turns.len() {
-            let What::Chain(chain) = &turns[turn].what else { continue };
-            let last = chain.last;
+            // Without a normalisation a chain's backward reads its gradient once, so that adding another is a pass of its own.
+            let What::Chain(Chain { last, norm: Some(_), .. }) = turns[turn].what else { continue };
             match readers[last.0][..] {
                 [first, second] if first != second && last != graph.output => {
                     turns[turn].twice = true;

@@ -103,7 +103,8 @@ pub fn pointwise(x: &Tensor, of: &Pointwise) -> Result<Tensor, NativeError> {
 }
 
 /// The same for two readers: the result twice, in the same memory. So the gradients that they give come apart, and the operator
-/// adds them where it reads them: in FP32, rounded to their type, which are the bits of autograd's sum in a pass of its own.
+/// adds them where it reads them, if it normalises and they are channels-last: in FP32, rounded to their type, which are the bits of
+/// autograd's sum in a pass of its own.
 pub fn pointwise_for_two(x: &Tensor, of: &Pointwise) -> Result<[Tensor; 2], NativeError> {
     let (y, second) = run(x, of, By { twice: true, emulated: false })?;
     // Without gradients nothing has to come apart.

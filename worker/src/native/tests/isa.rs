@@ -47,6 +47,8 @@ fn all_results(kind: Kind) -> Vec<Vec<i64>> {
         results.extend([&y, &got[0], &got[1]].map(words));
     }
     results.extend(pointwise::of_a_chain(kind).iter().map(words));
+    let bits = |all: &Vec<f32>| all.iter().map(|v| i64::from(v.to_bits())).collect();
+    results.extend(pointwise::of_a_chain_for_two(kind).iter().map(bits));
     results.extend(depthwise::of_all_cases(kind).iter().map(words));
     results
 }

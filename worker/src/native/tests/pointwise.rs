@@ -252,7 +252,7 @@ fn the_kernels_of_gpus_give_them_too() {
 }
 
 /// Images whose sums go by several pieces.
-const PIECES: [i64; 4] = [5, 96, 15, 31];
+pub(super) const PIECES: [i64; 4] = [5, 96, 15, 31];
 
 #[test]
 fn no_grid_changes_a_bit_and_without_sums_the_kernels_and_the_loops_are_equal() {
@@ -303,9 +303,9 @@ fn step_of(case: Case, y: &Tensor) -> f64 {
     f64::from(case.rounds.unwrap()) / y.abs().max().double_value(&[]).max(1e-30)
 }
 
-/// Values and gradients of a chain with all parts.
-pub(super) fn of_a_chain(kind: Kind) -> Vec<Tensor> {
-    let case = Case {
+/// A chain with all parts.
+fn with_all_parts(kind: Kind) -> Case {
+    Case {
         kind,
         shape: [3, 37, 9, 11],
         norm: Some(true),
@@ -313,8 +313,18 @@ pub(super) fn of_a_chain(kind: Kind) -> Vec<Tensor> {
         cut: Some(RELU6),
         rounds: Some(0.02),
         unclipped: false,
-    };
+    }
+}
+
+/// Its values and gradients, where one reads it.
+pub(super) fn of_a_chain(kind: Kind) -> Vec<Tensor> {
+    let case = with_all_parts(kind);
     as_one(case, &leaves(case, kind), By::Loops)
+}
+
+/// The same where two do.
+pub(super) fn of_a_chain_for_two(kind: Kind) -> Vec<Vec<f32>> {
+    super::two_readers::read_by_two(with_all_parts(kind), By::Loops, true)
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! Chains whose value two read.
 
 use super::super::{Norm, Pointwise, Rounding, pointwise, pointwise_for_two};
-use super::pointwise::{By, Case, EPS, RELU, SCHEME, cases, leaves, scale};
+use super::pointwise::{By, Case, EPS, PIECES, RELU, SCHEME, cases, leaves, scale};
 use super::*;
 
 /// `y` and the gradients of all leaves where two read it: each its own, or both the same one, whose gradients autograd adds up.
-fn read_by_two(case: Case, by: By, apart: bool) -> Vec<Vec<f32>> {
+pub(super) fn read_by_two(case: Case, by: By, apart: bool) -> Vec<Vec<f32>> {
     let l = leaves(case, case.kind);
     let scale = scale(case);
     let (mean, var) = (&l.mean, &l.var);
@@ -35,13 +35,27 @@ fn read_by_two(case: Case, by: By, apart: bool) -> Vec<Vec<f32>> {
     let mut wanted = vec![&l.x];
     wanted.extend(case.residual.then_some(&l.residual));
     wanted.extend(case.norm.map(|_| [&l.gamma, &l.beta]).into_iter().flatten());
+    if apart {
+        let given = Tensor::run_backward(&[&loss], &[&first, &second], true, false);
+        let equal = |a: &Tensor, b: &Tensor| values(a) == values(b);
+        assert!(equal(&given[0], &l.dy) && !equal(&given[0], &given[1]), "each has a gradient of its own");
+    }
     let grads = Tensor::run_backward(&[loss], &wanted, false, false);
     std::iter::once(first.detach()).chain(grads).map(|t| values(&t)).collect()
 }
 
 #[test]
 fn of_two_readers_the_gradients_are_added_to_the_bits_of_autograd_s_sum() {
-    for (i, case) in cases().into_iter().enumerate() {
+    let pieces = [Kind::Float, Kind::BFloat16].map(|kind| Case {
+        kind,
+        shape: PIECES,
+        norm: Some(true),
+        residual: true,
+        cut: Some(RELU),
+        rounds: None,
+        unclipped: false,
+    });
+    for (i, case) in cases().into_iter().chain(pieces).enumerate() {
         if case.norm == Some(true) && case.shape[0] * case.shape[2] * case.shape[3] < 3 {
             continue;
         }
@@ -54,6 +68,24 @@ fn of_two_readers_the_gradients_are_added_to_the_bits_of_autograd_s_sum() {
             assert!(with[1].iter().any(|v| *v != 0.0), "{case:?}: nothing passes");
         }
     }
+}
+
+#[test]
+fn gradients_in_another_memory_order_are_added_all_the_same() {
+    let x = Tensor::from_slice(&random(48, 2.0)).view([1, 3, 4, 4]).set_requires_grad(true);
+    let ones = Tensor::ones([3], (Kind::Float, Device::Cpu));
+    let zeros = Tensor::zeros([3], (Kind::Float, Device::Cpu));
+    let [mean, var] = [&zeros, &ones].map(Tensor::copy);
+    let norm = Norm { gamma: &ones, beta: &zeros, mean: &mean, var: &var, eps: EPS, batch: true };
+    let of = Pointwise { norm: Some(norm), cut: Some(RELU), ..Pointwise::default() };
+    let by = |of_two: [Tensor; 2]| {
+        // Of a mean over pixels the gradient is in the other order.
+        let pooled = of_two[0].adaptive_avg_pool2d([1, 1]).sum(Kind::Float);
+        let loss = pooled + (&of_two[1] * &of_two[1]).sum(Kind::Float);
+        values(&Tensor::run_backward(&[loss], &[&x], false, false)[0])
+    };
+    let one = pointwise(&x, &of).unwrap();
+    assert_eq!(by(pointwise_for_two(&x, &of).unwrap()), by([one.shallow_clone(), one]));
 }
 
 #[test]

@@ -196,8 +196,7 @@ fn a_step_whose_bucket_fails_changes_nothing_and_says_which_collective_it_was() 
                 assert!((state(&program), program.place()) == before, "{}, rank {rank}", setting.name);
                 // Nor of the next generation's step.
                 program.abandon();
-                let group =
-                    Gloo::connect(next.clone(), rank, 2, "127.0.0.1", LONG, &Abort::new()).unwrap();
+                let group = Gloo::connect(next.clone(), rank, 2, "127.0.0.1", LONG, &Abort::new()).unwrap();
                 program.regroup(Box::new(group));
                 step_of(&mut program, 1).unwrap();
                 assert!((state(&program), program.place()) == sound[rank], "{}, rank {rank}", setting.name);
