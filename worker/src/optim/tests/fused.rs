@@ -2,8 +2,14 @@
 //! and its batch large, so that last bits do not grow from layer to layer; `tests/tests/oracle.rs` has the large ones.
 
 use super::*;
-use crate::graph::{Builder, Clip, Op, ParamKind, Square};
+use crate::exec::ExecError;
+use crate::exec::ops::{Call, Forward, register};
+use crate::graph::{
+    Builder, Clip, Given, OnnxNode, OnnxScope, Op, Operator, ParamKind, Site, Square, TensorType,
+};
 use crate::strategy::{Freeze, Layout};
+use serde::{Deserialize, Serialize};
+use std::sync::{Mutex, PoisonError};
 
 /// Every kind of chain: BatchNorm with ReLU, with a sum and ReLU, alone, with ReLU6, and a sum without activation.
 fn network() -> Graph {
@@ -87,4 +93,60 @@ fn a_step_of_neighbours_as_one_is_a_step_of_each_by_itself() {
             assert!(off <= most * all + 1e-6, "{name} of {qat:?}: {off:e} of {all:e}");
         }
     }
+}
+
+/// Hands on what it reads and notes where that is: the handle, and the memory.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Notes;
+
+static NOTED: Mutex<Vec<(usize, usize)>> = Mutex::new(Vec::new());
+
+impl Operator for Notes {
+    fn kind(&self) -> &'static str {
+        "NotesWhatItReads"
+    }
+
+    fn infer(&self, given: &Given) -> Result<TensorType, String> {
+        Ok(given.inputs[0].clone())
+    }
+
+    fn quantized_inputs(&self, _: Target, _: &Site) -> Option<Vec<usize>> {
+        Some(vec![])
+    }
+
+    fn onnx(&self, _: &OnnxScope) -> Result<Vec<OnnxNode>, String> {
+        Err("it is a test's".into())
+    }
+}
+
+impl Forward for Notes {
+    fn forward(&self, call: &mut Call) -> Result<Tensor, ExecError> {
+        let place = (call.x().as_ptr() as usize, call.x().data_ptr() as usize);
+        NOTED.lock().unwrap_or_else(PoisonError::into_inner).push(place);
+        Ok(call.x().f_mul_scalar(2.0)?)
+    }
+}
+
+#[test]
+fn two_readers_of_a_chain_have_a_handle_each_in_one_piece_of_memory() {
+    register::<Notes>("NotesWhatItReads").unwrap();
+    let (mut b, x) = Builder::new("TwoReaders", [3, 12, 12]);
+    let x = b.convolution("conv", x, Square::new(8, 3, 1)).unwrap();
+    let x = b.batch_norm("bn", x, ParamKind::Gamma).unwrap();
+    let x = b.push("relu", Op::Relu, &[x]).unwrap();
+    let both = ["first", "second"].map(|name| b.push(name, Op::custom(Notes), &[x]).unwrap());
+    let x = b.push("add", Op::Add, &both).unwrap();
+    let x = b.push("pool", Op::GlobalAvgPool, &[x]).unwrap();
+    let x = b.push("flatten", Op::Flatten, &[x]).unwrap();
+    let x = b.linear("fc", x, 10).unwrap();
+    let strategy = Strategy { layout: Layout::Nhwc, ..Strategy::default() };
+    let mut program = DistributedOptimizer::new(Sgd::default(), strategy, Box::new(Local))
+        .minimize(b.finish(x).unwrap(), CrossEntropy::default())
+        .unwrap();
+    let images = Tensor::randn([4, 3, 12, 12], (Kind::Float, Device::Cpu));
+    let labels = Tensor::zeros([4], (Kind::Int64, Device::Cpu));
+    program.step(&[Microbatch { images: &images, labels: &labels }]).unwrap();
+    let noted = NOTED.lock().unwrap_or_else(PoisonError::into_inner);
+    let [(first, here), (second, there)] = noted[..] else { panic!("{noted:?}") };
+    assert!(first != second && here == there, "{noted:?}");
 }
