@@ -25,35 +25,45 @@ build() { cargo build --locked --workspace --bins --examples --quiet && cargo te
 documentation() { RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --quiet; }
 
 # What tests say they did not run is lost among the rest; it is said again at the end.
-told=$(mktemp)
-trap 'rm -f "$told"' EXIT
+told=$(mktemp) fetched=$(mktemp)
+trap 'rm -f "$told" "$fetched"' EXIT
 tests() { cargo test --locked --workspace --no-fail-fast 2>&1 | tee "$told"; }
 
 cuda_wheels=yes
 if [ "${1:-}" = --no-cuda-wheels ]; then cuda_wheels=no; shift; fi
 
-step set-up scripts/setup.sh --test
-[ $failed -eq 0 ] || { echo "test: set-up failed, so nothing else can run" >&2; exit 1; }
-
 if [ $# -gt 0 ]; then
+  scripts/setup.sh --test
   cargo build --locked --workspace --bins --examples # what tests start
   exec cargo test --locked --workspace -- "$@"
 fi
 
-if [ $cuda_wheels = yes ]; then
-  step "CUDA wheels" scripts/setup.sh --cuda-apart
-else
-  echo "test: --no-cuda-wheels: the CUDA libraries are not fetched"
-fi
+step set-up scripts/setup.sh
+[ $failed -eq 0 ] || { echo "test: set-up failed, so nothing else can run" >&2; exit 1; }
 
-shellcheck=$(echo .deps/python/lib/python3.*/site-packages/bin/shellcheck)
+# What tests alone need is fetched while the code is compiled: one waits for the network, the other for the processors.
+for_tests() {
+  scripts/setup.sh --test || return
+  if [ $cuda_wheels = yes ]; then
+    scripts/setup.sh --cuda-apart
+  else
+    echo "test: --no-cuda-wheels: the CUDA libraries are not fetched"
+  fi
+}
+for_tests >"$fetched" 2>&1 &
+fetching=$!
+# Its end, and what it said.
+arrived() { local outcome=0; wait $fetching || outcome=$?; cat "$fetched"; return $outcome; }
+checked_scripts() { "$(echo .deps/python/lib/python3.*/site-packages/bin/shellcheck)" "${shell_files[@]}"; }
+
 mapfile -t shell_files < <(find scripts .ci deploy tests/fixtures -type f \( -name '*.sh' -o -path .ci/run \) | sort)
 
 step formatting cargo fmt --all --check
-step shellcheck "$shellcheck" "${shell_files[@]}"
 step lints cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
 step documentation documentation
 step build build
+step "set-up of the tests" arrived
+step shellcheck checked_scripts
 step tests tests
 
 if grep -q SKIPPED: "$told"; then echo; echo "not run here:"; grep -o 'SKIPPED: .*' "$told" | sort -u; fi
