@@ -287,7 +287,8 @@ const char* emulated(const char* name, unsigned int blocks, unsigned int threads
 #define OF_TYPES(kernel) KERNEL(kernel##_f32) KERNEL(kernel##_bf16) KERNEL(kernel##_f16)
   OF_TYPES(quantize) OF_TYPES(mask) OF_TYPES(learn) OF_TYPES(weight) KERNEL(learn_sum)
   OF_TYPES(max_pool) OF_TYPES(max_pool_backward)
-  OF_TYPES(chain_statistics) OF_TYPES(chain_apply) OF_TYPES(chain_sums) OF_TYPES(chain_backward)
+  OF_TYPES(chain_statistics) OF_TYPES(chain_apply) OF_TYPES(chain_sums) OF_TYPES(chain_sums_of_two)
+  OF_TYPES(chain_backward)
   KERNEL(chain_statistics_end) KERNEL(chain_running) KERNEL(chain_sums_end)
   return told.empty() ? nullptr : told.c_str();
 }

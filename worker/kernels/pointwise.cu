@@ -255,8 +255,9 @@ static __device__ void statistics(const typename K::Word* x, float* shift, float
   }
 }
 
-// Sums of dz and of dz (x - mean); dz and dz times gain to memory, where that is wanted. `other` is added to dy, if it is not null.
-template <typename K, bool WIDE>
+// Sums of dz and of dz (x - mean); dz and dz times gain to memory, where that is wanted. With TWO `other` is added to dy; as much
+// is under way then of one row as else of two.
+template <typename K, bool WIDE, bool TWO>
 static __device__ void sums(const typename K::Word* dy, const typename K::Word* other, const unsigned char* bits, const typename K::Word* x,
                             const float* mean, const float* gain, typename K::Word* dz, typename K::Word* dx,
                             float* partial, const Pieces& p, float* all) {
@@ -270,11 +271,11 @@ static __device__ void sums(const typename K::Word* dy, const typename K::Word* 
 #pragma unroll
       for (int k = 0; k < PER_THREAD; ++k) m[k] = k < left ? mean[channel + k] : 0.0f;
       const i64 end = (chunk + 1) * p.chunk < p.rows ? (chunk + 1) * p.chunk : p.rows;
-#pragma unroll(sizeof(typename K::Word) == 2 ? 2 : 1)
+#pragma unroll(sizeof(typename K::Word) == 2 && !TWO ? 2 : 1)
       for (i64 row = chunk * p.chunk + lane; row < end; row += lanes) {
         const i64 i = row * p.channels + channel;
         const Eight<K> v = load<K, WIDE>(x + i, left);
-        const Eight<K> g = masked<K, WIDE>(dy, other, bits, i, left);
+        const Eight<K> g = masked<K, WIDE>(dy, TWO ? other : nullptr, bits, i, left);
         if (dz) store<K, WIDE>(dz + i, left, g);
 #pragma unroll
         for (int k = 0; k < PER_THREAD; ++k) {
@@ -429,13 +430,22 @@ extern "C" __global__ void LAUNCHED_WITH(THREADS)
          : apply<K, false>(x, gain, bias, residual, y, bits, normed, last, scales, n, channels, o, block);            \
   }                                                                                                                   \
   extern "C" __global__ void THREE_BLOCKS chain_sums_##name(                                                \
+      const K::Word* __restrict__ dy, const unsigned char* __restrict__ bits, const K::Word* __restrict__ x, const float* __restrict__ mean, const float* __restrict__ gain,           \
+      K::Word* __restrict__ dz, K::Word* __restrict__ dx, float* __restrict__ partial, int wide, i64 rows, i64 channels, i64 tiles, i64 width, i64 chunks,   \
+      i64 chunk) {                                                                                                    \
+    __shared__ float all[2 * PER_THREAD * THREADS];                                                                   \
+    const Pieces p = {rows, channels, tiles, width, chunks, chunk};                                                   \
+    wide ? sums<K, true, false>(dy, nullptr, bits, x, mean, gain, dz, dx, partial, p, all)                            \
+         : sums<K, false, false>(dy, nullptr, bits, x, mean, gain, dz, dx, partial, p, all);                          \
+  }                                                                                                                   \
+  extern "C" __global__ void THREE_BLOCKS chain_sums_of_two_##name(                                         \
       const K::Word* __restrict__ dy, const K::Word* __restrict__ other, const unsigned char* __restrict__ bits, const K::Word* __restrict__ x, const float* __restrict__ mean, const float* __restrict__ gain,           \
       K::Word* __restrict__ dz, K::Word* __restrict__ dx, float* __restrict__ partial, int wide, i64 rows, i64 channels, i64 tiles, i64 width, i64 chunks,   \
       i64 chunk) {                                                                                                    \
     __shared__ float all[2 * PER_THREAD * THREADS];                                                                   \
     const Pieces p = {rows, channels, tiles, width, chunks, chunk};                                                   \
-    wide ? sums<K, true>(dy, other, bits, x, mean, gain, dz, dx, partial, p, all)                                     \
-         : sums<K, false>(dy, other, bits, x, mean, gain, dz, dx, partial, p, all);                                   \
+    wide ? sums<K, true, true>(dy, other, bits, x, mean, gain, dz, dx, partial, p, all)                               \
+         : sums<K, false, true>(dy, other, bits, x, mean, gain, dz, dx, partial, p, all);                             \
   }                                                                                                                   \
   extern "C" __global__ void THREE_BLOCKS chain_backward_##name(                                            \
       const K::Word* __restrict__ dy, const unsigned char* __restrict__ bits, const K::Word* __restrict__ x, const float* __restrict__ mean, const float* __restrict__ gain,           \

@@ -116,9 +116,17 @@ OctrainChainGradients octrain_chain_gradients_on_gpu(at::Tensor dy, at::Tensor o
   at::Tensor partial = p.partial(x), made_of = at::empty({3, p.channels}, x.options().dtype(at::kFloat));
   at::Tensor gain = made_of[0], slope = made_of[1], offset = made_of[2], none;
   if (!batch) at::mul_out(gain, gamma, inverse);
-  octrain_launch(x, octrain_kernel("chain_sums", kind), p.pieces(), dy.const_data_ptr(), from(other), from(bits),
-                 x.const_data_ptr(), from(mean), from(gain), to(written), batch ? nullptr : to(made.x), to(partial), p.wide, p.rows, p.channels,
-                 p.tiles, p.width, p.chunks, p.chunk);
+  const void *first = dy.const_data_ptr(), *second = from(other);
+  const auto sums = [&](const char* name, auto... gradients) {
+    octrain_launch(x, octrain_kernel(name, kind), p.pieces(), gradients..., from(bits), x.const_data_ptr(), from(mean),
+                   from(gain), to(written), batch ? nullptr : to(made.x), to(partial), p.wide, p.rows, p.channels, p.tiles,
+                   p.width, p.chunks, p.chunk);
+  };
+  if (second) {
+    sums("chain_sums_of_two", first, second);
+  } else {
+    sums("chain_sums", first);
+  }
   octrain_launch(x, "chain_sums_end", p.ends(), from(partial), from(gamma), from(inverse), to(made.gamma), to(made.beta),
                  to(gain), to(slope), to(offset), p.rows, p.channels, p.chunks);
   if (batch) {

@@ -129,3 +129,10 @@ impl Departures {
         }
     }
 }
+
+impl Drop for Departures {
+    /// Hooks may keep the rest for longer.
+    fn drop(&mut self) {
+        lock(&self.0).under_way.clear();
+    }
+}

@@ -15,6 +15,7 @@ fn every_kernel_compiles_for_every_generation() {
         "chain_statistics",
         "chain_apply",
         "chain_sums",
+        "chain_sums_of_two",
         "chain_backward",
         "max_pool",
         "max_pool_backward",
@@ -83,7 +84,7 @@ fn no_kernel_spills_and_a_multiprocessor_holds_enough_threads_of_each() {
             nvrtc::compile_and_tell(&cuda::SOURCE.concat(), "kernels.cu", arch, &["--ptxas-options=-v"])
                 .unwrap();
         let kernels = resources(&log);
-        assert_eq!(kernels.len(), 34, "{log}");
+        assert_eq!(kernels.len(), 37, "{log}");
         for (name, [spilled, registers]) in kernels {
             assert_eq!(spilled, 0, "{name} on {arch} spills");
             // A thread of these has 16 bytes of each tensor under way, one of the others an element.
