@@ -59,8 +59,9 @@ fn of_two_readers_the_gradients_are_added_to_the_bits_of_autograd_s_sum() {
         if case.norm == Some(true) && case.shape[0] * case.shape[2] * case.shape[3] < 3 {
             continue;
         }
-        let small = case.shape != [5, 96, 33, 31];
-        for by in [By::Loops, By::Kernels(i)].into_iter().take(if small { 2 } else { 1 }) {
+        // Kernels are slow on a CPU: of rows of whole eights, of others, and of several pieces.
+        let emulated = [[2, 16, 5, 7], [3, 5, 3, 3], PIECES].contains(&case.shape);
+        for by in [By::Loops, By::Kernels(i)].into_iter().take(if emulated { 2 } else { 1 }) {
             let (with, without) = (read_by_two(case, by, true), read_by_two(case, by, false));
             let equal =
                 |a: &[f32], b: &[f32]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(*a, *b));
