@@ -26,7 +26,8 @@ documentation() { RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no
 
 # What tests say they did not run is lost among the rest; it is said again at the end.
 told=$(mktemp) fetched=$(mktemp)
-trap 'rm -f "$told" "$fetched"' EXIT
+fetching=''
+trap '[ -z "$fetching" ] || kill -- -"$fetching" 2>/dev/null || true; rm -f "$told" "$fetched"' EXIT
 tests() { cargo test --locked --workspace --no-fail-fast 2>&1 | tee "$told"; }
 
 cuda_wheels=yes
@@ -50,10 +51,12 @@ for_tests() {
     echo "test: --no-cuda-wheels: the CUDA libraries are not fetched"
   fi
 }
+set -m # a group of its own, so that what ends this script ends it, too
 for_tests >"$fetched" 2>&1 &
 fetching=$!
+set +m
 # Its end, and what it said.
-arrived() { local outcome=0; wait $fetching || outcome=$?; cat "$fetched"; return $outcome; }
+arrived() { local outcome=0; wait "$fetching" || outcome=$?; fetching=''; cat "$fetched"; return $outcome; }
 checked_scripts() { "$(echo .deps/python/lib/python3.*/site-packages/bin/shellcheck)" "${shell_files[@]}"; }
 
 mapfile -t shell_files < <(find scripts .ci deploy tests/fixtures -type f \( -name '*.sh' -o -path .ci/run \) | sort)

@@ -330,6 +330,18 @@ fn a_group_whose_call_failed_is_freed_when_the_job_ends_though_nobody_waits_for_
         assert_eq!(stand_in.log(), ["rank 0 init", "rank 0 abort"]);
         drop(under_way);
     });
+    // One that is in no call, too, and its end was no orderly one.
+    let stand_in = StandIn::new("");
+    on_ranks(&stand_in, 1, LONG, |rank| {
+        let c = rank.connect().unwrap();
+        rank.abort.trip();
+        let begun = Instant::now();
+        while stand_in.log().len() < 2 && begun.elapsed() < LONG / 2 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(stand_in.log(), ["rank 0 init", "rank 0 abort"]);
+        assert!(matches!(c.finish().unwrap_err(), CollectiveError::Aborted { .. }));
+    });
 }
 
 #[test]

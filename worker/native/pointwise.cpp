@@ -185,7 +185,8 @@ Gradients run_backward(at::Tensor dy, at::Tensor other, const OctrainPointwise& 
                        const at::Tensor& inverse, bool residual) {
   const bool norm = o.statistics != kOctrainNoNorm, batch = o.statistics == kOctrainBatch;
   if (!norm && other.defined()) {
-    return run_backward(dy + other, at::Tensor(), o, x, bits, gamma, mean, inverse, residual);
+    dy = dy + other;
+    other.reset();
   }
   if (dy.device().is_cuda() || o.emulated) {
     return octrain_chain_gradients_on_gpu(std::move(dy), std::move(other), o, x, bits, gamma, mean, inverse, residual);

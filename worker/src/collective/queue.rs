@@ -20,7 +20,7 @@ struct Shared {
     left: AtomicBool,
     /// Calls that are not over.
     open: AtomicUsize,
-    /// The thread has not come back in time from what it was to end with.
+    /// The thread has not come back in time.
     stuck: AtomicBool,
 }
 
@@ -158,6 +158,9 @@ impl Queue {
     }
 }
 
+/// How long a thread is waited for in the end that has not come back in time before.
+const A_MOMENT: Duration = Duration::from_secs(1);
+
 /// What is said where the thread has ended before its time.
 const GONE: &str = "the thread that makes the calls of this group is gone";
 
@@ -166,8 +169,8 @@ impl Drop for Queue {
     fn drop(&mut self) {
         self.jobs.get_mut().unwrap_or_else(PoisonError::into_inner).0 = None;
         let Some(thread) = self.thread.take() else { return };
-        let patience = if self.shared.stuck.load(Ordering::SeqCst) { Duration::ZERO } else { self.longest };
-        let until = Instant::now() + patience;
+        let stuck = self.shared.stuck.load(Ordering::SeqCst);
+        let until = Instant::now() + if stuck { self.longest.min(A_MOMENT) } else { self.longest };
         while !thread.is_finished() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -197,6 +200,11 @@ impl<T> Started<T> {
         let mut limited = self;
         limited.longest = longest;
         limited
+    }
+
+    /// Nobody waits for it, which leaves nothing open: it is not the group's work but its end.
+    pub fn unattended(mut self) {
+        self.waited = true;
     }
 
     /// What the call gave, and when it was on the wire.

@@ -305,9 +305,8 @@ impl Program {
 
     /// Goes through this rank's part of the step that has just failed, or that comes next, to find where in the network its
     /// numbers cease to be finite, or what else is wrong with them: forward and backward, operator by operator, with every node's
-    /// value shown to `watch`, a microbatch after another. Ranks may call it alone: nothing is reduced, and nothing is updated
-    /// but what [`Self::gradients`] shows, which is this rank's own sum then. Ranges are not calibrated: one that is not known is
-    /// an error.
+    /// value shown to `watch`, a microbatch after another. Ranks may call it alone: nothing is reduced, and nothing is updated.
+    /// It takes room for as many gradients again. Ranges are not calibrated: one that is not known is an error.
     pub fn watch_step(&mut self, microbatches: &[Microbatch], watch: &mut Watch) -> Result<(), OptimError> {
         self.executor.ensure_ranges(&self.weights)?;
         let phase = self.phase(self.global_step);

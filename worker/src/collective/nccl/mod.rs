@@ -175,8 +175,8 @@ impl Nccl {
         // A call that failed leaves its kernel on the device, which whoever started the call may be waiting for elsewhere.
         let (ending, of) = (Arc::clone(&group), Arc::downgrade(&queue));
         let attached = abort.attach(move || {
-            if let Some(queue) = of.upgrade() {
-                drop(free_by(&queue, ending));
+            if let Some(Ok(freeing)) = of.upgrade().map(|queue| free_by(&queue, ending)) {
+                freeing.unattended();
             }
         });
         Ok(Self { _attached: attached, queue, group })
@@ -340,6 +340,7 @@ impl Group {
     /// The end after a failure, where no call is inside NCCL.
     fn free(&self) {
         let Some(comm) = self.lock().take() else { return };
+        self.broken.store(true, Ordering::SeqCst);
         if self.release(move |library| library.abort(comm)).is_none() {
             tracing::warn!(
                 "rank {}: NCCL does not come back from ncclCommAbort within {} s: the GPU or its driver hangs",

@@ -195,6 +195,7 @@ fn a_step_whose_bucket_fails_changes_nothing_and_says_which_collective_it_was() 
                 let e = step_of(&mut program, 1).unwrap_err();
                 assert!((state(&program), program.place()) == before, "{}, rank {rank}", setting.name);
                 // Nor of the next generation's step, before which the old group goes, as in a job.
+                program.abandon();
                 program.regroup(Box::new(Local));
                 let group = Gloo::connect(next.clone(), rank, 2, "127.0.0.1", LONG, &Abort::new()).unwrap();
                 program.regroup(Box::new(group));
