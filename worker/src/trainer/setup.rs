@@ -197,7 +197,6 @@ impl<'a> Run<'a> {
         let task = Task { config, session, job, data };
         let loader = task.loader()?;
         let steps_per_epoch = loader.as_ref().map_or(0, TrainLoader::steps);
-
         let rule = rule(&config.optimizer);
         let loss = CrossEntropy { label_smoothing: config.optimizer.label_smoothing };
         let (schedule, warmup) = schedule(&config.optimizer, plan.total_steps, steps_per_epoch);

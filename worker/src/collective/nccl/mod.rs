@@ -247,7 +247,7 @@ impl Group {
 
     /// The communicator, if it can still be used.
     fn comm(&self, which: Which) -> Result<Handle, CollectiveError> {
-        if self.abort.is_tripped() {
+        if self.abort.is_tripped() || self.given_up.load(Ordering::SeqCst) {
             return Err(self.aborted(which.call));
         }
         // Also where it has been freed since.
@@ -451,7 +451,6 @@ impl Collective for Nccl {
     /// A kernel that waits for a rank which is gone holds up the device that everything else is computed on.
     fn abandon(&self) {
         self.group.given_up.store(true, Ordering::SeqCst);
-        self.group.broken.store(true, Ordering::SeqCst);
         let freeing = free_by(&self.queue, Arc::clone(&self.group));
         if let Err(e) = freeing.and_then(|freeing| freeing.within(2 * FREE).result()) {
             tracing::warn!("{e}");
