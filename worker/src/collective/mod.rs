@@ -14,7 +14,7 @@ mod pending;
 mod queue;
 mod rendezvous;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use abort::{Abort, Attached};
 pub use calls::{Call, Calls};

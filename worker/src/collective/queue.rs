@@ -196,10 +196,9 @@ pub(super) struct Started<T> {
 
 impl<T> Started<T> {
     /// The same, which is not waited for any longer than this.
-    pub fn within(self, longest: Duration) -> Self {
-        let mut limited = self;
-        limited.longest = longest;
-        limited
+    pub fn within(mut self, longest: Duration) -> Self {
+        self.longest = longest;
+        self
     }
 
     /// Nobody waits for it, which leaves nothing open: it is not the group's work but its end.

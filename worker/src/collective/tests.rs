@@ -8,7 +8,7 @@ use tch::{Device, Kind};
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Runs `f` on every rank of a Gloo group; panics of ranks are the test's.
-fn on_ranks<T: Send>(world: usize, timeout: Duration, f: impl Fn(Gloo) -> T + Sync) -> Vec<T> {
+pub(crate) fn on_ranks<T: Send>(world: usize, timeout: Duration, f: impl Fn(Gloo) -> T + Sync) -> Vec<T> {
     on_abortable_ranks(world, timeout, |c, _| f(c))
 }
 

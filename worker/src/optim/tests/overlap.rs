@@ -12,30 +12,16 @@ const LONG: Duration = Duration::from_secs(120);
 const MICROBATCHES: usize = 4;
 const BUCKET: usize = 1 << 17;
 
-/// Runs `f` on so many ranks, as threads that are a Gloo group.
+/// Runs `f` on so many ranks, as threads that are a Gloo group, each with one thread of its own: more than there are cores would
+/// wait for each other.
 fn on_ranks<T: Send>(
     world: usize,
     patience: Duration,
     f: impl Fn(Box<dyn Collective>) -> T + Sync,
 ) -> Vec<T> {
-    let store = Arc::new(MemoryStore::default());
-    std::thread::scope(|s| {
-        let ranks: Vec<_> = (0..world)
-            .map(|rank| {
-                let (store, f) = (store.clone(), &f);
-                s.spawn(move || {
-                    // Ranks of more threads than there are cores wait for each other's.
-                    tch::set_num_threads(1);
-                    match world {
-                        1 => f(Box::new(Local)),
-                        _ => f(Box::new(
-                            Gloo::connect(store, rank, world, "127.0.0.1", patience, &Abort::new()).unwrap(),
-                        )),
-                    }
-                })
-            })
-            .collect();
-        ranks.into_iter().map(|r| r.join().unwrap()).collect()
+    crate::collective::tests::on_ranks(world, patience, |group| {
+        tch::set_num_threads(1);
+        f(Box::new(group))
     })
 }
 
