@@ -1,12 +1,15 @@
 """The floating-point runs of scripts/training/train_cifar10.sh in PyTorch: the same images, augmentation, batches, schedule and
 optimizer, torchvision's network (for ViT-32px, timm's written anew); in FP32, or under BF16 autocast.
 
-    train_cifar10.py FOLDER NETWORK bf16|fp32 [SEED]
+    train_cifar10.py FOLDER NETWORK bf16|fp32 [SEED [STATE]]
 
 FOLDER holds train/<class>/ and val/<class>/. Prints a JSON line an epoch, then `top1` of the validation set in percent.
+STATE is a file to go on from, written every hundred steps: started again, the run goes on with the same images in the same order
+(cut and flipped otherwise).
 """
 
 import json
+import os
 import random
 import statistics
 import sys
@@ -42,15 +45,26 @@ def optimizer_of(net, model, lr):
     return torch.optim.SGD(groups(5e-4), lr=lr, momentum=0.9, nesterov=True)
 
 
-def loader(folder, training, batch, seed):
+def images(folder, training):
     steps = [transforms.RandomCrop(32, padding=2), transforms.RandomHorizontalFlip()] if training else []
     steps += [transforms.ToTensor(), transforms.Normalize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))]
-    data = torchvision.datasets.ImageFolder(folder, transforms.Compose(steps))
-    order = torch.Generator().manual_seed(seed)
-    return torch.utils.data.DataLoader(data, batch, shuffle=training, drop_last=training, generator=order)
+    return torchvision.datasets.ImageFolder(folder, transforms.Compose(steps))
 
 
-def main(folder, model, precision, seed="1"):
+def batches(data, batch, seed, epoch, done):
+    """The batches of an epoch, in an order of its own, behind those that are done."""
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(1000 * seed + epoch)).tolist()
+    rest = torch.utils.data.Subset(data, order[done * batch :])
+    return torch.utils.data.DataLoader(rest, batch, drop_last=True)
+
+
+def kept(state, **parts):
+    """Writes the state, whole or not at all."""
+    torch.save(parts, f"{state}.new")
+    os.replace(f"{state}.new", state)
+
+
+def main(folder, model, precision, seed="1", state=None):
     seed, amp = int(seed), {"fp32": False, "bf16": True}[precision]
     random.seed(seed)
     torch.manual_seed(seed)
@@ -59,19 +73,29 @@ def main(folder, model, precision, seed="1"):
     if model == "ViT-32px":
         timms_start(net)
     net = net.to(memory_format=torch.channels_last)
-    train, val = loader(f"{folder}/train", True, batch, seed), loader(f"{folder}/val", False, 250, seed)
+    train, val = images(f"{folder}/train", True), images(f"{folder}/val", False)
     optimizer, criterion = optimizer_of(net, model, lr), nn.CrossEntropyLoss()
-    warmup, total = len(train), epochs * len(train)
+    warmup = len(train) // batch
+    total = epochs * warmup
     warm = torch.optim.lr_scheduler.LinearLR(optimizer, 1e-6, 1.0, warmup)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total - warmup)
     schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [warm, cosine], [warmup])
-    for epoch in range(epochs):
+    parts = {"net": net, "optimizer": optimizer, "schedule": schedule}
+    step, losses = 0, []
+    if state and os.path.exists(state):
+        found = torch.load(state)
+        for name, part in parts.items():
+            part.load_state_dict(found[name])
+        step, losses = found["step"], found["losses"]
+        torch.manual_seed(1000 * seed + step)
+    while step < total:
+        epoch, done = divmod(step, warmup)
         net.train()
-        losses, times = [], []
-        for images, labels in train:
+        times = []
+        for x, labels in batches(train, batch, seed, epoch, done):
             start = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16, enabled=amp):
-                loss = criterion(net(images.contiguous(memory_format=torch.channels_last)), labels)
+                loss = criterion(net(x.contiguous(memory_format=torch.channels_last)), labels)
             optimizer.zero_grad()
             loss.backward()
             if model == "ViT-32px":
@@ -80,13 +104,17 @@ def main(folder, model, precision, seed="1"):
             schedule.step()
             losses.append(loss.item())
             times.append(time.perf_counter() - start)
+            step += 1
+            if state and step % 100 == 0:
+                kept(state, step=step, losses=losses, **{n: p.state_dict() for n, p in parts.items()})
         told = {"epoch": epoch, "loss": statistics.mean(losses), "ips": batch / statistics.median(times)}
         print(json.dumps(told), flush=True)
+        losses = []
     net.eval()
     hits = count = 0
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=amp):
-        for images, labels in val:
-            hits += (net(images.contiguous(memory_format=torch.channels_last)).argmax(1) == labels).sum().item()
+        for x, labels in torch.utils.data.DataLoader(val, 250):
+            hits += (net(x.contiguous(memory_format=torch.channels_last)).argmax(1) == labels).sum().item()
             count += len(labels)
     print(json.dumps({"network": model, "precision": precision, "torchvision": torchvision.__version__, "top1": 100 * hits / count}))
 

@@ -1,5 +1,8 @@
-// Which instruction set the loops of this process use: decided by the CPU, once, or forced by tests.
+// Which instruction set the loops of this process use: decided by the CPU, once, or forced by tests; and what oneDNN has for
+// this CPU.
 #include "isa.h"
+
+#include <ATen/core/dispatch/Dispatcher.h>
 
 #include <atomic>
 #include <cstdint>
@@ -58,6 +61,20 @@ bool octrain_force_isa(int32_t isa) {
   if (!has(isa)) return false;
   forced.store(isa);
   return true;
+}
+
+// Whether libtorch hands convolutions and matrix products of BF16 to oneDNN on this CPU. Where it does not, or cannot say, they are
+// computed by loops of its own.
+bool octrain_bf16_products() {
+  static const bool has = [] {
+    try {
+      const auto asked = c10::Dispatcher::singleton().findSchema({"mkldnn::_is_mkldnn_bf16_supported", ""});
+      return asked && asked->typed<bool()>().call();
+    } catch (const std::exception&) {
+      return false;
+    }
+  }();
+  return has;
 }
 
 // The instruction set of the loops in use.

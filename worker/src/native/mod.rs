@@ -23,6 +23,7 @@ mod nvrtc;
 #[cfg(feature = "engines")]
 pub mod openvino_profile;
 mod pointwise;
+mod products;
 mod update;
 mod upload;
 
@@ -36,6 +37,7 @@ pub use interfaces::interfaces;
 pub use leave::leave;
 pub use memory::keep_freed;
 pub use pointwise::{Cut, Norm, Pointwise, Rounding, pointwise, pointwise_for_two};
+pub use products::bf16_products;
 pub use update::{AdamWNumbers, adamw, sgd};
 pub use upload::{Upload, pinned};
 
