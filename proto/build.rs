@@ -10,6 +10,7 @@ const CHOICES: &[(&str, &str)] = &[
     (".octrain.v1.Observer", "::octrain_core::strategy::Observer"),
     (".octrain.v1.Pass", "::octrain_core::passes::Pass"),
     (".octrain.v1.Purpose", "::octrain_core::strategy::Purpose"),
+    (".octrain.v1.ReduceType", "::octrain_core::strategy::ReduceType"),
     (".octrain.v1.Target", "::octrain_core::strategy::Target"),
 ];
 

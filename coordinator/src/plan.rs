@@ -41,6 +41,7 @@ pub fn build(job_id: &str, facts: &JobFacts) -> Result<Planned, StrategyError> {
         passes: s.passes.into_iter().map(sent).collect(),
         settings: s.settings,
         bucket_bytes: s.bucket_bytes,
+        reduce_type: s.reduce_type as i32,
         microbatches: s.microbatches,
         microbatch_size: s.microbatch_size,
         total_steps: s.total_steps,
@@ -159,7 +160,7 @@ mod tests {
         let Planned { plan, roster } = planned();
         assert_eq!(plan.sha256, digest(&plan));
         assert_eq!(generation(&plan, 3, roster, None).plan_sha256, plan.sha256);
-        let changed: [fn(&mut BuildPlan); 9] = [
+        let changed: [fn(&mut BuildPlan); 10] = [
             |p| p.min_world -= 1,
             |p| p.world_size += 1,
             |p| p.job_id.push('x'),
@@ -167,6 +168,7 @@ mod tests {
             |p| p.passes.swap(0, 1),
             |p| p.settings[0].reason.push('!'),
             |p| p.microbatches += 1,
+            |p| p.set_reduce_type(octrain_core::strategy::ReduceType::Bf16),
             |p| p.qat.as_mut().unwrap().observer_momentum = 0.91,
             |p| p.determinism.as_mut().unwrap().seed += 1,
         ];

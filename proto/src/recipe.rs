@@ -53,7 +53,7 @@ pub fn qat(recipe: &v1::QatRecipe) -> Result<Qat, UnknownChoice> {
 mod tests {
     use super::*;
     use octrain_core::passes::Pass;
-    use octrain_core::strategy::{Amp, Device, Layout, Observer, Purpose, Target};
+    use octrain_core::strategy::{Amp, Device, Layout, Observer, Purpose, ReduceType, Target};
 
     #[test]
     fn a_recipe_comes_back_as_it_was_sent() {
@@ -102,6 +102,7 @@ mod tests {
         assert_eq!(ours("observer", Observer::ALL, |c| c as i32, Observer::name), of("Observer"));
         assert_eq!(ours("pass", Pass::ALL, |c| c as i32, Pass::name), of("Pass"));
         assert_eq!(ours("purpose", Purpose::ALL, |c| c as i32, Purpose::name), of("Purpose"));
+        assert_eq!(ours("reduce-type", ReduceType::ALL, |c| c as i32, ReduceType::name), of("ReduceType"));
         assert_eq!(ours("target", Target::ALL, |c| c as i32, Target::name), of("Target"));
     }
 }

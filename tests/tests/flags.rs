@@ -272,7 +272,8 @@ const ROWS: &[Row] = &[
     ("min-world", By::Host, ("worker/src/cli/local.rs", "config.machine.min_world.filter"), None),
     ("test-backend", planned("\"nccl\"", "backend"), (GROUP, "match plan.backend()"), None),
     ("threads", planned("3", "threads"), (SETUP, "tch::set_num_threads(plan.threads"), None),
-    ("bucket-mib", planned("3.0", "bucket-bytes"), (SETUP, "plan.bucket_bytes as usize"), None),
+    ("bucket-mib", planned("3.0", "bucket-bytes"), (GROUP, "plan.bucket_bytes as usize"), None),
+    ("reduce-dtype", planned("\"bf16\"", "reduce-dtype"), (GROUP, "plan.reduce_type()"), None),
 ];
 
 /// A file without its tests and comments, with single blanks.

@@ -8,7 +8,7 @@ use octrain::exec::{self, Evaluator, Mode, Weights};
 use octrain::export::{FloatType, Options, Profile, emit};
 use octrain::graph::{Builder, Graph, Op, Scale, Square, Transpose};
 use octrain::optim::{CrossEntropy, DistributedOptimizer, Microbatch, Program, Sgd, Sharing};
-use octrain::strategy::{Purpose, Qat, Strategy};
+use octrain::strategy::{Purpose, Qat, ReduceType, Strategy};
 use octrain::verify::{Layers, sort_kernels, values};
 use octrain::{models, passes};
 use octrain_tests::random::Draws;
@@ -209,7 +209,7 @@ fn a_range_beyond_the_cut_of_a_clip_keeps_the_layer_before_it_in_int8() {
 
 /// A program of one worker, whose global batch is 4 microbatches.
 fn program(seed: u64) -> Program {
-    let sharing = Sharing { microbatches: 4, bucket_bytes: 1 << 20 };
+    let sharing = Sharing { microbatches: 4, bucket_bytes: 1 << 20, reduce_type: ReduceType::Fp32 };
     let optimizer = DistributedOptimizer::new(Sgd::default(), Strategy::default(), Box::new(Local));
     let optimizer = optimizer.sharing(sharing).seed(seed);
     optimizer.minimize(built("MobileNetV3-Small"), CrossEntropy { label_smoothing: 0.0 }).unwrap()

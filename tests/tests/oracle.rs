@@ -12,7 +12,7 @@ use octrain::optim::{
     AdamW, CrossEntropy, Decayed, DistributedOptimizer, Microbatch, Program, Sgd, Sharing, Update,
     UpdateRule, WeightDecay,
 };
-use octrain::strategy::{Averaging, Layout, Strategy};
+use octrain::strategy::{Averaging, Layout, ReduceType, Strategy};
 use octrain_tests::python;
 use octrain_tests::random::Draws;
 use serde_json::{Value, json};
@@ -23,7 +23,8 @@ const MICROBATCHES: usize = 2;
 
 fn program(graph: Graph, rule: Rule, schedule: Schedule, layout: Layout) -> Program {
     let strategy = Strategy { layout, ..Strategy::default() };
-    let sharing = Sharing { microbatches: MICROBATCHES, bucket_bytes: 1 << 20 };
+    let sharing =
+        Sharing { microbatches: MICROBATCHES, bucket_bytes: 1 << 20, reduce_type: ReduceType::Fp32 };
     let loss = CrossEntropy { label_smoothing: 0.1 };
     let collective = Box::new(Local);
     let Rule { rule, clip, .. } = rule;

@@ -24,7 +24,8 @@ const OBEYED: &[(&str, &str, &str, &str)] = &[
     ("BuildPlan", "passes", "trainer/setup.rs", "plan.passes.get(i)"),
     // For people: every decision with its reason. Its values are the other fields'.
     ("BuildPlan", "settings", "cli/plan.rs", "plan::render("),
-    ("BuildPlan", "bucket_bytes", "trainer/setup.rs", "plan.bucket_bytes as usize"),
+    ("BuildPlan", "bucket_bytes", "trainer/group.rs", "plan.bucket_bytes as usize"),
+    ("BuildPlan", "reduce_type", "trainer/group.rs", "reduce_type: plan.reduce_type()"),
     ("BuildPlan", "microbatches", "trainer/group.rs", "microbatches: plan.microbatches as usize"),
     ("BuildPlan", "microbatch_size", "trainer/group.rs", "plan.microbatch_size as usize"),
     ("BuildPlan", "total_steps", "trainer/setup.rs", "schedule(&config.optimizer, plan.total_steps"),
@@ -85,7 +86,8 @@ const ACTED_UPON: &[(&str, &str)] = &[
     ("optim/statistics.rs", "qat.batch_norm_due("),
     ("../core/src/strategy/qat.rs", "self.bn_images"),
     ("../core/src/strategy/qat.rs", "self.freeze_bn.step("),
-    ("optim/program.rs", "bucket_bytes"),
+    ("optim/gradient_buffer.rs", "bucket_bytes"),
+    ("optim/under_way.rs", "match bucket.reduce_type"),
     ("optim/program.rs", "unclipped_straight_through"),
 ];
 

@@ -23,7 +23,7 @@ pub use settings::JobSettings;
 use crate::ranks::natural;
 use octrain_core::graph::NetworkFacts;
 use octrain_core::passes::{self, Decision};
-use octrain_core::strategy::{Device, Purpose, Strategy};
+use octrain_core::strategy::{Amp, Device, Purpose, ReduceType, Strategy};
 use octrain_proto::v1::{
     Averaging, Backend, Determinism, Fp32Math, JobSpec, LossScaling, ModelFacts, Setting, WorkerFacts,
 };
@@ -63,6 +63,8 @@ pub struct BuildStrategy {
     pub settings: Vec<Setting>,
     /// Gradient bucket in bytes.
     pub bucket_bytes: u64,
+    /// Type of gradients between workers.
+    pub reduce_type: ReduceType,
     /// M.
     pub microbatches: u64,
     /// b.
@@ -118,6 +120,8 @@ pub fn decide(facts: &JobFacts) -> Result<BuildStrategy, StrategyError> {
     settings.push(averaged);
     let (bucket_bytes, reason) = buckets(&s, &network, backend)?;
     settings.push(setting("bucket-bytes", bucket_bytes, reason));
+    let (reduce_type, reason) = reduce_type(&s, backend);
+    settings.push(setting("reduce-dtype", reduce_type, reason));
 
     settings.extend(qat::settings(strategy.qat.as_ref(), &network, batch.total_steps)?);
     strategy.qat = strategy.qat.map(|q| q.scheduled(batch.total_steps));
@@ -143,6 +147,7 @@ pub fn decide(facts: &JobFacts) -> Result<BuildStrategy, StrategyError> {
         loss_scaling,
         settings,
         bucket_bytes,
+        reduce_type,
         microbatches: batch.microbatches,
         microbatch_size: batch.microbatch_size,
         total_steps: batch.total_steps,
@@ -179,6 +184,19 @@ fn buckets(
         ),
     };
     Ok((bytes, reason))
+}
+
+/// The type that gradients have between workers.
+fn reduce_type(s: &JobSettings, backend: Backend) -> (ReduceType, String) {
+    let asked = s.reduce_dtype;
+    match (backend, asked) {
+        (Backend::Local, _) => (ReduceType::Fp32, "one worker: gradients stay where they are".into()),
+        (_, ReduceType::Fp32) => (asked, "--reduce-dtype fp32: sums are those of one worker, in another order".into()),
+        (_, ReduceType::Fp16) if s.strategy.amp != Amp::Fp16 => {
+            (asked, "--reduce-dtype fp16: half the bytes; without --amp fp16 nothing scales gradients that are too small for it".into())
+        }
+        _ => (asked, format!("--reduce-dtype {asked}: half the bytes, rounded at each sum; FP32 before and after, as statistics and losses are")),
+    }
 }
 
 /// Cores of the host with the fewest per worker, shared out.

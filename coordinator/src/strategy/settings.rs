@@ -1,7 +1,7 @@
 //! The part of the run's configuration that strategy depends on, read from the configuration every worker sends.
 
 use super::StrategyError;
-use octrain_core::strategy::{DeviceChoice, StrategySettings, TestBackend};
+use octrain_core::strategy::{DeviceChoice, ReduceType, StrategySettings, TestBackend};
 use serde::Deserialize;
 
 /// Settings by the names of their flags. Other keys of the configuration do not concern the coordinator; a key
@@ -41,6 +41,8 @@ pub struct JobSettings {
     pub threads: u32,
     /// Gradient bucket in MiB.
     pub bucket_mib: f64,
+    /// Type of gradients between workers.
+    pub reduce_dtype: ReduceType,
     /// Only deterministic kernels.
     #[serde(default)]
     pub deterministic: bool,

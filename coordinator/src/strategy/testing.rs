@@ -15,7 +15,7 @@ pub(crate) fn config(changes: Value) -> Value {
         "qat-observer": "moving-average", "qat-percentile": 99.99, "qat-weight-bits": 8, "qat-reduce-range": false,
         "qat-learn-scales": false, "qat-bn-images": 0, "qat-distill": false, "qat-distill-weight": 0.5, "qat-distill-temperature": 4.0,
         "model-ema": false, "model-ema-decay": 0.99998, "model-ema-steps": 32,
-        "device": "auto", "threads": 0, "bucket-mib": 25.0, "another-key": "ignored",
+        "device": "auto", "threads": 0, "bucket-mib": 25.0, "reduce-dtype": "fp32", "another-key": "ignored",
     });
     for (key, value) in changes.as_object().unwrap() {
         config[key] = value.clone();

@@ -332,6 +332,27 @@ fn the_plan_says_which_codes_activations_behind_a_relu_have_and_for_whom() {
 }
 
 #[test]
+fn the_plan_says_which_type_gradients_have_on_their_way() {
+    for (changes, workers, value, why) in [
+        (json!({}), two(), "fp32", "--reduce-dtype fp32"),
+        (json!({"reduce-dtype": "bf16"}), two(), "bf16", "half the bytes, rounded at each sum"),
+        (json!({"reduce-dtype": "fp16"}), two(), "fp16", "without --amp fp16 nothing scales"),
+        (
+            json!({"reduce-dtype": "fp16", "amp": "fp16"}),
+            two(),
+            "fp16",
+            "half the bytes, rounded at each sum",
+        ),
+        (json!({"reduce-dtype": "bf16"}), vec![worker("a", 0, 0)], "fp32", "one worker"),
+    ] {
+        let decided = decide(&facts(changes, workers)).unwrap();
+        let (said, reason) = of(&decided, "reduce-dtype");
+        assert!(said == value && reason.contains(why), "{said}: {reason}");
+        assert_eq!(decided.reduce_type.name(), value);
+    }
+}
+
+#[test]
 fn numbers_out_of_range_are_refused_by_the_name_of_their_flag() {
     for (changes, flag) in [
         (json!({"scale-loss": 0.0}), "scale-loss"),

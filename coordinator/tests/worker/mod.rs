@@ -30,7 +30,7 @@ pub fn job(seed: u64) -> JobSpec {
         "qat-observer": "moving-average", "qat-percentile": 99.99, "qat-weight-bits": 8, "qat-reduce-range": false,
         "qat-learn-scales": false, "qat-bn-images": 0, "qat-distill": false, "qat-distill-weight": 0.5, "qat-distill-temperature": 4.0,
         "model-ema": false, "model-ema-decay": 0.99998, "model-ema-steps": 32,
-        "device": "cpu", "threads": 0, "bucket-mib": 25.0,
+        "device": "cpu", "threads": 0, "bucket-mib": 25.0, "reduce-dtype": "fp32",
     });
     let model = ModelFacts { name: "ResNet20".into(), parameters: 272_474, layers: 22, batch_norms: 21 };
     spec::spec(&config, Purpose::Train, model, 50_000)

@@ -40,6 +40,7 @@ const FREE: &[&str] = &[
     "min-world",
     "threads",
     "bucket-mib",
+    "reduce-dtype",
 ];
 
 /// Takes from a stored configuration a setting that has the default of an earlier release.

@@ -1,6 +1,6 @@
 //! What of a machine a run takes.
 
-use octrain_core::strategy::{DeviceChoice, TestBackend};
+use octrain_core::strategy::{DeviceChoice, ReduceType, TestBackend};
 use serde::{Deserialize, Serialize};
 
 /// What of a machine a run takes.
@@ -42,6 +42,9 @@ pub struct MachineSettings {
         arg(long, help_heading = "Machine", default_value_t = 25.0, allow_hyphen_values = true)
     )]
     pub bucket_mib: f64,
+    /// Type of gradients on their way between workers; before and after they are FP32.
+    #[cfg_attr(feature = "cli", arg(long, help_heading = "Machine", value_enum, default_value_t))]
+    pub reduce_dtype: ReduceType,
 }
 
 impl Default for MachineSettings {
@@ -53,6 +56,7 @@ impl Default for MachineSettings {
             test_backend: TestBackend::Auto,
             threads: 0,
             bucket_mib: 25.0,
+            reduce_dtype: ReduceType::Fp32,
         }
     }
 }

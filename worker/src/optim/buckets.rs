@@ -1,6 +1,7 @@
 //! Cutting the flat gradient into buckets: contiguous ranges that end where a parameter ends.
 
 use crate::exec::WeightsLayout;
+use crate::strategy::ReduceType;
 
 /// A range of the flat communication buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -9,6 +10,8 @@ pub struct Bucket {
     pub offset: i64,
     /// Number of elements.
     pub len: i64,
+    /// Type of the elements on their way.
+    pub reduce_type: ReduceType,
 }
 
 /// Most elements of the last bucket: 1 MiB.
@@ -19,15 +22,16 @@ const LEAST: i64 = 1 << 14;
 const PART: i64 = 16;
 
 /// Buckets of at least one parameter and, where possible, at most `bytes` (FP32), in the order in which they leave; `tail`
-/// elements that follow the gradients (statistics, loss) ride in the last one.
+/// elements that follow the gradients (statistics, loss) ride in the last one, which is FP32 for their sake. The others are
+/// `reduce_type` on their way.
 ///
 /// The last one can leave only after backward, so that nothing hides it, and the one before it shortly before: it is small, and
 /// each one before is twice as large as the one behind it until `bytes` are reached.
-pub fn plan_buckets(layout: &WeightsLayout, tail: i64, bytes: usize) -> Vec<Bucket> {
+pub fn plan_buckets(layout: &WeightsLayout, tail: i64, bytes: usize, reduce_type: ReduceType) -> Vec<Bucket> {
     let most = (bytes / 4).max(1) as i64;
     let mut wanted = (layout.trainable_len / PART).clamp(LEAST, LAST).min(most);
     // From the end.
-    let mut buckets = vec![Bucket { offset: layout.trainable_len, len: 0 }];
+    let mut buckets = vec![Bucket { offset: layout.trainable_len, len: 0, reduce_type: ReduceType::Fp32 }];
     for slot in layout.trainable.iter().rev() {
         let last = buckets.last_mut().expect("there is one");
         if last.len == 0 || last.len + slot.len <= wanted {
@@ -35,7 +39,7 @@ pub fn plan_buckets(layout: &WeightsLayout, tail: i64, bytes: usize) -> Vec<Buck
             last.len += slot.len;
         } else {
             wanted = (2 * wanted).min(most);
-            buckets.push(Bucket { offset: slot.offset, len: slot.len });
+            buckets.push(Bucket { offset: slot.offset, len: slot.len, reduce_type });
         }
     }
     buckets[0].len += tail;
@@ -56,18 +60,24 @@ mod tests {
     fn buckets_cover_everything_once_and_cut_at_parameters() {
         let layout = layout("ResNet20", 32);
         for bytes in [1, 40_000, 1 << 30] {
-            let buckets = plan_buckets(&layout, 7, bytes);
+            let buckets = plan_buckets(&layout, 7, bytes, ReduceType::Bf16);
             let mut next = 0;
             for b in &buckets {
                 assert_eq!(b.offset, next);
                 assert!(layout.trainable.iter().any(|s| s.offset == b.offset));
                 next += b.len;
+                assert_eq!(
+                    b.reduce_type == ReduceType::Fp32,
+                    next > layout.trainable_len,
+                    "what has statistics"
+                );
             }
             assert_eq!(next, layout.trainable_len + 7);
         }
-        assert_eq!(plan_buckets(&layout, 7, 1).len(), layout.trainable.len());
+        assert_eq!(plan_buckets(&layout, 7, 1, ReduceType::Fp32).len(), layout.trainable.len());
         let nothing = WeightsLayout { trainable: vec![], trainable_len: 0, ..layout };
-        assert_eq!(plan_buckets(&nothing, 7, 1), [Bucket { offset: 0, len: 7 }]);
+        let tail = Bucket { offset: 0, len: 7, reduce_type: ReduceType::Fp32 };
+        assert_eq!(plan_buckets(&nothing, 7, 1, ReduceType::Bf16), [tail]);
     }
 
     #[test]
@@ -75,7 +85,7 @@ mod tests {
         let most = 25 << 20;
         for (name, size, count) in [("ResNet50", 224, 6..=10), ("ResNet20", 32, 3..=6)] {
             let layout = layout(name, size);
-            let buckets = plan_buckets(&layout, 0, most);
+            let buckets = plan_buckets(&layout, 0, most, ReduceType::Fp32);
             assert!(count.contains(&buckets.len()), "{name}: {}", buckets.len());
             let bytes: Vec<i64> = buckets.iter().map(|b| 4 * b.len).collect();
             let all: i64 = bytes.iter().sum();

@@ -5,7 +5,8 @@ use super::OptimError;
 use super::buckets::Bucket;
 use super::gradient_buffer::GradientBuffer;
 use super::reducer::cause;
-use crate::collective::{Collective, Pending, ReduceOp};
+use super::under_way::UnderWay;
+use crate::collective::Collective;
 use crate::exec::ExecError;
 use crate::native::on_gradient;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,7 +40,7 @@ struct State {
     awaited: Vec<Option<Destination>>,
     /// Of each bucket, how many gradients are awaited.
     missing: Vec<usize>,
-    under_way: Vec<Box<dyn Pending>>,
+    under_way: Vec<UnderWay>,
     failed: Option<OptimError>,
 }
 
@@ -54,21 +55,12 @@ impl State {
         self.missing[destination.bucket] -= 1;
         // What rides behind the gradients, in the last bucket, is known after backward.
         while self.under_way.len() + 1 < self.buckets.len() && self.missing[self.under_way.len()] == 0 {
-            let call = start(&*self.collective, &self.flat, self.buckets[self.under_way.len()])?;
+            let bucket = self.buckets[self.under_way.len()];
+            let call = UnderWay::bucket(&*self.collective, &self.flat, bucket)?;
             self.under_way.push(call);
         }
         Ok(())
     }
-}
-
-/// Starts to add up a bucket over all ranks.
-pub(super) fn start(
-    collective: &dyn Collective,
-    flat: &Tensor,
-    bucket: Bucket,
-) -> Result<Box<dyn Pending>, OptimError> {
-    let piece = flat.f_narrow(0, bucket.offset, bucket.len)?;
-    Ok(collective.start_all_reduce(&piece, ReduceOp::Sum, Box::new(|| ()))?)
 }
 
 /// The departures of one backward: the last that a rank runs in a step. Where it is dropped with calls under way, as by a backward
@@ -115,7 +107,7 @@ impl Departures {
     }
 
     /// Backward is over: what has left, in order. `names` are the parameters'; one whose gradient has not come is an error.
-    pub fn end(self, names: impl Iterator<Item = String>) -> Result<Vec<Box<dyn Pending>>, OptimError> {
+    pub fn end(self, names: impl Iterator<Item = String>) -> Result<Vec<UnderWay>, OptimError> {
         let mut state = lock(&self.0);
         if let Some(e) = state.failed.take() {
             return Err(cause(std::mem::take(&mut state.under_way), e));

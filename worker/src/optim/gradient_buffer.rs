@@ -1,10 +1,12 @@
 //! What ranks add up in a step, in one flat buffer.
 
-use super::OptimError;
 use super::buckets::{Bucket, plan_buckets};
-use super::departures::{Destination, start};
-use crate::collective::{Collective, Pending};
+use super::departures::Destination;
+use super::under_way::UnderWay;
+use super::{OptimError, Sharing};
+use crate::collective::Collective;
 use crate::exec::{ExecError, Record, WeightsLayout};
+use crate::strategy::ReduceType;
 use tch::{Device, Kind, TchError, Tensor};
 
 /// Sums over microbatches besides gradients and statistics, on the host.
@@ -38,19 +40,20 @@ pub(super) struct GradientBuffer {
 }
 
 impl GradientBuffer {
-    /// Zeros for a network and `learned` scales, reduced in pieces of `bucket_bytes`.
+    /// Zeros for a network and `learned` scales, reduced as `sharing` says.
     pub fn new(
         layout: &WeightsLayout,
         learned: i64,
-        bucket_bytes: usize,
+        sharing: &Sharing,
         device: Device,
     ) -> Result<Self, ExecError> {
+        let Sharing { bucket_bytes, reduce_type, .. } = *sharing;
         let tail = layout.buffers_len + learned + SUMS;
         let flat = Tensor::f_zeros([layout.trainable_len + tail], (Kind::Float, device))?;
         Ok(Self {
             record: Record::new(layout, device)?,
             views: WeightsLayout::views(&flat, &layout.trainable),
-            buckets: plan_buckets(layout, tail, bucket_bytes),
+            buckets: plan_buckets(layout, tail, bucket_bytes, reduce_type),
             parts: [layout.trainable_len, layout.buffers_len, learned],
             flat,
             fresh: true,
@@ -59,7 +62,8 @@ impl GradientBuffer {
 
     /// Zeros for the same network, `layout`, in one piece.
     pub fn another(&self, layout: &WeightsLayout, device: Device) -> Result<Self, ExecError> {
-        Self::new(layout, self.parts[2], usize::MAX, device)
+        let sharing = Sharing { microbatches: 0, bucket_bytes: usize::MAX, reduce_type: ReduceType::Fp32 };
+        Self::new(layout, self.parts[2], &sharing, device)
     }
 
     fn part(&self, index: usize) -> Tensor {
@@ -128,10 +132,10 @@ impl GradientBuffer {
     pub fn start_rest(
         &self,
         collective: &dyn Collective,
-        under_way: &mut Vec<Box<dyn Pending>>,
+        under_way: &mut Vec<UnderWay>,
     ) -> Result<(), OptimError> {
         for bucket in &self.buckets[under_way.len()..] {
-            under_way.push(start(collective, &self.flat, *bucket)?);
+            under_way.push(UnderWay::bucket(collective, &self.flat, *bucket)?);
         }
         Ok(())
     }
@@ -182,7 +186,8 @@ mod tests {
     #[test]
     fn parts_do_not_overlap_and_gradients_are_views() {
         let layout = WeightsLayout::new(&models::build("ResNet20", [3, 32, 32], 10).unwrap());
-        let mut buffer = GradientBuffer::new(&layout, 5, 1 << 16, Device::Cpu).unwrap();
+        let sharing = Sharing { microbatches: 1, bucket_bytes: 1 << 16, reduce_type: ReduceType::Fp32 };
+        let mut buffer = GradientBuffer::new(&layout, 5, &sharing, Device::Cpu).unwrap();
         let mut gradients: Vec<Tensor> = buffer.views().iter().map(Tensor::ones_like).collect();
         gradients.push(Tensor::full([5], 2.0, (Kind::Float, Device::Cpu)));
         let _ = buffer.record.stats.fill_(3.0);

@@ -29,6 +29,7 @@ mod stopwatch;
 mod survive;
 #[cfg(test)]
 mod tests;
+mod under_way;
 mod updater;
 
 pub use adamw::AdamW;
@@ -52,7 +53,7 @@ use crate::exec::{Executor, Weights, initialise};
 use crate::graph::Graph;
 use crate::passes::{GraphPass, Passes};
 use crate::quant::observer::RangeObserver;
-use crate::strategy::{Averaging, Purpose, Strategy};
+use crate::strategy::{Averaging, Purpose, ReduceType, Strategy};
 use loss_scale::LossScale;
 use schedule::{LearningRate, Schedule};
 use std::sync::Arc;
@@ -63,8 +64,10 @@ use tch::Device;
 pub struct Sharing {
     /// Microbatches in a global batch, over all ranks.
     pub microbatches: usize,
-    /// Bytes of gradients that are reduced in one piece.
+    /// Bytes of gradients, in FP32, that are reduced in one piece.
     pub bucket_bytes: usize,
+    /// The type that gradients have on their way; they are FP32 before and after.
+    pub reduce_type: ReduceType,
 }
 
 /// An optimizer over all ranks of a collective.
@@ -88,10 +91,11 @@ pub struct DistributedOptimizer {
 
 impl DistributedOptimizer {
     /// An optimizer with an update rule and a strategy, over a collective: one microbatch per rank and step, 25 MiB
-    /// buckets, a constant learning rate of 0.1, no loss scaling, no clipping, no averaging, initial weights of seed 42, on the CPU;
+    /// buckets that are reduced in FP32, a constant learning rate of 0.1, no loss scaling, no clipping, no averaging, initial weights of seed 42, on the CPU;
     /// gradients leave for the other ranks while backward still runs.
     pub fn new(rule: impl UpdateRule + 'static, strategy: Strategy, collective: Box<dyn Collective>) -> Self {
-        let sharing = Sharing { microbatches: collective.world_size(), bucket_bytes: 25 << 20 };
+        let microbatches = collective.world_size();
+        let sharing = Sharing { microbatches, bucket_bytes: 25 << 20, reduce_type: ReduceType::Fp32 };
         Self {
             rule: Box::new(rule),
             strategy,

@@ -13,10 +13,11 @@ use super::schedule::LearningRate;
 use super::source::Source;
 use super::state::{RuleState, StateError};
 use super::stopwatch::{Span, Stage, Stopwatch, total};
+use super::under_way::UnderWay;
 use super::updater::Updater;
 use super::{DistributedOptimizer, OptimError};
 use crate::checkpoint::State;
-use crate::collective::{Collective, CollectiveError, Pending};
+use crate::collective::{Collective, CollectiveError};
 use crate::data::rng::CounterRng;
 use crate::exec::{Evaluator, ExecError, Executor, Mode, Pass, Prepared, Watch, Weights};
 use crate::graph::Graph;
@@ -104,7 +105,7 @@ impl Program {
         updater.average = average.transpose()?;
         Ok(Self {
             objective: Objective { loss, teacher: None },
-            gradients: GradientBuffer::new(layout, learned, o.sharing.bucket_bytes, device)?,
+            gradients: GradientBuffer::new(layout, learned, &o.sharing, device)?,
             updater,
             quantization: Quantization::new(&o.strategy, o.observer)?,
             source: Source { graph: network, passes: o.passes, strategy: o.strategy },
@@ -345,7 +346,7 @@ impl Program {
         (stop, reduces): (bool, bool),
         mut watch: Option<&mut Watch>,
         time: &mut Stopwatch,
-    ) -> Result<Vec<Box<dyn Pending>>, OptimError> {
+    ) -> Result<Vec<UnderWay>, OptimError> {
         let qat = self.source.strategy.qat.as_ref();
         let mode = Mode {
             batch_stats: phase.batch_stats,

@@ -1,21 +1,22 @@
 //! What ranks do together: how they share a step out, add up, and agree.
 
 use super::gradient_buffer::GradientBuffer;
+use super::under_way::UnderWay;
 use super::{OptimError, Sharing};
-use crate::collective::{Cause, Collective, Pending, ReduceOp};
+use crate::collective::{Cause, Collective, ReduceOp};
 use crate::strategy::Rank;
 use std::sync::Arc;
 use tch::{Device, Tensor};
 
 /// Why a call was refused: where one before it has failed, that one's error, which says what happened; but what is this rank's
 /// own is no consequence of another's.
-pub(super) fn cause(under_way: Vec<Box<dyn Pending>>, refused: OptimError) -> OptimError {
+pub(super) fn cause(under_way: Vec<UnderWay>, refused: OptimError) -> OptimError {
     match &refused {
         OptimError::Collective(e) if matches!(e.cause(), Cause::Peers | Cause::Waited) => (),
         _ => return refused,
     }
     let first = under_way.into_iter().find_map(|call| call.wait().err());
-    first.map_or(refused, OptimError::from)
+    first.unwrap_or(refused)
 }
 
 /// A collective, and how its ranks share out a step.
@@ -49,7 +50,7 @@ impl Reducer {
     pub fn reduce(
         &self,
         gradients: &GradientBuffer,
-        mut under_way: Vec<Box<dyn Pending>>,
+        mut under_way: Vec<UnderWay>,
         observed: bool,
     ) -> Result<(), OptimError> {
         if let Err(e) = self.start_rest(gradients, &mut under_way, observed) {
@@ -64,13 +65,13 @@ impl Reducer {
     fn start_rest(
         &self,
         gradients: &GradientBuffer,
-        under_way: &mut Vec<Box<dyn Pending>>,
+        under_way: &mut Vec<UnderWay>,
         observed: bool,
     ) -> Result<(), OptimError> {
         gradients.start_rest(&*self.collective, under_way)?;
         let maxima = &gradients.record.maxima;
         if observed && maxima.numel() > 0 {
-            under_way.push(self.collective.start_all_reduce(maxima, ReduceOp::Max, Box::new(|| ()))?);
+            under_way.push(UnderWay::start(&*self.collective, maxima, ReduceOp::Max)?);
         }
         Ok(())
     }
@@ -101,7 +102,7 @@ impl Reducer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collective::{CollectiveError, OnTheWire};
+    use crate::collective::{CollectiveError, OnTheWire, Pending};
 
     struct Fails(CollectiveError);
 
@@ -125,8 +126,8 @@ mod tests {
             (Cause::Memory, "refused"),
             (Cause::Setup, "refused"),
         ] {
-            let under_way: Vec<Box<dyn Pending>> = vec![Box::new(Fails(failed(Cause::Waited, "first")))];
-            let e = cause(under_way, failed(own, "refused").into());
+            let first: Box<dyn Pending> = Box::new(Fails(failed(Cause::Waited, "first")));
+            let e = cause(vec![first.into()], failed(own, "refused").into());
             assert!(e.to_string().contains(told), "{own:?}: {e}");
         }
         let e = cause(vec![], failed(Cause::Peers, "refused").into());

@@ -64,7 +64,7 @@ mod tests {
     use crate::collective::Local;
     use crate::models;
     use crate::optim::{CrossEntropy, DistributedOptimizer, Microbatch, Sgd, Sharing};
-    use crate::strategy::Strategy;
+    use crate::strategy::{ReduceType, Strategy};
     use tch::{Device, Kind, Tensor};
 
     #[test]
@@ -87,7 +87,8 @@ mod tests {
     fn a_step_says_where_its_time_went() {
         let network = models::build("ResNet20", [3, 32, 32], 10).unwrap();
         let optimizer = DistributedOptimizer::new(Sgd::default(), Strategy::default(), Box::new(Local));
-        let optimizer = optimizer.sharing(Sharing { microbatches: 2, bucket_bytes: 1 << 20 });
+        let sharing = Sharing { microbatches: 2, bucket_bytes: 1 << 20, reduce_type: ReduceType::Fp32 };
+        let optimizer = optimizer.sharing(sharing);
         let mut program = optimizer.minimize(network, CrossEntropy::default()).unwrap();
         let images = Tensor::zeros([2, 3, 32, 32], (Kind::Float, Device::Cpu));
         let labels = Tensor::zeros([2], (Kind::Int64, Device::Cpu));

@@ -4,6 +4,7 @@ use super::TrainError;
 use crate::collective::{Calls, Collective, CollectiveError, Counted, Gloo, Local, Nccl, Place, load_nccl};
 use crate::data::Sharding;
 use crate::launcher::watchdog::{Phase, doing};
+use crate::optim::Sharing;
 use crate::session::{Backend, BuildPlan, Generation, Session};
 use std::time::Duration;
 use tch::Device;
@@ -24,6 +25,12 @@ pub(super) fn sharding(plan: &BuildPlan, generation: &Generation) -> Sharding {
         microbatches: plan.microbatches as usize,
         batch: plan.microbatch_size as usize,
     }
+}
+
+/// How ranks share out a step and add up, whoever is there.
+pub(super) fn sharing(plan: &BuildPlan) -> Sharing {
+    let (microbatches, bucket_bytes) = (plan.microbatches as usize, plan.bucket_bytes as usize);
+    Sharing { microbatches, bucket_bytes, reduce_type: plan.reduce_type() }
 }
 
 /// Connects the ranks of the current generation, as the plan says. `address` is this host's, as others reach it; `patience`

@@ -1,7 +1,7 @@
 //! From a plan to a run: device, collective, optimizer, weights, loader.
 
 use super::best::Best;
-use super::group::{collective, device, sharding};
+use super::group::{collective, device, sharding, sharing};
 use super::job::Job;
 use super::overlap::{OVERLAP, overlap};
 use super::patience::{PATIENCE, patience};
@@ -19,7 +19,7 @@ use crate::metrics::{Reporter, StepMetrics, median, say};
 use crate::native;
 use crate::native::devices;
 use crate::optim::loss_scale::LossScale;
-use crate::optim::{CrossEntropy, DistributedOptimizer, Program, Sharing};
+use crate::optim::{CrossEntropy, DistributedOptimizer, Program};
 use crate::passes::{self, Decision};
 use crate::session::{BuildPlan, Fp32Math, Generation, LossScalingMode, Session};
 use crate::strategy::{Averaging, Strategy};
@@ -123,11 +123,6 @@ fn strategy(plan: &BuildPlan, network: &NetworkFacts) -> Result<Strategy, TrainE
         return Err(other("the plan lists more passes than there are here".into()));
     }
     Ok(strategy)
-}
-
-/// How ranks share out a step.
-fn sharing(plan: &BuildPlan) -> Sharing {
-    Sharing { microbatches: plan.microbatches as usize, bucket_bytes: plan.bucket_bytes as usize }
 }
 
 /// How the loss is scaled at the start.
@@ -339,7 +334,7 @@ impl<'a> Run<'a> {
 mod tests {
     use super::*;
     use crate::session::{Determinism, LossScaling, Placement, QatRecipe, WorkerFacts, job_spec, machine};
-    use crate::strategy::{Amp, Layout, Observer, Target};
+    use crate::strategy::{Amp, Layout, Observer, ReduceType, Target};
     use crate::trainer::purpose;
     use octrain_coordinator::{plan, strategy::JobFacts};
 
@@ -410,7 +405,7 @@ mod tests {
     #[test]
     fn every_decision_of_the_plan_reaches_the_worker() {
         type Change = fn(&mut BuildPlan);
-        let changes: [(&str, Change); 28] = [
+        let changes: [(&str, Change); 29] = [
             ("amp", |p| p.set_amp(Amp::Bf16)),
             ("loss_scaling.mode", |p| scaling(p).set_mode(LossScalingMode::Dynamic)),
             ("loss_scaling.scale", |p| {
@@ -420,6 +415,7 @@ mod tests {
             ("layout", |p| p.set_layout(Layout::Nchw)),
             ("passes", |p| p.passes[0].on = !p.passes[0].on),
             ("bucket_bytes", |p| p.bucket_bytes += 4),
+            ("reduce_type", |p| p.set_reduce_type(ReduceType::Bf16)),
             ("microbatches", |p| p.microbatches += 1),
             ("averaging.decay", |p| p.averaging.as_mut().unwrap().decay = 0.5),
             ("averaging.every", |p| p.averaging.as_mut().unwrap().every += 1),

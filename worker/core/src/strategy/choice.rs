@@ -88,6 +88,18 @@ impl Amp {
 }
 
 choice! {
+    /// The type that gradients have on their way between workers; they are FP32 before and after.
+    ReduceType {
+        /// FP32.
+        Fp32 = "fp32",
+        /// BF16: half the bytes, of which each sum on the way keeps 8 bits.
+        Bf16 = "bf16",
+        /// FP16: half the bytes, of which each sum on the way keeps 11 bits; what is beyond 65504 becomes infinite.
+        Fp16 = "fp16",
+    }
+}
+
+choice! {
     /// Memory order of four-dimensional values and weights.
     Layout {
         /// Channels last.

@@ -10,7 +10,9 @@ mod settings;
 
 pub use averaging::Averaging;
 pub(crate) use choice::choice;
-pub use choice::{Amp, Device, DeviceChoice, Layout, Observer, Purpose, Target, TestBackend, UnknownChoice};
+pub use choice::{
+    Amp, Device, DeviceChoice, Layout, Observer, Purpose, ReduceType, Target, TestBackend, UnknownChoice,
+};
 pub use qat::{Distillation, Freeze, Phase, Qat, QatError};
 pub use quantization::QuantizationSettings;
 pub use rank::Rank;

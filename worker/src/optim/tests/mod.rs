@@ -9,7 +9,7 @@ use crate::collective::Local;
 use crate::models;
 use crate::quant::histogram::Histogram;
 use crate::quant::scheme::Scheme;
-use crate::strategy::{Observer, Qat, Target};
+use crate::strategy::{Observer, Qat, ReduceType, Target};
 use tch::{Kind, Tensor};
 
 /// Gives one range in calibration and another in training.
@@ -277,7 +277,7 @@ fn of_two(qat: Qat) -> Program {
     let strategy = Strategy { qat: Some(qat), ..Strategy::default() };
     let schedule = schedule::Schedule { total_steps: 4, ..schedule::Schedule::constant(0.01) };
     DistributedOptimizer::new(Sgd::default(), strategy, Box::new(Local))
-        .sharing(Sharing { microbatches: 2, bucket_bytes: 1 << 20 })
+        .sharing(Sharing { microbatches: 2, bucket_bytes: 1 << 20, reduce_type: ReduceType::Fp32 })
         .schedule(schedule)
         .minimize(network(), CrossEntropy::default())
         .unwrap()

@@ -4,7 +4,7 @@ use super::departures::Departures;
 use super::gradient_buffer::GradientBuffer;
 use super::*;
 use crate::collective::{Abort, Calls, Cause, CollectiveError, Counted, Fault, Faulty, Gloo, MemoryStore};
-use crate::strategy::{Amp, Averaging};
+use crate::strategy::{Amp, Averaging, ReduceType};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -32,11 +32,17 @@ struct Setting {
     strategy: Strategy,
     loss_scale: LossScale,
     clip: Option<f64>,
+    reduce_type: ReduceType,
 }
 
 fn settings() -> Vec<Setting> {
-    let plain =
-        Setting { name: "fp32", strategy: Strategy::default(), loss_scale: LossScale::Off, clip: None };
+    let plain = Setting {
+        name: "fp32",
+        strategy: Strategy::default(),
+        loss_scale: LossScale::Off,
+        clip: None,
+        reduce_type: ReduceType::Fp32,
+    };
     let fp16 = Strategy { amp: Amp::Fp16, ..Strategy::default() };
     let learned = Strategy { qat: Some(Qat { learn_scales: true, ..Qat::default() }), ..Strategy::default() };
     let observed = Strategy { amp: Amp::Bf16, qat: Some(Qat::default()), ..Strategy::default() };
@@ -49,14 +55,19 @@ fn settings() -> Vec<Setting> {
             ..plain.clone()
         },
         Setting { name: "bf16, observed", strategy: observed, ..plain.clone() },
+        Setting { name: "bf16 on the way", reduce_type: ReduceType::Bf16, ..plain.clone() },
         Setting { name: "learned scales, clipped", strategy: learned, clip: Some(1.0), ..plain.clone() },
         plain,
     ]
 }
 
+fn sharing(reduce_type: ReduceType) -> Sharing {
+    Sharing { microbatches: MICROBATCHES, bucket_bytes: BUCKET, reduce_type }
+}
+
 fn program(collective: Box<dyn Collective>, of: &Setting, overlap: bool) -> Program {
     DistributedOptimizer::new(Sgd::default(), of.strategy.clone(), collective)
-        .sharing(Sharing { microbatches: MICROBATCHES, bucket_bytes: BUCKET })
+        .sharing(sharing(of.reduce_type))
         .loss_scale(of.loss_scale)
         .clip_norm(of.clip)
         .averaging(Some(Averaging { decay: 0.5, every: 1, warmup: 0 }))
@@ -109,6 +120,36 @@ fn the_same_bits_come_of_gradients_that_leave_early_on_any_number_of_workers() {
             assert!(with == without, "{} on {world}: other numbers with overlap", setting.name);
             assert!(with.iter().all(|rank| *rank == with[0]), "{} on {world}: ranks differ", setting.name);
             assert!(with[0].1.iter().all(|norm| *norm > 0.0), "{}: {:?}", setting.name, with[0].1);
+        }
+    }
+}
+
+#[test]
+fn gradients_of_16_bits_on_the_way_are_half_the_bytes_and_the_same_sums_but_for_rounding() {
+    let of = |reduce_type| {
+        let setting = Setting { reduce_type, ..settings().pop().unwrap() };
+        let told = on_ranks(2, LONG, |collective| {
+            let calls = Calls::default();
+            let counted = Counted::new(collective, Arc::default()).noting(calls.clone());
+            let mut program = program(Box::new(counted), &setting, true);
+            let outcome = step_of(&mut program, 0).unwrap();
+            let bytes: Vec<usize> = calls.take().iter().map(|c| c.bytes).collect();
+            (outcome.loss, outcome.grad_norm, state(&program), bytes)
+        });
+        told.into_iter().next().unwrap()
+    };
+    let (loss, norm, weights, bytes) = of(ReduceType::Fp32);
+    let buckets =
+        plan_buckets(&crate::exec::WeightsLayout::new(&network()), 0, BUCKET, ReduceType::Fp32).len();
+    for (reduce_type, rounds) in [(ReduceType::Bf16, 1.0 / 256.0), (ReduceType::Fp16, 1.0 / 2048.0)] {
+        let (other_loss, other_norm, other_weights, sent) = of(reduce_type);
+        assert_eq!(other_loss, loss, "{reduce_type}: a loss is not rounded");
+        assert!(other_weights != weights && other_norm != norm, "{reduce_type}: nothing was rounded");
+        assert!((other_norm / norm - 1.0).abs() < rounds, "{reduce_type}: {other_norm} against {norm}");
+        assert_eq!(sent.len(), bytes.len());
+        for (i, (sent, all)) in sent.iter().zip(&bytes).enumerate() {
+            let part = if i + 1 < buckets { 2 } else { 1 };
+            assert_eq!(part * sent, *all, "{reduce_type}: call {i} of {bytes:?}");
         }
     }
 }
@@ -203,7 +244,7 @@ fn a_backward_that_ends_in_the_middle_leaves_the_group_and_the_others_hear_of_it
     let told = on_ranks(2, Duration::from_secs(20), |collective| {
         let rank = collective.rank();
         let collective: Arc<dyn Collective> = collective.into();
-        let mut buffer = GradientBuffer::new(&layout, 0, BUCKET, Device::Cpu).unwrap();
+        let mut buffer = GradientBuffer::new(&layout, 0, &sharing(ReduceType::Fp32), Device::Cpu).unwrap();
         let options = (Kind::Float, Device::Cpu);
         let leaves: Vec<Tensor> = buffer
             .views()
@@ -217,7 +258,7 @@ fn a_backward_that_ends_in_the_middle_leaves_the_group_and_the_others_hear_of_it
         let _ = Tensor::f_run_backward(&[loss], reached, false, false).unwrap();
         let names = layout.trainable.iter().map(|slot| slot.name.clone());
         let ended = departures.end(names).and_then(|under_way| {
-            assert_eq!(under_way.len(), plan_buckets(&layout, 0, BUCKET).len() - 1);
+            assert_eq!(under_way.len(), plan_buckets(&layout, 0, BUCKET, ReduceType::Fp32).len() - 1);
             under_way.into_iter().try_for_each(|call| call.wait().map(drop))?;
             Ok(())
         });
