@@ -15,7 +15,7 @@
 //!     '----------------> Failed <-----'---------------------'
 //! ```
 //! `Forming` and `Running` are one state ([`Phase::Running`]), told apart by whether every member has said that it is
-//! connected. A job whose `min_world` is its size has one generation: it ends with any of its workers, and a failed
+//! connected, or that a step is finished, which nobody does alone. A job whose `min_world` is its size has one generation: it ends with any of its workers, and a failed
 //! collective waits a moment for its root cause. What holds for the run (the plan, its hash, the number of
 //! microbatches) is made once; a generation is its number, who is in it in which rank, and whose state all take on.
 //!
@@ -283,7 +283,7 @@ fn apply(now: Now, job: &mut Job, config: &CoordinatorConfig, event: Event) -> A
             member.connected |= connected && header.generation == member.generation;
             let abort = ended.or_else(|| member.dropped.clone());
             member.told |= abort.is_some();
-            job.progressed(step);
+            job.progressed(header.generation, step);
             Ok((Answer::Reply(Reply::Heartbeat(Heard { abort, regroup })), None))
         }
         Event::Attach { header, standing, message, wait } => {
@@ -303,7 +303,7 @@ fn apply(now: Now, job: &mut Job, config: &CoordinatorConfig, event: Event) -> A
             member.heard(now);
             member.step = member.step.max(report.step);
             member.report = Some(report);
-            job.progressed(report.step);
+            job.progressed(header.generation, report.step);
             done(None)
         }
         Event::ReportFailure { header, message, kind } => {

@@ -59,7 +59,7 @@ pub(super) fn attach(
         member.attached = Some(standing);
     }
     if let Some(standing) = standing {
-        job.progressed(standing.step);
+        job.progressed(header.generation, standing.step);
     }
     reasons.extend(form(now, job));
     let reason = (!reasons.is_empty()).then(|| reasons.join("; "));
@@ -91,8 +91,13 @@ fn attached(formed: &Generation, rank: Option<u32>) -> Reply {
 
 /// Those that have yet to come, for people.
 pub(super) fn awaited(job: &Job) -> String {
-    let missing = job.members.values().filter(|m| m.counted() && m.attached.is_none());
-    let mut all: Vec<String> = missing.map(Member::describe).collect();
+    named(job, |m| m.attached.is_none())
+}
+
+/// Those whom the job depends on and of whom something holds, for people.
+pub(super) fn named(job: &Job, holds: impl Fn(&Member) -> bool) -> String {
+    let mut all: Vec<String> =
+        job.members.values().filter(|m| m.counted() && holds(m)).map(Member::describe).collect();
     let more = all.len().saturating_sub(NAMED);
     all.truncate(NAMED);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
@@ -271,15 +276,15 @@ impl Job {
         }
     }
 
-    /// A member has finished so many steps.
-    pub(super) fn progressed(&mut self, step: u64) {
-        if step > self.progress.0 {
-            self.progress = (step, 0);
+    /// A member has finished so many steps, as it says in a generation.
+    pub(super) fn progressed(&mut self, generation: u64, step: u64) {
+        if step <= self.progress.0 {
+            return;
         }
-    }
-
-    /// Whether every member is connected to the others of its generation.
-    pub(super) fn is_connected(&self) -> bool {
-        self.members.values().filter(|m| m.counted()).all(|m| m.connected)
+        self.progress = (step, 0);
+        // Whoever has come to a generation has said before how far it was, and nobody finishes a step alone: all are connected.
+        if generation == self.generation && matches!(self.phase, Phase::Running { .. }) {
+            self.members.values_mut().filter(|m| m.generation == generation).for_each(|m| m.connected = true);
+        }
     }
 }

@@ -13,11 +13,16 @@ pub(super) fn status(now: Now, job: &Job, config: &CoordinatorConfig) -> StatusR
         Phase::Reforming { why, .. } => {
             (JobPhase::Reforming, format!("waiting for {}, since: {why}", regroup::awaited(job)))
         }
-        Phase::Running { suspicion, .. } => {
-            let text = suspicion
-                .as_ref()
-                .map_or(String::new(), |s| format!("waiting for the cause of: {}", s.message));
-            (if job.is_connected() { JobPhase::Running } else { JobPhase::Forming }, text)
+        Phase::Running { suspicion: Some(s), .. } => {
+            (running(job), format!("waiting for the cause of: {}", s.message))
+        }
+        Phase::Running { suspicion: None, .. } => {
+            let unconnected = regroup::named(job, |m| !m.connected);
+            let text = match unconnected.is_empty() {
+                true => String::new(),
+                false => format!("waiting until these are connected to the others: {unconnected}"),
+            };
+            (running(job), text)
         }
         Phase::Finished { interrupted: false, .. } => (JobPhase::Finished, "all workers have left".into()),
         Phase::Finished { interrupted: true, .. } => {
@@ -54,5 +59,14 @@ pub(super) fn status(now: Now, job: &Job, config: &CoordinatorConfig) -> StatusR
         message,
         plan: job.plan.as_deref().cloned(),
         refusals: job.refusals.iter().map(|(_, text)| text.clone()).collect(),
+        min_workers: config.min_world,
+    }
+}
+
+/// Whether the workers of a generation have found each other.
+fn running(job: &Job) -> JobPhase {
+    match job.members.values().filter(|m| m.counted()).all(|m| m.connected) {
+        true => JobPhase::Running,
+        false => JobPhase::Forming,
     }
 }

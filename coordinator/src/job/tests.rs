@@ -467,6 +467,6 @@ fn the_status_shows_members_in_the_order_of_ranks() {
     let Reply::Status(s) = w.ok(Event::Status) else { panic!() };
     let hosts: Vec<_> = s.members.iter().map(|m| (m.host.as_str(), m.rank, m.step, m.silent_ms)).collect();
     assert_eq!(hosts, [("pod-2", Some(0), 12, 0), ("pod-10", Some(1), 0, 700)]);
-    assert_eq!((s.phase(), s.generation, s.expected_workers), (JobPhase::Forming, 1, 2));
+    assert_eq!((s.phase(), s.generation, s.expected_workers), (JobPhase::Running, 1, 2));
     assert!(s.plan.is_some());
 }

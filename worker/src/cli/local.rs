@@ -17,8 +17,8 @@ use octrain_coordinator::server::{self, ServeError};
 use octrain_core::strategy::{DeviceChoice, TestBackend};
 use std::ffi::OsString;
 use std::io::IsTerminal;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// The command of one worker.
@@ -67,7 +67,7 @@ pub enum Survival {
     Asked,
 }
 
-/// Between questions whether the job goes on, until there is a plan that says so.
+/// Between questions whether the job goes on, until the coordinator is there to answer one.
 const ASK: Duration = Duration::from_secs(1);
 
 /// Becomes true once it is known that the job goes on without some of its workers.
@@ -75,23 +75,25 @@ fn survives(survival: Survival, coordinator: Option<&str>) -> Arc<AtomicBool> {
     let known = Arc::new(AtomicBool::new(survival == Survival::Known(true)));
     let (Survival::Asked, Some(coordinator)) = (survival, coordinator) else { return known };
     let (waiting, coordinator) = (Arc::downgrade(&known), coordinator.to_string());
-    let asking = move || {
-        // Until the workers have ended, after which nobody wants to know.
-        while let Some(known) = waiting.upgrade() {
-            if let Ok(Some(survives)) = session::survives(&coordinator) {
-                known.store(survives, Ordering::SeqCst);
-                return;
-            }
-            drop(known);
-            std::thread::sleep(ASK);
-        }
-    };
-    if let Err(e) = std::thread::Builder::new().name("survives".into()).spawn(asking) {
+    let ask = move || session::survives(&coordinator).ok();
+    let asking = std::thread::Builder::new().name("survives".into());
+    if let Err(e) = asking.spawn(move || until_answered(&waiting, ask, ASK)) {
         tracing::warn!(
             "the coordinator is not asked whether the job goes on without some workers: no thread ({e})"
         );
     }
     known
+}
+
+/// Asks until there is an answer, which counts for good, or until the workers have ended, after which nobody wants to know.
+fn until_answered(waiting: &Weak<AtomicBool>, ask: impl Fn() -> Option<bool>, pause: Duration) {
+    while let Some(known) = waiting.upgrade() {
+        if let Some(survives) = ask() {
+            return known.store(survives, Ordering::SeqCst);
+        }
+        drop(known);
+        std::thread::sleep(pause);
+    }
 }
 
 /// A token that nobody guesses.
@@ -190,4 +192,25 @@ pub fn run_opened(config: &RunConfig, listen: &str, job: Job, work: &Work) -> Re
     };
     coordinator.shutdown("the workers have ended");
     Ok(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn a_coordinator_that_has_answered_is_not_asked_again_and_one_that_is_not_there_is() {
+        for survives in [true, false] {
+            let (known, asked) = (Arc::new(AtomicBool::new(false)), Cell::new(0));
+            let ask = || {
+                asked.set(asked.get() + 1);
+                (asked.get() == 3).then_some(survives)
+            };
+            until_answered(&Arc::downgrade(&known), ask, Duration::ZERO);
+            assert_eq!((asked.get(), known.load(Ordering::SeqCst)), (3, survives));
+        }
+        // Nor is anyone once the workers have ended.
+        until_answered(&Weak::new(), || panic!("nobody wants to know"), Duration::ZERO);
+    }
 }

@@ -45,10 +45,10 @@ pub fn exited(who: &Exited) -> Result<bool, SessionError> {
     Ok(ask(&who.coordinator, told)?.goes_on)
 }
 
-/// Whether the job goes on when it loses some of its workers; none before it has its plan.
-pub fn survives(coordinator: &str) -> Result<Option<bool>, SessionError> {
-    let plan = ask(coordinator, async |mut client: Client| client.status(StatusRequest {}).await)?.plan;
-    Ok(plan.map(|plan| plan.min_world < plan.world_size))
+/// Whether the job goes on when it loses some of its workers, which its coordinator knows from the start.
+pub fn survives(coordinator: &str) -> Result<bool, SessionError> {
+    let status = ask(coordinator, async |mut client: Client| client.status(StatusRequest {}).await)?;
+    Ok(status.min_workers < status.expected_workers)
 }
 
 /// One question of a process that is no worker.

@@ -122,6 +122,15 @@ fn a_wait_for_a_key_ends_with_the_job_and_with_its_token() {
 }
 
 #[test]
+fn a_launcher_learns_whether_the_job_goes_on_before_any_worker_has_come() {
+    for min_world in [1, 2] {
+        let config = CoordinatorConfig::new("127.0.0.1:0", 2).with_min_world(min_world);
+        let c = serve(config).unwrap();
+        assert_eq!(survives(&c.address().to_string()).unwrap(), min_world == 1);
+    }
+}
+
+#[test]
 fn a_session_dropped_without_leaving_is_a_lost_worker() {
     let c = coordinator(2);
     let (a, b) = pair(&c);

@@ -225,9 +225,12 @@ fn status_tells_forming_running_and_reforming_apart() {
     };
     assert_eq!(status(&mut w).0, JobPhase::Forming);
     w.beat(&h[0]);
-    assert_eq!(status(&mut w).0, JobPhase::Forming);
+    let (phase, message, _) = status(&mut w);
+    assert_eq!(phase, JobPhase::Forming);
+    assert!(!message.contains("rank 0"), "{message}");
+    contains(&message, &["connected", "rank 1 (host a, local index 1"]);
     w.beat(&h[1]);
-    assert_eq!(status(&mut w).0, JobPhase::Running);
+    assert_eq!((status(&mut w).0, status(&mut w).1), (JobPhase::Running, String::new()));
     w.ok(exited(1));
     let (phase, message, gone) = status(&mut w);
     assert_eq!((phase, gone), (JobPhase::Reforming, 1));
@@ -236,6 +239,48 @@ fn status_tells_forming_running_and_reforming_apart() {
     assert_eq!(status(&mut w).0, JobPhase::Forming);
     w.beat(&Header { generation: 2, ..h[0].clone() });
     assert_eq!(status(&mut w).0, JobPhase::Running);
+}
+
+#[test]
+fn a_step_that_is_finished_in_a_generation_says_that_all_of_it_are_connected() {
+    let (mut w, h) = surviving(3, 1);
+    let phase = |w: &mut World| match w.ok(Event::Status) {
+        Reply::Status(s) => s.phase(),
+        other => panic!("{other:?}"),
+    };
+    let beat = |w: &mut World, header: &Header, step: u64| {
+        let header = header.clone();
+        w.ok(Event::Heartbeat { header, step, collectives: 0, connected: false });
+    };
+    beat(&mut w, &h[0], 0);
+    assert_eq!(phase(&mut w), JobPhase::Forming);
+    // No more than one of them has told of it yet.
+    beat(&mut w, &h[0], 1);
+    assert_eq!(phase(&mut w), JobPhase::Running);
+    w.ok(exited(2));
+    w.event(attach(&h[0], at(1, 0), Wait::First));
+    w.event(attach(&h[1], at(2, 0), Wait::First));
+    // What was finished before says nothing of the new generation, by whichever of its words it comes.
+    let now = Header { generation: 2, ..h[0].clone() };
+    beat(&mut w, &h[0], 2);
+    beat(&mut w, &now, 2);
+    assert_eq!(phase(&mut w), JobPhase::Forming);
+    let report = StepReport { step: 3, ..StepReport::default() };
+    w.ok(Event::ReportStep { header: now, report });
+    assert_eq!(phase(&mut w), JobPhase::Running);
+}
+
+#[test]
+fn whether_a_job_goes_on_is_told_before_anybody_has_come() {
+    for min_world in [1, 2] {
+        let mut w = World::new(2);
+        w.config.min_world = min_world;
+        w.job = Job::new(&w.config, 7);
+        match w.ok(Event::Status) {
+            Reply::Status(s) => assert_eq!((s.min_workers, s.expected_workers), (min_world, 2)),
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[test]
