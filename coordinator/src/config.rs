@@ -210,7 +210,7 @@ pub enum ConfigError {
     },
     /// No time to come to a new generation.
     #[error(
-        "regroup timeout {regroup:?} with heartbeat timeout {heartbeat:?}: workers that live would be given up before those that do not"
+        "--regroup-timeout is {regroup:?}, less than --heartbeat-timeout, which is {heartbeat:?}: workers that live would be given up before those that do not"
     )]
     RegroupTimeout {
         /// From the end of a generation.

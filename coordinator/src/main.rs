@@ -38,6 +38,11 @@ struct Args {
     /// Seconds of silence after which a worker is taken for dead (heartbeats come five times as often).
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0, allow_negative_numbers = true)]
     heartbeat_timeout: f64,
+    /// Seconds, once a worker is lost, within which all that are left must have come to the next generation; whoever lives and has
+    /// not is given up as if it hung. Give more than a step and a save take [default: 60, or twice --heartbeat-timeout where that
+    /// is longer].
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, requires = "min_world")]
+    regroup_timeout: Option<f64>,
     /// Seconds within which every worker must register.
     #[arg(long, value_name = "SECONDS", default_value_t = 300.0, allow_negative_numbers = true)]
     register_timeout: f64,
@@ -53,7 +58,7 @@ fn seconds(flag: &str, value: f64) -> Result<Duration> {
 }
 
 fn config(args: Args) -> Result<CoordinatorConfig> {
-    let config = CoordinatorConfig {
+    let mut config = CoordinatorConfig {
         job_id: args.job_id,
         generation: args.generation,
         min_world: args.min_world.unwrap_or(args.world_size),
@@ -62,6 +67,9 @@ fn config(args: Args) -> Result<CoordinatorConfig> {
         ..CoordinatorConfig::new(args.listen, args.world_size)
     }
     .with_heartbeat_timeout(seconds("heartbeat-timeout", args.heartbeat_timeout)?);
+    if let Some(timeout) = args.regroup_timeout {
+        config.regroup_timeout = seconds("regroup-timeout", timeout)?;
+    }
     config.validate()?;
     Ok(config)
 }
@@ -156,4 +164,21 @@ async fn run(config: CoordinatorConfig, output: &Standard) -> Result<u8> {
         say(output, &abort.message);
     }
     Ok(exit_code::of(&outcome))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_to_regroup_is_what_was_said_and_else_leaves_room_for_silence() {
+        let of = |flags: &[&str]| {
+            let line = ["octrain-coordinator", "--world-size", "4", "--min-world", "2"];
+            config(Args::parse_from(line.iter().chain(flags))).unwrap().regroup_timeout.as_secs_f64()
+        };
+        assert_eq!(of(&[]), 60.0);
+        assert_eq!(of(&["--heartbeat-timeout", "45"]), 90.0);
+        assert_eq!(of(&["--heartbeat-timeout", "45", "--regroup-timeout", "50"]), 50.0);
+        assert_eq!(of(&["--regroup-timeout", "900"]), 900.0);
+    }
 }

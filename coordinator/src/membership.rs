@@ -63,6 +63,9 @@ pub struct Member {
     pub gpu: Option<Gpu>,
     /// The last generation that it was in; 0 before the first.
     pub generation: u64,
+    /// The last generation that it has spoken in as one who has its plan, and its part in it; 0: not yet. What it has asked before
+    /// that and comes later, a repeated call or one that was long under way, has been answered.
+    pub spoken: u64,
     /// It is connected to the others of that generation.
     pub connected: bool,
     /// It has come to the generation that is being formed, and stands there; none: it has not begun.
@@ -177,6 +180,7 @@ pub(crate) fn member(host: &str, local_index: u32, local_world: u32) -> Member {
         rank: None,
         gpu: None,
         generation: 0,
+        spoken: 0,
         connected: false,
         attached: None,
         left: false,

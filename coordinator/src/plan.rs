@@ -31,7 +31,7 @@ pub fn build(job_id: &str, facts: &JobFacts) -> Result<Planned, StrategyError> {
         protocol_version: PROTOCOL_VERSION,
         job_id: job_id.into(),
         world_size: facts.workers.len() as u32,
-        min_world: facts.min_world,
+        min_world: s.min_world,
         purpose: s.purpose as i32,
         backend: s.backend.into(),
         device: s.device as i32,

@@ -45,6 +45,12 @@ fn nonsense_on_the_command_line_is_a_usage_error() {
         (vec!["--world-size", "1", "--heartbeat-timeout", "nan"], "--heartbeat-timeout is NaN"),
         (vec!["--world-size", "1", "--register-timeout", "inf"], "--register-timeout is inf"),
         (vec!["--world-size", "1", "--register-timeout", "1e12"], "at most a year"),
+        (
+            vec!["--world-size", "2", "--min-world", "1", "--regroup-timeout", "3"],
+            "--regroup-timeout is 3s, less than",
+        ),
+        (vec!["--world-size", "2", "--min-world", "1", "--regroup-timeout", "1e9"], "at most a year"),
+        (vec!["--world-size", "2", "--regroup-timeout", "90"], "--min-world"),
         (vec!["--world-size", "4000000000"], "at most 16384 workers"),
         (vec!["--world-size", "1", "--job-id", "a\nb"], "--job-id `a\\nb` has control characters"),
         (vec![], "--world-size"),

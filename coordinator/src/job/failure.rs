@@ -21,7 +21,9 @@ pub(super) fn fail(
     if job.outcome().is_some() {
         return None;
     }
-    let message = line(&message, MAX_REASON);
+    let held = job.held.filter(|_| matches!(kind, AbortKind::WorkerLost | AbortKind::WorkerFailed));
+    let held = held.map_or(String::new(), |why| format!(" ({why})"));
+    let message = line(&message, MAX_REASON - held.len()) + &held;
     let blamed = culprit.and_then(|name| job.members.get(name));
     let (culprit, saver) = (blamed.and_then(|m| m.rank), saver::named(job, kind, blamed));
     let abort = Abort { kind: kind.into(), message: message.clone(), culprit, saver };
@@ -128,7 +130,7 @@ pub(super) fn tick(now: Now, job: &mut Job, config: &CoordinatorConfig) -> Optio
             }
             // Its connection broke, and it has yet to be silent for the full time-out: an older silence comes first.
             // Where the job goes on, nobody has to be blamed.
-            _ if !config.survives() && liveness::awaits_older(first, &job.members, config) => None,
+            _ if !job.survives && liveness::awaits_older(first, &job.members, config) => None,
             _ => {
                 let others =
                     lost[1..].iter().filter_map(|l| job.members.get(&l.member).map(Member::describe));

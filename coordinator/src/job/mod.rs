@@ -110,6 +110,8 @@ pub struct Job {
     pub members: Members,
     /// It goes on without some of its workers.
     survives: bool,
+    /// It was told to, and does not: why, for people.
+    held: Option<&'static str>,
     /// Rendezvous data of the generation.
     pub store: Store,
     /// Places and why their registrations were refused, newest last.
@@ -156,6 +158,7 @@ impl Job {
             progress: (0, 0),
             members: Members::new(),
             survives: config.survives(),
+            held: None,
             store: Store::default(),
             refusals: VecDeque::new(),
             echoes: Vec::new(),
@@ -220,6 +223,7 @@ impl Job {
         let member = self.caller(header, config)?;
         if wait == Wait::First {
             member.heard(now);
+            member.spoke(header.generation);
         }
         match &self.phase {
             Phase::Running { .. } => Ok(&mut self.store),
@@ -234,6 +238,11 @@ impl Member {
     fn heard(&mut self, now: Now) {
         self.last_seen = now;
         self.disconnected = None;
+    }
+
+    /// It has said something that only one can say who has its place in a generation.
+    fn spoke(&mut self, generation: u64) {
+        self.spoken = self.spoken.max(generation.min(self.generation));
     }
 }
 
@@ -280,6 +289,10 @@ fn apply(now: Now, job: &mut Job, config: &CoordinatorConfig, event: Event) -> A
             member.heard(now);
             member.step = member.step.max(step);
             member.collectives = member.collectives.max(collectives);
+            // Before its plan, it beats without having met anybody.
+            if connected || step > 0 || collectives > 0 {
+                member.spoke(header.generation);
+            }
             member.connected |= connected && header.generation == member.generation;
             let abort = ended.or_else(|| member.dropped.clone());
             member.told |= abort.is_some();
@@ -301,6 +314,7 @@ fn apply(now: Now, job: &mut Job, config: &CoordinatorConfig, event: Event) -> A
         Event::ReportStep { header, report } => {
             let member = job.caller(&header, config)?;
             member.heard(now);
+            member.spoke(header.generation);
             member.step = member.step.max(report.step);
             member.report = Some(report);
             job.progressed(header.generation, report.step);
@@ -358,14 +372,14 @@ fn apply(now: Now, job: &mut Job, config: &CoordinatorConfig, event: Event) -> A
 }
 
 fn get_plan(now: Now, job: &mut Job, config: &CoordinatorConfig, header: &Header, wait: Wait) -> Applied {
-    let (stale, current) = (job.stale(header.generation, config), job.generation);
+    let (stale, current, survives) = (job.stale(header.generation, config), job.generation, job.survives);
     let member = job.member(header, config)?;
     if let Some(abort) = &member.dropped {
         member.told = true;
         return Err(Refusal::Ended(abort.clone()));
     }
     // Another worker was lost before this one had its plan: it comes to the next generation like the others.
-    if header.generation != current && !config.survives() {
+    if header.generation != current && !survives {
         return Err(stale);
     }
     if wait == Wait::First {

@@ -175,6 +175,7 @@ fn admit(now: Now, job: &mut Job, config: &CoordinatorConfig, request: RegisterR
         rank: None,
         gpu: None,
         generation: 0,
+        spoken: 0,
         connected: false,
         attached: None,
         left: false,
@@ -251,6 +252,12 @@ fn start(now: Now, job: &mut Job, config: &CoordinatorConfig) -> String {
                 m.generation = job.generation;
             }
             let reason = format!("all here: {}", plan::summary(&plan));
+            if job.survives && plan.min_world >= plan.world_size {
+                job.survives = false;
+                job.held = Some(
+                    "a benchmark ends with any of its workers, whatever --min-world says: start it anew",
+                );
+            }
             let formed = plan::generation(&plan, job.generation, roster, None);
             job.plan = Some(Box::new(plan));
             job.phase = Phase::Running { formed: Box::new(formed), suspicion: None };

@@ -37,6 +37,11 @@ pub(super) fn attach(
     if wait == Wait::First {
         member.heard(now);
     }
+    // A call of this worker's that it has had its answer to, and has gone on from: what it said there is old, and it has not come.
+    if header.generation < member.spoken {
+        return Err(stale);
+    }
+    member.spoke(header.generation);
     let (rank, is_in, described) = (member.rank, member.generation == current, member.describe());
     let mut reasons = Vec::new();
     match &job.phase {
@@ -48,7 +53,7 @@ pub(super) fn attach(
             return Ok((Answer::Reply(attached(formed, rank)), None));
         }
         Phase::Running { .. } if header.generation < current => return Err(stale),
-        Phase::Running { .. } if !config.survives() => {
+        Phase::Running { .. } if !job.survives => {
             let text = "this job ends with any of its workers: there is no generation to come to";
             return Err(Refusal::Invalid(text.into()));
         }
@@ -75,12 +80,13 @@ pub(super) fn attach(
     Ok((answer, reason))
 }
 
-/// A worker that waits for its plan, while a generation is being formed, has come to it: it has not begun.
+/// A worker that waits for its plan, while a generation is being formed, has come to it: it has not begun. One that has spoken as
+/// one who has its plan asked earlier, and its call comes late.
 pub(super) fn come_without_plan(now: Now, job: &mut Job, name: &str) -> Option<String> {
     if !matches!(job.phase, Phase::Reforming { .. }) {
         return None;
     }
-    job.members.get_mut(name)?.attached.get_or_insert(None);
+    job.members.get_mut(name).filter(|m| m.spoken == 0)?.attached.get_or_insert(None);
     form(now, job)
 }
 
@@ -130,7 +136,7 @@ pub(super) fn go_on_without(
     why: &str,
 ) -> Option<String> {
     let runs = matches!(job.phase, Phase::Running { .. } | Phase::Reforming { .. });
-    if !runs || !config.survives() {
+    if !runs || !job.survives {
         return None;
     }
     job.members.get_mut(name)?.failed = true;
@@ -234,7 +240,7 @@ pub(super) fn overdue(now: Now, job: &mut Job, config: &CoordinatorConfig) -> Op
 pub(super) fn exited(now: Now, job: &mut Job, config: &CoordinatorConfig, r: &ExitedRequest) -> Applied {
     register::meant(config, &r.job_id, r.generation, config.generation)?;
     // A job that ends with any of its workers has its own ways to know of their end, which no word from outside replaces.
-    if !config.survives() {
+    if !job.survives {
         return Ok((Answer::Reply(Reply::GoesOn(false)), None));
     }
     let place = Place { host: r.host.clone(), local_index: r.local_index };

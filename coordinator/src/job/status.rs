@@ -59,7 +59,7 @@ pub(super) fn status(now: Now, job: &Job, config: &CoordinatorConfig) -> StatusR
         message,
         plan: job.plan.as_deref().cloned(),
         refusals: job.refusals.iter().map(|(_, text)| text.clone()).collect(),
-        min_workers: config.min_world,
+        min_workers: if job.survives { config.min_world } else { config.world_size },
     }
 }
 

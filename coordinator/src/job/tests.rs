@@ -4,6 +4,7 @@ mod blame;
 mod departure;
 mod in_vain;
 mod regroup;
+mod survival;
 
 use super::*;
 use crate::plan;

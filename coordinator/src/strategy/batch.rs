@@ -18,6 +18,13 @@ pub struct Crew {
 }
 
 impl Crew {
+    /// Those of a job that was told to go on with `min_world`. What a benchmark measures is so on all of its workers, so it ends
+    /// with any of them.
+    pub(super) fn of(s: &JobSettings, world: u64, min_world: u32) -> Self {
+        let min_world = if s.benchmark { world } else { u64::from(min_world) };
+        Self { world, min_world }
+    }
+
     /// Microbatches of a step where nobody says how many: they stay what they are at the start, whoever is lost.
     pub fn microbatches(self) -> u64 {
         match self.min_world < self.world {
@@ -27,14 +34,16 @@ impl Crew {
     }
 }
 
-/// Whether the job outlives its workers.
-pub(super) fn going_on(crew: Crew) -> Setting {
-    match crew.min_world < crew.world {
-        true => setting("min-world", crew.min_world, "--min-world: with fewer workers the job ends"),
-        false => {
-            setting("min-world", crew.min_world, "the job ends with any of its workers (no --min-world)")
+/// Whether the job outlives its workers, which it was told to do with `told` of them.
+pub(super) fn going_on(crew: Crew, told: u32) -> Setting {
+    let reason = match (crew.min_world < crew.world, u64::from(told) < crew.world) {
+        (true, _) => "--min-world: with fewer workers the job ends".to_string(),
+        (false, false) => "the job ends with any of its workers (no --min-world)".into(),
+        (false, true) => {
+            format!("a benchmark ends with any of its workers, whatever --min-world ({told}) says")
         }
-    }
+    };
+    setting("min-world", crew.min_world, reason)
 }
 
 /// What was decided on batches.

@@ -36,7 +36,7 @@ pub struct JobFacts {
     pub job: JobSpec,
     /// Who is there; any order.
     pub workers: Vec<WorkerFacts>,
-    /// Fewest workers that the job goes on with; as many as there are where it ends with any of them.
+    /// Fewest workers that the job is told to go on with; as many as there are: it ends with any of them.
     pub min_world: u32,
 }
 
@@ -47,6 +47,8 @@ pub struct BuildStrategy {
     pub strategy: Strategy,
     /// What the graph is wanted for.
     pub purpose: Purpose,
+    /// Fewest workers that the job goes on with; as many as there are where it ends with any of them.
+    pub min_world: u32,
     /// How ranks communicate.
     pub backend: Backend,
     /// Where tensors live.
@@ -112,9 +114,9 @@ pub fn decide(facts: &JobFacts) -> Result<BuildStrategy, StrategyError> {
 
     settings.push(setting("data-layout", strategy.layout, "--data-layout"));
 
-    let crew = batch::Crew { world, min_world: u64::from(facts.min_world) };
+    let crew = Crew::of(&s, world, facts.min_world);
     let batch = batch::decide(&s, purpose, crew, facts.job.train_images, facts.job.kept_global_batch)?;
-    settings.push(batch::going_on(crew));
+    settings.push(batch::going_on(crew, facts.min_world));
     let (averaging, averaged) = averaging::decide(&s, purpose, &batch);
     settings.extend(batch.settings);
     settings.push(averaged);
@@ -140,6 +142,7 @@ pub fn decide(facts: &JobFacts) -> Result<BuildStrategy, StrategyError> {
         passes: passes::decide(&strategy, &network, purpose),
         strategy,
         purpose,
+        min_world: crew.min_world as u32,
         backend,
         device,
         gpus,

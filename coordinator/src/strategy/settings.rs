@@ -17,6 +17,8 @@ pub struct JobSettings {
     pub epochs: u64,
     /// Steps in all; 0: no limit.
     pub max_steps: u64,
+    /// Measure steps instead of training.
+    pub benchmark: bool,
     /// Seed of everything random.
     pub seed: u64,
     /// What is trained.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 pub(crate) fn config(changes: Value) -> Value {
     let mut config = json!({
-        "batch-size": 32, "global-batch-size": null, "epochs": 8, "max-steps": 0, "seed": 42,
+        "batch-size": 32, "global-batch-size": null, "epochs": 8, "max-steps": 0, "benchmark": false, "seed": 42,
         "amp": "off", "scale-loss": 1.0, "use-dynamic-loss-scaling": false, "data-layout": "NHWC",
         "qat": false, "target": "openvino", "qat-calibration-images": 512, "qat-freeze-observers": 0.8,
         "qat-freeze-bn": 0.9, "qat-observer-momentum": 0.9, "qat-pass-through": false, "qat-skip": [],

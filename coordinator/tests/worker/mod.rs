@@ -23,7 +23,7 @@ pub async fn client(address: SocketAddr) -> Client {
 
 pub fn job(seed: u64) -> JobSpec {
     let config = json!({
-        "batch-size": 32, "global-batch-size": null, "epochs": 8, "max-steps": 0, "seed": seed,
+        "batch-size": 32, "global-batch-size": null, "epochs": 8, "max-steps": 0, "benchmark": false, "seed": seed,
         "amp": "bf16", "scale-loss": 1.0, "use-dynamic-loss-scaling": false, "data-layout": "NHWC",
         "qat": true, "target": "openvino", "qat-calibration-images": 512, "qat-freeze-observers": 0.8,
         "qat-freeze-bn": 0.9, "qat-observer-momentum": 0.9, "qat-pass-through": false, "qat-skip": [],

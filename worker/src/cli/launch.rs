@@ -157,11 +157,11 @@ pub fn main(args: &LaunchArgs) -> Result<u8> {
         let label = format!("host {host} local {local_index}");
         Ok((place, WorkerCommand { label, ..command }))
     });
-    resume::with_continuation(
-        local::supervise(commands.collect::<Result<_>>()?, local::Survival::Asked),
-        &config,
-        &again,
-    )
+    let survival = match local::needs_all(&config, &Work::Run) {
+        true => local::Survival::Known(false),
+        false => local::Survival::Asked,
+    };
+    resume::with_continuation(local::supervise(commands.collect::<Result<_>>()?, survival), &config, &again)
 }
 
 #[cfg(test)]

@@ -143,11 +143,15 @@ pub fn supervise(workers: Vec<(Place, WorkerCommand)>, survival: Survival) -> Re
     Ok(report.code)
 }
 
-/// Fewest workers that a job goes on with. What is timed or checked is so on all of them.
+/// Whether a job ends with any of its workers, whatever is said: what is timed or checked is so on all of them.
+pub fn needs_all(config: &RunConfig, work: &Work) -> bool {
+    config.run.benchmark || *work != Work::Run
+}
+
+/// Fewest workers that a job on this host goes on with.
 fn min_world(config: &RunConfig, work: &Work) -> u32 {
     let all = config.machine.nproc;
-    let timed = config.run.benchmark || *work != Work::Run;
-    config.machine.min_world.filter(|_| !timed).unwrap_or(all) as u32
+    config.machine.min_world.filter(|_| !needs_all(config, work)).unwrap_or(all) as u32
 }
 
 /// Runs the job; `listen` is where the embedded coordinator listens.

@@ -4,7 +4,7 @@ use super::*;
 use octrain_proto::v1::Saver;
 
 /// A running job of `a:0`, `a:1`, ... that goes on with `min_world` of them.
-fn surviving(world_size: u32, min_world: u32) -> (World, Vec<Header>) {
+pub(super) fn surviving(world_size: u32, min_world: u32) -> (World, Vec<Header>) {
     let mut w = World::new(world_size);
     w.config.min_world = min_world;
     w.job = Job::new(&w.config, 7);
@@ -12,15 +12,15 @@ fn surviving(world_size: u32, min_world: u32) -> (World, Vec<Header>) {
     (w, headers)
 }
 
-fn at(step: u64, stage: u32) -> Option<Standing> {
+pub(super) fn at(step: u64, stage: u32) -> Option<Standing> {
     Some(Standing { step, stage })
 }
 
-fn attach(header: &Header, standing: Option<Standing>, wait: Wait) -> Event {
+pub(super) fn attach(header: &Header, standing: Option<Standing>, wait: Wait) -> Event {
     Event::Attach { header: header.clone(), standing, message: "connection closed".into(), wait }
 }
 
-fn exited(local_index: u32) -> Event {
+pub(super) fn exited(local_index: u32) -> Event {
     Event::Exited(Box::new(ExitedRequest {
         job_id: "octrain".into(),
         generation: 0,
@@ -33,7 +33,7 @@ fn exited(local_index: u32) -> Event {
 }
 
 /// The generation that a worker which has come to it gets.
-fn formed(w: &mut World, header: &Header) -> Generation {
+pub(super) fn formed(w: &mut World, header: &Header) -> Generation {
     match w.event(attach(header, at(0, 0), Wait::Again)) {
         Answer::Reply(Reply::Attached(Some(formed), _)) => formed,
         other => panic!("{other:?}"),
@@ -217,73 +217,6 @@ fn those_who_have_left_were_done_and_are_neither_missed_nor_waited_for() {
 }
 
 #[test]
-fn status_tells_forming_running_and_reforming_apart() {
-    let (mut w, h) = surviving(2, 1);
-    let status = |w: &mut World| match w.ok(Event::Status) {
-        Reply::Status(s) => (s.phase(), s.message.clone(), s.members.iter().filter(|m| m.gone).count()),
-        other => panic!("{other:?}"),
-    };
-    assert_eq!(status(&mut w).0, JobPhase::Forming);
-    w.beat(&h[0]);
-    let (phase, message, _) = status(&mut w);
-    assert_eq!(phase, JobPhase::Forming);
-    assert!(!message.contains("rank 0"), "{message}");
-    contains(&message, &["connected", "rank 1 (host a, local index 1"]);
-    w.beat(&h[1]);
-    assert_eq!((status(&mut w).0, status(&mut w).1), (JobPhase::Running, String::new()));
-    w.ok(exited(1));
-    let (phase, message, gone) = status(&mut w);
-    assert_eq!((phase, gone), (JobPhase::Reforming, 1));
-    contains(&message, &["waiting for rank 0", "killed by signal 9"]);
-    w.event(attach(&h[0], at(1, 0), Wait::First));
-    assert_eq!(status(&mut w).0, JobPhase::Forming);
-    w.beat(&Header { generation: 2, ..h[0].clone() });
-    assert_eq!(status(&mut w).0, JobPhase::Running);
-}
-
-#[test]
-fn a_step_that_is_finished_in_a_generation_says_that_all_of_it_are_connected() {
-    let (mut w, h) = surviving(3, 1);
-    let phase = |w: &mut World| match w.ok(Event::Status) {
-        Reply::Status(s) => s.phase(),
-        other => panic!("{other:?}"),
-    };
-    let beat = |w: &mut World, header: &Header, step: u64| {
-        let header = header.clone();
-        w.ok(Event::Heartbeat { header, step, collectives: 0, connected: false });
-    };
-    beat(&mut w, &h[0], 0);
-    assert_eq!(phase(&mut w), JobPhase::Forming);
-    // No more than one of them has told of it yet.
-    beat(&mut w, &h[0], 1);
-    assert_eq!(phase(&mut w), JobPhase::Running);
-    w.ok(exited(2));
-    w.event(attach(&h[0], at(1, 0), Wait::First));
-    w.event(attach(&h[1], at(2, 0), Wait::First));
-    // What was finished before says nothing of the new generation, by whichever of its words it comes.
-    let now = Header { generation: 2, ..h[0].clone() };
-    beat(&mut w, &h[0], 2);
-    beat(&mut w, &now, 2);
-    assert_eq!(phase(&mut w), JobPhase::Forming);
-    let report = StepReport { step: 3, ..StepReport::default() };
-    w.ok(Event::ReportStep { header: now, report });
-    assert_eq!(phase(&mut w), JobPhase::Running);
-}
-
-#[test]
-fn whether_a_job_goes_on_is_told_before_anybody_has_come() {
-    for min_world in [1, 2] {
-        let mut w = World::new(2);
-        w.config.min_world = min_world;
-        w.job = Job::new(&w.config, 7);
-        match w.ok(Event::Status) {
-            Reply::Status(s) => assert_eq!((s.min_workers, s.expected_workers), (min_world, 2)),
-            other => panic!("{other:?}"),
-        }
-    }
-}
-
-#[test]
 fn a_launcher_s_word_of_a_process_that_is_no_member_changes_nothing() {
     let (mut w, _) = surviving(2, 1);
     let Event::Exited(good) = exited(1) else { unreachable!() };
@@ -319,6 +252,7 @@ fn a_launcher_s_word_of_a_process_that_is_no_member_changes_nothing() {
     // Before the start, the place is free again.
     let mut w = World::new(2);
     w.config.min_world = 1;
+    w.job = Job::new(&w.config, 7);
     w.join(request("a", 1));
     w.ok(exited(1));
     w.join(RegisterRequest { nonce: "another".into(), ..request("a", 1) });
