@@ -2,6 +2,20 @@
 
 use super::super::{cuda, nvrtc};
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
+/// Generations whose code is looked into: it takes seconds to compile, and is compiled once.
+const CODED: [&str; 4] = ["sm_80", "sm_90", "sm_100", "sm_120"];
+
+/// The code of all kernels for one of [`CODED`], and what ptxas says of it.
+fn coded(arch: &str) -> &'static (Vec<u8>, String) {
+    static DONE: [OnceLock<(Vec<u8>, String)>; CODED.len()] = [const { OnceLock::new() }; CODED.len()];
+    let at = CODED.iter().position(|a| *a == arch).unwrap();
+    DONE[at].get_or_init(|| {
+        let source = cuda::SOURCE.concat();
+        nvrtc::compile_and_tell(&source, "kernels.cu", arch, &["--ptxas-options=-v"]).unwrap()
+    })
+}
 
 #[test]
 fn every_kernel_compiles_for_every_generation() {
@@ -23,9 +37,15 @@ fn every_kernel_compiles_for_every_generation() {
     for kernel in of_types {
         names.extend(["f32", "bf16", "f16"].map(|kind| format!("{kernel}_{kind}")));
     }
-    for arch in ["compute_75", "compute_80", "compute_90", "sm_75", "sm_80", "sm_90", "sm_100", "sm_120"] {
-        let code = nvrtc::compile(&cuda::SOURCE.concat(), "kernels.cu", arch).unwrap();
-        let text = String::from_utf8_lossy(&code);
+    for arch in ["compute_75", "compute_80", "compute_90", "sm_75"].into_iter().chain(CODED) {
+        let alone;
+        let code = if CODED.contains(&arch) {
+            &coded(arch).0
+        } else {
+            alone = nvrtc::compile(&cuda::SOURCE.concat(), "kernels.cu", arch).unwrap();
+            &alone
+        };
+        let text = String::from_utf8_lossy(code);
         for name in &names {
             let entry = match arch.starts_with("compute_") {
                 true => format!(".entry {name}("),
@@ -79,11 +99,9 @@ fn held(registers: u32) -> u32 {
 #[test]
 fn no_kernel_spills_and_a_multiprocessor_holds_enough_threads_of_each() {
     assert!(cuda::SOURCE[0].contains(&format!("#define THREADS {} ", cuda::THREADS)));
-    for arch in ["sm_80", "sm_90", "sm_100", "sm_120"] {
-        let (_, log) =
-            nvrtc::compile_and_tell(&cuda::SOURCE.concat(), "kernels.cu", arch, &["--ptxas-options=-v"])
-                .unwrap();
-        let kernels = resources(&log);
+    for arch in CODED {
+        let (_, log) = coded(arch);
+        let kernels = resources(log);
         assert_eq!(kernels.len(), 37, "{log}");
         for (name, [spilled, registers]) in kernels {
             assert_eq!(spilled, 0, "{name} on {arch} spills");
