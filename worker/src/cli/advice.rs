@@ -186,7 +186,7 @@ fn export(e: &ExportError) -> Option<String> {
 fn graph(e: &GraphError) -> Option<String> {
     use GraphError as E;
     match e {
-        E::SkipMatchesNothing { pattern, .. } => {
+        E::SkipMatchesNothing { pattern, .. } | E::SkipsUnquantized { pattern, .. } => {
             say(format!("--qat-skip is '{pattern}'; `octrain graph` shows all names"))
         }
         E::NoPlacementRule { node, .. } => say(format!("--qat-skip {node}")),

@@ -29,6 +29,14 @@ pub enum GraphError {
         /// The name of some node.
         example: String,
     },
+    /// A pattern of [`crate::strategy::Qat::skip`] that matches only nodes that are not quantized.
+    #[error("the pattern '{pattern}' of `qat.skip` matches nothing that is quantized, but {node}")]
+    SkipsUnquantized {
+        /// The pattern.
+        pattern: String,
+        /// The first node that it matches, with its operator, and why it is not quantized.
+        node: String,
+    },
     /// An operator that no placement rule of the target speaks of.
     #[error(
         "node `{node}` ({op}): there is no rule for how {target} computes it in INT8; leave it in floating point: `qat.skip` names nodes"

@@ -3,8 +3,8 @@
 use super::run;
 use super::tests::{golden, quantizing};
 use crate::graph::{
-    Builder, Clip, Concat, Given, Graph, GraphError, MatMul, NodeId, Op, Operator, ParamKind, Reshape, Scale,
-    Slice, Square, StochasticDepth, TensorType, Transpose, Window,
+    Builder, Clip, Concat, Given, Graph, GraphError, Layer, MatMul, NodeId, Op, Operator, ParamKind, Reshape,
+    Scale, Site, Slice, Square, StochasticDepth, TensorType, Transpose, Window,
 };
 use crate::strategy::{Purpose, Target};
 
@@ -196,6 +196,95 @@ fn convolutions_read_in_floating_point() {
     let y = b.push("scale", Op::Scale(Scale { factor: 0.5 }), &[y]).unwrap();
     let sum = b.push("add", Op::Add, &[y, x]).unwrap();
     rule("read-in-floating-point", &head(b, sum), &[]);
+}
+
+/// Activations of what is made in floating point: a BatchNorm that stands apart, and sums of tokens.
+#[test]
+fn activations_of_floating_point() {
+    let (mut b, x) = Builder::new("OfFloat", [3, 8, 8]);
+    let x = b.conv("stem", x, 4, 3, 1).unwrap();
+    let y = b.batch_norm("before", x, ParamKind::Gamma).unwrap();
+    let y = b.push("before.silu", Op::Silu, &[y]).unwrap();
+    let y = b.conv("conv", y, 4, 3, 1).unwrap();
+    let x = b.push("add", Op::Add, &[y, x]).unwrap();
+    let x = b.push("flat", Op::Reshape(Reshape { shape: vec![4, 64] }), &[x]).unwrap();
+    let x = b.push("tokens", Op::Transpose(Transpose { perm: vec![1, 0] }), &[x]).unwrap();
+    let y = b.linear("up", x, 4).unwrap();
+    let y = b.push("up.swish", Op::HardSwish, &[y]).unwrap();
+    let y = b.linear("down", y, 4).unwrap();
+    let x = b.push("sum", Op::Add, &[y, x]).unwrap();
+    let x = b.push("sum.swish", Op::HardSwish, &[x]).unwrap();
+    let x = b.push("row", Op::Flatten, &[x]).unwrap();
+    let out = b.linear("fc", x, 3).unwrap();
+    rule("activations-of-floating-point", &b.finish(out).unwrap(), &[]);
+}
+
+/// A layer of somebody's own that is computed in floating point: its weight is a factor of each channel.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+struct Factors(Layer);
+
+impl Operator for Factors {
+    fn kind(&self) -> &'static str {
+        "Factors"
+    }
+
+    fn infer(&self, given: &Given) -> Result<TensorType, String> {
+        Ok(given.inputs[0].clone())
+    }
+
+    fn layer(&self) -> Option<&Layer> {
+        Some(&self.0)
+    }
+
+    fn layer_mut(&mut self) -> Option<&mut Layer> {
+        Some(&mut self.0)
+    }
+
+    fn quantized_inputs(&self, _: Target, _: &Site) -> Option<Vec<usize>> {
+        Some(vec![])
+    }
+}
+
+#[test]
+fn a_mean_behind_a_layer_in_floating_point_reads_its_numbers() {
+    let (mut b, x) = Builder::new("FloatLayer", [3, 8, 8]);
+    let x = conv_bn_relu(&mut b, "stem", x, 4);
+    let weight = b.param("factors.weight", &[4], ParamKind::Gamma);
+    let x = b.push("factors", Op::custom(Factors(Layer::new(weight, None))), &[x]).unwrap();
+    let x = b.push("factors.relu", Op::Relu, &[x]).unwrap();
+    rule("mean-behind-float-layer", &head(b, x), &[]);
+}
+
+/// What no target quantizes is not left out of quantization: the pair before it is that of the convolution.
+#[test]
+fn a_skipped_batch_norm_that_stands_apart_is_refused_and_within_a_pattern_changes_nothing() {
+    let graph = || {
+        let (mut b, x) = Builder::new("Preactivated", [3, 8, 8]);
+        let x = b.conv("stem", x, 4, 3, 1).unwrap();
+        let y = b.batch_norm("block.first", x, ParamKind::Gamma).unwrap();
+        let y = b.push("block.relu", Op::Relu, &[y]).unwrap();
+        let y = conv_bn(&mut b, "block", y, 4);
+        let sum = b.push("add", Op::Add, &[y, x]).unwrap();
+        head(b, sum)
+    };
+    for target in TARGETS {
+        let told = |skip| quantized(graph(), target, &[skip]).unwrap_err().to_string();
+        for (skip, parts) in [
+            ("block.first", ["`block.first` (BatchNorm)", "stays in floating point"].as_slice()),
+            ("block.second", &["matches no node"]),
+            ("block.relu", &["`block.relu` (Relu)", "in the type of what it reads"]),
+        ] {
+            let told = told(skip);
+            assert!(parts.iter().chain(&["`qat.skip`"]).all(|part| told.contains(part)), "{told}");
+        }
+        let active = |skip: &[&str]| {
+            let made = quantized(graph(), target, skip).unwrap();
+            made.quantizers().filter(|(_, q)| q.active).map(|(_, q)| q.name.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(active(&["block.*"]), active(&["block.conv"]), "{target}");
+    }
+    let folded = quantized(residual(false), Target::Openvino, &["branch2.bn"]).unwrap_err().to_string();
+    assert!(folded.contains("folded into `branch2.conv`"), "{folded}");
 }
 
 #[test]

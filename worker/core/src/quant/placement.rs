@@ -7,7 +7,7 @@
 //! | all | the inputs of Conv and Linear, both inputs of MatMul |
 //! | `tensorrt`, `openvino` | and the *skip* input of a residual Add (Q/DQ on the convolution branch splits its fusion) |
 //! | `openvino` | and the input of a mean over a whole image that is the result of a convolution, its BatchNorm and cut-off included |
-//! | `onnxruntime` | and all inputs of Add, Mul and Concat, the input of pools that take a mean, and that of Sigmoid, HardSigmoid, Silu and HardSwish, and of a Reshape of an image to tokens (every node wants integer neighbours); and whatever else reads the result of a convolution, though it computes in floating point itself (LayerNorm, Gelu, Scale): without a pair behind it the convolution would not run in integers |
+//! | `onnxruntime` | and all inputs of Add, Mul and Concat, the input of pools that take a mean, that of Sigmoid, HardSigmoid, Silu and HardSwish where it is made in integers, and of a Reshape of an image to tokens (every node wants integer neighbours); and whatever else reads the result of a convolution, though it computes in floating point itself (LayerNorm, Gelu, Scale): without a pair behind it the convolution would not run in integers |
 //!
 //! Softmax, LayerNorm and Gelu stay in floating point, and so do Add, Mul and Concat of tokens: the residual stream of a
 //! transformer. A quantizer belongs to a value: all quantized edges from one value share its scale. What hands values on
@@ -15,7 +15,7 @@
 //! where it is read, with one scale. The first layer reads the quantized image; the result of the last is not quantized.
 //! An operator that no rule speaks of is an error unless `--qat-skip` names it: nothing is left in floating point unsaid.
 
-use crate::graph::{Graph, GraphError, NodeId, Site};
+use crate::graph::{Graph, GraphError, NodeId, Op, Site};
 use crate::quant::scheme::Sign;
 use crate::strategy::Target;
 use std::collections::BTreeSet;
@@ -33,34 +33,54 @@ pub fn matches(pattern: &str, name: &str) -> bool {
     }
 }
 
-/// Nodes that stay in floating point. A pattern that matches no node is an error.
+/// Nodes that stay in floating point. A pattern that matches no node, or none that a target quantizes, is an error. What no
+/// target quantizes is never left out: a pair before it is there for what makes the value it reads.
 pub fn skipped(graph: &Graph, patterns: &[String]) -> Result<Vec<bool>, GraphError> {
     let mut skip = vec![false; graph.nodes.len()];
     for pattern in patterns {
+        let matching = || graph.iter().filter(|(_, n)| matches(pattern, &n.name));
         let mut hit = false;
-        for (id, node) in graph.iter().filter(|(_, n)| matches(pattern, &n.name)) {
+        for (id, _) in matching().filter(|(_, n)| n.op.can_be_skipped(n.inputs.len())) {
             skip[id.0] = true;
-            hit |= node.op.can_be_skipped(node.inputs.len());
+            hit = true;
         }
         if !hit {
-            let example = graph.nodes.iter().find(|n| n.op.layer().is_some()).map_or("", |n| &n.name);
-            return Err(GraphError::SkipMatchesNothing { pattern: pattern.clone(), example: example.into() });
+            return Err(match matching().next() {
+                Some((id, _)) => unquantized(graph, id, pattern),
+                None => {
+                    let example = graph.nodes.iter().find(|n| n.op.layer().is_some());
+                    let example = example.map_or_else(String::new, |n| n.name.clone());
+                    GraphError::SkipMatchesNothing { pattern: pattern.clone(), example }
+                }
+            });
         }
     }
     Ok(skip)
 }
 
+/// Why a node cannot be left out of quantization: it is not quantized.
+fn unquantized(graph: &Graph, id: NodeId, pattern: &str) -> GraphError {
+    let node = graph.node(id);
+    let facts = node.op.facts();
+    let why = match node.inputs[..] {
+        _ if graph.stands_apart(id) => {
+            "which is not right behind a layer that nothing else reads, and stays in floating point on every target".into()
+        }
+        [layer] if matches!(node.op, Op::BatchNorm(_)) => {
+            format!("which is folded into `{}`: that can be named", graph.node(layer).name)
+        }
+        _ if facts.stays_float() => "which stays in floating point on every target".into(),
+        _ => "which is computed in the type of what it reads".into(),
+    };
+    let node = format!("`{}` ({}), {why}", node.name, node.op.kind());
+    GraphError::SkipsUnquantized { pattern: pattern.into(), node }
+}
+
 /// Edges quantized for `target`, with quantizers hoisted before operators that hand values on. An operator without a
 /// rule that is not skipped is an error.
 pub fn edges(graph: &Graph, target: Target, skip: &[bool]) -> Result<BTreeSet<Edge>, GraphError> {
-    let (absorbing, of_layer) = (absorbing(graph), of_layer(graph));
     let mut out = BTreeSet::new();
-    for (id, node) in graph.iter().filter(|(id, _)| !skip[id.0]) {
-        let site = Site {
-            absorbing: node.inputs.iter().map(|i| absorbing[i.0]).collect(),
-            ranks: node.inputs.iter().map(|&i| graph.node(i).ty.shape.len()).collect(),
-            of_layer: node.inputs.iter().map(|i| of_layer[i.0]).collect(),
-        };
+    for ((id, node), site) in graph.iter().zip(sites(graph, target)).filter(|((id, _), _)| !skip[id.0]) {
         let slots = node.op.facts().quantized_inputs(target, &site).ok_or_else(|| {
             let (node, op, target) = (node.name.clone(), node.op.kind(), target.name());
             GraphError::NoPlacementRule { node, op, target }
@@ -117,16 +137,28 @@ fn is_within(graph: &Graph, id: NodeId, readers: &[usize]) -> bool {
     alone && node.op.facts().ends_a_layer() && !graph.stands_apart(id)
 }
 
-/// For every value, whether it is that of a layer with what engines compute within it, and one node alone reads it. The same
-/// whatever is skipped, so that a layer has its own quantizers alone, too.
-fn of_layer(graph: &Graph) -> Vec<bool> {
-    let readers = readers(graph);
-    let mut made: Vec<bool> = Vec::with_capacity(graph.nodes.len());
+/// Where every node stands. The same whatever is skipped, so that a layer has its own quantizers alone, too.
+fn sites(graph: &Graph, target: Target) -> Vec<Site> {
+    let (absorbing, readers) = (absorbing(graph), readers(graph));
+    let mut sites: Vec<Site> = Vec::with_capacity(graph.nodes.len());
+    // Of every value, whether it is made from quantized inputs, by a layer, and with what engines compute within it.
+    let (mut integers, mut layer) = (Vec::<bool>::new(), Vec::<bool>::new());
     for (id, node) in graph.iter() {
-        let within = is_within(graph, id, &readers) && made[node.inputs[0].0];
-        made.push(node.op.layer().is_some() || within);
+        let site = Site {
+            absorbing: node.inputs.iter().map(|i| absorbing[i.0]).collect(),
+            ranks: node.inputs.iter().map(|&i| graph.node(i).ty.shape.len()).collect(),
+            of_layer: node.inputs.iter().map(|i| layer[i.0] && readers[i.0] == 1).collect(),
+            of_integers: node.inputs.iter().map(|i| integers[i.0]).collect(),
+        };
+        let facts = node.op.facts();
+        let quantized = facts.quantized_inputs(target, &site).is_some_and(|slots| !slots.is_empty());
+        let (within, first) = (is_within(graph, id, &readers), node.inputs.first());
+        let kept = |made: &[bool], hands_on| (within || hands_on) && first.is_some_and(|i| made[i.0]);
+        layer.push((quantized && facts.layer().is_some()) || kept(&layer, false));
+        integers.push(quantized || kept(&integers, facts.hands_on()));
+        sites.push(site);
     }
-    made.into_iter().zip(readers).map(|(made, readers)| made && readers == 1).collect()
+    sites
 }
 
 fn hoist(graph: &Graph, (node, slot): Edge) -> Edge {
@@ -160,7 +192,7 @@ pub fn sign(graph: &Graph, value: NodeId) -> Sign {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::{Builder, Op};
+    use crate::graph::Builder;
     use crate::models;
 
     fn names(graph: &Graph, target: Target) -> Vec<String> {

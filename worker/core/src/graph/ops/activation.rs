@@ -1,5 +1,6 @@
 //! Functions of one value, element by element. OpenVINO and TensorRT compute them with the layer before them; ONNX Runtime
-//! wants their input quantized, so that the layer before them has a quantized result.
+//! wants their input quantized, so that what is before them and computed in integers has a quantized result. What is made in
+//! floating point (a BatchNorm that stands apart, the sums of tokens) they read as it is: a pair there would fuse with nothing.
 
 use super::super::TensorType;
 use super::{Given, OnnxInput, OnnxNode, OnnxScope, Operator, Shapes, Site};
@@ -13,8 +14,8 @@ pub(super) struct Activation {
     kind: &'static str,
     /// Whether its value can be negative.
     sign: Sign,
-    /// Whether ONNX Runtime wants its input quantized. It drops a ReLU before a quantizer, and computes what stays in
-    /// floating point from what it is given.
+    /// Whether ONNX Runtime wants its input quantized where that is made in integers. It drops a ReLU before a quantizer, and
+    /// computes what stays in floating point from what it is given.
     quantized: bool,
     stays_float: bool,
     ends_a_layer: bool,
@@ -40,8 +41,9 @@ impl Operator for Activation {
         self.sign
     }
 
-    fn quantized_inputs(&self, target: Target, _: &Site) -> Option<Vec<usize>> {
-        Some(if self.quantized && target.integer_neighbours() { vec![0] } else { vec![] })
+    fn quantized_inputs(&self, target: Target, site: &Site) -> Option<Vec<usize>> {
+        let wanted = self.quantized && target.integer_neighbours() && site.of_integers == [true];
+        Some(if wanted { vec![0] } else { vec![] })
     }
 
     fn stays_float(&self) -> bool {

@@ -194,7 +194,8 @@ impl Op {
     /// Whether some target computes it from quantized inputs, or no rule says how: what `--qat-skip` can leave in floating
     /// point. `inputs` is how many it has.
     pub fn can_be_skipped(&self, inputs: usize) -> bool {
-        let site = Site { absorbing: vec![0; inputs], ranks: vec![3; inputs], of_layer: vec![false; inputs] };
+        let (absorbing, ranks) = (vec![0; inputs], vec![3; inputs]);
+        let site = Site { absorbing, ranks, of_layer: vec![false; inputs], of_integers: vec![true; inputs] };
         let rules = Target::ALL.iter().map(|&target| self.facts().quantized_inputs(target, &site));
         rules.into_iter().any(|rule| rule.is_none_or(|slots| !slots.is_empty()))
     }

@@ -214,9 +214,12 @@ pub struct Site {
     pub absorbing: Vec<usize>,
     /// For every input, how many dimensions it has besides the batch: 3 of an image, 2 of a sequence of tokens.
     pub ranks: Vec<usize>,
-    /// For every input, whether it is that of a layer, with what engines compute within it, and nothing else reads it:
-    /// quantized, it is written as codes.
+    /// For every input, whether it is that of a layer that the target computes in integers, with what engines compute within
+    /// it, and nothing else reads it: quantized, it is written as codes.
     pub of_layer: Vec<bool>,
+    /// For every input, whether what makes it is computed in integers, if its value is quantized: the target quantizes what
+    /// that reads. A value that is made in floating point gains nothing by codes but for operators that compute with them.
+    pub of_integers: Vec<bool>,
 }
 
 impl Site {

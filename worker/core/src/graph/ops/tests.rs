@@ -136,7 +136,8 @@ fn line(op: &Op, inputs: usize, rank: usize) -> String {
     assert_eq!(op.layer().is_some(), op.clone().layer_mut().is_some(), "{op:?}");
     // The second input is behind more convolutions than all others.
     let absorbing = (0..inputs).map(|i| usize::from(i == 1)).collect();
-    let site = Site { absorbing, ranks: vec![rank; inputs], of_layer: vec![false; inputs] };
+    let [of_layer, of_integers] = [false, true].map(|of| vec![of; inputs]);
+    let site = Site { absorbing, ranks: vec![rank; inputs], of_layer, of_integers };
     let quantized = |target| match facts.quantized_inputs(target, &site) {
         Some(slots) => format!("{slots:?}"),
         None => "no rule".into(),
@@ -258,6 +259,7 @@ fn the_table() {
         absorbing: absorbing.to_vec(),
         ranks: vec![rank; 2],
         of_layer: vec![false; 2],
+        of_integers: vec![true; 2],
     };
     let (equal, behind) = (site([3, 3], 3), site([3, 1], 3));
     assert_eq!(Op::Add.facts().quantized_inputs(Target::Tensorrt, &equal), Some(vec![0, 1]));
