@@ -87,7 +87,7 @@ pub enum Attribute {
 pub struct Node {
     /// Its name; that of its first output where the file gives it none.
     pub name: String,
-    /// Operator of the standard's default domain.
+    /// Operator of the standard's default domain; one of another domain has that in front: `com.microsoft.FusedConv`.
     pub op: String,
     /// Values it reads; empty names are inputs that are left out.
     pub inputs: Vec<String>,
@@ -114,6 +114,9 @@ pub struct Model {
     pub initializers: BTreeMap<String, Constant>,
     /// Nodes, each after those whose values it reads.
     pub nodes: Vec<Node>,
+    /// Values that are in the file and cannot be read, each with a finding of its own: initializers, and what nodes make that
+    /// are left out of `nodes` for an attribute. Who reads them misses nothing.
+    pub unread: BTreeSet<String>,
     /// The writer's own entries.
     pub metadata: BTreeMap<String, String>,
     /// All that is not taken.
@@ -159,7 +162,7 @@ impl File {
         let mut room = beside.values().flatten().fold(self.bytes, |n, file| n.saturating_add(file.len()));
         let mut findings = Vec::new();
         let opset = self.opset(&mut findings);
-        let mut initializers = BTreeMap::new();
+        let (mut initializers, mut unread) = (BTreeMap::new(), BTreeSet::new());
         for tensor in &graph.initializer {
             match read(tensor, beside, &mut room) {
                 Ok(constant) => {
@@ -169,19 +172,28 @@ impl File {
                 }
                 Err(why) => {
                     findings.push(Finding::of("initializer", tensor.name(), why));
-                    // It is there: who reads it reads no value that is missing.
-                    initializers.insert(tensor.name().to_string(), Constant::floats(vec![0], vec![]));
+                    unread.insert(tensor.name().to_string());
                 }
             }
         }
         for sparse in &graph.sparse_initializer {
             let name = sparse.values.as_ref().map_or("", |t| t.name());
             findings.push(Finding::of("initializer", name, "it is sparse; write it dense"));
+            unread.insert(name.to_string());
         }
-        let inputs: Vec<Port> =
-            graph.input.iter().filter(|v| !initializers.contains_key(v.name())).map(port).collect();
-        let given = initializers.keys().cloned().chain(inputs.iter().map(|p| p.name.clone())).collect();
-        let nodes = graph.node.iter().map(|n| node(n, beside, &mut room, &mut findings)).collect();
+        let stored = |name: &str| initializers.contains_key(name) || unread.contains(name);
+        let inputs: Vec<Port> = graph.input.iter().filter(|v| !stored(v.name())).map(port).collect();
+        let mut nodes = Vec::new();
+        for proto in &graph.node {
+            let known = findings.len();
+            let node = node(proto, beside, &mut room, &mut findings);
+            match findings.len() == known {
+                true => nodes.push(node),
+                false => unread.extend(node.outputs),
+            }
+        }
+        let named = inputs.iter().map(|p| &p.name).chain(initializers.keys()).chain(&unread);
+        let given = named.cloned().collect();
         let nodes = sorted(nodes, &given, &mut findings);
         let made: BTreeSet<&str> =
             nodes.iter().flat_map(|n| &n.outputs).chain(&given).map(String::as_str).collect();
@@ -204,6 +216,7 @@ impl File {
             outputs: graph.output.iter().map(port).collect(),
             initializers,
             nodes,
+            unread,
             metadata: metadata.map(|e| (e.key().into(), e.value().into())).collect(),
             findings,
         }
@@ -244,25 +257,24 @@ fn node(proto: &NodeProto, beside: Beside, room: &mut usize, findings: &mut Vec<
         "" => proto.output.iter().find(|o| !o.is_empty()).cloned().unwrap_or_default(),
         name => name.into(),
     };
+    let own = is_standard(proto.domain());
     let mut node = Node {
         name,
-        op: proto.op_type().into(),
+        op: if own { proto.op_type().into() } else { format!("{}.{}", proto.domain(), proto.op_type()) },
         inputs: proto.input.clone(),
         outputs: proto.output.clone(),
         attributes: BTreeMap::new(),
     };
-    if !is_standard(proto.domain()) {
-        findings.push(Finding::at(
-            &node,
-            format!("is an operator of the domain `{}`; those of the standard are taken", proto.domain()),
-        ));
-        return node;
-    }
-    for given in &proto.attribute {
+    let mut wrong: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    // Of another domain's operators nothing is known, and their attributes say nothing.
+    for given in proto.attribute.iter().filter(|_| own) {
         match attribute(given, beside, room) {
             Ok(value) => drop(node.attributes.insert(given.name().into(), value)),
-            Err(why) => findings.push(Finding::at(&node, format!("its attribute `{}`: {why}", given.name()))),
+            Err(why) => wrong.entry(why).or_default().push(format!("`{}`", given.name())),
         }
+    }
+    for (why, names) in wrong {
+        findings.push(Finding::at(&node, format!("its attribute {}: {why}", names.join(" and "))));
     }
     node
 }

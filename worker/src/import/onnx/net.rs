@@ -17,6 +17,8 @@ pub(super) struct Net {
     pub nodes: Vec<Node>,
     pub constants: BTreeMap<String, Known>,
     pub outputs: Vec<String>,
+    /// Values of the file that cannot be read, which is found already.
+    pub unread: BTreeSet<String>,
     /// Numbers that may still be made.
     pub room: usize,
 }
@@ -49,6 +51,7 @@ impl Net {
             nodes: model.nodes.clone(),
             constants: model.initializers.iter().map(known).collect(),
             outputs: model.outputs.iter().map(|o| o.name.clone()).collect(),
+            unread: model.unread.clone(),
             room: model.initializers.values().map(|c| c.numbers.len()).sum::<usize>().saturating_mul(TIMES)
                 + ROOM,
         }

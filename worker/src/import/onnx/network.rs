@@ -8,7 +8,7 @@ use super::value::{Merged, Place, Value};
 use crate::checkpoint::State;
 use crate::data::listed;
 use crate::graph::{Graph, NodeId, Op};
-use octrain_formats::onnx::{Finding, Model, Port, Size};
+use octrain_formats::onnx::{Finding, Model, Node, Port, Size};
 use std::collections::BTreeMap;
 
 /// Versions of the standard's operators that are taken.
@@ -63,14 +63,15 @@ pub fn network(
             names.join(", ")
         )));
     }
-    let (Some(input), [_]) = (input, &model.outputs[..]) else {
-        // What does not depend on shapes is told all the same.
-        let net = Net::new(model).fold_constants(&mut Vec::new());
-        findings.extend(net.nodes.iter().filter_map(|n| refusal(n).map(|why| Finding::at(n, why))));
-        return Err(grouped(findings));
-    };
     let net = rewritten(Net::new(model).fold_constants(&mut findings).live());
     let softmax = if task == Task::Classifier { last_softmax(&net) } else { None };
+    let (Some(input), [_]) = (input, &model.outputs[..]) else {
+        // What does not depend on shapes is told all the same.
+        let is_last = |n: &&Node| softmax.is_some() && n.outputs.first() == softmax.as_ref();
+        let nodes = net.nodes.iter().filter(|n| !is_last(n));
+        findings.extend(nodes.filter_map(|n| refusal(&net, n).map(|why| Finding::at(n, why))));
+        return Err(grouped(findings));
+    };
     let mut made = Made::new(name, input.shape.clone());
     let place = match input.channels_last {
         false => Place::first(made.graph.input()),

@@ -10,6 +10,7 @@ use prost::Message;
 use std::collections::BTreeMap;
 
 mod not_finite;
+mod once;
 mod softmax;
 
 /// A file of these nodes from `x` `[N,3,8,8]` to `y` `[N,5]`.
@@ -346,11 +347,11 @@ fn all_that_is_not_taken_is_told_at_once_with_the_nodes() {
     let told = of(&model).unwrap_err();
     let all = told.join("\n");
     for part in [
-        "node `a` (LRN), node `c` (LRN), node `l` (LeakyRelu), node `m` (FusedConv): is no operator that is taken",
+        "node `a` (LRN), node `c` (LRN), node `l` (LeakyRelu): is no operator that is taken",
         "node `d` (Conv): its weight is computed from the image",
         "node `e` (Softmax): it is not along the last dimension",
         "node `q` (QuantizeLinear), node `r` (QLinearConv): is of a file that is quantized already",
-        "node `m` (FusedConv): is an operator of the domain `com.microsoft`",
+        "node `m` (com.microsoft.FusedConv): is an operator of the domain `com.microsoft`",
     ] {
         assert!(all.contains(part), "{part} in\n{all}");
     }

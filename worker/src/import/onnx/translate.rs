@@ -45,17 +45,25 @@ const QUANTIZED: [&str; 6] = [
     "QLinearConv",
 ];
 
+/// Operators that are taken within what is written of another with constants.
+const WITHIN: [&str; 1] = ["Erf"];
+
 /// What is said of any other.
 const NOT_TAKEN: &str = "is no operator that is taken (docs/import-onnx.md lists those)";
 
-/// What is wrong with a node's operator, whatever it reads; none where it is taken.
-pub(super) fn refusal(node: &Node) -> Option<String> {
-    let op = node.op.as_str();
+/// What is wrong with the operator of a node of `net`, whatever it reads; none where it is taken.
+pub(super) fn refusal(net: &Net, node: &Node) -> Option<String> {
+    let (domain, op) = node.op.rsplit_once('.').unwrap_or(("", &node.op));
     if QUANTIZED.contains(&op) || op.starts_with("QLinear") {
         let what = "is of a file that is quantized already; take the network in floating point that it was made of, and quantize that";
         return Some(what.into());
     }
-    (!TAKEN.contains(&op) && !is_folded(op)).then(|| NOT_TAKEN.into())
+    if !domain.is_empty() {
+        return Some(format!("is an operator of the domain `{domain}`; those of the standard are taken"));
+    }
+    // What it is a part of may be seen once the constants are there.
+    let in_part = !net.unread.is_empty() && WITHIN.contains(&op);
+    (!TAKEN.contains(&op) && !is_folded(op) && !in_part).then(|| NOT_TAKEN.into())
 }
 
 /// What a node reads.
@@ -155,10 +163,11 @@ impl<'a> Translation<'a> {
     pub fn run(&mut self, findings: &mut Vec<Finding>) {
         for node in &self.net.nodes {
             let reads = Reads(node.inputs.iter().map(|name| self.read(name)).collect());
-            if let Some(why) = refusal(node).filter(|_| !self.is_last_softmax(node)) {
+            let within = WITHIN.contains(&node.op.as_str());
+            if let Some(why) = refusal(self.net, node).filter(|_| !self.is_last_softmax(node)) {
                 findings.push(Finding::at(node, why));
                 self.refuse(node);
-            } else if reads.all().any(|v| *v == Value::Refused) {
+            } else if within || reads.all().any(|v| *v == Value::Refused) {
                 self.refuse(node);
             } else {
                 match self.node(node, &reads) {
