@@ -20,6 +20,8 @@ use std::ffi::OsStr;
 use std::path::PathBuf;
 use tch::{Device, Tensor};
 
+#[path = "export/apart.rs"]
+mod apart;
 #[path = "export/names.rs"]
 mod names;
 

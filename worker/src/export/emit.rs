@@ -1,10 +1,9 @@
 //! The graph as ONNX nodes, which keep the names they have in the graph, and so do values where nothing else has theirs.
 
-use super::ExportError;
-use super::Profile;
 use super::fold::fold;
 use super::profile::ZeroPoint;
 use super::writer::{Exported, INPUT, Options, Value, Writer};
+use super::{ExportError, FloatType, Profile};
 use crate::checkpoint::{State, range_key};
 use crate::graph::{Graph, Layer, Node, OnnxAttribute, OnnxInput, OnnxScope, Op, Quantizer};
 use octrain_formats::onnx::proto::{AttributeProto, TensorProto};
@@ -58,6 +57,7 @@ impl Writer<'_> {
                 .any(|&i| matches!(self.graph.node(i).op, Op::Parameter(_) | Op::Constant(_))),
         };
         let written = facts.onnx(&scope).map_err(unsupported)?;
+        let float_type = if facts.wants_fp32() { FloatType::Fp32 } else { self.options.float_type };
         let transposed = written.iter().any(|part| part.inputs.contains(&OnnxInput::WeightTransposed));
         let layer = facts.layer().map(|layer| self.layer(node, layer, transposed)).transpose()?;
         // What the nodes make, one after the other.
@@ -67,12 +67,13 @@ impl Writer<'_> {
             let mut inputs = Vec::new();
             for input in &part.inputs {
                 match input {
-                    OnnxInput::Value(slot) => inputs.push(self.input(node, *slot).tensor),
+                    OnnxInput::Value(slot) => inputs.push(self.input_as(node, *slot, float_type).tensor),
                     OnnxInput::Values => {
-                        inputs.extend((0..node.inputs.len()).map(|slot| self.input(node, slot).tensor));
+                        let slots = 0..node.inputs.len();
+                        inputs.extend(slots.map(|slot| self.input_as(node, slot, float_type).tensor));
                     }
                     OnnxInput::Made(earlier) => inputs.push(made[*earlier].clone()),
-                    OnnxInput::Param(name) => inputs.push(self.parameter(name)?),
+                    OnnxInput::Param(name) => inputs.push(self.parameter(name, float_type)?),
                     OnnxInput::Weight | OnnxInput::WeightTransposed | OnnxInput::Bias => {
                         let [weight, bias] = layer.clone().ok_or_else(|| {
                             unsupported("its ONNX node reads a layer's weight, and it is none".into())
@@ -92,6 +93,9 @@ impl Writer<'_> {
             let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
             let value = if i + 1 == written.len() { self.value_name(node) } else { self.free(&name) };
             self.op(part.op_type, &name, &inputs, &value, part.attributes.iter().map(attribute).collect());
+            if float_type == FloatType::Fp32 {
+                self.full.insert(value.clone());
+            }
             made.push(value);
         }
         Ok(match facts.hands_on() {
@@ -174,11 +178,11 @@ impl Writer<'_> {
         name
     }
 
-    /// A parameter in floating point; written once.
-    fn parameter(&mut self, name: &str) -> Result<String, ExportError> {
+    /// A parameter in this floating-point type; written once.
+    fn parameter(&mut self, name: &str, float_type: FloatType) -> Result<String, ExportError> {
         let t = self.state.get(name).ok_or_else(|| ExportError::Missing(name.into()))?;
         if !self.tensors.iter().any(|t| t.name() == name) {
-            self.floats(name, &t.shape, &t.data)?;
+            self.floats_as(name, &t.shape, &t.data, float_type)?;
         }
         Ok(name.into())
     }

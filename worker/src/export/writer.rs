@@ -219,8 +219,13 @@ impl<'a> Writer<'a> {
 
     /// A value an operator reads, in the type of the file.
     pub(super) fn input(&mut self, node: &Node, slot: usize) -> Value {
+        self.input_as(node, slot, self.options.float_type)
+    }
+
+    /// A value an operator reads, in this type.
+    pub(super) fn input_as(&mut self, node: &Node, slot: usize, to: FloatType) -> Value {
         let value = self.values[node.inputs[slot].0].clone();
-        let tensor = self.cast(&value.tensor, self.options.float_type);
+        let tensor = self.cast(&value.tensor, to);
         Value { tensor, ..value }
     }
 
@@ -249,7 +254,18 @@ impl<'a> Writer<'a> {
 
     /// Floating-point numbers in the type of the file.
     pub(super) fn floats(&mut self, name: &str, dims: &[usize], values: &[f32]) -> Result<(), ExportError> {
-        let tensor = match self.options.float_type {
+        self.floats_as(name, dims, values, self.options.float_type)
+    }
+
+    /// Floating-point numbers in this type.
+    pub(super) fn floats_as(
+        &mut self,
+        name: &str,
+        dims: &[usize],
+        values: &[f32],
+        float_type: FloatType,
+    ) -> Result<(), ExportError> {
+        let tensor = match float_type {
             FloatType::Fp32 => TensorProto::floats(name, dims, values),
             FloatType::Fp16 => TensorProto::halves(name, dims, halves(name, values)?),
         };

@@ -64,6 +64,11 @@ impl Operator for BatchNorm {
         true
     }
 
+    /// Variances are squares: those of small values are zero in FP16, and those of large ones infinite.
+    fn wants_fp32(&self) -> bool {
+        true
+    }
+
     fn ends_a_layer(&self) -> bool {
         true
     }

@@ -66,6 +66,11 @@ pub trait Operator: std::fmt::Debug {
         false
     }
 
+    /// Whether a file in FP16 has it in FP32 between casts, as it computes with parameters that FP16 cannot hold.
+    fn wants_fp32(&self) -> bool {
+        false
+    }
+
     /// Whether a bias that its layer adds to a value of this type can be an integer in units of its products, where the
     /// target has integer biases.
     fn takes_integer_bias(&self, value: &TensorType) -> bool {
