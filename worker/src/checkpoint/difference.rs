@@ -129,24 +129,41 @@ fn quantization(theirs: &Strategy, ours: &Strategy) -> Option<Difference> {
 }
 
 fn strategy(theirs: &Strategy, ours: &Strategy) -> Option<Difference> {
-    let value = |s| serde_json::to_value(s).unwrap_or_else(|e| unreachable!("it is plain data: {e}"));
-    let (key, theirs, ours) = entry("", &value(theirs), &value(ours))?;
-    Some(Difference { part: Part::Strategy(key), theirs, ours })
+    let (key, theirs, ours) = entries("", &value(theirs), &value(ours)).into_iter().next()?;
+    Some(Difference { part: Part::Strategy(key), theirs: theirs.to_string(), ours: ours.to_string() })
 }
 
-/// The first entry, by its path, in which two values differ, as each has it. Numbers may have lost a last bit in a file.
-fn entry(at: &str, theirs: &Value, ours: &Value) -> Option<(String, String, String)> {
+fn value(strategy: &Strategy) -> Value {
+    serde_json::to_value(strategy).unwrap_or_else(|e| unreachable!("it is plain data: {e}"))
+}
+
+/// The settings of the recipe of quantization, by their keys in it, that a file (by its `octrain.strategy`, `theirs`) and a
+/// checkpoint both have, and have otherwise: key, the file's, the checkpoint's. Whether there is a recipe has the key `qat`,
+/// and is a truth value.
+pub fn recipe(theirs: &Value, ours: &Strategy) -> Vec<(String, Value, Value)> {
+    let (theirs, ours) = (theirs.get("qat").cloned().unwrap_or_default(), value(ours)["qat"].take());
+    if theirs.is_object() != ours.is_object() {
+        return vec![("qat".into(), theirs.is_object().into(), ours.is_object().into())];
+    }
+    let (Value::Object(theirs), Value::Object(ours)) = (theirs, ours) else { return vec![] };
+    let both = theirs.into_iter().filter_map(|(key, theirs)| Some((ours.get(&key)?.clone(), key, theirs)));
+    let differing = both.filter(|(ours, _, theirs)| !entries("", theirs, ours).is_empty());
+    differing.map(|(ours, key, theirs)| (key, theirs, ours)).collect()
+}
+
+/// The entries, by their paths, in which two values differ, as each has it. Numbers may have lost a last bit in a file.
+fn entries(at: &str, theirs: &Value, ours: &Value) -> Vec<(String, Value, Value)> {
     if let (Value::Object(theirs), Value::Object(ours)) = (theirs, ours) {
         let path = |key: &str| if at.is_empty() { key.to_string() } else { format!("{at}.{key}") };
         let keys = theirs.keys().chain(ours.keys().filter(|key| !theirs.contains_key(*key)));
         let of = |all: &serde_json::Map<String, Value>, key: &str| all.get(key).cloned().unwrap_or_default();
-        return keys.into_iter().find_map(|key| entry(&path(key), &of(theirs, key), &of(ours, key)));
+        return keys.flat_map(|key| entries(&path(key), &of(theirs, key), &of(ours, key))).collect();
     }
     let near = match (theirs.as_f64(), ours.as_f64()) {
         (Some(a), Some(b)) => (a - b).abs() <= 2.0 * f64::EPSILON * a.abs(),
         _ => theirs == ours,
     };
-    (!near).then(|| (at.to_string(), theirs.to_string(), ours.to_string()))
+    if near { vec![] } else { vec![(at.to_string(), theirs.clone(), ours.clone())] }
 }
 
 fn shown(node: &Node) -> String {

@@ -30,7 +30,7 @@ pub(crate) mod testing;
 mod trial;
 
 pub use atomic::write_atomic;
-pub use difference::{Difference, Made, Part, Same, difference};
+pub use difference::{Difference, Made, Part, Same, difference, recipe};
 pub use error::CheckpointError;
 pub use estate::{Estate, has_gone_on, save_for};
 pub use folder::{OwnedFolder, RunFolder, free_name};

@@ -20,6 +20,7 @@ mod local;
 mod output;
 mod plan;
 mod predict;
+mod provenance;
 mod quantize;
 mod quickstart;
 mod recipe;

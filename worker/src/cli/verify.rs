@@ -4,8 +4,8 @@ use super::args::Tolerance;
 use super::classifier::{Classifier, PreparationFlags};
 use super::export::{self, trained_graph};
 use super::infer::{self, loader};
-use super::{Exit, checkpoint_base, output};
-use crate::checkpoint::{self, Manifest, Origin};
+use super::{Exit, checkpoint_base, output, provenance};
+use crate::checkpoint::{self, Manifest};
 use crate::config::CheckpointChoice;
 use crate::data::EvalLoader;
 use crate::engine::{self, EngineKind, ModelInfo};
@@ -73,6 +73,10 @@ const LAYER_BATCH: i64 = 8;
 /// Layers listed on the terminal.
 const LISTED: usize = 8;
 
+/// Profile of a file of the checkpoint in `folder`.
+///
+/// # Errors
+/// When it is none of it, with all by which that is known.
 fn profile_of(args: &VerifyArgs, info: &ModelInfo, folder: &Path, manifest: &Manifest) -> Result<Profile> {
     let profile = info.profile.as_deref().and_then(|p| Profile::from_str(p, true).ok()).ok_or_else(|| {
         Exit::configuration(format!(
@@ -80,22 +84,17 @@ fn profile_of(args: &VerifyArgs, info: &ModelInfo, folder: &Path, manifest: &Man
             args.model.display()
         ))
     })?;
-    let same = info.class_names.as_ref() == Some(&manifest.class_names);
-    if info.image_shape != manifest.image_shape || info.classes != manifest.class_names.len() || !same {
-        let message = format!("{} was not exported from {}", args.model.display(), folder.display());
-        return Err(Exit::configuration(message).into());
+    let differing = provenance::differing(info, profile, folder, manifest);
+    if differing.is_empty() {
+        return Ok(profile);
     }
-    let ours = Origin::of(folder, manifest);
-    if let Some(theirs) = info.origin.as_ref().filter(|o| o.same_weights(&ours) == Some(false)) {
-        let message = format!(
-            "{} was not exported from {}: it comes from checkpoint {} ({theirs}), and this one is {ours}; give that one (--from-checkpoint, --last-epoch-of-checkpoint), or export the file anew",
-            args.model.display(),
-            folder.display(),
-            theirs.name,
-        );
-        return Err(Exit::configuration(message).into());
-    }
-    Ok(profile)
+    let message = format!(
+        "{} was not exported from {}: {}; give the checkpoint that it comes from (--from-checkpoint, --last-epoch-of-checkpoint), or export the file anew",
+        args.model.display(),
+        folder.display(),
+        differing.join("; "),
+    );
+    Err(Exit::configuration(message).into())
 }
 
 /// Whole batches of both sides by turns; the last batch is filled up with zeros for the engine.

@@ -32,6 +32,8 @@ pub struct ModelInfo {
     pub profile: Option<String>,
     /// Checkpoint it was exported from; none for files of others.
     pub origin: Option<Origin>,
+    /// How its checkpoint was trained, as the file has it, where it says so.
+    pub strategy: Option<serde_json::Value>,
     /// Preprocessing; none for files of others.
     pub preprocessing: Option<Preprocessing>,
     /// The largest magnitude of the codes in its 8-bit weights; 0 where it has none.
@@ -156,6 +158,7 @@ impl ModelInfo {
             class_names: entry(&metadata, "octrain.classes", "classes")?,
             profile: metadata.get("octrain.profile").cloned(),
             origin: entry(&metadata, "octrain.checkpoint", "checkpoint")?,
+            strategy: entry(&metadata, "octrain.strategy", "strategy")?,
             largest_weight_code: sums::largest_weight_code(&graph),
             preprocessing: preprocessing.transpose().map_err(|e| format!("its preprocessing: {e}"))?,
             bytes: bytes.len() as u64,
