@@ -12,7 +12,7 @@ use octrain_formats::onnx::File;
 use octrain_formats::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
 use octrain_tests::policy::repository;
 use octrain_tests::random::Draws;
-use octrain_tests::run::{SMALL, newest, octrain, said, succeed};
+use octrain_tests::run::{SMALL, newest, octrain, refuse, said, succeed};
 use octrain_tests::{python, verified_as_far_as_sums_are_exact};
 use prost::Message;
 use std::collections::BTreeMap;
@@ -282,4 +282,15 @@ fn a_file_of_octrain_s_own_is_the_same_network_again_and_goes_through_every_comm
     assert_eq!(told.status.code(), Some(2), "{}", said(&told));
     assert!(said(&told).contains("quantized already") && said(&told).contains("conv1"), "{}", said(&told));
     assert!(!Path::new(none).exists());
+    // Under another network's name, the one that it has is said, wherever it is given.
+    for (flag, named) in [
+        ("--from-checkpoint", "the model is mine there and ResNet20 here; give the name that it has there"),
+        ("--from-pretrained-params", "(not given: ResNet50; that of this checkpoint: mine)"),
+    ] {
+        let start = ["--max-steps", "1", "--batch-size", "16", "--output-dir", none, flag, imported];
+        let again = ["--last-epoch-of-checkpoint", "none"];
+        let again = if flag == "--from-checkpoint" { &again[..] } else { &[] };
+        let told = refuse(2, &[&["train"], SMALL, &start[..], again].concat());
+        assert!(told.contains(named) && told.contains("--model-arch-name"), "{told}");
+    }
 }

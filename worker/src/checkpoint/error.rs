@@ -226,6 +226,8 @@ pub enum CheckpointError {
         path: PathBuf,
         /// Name of the network.
         network: String,
+        /// Name of the network that they are of, where they are a checkpoint's.
+        own: Option<String>,
         /// What does not match.
         mismatch: Box<super::Mismatch>,
     },

@@ -4,6 +4,9 @@ use super::{CheckpointError, HostTensor, State, tensors};
 use octrain_formats::{FormatError, pytorch};
 use std::path::Path;
 
+/// What a file is wanted to be that weights are taken of.
+pub const WEIGHTS: &str = "a file of weights";
+
 /// Counters of BatchNorms, on which nothing depends that a network computes.
 const COUNTER: &str = "num_batches_tracked";
 
@@ -18,7 +21,7 @@ pub(super) fn weights(bytes: &[u8], path: &Path) -> Result<State, CheckpointErro
     if !tensors::plausible(bytes) {
         return Err(CheckpointError::Foreign {
             path: path.into(),
-            wanted: "a file of weights",
+            wanted: WEIGHTS,
             why: "it begins neither as safetensors nor as what torch.save writes; give one of these, or a checkpoint folder (a network of an ONNX file is imported first, by `octrain import`)"
                 .into(),
         });

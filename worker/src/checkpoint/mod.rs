@@ -34,6 +34,7 @@ pub use difference::{Difference, Made, Part, Same, difference, recipe};
 pub use error::CheckpointError;
 pub use estate::{Estate, has_gone_on, save_for};
 pub use folder::{OwnedFolder, RunFolder, free_name};
+pub use foreign::WEIGHTS;
 pub use identity::{RunIdentity, date};
 pub use lock::holder;
 pub use manifest::{FORMAT, FileEntry, LossScaleState, Manifest, Position, QatState};

@@ -2,7 +2,7 @@
 //! adds the flag that does it. Every error of the library that a command can end with passes here once.
 
 use crate::analyze::AnalyzeError;
-use crate::checkpoint::CheckpointError;
+use crate::checkpoint::{CheckpointError, WEIGHTS};
 use crate::config::ModelSettings;
 use crate::data::{DataError, Split};
 use crate::exec::ExecError;
@@ -227,13 +227,19 @@ fn checkpoint(e: &CheckpointError) -> Option<String> {
             ))
         }
         E::Unwritable { .. } | E::NoRoom { .. } => say("--output-dir names another"),
+        // It was given for its weights.
+        E::Foreign { wanted, .. } if *wanted == WEIGHTS => None,
         E::Foreign { .. } | E::NoSettings { .. } | E::Contradiction { .. } => {
             say("weights alone are taken with --from-pretrained-params")
         }
-        E::Mismatch { .. } => say(format!(
-            "--model-arch-name says which network is trained (not given: {}), --allow-mismatch takes what fits and initialises the rest",
-            ModelSettings::default().model_arch_name
-        )),
+        E::Mismatch { network, own, .. } => {
+            let own = own.as_ref().filter(|own| !own.eq_ignore_ascii_case(network));
+            say(format!(
+                "--model-arch-name says which network is trained (not given: {}{}), --allow-mismatch takes what fits and initialises the rest",
+                ModelSettings::default().model_arch_name,
+                own.map_or_else(String::new, |own| format!("; that of this checkpoint: {own}"))
+            ))
+        }
         // What of it can be done is in its hint.
         E::Other { .. }
         | E::Broken { .. }
@@ -344,6 +350,10 @@ mod tests {
         }
         let behind = CheckpointError::Behind { path: "out".into(), start: "1".into(), names: "2".into() };
         assert!(told(&behind).contains("out/1 --overwrite`"));
+        let weights =
+            |wanted| CheckpointError::Foreign { path: "x".into(), wanted, why: "it is text".into() };
+        assert!(told(&weights("a checkpoint")).ends_with("taken with --from-pretrained-params"));
+        assert!(!told(&weights(WEIGHTS)).contains("--from"), "{}", told(&weights(WEIGHTS)));
         let floor = OptimError::ScaleFloor { scale: 1.0 };
         assert!(told(&TrainError::from(floor)).contains("learning rate; train with --amp bf16"));
     }

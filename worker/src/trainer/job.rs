@@ -2,6 +2,7 @@
 //! coordinator decides from.
 
 use super::TrainError;
+use super::resume::OTHER_NETWORK;
 use super::source::{Named, source};
 use crate::checkpoint::{self, CheckpointError, Manifest, Which};
 use crate::config::{RunConfig, RunScope};
@@ -68,7 +69,10 @@ fn network(config: &RunConfig, images: usize, classes: usize) -> Result<Graph, T
     };
     let manifest = checkpoint::load_manifest(&folder)?;
     if !manifest.model.eq_ignore_ascii_case(&config.model.model_arch_name) {
-        return Ok(build()?);
+        return build().map_err(|e| match e {
+            ModelError::Unknown { .. } => other_network(&folder, &manifest, config),
+            e => e.into(),
+        });
     }
     let same = manifest.image_shape == config.model.image_shape && manifest.class_names.len() == classes;
     match (same, build()) {
@@ -86,6 +90,13 @@ pub(super) fn foreign(config: &RunConfig, path: Option<&Path>) -> Result<Option<
         image_shape: Some(config.model.image_shape),
     };
     Ok(Some(import::read(path, &wanted)?))
+}
+
+/// A network that nobody knows by the name that was given, and that the checkpoint has under another.
+fn other_network(folder: &Path, manifest: &Manifest, config: &RunConfig) -> TrainError {
+    let (found, wanted) = (manifest.model.clone(), config.model.model_arch_name.clone());
+    CheckpointError::Other { path: folder.into(), what: "the model", found, wanted, hint: OTHER_NETWORK }
+        .into()
 }
 
 /// A network of somebody's own is one for its images and its classes.
@@ -176,6 +187,19 @@ mod tests {
         }
         assert_eq!(with(true, Some(StartOver)).unwrap(), ours.graph);
         assert!(matches!(with(false, None), Err(TrainError::Model(ModelError::Unknown { .. }))));
+        // Under another name, that it has there is said.
+        for from in [true, false] {
+            let config = config.clone().with(|c| {
+                c.model.model_arch_name = "Another".into();
+                match from {
+                    true => c.checkpoints.from_checkpoint = Some(dir.path().into()),
+                    false => c.checkpoints.from_pretrained_params = Some(dir.path().into()),
+                }
+            });
+            let told = network(&config, 40, 1).unwrap_err().to_string();
+            let model = format!("the model is {} there and Another here", ours.manifest.model);
+            assert!(told.contains(&model) && told.contains("--model-arch-name"), "{told}");
+        }
         // Of another training: why it is not taken is said, and not that nobody knows its network.
         let other = config.with(|c| {
             c.checkpoints.last_epoch_of_checkpoint = Some(Auto);

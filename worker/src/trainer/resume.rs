@@ -61,7 +61,7 @@ pub(super) fn start(
             fits.check_position(position, steps_per_epoch, global_batch)?;
             program.restore_as(&snapshot, Same::Meaning).map_err(|e| fits.unfit(e))?;
         } else {
-            load(program, path, &snapshot.model, false)?;
+            load(program, path, &snapshot.model, Some(manifest), false)?;
         }
         let message = resumed(path, manifest, position, config, global_batch)?;
         let from = match restart {
@@ -96,7 +96,8 @@ pub(super) fn start(
             None => checkpoint::pretrained(path)?,
         };
         let allow = config.checkpoints.allow_mismatch;
-        let mismatch = load(program, path, &state, allow)?;
+        let own = checkpoint.as_ref().map(|(_, manifest)| manifest);
+        let mismatch = load(program, path, &state, own, allow)?;
         if let Some(m) = mismatch {
             add(format!("initialised or left out: {m}"));
         }
@@ -176,19 +177,20 @@ fn resumed(
     Ok(message)
 }
 
-/// Takes weights and ranges; what does not match is an error, or, if allowed, returned.
+/// Takes weights and ranges, those of a checkpoint where they have a manifest; what does not match is an error, or, if
+/// allowed, returned.
 fn load(
     program: &mut Program,
     path: &Path,
     state: &State,
+    manifest: Option<&Manifest>,
     allow: bool,
 ) -> Result<Option<checkpoint::Mismatch>, TrainError> {
     let mismatch = checkpoint::match_weights(program.graph(), state);
     if !mismatch.is_empty() && !allow {
-        let network = program.graph().name.clone();
-        return Err(
-            CheckpointError::Mismatch { path: path.into(), network, mismatch: Box::new(mismatch) }.into()
-        );
+        let (network, own) = (program.graph().name.clone(), manifest.map(|m| m.model.clone()));
+        let mismatch = Box::new(mismatch);
+        return Err(CheckpointError::Mismatch { path: path.into(), network, own, mismatch }.into());
     }
     program.weights.load(state)?;
     Ok((!mismatch.is_empty()).then_some(mismatch))
@@ -201,6 +203,9 @@ fn load(
 pub fn same_task(path: &Path, manifest: &Manifest, config: &RunConfig, job: &Job) -> Result<(), TrainError> {
     Fits { path, manifest }.same_task(config, job)
 }
+
+/// What to do where a checkpoint has a network of another name than the one that is wanted.
+pub(super) const OTHER_NETWORK: &str = "; give the name that it has there as --model-arch-name, or leave the flag out where the checkpoint is that of --from-checkpoint";
 
 /// A checkpoint against the run that wants to go on from it.
 struct Fits<'a> {
@@ -219,8 +224,8 @@ impl Fits<'_> {
             RestoreError::Differs(difference) => self.differs(difference),
             RestoreError::Mismatch(mismatch) => {
                 let network = self.manifest.model.clone();
-                CheckpointError::Mismatch { path: self.path.into(), network, mismatch: Box::new(mismatch) }
-                    .into()
+                let (own, mismatch) = (Some(network.clone()), Box::new(mismatch));
+                CheckpointError::Mismatch { path: self.path.into(), network, own, mismatch }.into()
             }
             RestoreError::OtherRule { wanted, found, .. } => self.other(
                 "what the update rule keeps",
@@ -239,7 +244,7 @@ impl Fits<'_> {
                 "the model",
                 m.model.clone(),
                 config.model.model_arch_name.clone(),
-                "; give its --model-arch-name",
+                OTHER_NETWORK,
             ));
         }
         if m.class_names.len() != job.classes().len() {
