@@ -81,9 +81,11 @@ def main(folder, model, precision, seed="1", state=None):
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total - warmup)
     schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [warm, cosine], [warmup])
     parts = {"net": net, "optimizer": optimizer, "schedule": schedule}
-    step, losses = 0, []
+    step, losses, run = 0, [], [model, precision, seed, len(train), torch.__version__]
     if state and os.path.exists(state):
         found = torch.load(state)
+        if found["run"] != run:
+            sys.exit(f"{state} is of another run: {found['run']}, and this is {run}")
         for name, part in parts.items():
             part.load_state_dict(found[name])
         step, losses = found["step"], found["losses"]
@@ -106,7 +108,7 @@ def main(folder, model, precision, seed="1", state=None):
             times.append(time.perf_counter() - start)
             step += 1
             if state and step % 100 == 0:
-                kept(state, step=step, losses=losses, **{n: p.state_dict() for n, p in parts.items()})
+                kept(state, run=run, step=step, losses=losses if step % warmup else [], **{n: p.state_dict() for n, p in parts.items()})
         told = {"epoch": epoch, "loss": statistics.mean(losses), "ips": batch / statistics.median(times)}
         print(json.dumps(told), flush=True)
         losses = []

@@ -63,15 +63,15 @@ bool octrain_force_isa(int32_t isa) {
   return true;
 }
 
-// Whether libtorch hands convolutions and matrix products of BF16 to oneDNN on this CPU. Where it does not, or cannot say, they are
-// computed by loops of its own.
-bool octrain_bf16_products() {
-  static const bool has = [] {
+// Whether libtorch hands convolutions and matrix products of BF16 to oneDNN on this CPU (1), computes them by loops of its own (0),
+// or cannot say (-1).
+int32_t octrain_bf16_products() {
+  static const int32_t has = [] {
     try {
       const auto asked = c10::Dispatcher::singleton().findSchema({"mkldnn::_is_mkldnn_bf16_supported", ""});
-      return asked && asked->typed<bool()>().call();
+      return asked ? int32_t{asked->typed<bool()>().call()} : -1;
     } catch (const std::exception&) {
-      return false;
+      return -1;
     }
   }();
   return has;

@@ -23,7 +23,7 @@ pub use settings::JobSettings;
 use crate::ranks::natural;
 use octrain_core::graph::NetworkFacts;
 use octrain_core::passes::{self, Decision};
-use octrain_core::strategy::{Amp, Device, Purpose, ReduceType, Strategy};
+use octrain_core::strategy::{Device, Purpose, ReduceType, Strategy};
 use octrain_proto::v1::{
     Averaging, Backend, Determinism, Fp32Math, JobSpec, LossScaling, ModelFacts, Setting, WorkerFacts,
 };
@@ -190,15 +190,14 @@ fn buckets(
 }
 
 /// The type that gradients have between workers.
-fn reduce_type(s: &JobSettings, backend: Backend) -> (ReduceType, String) {
-    let asked = s.reduce_dtype;
-    match (backend, asked) {
-        (Backend::Local, _) => (ReduceType::Fp32, "one worker: gradients stay where they are".into()),
-        (_, ReduceType::Fp32) => (asked, "--reduce-dtype fp32: sums are those of one worker, in another order".into()),
-        (_, ReduceType::Fp16) if s.strategy.amp != Amp::Fp16 => {
-            (asked, "--reduce-dtype fp16: half the bytes; without --amp fp16 nothing scales gradients that are too small for it".into())
-        }
-        _ => (asked, format!("--reduce-dtype {asked}: half the bytes, rounded at each sum; FP32 before and after, as statistics and losses are")),
+fn reduce_type(s: &JobSettings, backend: Backend) -> (ReduceType, &'static str) {
+    match (backend, s.reduce_dtype) {
+        (Backend::Local, _) => (ReduceType::Fp32, "one worker: gradients stay where they are"),
+        (_, ReduceType::Fp32) => (ReduceType::Fp32, "--reduce-dtype fp32: gradients go as they are"),
+        (_, ReduceType::Bf16) => (
+            ReduceType::Bf16,
+            "--reduce-dtype bf16: half the bytes, rounded at each sum; FP32 before and after, and in the last bucket",
+        ),
     }
 }
 

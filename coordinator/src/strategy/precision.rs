@@ -14,7 +14,8 @@ pub(super) fn choose(
         (Amp::Off, _) => Ok("--amp is off".into()),
         (Amp::Fp16, Device::Cuda) => Ok("--amp fp16".into()),
         (Amp::Fp16, Device::Cpu) => {
-            Ok("--amp fp16; CPUs emulate most of it, so it is slow: --amp bf16 suits them better".into())
+            Ok("--amp fp16; CPUs compute products in FP32 and round them, so it is no faster than FP32"
+                .into())
         }
         (Amp::Bf16, Device::Cuda) => {
             for w in workers {
@@ -32,9 +33,9 @@ pub(super) fn choose(
         (Amp::Bf16, Device::Cpu) => {
             let slow = workers.iter().find(|w| !w.capabilities.as_ref().is_some_and(|c| c.cpu_bf16));
             Ok(match slow {
-                None => "--amp bf16; all CPUs compute it in hardware".into(),
+                None => "--amp bf16; oneDNN has kernels for all CPUs".into(),
                 Some(w) => format!(
-                    "--amp bf16; the CPU of {} has no BF16 instructions and emulates it, correct but not faster than FP32",
+                    "--amp bf16; oneDNN has no kernels of BF16 for the CPU of {}, which computes products in FP32 and rounds them, no faster than FP32",
                     w.host
                 ),
             })

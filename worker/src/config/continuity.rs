@@ -6,7 +6,8 @@ use super::{Given, RunConfig};
 use serde_json::Value;
 
 /// Settings that may differ from start to start of one run: where things are, how far it goes, how it is spread over
-/// machines, what is told. The global batch is among them because the manifest holds it; see `trainer::begin`.
+/// machines, what is told. How gradients go between them (`bucket-mib`, `reduce-dtype`) changes by rounding what is learnt, as
+/// their number does. The global batch is among them because the manifest holds it; see `trainer::begin`.
 const FREE: &[&str] = &[
     "output-dir",
     "report-file",

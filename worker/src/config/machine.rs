@@ -36,7 +36,7 @@ pub struct MachineSettings {
         arg(long, help_heading = "Machine", default_value_t = 0, allow_negative_numbers = true)
     )]
     pub threads: usize,
-    /// Gradient bucket size in MiB.
+    /// Gradient bucket size in MiB, in FP32.
     #[cfg_attr(
         feature = "cli",
         arg(long, help_heading = "Machine", default_value_t = 25.0, allow_hyphen_values = true)

@@ -69,7 +69,9 @@ fn under_way(group: &Nccl, device: Device) -> Result<(), String> {
         for _ in 0..4 {
             t = t.f_mm(&ones).and_then(|t| t.f_div_scalar(side)).map_err(tch)?;
         }
-        let t = t.f_mul_scalar(number * (rank + 1)).map_err(tch)?;
+        // Every second in BF16, as gradients may go.
+        let kind = if number % 2 == 0 { Kind::BFloat16 } else { Kind::Float };
+        let t = t.f_mul_scalar(number * (rank + 1)).and_then(|t| t.f_to_kind(kind)).map_err(tch)?;
         let call = group.start_all_reduce(&t, ReduceOp::Sum, Box::new(|| ())).map_err(said)?;
         calls.push((number * world * (world + 1) / 2, t, call));
     }

@@ -9,8 +9,13 @@ use tch::{Kind, Tensor};
 /// A reduction that was started. Where one is dropped before it was waited for, its group is of no more use.
 pub(super) struct UnderWay {
     call: Box<dyn Pending>,
-    /// What is on its way in another type, and the place of the sum.
-    rounded: Option<(Tensor, Tensor)>,
+    rounded: Option<Rounded>,
+}
+
+/// What is on its way in another type, and where the sum goes.
+struct Rounded {
+    sent: Tensor,
+    place: Tensor,
 }
 
 impl UnderWay {
@@ -19,24 +24,24 @@ impl UnderWay {
         Ok(Self { call: collective.start_all_reduce(tensor, op, Box::new(|| ()))?, rounded: None })
     }
 
-    /// Starts to add up a bucket of the buffer `flat`, in the bucket's type.
+    /// Starts to add up a bucket of the buffer `flat`, in the bucket's type where there is anybody else.
     pub fn bucket(collective: &dyn Collective, flat: &Tensor, bucket: Bucket) -> Result<Self, OptimError> {
-        let piece = flat.f_narrow(0, bucket.offset, bucket.len)?;
-        let kind = match bucket.reduce_type {
-            ReduceType::Fp32 => return Self::start(collective, &piece, ReduceOp::Sum),
-            ReduceType::Bf16 => Kind::BFloat16,
-            ReduceType::Fp16 => Kind::Half,
-        };
-        let sent = piece.f_to_kind(kind)?;
-        let started = Self::start(collective, &sent, ReduceOp::Sum)?;
-        Ok(Self { rounded: Some((sent, piece)), ..started })
+        let place = flat.f_narrow(0, bucket.offset, bucket.len)?;
+        match bucket.reduce_type {
+            ReduceType::Bf16 if collective.world_size() > 1 => {
+                let sent = place.f_to_kind(Kind::BFloat16)?;
+                let started = Self::start(collective, &sent, ReduceOp::Sum)?;
+                Ok(Self { rounded: Some(Rounded { sent, place }), ..started })
+            }
+            ReduceType::Bf16 | ReduceType::Fp32 => Self::start(collective, &place, ReduceOp::Sum),
+        }
     }
 
     /// Returns once the combination is where the tensor was.
     pub fn wait(self) -> Result<(), OptimError> {
         self.call.wait()?;
-        if let Some((sent, mut piece)) = self.rounded {
-            piece.f_copy_(&sent)?;
+        if let Some(Rounded { sent, mut place }) = self.rounded {
+            place.f_copy_(&sent)?;
         }
         Ok(())
     }

@@ -35,7 +35,7 @@ pub fn capabilities(cuda_devices: Vec<CudaDevice>) -> Capabilities {
     let has = |flag: &str| flags.iter().any(|f| f == flag);
     Capabilities {
         cuda_devices,
-        cpu_bf16: has("avx512_bf16") || has("amx_bf16") || has("bf16"),
+        cpu_bf16: native::bf16_products(),
         cpu_avx512: has("avx512f"),
         cpu_cores: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
         memory_bytes: memory_bytes(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default()),

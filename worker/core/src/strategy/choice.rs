@@ -92,10 +92,9 @@ choice! {
     ReduceType {
         /// FP32.
         Fp32 = "fp32",
-        /// BF16: half the bytes, of which each sum on the way keeps 8 bits.
+        /// BF16: half the bytes, and the range of FP32; each sum on the way is rounded to 8 significant bits. The last bucket, which
+        /// has statistics and losses, is FP32.
         Bf16 = "bf16",
-        /// FP16: half the bytes, of which each sum on the way keeps 11 bits; what is beyond 65504 becomes infinite.
-        Fp16 = "fp16",
     }
 }
 

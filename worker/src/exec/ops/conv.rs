@@ -35,7 +35,8 @@ impl Forward for Conv {
 }
 
 /// Whether [`native::depthwise`] has the faster gradient: that of a depthwise convolution with a stride, by channels-last
-/// images in BF16 on the CPU (docs/performance.md; in FP32 oneDNN's is as fast).
+/// images in BF16 on the CPU (docs/performance.md; in FP32, in which products are computed on CPUs before AVX-512, oneDNN's is
+/// as fast).
 fn strides_by_channels(x: &Tensor, weight: &Tensor, stride: [i64; 2]) -> bool {
     let (of_x, of_weight) = (x.size(), weight.size());
     let depthwise = of_x.len() == 4 && of_x[1] > 1 && of_weight[..2] == [of_x[1], 1];
