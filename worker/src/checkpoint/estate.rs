@@ -17,20 +17,6 @@ pub struct Estate {
     pub(super) best_only: Vec<String>,
     /// The run goes on with one whose checkpoints do not say whose they are: those are its own.
     pub(super) adopts_unnamed: bool,
-    /// Drawn when the job was admitted, and in the folder for as long as no other job is: another one may go on with the same
-    /// run. Empty where the job was not told of it.
-    pub(super) tenancy: String,
-}
-
-/// What the folder says of who writes there.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) struct Occupant {
-    #[serde(flatten)]
-    pub run: RunIdentity,
-    /// That of the job which was admitted last.
-    #[serde(default)]
-    pub tenancy: String,
 }
 
 /// A checkpoint that is to be removed, by its content: a new one may take its name.
@@ -67,47 +53,41 @@ impl Estate {
 }
 
 impl RunFolder {
-    /// Takes the folder's own lock, if it was not to be had and is now; the one that was had instead is held until then.
+    /// Takes the lock, if it was not to be had and is now.
     pub(super) fn lock_again(&mut self) {
-        if self.lock.as_ref().is_some_and(FolderLock::is_own) {
-            return;
-        }
-        match FolderLock::inherit(&self.root, &Holder::here(&self.host)) {
-            Ok(Some(lock)) => self.lock = Some(lock),
-            Ok(None) => {}
-            Err(e) => tracing::warn!("the lock of {} is not taken: {e}", self.root.display()),
+        if self.lock.is_none() {
+            self.lock = FolderLock::take(&self.root, &Holder::here(&self.host), &|| true).ok();
         }
     }
 }
 
 impl OwnedFolder {
     /// Goes on writing for a run of which another process has taken the folder before, and is gone or was given up. Its lock
-    /// is not waited for: who may write is not told by it in a job that outlives its workers. As long as it is there, another
-    /// one keeps other jobs out.
+    /// is not waited for: who may write is not told by it in a job that outlives its workers.
     ///
     /// # Errors
-    /// When the folder is another run's by now, or another job's that goes on with the same one.
+    /// When the folder is another run's by now.
     pub fn inherit(
         root: &Path,
         host: &str,
         run: RunIdentity,
         estate: Estate,
     ) -> Result<Self, CheckpointError> {
-        let lock = FolderLock::inherit(root, &Holder::here(host))?;
-        // After that: a job that was faster has said so before it let anybody else in.
-        whose(root, &run, &estate.tenancy)?;
-        match &lock {
-            // What it was writing is half-written for good; one that still stands there may yet finish it.
-            Some(lock) if lock.is_own() => drop(leftovers::clean(root)?),
-            Some(_) => tracing::info!(
-                "{} is still held by a writer that was given up; this rank writes there instead",
-                root.display()
-            ),
-            None => tracing::warn!(
-                "{} is still held by two writers that were given up; this rank writes there without a lock",
-                root.display()
-            ),
-        }
+        whose(root, &run)?;
+        let lock = match FolderLock::take(root, &Holder::here(host), &|| true) {
+            Ok(lock) => {
+                // What it was writing is half-written for good; one that still stands there may yet finish it.
+                leftovers::clean(root)?;
+                Some(lock)
+            }
+            Err(e @ CheckpointError::InUse { .. }) => {
+                tracing::warn!(
+                    "{e}; its holder was given up, and this rank writes there without the lock until that ends"
+                );
+                None
+            }
+            Err(e) => return Err(e),
+        };
         let superseded = estate.superseded.into_iter().filter(|s| s.is_there(root)).collect();
         let estate = Estate { superseded, ..estate };
         let folder = RunFolder { root: root.into(), lock, host: host.into() };
@@ -134,33 +114,29 @@ pub fn has_gone_on(root: &Path, run: &RunIdentity, estate: &Estate, progress: Pr
 pub fn save_for(
     root: &Path,
     run: Option<&RunIdentity>,
-    estate: &Estate,
     snapshot: &Snapshot,
 ) -> Result<PathBuf, CheckpointError> {
     let Some(run) = run else {
         return Err(CheckpointError::Occupied { path: root.into(), why: "no run writes there".into() });
     };
-    let ours = || whose(root, run, &estate.tenancy);
-    ours()?;
+    whose(root, run)?;
     let mut snapshot = snapshot.clone();
     snapshot.manifest.run = Some(run.clone());
-    store::save_while(root, &snapshot, &|| ours().is_ok())
+    store::save(root, &snapshot)
 }
 
-/// An error where a folder says that it is another run's, or another job's that goes on with the same one.
-pub(super) fn whose(root: &Path, run: &RunIdentity, tenancy: &str) -> Result<(), CheckpointError> {
+/// An error where a folder says that it is another run's.
+fn whose(root: &Path, run: &RunIdentity) -> Result<(), CheckpointError> {
     let path = root.join(RUN);
-    let there: Occupant = match fs::read(&path) {
+    let there: RunIdentity = match fs::read(&path) {
         Ok(text) => serde_json::from_slice(&text).map_err(|e| CheckpointError::damaged(&path, e))?,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(CheckpointError::io("read", &path)(e)),
     };
-    let why = match there.run.id == run.id {
-        true if tenancy.is_empty() || there.tenancy == tenancy => return Ok(()),
-        true => format!("another job has gone on with {run} there since"),
-        false => format!("it is that of {}", there.run),
-    };
-    Err(CheckpointError::Occupied { path: root.into(), why })
+    if there.id == run.id {
+        return Ok(());
+    }
+    Err(CheckpointError::Occupied { path: root.into(), why: format!("it is that of {there}") })
 }
 
 #[cfg(test)]
@@ -215,48 +191,6 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_starts_is_kept_out_while_an_heir_writes_and_one_that_got_in_is_left_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut former = take(dir.path()).admit(None, false).unwrap();
-        former.save(&snapshot(0, 3), &ALWAYS).unwrap();
-        let (run, estate) = (former.run().clone(), former.estate().clone());
-        let mut heir = inherit(dir.path(), &former, estate.clone());
-        // Its lock ends with it, before the heir has saved anything.
-        let lock = former.folder.lock.take();
-        drop(lock);
-        let starts = || RunFolder::take(dir.path(), "here", 1 << 10, &|| true);
-        assert!(matches!(starts(), Err(CheckpointError::InUse { .. })));
-        heir.save(&snapshot(0, 5), &ALWAYS).unwrap();
-        assert!(matches!(starts(), Err(CheckpointError::InUse { .. })), "by now the heir has its lock");
-        // A file server has let both go, and the same run is gone on with elsewhere.
-        heir.folder.lock = None;
-        let second = starts().unwrap().admit(Some(&dir.path().join("0-5")), false).unwrap();
-        assert_eq!(second.run().id, run.id);
-        let refused = |result: Result<PathBuf, CheckpointError>| {
-            let e = result.unwrap_err().to_string();
-            assert!(e.contains("another job has gone on with run"), "{e}");
-        };
-        refused(heir.save(&snapshot(0, 9), &ALWAYS));
-        refused(former.save(&snapshot(0, 9), &ALWAYS));
-        refused(save_for(dir.path(), Some(&run), &estate, &snapshot(0, 9)));
-        let late = OwnedFolder::inherit(dir.path(), "here", run.clone(), estate);
-        assert!(matches!(late, Err(CheckpointError::Occupied { .. })));
-        assert_eq!(names(dir.path()), ["0-5"]);
-        // And one that is admitted while a checkpoint is written keeps it from appearing.
-        let mut third = second;
-        let (root, asked) = (dir.path().to_path_buf(), std::cell::Cell::new(false));
-        let meanwhile = || {
-            if !asked.replace(true) {
-                let theirs = Occupant { run: RunIdentity::new("elsewhere"), tenancy: "x".into() };
-                fs::write(root.join(RUN), serde_json::to_vec(&theirs).unwrap()).unwrap();
-            }
-            true
-        };
-        assert!(third.save(&snapshot(0, 9), &meanwhile).is_err());
-        assert_eq!(names(dir.path()), ["0-5"]);
-    }
-
-    #[test]
     fn what_was_to_be_overwritten_is_overwritten_by_the_heir_and_nothing_that_took_its_name() {
         let dir = tempfile::tempdir().unwrap();
         let mut other = take(dir.path()).admit(None, false).unwrap();
@@ -271,7 +205,7 @@ mod tests {
         // It has saved its own 1 and is gone before it has removed the others.
         let mut own = snapshot(1, 0);
         own.manifest.metrics = [("val.top1".to_string(), 9.0)].into();
-        save_for(dir.path(), Some(&first), &estate, &own).unwrap();
+        save_for(dir.path(), Some(&first), &own).unwrap();
         let mut heir = OwnedFolder::inherit(dir.path(), "here", first, estate).unwrap();
         heir.save(&snapshot(1, 4), &ALWAYS).unwrap();
         assert_eq!(names(dir.path()), ["1", "1-4"]);
@@ -317,14 +251,14 @@ mod tests {
     fn another_rank_saves_as_the_same_run_and_as_no_other_whoever_holds_the_folder() {
         let dir = tempfile::tempdir().unwrap();
         let mut first = take(dir.path()).admit(None, false).unwrap();
-        let (run, none) = (first.run().clone(), Estate::default());
+        let run = first.run().clone();
         first.save(&snapshot(0, 3), &ALWAYS).unwrap();
-        let saved = save_for(dir.path(), Some(&run), &none, &snapshot(0, 5)).unwrap();
+        let saved = save_for(dir.path(), Some(&run), &snapshot(0, 5)).unwrap();
         assert_eq!(load_manifest(&saved).unwrap().run, Some(run));
         assert_eq!(names(dir.path()), ["0-3", "0-5"]);
         let other = RunIdentity::new("elsewhere");
-        let e = save_for(dir.path(), Some(&other), &none, &snapshot(0, 6)).unwrap_err().to_string();
+        let e = save_for(dir.path(), Some(&other), &snapshot(0, 6)).unwrap_err().to_string();
         assert!(e.contains("it is that of run"), "{e}");
-        assert!(save_for(dir.path(), None, &none, &snapshot(0, 6)).is_err());
+        assert!(save_for(dir.path(), None, &snapshot(0, 6)).is_err());
     }
 }

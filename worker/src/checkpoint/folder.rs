@@ -1,7 +1,7 @@
 //! The folder of one run: locked, cleaned and tried before the first step, and written by that run alone.
 
 use super::admission::{self, Admission, Found, Refusal, listed};
-use super::estate::{Estate, Occupant, Superseded, whose};
+use super::estate::{Estate, Superseded};
 use super::lock::{FolderLock, Holder};
 use super::store::{self, Progress};
 use super::{CheckpointError, RunIdentity, Snapshot, leftovers, trial};
@@ -15,7 +15,7 @@ pub(super) const RUN: &str = "run.json";
 #[derive(Debug)]
 pub struct RunFolder {
     pub(super) root: PathBuf,
-    /// Not the folder's own, or none: a writer that was given up still holds that.
+    /// None: a writer that was given up still holds it.
     pub(super) lock: Option<FolderLock>,
     pub(super) host: String,
 }
@@ -124,11 +124,9 @@ impl RunFolder {
         let set_aside = damaged.into_iter().map(told).collect::<Result<_, CheckpointError>>()?;
         let run = run.unwrap_or_else(|| RunIdentity::new(&self.host));
         let path = self.root.join(RUN);
-        let occupant = Occupant { run, tenancy: RunIdentity::new(&self.host).id };
-        let text = serde_json::to_vec_pretty(&occupant).map_err(|e| CheckpointError::damaged(&path, e))?;
+        let text = serde_json::to_vec_pretty(&run).map_err(|e| CheckpointError::damaged(&path, e))?;
         super::write_atomic(&path, &text)?;
-        let Occupant { run, tenancy } = occupant;
-        let estate = Estate { superseded, best_only: Vec::new(), adopts_unnamed, tenancy };
+        let estate = Estate { superseded, best_only: Vec::new(), adopts_unnamed };
         Ok(OwnedFolder { folder: self, run, estate, set_aside })
     }
 }
@@ -210,14 +208,10 @@ impl OwnedFolder {
         snapshot: &Snapshot,
         still: &dyn Fn() -> bool,
     ) -> Result<PathBuf, CheckpointError> {
-        // A lock may end before its holder does: what the folder says counts, until the checkpoint appears.
-        whose(&self.folder.root, &self.run, &self.estate.tenancy)?;
         self.folder.lock_again();
-        let ours = || whose(&self.folder.root, &self.run, &self.estate.tenancy).is_ok();
-        let still = || still() && ours();
         let mut snapshot = snapshot.clone();
         snapshot.manifest.run = Some(self.run.clone());
-        let target = store::save_while(&self.folder.root, &snapshot, &still)?;
+        let target = store::save_while(&self.folder.root, &snapshot, still)?;
         let name = name_of(&target);
         // It has taken the place of one that was to be overwritten, whatever becomes of the others now.
         self.estate.superseded.retain(|s| s.name != name);
@@ -370,7 +364,7 @@ mod tests {
         let run = first.run().clone();
         first.save(&snapshot(0, 3), &ALWAYS).unwrap();
         // It stands still in a save, is given up, and the others go on.
-        super::super::save_for(dir.path(), Some(&run), &Estate::default(), &snapshot(0, 9)).unwrap();
+        super::super::save_for(dir.path(), Some(&run), &snapshot(0, 9)).unwrap();
         let e = first.save(&snapshot(0, 5), &|| false).unwrap_err();
         assert!(matches!(e, CheckpointError::GivenUp { .. }), "{e}");
         assert_eq!(names(dir.path()), ["0-3", "0-9"]);

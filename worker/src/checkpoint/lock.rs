@@ -13,8 +13,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The file that is locked; what it says is for people.
 const LOCK: &str = ".lock";
-/// The file that whoever writes instead of a holder that was given up locks, as long as that holds the other one.
-const HEIR: &str = ".lock.heir";
 /// Between tries.
 const AGAIN: Duration = Duration::from_millis(100);
 /// How long a predecessor on this host may take to end: its devices have to be freed.
@@ -62,9 +60,7 @@ impl fmt::Display for Holder {
 /// A folder that is this process's until it is dropped or the process ends.
 #[derive(Debug)]
 pub(super) struct FolderLock {
-    file: File,
-    /// Which file of the folder it is.
-    name: &'static str,
+    _file: File,
 }
 
 /// How long to wait for a holder, by where it is.
@@ -86,18 +82,18 @@ impl FolderLock {
     /// Locks `folder`, which is there. A holder is waited for a little (it may be about to end), unless
     /// `interrupted` says that this process is asked to stop.
     pub fn take(folder: &Path, me: &Holder, interrupted: &dyn Fn() -> bool) -> Result<Self, CheckpointError> {
+        let path = folder.join(LOCK);
+        let opened = OpenOptions::new().create(true).read(true).write(true).truncate(false).open(&path);
+        let mut file = opened.map_err(CheckpointError::unwritable("make a file", folder))?;
         let begun = Instant::now();
         let mut told = false;
         loop {
-            // Where the holder was given up and is gone, whoever writes instead of it holds the folder.
-            let (lock, holder) = match Self::attempt(folder, LOCK)? {
-                Ok(lock) => (Some(lock), held(folder, HEIR)?),
-                Err(holder) => (None, Some(holder)),
-            };
-            let holder = match (lock, holder) {
-                (Some(lock), None) => return lock.sign(folder, me),
-                (_, holder) => holder.flatten(),
-            };
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(Errno::WOULDBLOCK) => {}
+                Err(e) => return Err(CheckpointError::unwritable("lock a file", folder)(e.into())),
+            }
+            let holder = read(&mut file);
             if begun.elapsed() >= patience(holder.as_ref(), me) || interrupted() {
                 return Err(CheckpointError::in_use(folder, holder.as_ref()));
             }
@@ -111,62 +107,18 @@ impl FolderLock {
             }
             std::thread::sleep(AGAIN);
         }
-    }
-
-    /// Locks `folder` for whoever writes there instead of a holder that was given up, and that may still be there: nobody is
-    /// waited for, and no run that starts gets in as long as this lasts. None where an earlier heir was given up as well, and
-    /// is still there.
-    pub fn inherit(folder: &Path, me: &Holder) -> Result<Option<Self>, CheckpointError> {
-        for name in [LOCK, HEIR] {
-            if let Ok(lock) = Self::attempt(folder, name)? {
-                return lock.sign(folder, me).map(Some);
-            }
-        }
-        Ok(None)
-    }
-
-    /// Whether it is the folder's own, which who starts a run there takes.
-    pub fn is_own(&self) -> bool {
-        self.name == LOCK
-    }
-
-    /// Locks a file of `folder`, or says who has, as far as that is known.
-    fn attempt(folder: &Path, name: &'static str) -> Result<Result<Self, Option<Holder>>, CheckpointError> {
-        let opened =
-            OpenOptions::new().create(true).read(true).write(true).truncate(false).open(folder.join(name));
-        let mut file = opened.map_err(CheckpointError::unwritable("make a file", folder))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Ok(Self { file, name })),
-            Err(Errno::WOULDBLOCK) => Ok(Err(read(&mut file))),
-            Err(e) => Err(CheckpointError::unwritable("lock a file", folder)(e.into())),
-        }
-    }
-
-    /// Says whose it is.
-    fn sign(mut self, folder: &Path, me: &Holder) -> Result<Self, CheckpointError> {
-        let text =
-            serde_json::to_string(me).map_err(|e| CheckpointError::damaged(&folder.join(self.name), e))?;
-        self.file
-            .set_len(0)
-            .and_then(|()| self.file.rewind())
-            .and_then(|()| self.file.write_all(format!("{text}\n").as_bytes()))
+        let text = serde_json::to_string(me).map_err(|e| CheckpointError::damaged(&path, e))?;
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| file.write_all(format!("{text}\n").as_bytes()))
             .map_err(CheckpointError::unwritable("write a file", folder))?;
-        Ok(self)
+        Ok(Self { _file: file })
     }
 }
 
 /// Whether a run works in `folder` right now, and who says so. A folder no run was ever in is free.
 pub fn holder(folder: &Path) -> Result<Option<String>, CheckpointError> {
-    let holder = match held(folder, LOCK)? {
-        None => held(folder, HEIR)?,
-        own => own,
-    };
-    Ok(holder.map(|h| h.map_or_else(|| "an unknown process".into(), |h| h.to_string())))
-}
-
-/// Who has locked a file of `folder`, as far as that is known; none where nobody has.
-fn held(folder: &Path, name: &str) -> Result<Option<Option<Holder>>, CheckpointError> {
-    let path = folder.join(name);
+    let path = folder.join(LOCK);
     let mut file = match File::open(&path) {
         Ok(file) => file,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -174,7 +126,9 @@ fn held(folder: &Path, name: &str) -> Result<Option<Option<Holder>>, CheckpointE
     };
     match flock(&file, FlockOperation::NonBlockingLockShared) {
         Ok(()) => Ok(None),
-        Err(Errno::WOULDBLOCK) => Ok(Some(read(&mut file))),
+        Err(Errno::WOULDBLOCK) => {
+            Ok(Some(read(&mut file).map_or_else(|| "an unknown process".into(), |h| h.to_string())))
+        }
         Err(e) => Err(CheckpointError::io("ask for the lock of", &path)(e.into())),
     }
 }
@@ -197,29 +151,6 @@ mod tests {
         assert_eq!(holder(dir.path()).unwrap(), Some(me.to_string()));
         drop(first);
         assert_eq!(holder(dir.path()).unwrap(), None);
-        FolderLock::take(dir.path(), &me, &|| true).unwrap();
-    }
-
-    #[test]
-    fn whoever_writes_instead_of_a_holder_that_was_given_up_keeps_others_out_without_a_gap() {
-        let dir = tempfile::tempdir().unwrap();
-        let me = Holder::here("node-a");
-        let first = FolderLock::take(dir.path(), &me, &|| false).unwrap();
-        let heir = FolderLock::inherit(dir.path(), &me).unwrap().unwrap();
-        assert!(!heir.is_own());
-        assert!(FolderLock::inherit(dir.path(), &me).unwrap().is_none(), "there is one heir at a time");
-        let refused = || FolderLock::take(dir.path(), &me, &|| true).unwrap_err().to_string();
-        assert!(refused().contains(&me.to_string()));
-        // The first one is gone at last, and the heir has not been in the folder since.
-        drop(first);
-        assert!(refused().contains(&me.to_string()));
-        assert_eq!(holder(dir.path()).unwrap(), Some(me.to_string()));
-        // Who was refused holds nothing.
-        let own = FolderLock::inherit(dir.path(), &me).unwrap().unwrap();
-        assert!(own.is_own());
-        drop(heir);
-        assert!(refused().contains(&me.to_string()));
-        drop(own);
         FolderLock::take(dir.path(), &me, &|| true).unwrap();
     }
 

@@ -37,19 +37,6 @@ impl Program {
         ])
     }
 
-    /// The fingerprints of all ranks, in their order; every rank calls it.
-    pub(super) fn fingerprints(&self) -> Result<Vec<[i64; 3]>, OptimError> {
-        let mine = Tensor::f_from_slice(&self.fingerprint()?)?.f_to_device(self.device())?;
-        let mut all = Vec::new();
-        for theirs in self.collective().all_gather(&mine)? {
-            let theirs = Vec::<i64>::try_from(&theirs.f_to_device(Device::Cpu)?)?;
-            let mut one = [0; 3];
-            one.iter_mut().zip(theirs).for_each(|(part, theirs)| *part = theirs);
-            all.push(one);
-        }
-        Ok(all)
-    }
-
     /// Whether any rank was asked to stop: the same answer on all, which call this in the same places. A rank that
     /// left alone would let the others wait in their next reduction.
     pub fn agree_to_stop(&self, asked: bool) -> Result<bool, OptimError> {
@@ -61,7 +48,13 @@ impl Program {
         if self.reducer.alone() {
             return Ok(());
         }
-        let all = self.fingerprints()?;
+        let mine = Tensor::f_from_slice(&self.fingerprint()?)?.f_to_device(self.device())?;
+        let all: Vec<Vec<i64>> = self
+            .collective()
+            .all_gather(&mine)?
+            .iter()
+            .map(|t| Vec::<i64>::try_from(&t.f_to_device(Device::Cpu)?))
+            .collect::<Result<_, _>>()?;
         for (i, what) in ["parameters", "scales or BatchNorm statistics", "steps done or loss scale"]
             .into_iter()
             .enumerate()

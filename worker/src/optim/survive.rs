@@ -6,6 +6,7 @@ use super::loss_scale::LossScale;
 use super::{OptimError, Program};
 use crate::collective::Collective;
 use serde::{Deserialize, Serialize};
+use tch::{Device, Tensor};
 
 /// What a program is besides its tensors: where it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,9 +81,14 @@ impl Program {
 
     /// Whether any rank holds other tensors than rank `source`.
     fn differs_from(&self, source: usize) -> Result<bool, OptimError> {
-        // Where each stands, the last part, is known, and set anyhow.
-        let all: Vec<[i64; 2]> =
-            self.fingerprints()?.iter().map(|&[weights, ranges, _]| [weights, ranges]).collect();
+        // Where each stands is known, and set anyhow.
+        let mine = Tensor::f_from_slice(&self.fingerprint()?[..2])?.f_to_device(self.device())?;
+        let all: Vec<Vec<i64>> = self
+            .collective()
+            .all_gather(&mine)?
+            .iter()
+            .map(|t| Vec::<i64>::try_from(&t.f_to_device(Device::Cpu)?))
+            .collect::<Result<_, _>>()?;
         Ok(all.iter().any(|rank| all.get(source) != Some(rank)))
     }
 }
@@ -97,7 +103,7 @@ mod tests {
     use crate::strategy::{Averaging, Qat, Strategy};
     use std::sync::Arc;
     use std::time::Duration;
-    use tch::{Device, Kind, Tensor};
+    use tch::Kind;
 
     fn program(seed: u64) -> Program {
         let strategy = Strategy { qat: Some(Qat::default()), ..Strategy::default() };

@@ -12,44 +12,42 @@ use std::path::PathBuf;
 
 /// The rank that saves: the lowest one that is not the cause of the end, which is mostly gone; where a worker was lost, its
 /// host may be gone as a whole, so the lowest one of another host comes first. One that is alone saves whatever it was.
-/// `hosts` are the ranks' hosts, `end` is the coordinator's verdict, where it came.
-///
-/// # Errors
-/// Why nobody does, where that is so.
-fn saver(hosts: &[&str], end: Option<AbortKind>, culprit: Option<u32>) -> Result<u32, &'static str> {
-    match end {
-        Some(AbortKind::NotFinite) => return Err("what it led to is not finite"),
-        Some(AbortKind::Dropped) => return Err("the others go on with the run"),
-        _ => {}
+/// None does where the numbers are worthless on all. `hosts` are the ranks' hosts, `end` is the coordinator's verdict,
+/// where it came.
+fn saver(hosts: &[&str], end: Option<AbortKind>, culprit: Option<u32>) -> Option<u32> {
+    // Or the job goes on without this rank, and saves itself.
+    if matches!(end, Some(AbortKind::NotFinite | AbortKind::Dropped)) {
+        return None;
     }
     if hosts.len() == 1 {
-        return Ok(0);
+        return Some(0);
     }
     let lost = culprit.filter(|_| end == Some(AbortKind::WorkerLost)).and_then(|c| hosts.get(c as usize));
     let elsewhere = lost.and_then(|lost| hosts.iter().position(|host| host != lost));
     let rank = elsewhere.map(|rank| rank as u32);
-    let other = rank.or_else(|| (0..hosts.len() as u32).find(|&rank| Some(rank) != culprit));
-    other.ok_or("no rank is left to save it")
+    rank.or_else(|| (0..hosts.len() as u32).find(|&rank| Some(rank) != culprit))
 }
 
-/// Whether the worker at `me` (host, local index) saves, which is `rank` of the roster it has joined last; else why it does not.
-/// In a job that outlives its workers that roster may be an old one: the coordinator names the one who saves. Where it has named
-/// nobody, it was lost itself, or nothing is worth saving.
+/// Whether the worker at `me` (host, local index) saves, which is `rank` of the roster it has joined last; or who does, for
+/// people. In a job that outlives its workers that roster may be an old one: the coordinator names the one who saves. Where
+/// it has named nobody, it was lost itself, or nothing is worth saving.
 fn saves(
     named: Option<(String, u32)>,
     me: (&str, u32),
     rank: u32,
-    of_roster: impl FnOnce() -> Result<u32, &'static str>,
+    of_roster: impl FnOnce() -> Option<u32>,
 ) -> Result<(), String> {
-    let other = match named {
-        Some((host, index)) if (host.as_str(), index) == me => return Ok(()),
-        Some((host, index)) => format!("the worker at host {host}, local index {index}"),
-        None => match of_roster()? {
-            saver if saver == rank => return Ok(()),
-            saver => format!("rank {saver}"),
+    match named {
+        Some((host, index)) if (host.as_str(), index) == me => Ok(()),
+        Some((host, index)) => {
+            Err(format!("the worker at host {host}, local index {index} is the one to save"))
+        }
+        None => match of_roster() {
+            Some(saver) if saver == rank => Ok(()),
+            Some(saver) => Err(format!("rank {saver} is the one to save")),
+            None => Err("what it led to is not finite, or the job goes on, so nobody saves".into()),
         },
-    };
-    Err(format!("{other} is the one to save it"))
+    }
 }
 
 impl Run<'_> {
@@ -77,16 +75,13 @@ impl Run<'_> {
         // One that stood still while the others went on, and whom nobody is left to tell of it.
         if session.survives() && self.others_have_gone_on() {
             tracing::info!(
-                "step {step} is not saved here: others have gone on with the run, and saved what is further"
+                "step {step} is not saved: others have gone on with the run, and saved what is further"
             );
             return;
         }
         if self.program.global_step != step {
             // Ranks that hold different numbers after a step: which are right is not known.
-            tracing::error!(
-                "step {step} is not saved here: step {} was not confirmed by all ranks",
-                step + 1
-            );
+            tracing::error!("nothing was saved: step {} was not confirmed by all ranks", step + 1);
             return;
         }
         let _doing = doing(Phase::Saving);
@@ -94,7 +89,7 @@ impl Run<'_> {
         let saved = self.snapshot(None).and_then(|s| Ok(self.write(&s)?));
         match saved {
             Ok(path) => tracing::warn!("saved {} (step {step}), though the job was ended", path.display()),
-            Err(e) => tracing::error!("step {step} is not saved here: {e}"),
+            Err(e) => tracing::error!("step {step} was not saved: {e}"),
         }
     }
 
@@ -111,8 +106,7 @@ impl Run<'_> {
         match &mut self.output.folder {
             Some(folder) => folder.save(snapshot, &|| true),
             None => {
-                let (root, run) = (&self.task.config.run.output_dir, self.output.run.as_ref());
-                checkpoint::save_for(root, run, &self.output.estate, snapshot)
+                checkpoint::save_for(&self.task.config.run.output_dir, self.output.run.as_ref(), snapshot)
             }
         }
     }
@@ -126,28 +120,28 @@ mod tests {
     #[test]
     fn the_lowest_rank_that_is_not_to_blame_saves() {
         for end in [AbortKind::WorkerFailed, AbortKind::WorkerLost, AbortKind::Shutdown].map(Some) {
-            assert_eq!(saver(&["a"; 4], end, None), Ok(0));
-            assert_eq!(saver(&["a"; 4], end, Some(2)), Ok(0));
-            assert_eq!(saver(&["a"; 4], end, Some(0)), Ok(1));
-            assert_eq!(saver(&["a"], end, Some(0)), Ok(0));
-            assert_eq!(saver(&["a"; 2], end, Some(1)), Ok(0));
+            assert_eq!(saver(&["a"; 4], end, None), Some(0));
+            assert_eq!(saver(&["a"; 4], end, Some(2)), Some(0));
+            assert_eq!(saver(&["a"; 4], end, Some(0)), Some(1));
+            assert_eq!(saver(&["a"], end, Some(0)), Some(0));
+            assert_eq!(saver(&["a"; 2], end, Some(1)), Some(0));
         }
-        assert_eq!(saver(&["a"; 2], None, None), Ok(0));
+        assert_eq!(saver(&["a"; 2], None, None), Some(0));
     }
 
     #[test]
     fn whom_the_coordinator_names_saves_whatever_an_old_roster_says() {
         let named = |host: &str, index| Some((host.to_string(), index));
-        let unasked = || -> Result<u32, &'static str> { panic!("the roster may be an old one") };
+        let unasked = || -> Option<u32> { panic!("the roster may be an old one") };
         assert!(saves(named("a", 2), ("a", 2), 1, unasked).is_ok());
         for me in [("a", 0), ("b", 2)] {
             let why = saves(named("a", 2), me, 0, unasked).unwrap_err();
-            assert_eq!(why, "the worker at host a, local index 2 is the one to save it");
+            assert!(why.contains("host a, local index 2"), "{why}");
         }
         // A job that ends with any of its workers has the one roster; nor is there another where nobody answers.
-        assert!(saves(None, ("a", 0), 0, || Ok(0)).is_ok());
-        assert_eq!(saves(None, ("a", 1), 1, || Ok(0)).unwrap_err(), "rank 0 is the one to save it");
-        assert_eq!(saves(None, ("a", 0), 0, || Err("nobody does")).unwrap_err(), "nobody does");
+        assert!(saves(None, ("a", 0), 0, || Some(0)).is_ok());
+        assert!(saves(None, ("a", 1), 1, || Some(0)).unwrap_err().contains("rank 0"));
+        assert!(saves(None, ("a", 0), 0, || None).is_err());
     }
 
     #[test]
@@ -163,24 +157,20 @@ mod tests {
             (AbortKind::WorkerFailed, Some(0), 1),
             (AbortKind::WorkerFailed, Some(1), 0),
         ] {
-            assert_eq!(saver(&hosts, Some(end), culprit), Ok(rank), "{end:?} {culprit:?}");
+            assert_eq!(saver(&hosts, Some(end), culprit), Some(rank), "{end:?} {culprit:?}");
         }
-        assert_eq!(saver(&["b", "a", "b"], Some(AbortKind::WorkerLost), Some(2)), Ok(1));
+        assert_eq!(saver(&["b", "a", "b"], Some(AbortKind::WorkerLost), Some(2)), Some(1));
     }
 
     #[test]
-    fn nobody_saves_numbers_that_led_to_nan_nor_what_others_go_on_with_and_each_says_why() {
+    fn nobody_saves_numbers_that_led_to_nan() {
         for (hosts, culprit) in [
             (&["a"][..], None),
             (&["a", "a"], None),
             (&["a", "b"], Some(0)),
             (&["a", "a", "b", "b"], Some(1)),
         ] {
-            for (end, why) in [(AbortKind::NotFinite, "not finite"), (AbortKind::Dropped, "the others go on")]
-            {
-                let nobody = saver(hosts, Some(end), culprit).unwrap_err();
-                assert!(nobody.contains(why), "{nobody}: {hosts:?} {culprit:?}");
-            }
+            assert_eq!(saver(hosts, Some(AbortKind::NotFinite), culprit), None, "{hosts:?} {culprit:?}");
         }
     }
 }
