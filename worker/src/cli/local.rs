@@ -75,7 +75,7 @@ fn survives(survival: Survival, coordinator: Option<&str>) -> Arc<AtomicBool> {
     let known = Arc::new(AtomicBool::new(survival == Survival::Known(true)));
     let (Survival::Asked, Some(coordinator)) = (survival, coordinator) else { return known };
     let (waiting, coordinator) = (Arc::downgrade(&known), coordinator.to_string());
-    let ask = move || session::survives(&coordinator).ok();
+    let ask = move || session::survives(&coordinator).ok().flatten();
     let asking = std::thread::Builder::new().name("survives".into());
     if let Err(e) = asking.spawn(move || until_answered(&waiting, ask, ASK)) {
         tracing::warn!(
@@ -151,7 +151,8 @@ pub fn needs_all(config: &RunConfig, work: &Work) -> bool {
 /// Fewest workers that a job on this host goes on with.
 fn min_world(config: &RunConfig, work: &Work) -> u32 {
     let all = config.machine.nproc;
-    config.machine.min_world.filter(|_| !needs_all(config, work)).unwrap_or(all) as u32
+    // Of a benchmark the coordinator says why it does not obey.
+    config.machine.min_world.filter(|_| *work == Work::Run).unwrap_or(all) as u32
 }
 
 /// Runs the job; `listen` is where the embedded coordinator listens.
@@ -165,7 +166,7 @@ pub fn run_opened(config: &RunConfig, listen: &str, job: Job, work: &Work) -> Re
     let world = config.machine.nproc as u32;
     let host = crate::session::machine::host_name();
     let min_world = min_world(config, work);
-    let survives = min_world < world;
+    let survives = min_world < world && !needs_all(config, work);
     let serve = CoordinatorConfig {
         expected: (0..world).map(|local_index| Expected { host: host.clone(), local_index }).collect(),
         ..CoordinatorConfig::new(listen, world).with_min_world(min_world)

@@ -4,7 +4,8 @@ use super::connect::{endpoint, found};
 use super::connection::Client;
 use super::error::{innermost, words};
 use super::{SessionError, machine};
-use octrain_proto::v1::{ExitedRequest, StatusRequest};
+use octrain_proto::PROTOCOL_VERSION;
+use octrain_proto::v1::{ExitedRequest, JobPhase, StatusRequest};
 use std::time::Duration;
 use tonic::{Response, Status};
 
@@ -45,10 +46,13 @@ pub fn exited(who: &Exited) -> Result<bool, SessionError> {
     Ok(ask(&who.coordinator, told)?.goes_on)
 }
 
-/// Whether the job goes on when it loses some of its workers, which its coordinator knows from the start.
-pub fn survives(coordinator: &str) -> Result<bool, SessionError> {
+/// Whether the job goes on when it loses some of its workers, which its coordinator knows from the start. None where who answers
+/// has a job that is over, as one before this may, or is of another version.
+pub fn survives(coordinator: &str) -> Result<Option<bool>, SessionError> {
     let status = ask(coordinator, async |mut client: Client| client.status(StatusRequest {}).await)?;
-    Ok(status.min_workers < status.expected_workers)
+    let over = matches!(status.phase(), JobPhase::Finished | JobPhase::Failed);
+    let known = status.protocol_version == PROTOCOL_VERSION && !over;
+    Ok(known.then_some(status.min_workers < status.expected_workers))
 }
 
 /// One question of a process that is no worker.

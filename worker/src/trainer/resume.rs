@@ -223,9 +223,8 @@ impl Fits<'_> {
         match e {
             RestoreError::Differs(difference) => self.differs(difference),
             RestoreError::Mismatch(mismatch) => {
-                let network = self.manifest.model.clone();
-                let (own, mismatch) = (Some(network.clone()), Box::new(mismatch));
-                CheckpointError::Mismatch { path: self.path.into(), network, own, mismatch }.into()
+                let (network, mismatch) = (self.manifest.model.clone(), Box::new(mismatch));
+                CheckpointError::Mismatch { path: self.path.into(), network, own: None, mismatch }.into()
             }
             RestoreError::OtherRule { wanted, found, .. } => self.other(
                 "what the update rule keeps",

@@ -30,7 +30,9 @@ pub enum GraphError {
         example: String,
     },
     /// A pattern of [`crate::strategy::Qat::skip`] that matches only nodes that are not quantized.
-    #[error("the pattern '{pattern}' of `qat.skip` matches nothing that is quantized, but {node}")]
+    #[error(
+        "the pattern '{pattern}' of `qat.skip` matches nothing that is quantized; the first node that it matches is {node}"
+    )]
     SkipsUnquantized {
         /// The pattern.
         pattern: String,

@@ -64,11 +64,12 @@ fn unquantized(graph: &Graph, id: NodeId, pattern: &str) -> GraphError {
     let facts = node.op.facts();
     let why = match node.inputs[..] {
         _ if graph.stands_apart(id) => {
-            "which is not right behind a layer that nothing else reads, and stays in floating point on every target".into()
+            "which is not folded into a layer, and stays in floating point on every target".into()
         }
         [layer] if matches!(node.op, Op::BatchNorm(_)) => {
             format!("which is folded into `{}`: that can be named", graph.node(layer).name)
         }
+        [] => "which is quantized where it is read: name what reads it".into(),
         _ if facts.stays_float() => "which stays in floating point on every target".into(),
         _ => "which is computed in the type of what it reads".into(),
     };

@@ -63,7 +63,9 @@ pub fn network(
             names.join(", ")
         )));
     }
-    let net = rewritten(Net::new(model).fold_constants(&mut findings).live());
+    let net = Net::new(model).fold_constants(&mut findings);
+    // Without an output nothing is of use, and all of it is told about.
+    let net = rewritten(if model.outputs.is_empty() { net } else { net.live() });
     let softmax = if task == Task::Classifier { last_softmax(&net) } else { None };
     let (Some(input), [_]) = (input, &model.outputs[..]) else {
         // What does not depend on shapes is told all the same.
