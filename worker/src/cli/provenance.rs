@@ -125,9 +125,9 @@ mod tests {
         assert_eq!(
             told(&other, Profile::Openvino),
             [
+                "--qat-reduce-range is true in it and false in the checkpoint",
                 "--qat-skip is [\"fc\"] in it and [] in the checkpoint",
                 "--qat-weight-bits is 7 in it and 8 in the checkpoint",
-                "--qat-reduce-range is true in it and false in the checkpoint",
             ]
         );
         // Another observer that came to the same ranges made the same file, and so did any recipe in floating point.

@@ -114,8 +114,8 @@ pub struct Model {
     pub initializers: BTreeMap<String, Constant>,
     /// Nodes, each after those whose values it reads.
     pub nodes: Vec<Node>,
-    /// Values that are in the file and cannot be read, each with a finding of its own: initializers, and what nodes make that
-    /// are left out of `nodes` for an attribute. Who reads them misses nothing.
+    /// Values that are in the file and not known, each with a finding of its own: initializers that cannot be read, and what
+    /// nodes make of which an attribute cannot. Who reads them misses nothing.
     pub unread: BTreeSet<String>,
     /// The writer's own entries.
     pub metadata: BTreeMap<String, String>,
@@ -183,18 +183,19 @@ impl File {
         }
         let stored = |name: &str| initializers.contains_key(name) || unread.contains(name);
         let inputs: Vec<Port> = graph.input.iter().filter(|v| !stored(v.name())).map(port).collect();
-        let mut nodes = Vec::new();
+        let (mut nodes, mut unknown) = (Vec::new(), Vec::new());
         for proto in &graph.node {
             let known = findings.len();
             let node = node(proto, beside, &mut room, &mut findings);
-            match findings.len() == known {
-                true => nodes.push(node),
-                false => unread.extend(node.outputs),
+            if findings.len() > known {
+                unknown.extend(node.outputs.iter().cloned());
             }
+            nodes.push(node);
         }
         let named = inputs.iter().map(|p| &p.name).chain(initializers.keys()).chain(&unread);
         let given = named.cloned().collect();
         let nodes = sorted(nodes, &given, &mut findings);
+        unread.extend(unknown);
         let made: BTreeSet<&str> =
             nodes.iter().flat_map(|n| &n.outputs).chain(&given).map(String::as_str).collect();
         for output in graph.output.iter().filter(|o| !made.contains(o.name())) {

@@ -17,7 +17,7 @@ pub(super) struct Net {
     pub nodes: Vec<Node>,
     pub constants: BTreeMap<String, Known>,
     pub outputs: Vec<String>,
-    /// Values of the file that cannot be read, which is found already.
+    /// Values of the file that are not known, which is found already.
     pub unread: BTreeSet<String>,
     /// Numbers that may still be made.
     pub room: usize,
@@ -66,7 +66,8 @@ impl Net {
                 node.inputs.iter().zip(&given).all(|(name, value)| name.is_empty() || value.is_some());
             let constants: Vec<Option<&Constant>> =
                 given.iter().map(|k| k.as_ref().map(|k| k.constant.as_ref())).collect();
-            let made = if known { fold(&node, &constants, &mut self.room) } else { None };
+            let told = self.is_unread(&node);
+            let made = if known && !told { fold(&node, &constants, &mut self.room) } else { None };
             match (made, node.outputs.first()) {
                 (Some(Ok(constant)), Some(output)) => {
                     let origin = origin(&node, given.first().and_then(|k| k.as_ref()));
@@ -77,6 +78,11 @@ impl Net {
             }
         }
         self
+    }
+
+    /// Whether a node cannot be read, which is found already.
+    pub fn is_unread(&self, node: &Node) -> bool {
+        node.outputs.iter().any(|output| self.unread.contains(output))
     }
 
     /// Without the nodes on which no output depends.

@@ -51,8 +51,11 @@ const WITHIN: [&str; 1] = ["Erf"];
 /// What is said of any other.
 const NOT_TAKEN: &str = "is no operator that is taken (docs/import-onnx.md lists those)";
 
-/// What is wrong with the operator of a node of `net`, whatever it reads; none where it is taken.
+/// What is wrong with the operator of a node of `net`, whatever it reads; none where it is taken, or found already.
 pub(super) fn refusal(net: &Net, node: &Node) -> Option<String> {
+    if net.is_unread(node) {
+        return None;
+    }
     let (domain, op) = node.op.rsplit_once('.').unwrap_or(("", &node.op));
     if QUANTIZED.contains(&op) || op.starts_with("QLinear") {
         let what = "is of a file that is quantized already; take the network in floating point that it was made of, and quantize that";
@@ -163,11 +166,11 @@ impl<'a> Translation<'a> {
     pub fn run(&mut self, findings: &mut Vec<Finding>) {
         for node in &self.net.nodes {
             let reads = Reads(node.inputs.iter().map(|name| self.read(name)).collect());
-            let within = WITHIN.contains(&node.op.as_str());
+            let told = WITHIN.contains(&node.op.as_str()) || self.net.is_unread(node);
             if let Some(why) = refusal(self.net, node).filter(|_| !self.is_last_softmax(node)) {
                 findings.push(Finding::at(node, why));
                 self.refuse(node);
-            } else if within || reads.all().any(|v| *v == Value::Refused) {
+            } else if told || reads.all().any(|v| *v == Value::Refused) {
                 self.refuse(node);
             } else {
                 match self.node(node, &reads) {
