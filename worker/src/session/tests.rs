@@ -303,7 +303,7 @@ fn a_plan_that_was_tampered_with_or_meant_for_others_is_refused() {
     let cases = [
         (BuildPlan { microbatches: 4, ..good.clone() }, "hash"),
         (BuildPlan { sha256: vec![], ..good.clone() }, "hash"),
-        (BuildPlan { protocol_version: 9, ..good.clone() }, "protocol"),
+        (BuildPlan { protocol_version: octrain_proto::PROTOCOL_VERSION + 1, ..good.clone() }, "protocol"),
         (reseal(BuildPlan { config_sha256: "00".into(), ..good.clone() }), "another configuration"),
         (reseal(BuildPlan { job_id: "other".into(), ..good.clone() }), "another job"),
         (reseal(BuildPlan { purpose: Purpose::Eval as i32, ..good.clone() }), "another purpose"),
