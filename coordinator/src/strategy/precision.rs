@@ -33,7 +33,7 @@ pub(super) fn choose(
         (Amp::Bf16, Device::Cpu) => {
             let slow = workers.iter().find(|w| !w.capabilities.as_ref().is_some_and(|c| c.cpu_bf16));
             Ok(match slow {
-                None => "--amp bf16; oneDNN has kernels for all CPUs".into(),
+                None => "--amp bf16; oneDNN has kernels of BF16 for the CPUs of all workers".into(),
                 Some(w) => format!(
                     "--amp bf16; oneDNN has no kernels of BF16 for the CPU of {}, which computes products in FP32 and rounds them, no faster than FP32",
                     w.host
