@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The one local check, and what .ci/run runs: sets itself up, then formatting, lints, scripts and every test.
+# The one local check, and what .ci/run runs: sets itself up, then formatting, scripts, every test, and beside those lints and documentation.
 # One cargo profile (dev) throughout, so nothing is compiled twice. Ends with what was skipped and a line for each step.
 #
 #   scripts/test.sh            all of it
@@ -22,13 +22,40 @@ step() {
 # The binaries and examples that tests start, then the tests themselves.
 build() { cargo build --locked --workspace --bins --examples --quiet && cargo test --locked --workspace --no-run --quiet; }
 
-documentation() { RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --quiet; }
-
 # What tests say they did not run is lost among the rest; it is said again at the end.
-told=$(mktemp) fetched=$(mktemp)
-fetching=''
-trap '[ -z "$fetching" ] || kill -- -"$fetching" 2>/dev/null || true; rm -f "$told" "$fetched"' EXIT
-tests() { cargo test --locked --workspace --no-fail-fast 2>&1 | tee "$told"; }
+logs=$(mktemp -d)
+told=$logs/tests
+touch "$told"
+tests() {
+  local outcome=0
+  cargo test --locked --workspace --no-fail-fast 2>&1 | tee "$told" || outcome=$?
+  touch "$told.over"
+  return $outcome
+}
+
+# apart NAME COMMAND: begins a part beside the others, in a group of its own, so that what ends this script ends it, too.
+declare -A begun
+apart() {
+  local name=$1; shift
+  set -m
+  "$@" >"$logs/$name" 2>&1 &
+  begun[$name]=$!
+  set +m
+}
+# arrived NAME: its end, and what it said.
+arrived() {
+  local outcome=0
+  wait "${begun[$1]}" || outcome=$?
+  unset "begun[$1]"
+  cat "$logs/$1"
+  return $outcome
+}
+ended() {
+  local group
+  for group in "${begun[@]}"; do kill -- -"$group" 2>/dev/null || true; done
+  rm -rf "$logs"
+}
+trap ended EXIT
 
 cuda_wheels=yes
 if [ "${1:-}" = --no-cuda-wheels ]; then cuda_wheels=no; shift; fi
@@ -51,23 +78,28 @@ for_tests() {
     echo "test: --no-cuda-wheels: the CUDA libraries are not fetched"
   fi
 }
-set -m # a group of its own, so that what ends this script ends it, too
-for_tests >"$fetched" 2>&1 &
-fetching=$!
-set +m
-# Its end, and what it said.
-arrived() { local outcome=0; wait "$fetching" || outcome=$?; fetching=''; cat "$fetched"; return $outcome; }
+apart fetched for_tests
 checked_scripts() { "$(echo .deps/python/lib/python3.*/site-packages/bin/shellcheck)" "${shell_files[@]}"; }
 
 mapfile -t shell_files < <(find scripts .ci deploy tests/fixtures -type f \( -name '*.sh' -o -path .ci/run \) | sort)
 
+# Tests wait for one another and for processes a good part of their time: lints and documentation take what they leave of the
+# processors. They begin once the tests run, as cargo does one thing at a time where it builds.
+beside_tests() {
+  until [ -e "$told.over" ] || grep -q Running "$told"; do sleep 1; done
+  local outcome=0
+  nice -n 19 cargo clippy --locked --workspace --all-targets --quiet -- -D warnings || outcome=1
+  RUSTDOCFLAGS='-D warnings' nice -n 19 cargo doc --locked --workspace --no-deps --quiet || outcome=1
+  return $outcome
+}
+
 step formatting cargo fmt --all --check
-step lints cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
-step documentation documentation
 step build build
-step "set-up of the tests" arrived
+step "set-up of the tests" arrived fetched
 step shellcheck checked_scripts
+apart lints beside_tests
 step tests tests
+step "lints and documentation, beside the tests" arrived lints
 
 if grep -q SKIPPED: "$told"; then echo; echo "not run here:"; grep -o 'SKIPPED: .*' "$told" | sort -u; fi
 echo; echo "steps:"; printf '%s' "$summary"
