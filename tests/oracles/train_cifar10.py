@@ -1,24 +1,22 @@
 """The floating-point runs of scripts/training/train_cifar10.sh in PyTorch: the same images, augmentation, batches, schedule and
-optimizer, torchvision's network (for ViT-32px, timm's written anew); in FP32, or under BF16 autocast.
+optimizer, torchvision's network (for ViT-32px, timm's written anew); in FP32, or under BF16 autocast. On a GPU where there is one.
 
     train_cifar10.py FOLDER NETWORK bf16|fp32 [SEED [STATE]]
 
 FOLDER holds train/<class>/ and val/<class>/. Prints a JSON line an epoch, then `top1` of the validation set in percent.
-STATE is a file to go on from, written every hundred steps: started again, the run goes on with the same images in the same order
-(cut and flipped otherwise).
+STATE is a file to go on from, written every hundred steps: started again, the run goes on with the same images, cut and flipped
+alike.
 """
 
 import json
 import os
-import random
-import statistics
 import sys
 import time
 
 import torch
 import torchvision
 from torch import nn
-from torchvision import transforms
+from torchvision.transforms.functional import pil_to_tensor
 
 import networks
 
@@ -45,17 +43,28 @@ def optimizer_of(net, model, lr):
     return torch.optim.SGD(groups(5e-4), lr=lr, momentum=0.9, nesterov=True)
 
 
-def images(folder, training):
-    steps = [transforms.RandomCrop(32, padding=2), transforms.RandomHorizontalFlip()] if training else []
-    steps += [transforms.ToTensor(), transforms.Normalize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))]
-    return torchvision.datasets.ImageFolder(folder, transforms.Compose(steps))
+def images(folder, device):
+    """All images of a folder, [N, 3, 32, 32] of bytes, and their labels."""
+    pairs = [(pil_to_tensor(image), label) for image, label in torchvision.datasets.ImageFolder(folder)]
+    pixels, labels = zip(*pairs)
+    return torch.stack(pixels).to(device), torch.tensor(labels, device=device)
 
 
-def batches(data, batch, seed, epoch, done):
-    """The batches of an epoch, in an order of its own, behind those that are done."""
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(1000 * seed + epoch)).tolist()
-    rest = torch.utils.data.Subset(data, order[done * batch :])
-    return torch.utils.data.DataLoader(rest, batch, drop_last=True)
+def cut(pixels, draws):
+    """Each image cut anew out of itself with two black pixels around it, and flipped by half."""
+    n = len(pixels)
+    top, left = torch.randint(5, (2, n), generator=draws)
+    rows, columns = top[:, None] + torch.arange(32), left[:, None] + torch.arange(32)
+    columns = torch.where(torch.rand(n, 1, generator=draws) < 0.5, columns, columns.flip(1)).to(pixels.device)
+    rows, every = rows.to(pixels.device), torch.arange(n, device=pixels.device)
+    padded = nn.functional.pad(pixels, (2, 2, 2, 2)).permute(0, 2, 3, 1)
+    return padded[every[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def normalised(pixels):
+    of = lambda numbers: torch.tensor(numbers, device=pixels.device).view(3, 1, 1)
+    x = (pixels.float() / 255 - of((0.4914, 0.4822, 0.4465))) / of((0.2470, 0.2435, 0.2616))
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def kept(state, **parts):
@@ -66,14 +75,14 @@ def kept(state, **parts):
 
 def main(folder, model, precision, seed="1", state=None):
     seed, amp = int(seed), {"fp32": False, "bf16": True}[precision]
-    random.seed(seed)
     torch.manual_seed(seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     epochs, lr, batch = RECIPES[model]
     net = networks.build(model, 3, 10, 32)
     if model == "ViT-32px":
         timms_start(net)
-    net = net.to(memory_format=torch.channels_last)
-    train, val = images(f"{folder}/train", True), images(f"{folder}/val", False)
+    net = net.to(device, memory_format=torch.channels_last)
+    train, labels = images(f"{folder}/train", device)
     optimizer, criterion = optimizer_of(net, model, lr), nn.CrossEntropyLoss()
     warmup = len(train) // batch
     total = epochs * warmup
@@ -81,7 +90,7 @@ def main(folder, model, precision, seed="1", state=None):
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total - warmup)
     schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [warm, cosine], [warmup])
     parts = {"net": net, "optimizer": optimizer, "schedule": schedule}
-    step, losses, run = 0, [], [model, precision, seed, len(train), torch.__version__]
+    step, losses, run = 0, [], [model, precision, seed, len(train), torch.__version__, device.type]
     if state and os.path.exists(state):
         found = torch.load(state)
         if found["run"] != run:
@@ -89,36 +98,39 @@ def main(folder, model, precision, seed="1", state=None):
         for name, part in parts.items():
             part.load_state_dict(found[name])
         step, losses = found["step"], found["losses"]
-        torch.manual_seed(1000 * seed + step)
+    net.train()
+    begun, first = time.perf_counter(), step
     while step < total:
         epoch, done = divmod(step, warmup)
-        net.train()
-        times = []
-        for x, labels in batches(train, batch, seed, epoch, done):
-            start = time.perf_counter()
-            with torch.autocast("cpu", torch.bfloat16, enabled=amp):
-                loss = criterion(net(x.contiguous(memory_format=torch.channels_last)), labels)
-            optimizer.zero_grad()
-            loss.backward()
-            if model == "ViT-32px":
-                nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
-            times.append(time.perf_counter() - start)
-            step += 1
-            if state and step % 100 == 0:
-                kept(state, run=run, step=step, losses=losses if step % warmup else [], **{n: p.state_dict() for n, p in parts.items()})
-        told = {"epoch": epoch, "loss": statistics.mean(losses), "ips": batch / statistics.median(times)}
-        print(json.dumps(told), flush=True)
-        losses = []
+        if done == 0 or step == first:
+            order = torch.randperm(len(train), generator=torch.Generator().manual_seed(1000 * seed + epoch))
+        chosen = order[done * batch : (done + 1) * batch].to(device)
+        x = normalised(cut(train[chosen], torch.Generator().manual_seed(1_000_000 * (seed + 1) + step)))
+        with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+            loss = criterion(net(x), labels[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        if model == "ViT-32px":
+            nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.detach())
+        step += 1
+        if step % warmup == 0:
+            mean = torch.stack(losses).mean().item()
+            ips = batch * (step - first) / (time.perf_counter() - begun)
+            print(json.dumps({"epoch": epoch, "loss": mean, "ips": ips}), flush=True)
+            losses, begun, first = [], time.perf_counter(), step
+        if state and step % 100 == 0:
+            kept(state, run=run, step=step, losses=losses, **{n: p.state_dict() for n, p in parts.items()})
     net.eval()
-    hits = count = 0
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=amp):
-        for x, labels in torch.utils.data.DataLoader(val, 250):
-            hits += (net(x.contiguous(memory_format=torch.channels_last)).argmax(1) == labels).sum().item()
-            count += len(labels)
-    print(json.dumps({"network": model, "precision": precision, "torchvision": torchvision.__version__, "top1": 100 * hits / count}))
+    val, labels = images(f"{folder}/val", device)
+    hits = 0
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=amp):
+        for x, wanted in zip(val.split(250), labels.split(250)):
+            hits += (net(normalised(x)).argmax(1) == wanted).sum().item()
+    told = {"network": model, "precision": precision, "seed": seed, "device": device.type, "torchvision": torchvision.__version__}
+    print(json.dumps(told | {"top1": 100 * hits / len(val)}))
 
 
 if __name__ == "__main__":
