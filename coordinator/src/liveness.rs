@@ -26,7 +26,7 @@ pub struct Lost {
 /// Members past their deadline; the one that fell silent first comes first.
 pub fn lost(now: Now, members: &Members, config: &CoordinatorConfig) -> Vec<Lost> {
     let mut late: Vec<(&String, &Member)> =
-        members.iter().filter(|(_, m)| m.counted() && deadline(m, config) <= now).collect();
+        members.iter().filter(|(_, m)| m.lives() && deadline(m, config) <= now).collect();
     late.sort_by_key(|(_, m)| m.disconnected.unwrap_or(m.last_seen));
     late.into_iter().map(|(name, m)| Lost { member: name.clone(), cause: cause(now, m) }).collect()
 }

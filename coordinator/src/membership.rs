@@ -76,6 +76,10 @@ pub struct Member {
     pub failed: bool,
     /// What it is told when it is heard again: the job goes on without it.
     pub dropped: Option<Abort>,
+    /// It came to a running job, and is in no generation yet.
+    pub joins: bool,
+    /// It came to a running job.
+    pub came_late: bool,
     /// It knows that the job has ended.
     pub told: bool,
 }
@@ -88,6 +92,11 @@ impl Member {
 
     /// Whether the job depends on its being alive.
     pub fn counted(&self) -> bool {
+        self.lives() && !self.joins
+    }
+
+    /// Whether it is alive as far as is known, and has not left.
+    pub fn lives(&self) -> bool {
         !self.left && !self.failed
     }
 
@@ -186,6 +195,8 @@ pub(crate) fn member(host: &str, local_index: u32, local_world: u32) -> Member {
         left: false,
         failed: false,
         dropped: None,
+        joins: false,
+        came_late: false,
         told: false,
     }
 }

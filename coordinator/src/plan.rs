@@ -59,7 +59,7 @@ pub fn build(job_id: &str, facts: &JobFacts) -> Result<Planned, StrategyError> {
 
 /// A generation as rank 0 gets it; others get it with their `rank`.
 pub fn generation(plan: &BuildPlan, number: u64, roster: Vec<Placement>, source: Option<u32>) -> Generation {
-    Generation { number, roster, rank: 0, source, plan_sha256: plan.sha256.clone() }
+    Generation { number, roster, rank: 0, source, plan_sha256: plan.sha256.clone(), joined: Vec::new() }
 }
 
 /// A decision on a pass as it is sent.

@@ -96,8 +96,8 @@ impl Coordinator for Service {
             })
             .await?
         {
-            Reply::Heartbeat(Heard { abort, regroup }) => {
-                Ok(Response::new(HeartbeatReply { abort, regroup }))
+            Reply::Heartbeat(Heard { abort, regroup, boundary_wanted }) => {
+                Ok(Response::new(HeartbeatReply { abort, regroup, boundary_wanted }))
             }
             other => Err(unexpected(other)),
         }

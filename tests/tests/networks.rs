@@ -7,7 +7,7 @@ use octrain::engine::{EngineKind, Port, profile_network};
 use octrain::exec::{self, Evaluator, Mode, Weights};
 use octrain::export::{FloatType, Options, Profile, emit};
 use octrain::graph::{Builder, Graph, Op, Scale, Square, Transpose};
-use octrain::optim::{CrossEntropy, DistributedOptimizer, Microbatch, Program, Sgd, Sharing};
+use octrain::optim::{AfterStep, CrossEntropy, DistributedOptimizer, Microbatch, Program, Sgd, Sharing};
 use octrain::strategy::{Purpose, Qat, ReduceType, Strategy};
 use octrain::verify::{Layers, sort_kernels, values};
 use octrain::{models, passes};
@@ -225,7 +225,7 @@ fn thinned(program: &mut Program) -> Vec<Vec<f32>> {
             seen.push(Vec::<f32>::try_from(&value.detach().view([-1])).unwrap());
         }
     };
-    program.step_watched(&[one(), one(), one(), one()], false, Some(&mut watch)).unwrap();
+    program.step_watched(&[one(), one(), one(), one()], AfterStep::GoOn, Some(&mut watch)).unwrap();
     seen
 }
 

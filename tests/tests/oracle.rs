@@ -9,7 +9,7 @@ use octrain::models;
 use octrain::native;
 use octrain::optim::schedule::{LearningRate, Schedule};
 use octrain::optim::{
-    AdamW, CrossEntropy, Decayed, DistributedOptimizer, Microbatch, Program, Sgd, Sharing, Update,
+    AdamW, AfterStep, CrossEntropy, Decayed, DistributedOptimizer, Microbatch, Program, Sgd, Sharing, Update,
     UpdateRule, WeightDecay,
 };
 use octrain::strategy::{Averaging, Layout, ReduceType, Strategy};
@@ -184,7 +184,7 @@ fn steps_agree(
                 }
             };
             let watch: Option<&mut octrain::exec::Watch> = if watched { Some(&mut watch) } else { None };
-            let outcome = program.step_watched(&microbatches, false, watch).unwrap();
+            let outcome = program.step_watched(&microbatches, AfterStep::GoOn, watch).unwrap();
             let loss = want[&format!("loss.{step}")].double_value(&[0]);
             assert!(
                 (outcome.loss - loss).abs() < 2e-4 * loss,

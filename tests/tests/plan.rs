@@ -43,6 +43,7 @@ const OBEYED: &[(&str, &str, &str, &str)] = &[
     ("Generation", "rank", "trainer/group.rs", "generation.rank() as usize"),
     ("Generation", "source", "trainer/survive.rs", "generation.source()"),
     ("Generation", "plan_sha256", "session/generation.rs", "formed.plan_sha256 != plan.sha256"),
+    ("Generation", "joined", "session/generation.rs", "self.formed.joined.iter()"),
     ("Placement", "rank", "session/generation.rs", "place.rank == rank"),
     ("Placement", "host", "session/generation.rs", "p.host != self.host"),
     ("Placement", "local_index", "session/generation.rs", "p.local_index != self.local_index"),

@@ -7,8 +7,20 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Four workers on digits, with sixteen microbatches a step whoever is there, at a rate at which rounding does not grow.
-const LINE: &[&str] =
-    &["--nproc", "4", "--batch-size", "4", "--threads", "1", "--lr", "0.002", "--print-interval", "1"];
+const LINE: &[&str] = &[
+    "--nproc",
+    "4",
+    "--batch-size",
+    "4",
+    "--threads",
+    "1",
+    "--lr",
+    "0.002",
+    "--print-interval",
+    "1",
+    "--max-restarts",
+    "0",
+];
 
 fn line<'a>(rest: &[&'a str], file: &'a Path, output: &'a Path) -> Vec<&'a str> {
     let paths = ["--report-file", file.to_str().unwrap(), "--output-dir", output.to_str().unwrap()];
@@ -126,6 +138,30 @@ fn kill(run: &mut Running, phase: &str, pid: u32, generation: u64) {
     assert!(next < 30.0, "{phase}: {next} s");
 }
 
+/// One that dies is replaced: by rank 0, which speaks and writes, the one that has the most to take over from those who live.
+fn replaced(rest: &[&str], file: &Path, output: &Path) -> String {
+    let rest = [rest, &["--max-restarts", "1"]].concat();
+    let mut run = Running::start(&line(&rest, file, output));
+    run.wait_for("step 3/");
+    let workers = run.workers();
+    let killed = Instant::now();
+    kill(&mut run, "step", workers[0], 2);
+    let ready = run.wait_for("is ready to join");
+    assert!(ready.contains("local index 0"), "{ready}");
+    run.wait_for("generation 3: 4 workers");
+    println!("replaced after {:.2} s", killed.elapsed().as_secs_f64());
+    let (code, told) = run.end();
+    assert_eq!(code, Some(0), "{told}");
+    assert!(told.contains("another one takes its place (restart 1 of 1)"), "{told}");
+    assert!(!told.contains("generation 4"), "the boundary cost nobody anything:\n{told}");
+    let all = generations(file);
+    let worlds: Vec<u64> = all.iter().map(|g| g["world_size"].as_u64().unwrap()).collect();
+    assert_eq!(worlds, [3, 4], "{told}");
+    let joined: Vec<&str> = all[1]["joined"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    assert!(joined.len() == 1 && joined[0].ends_with("local 0 (rank 0)"), "{joined:?}");
+    told
+}
+
 #[test]
 fn three_of_four_workers_may_die_at_any_phase_and_the_curve_is_that_of_all_four() {
     let dir = tempfile::tempdir().unwrap();
@@ -168,20 +204,33 @@ fn three_of_four_workers_may_die_at_any_phase_and_the_curve_is_that_of_all_four(
     );
     let worlds: Vec<u64> = generations(&file).iter().map(|g| g["world_size"].as_u64().unwrap()).collect();
     assert_eq!(worlds, [3, 2, 1]);
+
+    // And one that is replaced.
+    let (other, other_output) = (at("replaced.jsonl"), at("replaced"));
+    let told = replaced(&rest, &other, &other_output);
+    assert_eq!(steps(&other), (1..=30).collect::<Vec<_>>(), "{told}");
+
     let weights =
         |output: &Path| tensors(&newest(output).join("model.safetensors")).into_iter().collect::<Vec<_>>();
     let whole = weights(&at("whole"));
-    let (apart, order) = (distance(&whole, &weights(&output)), distance(&whole, &weights(&at("alone"))));
-    println!("weights differ by {apart:.1e} of their length, and by {order:.1e} where one worker did it all");
-    assert!(apart > 0.0 && apart < 3.0 * order, "{apart} and {order}");
-    let (whole, parts) = (losses(&at("whole.jsonl")), losses(&file));
-    assert_eq!(whole.len(), parts.len());
-    for (step, a) in whole {
-        let b = parts[&step];
-        assert!((a - b).abs() < 1e-2 * a, "step {step}: {a} on four workers, {b} where three died");
+    let order = distance(&whole, &weights(&at("alone")));
+    let whole_losses = losses(&at("whole.jsonl"));
+    for (what, file, output) in [("three died", &file, &output), ("one was replaced", &other, &other_output)]
+    {
+        let apart = distance(&whole, &weights(output));
+        println!(
+            "{what}: weights differ by {apart:.1e} of their length, and by {order:.1e} where one worker did it all"
+        );
+        assert!(apart > 0.0 && apart < 3.0 * order, "{what}: {apart} and {order}");
+        let parts = losses(file);
+        assert_eq!(whole_losses.len(), parts.len());
+        for (step, a) in &whole_losses {
+            let b = parts[step];
+            assert!((a - b).abs() < 1e-2 * a, "step {step}: {a} on four workers, {b} where {what}");
+        }
+        let evaluations = [&at("whole.jsonl"), file].map(|f| report(f, "eval").len());
+        assert_eq!(evaluations[0], evaluations[1], "what follows the last step was done as well");
     }
-    let evaluations = [&at("whole.jsonl"), &file].map(|f| report(f, "eval").len());
-    assert_eq!(evaluations[0], evaluations[1], "what follows the last step was done as well");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! How workers leave, and when the coordinator may go.
 
-use super::{Applied, Job, Phase, done, failure, regroup};
+use super::{Applied, Job, Phase, done, failure, join, regroup};
 use crate::config::CoordinatorConfig;
 use crate::membership::{Member, Now};
 use crate::ranks::Place;
@@ -18,6 +18,12 @@ pub(super) fn leave(
 ) -> Applied {
     let member = job.member(header, config)?;
     member.heard(now);
+    if member.joins
+        && let Some(text) = join::gone(job, &header.member, "left")
+    {
+        return done(Some(text));
+    }
+    let member = job.member(header, config)?;
     member.left = true;
     let (who, place) = (member.describe(), member.place().to_string());
     let how = if interrupted { "left, interrupted" } else { "left" };
@@ -46,7 +52,7 @@ pub(super) fn leave(
         }
         Phase::Running { .. } | Phase::Reforming { .. } => {
             job.interrupted |= interrupted;
-            if job.members.values().all(|m| !m.counted() && (m.left || m.dropped.is_some())) {
+            if job.members.values().all(|m| m.joins || !m.counted() && (m.left || m.dropped.is_some())) {
                 job.phase = Phase::Finished { at: now, interrupted: job.interrupted };
                 return done(Some(format!("{who} {how}; all have left, the job is finished")));
             }

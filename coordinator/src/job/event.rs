@@ -109,6 +109,8 @@ pub struct Heard {
     pub abort: Option<Abort>,
     /// The caller's generation is over.
     pub regroup: Option<Regroup>,
+    /// The caller's generation is to end at a boundary between two steps.
+    pub boundary_wanted: bool,
 }
 
 /// What a caller gets.

@@ -1,6 +1,6 @@
 //! How a job fails: who is to blame, and what is only an echo.
 
-use super::{Job, Phase, Suspicion, regroup, saver};
+use super::{Job, Phase, Suspicion, join, regroup, saver};
 use crate::config::CoordinatorConfig;
 use crate::liveness::{self, Lost};
 use crate::membership::{Member, Members, NAMED, Now, missing};
@@ -47,6 +47,11 @@ pub(super) fn reported(
         member.told |= member.dropped.is_some();
         return None;
     }
+    if !ended && member.joins {
+        return join::gone(job, name, &format!("failed: {message}"));
+    }
+    // One that came to a running job and has done no step there says of itself what others, who run, do not meet.
+    let untried = member.came_late && member.step == 0;
     member.failed = true;
     let waited = kind == FailureKind::Waited;
     let echo = waited || kind == FailureKind::Communication;
@@ -68,7 +73,7 @@ pub(super) fn reported(
     }
     // Of a generation that is over: this worker does not come to the next one, which the others form without it; what is
     // no worker's fault they will meet themselves.
-    let kind = if generation < current { FailureKind::Own } else { kind };
+    let kind = if generation < current || untried { FailureKind::Own } else { kind };
     if kind == FailureKind::Configuration {
         return fail(now, job, AbortKind::Configuration, Some(name), said);
     }
@@ -199,6 +204,9 @@ pub(super) fn lose(
     noticed: Option<&str>,
 ) -> Option<String> {
     let member = job.members.get_mut(&lost.member)?;
+    if member.joins {
+        return join::gone(job, &lost.member, &format!("is lost: {}", lost.cause));
+    }
     member.failed = true;
     let mut text = format!("{} is lost: {}", member.describe(), lost.cause);
     let suspected = match &job.phase {

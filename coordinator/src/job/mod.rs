@@ -19,6 +19,10 @@
 //! collective waits a moment for its root cause. What holds for the run (the plan, its hash, the number of
 //! microbatches) is made once; a generation is its number, who is in it in which rank, and whose state all take on.
 //!
+//! A worker may come to a job that goes on ([`join`]): it has the plan, makes itself ready, and says so; the ranks are told that a
+//! boundary is wanted, and leave their generation between two steps; it is a member of the next one. One that is ready while a
+//! generation is being formed is a part of that.
+//!
 //! Each end has its exit code ([`crate::exit_code::of`]): `Finished` is done, or preempted where a worker left because
 //! it was asked to; `Failed` says by its cause whether trying again helps.
 //!
@@ -30,6 +34,7 @@
 mod departure;
 mod event;
 mod failure;
+mod join;
 mod register;
 mod regroup;
 mod saver;
@@ -207,6 +212,7 @@ impl Job {
         let member = self.member(header, config)?;
         match &member.dropped {
             Some(abort) => Err(Refusal::Ended(abort.clone())),
+            None if member.joins => Err(Refusal::NotRunning),
             None if header.generation != current => Err(stale),
             None => Ok(member),
         }
@@ -280,7 +286,11 @@ fn apply(now: Now, job: &mut Job, config: &CoordinatorConfig, event: Event) -> A
         Event::GiveUp(request) => register::give_up(now, job, config, *request),
         Event::GetPlan { header, wait } => get_plan(now, job, config, &header, wait),
         Event::Heartbeat { header, step, collectives, connected } => {
-            let regroup = job.told_after(header.generation);
+            let (regroup, boundary_wanted) = match job.members.get(&header.member) {
+                // It is in none that could be over.
+                Some(m) if m.joins => (None, false),
+                _ => (job.told_after(header.generation), join::wanted(job, header.generation)),
+            };
             let ended = match &job.phase {
                 Phase::Failed { abort, .. } => Some(abort.clone()),
                 _ => None,
@@ -297,7 +307,7 @@ fn apply(now: Now, job: &mut Job, config: &CoordinatorConfig, event: Event) -> A
             let abort = ended.or_else(|| member.dropped.clone());
             member.told |= abort.is_some();
             job.progressed(header.generation, step);
-            Ok((Answer::Reply(Reply::Heartbeat(Heard { abort, regroup })), None))
+            Ok((Answer::Reply(Reply::Heartbeat(Heard { abort, regroup, boundary_wanted })), None))
         }
         Event::Attach { header, standing, message, wait } => {
             regroup::attach(now, job, config, &header, standing, (&message, wait))
@@ -378,6 +388,9 @@ fn get_plan(now: Now, job: &mut Job, config: &CoordinatorConfig, header: &Header
         member.told = true;
         return Err(Refusal::Ended(abort.clone()));
     }
+    if member.joins {
+        return join::plan(now, job, header);
+    }
     // Another worker was lost before this one had its plan: it comes to the next generation like the others.
     if header.generation != current && !survives {
         return Err(stale);
@@ -392,7 +405,7 @@ fn get_plan(now: Now, job: &mut Job, config: &CoordinatorConfig, header: &Header
         (Phase::Running { formed, .. }, Some(rank)) => GetPlanReply {
             plan: job.plan.as_deref().cloned(),
             generation: Some(Generation { rank, ..(**formed).clone() }),
-            waiting_for: String::new(),
+            ..GetPlanReply::default()
         },
         (Phase::Failed { abort, .. }, _) => return Err(Refusal::Ended(abort.clone())),
         (Phase::Finished { .. }, _) => return Err(Refusal::Finished),
@@ -402,7 +415,7 @@ fn get_plan(now: Now, job: &mut Job, config: &CoordinatorConfig, header: &Header
         }
         _ if wait == Wait::Expired => {
             let waiting_for = missing(config, &job.members).unwrap_or_default();
-            GetPlanReply { plan: None, generation: None, waiting_for }
+            GetPlanReply { waiting_for, ..GetPlanReply::default() }
         }
         _ => return Ok((Answer::Park, reason)),
     };
@@ -413,7 +426,7 @@ fn disconnected(now: Now, job: &mut Job, name: &str, watch: u64) -> Option<Strin
     let ended = job.outcome().is_some();
     let member = job.members.get_mut(name).filter(|m| m.watches == watch)?;
     member.told |= ended;
-    if !member.counted() || ended {
+    if !member.lives() || ended {
         return None;
     }
     member.disconnected.get_or_insert(now);

@@ -1,6 +1,6 @@
 //! Registration.
 
-use super::{Answer, Applied, Job, Phase, Reply, failure};
+use super::{Answer, Applied, Job, Phase, Reply, failure, join};
 use crate::config::CoordinatorConfig;
 use crate::membership::{Member, Now, Token};
 use crate::plan::{self, Planned};
@@ -23,7 +23,7 @@ pub(super) fn register(
     request: RegisterRequest,
 ) -> Applied {
     let place = request.worker.as_ref().map(crate::place_of);
-    let meant = meant(config, &request.job_id, request.generation, job.generation).is_ok();
+    let meant = meant(config, &request.job_id, request.generation, config.generation).is_ok();
     let admitted = admit(now, job, config, request);
     if let (Err(refusal), Some(place)) = (&admitted, place) {
         job.remember(place.to_string(), format!("{place}: {refusal}"));
@@ -49,7 +49,7 @@ pub(super) fn give_up(
     request: GiveUpRequest,
 ) -> Applied {
     let GiveUpRequest { job_id, generation, host, local_index, pid, message, workers } = request;
-    meant(config, &job_id, generation, job.generation)?;
+    meant(config, &job_id, generation, config.generation)?;
     if host.is_empty() {
         return Err(Refusal::Invalid("the request lacks the host's name".into()));
     }
@@ -137,7 +137,7 @@ fn admit(now: Now, job: &mut Job, config: &CoordinatorConfig, request: RegisterR
     if request.protocol_version != PROTOCOL_VERSION {
         return Err(Refusal::Protocol { theirs: request.protocol_version, ours: PROTOCOL_VERSION });
     }
-    meant(config, &request.job_id, request.generation, job.generation)?;
+    meant(config, &request.job_id, request.generation, config.generation)?;
     let incomplete = |what: &str| Refusal::Invalid(format!("the registration lacks {what}"));
     let worker = request.worker.ok_or_else(|| incomplete("the worker's facts"))?;
     let spec = request.job.ok_or_else(|| incomplete("the job's specification"))?;
@@ -155,9 +155,14 @@ fn admit(now: Now, job: &mut Job, config: &CoordinatorConfig, request: RegisterR
         let name = name.clone();
         return Ok((reply(job, config, name), None));
     }
-    open(now, job, config, &place.host, Some(place.local_index))?;
+    let joins = join::possible(job);
+    match joins {
+        true => join::vacant(now, job, config, &place)?,
+        false => open(now, job, config, &place.host, Some(place.local_index))?,
+    }
     fits(config, &place, worker.local_world)?;
     agrees(job, &place, &spec)?;
+    let gpu = if joins { join::gpu(job, &place, &worker)? } else { None };
 
     job.registered += 1;
     let name = format!("{:016x}-{:06}", job.incarnation, job.registered);
@@ -173,7 +178,7 @@ fn admit(now: Now, job: &mut Job, config: &CoordinatorConfig, request: RegisterR
         collectives: 0,
         report: None,
         rank: None,
-        gpu: None,
+        gpu,
         generation: 0,
         spoken: 0,
         connected: false,
@@ -181,9 +186,18 @@ fn admit(now: Now, job: &mut Job, config: &CoordinatorConfig, request: RegisterR
         left: false,
         failed: false,
         dropped: None,
+        joins,
+        came_late: joins,
         told: false,
     };
     let pid = member.facts.pid;
+    if joins {
+        // Of those that had its place, nobody asks any more who knows of his end.
+        job.members.retain(|_, m| m.lives() || !m.told || m.place() != place);
+        job.members.insert(name.clone(), member);
+        let text = format!("{place} (pid {pid}) has come to the running job, and makes itself ready");
+        return Ok((reply(job, config, name), Some(text)));
+    }
     job.members.insert(name.clone(), member);
     let mut reason =
         format!("{place} (pid {pid}) registered, {} of {}", job.members.len(), config.world_size);
@@ -196,7 +210,7 @@ fn admit(now: Now, job: &mut Job, config: &CoordinatorConfig, request: RegisterR
 fn reply(job: &Job, config: &CoordinatorConfig, member: String) -> Answer {
     Answer::Reply(Reply::Registered(RegisterReply {
         job_id: config.job_id.clone(),
-        generation: job.generation,
+        generation: job.last_formed(),
         member,
         heartbeat_interval_ms: config.heartbeat_interval.as_millis() as u64,
         heartbeat_timeout_ms: config.heartbeat_timeout.as_millis() as u64,

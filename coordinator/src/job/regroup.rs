@@ -1,6 +1,6 @@
 //! One generation after another, in a job that goes on without some of its workers.
 
-use super::{Answer, Applied, Job, Phase, Reply, Wait, failure, register};
+use super::{Answer, Applied, Job, Phase, Reply, Wait, failure, join, register};
 use crate::config::CoordinatorConfig;
 use crate::liveness::Lost;
 use crate::membership::{Member, NAMED, Now};
@@ -29,6 +29,9 @@ pub(super) fn attach(
         Phase::Failed { abort, .. } => Some(abort.clone()),
         _ => None,
     };
+    if job.member(header, config)?.joins {
+        return join::attach(now, job, header, wait);
+    }
     let member = job.member(header, config)?;
     if let Some(abort) = failed.as_ref().or(member.dropped.as_ref()) {
         member.told |= member.dropped.is_some();
@@ -90,7 +93,7 @@ pub(super) fn come_without_plan(now: Now, job: &mut Job, name: &str) -> Option<S
     form(now, job)
 }
 
-fn attached(formed: &Generation, rank: Option<u32>) -> Reply {
+pub(super) fn attached(formed: &Generation, rank: Option<u32>) -> Reply {
     let rank = rank.unwrap_or_default();
     Reply::Attached(Some(Generation { rank, ..formed.clone() }), String::new())
 }
@@ -119,7 +122,7 @@ fn end(now: Now, job: &mut Job, why: &str) -> String {
     let text = format!("generation {} is over: {why}", job.generation);
     job.generation += 1;
     job.store = Default::default();
-    for m in job.members.values_mut() {
+    for m in job.members.values_mut().filter(|m| !m.joins) {
         m.attached = None;
         m.connected = false;
     }
@@ -141,7 +144,7 @@ pub(super) fn go_on_without(
     }
     job.members.get_mut(name)?.failed = true;
     // Those who have left were done.
-    if job.members.values().filter(|m| !m.failed).count() < config.min_world as usize {
+    if job.members.values().filter(|m| !m.failed && !m.joins).count() < config.min_world as usize {
         return None;
     }
     let message = line(&format!("the job goes on without this worker: {why}"), MAX_REASON);
@@ -161,13 +164,19 @@ pub(super) fn go_on_without(
 pub(super) fn form(now: Now, job: &mut Job) -> Option<String> {
     let Phase::Reforming { since, why } = &job.phase else { return None };
     let (took, why) = (now.saturating_sub(*since), why.clone());
-    let mut here: Vec<(Place, Option<Standing>)> = Vec::new();
+    let mut here: Vec<(Place, Came)> = Vec::new();
     for m in job.members.values().filter(|m| m.counted()) {
-        here.push((m.place(), m.attached?));
+        let standing = m.attached?;
+        // One that came late and has yet to take on the others' state was stopped on its way to that.
+        let late = m.came_late && standing.is_none();
+        here.push((m.place(), if late { Came::Late } else { Came::From(standing) }));
     }
     if here.is_empty() {
         return None;
     }
+    // Who is ready comes along, and who is not is not waited for.
+    let ready = job.members.values().filter(|m| join::ready(m));
+    here.extend(ready.map(|m| (m.place(), Came::Late)));
     if job.progress.1 >= IN_VAIN {
         let text = format!(
             "{IN_VAIN} generations in a row have ended before a step was finished, the last one so: {why}"
@@ -176,15 +185,16 @@ pub(super) fn form(now: Now, job: &mut Job) -> Option<String> {
     }
     let places: Vec<Place> = here.iter().map(|(place, _)| place.clone()).collect();
     let mut roster = ranks::assign(&places);
-    let standings: Vec<Option<Standing>> = roster
+    let came: Vec<Came> = roster
         .iter()
         .map(|p| {
             let place = Place { host: p.host.clone(), local_index: p.local_index };
-            here.iter().find(|(other, _)| *other == place).and_then(|(_, standing)| *standing)
+            here.iter().find(|(other, _)| *other == place).map_or(Came::Late, |(_, came)| *came)
         })
         .collect();
-    let source = source(&standings);
-    for m in job.members.values_mut().filter(|m| m.counted()) {
+    let source = source(&came);
+    for m in job.members.values_mut().filter(|m| m.counted() || join::ready(m)) {
+        m.joins = false;
         let place = m.place();
         let Some(p) = roster.iter_mut().find(|p| p.host == place.host && p.local_index == place.local_index)
         else {
@@ -196,11 +206,20 @@ pub(super) fn form(now: Now, job: &mut Job) -> Option<String> {
         (m.rank, m.generation) = (Some(p.rank), job.generation);
     }
     let plan = job.plan.as_deref()?;
-    let formed = plan::generation(plan, job.generation, roster, source);
-    let from = match source.and_then(|s| Some((s, standings[s as usize]?.step))) {
-        Some((rank, step)) => format!("all go on after step {step}, as rank {rank} has it"),
-        None => "all begin, as none had finished a step".into(),
+    let joined: Vec<u32> =
+        roster.iter().zip(&came).filter(|(_, c)| **c == Came::Late).map(|(p, _)| p.rank).collect();
+    let mut from = match source.map(|s| (s, came[s as usize])) {
+        Some((rank, Came::From(Some(Standing { step, .. })))) => {
+            format!("all go on after step {step}, as rank {rank} has it")
+        }
+        _ => "all begin, as none had finished a step".into(),
     };
+    if !joined.is_empty() {
+        let names: Vec<String> =
+            joined.iter().take(NAMED).map(|r| join::place(&roster[*r as usize])).collect();
+        from.push_str(&format!("; with {} more: {}", joined.len(), names.join(", ")));
+    }
+    let formed = Generation { joined, ..plan::generation(plan, job.generation, roster, source) };
     let text = format!(
         "generation {} is formed {:.2} s later, {} workers: {from}",
         job.generation,
@@ -212,12 +231,27 @@ pub(super) fn form(now: Now, job: &mut Job) -> Option<String> {
     Some(text)
 }
 
+/// What a worker has come to a generation with.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Came {
+    /// From the generation before: where it stands; none: it has not begun.
+    From(Option<Standing>),
+    /// It came to the running job, and has no state yet.
+    Late,
+}
+
 /// The rank whose state all others take on: the one that is furthest, of several the first. None where some have not
-/// begun: nobody has finished a step then, and all begin anew.
-fn source(standings: &[Option<Standing>]) -> Option<u32> {
-    let all: Option<Vec<Standing>> = standings.iter().copied().collect();
+/// begun: nobody has finished a step then, and all begin anew. Who comes late has no state, and is no reason to begin anew.
+fn source(came: &[Came]) -> Option<u32> {
+    let mut all = Vec::new();
+    for (rank, came) in came.iter().enumerate() {
+        match came {
+            Came::From(standing) => all.push((rank, (*standing)?)),
+            Came::Late => {}
+        }
+    }
     let furthest = |(rank, s): &(usize, Standing)| (s.step, s.stage, std::cmp::Reverse(*rank));
-    all?.into_iter().enumerate().max_by_key(furthest).map(|(rank, _)| rank as u32)
+    all.into_iter().max_by_key(furthest).map(|(rank, _)| rank as u32)
 }
 
 /// Time has passed: those who have not come in time are given up.
@@ -245,12 +279,14 @@ pub(super) fn exited(now: Now, job: &mut Job, config: &CoordinatorConfig, r: &Ex
     }
     let place = Place { host: r.host.clone(), local_index: r.local_index };
     let theirs = |m: &Member| m.place() == place && m.facts.pid == r.pid && m.token.is(&r.token);
-    // A stranger, or the launcher of a process that never was a worker of this job.
+    // One that has finished did so without it.
+    let well = |job: &Job| !matches!(job.phase, Phase::Gathering | Phase::Failed { .. });
+    // A stranger, or the launcher of a process that never was a worker of this job, or has not come so far.
     let Some((name, member)) = job.members.iter_mut().find(|(_, m)| theirs(m)) else {
-        return Ok((Answer::Reply(Reply::GoesOn(false)), None));
+        return Ok((Answer::Reply(Reply::GoesOn(well(job))), None));
     };
     let cause = format!("its launcher saw that it {}", r.status);
-    let lost = member.counted().then(|| Lost { member: name.clone(), cause });
+    let lost = member.lives().then(|| Lost { member: name.clone(), cause });
     let name = name.clone();
     let reason = match (&job.phase, lost) {
         (Phase::Gathering, Some(lost)) => failure::forget(job, &lost),
@@ -263,9 +299,7 @@ pub(super) fn exited(now: Now, job: &mut Job, config: &CoordinatorConfig, r: &Ex
     if let Some(member) = job.members.get_mut(&name) {
         member.told = true;
     }
-    // One that has finished did so without it.
-    let well = !matches!(job.phase, Phase::Gathering | Phase::Failed { .. });
-    Ok((Answer::Reply(Reply::GoesOn(well)), reason))
+    Ok((Answer::Reply(Reply::GoesOn(well(job))), reason))
 }
 
 impl Job {

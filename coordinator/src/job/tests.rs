@@ -3,6 +3,7 @@
 mod blame;
 mod departure;
 mod in_vain;
+mod join;
 mod regroup;
 mod survival;
 

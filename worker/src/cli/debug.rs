@@ -3,6 +3,7 @@
 use super::args::RunFlags;
 use super::local;
 use crate::config::{RunConfig, RunScope};
+use crate::launcher::Restarts;
 use anyhow::Result;
 use clap::ArgMatches;
 
@@ -37,5 +38,5 @@ pub fn main(args: &DebugArgs, matches: &ArgMatches) -> Result<u8> {
     // Only its own folder is its to overwrite.
     config.checkpoints.overwrite &= !given.contains("output-dir") || given.contains("overwrite");
     args.flags.show(&config)?;
-    local::run(&config, "127.0.0.1:0")
+    local::run(&config, "127.0.0.1:0", Restarts::new(0))
 }

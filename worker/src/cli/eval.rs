@@ -3,6 +3,7 @@
 use super::args::RunFlags;
 use super::{Exit, checkpoint_base, local};
 use crate::config::RunScope;
+use crate::launcher::Restarts;
 use anyhow::Result;
 use clap::ArgMatches;
 
@@ -29,5 +30,5 @@ pub fn main(args: &EvalArgs, matches: &ArgMatches) -> Result<u8> {
     config.run.run_scope = RunScope::EvalOnly;
     args.flags.show(&config)?;
     checkpoint_base::announce(&folder, &manifest);
-    local::run(&config, "127.0.0.1:0")
+    local::run(&config, "127.0.0.1:0", Restarts::new(0))
 }

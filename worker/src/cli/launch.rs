@@ -41,6 +41,9 @@ pub struct LaunchArgs {
     /// --register-timeout usually ends it earlier.
     #[arg(long, value_name = "SECONDS", default_value_t = PLAN_TIMEOUT)]
     pub plan_timeout: u64,
+    /// Replacements.
+    #[command(flatten)]
+    pub restart: local::RestartFlag,
     /// Flags of `octrain train`, the same on every host.
     #[arg(last = true, value_name = "TRAIN FLAGS")]
     pub flags: Vec<String>,
@@ -63,6 +66,7 @@ fn again(args: &LaunchArgs) -> String {
         flag("job-id", &args.job_id, DEFAULT_JOB),
         seconds("connect-timeout", args.connect_timeout, CONNECT_TIMEOUT),
         seconds("plan-timeout", args.plan_timeout, PLAN_TIMEOUT),
+        args.restart.again(),
         " --".into(),
     ]
     .concat()
@@ -161,7 +165,8 @@ pub fn main(args: &LaunchArgs) -> Result<u8> {
         true => local::Survival::Known(false),
         false => local::Survival::Asked,
     };
-    resume::with_continuation(local::supervise(commands.collect::<Result<_>>()?, survival), &config, &again)
+    let ended = local::supervise(commands.collect::<Result<_>>()?, survival, args.restart.restarts());
+    resume::with_continuation(ended, &config, &again)
 }
 
 #[cfg(test)]
@@ -184,10 +189,19 @@ mod tests {
         };
         let short = "octrain launch --coordinator node-0:29400 --nproc-per-node 8 --";
         assert_eq!(again(&["--generation", "3", "--", "--qat"]), short);
-        let told = again(&["--job-id", "my run", "--connect-timeout", "86400", "--plan-timeout", "7200"]);
+        let told = again(&[
+            "--job-id",
+            "my run",
+            "--connect-timeout",
+            "86400",
+            "--plan-timeout",
+            "7200",
+            "--max-restarts",
+            "0",
+        ]);
         let long = short.replace(
             " --nproc-per-node 8 --",
-            " --nproc-per-node 8 --job-id 'my run' --connect-timeout 86400 --plan-timeout 7200 --",
+            " --nproc-per-node 8 --job-id 'my run' --connect-timeout 86400 --plan-timeout 7200 --max-restarts 0 --",
         );
         assert_eq!(told, long);
     }

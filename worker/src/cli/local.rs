@@ -5,7 +5,8 @@ use super::Exit;
 use super::worker::{self, Place, Work};
 use crate::config::RunConfig;
 use crate::launcher::{
-    self, EXIT_CONFIGURATION, Ended, LaunchOptions, Told, WORKER_TOKEN, WorkerCommand,
+    self, Answer, EXIT_CONFIGURATION, Ended, LaunchOptions, Replace, Restarts, Told, WORKER_TOKEN,
+    WorkerCommand,
     signals::{self, Stage},
 };
 use crate::session::{self, Exited, network};
@@ -18,7 +19,7 @@ use octrain_core::strategy::{DeviceChoice, TestBackend};
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 /// The command of one worker.
@@ -56,6 +57,33 @@ pub fn worker_command(
         env.extend(nccl.set.into_iter().map(|(name, value)| (name.into(), value.into())));
     }
     Ok(WorkerCommand { label: format!("rank {}", place.local_index), args, env, passthrough })
+}
+
+/// Restarts of a launcher's workers at a time, where nothing is said.
+const MAX_RESTARTS: u32 = 3;
+
+/// How often workers are replaced.
+#[derive(Debug, Clone, clap::Args)]
+pub struct RestartFlag {
+    /// Workers of this launcher that are started anew in the place of dead ones, while the job goes on without those (its
+    /// coordinator has a minimum); each counts until the job is 1000 steps further. 0: none is.
+    #[arg(long, value_name = "N", default_value_t = MAX_RESTARTS)]
+    pub max_restarts: u32,
+}
+
+impl RestartFlag {
+    /// None spent.
+    pub fn restarts(&self) -> Restarts {
+        Restarts::new(self.max_restarts)
+    }
+
+    /// As it is given again, with a blank in front; nothing where it is as by default.
+    pub fn again(&self) -> String {
+        match self.max_restarts {
+            MAX_RESTARTS => String::new(),
+            n => format!(" --max-restarts {n}"),
+        }
+    }
 }
 
 /// How a launcher knows whether its job goes on without some of its workers.
@@ -103,25 +131,54 @@ fn draw() -> std::io::Result<String> {
     Ok(random.iter().map(|b| format!("{b:02x}")).collect())
 }
 
+/// A worker of this launcher.
+#[derive(Clone)]
+struct Supervised {
+    place: Place,
+    command: WorkerCommand,
+    /// What its process, or the one that has taken its place, has registered with.
+    token: String,
+}
+
+/// The workers of a launcher, as they are now.
+type Known = Arc<Mutex<Vec<Supervised>>>;
+
+/// One of them, as it is now.
+fn known(all: &Known, index: usize) -> Option<Supervised> {
+    all.lock().unwrap_or_else(PoisonError::into_inner).get(index).cloned()
+}
+
+/// The command of another process for the place of one that has died, with a token of its own.
+fn another(all: &Known, index: usize) -> std::io::Result<WorkerCommand> {
+    let token = draw()?;
+    let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+    let worker = all.get_mut(index).ok_or(std::io::ErrorKind::NotFound)?;
+    worker.token = token.clone();
+    let mut command = worker.command.clone();
+    command.env.push((WORKER_TOKEN.into(), token.into()));
+    Ok(command)
+}
+
 /// Starts the workers of these places and waits for their end; returns the exit code, having told the root cause. In a job
 /// that goes on without some of them, the coordinator is told at once of each that dies, with the token that was drawn for
-/// it, and says whether the job goes on.
-pub fn supervise(workers: Vec<(Place, WorkerCommand)>, survival: Survival) -> Result<u8> {
+/// it, and says whether the job goes on; then another one is started for it, as far as `restarts` go.
+pub fn supervise(workers: Vec<(Place, WorkerCommand)>, survival: Survival, restarts: Restarts) -> Result<u8> {
     let interrupt = signals::enter(Stage::Supervising)?;
     let survives = survives(survival, workers.first().map(|(place, _)| place.coordinator.as_str()));
-    let (mut commands, mut known) = (Vec::new(), Vec::new());
     let tells = survival != Survival::Known(false);
-    for (place, mut command) in workers {
-        let mut token = String::new();
-        if tells {
-            token = draw().context("cannot draw a worker's token from /dev/urandom")?;
-            command.env.push((WORKER_TOKEN.into(), token.clone().into()));
-        }
-        commands.push(command);
-        known.push((place, token));
-    }
+    let none = |(place, command)| Supervised { place, command, token: String::new() };
+    let all: Known = Arc::new(Mutex::new(workers.into_iter().map(none).collect()));
+    let indices = 0..all.lock().unwrap_or_else(PoisonError::into_inner).len();
+    let command = |index| match tells {
+        true => another(&all, index).context("cannot draw a worker's token from /dev/urandom"),
+        false => known(&all, index).map(|w| w.command).context("there is no such worker"),
+    };
+    let commands = indices.map(command).collect::<Result<Vec<_>>>()?;
+    let replacing = Arc::clone(&all);
+    let replace: Option<Replace> =
+        tells.then(|| Arc::new(move |index: usize| another(&replacing, index)) as Replace);
     let ended = move |ended: &Ended| {
-        let (place, token) = known.get(ended.index)?;
+        let Supervised { place, token, .. } = known(&all, ended.index)?;
         let told = session::exited(&Exited {
             coordinator: place.coordinator.clone(),
             job_id: place.job_id.clone(),
@@ -129,13 +186,16 @@ pub fn supervise(workers: Vec<(Place, WorkerCommand)>, survival: Survival) -> Re
             local_index: place.local_index,
             pid: ended.pid,
             status: ended.end.to_string(),
-            token: token.clone(),
+            token,
         });
-        told.map_err(|e| tracing::debug!("the coordinator was not told that a worker {}: {e}", ended.end))
-            .ok()
+        let unheard = |e| tracing::debug!("the coordinator was not told that a worker {}: {e}", ended.end);
+        let goes_on = told.map_err(unheard).ok()?;
+        // Where that is not known, no restart is given back.
+        let step = if goes_on { session::furthest(&place.coordinator).unwrap_or_default() } else { 0 };
+        Some(Answer { goes_on, step })
     };
     let ended: Option<Told> = tells.then(|| Arc::new(ended) as Told);
-    let options = LaunchOptions { ended, survives, ..LaunchOptions::new(commands)? };
+    let options = LaunchOptions { ended, replace, restarts, survives, ..LaunchOptions::new(commands)? };
     let report = launcher::spawn(options)?.wait(&interrupt);
     if let Some(message) = report.message() {
         return Err(Exit { code: report.code, message }.into());
@@ -155,14 +215,15 @@ fn min_world(config: &RunConfig, work: &Work) -> u32 {
     config.machine.min_world.filter(|_| *work == Work::Run).unwrap_or(all) as u32
 }
 
-/// Runs the job; `listen` is where the embedded coordinator listens.
-pub fn run(config: &RunConfig, listen: &str) -> Result<u8> {
+/// Runs the job; `listen` is where the embedded coordinator listens. Workers that die while it goes on are replaced as far as
+/// `restarts` go.
+pub fn run(config: &RunConfig, listen: &str, restarts: Restarts) -> Result<u8> {
     // Whatever is wrong with network or data is said once, here, and not by every worker.
-    run_opened(config, listen, Job::open(config).map_err(Exit::of_run)?, &Work::Run)
+    run_opened(config, listen, Job::open(config).map_err(Exit::of_run)?, &Work::Run, restarts)
 }
 
 /// Runs a job whose network and data were looked at before; `listen` is where the embedded coordinator listens.
-pub fn run_opened(config: &RunConfig, listen: &str, job: Job, work: &Work) -> Result<u8> {
+pub fn run_opened(config: &RunConfig, listen: &str, job: Job, work: &Work, restarts: Restarts) -> Result<u8> {
     let world = config.machine.nproc as u32;
     let host = crate::session::machine::host_name();
     let min_world = min_world(config, work);
@@ -193,7 +254,7 @@ pub fn run_opened(config: &RunConfig, listen: &str, job: Job, work: &Work) -> Re
             let command = worker_command(config, &place(i), work, i == 0 && terminal && !config.run.checks)?;
             Ok((place(i), command))
         });
-        supervise(commands.collect::<Result<_>>()?, Survival::Known(survives))?
+        supervise(commands.collect::<Result<_>>()?, Survival::Known(survives), restarts)?
     };
     coordinator.shutdown("the workers have ended");
     Ok(code)

@@ -1,8 +1,9 @@
 //! `octrain train`: one host.
 
+use super::Exit;
 use super::args::RunFlags;
+use super::local::{self, RestartFlag};
 use super::resume::{self, Again, ResumeFlag};
-use super::{Exit, local};
 use crate::launcher::crowd;
 use anyhow::Result;
 use clap::ArgMatches;
@@ -23,6 +24,9 @@ pub struct TrainArgs {
     /// Where the embedded coordinator listens (port 0: any free one).
     #[arg(long, value_name = "HOST:PORT", default_value = ANY_PORT)]
     pub listen: String,
+    /// Replacements.
+    #[command(flatten)]
+    pub restart: RestartFlag,
 }
 
 /// Runs the command.
@@ -30,12 +34,13 @@ pub fn main(args: &TrainArgs, matches: &ArgMatches) -> Result<u8> {
     if let Some(several) = crowd(|name| std::env::var(name).ok()) {
         return Err(Exit::configuration(several).into());
     }
-    let command = match args.listen.as_str() {
-        ANY_PORT => "octrain train".into(),
-        listen => format!("octrain train --listen {}", resume::quoted(listen)),
+    let listen = match args.listen.as_str() {
+        ANY_PORT => String::new(),
+        listen => format!(" --listen {}", resume::quoted(listen)),
     };
+    let command = format!("octrain train{listen}{}", args.restart.again());
     let again = Again { command, needs: "" };
     let config = resume::resolve(&args.flags, &args.resume, matches, &again)?;
     args.flags.show(&config)?;
-    resume::with_continuation(local::run(&config, &args.listen), &config, &again)
+    resume::with_continuation(local::run(&config, &args.listen, args.restart.restarts()), &config, &again)
 }

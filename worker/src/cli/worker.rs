@@ -158,13 +158,15 @@ pub fn run(config: &RunConfig, place: &Place, job: Job, work: &Work) -> Result<u
         Err(e) => return Err(concluded(session, &format!("{e:#}"), FailureKind::Own)),
     };
     let (shared, generation) = (session.plan(), session.generation());
-    logging::identify(generation.rank(), generation.number());
-    tracing::info!(
-        world_size = generation.world_size(),
-        plan = %&plan::hash_text(shared)[..12],
-        "joined; the plan with its reasons: octrain plan"
-    );
-    if config.run.checks && generation.rank() == 0 {
+    if !generation.joins() {
+        logging::identify(generation.rank(), generation.number());
+        tracing::info!(
+            world_size = generation.world_size(),
+            plan = %&plan::hash_text(shared)[..12],
+            "joined; the plan with its reasons: octrain plan"
+        );
+    }
+    if config.run.checks && generation.rank() == 0 && !generation.joins() {
         say!("{}", plan::render(shared, generation.formed()));
     }
     let ended = panics::guarded(&session, || work.done(config, &session, &job, &address));

@@ -20,7 +20,7 @@ pub enum End {
 
 /// What ends have in common, from the most to the least telling when several are seen at the same moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
+pub(super) enum Kind {
     Crash,
     Configuration,
     Failure,
@@ -47,7 +47,7 @@ impl Kind {
 }
 
 impl End {
-    fn kind(self) -> Kind {
+    pub(super) fn kind(self) -> Kind {
         match self {
             // It was asked to stop before it listened: there was nothing to save yet.
             End::Signal(SIGHUP | SIGINT | SIGTERM) => Kind::Preempted,

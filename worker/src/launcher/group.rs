@@ -3,6 +3,7 @@
 use super::exit::{End, Report, WorkerExit, verdict};
 use super::follow::LAUNCHER_PID;
 use super::relay::{self, Tail};
+use super::restarts::{Decision, Restarts};
 use super::signals::Interrupt;
 use super::watchdog::Limits;
 use crate::metrics;
@@ -10,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -52,13 +53,30 @@ pub struct LaunchOptions {
     /// Told at once of each worker that ends otherwise than well and was not killed by the launcher, on a thread of its own;
     /// answers whether the job goes on without it. None: the end of one is the end of all.
     pub ended: Option<Told>,
+    /// Gives the command of another worker for the place of one that the job goes on without, by its index. None: none is
+    /// replaced.
+    pub replace: Option<Replace>,
+    /// How often that is done.
+    pub restarts: Restarts,
     /// Whether the job goes on without some of its workers; may become known later. As long as it is not, ends count, when they
     /// are seen, as those of a job that does not.
     pub survives: Arc<AtomicBool>,
 }
 
 /// See [`LaunchOptions::ended`]; none where there was no answer.
-pub type Told = Arc<dyn Fn(&Ended) -> Option<bool> + Send + Sync>;
+pub type Told = Arc<dyn Fn(&Ended) -> Option<Answer> + Send + Sync>;
+
+/// See [`LaunchOptions::replace`].
+pub type Replace = Arc<dyn Fn(usize) -> io::Result<WorkerCommand> + Send + Sync>;
+
+/// What a coordinator says of a job of which a worker has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    /// It goes on without that worker.
+    pub goes_on: bool,
+    /// Steps done, where that is known.
+    pub step: u64,
+}
 
 /// A worker that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +106,8 @@ impl LaunchOptions {
             failure_grace: Limits::WORKER.total() + Duration::from_secs(7),
             stop_grace: Duration::from_secs(60),
             ended: None,
+            replace: None,
+            restarts: Restarts::new(0),
             survives: Arc::default(),
         })
     }
@@ -116,9 +136,13 @@ struct Worker {
     exit: Option<WorkerExit>,
     killed: Option<End>,
     /// Where the answer comes whether the job goes on without it, once it has ended.
-    asked: Option<Receiver<Option<bool>>>,
+    asked: Option<Receiver<Option<Answer>>>,
     /// There was no answer.
     unanswered: bool,
+    /// It was started for one that had died.
+    replaces: bool,
+    /// It was asked to end, as the job is done.
+    dismissed: bool,
 }
 
 /// Running workers. Dropping the group kills them.
@@ -129,51 +153,72 @@ pub struct Group {
     ended: Option<Told>,
     survives: Arc<AtomicBool>,
     round: u64,
+    program: PathBuf,
+    replace: Option<Replace>,
+    restarts: Restarts,
+    /// Ends of those that others have taken the place of.
+    past: Vec<WorkerExit>,
 }
 
 /// Starts all workers. Must be called on a thread that lives as long as they do (best the main thread): the
 /// kernel kills them when it ends.
 pub fn spawn(options: LaunchOptions) -> Result<Group, LaunchError> {
-    let LaunchOptions { program, workers, failure_grace, stop_grace, ended, survives } = options;
-    let mut group = Group { workers: Vec::new(), failure_grace, stop_grace, ended, survives, round: 0 };
+    let LaunchOptions { program, workers, failure_grace, stop_grace, ended, replace, restarts, survives } =
+        options;
+    let (past, round) = (Vec::new(), 0);
+    let mut group = Group {
+        workers: Vec::new(),
+        failure_grace,
+        stop_grace,
+        ended,
+        survives,
+        round,
+        program,
+        replace,
+        restarts,
+        past,
+    };
     for w in workers {
-        let output = || if w.passthrough { Stdio::inherit() } else { Stdio::piped() };
-        let mut child = Command::new(&program)
-            .args(&w.args)
-            .envs(w.env.iter().map(|(k, v)| (k, v)))
-            .env(LAUNCHER_PID, std::process::id().to_string())
-            .stdin(Stdio::null())
-            .stdout(output())
-            .stderr(output())
-            // A group of its own: the terminal's Ctrl-C reaches the launcher only, which passes it on.
-            .process_group(0)
-            .spawn()
-            .map_err(|source| LaunchError::Spawn {
-                label: w.label.clone(),
-                program: program.clone(),
-                source,
-            })?;
-        let tail = Tail::default();
-        let prefix = format!("[{}] ", w.label);
-        let mut relays = Vec::new();
-        if let Some(out) = child.stdout.take() {
-            relays.push(relay::relay(out, prefix.clone(), None, metrics::out));
-        }
-        if let Some(err) = child.stderr.take() {
-            relays.push(relay::relay(err, prefix, Some(tail.clone()), metrics::err));
-        }
-        group.workers.push(Worker {
-            label: w.label,
-            child,
-            tail,
-            relays,
-            exit: None,
-            killed: None,
-            asked: None,
-            unanswered: false,
-        });
+        group.workers.push(start(&group.program, w)?);
     }
     Ok(group)
+}
+
+/// Starts one.
+fn start(program: &Path, w: WorkerCommand) -> Result<Worker, LaunchError> {
+    let output = || if w.passthrough { Stdio::inherit() } else { Stdio::piped() };
+    let mut child = Command::new(program)
+        .args(&w.args)
+        .envs(w.env.iter().map(|(k, v)| (k, v)))
+        .env(LAUNCHER_PID, std::process::id().to_string())
+        .stdin(Stdio::null())
+        .stdout(output())
+        .stderr(output())
+        // A group of its own: the terminal's Ctrl-C reaches the launcher only, which passes it on.
+        .process_group(0)
+        .spawn()
+        .map_err(|source| LaunchError::Spawn { label: w.label.clone(), program: program.into(), source })?;
+    let tail = Tail::default();
+    let prefix = format!("[{}] ", w.label);
+    let mut relays = Vec::new();
+    if let Some(out) = child.stdout.take() {
+        relays.push(relay::relay(out, prefix.clone(), None, metrics::out));
+    }
+    if let Some(err) = child.stderr.take() {
+        relays.push(relay::relay(err, prefix, Some(tail.clone()), metrics::err));
+    }
+    Ok(Worker {
+        label: w.label,
+        child,
+        tail,
+        relays,
+        exit: None,
+        killed: None,
+        asked: None,
+        unanswered: false,
+        replaces: false,
+        dismissed: false,
+    })
 }
 
 impl Group {
@@ -191,9 +236,11 @@ impl Group {
         let mut terminated: Option<Instant> = None;
         let mut failed: Option<Instant> = None;
         let mut standing: Option<Instant> = None;
+        let mut done: Option<Instant> = None;
         loop {
             self.look();
-            self.hear();
+            let restarts = !passed && terminated.is_none() && !self.is_done();
+            self.hear(restarts);
             // An answer is waited for where it can change something.
             if self.workers.iter().all(|w| w.exit.is_some() && (w.asked.is_none() || !self.survives())) {
                 break;
@@ -219,6 +266,12 @@ impl Group {
             if !passed && failed.is_some_and(|at| now >= at + STOPPED) {
                 self.kill_stopped();
             }
+            if self.survives() && self.is_done() {
+                let since = *done.get_or_insert(now);
+                if !passed && now >= since + STOPPED {
+                    self.dismiss();
+                }
+            }
             if self.is_done_without_those_that_stand() {
                 let since = *standing.get_or_insert(now);
                 if !passed && now >= since + STOPPED {
@@ -240,10 +293,12 @@ impl Group {
         }
         // Whoever asked nobody any more: one that has ended well did so when the job was done.
         let done = self.survives() && self.is_done();
-        for w in self.workers.iter_mut().filter(|w| done && w.unanswered) {
-            w.exit.iter_mut().for_each(|exit| exit.outlived = true);
+        // And one that came to it too late.
+        for w in self.workers.iter_mut().filter(|w| done && (w.unanswered || w.replaces)) {
+            w.exit.iter_mut().for_each(|exit| exit.outlived = exit.end != End::Code(0));
         }
         let mut exits: Vec<WorkerExit> = self.workers.iter_mut().filter_map(|w| w.exit.take()).collect();
+        exits.append(&mut self.past);
         exits.sort_by_key(|e| (e.round, e.index));
         verdict(exits)
     }
@@ -265,9 +320,9 @@ impl Group {
         self.survives() && left().count() > 0 && self.is_done() && left().all(|w| stopped(w.child.id()))
     }
 
-    /// Takes note of answers whether the job goes on.
-    fn hear(&mut self) {
-        for w in &mut self.workers {
+    /// Takes note of answers whether the job goes on, and, with `restarts`, starts others for those that it goes on without.
+    fn hear(&mut self, restarts: bool) {
+        for (index, w) in self.workers.iter_mut().enumerate() {
             let Some(asked) = &w.asked else { continue };
             let answer = match asked.try_recv() {
                 Ok(answer) => answer,
@@ -276,11 +331,40 @@ impl Group {
             };
             w.asked = None;
             w.unanswered = answer.is_none();
-            let goes_on = answer == Some(true);
-            self.survives.fetch_or(goes_on, Ordering::SeqCst);
-            if let Some(exit) = w.exit.as_mut().filter(|_| goes_on) {
-                exit.outlived = true;
-                tracing::warn!("{} (pid {}) {}; the job goes on without it", exit.label, exit.pid, exit.end);
+            let Some(answer) = answer.filter(|answer| answer.goes_on) else { continue };
+            self.survives.store(true, Ordering::SeqCst);
+            let Some(exit) = w.exit.as_mut() else { continue };
+            exit.outlived = true;
+            let said = format!("{} (pid {}) {}; the job goes on without it", exit.label, exit.pid, exit.end);
+            let Some(replace) = self.replace.as_ref().filter(|_| restarts) else {
+                tracing::warn!("{said}");
+                continue;
+            };
+            let decision = self.restarts.decide(exit.end, answer.step);
+            tracing::warn!("{said}; {decision}");
+            if !matches!(decision, Decision::Replace { .. }) {
+                continue;
+            }
+            let started = replace(index).map_err(|e| e.to_string());
+            let started = started.and_then(|w| start(&self.program, w).map_err(|e| e.to_string()));
+            match started {
+                Ok(other) => {
+                    self.past.extend(w.exit.take());
+                    *w = Worker { replaces: true, ..other };
+                }
+                Err(e) => tracing::error!("{} is not replaced: {e}", exit.label),
+            }
+        }
+    }
+
+    /// Asks those to end that were started for others and have not come to the job in time: it is done. One that has is about
+    /// to end itself.
+    fn dismiss(&mut self) {
+        for w in self.workers.iter_mut().filter(|w| w.replaces && !w.dismissed && w.exit.is_none()) {
+            w.dismissed = true;
+            if let Some(pid) = i32::try_from(w.child.id()).ok().and_then(Pid::from_raw) {
+                // It may have ended in between, which is what the signal wants.
+                let _ = kill_process_group(pid, Signal::TERM);
             }
         }
     }
@@ -357,7 +441,7 @@ impl Drop for Group {
 }
 
 /// Asks whether the job goes on without a worker that has ended; none where no thread can be started for it, which is no.
-fn ask(told: &Told, ended: Ended) -> Option<Receiver<Option<bool>>> {
+fn ask(told: &Told, ended: Ended) -> Option<Receiver<Option<Answer>>> {
     let (tell, answer) = channel();
     let told = Arc::clone(told);
     let started = std::thread::Builder::new().name("ended".into()).spawn(move || {

@@ -17,6 +17,8 @@ fn options(workers: Vec<WorkerCommand>) -> LaunchOptions {
         failure_grace: Duration::from_millis(200),
         stop_grace: Duration::from_millis(300),
         ended: None,
+        replace: None,
+        restarts: Restarts::new(0),
         survives: Arc::default(),
     }
 }
@@ -29,7 +31,7 @@ fn a_worker_that_the_job_goes_on_without_ends_nobody_and_is_no_cause() {
         let told = told.clone();
         let ended: Told = Arc::new(move |ended: &Ended| {
             told.lock().unwrap().push(*ended);
-            Some(goes_on)
+            Some(Answer { goes_on, step: 7 })
         });
         let survives = Arc::new(AtomicBool::new(goes_on));
         let options = LaunchOptions { ended: Some(ended), survives, ..options(workers) };
@@ -50,6 +52,40 @@ fn a_worker_that_the_job_goes_on_without_ends_nobody_and_is_no_cause() {
     // What was stopped when the job went on without it, and still is when that is done, is not waited for.
     let report = surviving(true, vec![sh("rank 0", "sleep 0.3"), sh("rank 1", "kill -STOP $$")]);
     assert_eq!((report.code, report.exits[1].end), (EXIT_OK, End::Silent), "{report:?}");
+}
+
+#[test]
+fn a_worker_that_died_is_replaced_as_often_as_may_be_and_nobody_waits_for_one_that_comes_too_late() {
+    let run = |first: &str, other: &'static str, restarts: u32| {
+        let asked: Arc<Mutex<Vec<usize>>> = Arc::default();
+        let replaced = asked.clone();
+        let replace: Replace = Arc::new(move |index| {
+            replaced.lock().unwrap().push(index);
+            Ok(sh("another rank 1", other))
+        });
+        let ended: Told = Arc::new(|_: &Ended| Some(Answer { goes_on: true, step: 5 }));
+        let survives = Arc::new(AtomicBool::new(true));
+        let (restarts, workers) =
+            (Restarts::new(restarts), vec![sh("rank 0", "sleep 1"), sh("rank 1", first)]);
+        let (ended, replace) = (Some(ended), Some(replace));
+        let options = LaunchOptions { ended, survives, replace, restarts, ..options(workers) };
+        let report = spawn(options).unwrap().wait(&Interrupt::default());
+        let replaced = asked.lock().unwrap().clone();
+        assert_eq!((report.code, report.message()), (EXIT_OK, None), "{report:?}");
+        (replaced, report.exits)
+    };
+    let (replaced, exits) = run("kill -9 $$", "sleep 0.2", 3);
+    assert_eq!(replaced, [1]);
+    let ends: Vec<End> = exits.iter().map(|e| e.end).collect();
+    assert_eq!((ends.len(), ends.contains(&End::Signal(9)), exits[2].outlived), (3, true, true), "{exits:?}");
+    // Again and again, and then no more.
+    let (replaced, exits) = run("kill -9 $$", "kill -9 $$", 2);
+    assert_eq!((replaced, exits.len()), (vec![1, 1], 4));
+    assert_eq!(run("kill -9 $$", "true", 0).0, []);
+    // Another one would end the same way.
+    assert_eq!(run("exit 2", "true", 3).0, []);
+    let (begun, (_, exits)) = (Instant::now(), run("kill -9 $$", "exec sleep 60", 1));
+    assert!(begun.elapsed() < Duration::from_secs(10) && exits.len() == 3, "{exits:?}");
 }
 
 #[test]
@@ -84,7 +120,7 @@ fn a_coordinator_that_does_not_answer_neither_delays_nor_changes_an_end() {
 
 #[test]
 fn that_a_job_goes_on_may_become_known_with_the_first_end() {
-    let ended: Told = Arc::new(|_: &Ended| Some(true));
+    let ended: Told = Arc::new(|_: &Ended| Some(Answer { goes_on: true, step: 0 }));
     let workers = vec![sh("rank 0", "sleep 1"), sh("rank 1", "kill -9 $$")];
     let report =
         spawn(LaunchOptions { ended: Some(ended), ..options(workers) }).unwrap().wait(&Interrupt::default());

@@ -77,6 +77,8 @@ pub struct Regrouped {
     pub world: u32,
     /// Why the one before is over.
     pub why: String,
+    /// Those that came for it to the running job, as people are told.
+    pub joined: Vec<String>,
     /// Steps done in all.
     pub step: u64,
     /// Tensors were sent, as ranks stood at different steps.
@@ -110,6 +112,19 @@ impl Reporter {
         Ok(Self { speaks, file, bar: None, terminal, print_interval, steps_per_epoch: 0, epoch: Vec::new() })
     }
 
+    /// For a rank that tells nothing.
+    pub fn silent(print_interval: u64) -> Self {
+        Self {
+            speaks: false,
+            file: None,
+            bar: None,
+            terminal: false,
+            print_interval,
+            steps_per_epoch: 0,
+            epoch: Vec::new(),
+        }
+    }
+
     fn line(&mut self, text: &str) {
         if !self.speaks {
             return;
@@ -139,13 +154,17 @@ impl Reporter {
     pub fn regrouped(&mut self, r: &Regrouped) {
         let [formed, connected, shared] = r.seconds;
         let state = if r.sent { ", state taken from the one that was furthest" } else { "" };
+        let joined = match r.joined.is_empty() {
+            true => String::new(),
+            false => format!("; {} joined", r.joined.join(", ")),
+        };
         self.line(&format!(
-            "generation {}: {} workers go on after step {} (formed in {formed:.2} s, connected in {connected:.2} s, agreed in {shared:.2} s{state}); {}",
+            "generation {}: {} workers go on after step {} (formed in {formed:.2} s, connected in {connected:.2} s, agreed in {shared:.2} s{state}){joined}; {}",
             r.generation, r.world, r.step, r.why
         ));
         self.json(&json!({
             "kind": "regroup", "generation": r.generation, "world_size": r.world, "global_step": r.step,
-            "why": r.why, "sent": r.sent, "form_s": formed, "connect_s": connected, "agree_s": shared,
+            "why": r.why, "joined": r.joined, "sent": r.sent, "form_s": formed, "connect_s": connected, "agree_s": shared,
         }));
     }
 

@@ -3,7 +3,7 @@
 use super::buckets::{Bucket, plan_buckets};
 use super::departures::Destination;
 use super::under_way::UnderWay;
-use super::{OptimError, Sharing};
+use super::{AfterStep, OptimError, Sharing};
 use crate::collective::Collective;
 use crate::exec::{ExecError, Record, WeightsLayout};
 use crate::strategy::ReduceType;
@@ -18,8 +18,8 @@ pub(super) struct Sums {
     pub correct: f64,
     /// Images.
     pub images: f64,
-    /// Ranks that were asked to stop.
-    pub stop: f64,
+    /// What ranks want to be done after the step: the sum of their [`AfterStep::weight`].
+    pub after: f64,
 }
 
 /// Elements of [`Sums`].
@@ -119,13 +119,13 @@ impl GradientBuffer {
         Ok(())
     }
 
-    /// Takes what was recorded, and whether this rank was asked to stop.
-    pub fn put(&mut self, stop: bool) -> Result<(), TchError> {
+    /// Takes what was recorded, and what this rank wants to be done after the step.
+    pub fn put(&mut self, after: AfterStep) -> Result<(), TchError> {
         if self.fresh {
             let _ = self.gradients().f_zero_()?;
         }
         self.statistics().f_copy_(&self.record.stats)?;
-        self.part(3).f_get(3)?.f_fill_(f64::from(u8::from(stop))).map(drop)
+        self.part(3).f_get(3)?.f_fill_(after.weight()).map(drop)
     }
 
     /// Starts to add up over all ranks what has not left yet, bucket by bucket, behind what has.
@@ -169,11 +169,11 @@ impl GradientBuffer {
         let mut host = Vec::<f32>::try_from(&Tensor::f_cat(&all, 0)?.f_to_device(Device::Cpu)?)?;
         let rest = host.split_off(SUMS as usize + 2);
         let host: Vec<f64> = host.into_iter().map(f64::from).collect();
-        let [loss, correct, images, stop, norm, of_scales] = host[..] else {
+        let [loss, correct, images, after, norm, of_scales] = host[..] else {
             unreachable!("there are {SUMS} sums and two norms")
         };
         // Without scales the one number as it is.
-        Ok((Sums { loss, correct, images, stop }, norm.hypot(of_scales), rest))
+        Ok((Sums { loss, correct, images, after }, norm.hypot(of_scales), rest))
     }
 }
 
@@ -191,12 +191,12 @@ mod tests {
         let mut gradients: Vec<Tensor> = buffer.views().iter().map(Tensor::ones_like).collect();
         gradients.push(Tensor::full([5], 2.0, (Kind::Float, Device::Cpu)));
         let _ = buffer.record.stats.fill_(3.0);
-        let sums = Sums { loss: 4.0, correct: 5.0, images: 6.0, stop: 1.0 };
+        let sums = Sums { loss: 4.0, correct: 5.0, images: 6.0, after: AfterStep::Stop.weight() };
         for (loss, correct, images) in [(1.5, 2, 2), (2.5, 3, 4)] {
             buffer.add(&gradients).unwrap();
             buffer.add_results(&Tensor::from(loss), &Tensor::from(i64::from(correct)), images).unwrap();
         }
-        buffer.put(true).unwrap();
+        buffer.put(AfterStep::Stop).unwrap();
         let mut under_way = Vec::new();
         buffer.start_rest(&Local, &mut under_way).unwrap();
         assert_eq!(under_way.len(), buffer.buckets.len());
@@ -208,7 +208,7 @@ mod tests {
         let elements = layout.trainable_len as f64;
         assert!((norm / (4.0 * elements + 16.0 * 5.0).sqrt() - 1.0).abs() < 1e-6);
         buffer.clear().unwrap();
-        buffer.put(false).unwrap();
+        buffer.put(AfterStep::GoOn).unwrap();
         assert!(all(buffer.gradients(), 0.0) && all(buffer.statistics(), 0.0) && all(buffer.scales(), 0.0));
         assert_eq!(buffer.read(&[]).unwrap(), (Sums::default(), 0.0, vec![]));
     }

@@ -2,6 +2,7 @@
 //! ranks, and updates. Quantization is one field of the [`Strategy`].
 
 mod adamw;
+mod after_step;
 mod agreement;
 mod average;
 mod buckets;
@@ -33,6 +34,7 @@ mod under_way;
 mod updater;
 
 pub use adamw::AdamW;
+pub use after_step::AfterStep;
 pub use buckets::{Bucket, plan_buckets};
 pub use decay::{Decayed, WeightDecay};
 pub use distill::Teacher;

@@ -15,7 +15,7 @@ use super::state::{RuleState, StateError};
 use super::stopwatch::{Span, Stage, Stopwatch, total};
 use super::under_way::UnderWay;
 use super::updater::Updater;
-use super::{DistributedOptimizer, OptimError};
+use super::{AfterStep, DistributedOptimizer, OptimError};
 use crate::checkpoint::State;
 use crate::collective::{Collective, CollectiveError};
 use crate::data::rng::CounterRng;
@@ -52,8 +52,8 @@ pub struct StepOutcome {
     pub scale: f64,
     /// The update was skipped because gradients overflowed FP16.
     pub skipped: bool,
-    /// Some rank was asked to stop: all stop after this step, with equal state.
-    pub stop: bool,
+    /// What all ranks do after this step, with equal state: the most that any of them was asked to.
+    pub after: AfterStep,
     /// Where this rank's time went, without a gap.
     pub spans: Vec<Span>,
 }
@@ -229,14 +229,14 @@ impl Program {
     /// that were known. Ranges that the step itself has calibrated before its forward, all or none, stay. Only where libtorch or
     /// a device fails amid the update (it runs out of memory, say) is a part of it done.
     pub fn step(&mut self, microbatches: &[Microbatch]) -> Result<StepOutcome, OptimError> {
-        self.step_watched(microbatches, false, None)
+        self.step_watched(microbatches, AfterStep::GoOn, None)
     }
 
-    /// [`Self::step`]; `stop` asks all ranks to stop after it, and `watch` sees every node's value.
+    /// [`Self::step`]; `after` asks all ranks to stop after it, or to regroup, and `watch` sees every node's value.
     pub fn step_watched(
         &mut self,
         microbatches: &[Microbatch],
-        stop: bool,
+        after: AfterStep,
         watch: Option<&mut Watch>,
     ) -> Result<StepOutcome, OptimError> {
         let mut time = Stopwatch::start();
@@ -246,7 +246,7 @@ impl Program {
         let lr = self.schedule().at(self.global_step);
         let scale = self.updater.loss_scale.factor();
         let reduces = self.reducer.overlaps && !self.reducer.alone();
-        let under_way = self.accumulate(microbatches, phase, (stop, reduces), watch, &mut time)?;
+        let under_way = self.accumulate(microbatches, phase, (after, reduces), watch, &mut time)?;
         if !self.reducer.alone() {
             // What is waited for from here on is the others.
             if let Err(e) = self.collective().ready("all_reduce") {
@@ -282,7 +282,7 @@ impl Program {
             grad_norm: norm,
             scale,
             skipped: !norm.is_finite(),
-            stop: sums.stop > 0.0,
+            after: AfterStep::of_sum(sums.after),
             spans: Vec::new(),
         };
         if outcome.skipped {
@@ -314,8 +314,13 @@ impl Program {
         // A buffer of its own: what has left the other one in the step that failed may still be on its way.
         let own = self.gradients.another(&self.weights.layout, self.device())?;
         let shared = std::mem::replace(&mut self.gradients, own);
-        let watched =
-            self.accumulate(microbatches, phase, (false, false), Some(watch), &mut Stopwatch::start());
+        let watched = self.accumulate(
+            microbatches,
+            phase,
+            (AfterStep::GoOn, false),
+            Some(watch),
+            &mut Stopwatch::start(),
+        );
         self.gradients = shared;
         watched.map(drop)
     }
@@ -337,13 +342,13 @@ impl Program {
         }
     }
 
-    /// Gradients, statistics and loss of this rank's microbatches into the buffer that is reduced, and whether it is asked to
-    /// stop. With `reduces`, buckets leave while the last backward still runs; those are returned.
+    /// Gradients, statistics and loss of this rank's microbatches into the buffer that is reduced, and what it wants to be done
+    /// after the step. With `reduces`, buckets leave while the last backward still runs; those are returned.
     fn accumulate(
         &mut self,
         microbatches: &[Microbatch],
         phase: Phase,
-        (stop, reduces): (bool, bool),
+        (after, reduces): (AfterStep, bool),
         mut watch: Option<&mut Watch>,
         time: &mut Stopwatch,
     ) -> Result<Vec<UnderWay>, OptimError> {
@@ -397,7 +402,7 @@ impl Program {
             time.lap(Stage::Backward);
         }
         let _guard = tch::no_grad_guard();
-        self.gradients.put(stop)?;
+        self.gradients.put(after)?;
         time.lap(Stage::Backward);
         Ok(under_way)
     }

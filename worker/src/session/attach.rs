@@ -29,6 +29,17 @@ impl Session {
         self.shared.over(self.generation().number())
     }
 
+    /// Why a generation is over, where it is.
+    pub fn why_over(&self, generation: u64) -> Option<String> {
+        self.shared.over(generation)
+    }
+
+    /// Whether the ranks of the current generation are to leave it at a boundary between two steps, on which they agree: a worker
+    /// waits to be let in.
+    pub fn boundary_wanted(&self) -> bool {
+        self.shared.boundary_wanted()
+    }
+
     /// Whether the coordinator counts this worker in the current generation right now: asked before anything is done that
     /// others, who may have given this worker up, are not to be met with. A process that stood still learns of that no
     /// sooner than it asks. Where nobody answers, nobody says so; a job that ends with any of its workers has nobody to ask.
@@ -51,7 +62,7 @@ impl Session {
             return false;
         }
         match asked() {
-            Ok(HeartbeatReply { abort, regroup }) => {
+            Ok(HeartbeatReply { abort, regroup, .. }) => {
                 let is = abort.is_none() && regroup.is_none();
                 abort.into_iter().for_each(|abort| self.shared.aborted(abort));
                 regroup.into_iter().for_each(|told| self.shared.regroup(told));
@@ -70,7 +81,8 @@ impl Session {
     }
 
     /// Comes to the next generation, since this one is over (`why`), and waits until it is formed of all who are left, or
-    /// until the job ends. `standing` says how far this worker is; none where it has not begun.
+    /// until the job ends. `standing` says how far this worker is; none where it has not begun. One that
+    /// [joins](Generation::joins) a running job does so as well, once it is ready, and without a standing.
     ///
     /// # Errors
     /// When the job has ended, when it goes on without this worker, or when the coordinator is lost.
@@ -97,6 +109,10 @@ impl Session {
         loop {
             if let Some(end) = ended() {
                 return Err(end);
+            }
+            // Nobody else would notice: those who run have no part in it.
+            if before.joins() && (self.interrupted)() {
+                return Err(SessionError::Interrupted("the others to let it in"));
             }
             let deadline = Instant::now() + SLICE + self.rhythm.timeout * 2;
             let call = self.connection.calling("attach", deadline, async |mut client| {

@@ -29,6 +29,8 @@ pub(super) struct Shared {
     current: Mutex<Arc<Generation>>,
     /// All generations before this one are over, and why the last of them is.
     over: Mutex<Regroup>,
+    /// The generation that is to be left at a boundary between two steps; 0: none.
+    boundary: AtomicU64,
     end: Mutex<Option<AbortReason>>,
     ended: Condvar,
 }
@@ -44,6 +46,7 @@ impl Shared {
             token: Abort::new(),
             current: Mutex::new(Arc::new(Generation::none(generation))),
             over: Mutex::default(),
+            boundary: AtomicU64::new(0),
             end: Mutex::new(None),
             ended: Condvar::new(),
         })
@@ -86,10 +89,16 @@ impl Shared {
             *over = told.clone();
         }
         let current = self.current();
-        if current.number() < told.generation {
+        // Who is alone waits for the next one, whichever that is.
+        if current.number() < told.generation && !current.joins() {
             tracing::warn!("generation {} is over: {}", current.number(), told.why);
             current.abort().trip();
         }
+    }
+
+    /// Whether the ranks of the current generation are to leave it at a boundary between two steps.
+    pub(super) fn boundary_wanted(&self) -> bool {
+        self.boundary.load(Ordering::SeqCst) == self.current().number()
     }
 
     pub(super) fn abort(&self) -> Option<AbortReason> {
@@ -176,7 +185,7 @@ async fn heartbeats(
             (shared.step.load(Ordering::Relaxed), shared.collectives.load(Ordering::Relaxed));
         let current = shared.current();
         let header = Header { generation: current.number(), ..header.clone() };
-        let connected = current.is_connected();
+        let (number, connected) = (current.number(), current.is_connected());
         let request = HeartbeatRequest { header: Some(header), step, collectives, connected };
         // Time in which this process did not run at all (stopped, swapped out) is not the coordinator's silence.
         let held_up = looked.elapsed().saturating_sub(rhythm.timeout + rhythm.interval);
@@ -185,11 +194,14 @@ async fn heartbeats(
         let why = match tokio::time::timeout(rhythm.timeout, client.heartbeat(request)).await {
             Ok(Ok(reply)) => {
                 answered = Instant::now();
-                let HeartbeatReply { abort, regroup } = reply.into_inner();
+                let HeartbeatReply { abort, regroup, boundary_wanted } = reply.into_inner();
                 if let Some(abort) = abort {
                     return shared.aborted(abort);
                 }
                 regroup.into_iter().for_each(|told| shared.regroup(told));
+                if boundary_wanted {
+                    shared.boundary.store(number, Ordering::SeqCst);
+                }
                 continue;
             }
             Ok(Err(status)) if is_transient(&status) => words(&status),

@@ -59,7 +59,7 @@ pub(super) fn connect(options: SessionOptions) -> Result<Session, SessionError> 
     let interrupted = Arc::clone(&options.interrupted);
     let own = generation::Own::of(&options);
     let mut session = Session { connection, shared, plan, rhythm, tasks, own, reported, interrupted };
-    let (plan, formed) = match wait_for_plan(&session, &options) {
+    let (plan, formed, joins) = match wait_for_plan(&session, &options) {
         Ok(done) => done,
         Err(e) => {
             // Another worker may take this place; or the job, if it has just begun, ends.
@@ -82,9 +82,18 @@ pub(super) fn connect(options: SessionOptions) -> Result<Session, SessionError> 
         let why = format!("it is of generation {}, not {}", formed.number, registered.generation);
         return Err(SessionError::Plan(why));
     }
-    tracing::info!(rank = formed.rank, generation = formed.number, "{}", plan::summary(&plan));
+    let generation = match joins {
+        true => {
+            tracing::info!(generation = formed.number, "comes to a running job: {}", plan::summary(&plan));
+            Generation::joining(formed)
+        }
+        false => {
+            tracing::info!(rank = formed.rank, generation = formed.number, "{}", plan::summary(&plan));
+            Generation::new(formed)
+        }
+    };
     session.plan = plan;
-    session.shared.begin(Generation::new(formed));
+    session.shared.begin(generation);
     Ok(session)
 }
 
@@ -112,7 +121,7 @@ pub(super) fn trust(
 fn wait_for_plan(
     session: &Session,
     options: &SessionOptions,
-) -> Result<(BuildPlan, v1::Generation), SessionError> {
+) -> Result<(BuildPlan, v1::Generation, bool), SessionError> {
     let start = Instant::now();
     let mut said = start;
     let c = &session.connection;
@@ -140,7 +149,7 @@ fn wait_for_plan(
             _ => e,
         })?;
         if let (Some(plan), Some(formed)) = (reply.plan, reply.generation) {
-            return Ok((plan, formed));
+            return Ok((plan, formed, reply.joins));
         }
         if start.elapsed() >= options.plan_timeout {
             return Err(SessionError::NoPlan { waited: start.elapsed(), waiting_for: reply.waiting_for });

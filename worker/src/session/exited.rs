@@ -46,6 +46,12 @@ pub fn exited(who: &Exited) -> Result<bool, SessionError> {
     Ok(ask(&who.coordinator, told)?.goes_on)
 }
 
+/// Steps that the furthest worker of a job has done.
+pub fn furthest(coordinator: &str) -> Result<u64, SessionError> {
+    let status = ask(coordinator, async |mut client: Client| client.status(StatusRequest {}).await)?;
+    Ok(status.members.iter().map(|m| m.step).max().unwrap_or_default())
+}
+
 /// Whether the job goes on when it loses some of its workers, which its coordinator knows from the start. None where who answers
 /// has a job that is over, as one before this may, or is of another version.
 pub fn survives(coordinator: &str) -> Result<Option<bool>, SessionError> {

@@ -13,11 +13,17 @@ pub struct Generation {
     /// Trips once it is over, or the job is.
     abort: Abort,
     connected: AtomicBool,
+    joins: bool,
 }
 
 impl Generation {
     pub(crate) fn new(formed: v1::Generation) -> Self {
-        Self { formed, abort: Abort::new(), connected: AtomicBool::new(false) }
+        Self { formed, abort: Abort::new(), connected: AtomicBool::new(false), joins: false }
+    }
+
+    /// The place of a worker that comes to a running job, alone, until it is let in.
+    pub(super) fn joining(formed: v1::Generation) -> Self {
+        Self { joins: true, ..Self::new(formed) }
     }
 
     /// Before there is one: that of the registration.
@@ -53,6 +59,17 @@ impl Generation {
     /// The rank whose state all others take on; none where all begin.
     pub fn source(&self) -> Option<u32> {
         self.formed.source
+    }
+
+    /// Whether this worker has come to a running job and is in none of its generations yet: it is alone here, and attaches once it
+    /// is ready.
+    pub fn joins(&self) -> bool {
+        self.joins
+    }
+
+    /// The workers that came to the running job for this generation, and have no state yet.
+    pub fn joined(&self) -> impl Iterator<Item = &Placement> {
+        self.formed.joined.iter().filter_map(|rank| self.formed.roster.get(*rank as usize))
     }
 
     /// Trips once this generation is over, or the job is.

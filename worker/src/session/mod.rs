@@ -23,7 +23,7 @@ mod store;
 mod tests;
 
 pub use error::SessionError;
-pub use exited::{Exited, exited, survives};
+pub use exited::{Exited, exited, furthest, survives};
 pub use generation::Generation;
 pub use give_up::{GivingUp, give_up};
 pub use octrain_coordinator::spec::spec as job_spec;

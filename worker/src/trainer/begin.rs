@@ -53,7 +53,7 @@ struct Told {
 }
 
 /// How a run begins.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Begin {
     /// The checkpoint it goes on from.
     pub source: Option<PathBuf>,

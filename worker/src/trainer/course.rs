@@ -4,7 +4,7 @@
 use super::job::Job;
 use super::progress::{Boundary, How, Saving};
 use super::trace::Tracing;
-use super::{EpochEnd, EvalResult, Run, TrainError};
+use super::{EpochEnd, EvalResult, Run, TrainError, join};
 use crate::checkpoint::{OwnedFolder, Position};
 use crate::config::{RunConfig, RunScope};
 use crate::launcher::watchdog::{Phase, doing};
@@ -68,6 +68,12 @@ fn attempt<'a>(
     job: &'a Job,
     address: &'a str,
 ) -> Result<Outcome, TrainError> {
+    if run.is_none() && join::comes_to_others(&session.generation()) {
+        *run = Some(Run::new(config, session, job, address)?);
+        if !join::let_in(run, session)? {
+            return Ok(join::not_needed());
+        }
+    }
     let run = match run {
         Some(run) => {
             run.rejoin()?;

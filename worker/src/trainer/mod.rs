@@ -10,6 +10,7 @@ mod eval;
 mod first;
 mod group;
 mod job;
+mod join;
 mod overlap;
 mod patience;
 mod progress;
@@ -20,6 +21,7 @@ mod resume;
 mod setup;
 mod source;
 mod survive;
+mod task;
 mod trace;
 mod update;
 
@@ -32,6 +34,7 @@ pub use job::{Job, model_facts, purpose};
 pub use resume::same_task;
 pub use setup::Run;
 
+use crate::checkpoint::Position;
 use crate::config::RunScope;
 use crate::data::{Batch, EvalLoader, Uploading};
 use crate::exec::{Evaluator, ExecError, Mode};
@@ -39,7 +42,7 @@ use crate::launcher::signals;
 use crate::launcher::watchdog::{self, Phase, doing};
 use crate::metrics::{ClassMetrics, EvalMetrics, Happening, StepMetrics};
 use crate::native;
-use crate::optim::{Microbatch, OptimError, Stage, StepOutcome};
+use crate::optim::{AfterStep, Microbatch, OptimError, Stage, StepOutcome};
 use crate::session::StepReport;
 use first::{NonFinite, first, of_all_ranks};
 use progress::{How, Saving};
@@ -86,10 +89,12 @@ impl Run<'_> {
                 tracing.step(self.progress.position.global_step, begun, &outcome.spans);
             }
             self.after_step(&outcome, data_time, begun.elapsed())?;
-            if outcome.stop {
+            if outcome.after == AfterStep::Stop {
                 end = EpochEnd::Interrupted;
             } else if self.step_limit() {
                 end = EpochEnd::StepLimit;
+            } else if outcome.after == AfterStep::Regroup && !self.was_last_step() {
+                return Err(self.part_at_boundary());
             }
         }
         self.reporter.epoch_end();
@@ -118,6 +123,12 @@ impl Run<'_> {
         self.progress.position.step_in_epoch + 1 >= self.steps_per_epoch
             || (run.max_steps > 0 && done >= run.max_steps)
             || (run.benchmark && timed >= run.benchmark_steps)
+    }
+
+    /// Whether the step that was done last was the last one of all epochs.
+    fn was_last_step(&self) -> bool {
+        let Position { epoch, step_in_epoch, .. } = self.progress.position;
+        step_in_epoch >= self.steps_per_epoch && epoch + 1 >= self.task.config.run.epochs
     }
 
     /// The next microbatches of this rank, on their way to its device.
@@ -151,8 +162,12 @@ impl Run<'_> {
     fn step(&mut self, batches: &[Batch]) -> Result<StepOutcome, TrainError> {
         let microbatches: Vec<Microbatch> =
             batches.iter().map(|b| Microbatch { images: &b.images, labels: &b.labels }).collect();
-        let stop = signals::requested();
-        let outcome = self.program.step_watched(&microbatches, stop, None);
+        let after = match () {
+            () if signals::requested() => AfterStep::Stop,
+            () if self.task.session.boundary_wanted() => AfterStep::Regroup,
+            () => AfterStep::GoOn,
+        };
+        let outcome = self.program.step_watched(&microbatches, after, None);
         if !self.task.config.run.checks {
             return Ok(outcome?);
         }

@@ -83,6 +83,12 @@ impl Run<'_> {
         Ok(true)
     }
 
+    /// Whether the recipe has a teacher, which is not there yet.
+    pub(super) fn needs_teacher(&self) -> bool {
+        let recipe = self.program.strategy().qat.as_ref();
+        recipe.is_some_and(|q| q.distillation.is_some()) && !self.program.follows()
+    }
+
     /// Loads the network whose logits training follows besides the labels: a checkpoint's own, or, where there are weights
     /// alone, the one that is trained.
     pub(super) fn learn_from_teacher(&mut self) -> Result<(), TrainError> {

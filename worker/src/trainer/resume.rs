@@ -30,6 +30,11 @@ pub(super) struct Start {
 }
 
 impl Start {
+    /// Nowhere yet: all of it comes from the others.
+    pub fn of_others() -> Self {
+        Self { from: None, ..Self::anew(StartedFrom::Seed(0), String::new()) }
+    }
+
     /// At the first step.
     fn anew(from: StartedFrom, message: String) -> Self {
         let position = Position::default();

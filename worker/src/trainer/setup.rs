@@ -1,19 +1,20 @@
 //! From a plan to a run: device, collective, optimizer, weights, loader.
 
 use super::best::Best;
-use super::group::{collective, device, sharding, sharing};
+use super::group::{collective, device, sharing};
 use super::job::Job;
 use super::overlap::{OVERLAP, overlap};
 use super::patience::{PATIENCE, patience};
 use super::progress::Progress;
 use super::remainder::remainder;
+use super::task::{Task, data_config};
 use super::trace::Tracing;
 use super::update::{rule, schedule};
-use super::{EvalResult, Outcome, TrainError, begin, resume};
+use super::{EvalResult, Outcome, TrainError, begin, join, resume};
 use crate::checkpoint::{Estate, OwnedFolder, RunIdentity, StartedFrom};
-use crate::collective::Calls;
-use crate::config::{DataSettings, RunConfig, RunScope};
-use crate::data::{DataConfig, Dataset, Geometry, TrainLoader, Uploading};
+use crate::collective::{Calls, Local};
+use crate::config::{RunConfig, RunScope};
+use crate::data::{TrainLoader, Uploading};
 use crate::graph::NetworkFacts;
 use crate::metrics::{Reporter, StepMetrics, median, say};
 use crate::native;
@@ -21,36 +22,10 @@ use crate::native::devices;
 use crate::optim::loss_scale::LossScale;
 use crate::optim::{CrossEntropy, DistributedOptimizer, Program};
 use crate::passes::{self, Decision};
-use crate::session::{BuildPlan, Fp32Math, Generation, LossScalingMode, Session};
+use crate::session::{BuildPlan, Fp32Math, LossScalingMode, Session};
 use crate::strategy::{Averaging, Strategy};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tch::Device;
-
-/// What does not change while a run lasts.
-pub(super) struct Task<'a> {
-    pub config: &'a RunConfig,
-    pub session: &'a Session,
-    pub job: &'a Job,
-    /// How images are read, and which are this rank's in the current generation.
-    pub data: DataConfig,
-}
-
-impl Task<'_> {
-    /// A loader of this rank's part of the training set; none where no step is taken.
-    pub fn loader(&self) -> Result<Option<TrainLoader>, TrainError> {
-        let (config, data) = (self.config, &self.data);
-        // Who takes no step wants no whole batch: post-training quantization looks at what images there are.
-        let steps = |d: &Arc<Dataset>| config.run.epochs > 0 || d.len() >= data.sharding.global_batch();
-        let train = self.job.train.clone().filter(steps);
-        let loader = train.map(|d| TrainLoader::new(d, data.clone())).transpose()?;
-        let repeats = config.run.benchmark && config.data.image_root == "synthetic";
-        let loader = loader.map(|loader| if repeats { loader.repeating(RING) } else { loader });
-        let cpu = device(&self.session.generation()) == Device::Cpu;
-        Ok(loader.map(|loader| if cpu { loader } else { loader.raw() }))
-    }
-}
 
 /// Where its checkpoints go, and what they say of it.
 pub(super) struct Output {
@@ -95,12 +70,12 @@ pub struct Run<'a> {
     pub(super) generation: u64,
     /// When it left the last one, and why, until it has joined another.
     pub(super) left: Option<(Instant, String)>,
+    /// What it stands at is the run's, and not yet to be taken from others who run.
+    pub(super) has_state: bool,
 }
 
 /// Steps without a time at the start of a process, outside benchmarks: memory is still being allocated.
 const COLD: u64 = 2;
-/// Microbatches that a benchmark on synthetic images makes and uses again.
-const RING: usize = 2;
 
 /// What is trained, as the plan says. A plan whose passes are not those that follow from its recipe here is an error.
 fn strategy(plan: &BuildPlan, network: &NetworkFacts) -> Result<Strategy, TrainError> {
@@ -141,31 +116,13 @@ fn averaging(plan: &BuildPlan, warmup: u64) -> Option<Averaging> {
 }
 
 /// The seed that was decided.
-fn seed(plan: &BuildPlan) -> u64 {
+pub(super) fn seed(plan: &BuildPlan) -> u64 {
     plan.determinism.map_or(0, |d| d.seed)
 }
 
-/// What loaders of this rank need to know, of images with so many channels.
-fn data_config(
-    data: &DataSettings,
-    channels: usize,
-    plan: &BuildPlan,
-    generation: &Generation,
-) -> DataConfig {
-    let here = generation.mine().map(|p| p.host.as_str());
-    let local = generation.roster().iter().filter(|p| Some(p.host.as_str()) == here).count().max(1);
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    DataConfig {
-        geometry: Geometry::new(data, channels),
-        sharding: sharding(plan, generation),
-        seed: seed(plan),
-        threads: if data.data_threads > 0 { data.data_threads } else { (cores / local).max(1) },
-        max_corrupt: data.max_corrupt_images,
-    }
-}
-
 impl<'a> Run<'a> {
-    /// Sets everything up as the session's plan says; `address` is this host's, as the other ranks reach it.
+    /// Sets everything up as the session's plan says; `address` is this host's, as the other ranks reach it. A worker that comes to a
+    /// running job has its state from the others, once it meets them.
     pub fn new(
         config: &'a RunConfig,
         session: &'a Session,
@@ -197,9 +154,16 @@ impl<'a> Run<'a> {
         let (schedule, warmup) = schedule(&config.optimizer, plan.total_steps, steps_per_epoch);
         let averaging = averaging(plan, schedule.warmup_steps);
         let copies = 1 + rule.buffers().len() + usize::from(averaging.is_some());
-        let begin = begin::agree(config, session, job, copies)?;
+        let joins = join::comes_to_others(&generation);
+        let begin = match joins {
+            true => begin::Begin::default(),
+            false => begin::agree(config, session, job, copies)?,
+        };
         let calls = config.run.trace_file.as_ref().map(|_| Calls::default());
-        let collective = collective(session, address, patience, calls.clone())?;
+        let collective = match joins {
+            true => Box::new(Local),
+            false => collective(session, address, patience, calls.clone())?,
+        };
         let optimizer = DistributedOptimizer::new(rule, strategy, collective)
             .schedule(schedule)
             .sharing(sharing(plan))
@@ -211,7 +175,7 @@ impl<'a> Run<'a> {
             .purpose(plan.purpose())
             .seed(seed(plan))
             .zero_gamma(config.model.zero_gamma);
-        let dump = config.run.checks && generation.rank() == 0;
+        let dump = config.run.checks && generation.rank() == 0 && !joins;
         if dump {
             say!("graph as built:\n{}", job.graph);
         }
@@ -220,21 +184,18 @@ impl<'a> Run<'a> {
                 say!("graph after {} ({}):\n{graph}", pass.name(), pass.what());
             }
         })?;
-        let start = resume::start(
-            config,
-            job,
-            begin.source.as_deref(),
-            &mut program,
-            steps_per_epoch,
-            task.data.sharding.global_batch(),
-        )?;
+        let (source, batch) = (begin.source.as_deref(), task.data.sharding.global_batch());
+        let start = match joins {
+            true => resume::Start::of_others(),
+            false => resume::start(config, job, source, &mut program, steps_per_epoch, batch)?,
+        };
         program.global_step = start.position.global_step;
-        let reporter = Reporter::new(
-            generation.rank(),
-            config.run.report_file.as_deref(),
-            start.resumed,
-            config.run.print_interval,
-        )?;
+        let (file, every) = (config.run.report_file.as_deref(), config.run.print_interval);
+        let reporter = match joins {
+            true => Reporter::silent(every),
+            false => Reporter::new(generation.rank(), file, start.resumed, every)?,
+        };
+        let ranks = if joins { (usize::MAX, ranks.1) } else { ranks };
         let begin_trace = |(path, calls): (&PathBuf, Calls)| Tracing::begin(path, calls, ranks);
         Ok(Self {
             tracing: config.run.trace_file.as_ref().zip(calls).map(begin_trace).transpose()?,
@@ -255,11 +216,13 @@ impl<'a> Run<'a> {
             reporter,
             times: vec![],
             timed: vec![],
-            beginning: Some((start.message, warmup)),
+            beginning: (!joins).then_some((start.message, warmup)),
             address,
             patience,
-            generation: generation.number(),
+            // None, where it has yet to meet the others.
+            generation: if joins { 0 } else { generation.number() },
             left: None,
+            has_state: !joins,
         })
     }
 
@@ -278,10 +241,7 @@ impl<'a> Run<'a> {
         if config.run.run_scope != RunScope::EvalOnly {
             self.calibrate()?;
         }
-        if self.program.strategy().qat.as_ref().is_some_and(|q| q.distillation.is_some())
-            && config.run.run_scope != RunScope::EvalOnly
-            && !self.program.follows()
-        {
+        if config.run.run_scope != RunScope::EvalOnly && self.needs_teacher() {
             self.learn_from_teacher()?;
         }
         self.program.ensure_equal_ranks()?;
@@ -333,10 +293,13 @@ impl<'a> Run<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::{Determinism, LossScaling, Placement, QatRecipe, WorkerFacts, job_spec, machine};
+    use crate::session::{
+        Determinism, Generation, LossScaling, Placement, QatRecipe, WorkerFacts, job_spec, machine,
+    };
     use crate::strategy::{Amp, Layout, Observer, ReduceType, Target};
     use crate::trainer::purpose;
     use octrain_coordinator::{plan, strategy::JobFacts};
+    use tch::Device;
 
     fn config() -> RunConfig {
         RunConfig::default().with(|c| {

@@ -5,17 +5,22 @@
 //! best and the last evaluation (the run's). Dropped: connections, sharding, loaders, sums of a step under way.
 
 use super::best::Best;
-use super::group::{collective, sharding};
+use super::group::collective;
+use super::job::Job;
 use super::progress::Progress;
+use super::task::data_config;
 use super::{EvalResult, Run, TrainError};
-use crate::checkpoint::{Estate, OwnedFolder};
+use crate::checkpoint::{Estate, OwnedFolder, RunIdentity, StartedFrom};
 use crate::collective::{Local, ReduceOp, StoreError};
+use crate::data::Dataset;
 use crate::launcher::logging;
 use crate::metrics::{Regrouped, Reporter};
 use crate::optim::Place;
 use crate::session::machine::host_name;
-use crate::session::{Generation, Session, Standing};
+use crate::session::{Generation, Placement, Session, Standing};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::sync::Arc;
 use std::time::Instant;
 use tch::Tensor;
 
@@ -31,6 +36,25 @@ struct State {
     eval: Option<[u64; 5]>,
     estate: Estate,
     program: Place,
+    /// What the checkpoints of a worker that comes to the running job say, besides its own settings.
+    run: Option<RunIdentity>,
+    started_from: Option<StartedFrom>,
+    /// What its images are to agree with: [`image_set`].
+    images: String,
+}
+
+/// What ranks must agree on of the images, which nobody looks at together: the classes in their order, and how many there are of
+/// each split.
+fn image_set(job: &Job) -> String {
+    let len = |split: &Option<Arc<Dataset>>| split.as_ref().map_or(0, |d| d.len());
+    let mut hash = Sha256::new().chain_update(format!("{} {}", len(&job.train), len(&job.val)));
+    job.classes().iter().for_each(|name| hash.update(format!("/{name}")));
+    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// A place and its rank, for people.
+fn named(p: &Placement) -> String {
+    format!("host {} local {} (rank {})", p.host, p.local_index, p.rank)
 }
 
 /// Leaves a generation that is over, for the reason that `e` gives, and comes to the next one; false where there is none. A
@@ -42,7 +66,7 @@ pub(super) fn next(run: &mut Option<Run>, session: &Session, e: &TrainError) -> 
     if let Some(run) = run {
         run.drop_generation();
     }
-    let standing = run.as_ref().map(Run::standing);
+    let standing = run.as_ref().filter(|run| run.has_state).map(Run::standing);
     let old = session.generation().number();
     match session.attach(&why, standing) {
         Ok(generation) => {
@@ -95,10 +119,17 @@ impl Run<'_> {
         let calls = self.tracing.as_ref().map(super::trace::Tracing::calls);
         let collective = collective(session, self.address, self.patience, calls)?;
         self.program.regroup(collective);
-        self.task.data.sharding = sharding(session.plan(), &generation);
+        let config = self.task.config;
+        let channels = config.model.image_shape[0];
+        self.task.data = data_config(&config.data, channels, session.plan(), &generation);
         let connected = Instant::now();
-        let sent = self.share(&generation)?;
         let rank = generation.rank();
+        // All meet before the one that is the first now takes what another, who lives, may have had.
+        if rank > 0 {
+            self.output.folder = None;
+            self.reporter = Reporter::silent(config.run.print_interval);
+        }
+        let sent = self.share(&generation)?;
         self.take_output(rank)?;
         if let Some(tracing) = &mut self.tracing {
             tracing.regroup(generation.world_size() as usize);
@@ -110,6 +141,7 @@ impl Run<'_> {
                 generation: generation.number(),
                 world: generation.world_size(),
                 why,
+                joined: generation.joined().map(named).collect(),
                 step: self.progress.position.global_step,
                 sent,
                 seconds: [
@@ -132,7 +164,7 @@ impl Run<'_> {
             let text = serde_json::to_vec(&self.state()).map_err(|e| TrainError::Config(e.to_string()))?;
             store.set(KEY, &text)?;
         }
-        let saved = self.progress.saved_here();
+        let saved = self.has_state.then(|| self.progress.saved_here());
         let sent = if generation.rank() == source {
             self.program.follow_rank(source as usize, self.program.place())?
         } else {
@@ -142,13 +174,19 @@ impl Run<'_> {
                     "the state of rank {source} cannot be read: {e}"
                 )))
             })?;
+            if state.images != image_set(self.task.job) {
+                return Err(TrainError::Config(format!(
+                    "the images of this host are not those of rank {source}, whose state it is to take on: they have other classes, or are not as many (--image-root)"
+                )));
+            }
             // The tensors first: until they are there, this rank stands where it stood.
             let sent = self.program.follow_rank(source as usize, state.program)?;
             self.take(&state);
+            self.has_state = true;
             sent
         };
         // Who writes knows best what is saved; the others were promised it.
-        let mine = f64::from(u8::from(self.progress.is_met_by(saved)));
+        let mine = f64::from(u8::from(saved.is_some_and(|saved| self.progress.is_met_by(saved))));
         let any = Tensor::f_from_slice(&[mine])?.f_to_device(self.program.device())?;
         self.program.collective().all_reduce(&any, ReduceOp::Max)?;
         self.progress.settle(any.f_double_value(&[0])? > 0.0);
@@ -163,6 +201,9 @@ impl Run<'_> {
             eval: self.eval.map(|_| [top1.to_bits(), top5.to_bits(), loss.to_bits(), images, corrupt]),
             estate: self.output.estate.clone(),
             program: self.program.place(),
+            run: self.output.run.clone(),
+            started_from: self.output.started_from.clone(),
+            images: image_set(self.task.job),
         }
     }
 
@@ -170,6 +211,8 @@ impl Run<'_> {
         self.progress = state.progress.clone();
         self.output.best = Best::of_bits(state.best);
         self.output.estate = state.estate.clone();
+        self.output.run = state.run.clone();
+        self.output.started_from = state.started_from.clone();
         self.eval = state.eval.map(|[top1, top5, loss, images, corrupt]| EvalResult {
             top1: f64::from_bits(top1),
             top5: f64::from_bits(top5),
@@ -182,7 +225,6 @@ impl Run<'_> {
     /// The rank that speaks and writes is the first one; it may be another than before.
     fn take_output(&mut self, rank: u32) -> Result<(), TrainError> {
         if rank > 0 {
-            self.output.folder = None;
             return Ok(());
         }
         let config = self.task.config;

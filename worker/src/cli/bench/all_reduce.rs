@@ -4,7 +4,7 @@ use super::super::worker::Work;
 use super::super::{Exit, local};
 use super::measured::{Measured, entries, report, steps};
 use crate::config::{RunConfig, RunScope};
-use crate::launcher::EXIT_OK;
+use crate::launcher::{EXIT_OK, Restarts};
 use crate::metrics::table;
 use crate::strategy::DeviceChoice;
 use crate::trainer::{AllReduce, Job, sent_bytes};
@@ -109,7 +109,7 @@ pub fn main(args: &BenchAllReduceArgs) -> Result<u8> {
     let file = folder.path().join("times.jsonl");
     let config = job(args, each).with(|c| c.run.report_file = Some(file.clone()));
     let job = Job::open(&config).map_err(Exit::of_run)?;
-    let code = local::run_opened(&config, "127.0.0.1:0", job, &Work::AllReduce(wanted))?;
+    let code = local::run_opened(&config, "127.0.0.1:0", job, &Work::AllReduce(wanted), Restarts::new(0))?;
     if code != EXIT_OK {
         return Ok(code);
     }

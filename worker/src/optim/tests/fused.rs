@@ -50,7 +50,7 @@ fn one_step(qat: Option<Qat>, watched: bool) -> (f64, Vec<(String, Tensor)>) {
     let ranges = program.weights.ranges.copy();
     let microbatch = Microbatch { images: &images, labels: &labels };
     let outcome = match watched {
-        true => program.step_watched(&[microbatch], false, Some(&mut |_, _| {})),
+        true => program.step_watched(&[microbatch], AfterStep::GoOn, Some(&mut |_, _| {})),
         false => program.step(&[microbatch]),
     };
     let names = program.weights.layout.trainable.iter().map(|slot| slot.name.clone());
