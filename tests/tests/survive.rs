@@ -146,8 +146,6 @@ fn replaced(rest: &[&str], file: &Path, output: &Path) -> String {
     let workers = run.workers();
     let killed = Instant::now();
     kill(&mut run, "step", workers[0], 2);
-    let ready = run.wait_for("is ready to join");
-    assert!(ready.contains("local index 0"), "{ready}");
     run.wait_for("generation 3: 4 workers");
     println!("replaced after {:.2} s", killed.elapsed().as_secs_f64());
     let (code, told) = run.end();

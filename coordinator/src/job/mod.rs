@@ -19,7 +19,7 @@
 //! collective waits a moment for its root cause. What holds for the run (the plan, its hash, the number of
 //! microbatches) is made once; a generation is its number, who is in it in which rank, and whose state all take on.
 //!
-//! A worker may come to a job that goes on ([`join`]): it has the plan, makes itself ready, and says so; the ranks are told that a
+//! A worker may come to a job that goes on (`join.rs`): it has the plan, makes itself ready, and says so; the ranks are told that a
 //! boundary is wanted, and leave their generation between two steps; it is a member of the next one. One that is ready while a
 //! generation is being formed is a part of that.
 //!

@@ -81,9 +81,9 @@ fn a_worker_that_died_is_replaced_as_often_as_may_be_and_nobody_waits_for_one_th
     // Again and again, and then no more.
     let (replaced, exits) = run("kill -9 $$", "kill -9 $$", 2);
     assert_eq!((replaced, exits.len()), (vec![1, 1], 4));
-    assert_eq!(run("kill -9 $$", "true", 0).0, []);
+    assert!(run("kill -9 $$", "true", 0).0.is_empty());
     // Another one would end the same way.
-    assert_eq!(run("exit 2", "true", 3).0, []);
+    assert!(run("exit 2", "true", 3).0.is_empty());
     let (begun, (_, exits)) = (Instant::now(), run("kill -9 $$", "exec sleep 60", 1));
     assert!(begun.elapsed() < Duration::from_secs(10) && exits.len() == 3, "{exits:?}");
 }

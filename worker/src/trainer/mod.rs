@@ -162,10 +162,12 @@ impl Run<'_> {
     fn step(&mut self, batches: &[Batch]) -> Result<StepOutcome, TrainError> {
         let microbatches: Vec<Microbatch> =
             batches.iter().map(|b| Microbatch { images: &b.images, labels: &b.labels }).collect();
-        let after = match () {
-            () if signals::requested() => AfterStep::Stop,
-            () if self.task.session.boundary_wanted() => AfterStep::Regroup,
-            () => AfterStep::GoOn,
+        let after = if signals::requested() {
+            AfterStep::Stop
+        } else if self.task.session.boundary_wanted() {
+            AfterStep::Regroup
+        } else {
+            AfterStep::GoOn
         };
         let outcome = self.program.step_watched(&microbatches, after, None);
         if !self.task.config.run.checks {

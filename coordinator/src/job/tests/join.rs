@@ -37,8 +37,8 @@ fn three_of_four() -> (World, Vec<Header>) {
     for i in [0, 2, 3] {
         w.event(attach(&h[i], at(7, 0), Wait::First));
     }
-    let h: Vec<Header> = [0, 2, 3].map(|i: usize| Header { generation: 2, ..h[i].clone() }).into();
     assert_eq!(formed(&mut w, &h[0]).roster.len(), 3);
+    let h: Vec<Header> = [0, 2, 3].map(|i: usize| Header { generation: 2, ..h[i].clone() }).into();
     (w, h)
 }
 
