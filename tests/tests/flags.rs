@@ -52,6 +52,7 @@ const MOD: &str = "worker/src/trainer/mod.rs";
 const SETUP: &str = "worker/src/trainer/setup.rs";
 const COURSE: &str = "worker/src/trainer/course.rs";
 const GROUP: &str = "worker/src/trainer/group.rs";
+const TASK: &str = "worker/src/trainer/task.rs";
 const UPDATE: &str = "worker/src/trainer/update.rs";
 const BEGIN: &str = "worker/src/trainer/begin.rs";
 const RESUME: &str = "worker/src/trainer/resume.rs";
@@ -117,8 +118,8 @@ const ROWS: &[Row] = &[
     ("normalize-scale", By::Run, (AUGMENT, "factor: data.normalize_scale"), None),
     ("normalize-mean", By::Run, (AUGMENT, "mean: data.normalize_mean"), None),
     ("normalize-std", By::Run, (AUGMENT, "std: data.normalize_std"), None),
-    ("data-threads", By::Host, (SETUP, "data.data_threads > 0"), None),
-    ("max-corrupt-images", By::Run, (SETUP, "max_corrupt: data.max_corrupt_images"), None),
+    ("data-threads", By::Host, (TASK, "data.data_threads > 0"), None),
+    ("max-corrupt-images", By::Run, (TASK, "max_corrupt: data.max_corrupt_images"), None),
     ("allow-missing-classes", By::Run, (WANTED, "allow_missing_classes: data.allow_missing_classes"), None),
     (
         "synthetic-images",
@@ -224,7 +225,7 @@ const ROWS: &[Row] = &[
         ("worker/core/src/strategy/qat.rs", "self.bn_images"),
         None,
     ),
-    ("qat-distill", planned("false", "distillation"), (SETUP, "q.distillation.is_some()"), None),
+    ("qat-distill", planned("false", "distillation"), (QUANTIZATION, "q.distillation.is_some()"), None),
     ("qat-teacher", By::Run, (QUANTIZATION, "qat.qat_teacher.as_ref()"), None),
     (
         "qat-distill-weight",

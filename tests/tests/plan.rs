@@ -39,7 +39,7 @@ const OBEYED: &[(&str, &str, &str, &str)] = &[
     ("Averaging", "decay", "trainer/setup.rs", "decay: a.decay"),
     ("Averaging", "every", "trainer/setup.rs", "every: a.every"),
     ("Generation", "number", "session/connect.rs", "formed.number != registered.generation"),
-    ("Generation", "roster", "trainer/setup.rs", "generation.roster().iter()"),
+    ("Generation", "roster", "trainer/task.rs", "generation.roster().iter()"),
     ("Generation", "rank", "trainer/group.rs", "generation.rank() as usize"),
     ("Generation", "source", "trainer/survive.rs", "generation.source()"),
     ("Generation", "plan_sha256", "session/generation.rs", "formed.plan_sha256 != plan.sha256"),
