@@ -2,6 +2,7 @@
 
 use crate::graph::{Graph, GraphError};
 use crate::passes;
+use crate::quant::placement;
 use crate::strategy::{Purpose, Strategy};
 
 /// A node that computes with quantized inputs: what `--qat-skip` can leave in floating point.
@@ -46,11 +47,13 @@ impl Placement {
 
 /// The layers of a graph that has gone through its passes, in its order.
 pub fn layers(graph: &Graph) -> Vec<Layer> {
+    let plain = passes::strip_quantizers(graph);
+    let quantizable = placement::quantizable(&plain);
     let mut out = Vec::new();
     for (id, node) in graph.iter() {
         let weight = match node.op.layer() {
             Some(layer) if layer.quantized() => Some(layer.weight.clone()),
-            None if node.op.can_be_skipped(node.inputs.len()) => None,
+            None if plain.find(&node.name).is_some_and(|id| quantizable[id.0]) => None,
             _ => continue,
         };
         let mut quantizers: Vec<String> =

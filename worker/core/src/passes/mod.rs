@@ -24,7 +24,7 @@ pub fn run(graph: Graph, strategy: &Strategy, purpose: Purpose) -> Result<Graph,
 }
 
 /// The graph without its activation quantizers: what placement rules look at.
-fn strip_quantizers(graph: &Graph) -> Graph {
+pub fn strip_quantizers(graph: &Graph) -> Graph {
     let mut new_id = Vec::with_capacity(graph.nodes.len());
     let mut nodes = Vec::new();
     for node in &graph.nodes {

@@ -255,6 +255,24 @@ fn a_mean_behind_a_layer_in_floating_point_reads_its_numbers() {
     rule("mean-behind-float-layer", &head(b, x), &[]);
 }
 
+#[test]
+fn what_reads_a_layer_in_floating_point_has_no_pair_before_it() {
+    let graph = || {
+        let (mut b, x) = Builder::new("FloatLayer", [3, 8, 8]);
+        let x = conv_bn_relu(&mut b, "stem", x, 4);
+        let weight = b.param("factors.weight", &[4], ParamKind::Gamma);
+        let x = b.push("factors", Op::custom(Factors(Layer::new(weight, None))), &[x]).unwrap();
+        let x = b.push("gelu", Op::Gelu, &[x]).unwrap();
+        head(b, x)
+    };
+    for target in TARGETS {
+        let made = quantized(graph(), target, &[]).unwrap();
+        let active: Vec<&str> =
+            made.quantizers().filter(|(_, q)| q.active).map(|(_, q)| q.name.as_str()).collect();
+        assert!(!active.contains(&"factors") && active.contains(&"input"), "{target}: {active:?}");
+    }
+}
+
 /// What no target quantizes is not left out of quantization: the pair before it is that of the convolution.
 #[test]
 fn a_skipped_batch_norm_that_stands_apart_is_refused_and_within_a_pattern_changes_nothing() {

@@ -37,10 +37,14 @@ pub fn matches(pattern: &str, name: &str) -> bool {
 /// target quantizes is never left out: a pair before it is there for what makes the value it reads.
 pub fn skipped(graph: &Graph, patterns: &[String]) -> Result<Vec<bool>, GraphError> {
     let mut skip = vec![false; graph.nodes.len()];
+    if patterns.is_empty() {
+        return Ok(skip);
+    }
+    let quantizable = quantizable(graph);
     for pattern in patterns {
         let matching = || graph.iter().filter(|(_, n)| matches(pattern, &n.name));
         let mut hit = false;
-        for (id, _) in matching().filter(|(_, n)| n.op.can_be_skipped(n.inputs.len())) {
+        for (id, _) in matching().filter(|(id, _)| quantizable[id.0]) {
             skip[id.0] = true;
             hit = true;
         }
@@ -56,6 +60,18 @@ pub fn skipped(graph: &Graph, patterns: &[String]) -> Result<Vec<bool>, GraphErr
         }
     }
     Ok(skip)
+}
+
+/// Nodes of a graph without quantizers that some target computes from quantized inputs, or that no rule speaks of: what
+/// `--qat-skip` can leave in floating point.
+pub fn quantizable(graph: &Graph) -> Vec<bool> {
+    let mut out = vec![false; graph.nodes.len()];
+    for &target in Target::ALL {
+        for ((id, node), site) in graph.iter().zip(sites(graph, target)) {
+            out[id.0] |= node.op.facts().quantized_inputs(target, &site).is_none_or(|slots| !slots.is_empty());
+        }
+    }
+    out
 }
 
 /// Why a node cannot be left out of quantization: it is not quantized.
@@ -116,7 +132,8 @@ fn bare_results(graph: &Graph, skip: &[bool], quantized: &BTreeSet<Edge>) -> Vec
         if facts.hands_on() || is_within(graph, id, &readers) {
             bare[id.0] = !open.is_empty();
         } else {
-            bare[id.0] = facts.layer().is_some() && node.ty.shape.len() == 3 && !skip[id.0];
+            let quantizes = (0..node.inputs.len()).any(|slot| quantized.contains(&(id, slot)));
+            bare[id.0] = facts.layer().is_some() && node.ty.shape.len() == 3 && quantizes;
             out.extend(open.into_iter().filter(|_| !skip[id.0]).map(|slot| (id, slot)));
         }
     }
@@ -258,5 +275,17 @@ mod tests {
         let g = models::build("ResNet20", [3, 32, 32], 10).unwrap();
         assert!(skipped(&g, &["layer9.*".into()]).unwrap_err().to_string().contains("layer9.*"));
         assert_eq!(skipped(&g, &["fc".into()]).unwrap().iter().filter(|&&s| s).count(), 1);
+    }
+
+    #[test]
+    fn a_sum_of_tokens_that_no_target_quantizes_cannot_be_skipped() {
+        let g = models::build("ViT-32px", [3, 32, 32], 10).unwrap();
+        let sums: Vec<_> = g.iter().filter(|(_, n)| matches!(n.op, Op::Add)).collect();
+        assert_eq!(sums.len(), 13);
+        for (id, sum) in sums {
+            assert!(!quantizable(&g)[id.0]);
+            let told = skipped(&g, std::slice::from_ref(&sum.name)).unwrap_err().to_string();
+            assert!(told.contains("in the type of what it reads"), "{told}");
+        }
     }
 }

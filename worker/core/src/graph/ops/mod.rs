@@ -44,7 +44,6 @@ pub use random::{Dropout, StochasticDepth};
 pub use shape::{Pad, Reshape, Slice, Transpose};
 pub use value::{ClassToken, Constant, Parameter};
 
-use crate::strategy::Target;
 use serde::{Deserialize, Serialize};
 
 /// Operators. Weights and statistics are named parameters of the graph.
@@ -189,15 +188,6 @@ impl Op {
             Op::Custom(custom) => custom.layer_mut(),
             _ => None,
         }
-    }
-
-    /// Whether some target computes it from quantized inputs, or no rule says how: what `--qat-skip` can leave in floating
-    /// point. `inputs` is how many it has.
-    pub fn can_be_skipped(&self, inputs: usize) -> bool {
-        let (absorbing, ranks) = (vec![0; inputs], vec![3; inputs]);
-        let site = Site { absorbing, ranks, of_layer: vec![false; inputs], of_integers: vec![true; inputs] };
-        let rules = Target::ALL.iter().map(|&target| self.facts().quantized_inputs(target, &site));
-        rules.into_iter().any(|rule| rule.is_none_or(|slots| !slots.is_empty()))
     }
 }
 

@@ -5,6 +5,7 @@ mod of_today;
 use super::*;
 use crate::graph::{DType, Param, ParamKind, TensorType};
 use crate::quant::scheme::{Scheme, Sign};
+use crate::strategy::Target;
 
 fn conv(groups: usize) -> Op {
     let layer = Layer::new("w", Some("b".into()));
@@ -162,7 +163,6 @@ fn line(op: &Op, inputs: usize, rank: usize) -> String {
         format!("absorbs: {}", facts.absorbs_sum()),
         format!("unsigned: {}/{}", sign(Sign::Signed), sign(Sign::Unsigned)),
         format!("{} {}", quantized(Target::Openvino), quantized(Target::Onnxruntime)),
-        format!("skip: {}", op.can_be_skipped(inputs)),
         onnx,
     ]
     .join(" | ")
@@ -175,77 +175,77 @@ fn the_table() {
         (
             Op::Input,
             0,
-            "Input | no | hands on: false | absorbs: false | unsigned: false/false | [] [] | skip: false | -",
+            "Input | no | hands on: false | absorbs: false | unsigned: false/false | [] [] | -",
         ),
         (
             conv(2),
             1,
-            "Conv[6x2x3x3 s2x1 p1x0 g2 bias] | 1 | hands on: false | absorbs: true | unsigned: false/false | [0] [0] | skip: true | Conv",
+            "Conv[6x2x3x3 s2x1 p1x0 g2 bias] | 1 | hands on: false | absorbs: true | unsigned: false/false | [0] [0] | Conv",
         ),
         (
             linear(),
             1,
-            "Linear[5x8] | 1 | hands on: false | absorbs: false | unsigned: false/false | [0] [0] | skip: true | Gemm",
+            "Linear[5x8] | 1 | hands on: false | absorbs: false | unsigned: false/false | [0] [0] | Gemm",
         ),
         (
             norm(),
             1,
-            "BatchNorm | 1 | hands on: false | absorbs: false | unsigned: false/false | [] [] | skip: false | BatchNormalization",
+            "BatchNorm | 1 | hands on: false | absorbs: false | unsigned: false/false | [] [] | BatchNormalization",
         ),
         (
             Op::Relu,
             1,
-            "Relu | 1 | hands on: false | absorbs: false | unsigned: true/true | [] [] | skip: false | Relu",
+            "Relu | 1 | hands on: false | absorbs: false | unsigned: true/true | [] [] | Relu",
         ),
         (
             Op::Sigmoid,
             1,
-            "Sigmoid | 1 | hands on: false | absorbs: false | unsigned: true/true | [] [0] | skip: true | Sigmoid",
+            "Sigmoid | 1 | hands on: false | absorbs: false | unsigned: true/true | [] [0] | Sigmoid",
         ),
         (
             pool(3, 2, 1),
             1,
-            "MaxPool[3 s2 p1] | 1 | hands on: true | absorbs: false | unsigned: false/true | [] [] | skip: false | MaxPool",
+            "MaxPool[3 s2 p1] | 1 | hands on: true | absorbs: false | unsigned: false/true | [] [] | MaxPool",
         ),
         (
             Op::GlobalAvgPool,
             1,
-            "GlobalAvgPool | 1 | hands on: false | absorbs: false | unsigned: false/true | [] [0] | skip: true | GlobalAveragePool",
+            "GlobalAvgPool | 1 | hands on: false | absorbs: false | unsigned: false/true | [] [0] | GlobalAveragePool",
         ),
         (
             Op::Flatten,
             1,
-            "Flatten | 1 | hands on: true | absorbs: false | unsigned: false/true | [] [] | skip: false | Flatten",
+            "Flatten | 1 | hands on: true | absorbs: false | unsigned: false/true | [] [] | Flatten",
         ),
         (
             Op::Add,
             2,
-            "Add | 2 | hands on: false | absorbs: false | unsigned: false/true | [0] [0, 1] | skip: true | Add",
+            "Add | 2 | hands on: false | absorbs: false | unsigned: false/true | [0] [0, 1] | Add",
         ),
         (
             CONCAT,
             3,
-            "Concat | 2 or more | hands on: false | absorbs: false | unsigned: false/true | [] [0, 1, 2] | skip: true | Concat",
+            "Concat | 2 or more | hands on: false | absorbs: false | unsigned: false/true | [] [0, 1, 2] | Concat",
         ),
         (
             quantizer(true),
             1,
-            "Quantize[Signed, -127 to 127] | 1 | hands on: false | absorbs: false | unsigned: false/true | [] [] | skip: false | -",
+            "Quantize[Signed, -127 to 127] | 1 | hands on: false | absorbs: false | unsigned: false/true | [] [] | -",
         ),
         (
             quantizer(false),
             1,
-            "Observe[Signed, -127 to 127] | 1 | hands on: true | absorbs: false | unsigned: false/true | [] [] | skip: false | -",
+            "Observe[Signed, -127 to 127] | 1 | hands on: true | absorbs: false | unsigned: false/true | [] [] | -",
         ),
         (
             cast.clone(),
             1,
-            "Cast[f16] | 1 | hands on: true | absorbs: false | unsigned: false/true | [] [] | skip: false | -",
+            "Cast[f16] | 1 | hands on: true | absorbs: false | unsigned: false/true | [] [] | -",
         ),
         (
             conv(1),
             1,
-            "Conv[6x2x3x3 s2x1 p1x0 bias] | 1 | hands on: false | absorbs: true | unsigned: false/false | [0] [0] | skip: true | Conv",
+            "Conv[6x2x3x3 s2x1 p1x0 bias] | 1 | hands on: false | absorbs: true | unsigned: false/false | [0] [0] | Conv",
         ),
     ];
     for (op, inputs, want) in &table {
