@@ -23,9 +23,7 @@ step() {
 build() { cargo build --locked --workspace --bins --examples --quiet && cargo test --locked --workspace --no-run --quiet; }
 
 # What tests say they did not run is lost among the rest; it is said again at the end.
-logs=$(mktemp -d)
-told=$logs/tests
-touch "$told"
+logs=''
 tests() {
   local outcome=0
   cargo test --locked --workspace --no-fail-fast 2>&1 | tee "$told" || outcome=$?
@@ -50,10 +48,14 @@ arrived() {
   cat "$logs/$1"
   return $outcome
 }
+# However this ends, nothing of it is left, and what a part has said by then is not lost.
 ended() {
-  local group
-  for group in "${begun[@]}"; do kill -- -"$group" 2>/dev/null || true; done
-  rm -rf "$logs"
+  local name
+  for name in "${!begun[@]}"; do
+    kill -- -"${begun[$name]}" 2>/dev/null || true
+    [ ! -s "$logs/$name" ] || { echo; echo "==> $name, as far as it came:"; cat "$logs/$name"; }
+  done
+  [ -z "$logs" ] || rm -rf "$logs"
 }
 trap ended EXIT
 
@@ -65,6 +67,10 @@ if [ $# -gt 0 ]; then
   cargo build --locked --workspace --bins --examples # what tests start
   exec cargo test --locked --workspace -- "$@"
 fi
+
+logs=$(mktemp -d)
+told=$logs/tests
+touch "$told"
 
 step set-up scripts/setup.sh
 [ $failed -eq 0 ] || { echo "test: set-up failed, so nothing else can run" >&2; exit 1; }
@@ -86,10 +92,15 @@ mapfile -t shell_files < <(find scripts .ci deploy tests/fixtures -type f \( -na
 # Tests wait for one another and for processes a good part of their time: lints and documentation take what they leave of the
 # processors. They begin once the tests run, as cargo does one thing at a time where it builds.
 beside_tests() {
-  until [ -e "$told.over" ] || grep -q Running "$told"; do sleep 1; done
-  local outcome=0
+  until [ -e "$told.over" ] || grep -q Running "$told"; do
+    kill -0 $$ 2>/dev/null || return 1
+    sleep 1
+  done
+  local outcome=0 start=$SECONDS
   nice -n 19 cargo clippy --locked --workspace --all-targets --quiet -- -D warnings || outcome=1
+  echo "lints: $((SECONDS - start)) s"
   RUSTDOCFLAGS='-D warnings' nice -n 19 cargo doc --locked --workspace --no-deps --quiet || outcome=1
+  echo "lints and documentation: $((SECONDS - start)) s"
   return $outcome
 }
 

@@ -1,5 +1,6 @@
 """The floating-point runs of scripts/training/train_cifar10.sh in PyTorch: the same images, augmentation, batches, schedule and
-optimizer, torchvision's network (for ViT-32px, timm's written anew); in FP32, or under BF16 autocast. On a GPU where there is one.
+optimizer, torchvision's network (for ViT-32px, timm's written anew); in FP32 (TF32 on a GPU, as Octrain's), or under BF16
+autocast. On a GPU where there is one.
 
     train_cifar10.py FOLDER NETWORK bf16|fp32 [SEED [STATE]]
 
@@ -76,6 +77,7 @@ def kept(state, **parts):
 def main(folder, model, precision, seed="1", state=None):
     seed, amp = int(seed), {"fp32": False, "bf16": True}[precision]
     torch.manual_seed(seed)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     epochs, lr, batch = RECIPES[model]
     net = networks.build(model, 3, 10, 32)
@@ -92,7 +94,7 @@ def main(folder, model, precision, seed="1", state=None):
     parts = {"net": net, "optimizer": optimizer, "schedule": schedule}
     step, losses, run = 0, [], [model, precision, seed, len(train), torch.__version__, device.type]
     if state and os.path.exists(state):
-        found = torch.load(state)
+        found = torch.load(state, map_location=device)
         if found["run"] != run:
             sys.exit(f"{state} is of another run: {found['run']}, and this is {run}")
         for name, part in parts.items():
