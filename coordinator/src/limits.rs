@@ -57,7 +57,7 @@ pub fn admit(event: Event) -> Result<Event, Refusal> {
         }
         // Of the coordinator's own making.
         Event::Disconnected { .. }
-        | Event::Status
+        | Event::Status { .. }
         | Event::Tick
         | Event::HeldUp { .. }
         | Event::Shutdown { .. } => {}

@@ -216,8 +216,9 @@ impl Coordinator for Service {
         }
     }
 
-    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
-        match self.ask(Event::Status).await? {
+    async fn status(&self, r: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
+        let StatusRequest { watching } = r.into_inner();
+        match self.ask(Event::Status { watching }).await? {
             Reply::Status(reply) => Ok(Response::new(*reply)),
             other => Err(unexpected(other)),
         }

@@ -183,6 +183,6 @@ async fn absurd_numbers_are_only_numbers() {
     a.client.store_add(add(i64::MAX)).await.unwrap();
     refused(&a.client.store_add(add(1)).await.unwrap_err(), "store", "overflows");
     assert_eq!(b.beat(0).await.unwrap(), None);
-    let status = client(serving.address()).await.status(StatusRequest {}).await.unwrap().into_inner();
+    let status = client(serving.address()).await.status(StatusRequest::default()).await.unwrap().into_inner();
     assert_eq!(status.phase(), JobPhase::Running);
 }

@@ -147,7 +147,7 @@ async fn registrations_that_do_not_fit_are_refused() {
     assert!(e.message().contains("host a local 0 is taken by pid 1000"), "{e}");
     let e = refused(RegisterRequest { generation: 5, ..request("a", 1) }).await;
     assert_eq!(kind(&e), "stale-generation");
-    let status = client(serving.address()).await.status(StatusRequest {}).await.unwrap().into_inner();
+    let status = client(serving.address()).await.status(StatusRequest::default()).await.unwrap().into_inner();
     // One line for each of the two places, with the newest reason.
     assert_eq!((status.members.len(), status.refusals.len()), (1, 2));
 }

@@ -38,7 +38,7 @@ async fn stalled(stall: Duration) -> String {
     signal("CONT", &child);
     // Long enough for every deadline that a stall may have moved.
     tokio::time::sleep(Duration::from_millis(7500)).await;
-    let status = client(address).await.status(StatusRequest {}).await.unwrap().into_inner();
+    let status = client(address).await.status(StatusRequest::default()).await.unwrap().into_inner();
     assert_eq!(status.phase(), JobPhase::Running, "after a stall of {stall:?}: {}", status.message);
     beating.iter().for_each(tokio::task::JoinHandle::abort);
     for w in workers {

@@ -36,7 +36,7 @@ fn code(mut child: Child) -> Option<i32> {
         std::thread::sleep(Duration::from_millis(20));
     }
     child.kill().unwrap();
-    panic!("the coordinator does not end");
+    panic!("it does not end");
 }
 
 #[test]
@@ -49,6 +49,50 @@ fn a_worker_that_is_done_ends_well_though_its_coordinator_is_gone() {
     coordinator.wait().unwrap();
     let (code, told) = run.end();
     assert_eq!(code, Some(0), "{told}");
+}
+
+/// `octrain status`, its exit code and what it said on standard output.
+fn status(address: &str, more: &[&str]) -> (Option<i32>, String) {
+    let done = Command::new(binary("octrain")).args(["status", address]).args(more).output().unwrap();
+    (done.status.code(), String::from_utf8(done.stdout).unwrap())
+}
+
+#[test]
+fn whoever_asks_is_told_what_the_job_is_doing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (coordinator, address) = coordinator();
+    let (ended, told) = status(&address, &[]);
+    assert_eq!(ended, Some(0), "{told}");
+    assert!(told.contains("gathering, generation 1, 0 of 1 workers here"), "{told}");
+    let mut run = launch(&address, "0", dir.path());
+    run.wait_for("step 2/");
+    let (ended, told) = status(&address, &["--json"]);
+    assert_eq!(ended, Some(0), "{told}");
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told["phase"], "running");
+    assert!(told["report"]["step"].as_u64() >= Some(1) && told["report"]["loss"].is_f64(), "{told}");
+    assert_eq!((&told["members"][0]["rank"], &told["members"][0]["state"]), (&0.into(), &"here".into()));
+    assert!(told["generations"][0]["stepped_ms"].is_u64(), "{told}");
+    let mut watching = Command::new(binary("octrain"))
+        .args(["status", &address, "--watch", "--interval", "0.2"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(watching.stdout.as_mut().unwrap()).lines().map(Result::unwrap);
+    let running = lines.filter(|line| line.contains("running, generation 1, 1 of 1 workers here"));
+    assert_eq!(running.take(2).count(), 2);
+    let mut rest = BufReader::new(watching.stdout.take().unwrap());
+    let rest = std::thread::spawn(move || std::io::copy(&mut rest, &mut std::io::sink()));
+    run.signal("TERM", run.id());
+    run.end();
+    // The coordinator stays until whoever watches has seen the end.
+    assert_eq!((code(watching), code(coordinator)), (Some(0), Some(4)));
+    rest.join().unwrap().unwrap();
+    let (ended, told) = status(&address, &[]);
+    assert_eq!((ended, told.as_str()), (Some(1), ""));
+    assert_eq!(status(&address, &["--watch", "--interval=-1"]).0, Some(2));
+    assert_eq!(status("here", &[]).0, Some(2));
 }
 
 #[test]

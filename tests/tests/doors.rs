@@ -169,6 +169,7 @@ const TABLE: &[(&str, How)] = &[
     ("octrain bench input", With(&[("FOLDER", "data --benchmark-steps 2")])),
     // docs/operations.md
     ("octrain launch", Parsed("needs several nodes; pods.rs runs coordinator and launchers")),
+    ("octrain status", Parsed("needs a job that runs; coordinator.rs asks one")),
     ("srun", Not("needs SLURM")),
     ("mpirun", Not("needs MPI")),
     ("docker", Not("needs a registry to build from; deploy.rs checks the container file")),

@@ -6,6 +6,10 @@ use crate::membership::{Member, Now};
 use crate::ranks::Place;
 use octrain_proto::v1::{AbortKind, Header};
 use std::collections::HashSet;
+use std::time::Duration;
+
+/// Whoever watches the job asks again within this time.
+const WATCHING: Duration = Duration::from_secs(5);
 
 /// A worker leaves: done, or asked to stop (`interrupted`); without a plan, or with what the others know of.
 pub(super) fn leave(
@@ -70,14 +74,21 @@ impl Job {
             // Those that it went on without may yet ask what has become of it.
             Phase::Finished { at, .. } => {
                 let heard = self.members.values().all(|m| m.left || m.told);
-                heard || self.told_to_stop || now >= *at + config.linger
+                (heard && !self.is_watched(now, *at)) || self.told_to_stop || now >= *at + config.linger
             }
             Phase::Failed { at, .. } => {
                 let heard = now >= *at + config.linger || self.members.values().all(|m| m.left || m.told);
-                heard && (now >= *at + config.linger_for_late || !self.awaits_late(config))
+                let awaited = self.is_watched(now, *at) && !self.told_to_stop;
+                heard && !awaited && (now >= *at + config.linger_for_late || !self.awaits_late(config))
             }
             _ => false,
         }
+    }
+
+    /// Whether somebody who wants to hear of the job's end, at `at`, is about to ask.
+    fn is_watched(&self, now: Now, at: Now) -> bool {
+        let asked = self.watched.filter(|asked| *asked < at && at <= *asked + WATCHING);
+        asked.is_some() && now < at + WATCHING
     }
 
     /// Whether the job failed before it began and workers may yet come to hear of it.

@@ -89,7 +89,10 @@ pub enum Event {
         header: Header,
         key: String,
     },
-    Status,
+    /// Somebody asks, and will ask again soon (`watching`) or not.
+    Status {
+        watching: bool,
+    },
     /// Time has passed, and everything that had arrived was taken in. Comes every [`crate::clock::TICK`].
     Tick,
     /// This coordinator stood still (stopped, starved, its machine suspended) for so long.

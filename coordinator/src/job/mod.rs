@@ -34,6 +34,7 @@
 mod departure;
 mod event;
 mod failure;
+mod history;
 mod join;
 mod register;
 mod regroup;
@@ -111,6 +112,8 @@ pub struct Job {
     pub plan: Option<Box<BuildPlan>>,
     /// The largest step that a member has finished, and the generations formed since it was finished.
     progress: (u64, u32),
+    /// What became of the generations.
+    history: history::History,
     /// Who is in it.
     pub members: Members,
     /// It goes on without some of its workers.
@@ -126,6 +129,8 @@ pub struct Job {
     /// Who is not registered and knows all the same that the job, which never began, has ended: who ended it, and who
     /// came later.
     told: HashSet<Place>,
+    /// When somebody last asked who wants to hear the end.
+    watched: Option<Now>,
     /// The coordinator was told to stop, before the job's end or after it.
     told_to_stop: bool,
     /// Distinguishes this coordinator process from earlier ones at the same address.
@@ -161,6 +166,7 @@ impl Job {
             generation: config.generation,
             plan: None,
             progress: (0, 0),
+            history: Default::default(),
             members: Members::new(),
             survives: config.survives(),
             held: None,
@@ -168,6 +174,7 @@ impl Job {
             refusals: VecDeque::new(),
             echoes: Vec::new(),
             told: HashSet::new(),
+            watched: None,
             told_to_stop: false,
             incarnation,
             held_up: None,
@@ -264,6 +271,9 @@ pub fn step(now: Now, mut job: Job, config: &CoordinatorConfig, event: Event) ->
         Ok((answer, reason)) => (answer, reason),
         Err(refusal) => (Answer::Refuse(refusal), None),
     };
+    let mut history = std::mem::take(&mut job.history);
+    history.look(now, &job);
+    job.history = history;
     let ended = if had_ended { None } else { job.outcome() };
     let wakes = match (key, &answer) {
         _ if std::mem::discriminant(&job.phase) != phase || job.generation != generation => Wakes::Everybody,
@@ -304,9 +314,14 @@ fn apply(now: Now, job: &mut Job, config: &CoordinatorConfig, event: Event) -> A
                 member.spoke(header.generation);
             }
             member.connected |= connected && header.generation == member.generation;
-            let abort = ended.or_else(|| member.dropped.clone());
+            let dropped = member.dropped.clone();
+            let heard = dropped.is_none();
+            let abort = ended.or(dropped);
             member.told |= abort.is_some();
-            job.progressed(header.generation, step);
+            // What one that is given up has done is nobody's progress.
+            if heard {
+                job.progressed(header.generation, step);
+            }
             Ok((Answer::Reply(Reply::Heartbeat(Heard { abort, regroup, boundary_wanted })), None))
         }
         Event::Attach { header, standing, message, wait } => {
@@ -361,7 +376,10 @@ fn apply(now: Now, job: &mut Job, config: &CoordinatorConfig, event: Event) -> A
             let existed = job.running(now, &header, config, Wait::First)?.delete(&key);
             Ok((Answer::Reply(Reply::Yes(existed)), None))
         }
-        Event::Status => Ok((Answer::Reply(Reply::Status(Box::new(status::status(now, job, config)))), None)),
+        Event::Status { watching } => {
+            job.watched = watching.then_some(now).or(job.watched);
+            Ok((Answer::Reply(Reply::Status(Box::new(status::status(now, job, config)))), None))
+        }
         Event::Tick => Ok((Answer::None, failure::tick(now, job, config))),
         Event::HeldUp { by } => {
             job.held_up = Some((now, by));

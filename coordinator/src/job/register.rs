@@ -272,6 +272,8 @@ fn start(now: Now, job: &mut Job, config: &CoordinatorConfig) -> String {
                     "a benchmark ends with any of its workers, whatever --min-world says: start it anew",
                 );
             }
+            job.history.begun(job.generation, Now::ZERO, "");
+            job.history.formed(now, roster.len(), 0);
             let formed = plan::generation(&plan, job.generation, roster, None);
             job.plan = Some(Box::new(plan));
             job.phase = Phase::Running { formed: Box::new(formed), suspicion: None };

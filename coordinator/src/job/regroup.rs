@@ -126,6 +126,7 @@ fn end(now: Now, job: &mut Job, why: &str) -> String {
         m.attached = None;
         m.connected = false;
     }
+    job.history.begun(job.generation, now, &why);
     job.phase = Phase::Reforming { since: now, why };
     text
 }
@@ -203,7 +204,8 @@ pub(super) fn form(now: Now, job: &mut Job) -> Option<String> {
         if let Some(gpu) = &m.gpu {
             (p.cuda_device, p.cuda_uuid) = (Some(gpu.ordinal), gpu.uuid.clone());
         }
-        (m.rank, m.generation) = (Some(p.rank), job.generation);
+        // What it has said since the last one was over was of that.
+        (m.rank, m.generation, m.connected) = (Some(p.rank), job.generation, false);
     }
     let plan = job.plan.as_deref()?;
     let joined: Vec<u32> =
@@ -219,6 +221,11 @@ pub(super) fn form(now: Now, job: &mut Job) -> Option<String> {
             joined.iter().take(NAMED).map(|r| join::place(&roster[*r as usize])).collect();
         from.push_str(&format!("; with {} more: {}", joined.len(), names.join(", ")));
     }
+    let step = match source.map(|s| came[s as usize]) {
+        Some(Came::From(Some(standing))) => standing.step,
+        _ => 0,
+    };
+    job.history.formed(now, places.len(), step);
     let formed = Generation { joined, ..plan::generation(plan, job.generation, roster, source) };
     let text = format!(
         "generation {} is formed {:.2} s later, {} workers: {from}",
@@ -318,6 +325,10 @@ impl Job {
 
     /// A member has finished so many steps, as it says in a generation.
     pub(super) fn progressed(&mut self, generation: u64, step: u64) {
+        // A step that only one which is gone had finished is done again.
+        if generation == self.generation && matches!(self.phase, Phase::Running { .. }) {
+            self.history.reached(step);
+        }
         if step <= self.progress.0 {
             return;
         }

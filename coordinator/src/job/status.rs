@@ -59,14 +59,22 @@ pub(super) fn status(now: Now, job: &Job, config: &CoordinatorConfig) -> StatusR
         message,
         plan: job.plan.as_deref().cloned(),
         refusals: job.refusals.iter().map(|(_, text)| text.clone()).collect(),
+        generations: job.history.told(now),
         min_workers: if job.survives { config.min_world } else { config.world_size },
     }
 }
 
-/// Whether the workers of a generation have found each other.
 fn running(job: &Job) -> JobPhase {
-    match job.members.values().filter(|m| m.counted()).all(|m| m.connected) {
+    match job.is_connected() {
         true => JobPhase::Running,
         false => JobPhase::Forming,
+    }
+}
+
+impl Job {
+    /// Whether the workers of the generation have found each other, as they say. One that failed before has not.
+    pub(super) fn is_connected(&self) -> bool {
+        let members = || self.members.values().filter(|m| m.generation == self.generation && !m.joins);
+        members().all(|m| m.connected || m.left)
     }
 }

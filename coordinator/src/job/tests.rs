@@ -2,6 +2,7 @@
 
 mod blame;
 mod departure;
+mod history;
 mod in_vain;
 mod join;
 mod regroup;
@@ -297,7 +298,7 @@ fn the_first_cause_wins_and_echoes_are_kept_beside_it() {
     assert_eq!(abort.kind(), AbortKind::WorkerFailed);
     contains(&abort.message, &["rank 2", "a kernel hangs"]);
     assert_eq!(w.job.echoes.len(), 2);
-    match w.ok(Event::Status) {
+    match w.ok(Event::Status { watching: false }) {
         Reply::Status(s) => {
             assert_eq!(s.phase(), JobPhase::Failed);
             contains(&s.message, &["a kernel hangs", "later: rank 0", "peer closed"]);
@@ -466,7 +467,7 @@ fn the_status_shows_members_in_the_order_of_ranks() {
     w.now = ms(700);
     let report = StepReport { step: 12, loss: 0.5, ..StepReport::default() };
     w.ok(Event::ReportStep { header: second, report });
-    let Reply::Status(s) = w.ok(Event::Status) else { panic!() };
+    let Reply::Status(s) = w.ok(Event::Status { watching: false }) else { panic!() };
     let hosts: Vec<_> = s.members.iter().map(|m| (m.host.as_str(), m.rank, m.step, m.silent_ms)).collect();
     assert_eq!(hosts, [("pod-2", Some(0), 12, 0), ("pod-10", Some(1), 0, 700)]);
     assert_eq!((s.phase(), s.generation, s.expected_workers), (JobPhase::Running, 1, 2));

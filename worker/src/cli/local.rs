@@ -236,6 +236,7 @@ pub fn run_opened(config: &RunConfig, listen: &str, job: Job, work: &Work, resta
         ServeError::Runtime(_) => anyhow::Error::from(e),
         _ => Exit { code: EXIT_CONFIGURATION, message: e.to_string() }.into(),
     })?;
+    tracing::info!("the coordinator listens on {0}: octrain status {0}", coordinator.address());
     let place = |local_index| Place {
         coordinator: coordinator.address().to_string(),
         job_id: octrain_coordinator::config::DEFAULT_JOB.into(),

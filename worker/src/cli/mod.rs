@@ -25,6 +25,7 @@ mod quantize;
 mod quickstart;
 mod recipe;
 mod resume;
+mod status;
 mod train;
 mod verify;
 mod worker;
@@ -76,6 +77,9 @@ enum Command {
     /// Join this host's workers to a coordinator: `octrain launch --coordinator HOST:PORT -- <train flags>`.
     #[command(after_help = exit_code::help())]
     Launch(launch::LaunchArgs),
+    /// Say what a job is doing, as its coordinator tells it: workers, step, speed, generations. Ends with 0 where it runs or is
+    /// done, with 3 where it failed, and with 1 where nobody answers.
+    Status(status::StatusArgs),
     /// The whole path on one data set: AMP training, QAT and its control, export, INT8 inference, a table.
     Quickstart(quickstart::QuickstartArgs),
     /// Post-training quantization, QAT and its floating-point control from one checkpoint, with the deployed accuracy
@@ -122,6 +126,7 @@ impl Command {
             | Command::Verify(_)
             | Command::Analyze(_)
             | Command::Plan(_)
+            | Command::Status(_)
             | Command::Graph(_)
             | Command::Glossary
             | Command::Doctor(_) => Reader::Awaited,
@@ -236,6 +241,7 @@ fn run() -> Result<u8> {
         Command::Quantize(args) => quantize::main(args, sub),
         Command::Bench(args) => bench::main(args, sub),
         Command::Plan(args) => plan::main(args, sub),
+        Command::Status(args) => status::main(args),
         Command::Graph(args) => graph::main(args, sub),
         Command::Debug(args) => debug::main(args, sub),
         Command::Doctor(args) => doctor::main(args),

@@ -55,10 +55,15 @@ fn unwritable(e: &io::Error) {
 /// Writes a result to standard output. Where the reader is awaited, any error but a reader that has gone is returned:
 /// for commands that only print.
 pub fn print(text: impl fmt::Display) -> io::Result<()> {
+    print_while_read(text).map(drop)
+}
+
+/// [`print`]; false where a reader that is awaited has gone, so that no more need be said.
+pub fn print_while_read(text: impl fmt::Display) -> io::Result<bool> {
     match STARTED.get() {
         Some((standard, Reader::NotAwaited)) => {
             standard.out.insist(text.to_string().as_bytes());
-            return Ok(());
+            return Ok(true);
         }
         // What was said before comes before.
         Some((standard, Reader::Awaited)) => drop(standard.drain(None)),
@@ -67,10 +72,11 @@ pub fn print(text: impl fmt::Display) -> io::Result<()> {
     to(&mut io::stdout().lock(), format_args!("{text}"))
 }
 
-fn to(out: &mut impl Write, text: fmt::Arguments) -> io::Result<()> {
+/// Whether the reader is still there.
+fn to(out: &mut impl Write, text: fmt::Arguments) -> io::Result<bool> {
     match out.write_fmt(text).and_then(|()| out.flush()) {
-        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
-        done => done,
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(false),
+        done => done.map(|()| true),
     }
 }
 

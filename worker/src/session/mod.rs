@@ -6,6 +6,7 @@
 //! A [`Session`] owns a small background runtime that sends heartbeats and listens for the end of the job, however
 //! busy the training thread is. Its methods block, each with a deadline.
 
+mod ask;
 mod attach;
 mod background;
 mod connect;
@@ -23,14 +24,15 @@ mod store;
 mod tests;
 
 pub use error::SessionError;
-pub use exited::{Exited, exited, furthest, survives};
+pub use ask::{furthest, status, survives};
+pub use exited::{Exited, exited};
 pub use generation::Generation;
 pub use give_up::{GivingUp, give_up};
 pub use octrain_coordinator::spec::spec as job_spec;
 pub use octrain_proto::v1::{
-    AbortKind, Backend, BuildPlan, Capabilities, CudaDevice, Determinism, FailureKind, Fp32Math, JobSpec,
-    LossScaling, LossScalingMode, ModelFacts, PassDecision, Placement, QatRecipe, Setting, Standing,
-    StepReport, WorkerFacts,
+    AbortKind, Backend, BuildPlan, Capabilities, CudaDevice, Determinism, FailureKind, Fp32Math, JobPhase,
+    JobSpec, LossScaling, LossScalingMode, MemberStatus, ModelFacts, PassDecision, PastGeneration, Placement,
+    QatRecipe, Setting, Standing, StatusReply, StepReport, WorkerFacts,
 };
 pub use options::SessionOptions;
 pub use store::CoordinatorStore;

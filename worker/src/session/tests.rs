@@ -49,7 +49,7 @@ fn await_status(c: &Embedded, wanted: impl Fn(&StatusReply) -> bool) {
     runtime.block_on(async {
         let address = format!("http://{}", c.address());
         let mut client = connection::Client::connect(address).await.unwrap();
-        while !wanted(&client.status(StatusRequest {}).await.unwrap().into_inner()) {
+        while !wanted(&client.status(StatusRequest::default()).await.unwrap().into_inner()) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     });
@@ -226,7 +226,7 @@ fn a_worker_started_anew_waits_until_its_predecessor_is_given_up() {
     runtime.block_on(async {
         let mine = |m: &octrain_proto::v1::MemberStatus| m.pid == std::process::id();
         while !client
-            .status(octrain_proto::v1::StatusRequest {})
+            .status(octrain_proto::v1::StatusRequest::default())
             .await
             .unwrap()
             .into_inner()

@@ -6,7 +6,7 @@ use super::*;
 #[test]
 fn status_tells_forming_running_and_reforming_apart() {
     let (mut w, h) = surviving(2, 1);
-    let status = |w: &mut World| match w.ok(Event::Status) {
+    let status = |w: &mut World| match w.ok(Event::Status { watching: false }) {
         Reply::Status(s) => (s.phase(), s.message.clone(), s.members.iter().filter(|m| m.gone).count()),
         other => panic!("{other:?}"),
     };
@@ -31,7 +31,7 @@ fn status_tells_forming_running_and_reforming_apart() {
 #[test]
 fn a_step_that_is_finished_in_a_generation_says_that_all_of_it_are_connected() {
     let (mut w, h) = surviving(3, 1);
-    let phase = |w: &mut World| match w.ok(Event::Status) {
+    let phase = |w: &mut World| match w.ok(Event::Status { watching: false }) {
         Reply::Status(s) => s.phase(),
         other => panic!("{other:?}"),
     };
@@ -63,7 +63,7 @@ fn whether_a_job_goes_on_is_told_before_anybody_has_come() {
         let mut w = World::new(2);
         w.config.min_world = min_world;
         w.job = Job::new(&w.config, 7);
-        match w.ok(Event::Status) {
+        match w.ok(Event::Status { watching: false }) {
             Reply::Status(s) => assert_eq!((s.min_workers, s.expected_workers), (min_world, 2)),
             other => panic!("{other:?}"),
         }
@@ -82,7 +82,7 @@ fn a_benchmark_ends_with_any_of_its_workers_whatever_the_minimum_says_and_says_w
         assert_eq!((plan.min_world, plan.microbatches), (3, 3), "no generation but the first is planned for");
         let setting = plan.settings.iter().find(|s| s.name == "min-world").unwrap();
         contains(&setting.reason, &["a benchmark ends with any of its workers", "--min-world (1)"]);
-        match w.ok(Event::Status) {
+        match w.ok(Event::Status { watching: false }) {
             Reply::Status(s) => assert_eq!(s.min_workers, 3),
             other => panic!("{other:?}"),
         }

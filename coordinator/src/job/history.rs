@@ -1,0 +1,91 @@
+//! What became of each generation, for people: how long it took to be formed, to be connected, and to finish a step.
+
+use super::{Job, Phase};
+use crate::membership::Now;
+use octrain_proto::v1::PastGeneration;
+use std::collections::VecDeque;
+
+/// Generations that are remembered.
+const KEPT: usize = 16;
+
+/// One generation. Times are this coordinator's.
+#[derive(Debug, Clone, PartialEq)]
+struct Past {
+    generation: u64,
+    /// Workers of it; 0 before it is formed.
+    workers: u32,
+    /// Why the one before is over; empty of the first.
+    why: String,
+    /// When the one before was over; of the first, when the coordinator started.
+    begun: Now,
+    /// Steps that its state has, which all take on.
+    from: u64,
+    /// Steps that a member of it has finished, as it said in it.
+    reached: u64,
+    formed: Option<Now>,
+    connected: Option<Now>,
+    stepped: Option<Now>,
+}
+
+/// The last generations, oldest first.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct History(VecDeque<Past>);
+
+impl History {
+    /// A generation is to come, since the one before it is over.
+    pub(super) fn begun(&mut self, generation: u64, now: Now, why: &str) {
+        let (why, none) = (why.to_string(), None);
+        let (formed, connected, stepped) = (none, none, none);
+        let (workers, from, reached) = (0, 0, 0);
+        let past = Past { generation, workers, why, begun: now, from, reached, formed, connected, stepped };
+        self.0.push_back(past);
+        self.0.drain(..self.0.len().saturating_sub(KEPT));
+    }
+
+    /// The one to come is formed, of so many workers; they go on after step `from`.
+    pub(super) fn formed(&mut self, now: Now, workers: usize, from: u64) {
+        if let Some(past) = self.0.back_mut() {
+            (past.workers, past.from, past.reached) = (workers as u32, from, from);
+            past.formed = Some(now);
+        }
+    }
+
+    /// A member of the current one has finished so many steps.
+    pub(super) fn reached(&mut self, step: u64) {
+        if let Some(past) = self.0.back_mut() {
+            past.reached = past.reached.max(step);
+        }
+    }
+
+    /// Looks at the job after something has happened to it.
+    pub(super) fn look(&mut self, now: Now, job: &Job) {
+        let Some(past) = self.0.back_mut() else { return };
+        if past.stepped.is_some() || !matches!(job.phase, Phase::Running { .. }) {
+            return;
+        }
+        // Whoever has finished a step was connected.
+        if past.reached > past.from {
+            past.stepped = Some(now);
+        }
+        if past.connected.is_none() && (past.stepped.is_some() || job.is_connected()) {
+            past.connected = Some(now);
+        }
+    }
+
+    /// As it is told, oldest first.
+    pub(super) fn told(&self, now: Now) -> Vec<PastGeneration> {
+        let told = |p: &Past| {
+            let after = |at: Option<Now>| at.map(|at| at.saturating_sub(p.begun).as_millis() as u64);
+            PastGeneration {
+                generation: p.generation,
+                workers: p.workers,
+                why: p.why.clone(),
+                ago_ms: now.saturating_sub(p.begun).as_millis() as u64,
+                formed_ms: after(p.formed),
+                connected_ms: after(p.connected),
+                stepped_ms: after(p.stepped),
+            }
+        };
+        self.0.iter().map(told).collect()
+    }
+}
