@@ -405,6 +405,9 @@ mod tests {
         assert_eq!(begin.elapsed().as_secs(), 300);
         assert!(abort.message.contains("2 of 2 workers missing"), "{}", abort.message);
         // Who asks after the end hears how it came, not that nobody is there.
-        assert_eq!(mailbox.ask(Event::Status { watching: false }, Duration::ZERO).await, Err(Refusal::Ended(abort)));
+        assert_eq!(
+            mailbox.ask(Event::Status { watching: false }, Duration::ZERO).await,
+            Err(Refusal::Ended(abort))
+        );
     }
 }

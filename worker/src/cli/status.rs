@@ -19,7 +19,13 @@ pub struct StatusArgs {
     #[arg(long)]
     pub watch: bool,
     /// Seconds between two questions of --watch.
-    #[arg(long, value_name = "SECONDS", default_value_t = 2.0, requires = "watch", allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 2.0,
+        requires = "watch",
+        allow_negative_numbers = true
+    )]
     pub interval: f64,
     /// A line of JSON in place of text.
     #[arg(long)]
@@ -99,9 +105,11 @@ fn ended(e: SessionError, ago: Option<Duration>) -> Result<u8> {
                     "it answered {:.0} s ago: the job has ended meanwhile, or its coordinator is lost",
                     ago.as_secs_f64()
                 ),
-                None => "a job that has ended has none; otherwise check the address, and that no firewall is \
+                None => {
+                    "a job that has ended has none; otherwise check the address, and that no firewall is \
                          between"
-                    .into(),
+                        .into()
+                }
             };
             (EXIT_ERROR, format!("no coordinator answers at {address} ({why}); {what}"))
         }

@@ -11,7 +11,9 @@ mod trace_file;
 
 pub use classes::{ClassMetrics, worst_classes};
 pub(crate) use output::say;
-pub use output::{Lines, Reader, err, finish, finish_within, last_word, line, out, print, print_while_read, start};
+pub use output::{
+    Lines, Reader, err, finish, finish_within, last_word, line, out, print, print_while_read, start,
+};
 pub use report::{ReportError, ReportFile};
 pub use reporter::{EvalMetrics, Regrouped, Reporter, StepMetrics};
 pub use table::table;

@@ -23,8 +23,8 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-pub use error::SessionError;
 pub use ask::{furthest, status, survives};
+pub use error::SessionError;
 pub use exited::{Exited, exited};
 pub use generation::Generation;
 pub use give_up::{GivingUp, give_up};

@@ -68,7 +68,8 @@ pub fn quantizable(graph: &Graph) -> Vec<bool> {
     let mut out = vec![false; graph.nodes.len()];
     for &target in Target::ALL {
         for ((id, node), site) in graph.iter().zip(sites(graph, target)) {
-            out[id.0] |= node.op.facts().quantized_inputs(target, &site).is_none_or(|slots| !slots.is_empty());
+            out[id.0] |=
+                node.op.facts().quantized_inputs(target, &site).is_none_or(|slots| !slots.is_empty());
         }
     }
     out

@@ -172,11 +172,7 @@ fn line(op: &Op, inputs: usize, rank: usize) -> String {
 fn the_table() {
     let cast = Op::Cast(Cast { to: DType::F16 });
     let table: [(Op, usize, &str); 15] = [
-        (
-            Op::Input,
-            0,
-            "Input | no | hands on: false | absorbs: false | unsigned: false/false | [] [] | -",
-        ),
+        (Op::Input, 0, "Input | no | hands on: false | absorbs: false | unsigned: false/false | [] [] | -"),
         (
             conv(2),
             1,
@@ -192,11 +188,7 @@ fn the_table() {
             1,
             "BatchNorm | 1 | hands on: false | absorbs: false | unsigned: false/false | [] [] | BatchNormalization",
         ),
-        (
-            Op::Relu,
-            1,
-            "Relu | 1 | hands on: false | absorbs: false | unsigned: true/true | [] [] | Relu",
-        ),
+        (Op::Relu, 1, "Relu | 1 | hands on: false | absorbs: false | unsigned: true/true | [] [] | Relu"),
         (
             Op::Sigmoid,
             1,
@@ -217,11 +209,7 @@ fn the_table() {
             1,
             "Flatten | 1 | hands on: true | absorbs: false | unsigned: false/true | [] [] | Flatten",
         ),
-        (
-            Op::Add,
-            2,
-            "Add | 2 | hands on: false | absorbs: false | unsigned: false/true | [0] [0, 1] | Add",
-        ),
+        (Op::Add, 2, "Add | 2 | hands on: false | absorbs: false | unsigned: false/true | [0] [0, 1] | Add"),
         (
             CONCAT,
             3,

@@ -90,18 +90,8 @@ fn the_table_of_what_networks_of_today_are_made_of() {
             3,
             "Mul | 2 | hands on: false | absorbs: false | unsigned: false/true | [] [0, 1] | Mul",
         ),
-        (
-            Op::Mul,
-            2,
-            2,
-            "Mul | 2 | hands on: false | absorbs: false | unsigned: false/true | [] [] | Mul",
-        ),
-        (
-            Op::Add,
-            2,
-            2,
-            "Add | 2 | hands on: false | absorbs: false | unsigned: false/true | [] [] | Add",
-        ),
+        (Op::Mul, 2, 2, "Mul | 2 | hands on: false | absorbs: false | unsigned: false/true | [] [] | Mul"),
+        (Op::Add, 2, 2, "Add | 2 | hands on: false | absorbs: false | unsigned: false/true | [] [] | Add"),
         (
             Op::Concat(Concat { axis: 1 }),
             2,
@@ -206,7 +196,8 @@ fn the_table_of_what_networks_of_today_are_made_of() {
         assert_eq!(&serde_json::from_str::<Op>(&json).unwrap(), op, "{json}");
     }
     // An image becomes tokens.
-    let image = "Reshape[4x9] | 1 | hands on: true | absorbs: false | unsigned: false/true | [] [0] | Reshape";
+    let image =
+        "Reshape[4x9] | 1 | hands on: true | absorbs: false | unsigned: false/true | [] [0] | Reshape";
     assert_eq!(line(&reshape(&[4, 9]), 1, 3), image);
     let only: Vec<&str> =
         table.iter().filter(|(op, ..)| op.facts().only_in_training()).map(|(op, ..)| op.kind()).collect();
