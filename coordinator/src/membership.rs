@@ -78,8 +78,12 @@ pub struct Member {
     pub dropped: Option<Abort>,
     /// It came to a running job, and is in no generation yet.
     pub joins: bool,
-    /// It came to a running job.
-    pub came_late: bool,
+    /// It came to a running job, and has not said yet that it has taken on its state.
+    pub untried: bool,
+    /// Generations that it was in untried.
+    pub tries: u32,
+    /// When it registered.
+    pub since: Now,
     /// It knows that the job has ended.
     pub told: bool,
 }
@@ -98,6 +102,16 @@ impl Member {
     /// Whether it is alive as far as is known, and has not left.
     pub fn lives(&self) -> bool {
         !self.left && !self.failed
+    }
+
+    /// It has said that it has the job's state.
+    pub fn has_state(&mut self) {
+        self.untried = false;
+    }
+
+    /// A call of one that was let in and has not heard of it yet: it has not come, whatever its call says of leaving.
+    pub fn has_not_come(&self, header_generation: u64) -> bool {
+        self.untried && !self.joins && header_generation < self.generation && self.spoken < self.generation
     }
 
     /// Rank, host, local index, pid, last step.
@@ -196,7 +210,9 @@ pub(crate) fn member(host: &str, local_index: u32, local_world: u32) -> Member {
         failed: false,
         dropped: None,
         joins: false,
-        came_late: false,
+        untried: false,
+        tries: 0,
+        since: Now::ZERO,
         told: false,
     }
 }

@@ -182,10 +182,13 @@ fn one_host_that_is_asked_to_stop_before_its_plan_reaches_it_ends_the_job_of_the
         assert!(log.any(|l| l.contains("registered, 2 of 2")), "the job did not begin");
         let mut of_other = BufReader::new(other.stderr.take().unwrap()).lines().map_while(Result::ok);
         assert!(of_other.any(|l| l.contains("joined;")), "the other host has no plan");
-        let of_other = std::thread::spawn(move || of_other.collect::<Vec<_>>().join("\n"));
         if both {
             terminate(other.id());
+            // Its worker is to know before the job ends for it.
+            let told = |l: String| l.starts_with("[host other local 0]") && l.contains("SIGTERM");
+            assert!(of_other.any(told), "the other worker was not told");
         }
+        let of_other = std::thread::spawn(move || of_other.collect::<Vec<_>>().join("\n"));
         terminate(early.id());
         let rest = std::thread::spawn(move || log.collect::<Vec<_>>().join("\n"));
         let codes = [other, early].map(|host| end(host).status.code());

@@ -28,6 +28,14 @@ pub(super) fn leave(
         return done(Some(text));
     }
     let member = job.member(header, config)?;
+    if member.has_not_come(header.generation) {
+        let text =
+            format!("{} left before it had come to generation {}", member.describe(), member.generation);
+        let reason = regroup::go_on_without(now, job, config, &header.member, &text);
+        return done(
+            reason.or_else(|| failure::fail(now, job, AbortKind::WorkerLost, Some(&header.member), text)),
+        );
+    }
     member.left = true;
     let (who, place) = (member.describe(), member.place().to_string());
     let how = if interrupted { "left, interrupted" } else { "left" };

@@ -43,15 +43,17 @@ pub(super) fn reported(
     let (ended, current) = (job.outcome().is_some(), job.generation);
     let member = job.members.get_mut(name)?;
     // The job goes on without it, whatever it says; and what it said before it came to a later generation is late.
-    if !ended && (member.dropped.is_some() || generation < member.generation) {
+    let late = generation < member.generation && !member.has_not_come(generation);
+    if !ended && (member.dropped.is_some() || late) {
         member.told |= member.dropped.is_some();
         return None;
     }
     if !ended && member.joins {
         return join::gone(job, name, &format!("failed: {message}"));
     }
-    // One that came to a running job and has done no step there says of itself what others, who run, do not meet.
-    let untried = member.came_late && member.step == 0;
+    // One that came to a running job and has done no step there says of itself what others, who run, do not meet; but numbers
+    // that are not finite are those of all.
+    let untried = member.untried && kind != FailureKind::NotFinite;
     member.failed = true;
     let waited = kind == FailureKind::Waited;
     let echo = waited || kind == FailureKind::Communication;
@@ -126,6 +128,9 @@ pub(super) fn tick(now: Now, job: &mut Job, config: &CoordinatorConfig) -> Optio
     if job.outcome().is_some() {
         return None;
     }
+    if let Some(text) = join::overdue(now, job, config) {
+        return Some(text);
+    }
     let lost = liveness::lost(now, &job.members, config);
     if let Some(first) = lost.first() {
         return match job.phase {
@@ -155,6 +160,9 @@ pub(super) fn tick(now: Now, job: &mut Job, config: &CoordinatorConfig) -> Optio
             fail(now, job, AbortKind::WorkerFailed, Some(&by), text)
         }
         Phase::Reforming { .. } => regroup::overdue(now, job, config),
+        Phase::Running { since, .. } if now >= *since + config.regroup_timeout => {
+            join::unconnected(now, job, config)
+        }
         Phase::Gathering if now >= config.register_timeout => {
             let who = missing(config, &job.members).unwrap_or_default();
             let mut text = format!(
@@ -174,8 +182,10 @@ pub(super) fn tick(now: Now, job: &mut Job, config: &CoordinatorConfig) -> Optio
 /// just one, and what to say. Counted are the collectives that each has entered.
 fn absent(waited: &Suspicion, members: &Members) -> (Option<String>, String) {
     let entered = members.get(&waited.member).map_or(0, |m| m.collectives);
-    let mut behind: Vec<(&String, &Member)> =
-        members.iter().filter(|(_, m)| !m.left && m.dropped.is_none() && m.collectives < entered).collect();
+    let mut behind: Vec<(&String, &Member)> = members
+        .iter()
+        .filter(|(_, m)| !m.left && m.dropped.is_none() && !m.joins && m.collectives < entered)
+        .collect();
     behind.sort_by_key(|(_, m)| m.rank);
     let said = &waited.message;
     if behind.is_empty() {

@@ -10,8 +10,9 @@
 //! One that dies before it is formed with is forgotten. After that it is a worker like the others, but for what it says of
 //! itself before its first step ([`super::failure::reported`]).
 
-use super::{Answer, Applied, Job, Phase, Reply, Wait, regroup};
+use super::{Answer, Applied, Job, Phase, Reply, Wait, failure, regroup};
 use crate::config::CoordinatorConfig;
+use crate::liveness::Lost;
 use crate::membership::{Member, Now};
 use crate::plan;
 use crate::ranks::{self, Place};
@@ -28,7 +29,7 @@ pub(super) fn possible(job: &Job) -> bool {
 /// Whether there is room in a running job for a worker at this place.
 pub(super) fn vacant(now: Now, job: &Job, config: &CoordinatorConfig, place: &Place) -> Result<(), Refusal> {
     // The others are about to leave as well.
-    if job.members.values().any(|m| m.left) {
+    if job.members.values().any(|m| m.left && !m.failed) {
         return Err(Refusal::Finished);
     }
     if !config.expected.is_empty() && !config.expected.contains(place) {
@@ -48,8 +49,8 @@ pub(super) fn vacant(now: Now, job: &Job, config: &CoordinatorConfig, place: &Pl
     Ok(())
 }
 
-/// The GPU of a worker that comes to a running job: that of the worker it replaces, else one that it sees and no other has; none
-/// in a job on CPUs.
+/// The GPU of a worker that comes to a running job, of those that it sees and no living worker has: that of the worker it replaces,
+/// else one that was nobody's, else any. Where ranks share GPUs all are taken, and it has its predecessor's. None in a job on CPUs.
 pub(super) fn gpu(job: &Job, place: &Place, facts: &WorkerFacts) -> Result<Option<Gpu>, Refusal> {
     if job.plan.as_deref().is_none_or(|plan| plan.device() == Device::Cpu) {
         return Ok(None);
@@ -59,10 +60,13 @@ pub(super) fn gpu(job: &Job, place: &Place, facts: &WorkerFacts) -> Result<Optio
     let of = |m: &Member| m.gpu.as_ref().map(|gpu| gpu.uuid.clone());
     let replaced =
         job.members.values().filter(|m| m.place() == *place).filter_map(of).find(|u| seen(u).is_some());
-    let there = |m: &&Member| m.lives() && m.facts.host == place.host;
-    let taken: Vec<String> = job.members.values().filter(there).filter_map(of).collect();
-    let free = || sees.iter().map(|d| d.uuid.clone()).find(|uuid| !taken.contains(uuid));
-    let uuid = replaced.or_else(free).ok_or_else(|| {
+    let of_all = |lives: bool| -> Vec<String> {
+        job.members.values().filter(|m| m.lives() || !lives).filter_map(of).collect()
+    };
+    let (taken, known) = (of_all(true), of_all(false));
+    let free = |taken: &[String]| sees.iter().map(|d| d.uuid.clone()).find(|uuid| !taken.contains(uuid));
+    let own = replaced.clone().filter(|uuid| !taken.contains(uuid));
+    let uuid = own.or_else(|| free(&known)).or_else(|| free(&taken)).or(replaced).ok_or_else(|| {
         Refusal::Configuration(format!(
             "{place} sees {} GPUs, and none that no other worker has: the job has one for each of its workers",
             sees.len()
@@ -132,6 +136,33 @@ pub(super) fn attach(now: Now, job: &mut Job, header: &Header, wait: Wait) -> Ap
         _ => Answer::Park,
     };
     Ok((answer, reason))
+}
+
+/// Generations that one is let into without taking on the job's state; then it is what breaks them.
+pub(super) const TRIES: u32 = 2;
+
+/// Those of whom a generation was formed with some that came to it have not found each other in time: it is they, as the others
+/// had before.
+pub(super) fn unconnected(now: Now, job: &mut Job, config: &CoordinatorConfig) -> Option<String> {
+    if job.is_connected() {
+        return None;
+    }
+    let untried = job.members.iter().find(|(_, m)| m.counted() && m.untried);
+    let member = untried.map(|(name, _)| name.clone())?;
+    let cause = format!(
+        "it was let in, and not all were connected within {:.0} s: look at the address that the others reach it at",
+        config.regroup_timeout.as_secs_f64()
+    );
+    failure::lose(now, job, config, &Lost { member, cause }, None)
+}
+
+/// Those that come and do not make themselves ready within the time that there is to register are not waited for: the place is
+/// another's.
+pub(super) fn overdue(now: Now, job: &mut Job, config: &CoordinatorConfig) -> Option<String> {
+    let late = |m: &Member| m.joins && m.attached.is_none() && now >= m.since + config.register_timeout;
+    let name = job.members.iter().find(|(_, m)| late(m)).map(|(name, _)| name.clone())?;
+    let how = format!("has not made itself ready within {:.0} s", config.register_timeout.as_secs_f64());
+    gone(job, &name, &how)
 }
 
 /// Whether a member waits to be let in.

@@ -62,6 +62,8 @@ pub enum Phase {
     Running {
         /// As rank 0 gets it.
         formed: Box<Generation>,
+        /// Since when.
+        since: Now,
         /// A collective failed and its root cause is awaited.
         suspicion: Option<Suspicion>,
     },
@@ -315,7 +317,11 @@ fn apply(now: Now, job: &mut Job, config: &CoordinatorConfig, event: Event) -> A
             }
             member.connected |= connected && header.generation == member.generation;
             let dropped = member.dropped.clone();
-            let heard = dropped.is_none();
+            // Nor is one in the job that is only about to come.
+            let heard = dropped.is_none() && !member.joins;
+            if heard && step > 0 {
+                member.has_state();
+            }
             let abort = ended.or(dropped);
             member.told |= abort.is_some();
             // What one that is given up has done is nobody's progress.
@@ -342,6 +348,9 @@ fn apply(now: Now, job: &mut Job, config: &CoordinatorConfig, event: Event) -> A
             member.spoke(header.generation);
             member.step = member.step.max(report.step);
             member.report = Some(report);
+            if report.step > 0 {
+                member.has_state();
+            }
             job.progressed(header.generation, report.step);
             done(None)
         }

@@ -14,6 +14,10 @@ use octrain_proto::PROTOCOL_VERSION;
 use octrain_proto::v1::{
     AbortKind, GiveUpRequest, JobSpec, Placement, RegisterReply, RegisterRequest, WorkerFacts,
 };
+use std::time::Duration;
+
+/// After so long a silence one that is gone does not ask any more what has become of the job.
+const FORGOTTEN: Duration = Duration::from_secs(3600);
 
 /// A worker registers. The last one starts the job; one that can never be a part of it ends the wait of the others.
 pub(super) fn register(
@@ -187,13 +191,16 @@ fn admit(now: Now, job: &mut Job, config: &CoordinatorConfig, request: RegisterR
         failed: false,
         dropped: None,
         joins,
-        came_late: joins,
+        untried: joins,
+        tries: 0,
+        since: now,
         told: false,
     };
     let pid = member.facts.pid;
     if joins {
-        // Of those that had its place, nobody asks any more who knows of his end.
-        job.members.retain(|_, m| m.lives() || !m.told || m.place() != place);
+        // Of those that had its place, nobody asks any more who knows of his end; nor does anybody who was gone long ago.
+        let gone = |m: &Member| m.told && m.place() == place || now >= m.last_seen + FORGOTTEN;
+        job.members.retain(|_, m| !m.failed || !gone(m));
         job.members.insert(name.clone(), member);
         let text = format!("{place} (pid {pid}) has come to the running job, and makes itself ready");
         return Ok((reply(job, config, name), Some(text)));
@@ -276,7 +283,7 @@ fn start(now: Now, job: &mut Job, config: &CoordinatorConfig) -> String {
             job.history.formed(now, roster.len(), 0);
             let formed = plan::generation(&plan, job.generation, roster, None);
             job.plan = Some(Box::new(plan));
-            job.phase = Phase::Running { formed: Box::new(formed), suspicion: None };
+            job.phase = Phase::Running { formed: Box::new(formed), since: now, suspicion: None };
             reason
         }
         Err(e) => {

@@ -65,12 +65,22 @@ pub(super) fn attach(
     }
     if let Some(member) = job.members.get_mut(&header.member) {
         member.attached = Some(standing);
+        if standing.is_some() {
+            member.has_state();
+        }
     }
     if let Some(standing) = standing {
         job.progressed(header.generation, standing.step);
     }
     reasons.extend(form(now, job));
     let reason = (!reasons.is_empty()).then(|| reasons.join("; "));
+    // It may have been left out just now.
+    if let Some(member) = job.members.get_mut(&header.member)
+        && let Some(abort) = member.dropped.clone()
+    {
+        member.told = true;
+        return Ok((Answer::Refuse(Refusal::Ended(abort)), reason));
+    }
     let answer = match &job.phase {
         Phase::Running { formed, .. } => {
             let rank = job.members.get(&header.member).and_then(|m| m.rank);
@@ -148,6 +158,10 @@ pub(super) fn go_on_without(
     if job.members.values().filter(|m| !m.failed && !m.joins).count() < config.min_world as usize {
         return None;
     }
+    // Who is left has to have what is to go on.
+    if job.members.values().any(Member::counted) && job.members.values().all(|m| !m.counted() || m.untried) {
+        return None;
+    }
     let message = line(&format!("the job goes on without this worker: {why}"), MAX_REASON);
     let member = job.members.get_mut(name)?;
     let abort = Abort { kind: AbortKind::Dropped.into(), message, culprit: member.rank, saver: None };
@@ -165,11 +179,15 @@ pub(super) fn go_on_without(
 pub(super) fn form(now: Now, job: &mut Job) -> Option<String> {
     let Phase::Reforming { since, why } = &job.phase else { return None };
     let (took, why) = (now.saturating_sub(*since), why.clone());
+    if let Some(reason) = without_those_in_vain(job) {
+        let then = form(now, job);
+        return Some([Some(reason), then].into_iter().flatten().collect::<Vec<_>>().join("; "));
+    }
     let mut here: Vec<(Place, Came)> = Vec::new();
     for m in job.members.values().filter(|m| m.counted()) {
         let standing = m.attached?;
         // One that came late and has yet to take on the others' state was stopped on its way to that.
-        let late = m.came_late && standing.is_none();
+        let late = m.untried && standing.is_none();
         here.push((m.place(), if late { Came::Late } else { Came::From(standing) }));
     }
     if here.is_empty() {
@@ -194,8 +212,15 @@ pub(super) fn form(now: Now, job: &mut Job) -> Option<String> {
         })
         .collect();
     let source = source(&came);
+    if came.iter().all(|c| *c == Came::Late) {
+        let text = format!(
+            "none of those who are left has the job's state, the last one that had it is gone: {why}"
+        );
+        return failure::fail(now, job, AbortKind::WorkerLost, None, text);
+    }
     for m in job.members.values_mut().filter(|m| m.counted() || join::ready(m)) {
         m.joins = false;
+        m.tries += u32::from(m.untried);
         let place = m.place();
         let Some(p) = roster.iter_mut().find(|p| p.host == place.host && p.local_index == place.local_index)
         else {
@@ -233,8 +258,33 @@ pub(super) fn form(now: Now, job: &mut Job) -> Option<String> {
         took.as_secs_f64(),
         places.len()
     );
-    job.phase = Phase::Running { formed: Box::new(formed), suspicion: None };
+    job.phase = Phase::Running { formed: Box::new(formed), since: now, suspicion: None };
     job.progress.1 += 1;
+    Some(text)
+}
+
+/// Once all have come, those that were let in often enough and never took on the state are left out: it is they who break
+/// generations, and those do not count as in vain. None where there are none, or nobody else.
+fn without_those_in_vain(job: &mut Job) -> Option<String> {
+    let counted = || job.members.values().filter(|m| m.counted());
+    if counted().any(|m| m.attached.is_none()) || counted().all(|m| m.untried) {
+        return None;
+    }
+    let spent = |m: &Member| m.counted() && m.untried && m.tries >= join::TRIES;
+    let name = job.members.iter().find(|(_, m)| spent(m)).map(|(name, _)| name.clone())?;
+    let member = job.members.get_mut(&name)?;
+    let text = format!(
+        "{} was let in {} times, and no step was done with it: look at the address that the others reach it at",
+        member.describe(),
+        member.tries
+    );
+    let message = line(&format!("the job goes on without this worker: {text}"), MAX_REASON);
+    member.failed = true;
+    member.dropped =
+        Some(Abort { kind: AbortKind::Dropped.into(), message, culprit: member.rank, saver: None });
+    job.progress.1 = job.progress.1.saturating_sub(member.tries);
+    let place = member.place().to_string();
+    job.remember(place, text.clone());
     Some(text)
 }
 

@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 
 /// The worker that saves: one that is left and, where a generation was being formed, has come to it; of those the one that
 /// is furthest. Of several that are known to be no further than each other, one of another host than the lost worker's,
-/// which may be gone as a whole; then the first. None where nothing is worth saving.
+/// which may be gone as a whole; then the first. None where nothing is worth saving; never one that has nothing to save.
 pub(super) fn named(job: &Job, kind: AbortKind, culprit: Option<&Member>) -> Option<Saver> {
     let began = matches!(job.phase, Phase::Running { .. } | Phase::Reforming { .. });
     if !job.survives || !began || kind == AbortKind::NotFinite {
@@ -27,9 +27,9 @@ pub(super) fn named(job: &Job, kind: AbortKind, culprit: Option<&Member>) -> Opt
         let lives = (attached.is_some(), attached.is_some() || elsewhere);
         (lives, standing.step, standing.stage, elsewhere, Reverse(m.rank))
     };
-    let furthest = job.members.values().filter(|m| m.counted()).max_by_key(|m| key(m));
+    let furthest = job.members.values().filter(|m| m.counted() && !m.untried).max_by_key(|m| key(m));
     // The one whose data ended it, where it was alone.
-    let alone = || job.members.values().find(|m| !m.left && m.dropped.is_none() && !m.joins);
+    let alone = || job.members.values().find(|m| !m.left && m.dropped.is_none() && !m.joins && !m.untried);
     let place = furthest.or_else(alone)?.place();
     Some(Saver { host: place.host, local_index: place.local_index })
 }

@@ -45,6 +45,7 @@ pub(super) fn status(now: Now, job: &Job, config: &CoordinatorConfig) -> StatusR
             silent_ms: now.saturating_sub(m.last_seen).as_millis() as u64,
             left: m.left,
             gone: m.failed,
+            joins: m.joins,
             report: m.report,
         })
         .collect();

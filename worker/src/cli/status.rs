@@ -132,10 +132,11 @@ fn phase(status: &StatusReply) -> &'static str {
 
 /// What becomes of a worker.
 fn state(member: &MemberStatus) -> &'static str {
-    match (member.gone, member.left) {
-        (true, _) => "gone",
-        (false, true) => "left",
-        (false, false) => "here",
+    match (member.gone, member.left, member.joins) {
+        (true, ..) => "gone",
+        (_, true, _) => "left",
+        (_, _, true) => "joining",
+        _ => "here",
     }
 }
 
@@ -151,7 +152,7 @@ fn seconds(ms: u64) -> String {
 
 /// A status for people.
 fn text(status: &StatusReply) -> String {
-    let here = status.members.iter().filter(|m| !m.gone && !m.left).count();
+    let here = status.members.iter().filter(|m| state(m) == "here").count();
     let least = match status.min_workers < status.expected_workers {
         true => format!(", {} are enough", status.min_workers),
         false => String::new(),

@@ -190,11 +190,11 @@ fn one_that_dies_on_its_way_in_costs_the_others_no_more_than_the_forming() {
             w.join(RegisterRequest { nonce: "third".into(), ..replacement(1) });
         }
     }
-    // Once it is in, it is lost as any other is; but what it says of itself before its first step is its own.
+    // Once it is in, it is lost as any other is; but what it says of itself before its first step is its own, unless all meet it.
     for (kind, step, ends) in [
         (FailureKind::Configuration, 0, false),
         (FailureKind::External, 0, false),
-        (FailureKind::NotFinite, 0, false),
+        (FailureKind::NotFinite, 0, true),
         (FailureKind::Configuration, 10, true),
     ] {
         let (mut w, h) = three_of_four();
@@ -292,4 +292,139 @@ fn one_that_joins_is_neither_counted_for_the_minimum_nor_named_to_save() {
     assert_eq!(abort.kind(), AbortKind::WorkerLost);
     assert_eq!(abort.saver.map(|s| s.local_index), Some(3));
     assert!(matches!(w.refused(joining(&new, Wait::Again)), Refusal::Ended(_)));
+}
+
+/// [`three_of_four`], and the one that came in the place of `a:1` let in to generation 3, without a word of it yet.
+fn let_in() -> (World, Vec<Header>, Header) {
+    let (mut w, h) = three_of_four();
+    let new = w.join(replacement(1));
+    w.event(joining(&new, Wait::First));
+    for header in &h {
+        w.event(attach(header, at(9, 0), Wait::First));
+    }
+    assert_eq!(w.job.generation, 3);
+    let h = h.into_iter().map(|header| Header { generation: 3, ..header }).collect();
+    (w, h, new)
+}
+
+#[test]
+fn a_job_whose_state_only_the_dead_had_ends_and_does_not_begin_anew() {
+    let (mut w, h) = surviving(2, 1);
+    w.ok(exited(1));
+    w.event(attach(&h[0], at(7, 0), Wait::First));
+    let new = w.join(replacement(1));
+    w.event(joining(&new, Wait::First));
+    w.event(attach(&Header { generation: 2, ..h[0].clone() }, at(9, 0), Wait::First));
+    assert_eq!(w.job.generation, 3);
+    w.event(exited(0));
+    assert_eq!(w.abort().kind(), AbortKind::WorkerLost);
+    assert!(w.abort().saver.is_none_or(|saver| saver.local_index != 1), "it has nothing to save");
+    assert!(matches!(w.event(joining(&new, Wait::Again)), Answer::Refuse(Refusal::Ended(_))));
+}
+
+#[test]
+fn one_that_has_taken_on_the_state_can_go_on_alone() {
+    let (mut w, h, new) = let_in();
+    let new = Header { generation: 3, ..new };
+    heard(&mut w, &new, 10);
+    for i in [0, 2, 3] {
+        w.event(exited(i));
+    }
+    // Below the minimum of two, it is the one that saves.
+    assert_eq!(w.abort().saver.map(|saver| saver.local_index), Some(1));
+    drop(h);
+}
+
+#[test]
+fn one_that_breaks_each_generation_it_is_let_in_to_is_left_out_and_the_job_goes_on() {
+    let (mut w, h, new) = let_in();
+    let attach_all = |w: &mut World, generation: u64| {
+        for header in &h {
+            let header = Header { generation, ..header.clone() };
+            w.event(attach(&header, at(9, 0), Wait::First));
+        }
+    };
+    for generation in [3, 4] {
+        attach_all(&mut w, generation);
+        let answer = w.event(joining(&Header { generation, ..new.clone() }, Wait::First));
+        match generation {
+            3 => assert!(matches!(answer, Answer::Reply(_)), "{answer:?}"),
+            _ => assert!(matches!(answer, Answer::Refuse(Refusal::Ended(_))), "{answer:?}"),
+        }
+    }
+    let formed = formed(&mut w, &Header { generation: 4, ..h[0].clone() });
+    assert_eq!((formed.number, formed.roster.len(), formed.source), (5, 3, Some(0)));
+    assert!(w.job.refusals.iter().any(|(_, text)| text.contains("let in 2 times")));
+    // Its generations were none of those in vain.
+    for generation in 5..8 {
+        attach_all(&mut w, generation);
+        assert!(matches!(w.job.phase, Phase::Running { .. }), "{generation}");
+    }
+}
+
+#[test]
+fn one_that_the_others_do_not_reach_is_left_out_in_time() {
+    let (mut w, h, new) = let_in();
+    let new = Header { generation: 3, ..new };
+    for _ in 0..61 {
+        w.now += ms(1000);
+        for header in h.iter().chain([&new]) {
+            w.ok(Event::Heartbeat { header: header.clone(), step: 0, collectives: 0, connected: false });
+        }
+        w.event(Event::Tick);
+    }
+    assert!(matches!(w.job.phase, Phase::Reforming { .. }), "{:?}", w.job.phase);
+    assert!(w.beat(&new).is_some_and(|abort| abort.message.contains("address")));
+}
+
+#[test]
+fn one_that_leaves_or_fails_without_having_heard_that_it_was_let_in_ends_its_generation() {
+    let (mut w, _, new) = let_in();
+    w.ok(Event::Leave { header: new, interrupted: true, before_plan: false });
+    assert!(matches!(w.job.phase, Phase::Reforming { .. }) && !w.job.interrupted, "{:?}", w.job.phase);
+    let again = w.join(RegisterRequest { nonce: "third".into(), ..replacement(1) });
+    assert!(w.event(joining(&again, Wait::First)) == Answer::Park);
+
+    let (mut w, _, new) = let_in();
+    w.fail(&new, "no memory", FailureKind::Own);
+    assert!(matches!(w.job.phase, Phase::Reforming { .. }), "{:?}", w.job.phase);
+}
+
+#[test]
+fn one_that_has_nothing_is_not_named_to_save_and_what_all_have_met_is_told_by_any() {
+    let (mut w, h) = surviving(4, 3);
+    w.ok(exited(1));
+    for i in [0, 2, 3] {
+        w.event(attach(&h[i], at(7, 0), Wait::First));
+    }
+    let new = w.join(replacement(1));
+    w.event(joining(&new, Wait::First));
+    for i in [0, 2, 3] {
+        w.event(attach(&Header { generation: 2, ..h[i].clone() }, at(9, 0), Wait::First));
+    }
+    heard(&mut w, &Header { generation: 3, ..h[3].clone() }, 9);
+    w.ok(exited(0));
+    w.event(joining(&Header { generation: 3, ..new }, Wait::First));
+    w.ok(exited(2));
+    assert_eq!(w.abort().saver.map(|saver| saver.local_index), Some(3));
+
+    let (mut w, _, new) = let_in();
+    w.fail(&Header { generation: 3, ..new }, "loss is NaN", FailureKind::NotFinite);
+    assert_eq!(w.abort().kind(), AbortKind::NotFinite);
+}
+
+#[test]
+fn a_place_is_not_held_by_one_that_never_gets_ready_nor_by_one_who_left_before_its_plan() {
+    let (mut w, h) = three_of_four();
+    let new = w.join(replacement(1));
+    let (all, until): (Vec<&Header>, _) = (h.iter().chain([&new]).collect(), w.config.register_timeout);
+    while w.job.members.contains_key(&new.member) && w.now < until + ms(2000) {
+        w.pass(ms(1000), &all[..if w.now < until { 4 } else { 3 }]);
+    }
+    assert!(w.now >= until, "{:?}", w.now);
+    w.join(RegisterRequest { nonce: "third".into(), ..replacement(1) });
+
+    let (mut w, h) = surviving(3, 1);
+    w.ok(Event::Leave { header: h[2].clone(), interrupted: false, before_plan: true });
+    w.join(replacement(2));
 }
