@@ -26,6 +26,9 @@ const STOPPED: Duration = Duration::from_secs(2);
 /// From SIGTERM to SIGKILL.
 const TERM_TO_KILL: Duration = Duration::from_secs(3);
 
+/// How one ends that was asked to stop.
+const PREEMPTED: End = End::Code(super::EXIT_PREEMPTED as i32);
+
 /// One worker to start.
 #[derive(Debug, Clone, Default)]
 pub struct WorkerCommand {
@@ -141,8 +144,8 @@ struct Worker {
     unanswered: bool,
     /// It was started for one that had died.
     replaces: bool,
-    /// It was asked to end, as the job is done.
-    dismissed: bool,
+    /// When it was asked to end, as the job is done.
+    dismissed: Option<Instant>,
 }
 
 /// Running workers. Dropping the group kills them.
@@ -217,7 +220,7 @@ fn start(program: &Path, w: WorkerCommand) -> Result<Worker, LaunchError> {
         asked: None,
         unanswered: false,
         replaces: false,
-        dismissed: false,
+        dismissed: None,
     })
 }
 
@@ -238,7 +241,7 @@ impl Group {
         let mut standing: Option<Instant> = None;
         let mut done: Option<Instant> = None;
         loop {
-            self.look();
+            self.look(!passed && terminated.is_none());
             let restarts = !passed && terminated.is_none() && !self.is_done();
             self.hear(restarts);
             // An answer is waited for where it can change something.
@@ -269,7 +272,7 @@ impl Group {
             if self.survives() && self.is_done() {
                 let since = *done.get_or_insert(now);
                 if !passed && now >= since + STOPPED {
-                    self.dismiss();
+                    self.dismiss(now);
                 }
             }
             if self.is_done_without_those_that_stand() {
@@ -296,6 +299,12 @@ impl Group {
         // And one that came to it too late.
         for w in self.workers.iter_mut().filter(|w| done && (w.unanswered || w.replaces)) {
             w.exit.iter_mut().for_each(|exit| exit.outlived = exit.end != End::Code(0));
+        }
+        // That all were asked to stop may be what one was that had come in time.
+        for exit in
+            self.workers.iter_mut().filter_map(|w| w.exit.as_mut()).filter(|e| !done && e.end == PREEMPTED)
+        {
+            exit.outlived = false;
         }
         let mut exits: Vec<WorkerExit> = self.workers.iter_mut().filter_map(|w| w.exit.take()).collect();
         exits.append(&mut self.past);
@@ -358,19 +367,27 @@ impl Group {
     }
 
     /// Asks those to end that were started for others and have not come to the job in time: it is done. One that has is about
-    /// to end itself.
-    fn dismiss(&mut self) {
-        for w in self.workers.iter_mut().filter(|w| w.replaces && !w.dismissed && w.exit.is_none()) {
-            w.dismissed = true;
+    /// to end itself. Whoever has not ended after the time to save never will, and is killed.
+    fn dismiss(&mut self, now: Instant) {
+        for w in self.workers.iter_mut().filter(|w| w.replaces && w.exit.is_none()) {
+            let signal = match w.dismissed {
+                None => Signal::TERM,
+                Some(at) if now >= at + self.stop_grace => Signal::KILL,
+                Some(_) => continue,
+            };
+            w.dismissed.get_or_insert(now);
+            if signal == Signal::KILL {
+                w.killed = Some(End::Silent);
+            }
             if let Some(pid) = i32::try_from(w.child.id()).ok().and_then(Pid::from_raw) {
                 // It may have ended in between, which is what the signal wants.
-                let _ = kill_process_group(pid, Signal::TERM);
+                let _ = kill_process_group(pid, signal);
             }
         }
     }
 
-    /// Takes note of those that have ended.
-    fn look(&mut self) {
+    /// Takes note of those that have ended; `alone`: one that was asked to stop was so by somebody else than this launcher.
+    fn look(&mut self, alone: bool) {
         self.round += 1;
         // Who is killed then was stopped, and the job is done without it.
         let done = self.is_done() && self.survives();
@@ -381,8 +398,9 @@ impl Group {
                 // Not our child any more: nothing more will be known about it.
                 Err(_) => End::Code(i32::from(super::EXIT_ERROR)),
             };
-            // Whoever was asked to stop has left as the others do.
-            let asked_to = end == End::Code(0) || end == End::Code(i32::from(super::EXIT_PREEMPTED));
+            // Whoever was asked to stop has left as the others do, but for one that may not have come to them yet.
+            let came = !(w.replaces && alone && w.dismissed.is_none());
+            let asked_to = end == End::Code(0) || (end == PREEMPTED && came);
             let told = self.ended.as_ref().filter(|_| !asked_to && w.killed.is_none());
             w.asked = told.and_then(|told| ask(told, Ended { index, pid: w.child.id(), end }));
             // Its last words; a grandchild that holds the pipe open must not hold up the launcher.

@@ -14,6 +14,8 @@ pub struct Restarts {
     max: u32,
     /// How far the job was, for each that was spent.
     spent: Vec<u64>,
+    /// How far it is known to have come.
+    furthest: u64,
 }
 
 /// What becomes of the place of a worker that the job goes on without.
@@ -38,14 +40,16 @@ pub enum Decision {
 impl Restarts {
     /// At most `max` at a time; a restart counts until the job is [`GIVEN_BACK`] steps further.
     pub fn new(max: u32) -> Self {
-        Self { max, spent: Vec::new() }
+        Self { max, spent: Vec::new(), furthest: 0 }
     }
 
-    /// What becomes of the place of a worker that ended so when the job was at `step`.
+    /// What becomes of the place of a worker that ended so when the job was at `step`; 0 where that is not known.
     pub fn decide(&mut self, end: End, step: u64) -> Decision {
         if !may_help(end) {
             return Decision::WouldEndAlike;
         }
+        self.furthest = self.furthest.max(step);
+        let step = self.furthest;
         self.spent.retain(|at| at.saturating_add(GIVEN_BACK) > step);
         if self.spent.len() >= self.max as usize {
             return Decision::Spent { max: self.max };
@@ -101,6 +105,8 @@ mod tests {
         // One whose step is not known, or behind, gives none back.
         assert_eq!(restarts.decide(killed, 0), Decision::Replace { spent: 2, max: 2 });
         assert_eq!(restarts.decide(killed, 0), Decision::Spent { max: 2 });
+        // Nor is it given back by the next one whose step is known: it was spent no sooner than all that was seen.
+        assert_eq!(restarts.decide(killed, 6 + GIVEN_BACK), Decision::Spent { max: 2 });
         assert_eq!(Restarts::new(0).decide(killed, 9), Decision::Spent { max: 0 });
         assert_eq!(Restarts::new(1).decide(killed, u64::MAX), Decision::Replace { spent: 1, max: 1 });
     }

@@ -86,6 +86,38 @@ fn a_worker_that_died_is_replaced_as_often_as_may_be_and_nobody_waits_for_one_th
     assert!(run("exit 2", "true", 3).0.is_empty());
     let (begun, (_, exits)) = (Instant::now(), run("kill -9 $$", "exec sleep 60", 1));
     assert!(begun.elapsed() < Duration::from_secs(10) && exits.len() == 3, "{exits:?}");
+    // Not even where it does not listen.
+    let (begun, (_, exits)) =
+        (Instant::now(), run("kill -9 $$", "trap '' TERM; while :; do sleep 1; done", 1));
+    assert!(begun.elapsed() < Duration::from_secs(20), "{exits:?}");
+    let late = exits.iter().find(|e| e.label == "another rank 1").unwrap();
+    assert_eq!((late.end, late.outlived), (End::Silent, true), "{exits:?}");
+    // One that is asked to stop before it has come ends nobody.
+    let (replaced, exits) = run("kill -9 $$", "exit 4", 3);
+    let ends: Vec<End> = exits.iter().map(|e| e.end).collect();
+    assert_eq!((replaced, ends), (vec![1], vec![End::Signal(9), End::Code(4), End::Code(0)]));
+}
+
+#[test]
+fn a_job_that_was_stopped_through_one_that_replaces_another_has_stopped_as_it_was_asked() {
+    let ended: Told = Arc::new(|_: &Ended| Some(Answer { goes_on: true, step: 5 }));
+    let replace: Replace = Arc::new(|_| Ok(sh("another rank 1", "sleep 0.2; exit 4")));
+    let stopped = |workers: Vec<WorkerCommand>| {
+        let options = LaunchOptions {
+            ended: Some(ended.clone()),
+            replace: Some(replace.clone()),
+            restarts: Restarts::new(1),
+            survives: Arc::new(AtomicBool::new(true)),
+            failure_grace: Duration::from_secs(20),
+            ..options(workers)
+        };
+        spawn(options).unwrap().wait(&Interrupt::default())
+    };
+    let last = sh("rank 1", "kill -9 $$");
+    let report = stopped(vec![sh("rank 0", "sleep 0.6; exit 4"), last.clone()]);
+    assert_eq!(report.code, EXIT_PREEMPTED, "{report:?}");
+    // So has the launcher of that one alone.
+    assert_eq!(stopped(vec![last]).code, EXIT_PREEMPTED);
 }
 
 #[test]
