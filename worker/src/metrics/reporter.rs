@@ -175,7 +175,8 @@ impl Reporter {
 
     /// An epoch begins (or goes on) at step `done`.
     pub fn epoch_start(&mut self, epoch: u32, steps: u64, done: u64) {
-        self.epoch.clear();
+        // In another generation it goes on with what was done of it; a step that is done again counts once.
+        self.epoch.retain(|m| m.epoch == epoch && m.step <= done);
         self.steps_per_epoch = steps;
         if self.terminal {
             let bar = ProgressBar::with_draw_target(
@@ -316,5 +317,52 @@ impl Reporter {
     /// How the run ended.
     pub fn summary(&mut self, values: Value) {
         self.json(&values);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_that_goes_on_in_another_generation_is_told_of_as_a_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("report.json");
+        let mut reporter = Reporter::new(0, Some(&path), false, 1).unwrap();
+        let step = |reporter: &mut Reporter, epoch, step, loss| {
+            reporter.step(&StepMetrics {
+                epoch,
+                step,
+                global_step: 2 * u64::from(epoch) + step,
+                loss,
+                top1: 0.0,
+                lr: 0.1,
+                grad_norm: 1.0,
+                loss_scale: 1.0,
+                skipped: false,
+                images: 4,
+                data_time: 0.0,
+                forward_time: 0.0,
+                backward_time: 0.0,
+                reduce_time: 0.0,
+                update_time: 0.0,
+                step_time: 1.0,
+            });
+        };
+        reporter.epoch_start(0, 2, 0);
+        step(&mut reporter, 0, 1, 3.0);
+        step(&mut reporter, 0, 2, 9.0);
+        // The second is done again.
+        reporter.epoch_start(0, 2, 1);
+        step(&mut reporter, 0, 2, 1.0);
+        reporter.epoch_end();
+        reporter.epoch_start(1, 2, 0);
+        step(&mut reporter, 1, 1, 5.0);
+        reporter.epoch_end();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let epochs: Vec<_> =
+            lines.filter(|l| l["kind"] == "epoch").map(|l| l["train.loss"].clone()).collect();
+        assert_eq!(epochs, [json!(2.0), json!(5.0)]);
     }
 }

@@ -94,6 +94,10 @@ impl Run<'_> {
             } else if self.step_limit() {
                 end = EpochEnd::StepLimit;
             } else if outcome.after == AfterStep::Regroup && !self.was_last_step() {
+                // Nobody comes back to these steps where they are the epoch's last.
+                if self.progress.position.step_in_epoch >= steps {
+                    self.reporter.epoch_end();
+                }
                 return Err(self.part_at_boundary());
             }
         }
