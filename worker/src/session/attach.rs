@@ -2,7 +2,7 @@
 
 use super::background::refused;
 use super::connection::{ANSWER, RETRY};
-use super::error::{AbortReason, is_transient};
+use super::error::{AbortReason, is_finished, is_transient};
 use super::generation::{self, Generation};
 use super::{Session, SessionError};
 use octrain_coordinator::limits::MAX_MESSAGE;
@@ -121,7 +121,8 @@ impl Session {
                 answer
                     .as_ref()
                     .err()
-                    .filter(|s| !is_transient(s))
+                    // One that nobody waits for is not needed any more, which is no end of anything.
+                    .filter(|s| !is_transient(s) && !(before.joins() && is_finished(s)))
                     .into_iter()
                     .for_each(|s| refused(&self.shared, s));
                 answer

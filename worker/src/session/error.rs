@@ -149,6 +149,11 @@ pub(super) fn is_occupied_for_now(status: &Status) -> bool {
     is_occupied(refusal(status))
 }
 
+/// Whether a refusal says that the job has finished well.
+pub(super) fn is_finished(status: &Status) -> bool {
+    refusal(status) == "finished"
+}
+
 /// Whether a failed call may be tried again: the coordinator was not reached and said nothing, or has too much to do.
 pub(super) fn is_transient(status: &Status) -> bool {
     match refusal(status) {

@@ -243,6 +243,27 @@ fn a_worker_started_anew_waits_until_its_predecessor_is_given_up() {
 }
 
 #[test]
+fn one_that_waits_to_be_let_in_when_the_job_finishes_hears_that_and_of_no_failure() {
+    let config = CoordinatorConfig::new("127.0.0.1:0", 2).with_min_world(1);
+    let c = serve(config.with_heartbeat_timeout(Duration::from_secs(5))).unwrap();
+    let (a, b) = pair(&c);
+    let place = b.generation().rank();
+    b.goodbye(false, true);
+    a.attach("the other one is gone", Some(Standing::default())).unwrap();
+    let other = Session::connect(options(c.address(), place)).unwrap();
+    assert!(other.generation().joins());
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| other.attach("it comes", None));
+        // It waits, or comes a moment later, to the same answer.
+        std::thread::sleep(Duration::from_millis(300));
+        a.leave();
+        let e = waits.join().unwrap().unwrap_err();
+        assert!(matches!(&e, SessionError::Refused { kind, .. } if kind == "finished"), "{e}");
+    });
+    assert_eq!((other.abort_reason(), other.abort().is_tripped()), (None, false));
+}
+
+#[test]
 fn a_worker_that_is_done_leaves_even_if_nobody_hears_it() {
     let c = coordinator(1);
     let a = Session::connect(SessionOptions { local_world: 1, ..options(c.address(), 0) }).unwrap();
