@@ -58,7 +58,7 @@ pub fn print(text: impl fmt::Display) -> io::Result<()> {
     print_while_read(text).map(drop)
 }
 
-/// [`print`]; false where a reader that is awaited has gone, so that no more need be said.
+/// [`print()`]; false where a reader that is awaited has gone, so that no more need be said.
 pub fn print_while_read(text: impl fmt::Display) -> io::Result<bool> {
     match STARTED.get() {
         Some((standard, Reader::NotAwaited)) => {
