@@ -122,7 +122,7 @@ impl Session {
                     .as_ref()
                     .err()
                     // One that nobody waits for is not needed any more, which is no end of anything.
-                    .filter(|s| !is_transient(s) && !(before.joins() && is_finished(s)))
+                    .filter(|s| !(is_transient(s) || before.joins() && is_finished(s)))
                     .into_iter()
                     .for_each(|s| refused(&self.shared, s));
                 answer
