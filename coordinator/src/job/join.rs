@@ -7,8 +7,9 @@
 //! (heartbeats)       those who run are told that a boundary is wanted; the ranks agree on it as they add up, and attach
 //! form               it is a part of the next generation, whose source is one of those who ran
 //! ```
-//! One that dies before it is formed with is forgotten. After that it is a worker like the others, but for what it says of
-//! itself before its first step ([`super::failure::reported`]).
+//! One that dies before it is formed with is forgotten, and so is one that does not get ready. After that it is a worker like the
+//! others; but until it has said that it has the job's state (`Member::untried`) it neither keeps the job going nor saves, what it
+//! says of itself is its own ([`super::failure::reported`]), and where generations break with it, or do not connect, it is left out.
 
 use super::{Answer, Applied, Job, Phase, Reply, Wait, failure, regroup};
 use crate::config::CoordinatorConfig;

@@ -46,6 +46,19 @@ fn joining(header: &Header, wait: Wait) -> Event {
     Event::Attach { header: header.clone(), standing: None, message: String::new(), wait }
 }
 
+/// [`three_of_four`], and the one that came in the place of `a:1` let in to generation 3, without a word of it yet.
+fn let_in() -> (World, Vec<Header>, Header) {
+    let (mut w, h) = three_of_four();
+    let new = w.join(replacement(1));
+    w.event(joining(&new, Wait::First));
+    for header in &h {
+        w.event(attach(header, at(9, 0), Wait::First));
+    }
+    assert_eq!(w.job.generation, 3);
+    let h = h.into_iter().map(|header| Header { generation: 3, ..header }).collect();
+    (w, h, new)
+}
+
 #[test]
 fn one_that_comes_to_a_running_job_is_a_part_of_the_generation_behind_the_next_boundary() {
     let (mut w, h) = three_of_four();
@@ -121,15 +134,8 @@ fn one_that_is_ready_while_a_generation_is_formed_is_a_part_of_it_and_one_that_i
 
 #[test]
 fn one_without_a_state_is_never_the_source_and_no_reason_to_begin_anew() {
-    let (mut w, h) = three_of_four();
-    let new = w.join(replacement(1));
-    w.event(joining(&new, Wait::First));
-    for header in &h {
-        w.event(attach(header, at(9, 0), Wait::First));
-    }
-    assert_eq!(w.job.generation, 3);
+    let (mut w, now, new) = let_in();
     // The generation breaks before it has taken on the others' state, and even before it has heard of it.
-    let now: Vec<Header> = h.iter().map(|h| Header { generation: 3, ..h.clone() }).collect();
     for header in &now {
         w.event(attach(header, at(9, 0), Wait::First));
     }
@@ -197,12 +203,7 @@ fn one_that_dies_on_its_way_in_costs_the_others_no_more_than_the_forming() {
         (FailureKind::NotFinite, 0, true),
         (FailureKind::Configuration, 10, true),
     ] {
-        let (mut w, h) = three_of_four();
-        let new = w.join(replacement(1));
-        w.event(joining(&new, Wait::First));
-        for header in &h {
-            w.event(attach(header, at(9, 0), Wait::First));
-        }
+        let (mut w, _, new) = let_in();
         let new = Header { generation: 3, ..new };
         heard(&mut w, &new, step);
         w.fail(&new, "the images are others", kind);
@@ -294,19 +295,6 @@ fn one_that_joins_is_neither_counted_for_the_minimum_nor_named_to_save() {
     assert!(matches!(w.refused(joining(&new, Wait::Again)), Refusal::Ended(_)));
 }
 
-/// [`three_of_four`], and the one that came in the place of `a:1` let in to generation 3, without a word of it yet.
-fn let_in() -> (World, Vec<Header>, Header) {
-    let (mut w, h) = three_of_four();
-    let new = w.join(replacement(1));
-    w.event(joining(&new, Wait::First));
-    for header in &h {
-        w.event(attach(header, at(9, 0), Wait::First));
-    }
-    assert_eq!(w.job.generation, 3);
-    let h = h.into_iter().map(|header| Header { generation: 3, ..header }).collect();
-    (w, h, new)
-}
-
 #[test]
 fn a_job_whose_state_only_the_dead_had_ends_and_does_not_begin_anew() {
     let (mut w, h) = surviving(2, 1);
@@ -324,7 +312,7 @@ fn a_job_whose_state_only_the_dead_had_ends_and_does_not_begin_anew() {
 
 #[test]
 fn one_that_has_taken_on_the_state_can_go_on_alone() {
-    let (mut w, h, new) = let_in();
+    let (mut w, _, new) = let_in();
     let new = Header { generation: 3, ..new };
     heard(&mut w, &new, 10);
     for i in [0, 2, 3] {
@@ -332,7 +320,6 @@ fn one_that_has_taken_on_the_state_can_go_on_alone() {
     }
     // Below the minimum of two, it is the one that saves.
     assert_eq!(w.abort().saver.map(|saver| saver.local_index), Some(1));
-    drop(h);
 }
 
 #[test]
