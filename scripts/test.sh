@@ -113,6 +113,7 @@ step tests tests
 step "lints and documentation, beside the tests" arrived lints
 
 if grep -q SKIPPED: "$told"; then echo; echo "not run here:"; grep -o 'SKIPPED: .*' "$told" | sort -u; fi
+if grep -qE '^test .* FAILED$' "$told"; then echo; echo "failed tests:"; grep -E '^test .* FAILED$' "$told" | sort -u; fi
 echo; echo "steps:"; printf '%s' "$summary"
 echo "$passed passed, $failed failed"
 [ $failed -eq 0 ]

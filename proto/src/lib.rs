@@ -4,7 +4,7 @@
 //! # async fn f() -> Result<(), Box<dyn std::error::Error>> {
 //! use octrain_proto::v1::{StatusRequest, coordinator_client::CoordinatorClient};
 //! let mut client = CoordinatorClient::connect("http://127.0.0.1:29400").await?;
-//! println!("{:?}", client.status(StatusRequest {}).await?.into_inner().phase());
+//! println!("{:?}", client.status(StatusRequest::default()).await?.into_inner().phase());
 //! # Ok(()) }
 //! ```
 
