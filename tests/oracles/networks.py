@@ -1,5 +1,5 @@
 """The networks as PyTorch modules, by Octrain's names: torchvision's own where it has them, else written here independently
-of Octrain's graphs with timm's parameter names. Nothing is left out at random (dropout, stochastic depth)."""
+of Octrain's graphs with timm's parameter names. Nothing is left out at random (dropout, stochastic depth) unless asked for."""
 
 import torch
 import torchvision
@@ -147,7 +147,7 @@ class Lite0(nn.Module):
         return self.classifier(nn.functional.relu6(self.bn2(self.conv_head(x))).mean((2, 3)))
 
 
-def build(model, channels, classes, side):
+def build(model, channels, classes, side, random=False):
     if model in TORCHVISION:
         assert channels == 3, model
         net = torchvision.models.get_model(TORCHVISION[model], num_classes=classes)
@@ -159,7 +159,7 @@ def build(model, channels, classes, side):
         net = Lite0(channels, classes)
     else:
         net = resnet.build(model, channels, classes)
-    for module in net.modules():
+    for module in () if random else net.modules():
         if isinstance(module, (nn.Dropout, torchvision.ops.StochasticDepth)):
             module.p = 0.0
     return net

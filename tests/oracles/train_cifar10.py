@@ -1,6 +1,6 @@
 """The floating-point runs of scripts/training/train_cifar10.sh in PyTorch: the same images, augmentation, batches, schedule and
-optimizer, torchvision's network (for ViT-32px, timm's written anew); in FP32 (TF32 on a GPU, as Octrain's), or under BF16
-autocast. On a GPU where there is one.
+optimizer, torchvision's network as torchvision begins it; in FP32 (TF32 on a GPU, as Octrain's), or under BF16 autocast. On a
+GPU where there is one.
 
     train_cifar10.py FOLDER NETWORK bf16|fp32 [SEED [STATE]]
 
@@ -23,20 +23,21 @@ import networks
 
 # Epochs, learning rate, images of a batch.
 RECIPES = {"ResNet20": (8, 0.1, 64), "MobileNetV2-32px": (4, 0.05, 64), "ViT-32px": (10, 0.001, 128)}
+# Parameters of torchvision's vision transformer that do not decay, beside biases and LayerNorms.
+EMBEDDINGS = ("class_token", "encoder.pos_embedding")
 
 
-def timms_start(net):
-    """timm's initial values of a vision transformer."""
-    for module in net.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=0.02)
-            nn.init.zeros_(module.bias)
-    nn.init.trunc_normal_(net.pos_embed, std=0.02)
-    nn.init.normal_(net.cls_token, std=1e-6)
+def network(model):
+    """torchvision's, with its own initial values and what it leaves out at random; ResNet-20, which it has not, is written here."""
+    if model == "ViT-32px":
+        return torchvision.models.VisionTransformer(
+            image_size=32, patch_size=4, num_layers=6, num_heads=4, hidden_dim=128, mlp_dim=512, num_classes=10
+        )
+    return networks.build(model, 3, 10, 32, random=True)
 
 
 def optimizer_of(net, model, lr):
-    plain = [p for n, p in net.named_parameters() if p.ndim < 2 or n in ("cls_token", "pos_embed")]
+    plain = [p for n, p in net.named_parameters() if p.ndim < 2 or n in EMBEDDINGS]
     layers = [p for p in net.parameters() if not any(p is q for q in plain)]
     groups = lambda decay: [{"params": layers, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}]
     if model == "ViT-32px":
@@ -80,10 +81,7 @@ def main(folder, model, precision, seed="1", state=None):
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     epochs, lr, batch = RECIPES[model]
-    net = networks.build(model, 3, 10, 32)
-    if model == "ViT-32px":
-        timms_start(net)
-    net = net.to(device, memory_format=torch.channels_last)
+    net = network(model).to(device, memory_format=torch.channels_last)
     train, labels = images(f"{folder}/train", device)
     optimizer, criterion = optimizer_of(net, model, lr), nn.CrossEntropyLoss()
     warmup = len(train) // batch
