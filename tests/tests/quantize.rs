@@ -57,6 +57,25 @@ fn fewer_images_than_a_batch_are_calibrated_on_as_they_are_and_empty_classes_are
 }
 
 #[test]
+fn a_file_of_the_same_weights_and_another_recipe_is_refused_and_the_setting_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let (fp, file) = (trained().join("fp"), at("eight.onnx"));
+    for (name, bits) in [("eight", "8"), ("seven", "7")] {
+        let out = at(name);
+        let place = ["quantize", "--from-checkpoint", text(&fp), "--output-dir", text(&out)];
+        let how = ["--qat-weight-bits", bits, "--qat-calibration-images", "64", "--show-config", "false"];
+        succeed(&[&place[..], &how].concat());
+    }
+    let (eight, seven) = (at("eight"), at("seven"));
+    let export =
+        ["export", "--from-checkpoint", text(&eight), "--profile", "openvino", "--output", text(&file)];
+    succeed(&export);
+    let told = refuse(2, &["verify", "--from-checkpoint", text(&seven), "--model", text(&file)]);
+    assert!(told.contains("--qat-weight-bits is 8 in it and 7 in the checkpoint"), "{told}");
+}
+
+#[test]
 fn one_command_makes_a_checkpoint_that_is_exported_verified_and_run() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);

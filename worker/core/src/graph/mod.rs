@@ -8,7 +8,6 @@ mod dot;
 mod error;
 mod facts;
 mod infer;
-mod initializer;
 mod node;
 mod ops;
 #[cfg(test)]
@@ -21,7 +20,6 @@ pub use build::{Builder, Square};
 pub use error::GraphError;
 pub use facts::NetworkFacts;
 pub use infer::infer_type;
-pub use initializer::{Distribution, Initializer};
 pub use node::*;
 pub use ops::*;
 
