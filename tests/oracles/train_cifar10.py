@@ -90,7 +90,7 @@ def main(folder, model, precision, seed="1", state=None):
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total - warmup)
     schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [warm, cosine], [warmup])
     parts = {"net": net, "optimizer": optimizer, "schedule": schedule}
-    step, losses, run = 0, [], ["torchvision's own", model, precision, seed, len(train), torch.__version__, device.type]
+    step, losses, run = 0, [], ["torchvision's own", model, precision, seed, len(train), str(torch.__version__), device.type]
     if state and os.path.exists(state):
         found = torch.load(state, map_location=device)
         if found["run"] != run:
