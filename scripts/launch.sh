@@ -4,6 +4,7 @@
 #   scripts/launch.sh [TRAIN FLAGS]                          this node alone, with a coordinator of its own
 #   scripts/launch.sh --coordinator HOST:PORT [TRAIN FLAGS]  this node's share of a job of several nodes, whose
 #                                                            octrain-coordinator listens at HOST:PORT
+#                       [--token-file F]                     with the job's token, as that coordinator has it
 #   srun --ntasks-per-node=1 scripts/launch.sh --coordinator HOST:PORT ...
 #                                                            the same through SLURM (or mpirun --map-by ppr:1:node)
 #   scripts/launch.sh --nproc N ...                          N workers instead of one per GPU
@@ -13,7 +14,7 @@
 set -euo pipefail
 fail() { echo "launch: error: $*" >&2; exit 2; }
 
-coordinator='' nproc='' device='' flags=()
+coordinator='' nproc='' device='' flags=() credentials=()
 while [ $# -gt 0 ]; do
   case $1 in
     --coordinator|--nproc|--device)
@@ -21,8 +22,12 @@ while [ $# -gt 0 ]; do
       declare "${1#--}=$2"; shift 2 ;;
     --coordinator=*|--nproc=*|--device=*)
       name=${1%%=*}; declare "${name#--}=${1#*=}"; shift ;;
+    --token-file)
+      [ $# -ge 2 ] || fail "$1 needs a value"
+      credentials+=("$1" "$2"); shift 2 ;;
+    --token-file=*) credentials+=("$1"); shift ;;
     --) shift ;;
-    -h|--help) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h|--help) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) flags+=("$1"); shift ;;
   esac
 done
@@ -52,6 +57,7 @@ esac
 
 run="$(dirname "${BASH_SOURCE[0]}")/octrain.sh"
 if [ -n "$coordinator" ]; then
-  exec "$run" launch --coordinator "$coordinator" --nproc-per-node "$nproc" -- --device "$device" ${flags[@]+"${flags[@]}"}
+  exec "$run" launch --coordinator "$coordinator" --nproc-per-node "$nproc" ${credentials[@]+"${credentials[@]}"} -- --device "$device" ${flags[@]+"${flags[@]}"}
 fi
+[ ${#credentials[@]} -eq 0 ] || fail "${credentials[0]} needs --coordinator: a job on this node alone draws its own token"
 exec "$run" train --nproc "$nproc" --device "$device" ${flags[@]+"${flags[@]}"}

@@ -2,13 +2,25 @@
 
 use crate::ranks::Place;
 use crate::text::{hostile, line};
+use crate::token::JobToken;
 use std::time::Duration;
+
+/// Who may speak to a coordinator.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Access {
+    /// Whoever has it; without one, whoever reaches the address.
+    pub token: Option<JobToken>,
+    /// Whether to listen without a token where other machines may reach it.
+    pub insecure: bool,
+}
 
 /// Settings of one coordinator.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CoordinatorConfig {
     /// `HOST:PORT` to listen on; port 0 lets the system choose.
     pub listen: String,
+    /// Who may speak to it.
+    pub access: Access,
     /// Name of the job; workers that name another one are refused.
     pub job_id: String,
     /// Workers the job consists of.
@@ -51,6 +63,7 @@ impl CoordinatorConfig {
     pub fn new(listen: impl Into<String>, world_size: u32) -> Self {
         Self {
             listen: listen.into(),
+            access: Access::default(),
             job_id: DEFAULT_JOB.into(),
             world_size,
             min_world: world_size,

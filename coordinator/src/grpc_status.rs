@@ -24,6 +24,7 @@ impl From<Refusal> for Status {
             Refusal::Store(_) => Code::OutOfRange,
             Refusal::Ended(_) | Refusal::Finished => Code::Aborted,
             Refusal::Gone => Code::Unavailable,
+            Refusal::TokenMissing | Refusal::TokenOther | Refusal::TokenUnwanted => Code::Unauthenticated,
         };
         let text = line(&refusal.to_string(), MAX_STATUS);
         // In a job that outlives its workers, how it ended for this one says more than the text: who saves.

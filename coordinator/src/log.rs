@@ -9,13 +9,13 @@ use std::time::Duration;
 const PER_WINDOW: u64 = 16;
 /// Time over which refusals are counted.
 const WINDOW: Duration = Duration::from_secs(10);
-/// The same for workers whose place is taken, which ask again every second until it is free.
+/// The same for workers whose place is taken, which ask again every second until it is free, and for strangers, who are any.
 const OCCUPIED: (u64, Duration) = (1, Duration::from_secs(60));
 
 /// Lines of a kind of refusal, and the time in which no more are written.
 fn limit(kind: &str) -> (u64, Duration) {
     match kind {
-        "duplicate" | "full" => OCCUPIED,
+        "duplicate" | "full" | "token" => OCCUPIED,
         _ => (PER_WINDOW, WINDOW),
     }
 }

@@ -2,13 +2,15 @@
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use octrain_coordinator::config::{CoordinatorConfig, DEFAULT_JOB, MAX_TIME};
+use octrain_coordinator::config::{Access, CoordinatorConfig, DEFAULT_JOB, MAX_TIME};
 use octrain_coordinator::exit_code::{self, ECHO, EXIT_CONFIGURATION, EXIT_ERROR, EXIT_INTERRUPTED};
 use octrain_coordinator::job::Outcome;
 use octrain_coordinator::outlet::Standard;
 use octrain_coordinator::server::{self, ServeError};
+use octrain_coordinator::token::JobToken;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
@@ -49,6 +51,13 @@ struct Args {
     /// Seconds to stay after a job that failed before all workers had come, so that who comes late ends as it did.
     #[arg(long, value_name = "SECONDS", default_value_t = 60.0, allow_negative_numbers = true)]
     linger_for_late: f64,
+    /// File with the job's token, which launchers and `octrain status` are to be given too; every call without it is refused. The
+    /// environment may have the token itself (OCTRAIN_TOKEN) in its place.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Listen on an address that other machines reach although the job has no token: anybody there can end it.
+    #[arg(long)]
+    insecure: bool,
 }
 
 fn seconds(flag: &str, value: f64) -> Result<Duration> {
@@ -58,7 +67,9 @@ fn seconds(flag: &str, value: f64) -> Result<Duration> {
 }
 
 fn config(args: Args) -> Result<CoordinatorConfig> {
+    let access = Access { token: JobToken::find(args.token_file.as_deref())?, insecure: args.insecure };
     let mut config = CoordinatorConfig {
+        access,
         job_id: args.job_id,
         generation: args.generation,
         min_world: args.min_world.unwrap_or(args.world_size),

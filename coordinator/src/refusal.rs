@@ -117,6 +117,21 @@ pub enum Refusal {
     /// The coordinator goes away.
     #[error("the coordinator is shutting down")]
     Gone,
+    /// A stranger, or somebody who forgot the token.
+    #[error(
+        "the job has a token, and this call has none: give the coordinator's --token-file here too, or the token in OCTRAIN_TOKEN"
+    )]
+    TokenMissing,
+    /// Somebody of another job.
+    #[error(
+        "the token of this call is not the job's: give the coordinator's --token-file here too, or its token in OCTRAIN_TOKEN"
+    )]
+    TokenOther,
+    /// Who counts on a token must not believe that there is one.
+    #[error(
+        "the call has a token, and the job has none: start the coordinator with --token-file (or OCTRAIN_TOKEN), or leave the token out here"
+    )]
+    TokenUnwanted,
 }
 
 impl Refusal {
@@ -150,6 +165,7 @@ impl Refusal {
             Refusal::Finished => "finished",
             Refusal::Busy => "busy",
             Refusal::Gone => "gone",
+            Refusal::TokenMissing | Refusal::TokenOther | Refusal::TokenUnwanted => "token",
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Binding, serving, ending.
 
 use crate::accept::incoming;
-use crate::config::{ConfigError, CoordinatorConfig};
+use crate::config::{Access, ConfigError, CoordinatorConfig};
 use crate::driver::{self, Mailbox};
+use crate::guard::Guard;
 use crate::job::Outcome;
 use crate::limits::MAX_REQUEST;
 use crate::log;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 
 /// Calls under way on one connection; a worker needs a handful.
@@ -44,6 +46,14 @@ pub enum ServeError {
         /// The system's words.
         source: io::Error,
     },
+    /// Anybody could end the job.
+    #[error(
+        "{address} is reached from other machines, and the job has no token, so that anybody there could end it: give one with --token-file (or in OCTRAIN_TOKEN), listen on 127.0.0.1, or say --insecure if the network lets nobody in"
+    )]
+    Open {
+        /// The address.
+        address: SocketAddr,
+    },
     /// No threads.
     #[error("cannot start the coordinator's threads: {0}")]
     Runtime(io::Error),
@@ -57,6 +67,19 @@ pub struct Serving {
     over: watch::Receiver<Option<Outcome>>,
 }
 
+/// Who is let in, in words.
+///
+/// # Errors
+/// When that would be anybody, and nobody has said so.
+fn kept(address: SocketAddr, access: &Access) -> Result<&'static str, ServeError> {
+    match (&access.token, address.ip().to_canonical().is_loopback(), access.insecure) {
+        (Some(_), _, _) => Ok("for whoever has the job's token"),
+        (None, true, _) => Ok("for whoever is on this machine"),
+        (None, false, true) => Ok("for anybody who reaches it (--insecure)"),
+        (None, false, false) => Err(ServeError::Open { address }),
+    }
+}
+
 /// Binds and serves on the current tokio runtime. Returns once the address is bound.
 pub async fn start(config: CoordinatorConfig) -> Result<Serving, ServeError> {
     config.validate()?;
@@ -67,8 +90,11 @@ pub async fn start(config: CoordinatorConfig) -> Result<Serving, ServeError> {
     };
     let listener = TcpListener::bind(&config.listen).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
-    let opening =
-        format!("coordinator listens on {address}, job `{}`, {} workers", config.job_id, config.world_size);
+    let kept = kept(address, &config.access)?;
+    let opening = format!(
+        "coordinator listens on {address}, job `{}`, {} workers, {kept}",
+        config.job_id, config.world_size
+    );
     // Names this process among coordinators that held the same address before, and is a part of members' names: who knows
     // one speaks for it, so none is to be guessed.
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -76,6 +102,7 @@ pub async fn start(config: CoordinatorConfig) -> Result<Serving, ServeError> {
 
     let generation = config.generation;
     log::info(generation, &opening);
+    let guard = Guard::new(config.access.token.clone(), generation);
     let (mailbox, driver) = driver::start(Arc::new(config), incarnation);
     let (stop, stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(
@@ -84,10 +111,11 @@ pub async fn start(config: CoordinatorConfig) -> Result<Serving, ServeError> {
             .http2_keepalive_interval(Some(Duration::from_secs(10)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
             .max_concurrent_streams(STREAMS)
-            .add_service(
+            .add_service(InterceptedService::new(
                 CoordinatorServer::new(Service { mailbox: mailbox.clone() })
                     .max_decoding_message_size(MAX_REQUEST),
-            )
+                guard,
+            ))
             .serve_with_incoming_shutdown(
                 incoming(listener, move |text| log::warn(generation, &text)),
                 async {

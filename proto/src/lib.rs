@@ -19,6 +19,11 @@ pub const PROTOCOL_VERSION: u32 = 10;
 /// Metadata key of a refused call: the kind of the refusal, in kebab case.
 pub const REFUSAL_KEY: &str = "octrain-refusal";
 
+/// Metadata key of a call: the job's token, behind [`BEARER`].
+pub const TOKEN_KEY: &str = "authorization";
+/// What stands in front of the job's token ([`TOKEN_KEY`]).
+pub const BEARER: &str = "Bearer ";
+
 /// The coordinator's service and its messages (`proto/coordinator.proto`).
 #[allow(missing_docs, clippy::all)]
 pub mod v1 {

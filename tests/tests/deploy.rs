@@ -2,7 +2,7 @@
 //! pieces must agree on among themselves; and the container file.
 
 use k8s_openapi::api::batch::v1::{Job, PodFailurePolicyRule};
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, PodSpec, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, PodSpec, Secret, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use octrain_coordinator::exit_code::{
     EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PREEMPTED,
@@ -43,6 +43,7 @@ fn misunderstood(document: &Value) -> Vec<String> {
         ("batch/v1", "Job") => check::<Job>(document),
         ("v1", "Service") => check::<Service>(document),
         ("v1", "ConfigMap") => check::<ConfigMap>(document),
+        ("v1", "Secret") => check::<Secret>(document),
         ("v1", "PersistentVolumeClaim") => check::<PersistentVolumeClaim>(document),
         ("networking.k8s.io/v1", "NetworkPolicy") => check::<NetworkPolicy>(document),
         (version, kind) => vec![format!("no type for {kind} of {version}: add it to this test")],
@@ -235,6 +236,39 @@ fn workers_have_shared_memory_and_every_mount_has_its_volume() {
         let gpus =
             pod.containers[0].resources.as_ref().unwrap().limits.as_ref().unwrap().get("nvidia.com/gpu");
         assert_eq!(gpus.map(|q| q.0.as_str()), (overlay == "gpu").then_some("8"));
+    }
+}
+
+#[test]
+fn every_pod_is_given_the_run_s_own_token_and_keeps_it_to_itself() {
+    for overlay in OVERLAYS {
+        let Some(documents) = rendered(overlay) else { return };
+        let secret: Secret = named(&documents, "Secret", "octrain-secrets");
+        assert_eq!(secret.data.unwrap()["token"].0, manifest::TOKEN.as_bytes());
+        let labels = secret.metadata.labels.unwrap();
+        assert!(labels.contains_key("app.kubernetes.io/instance"), "it is the run's own: {labels:?}");
+        for name in ["octrain-coordinator", "octrain-worker"] {
+            let pod = pod(&named::<Job>(&documents, "Job", name));
+            let volume = pod.volumes.iter().flatten().find_map(|v| v.secret.as_ref()).expect("a secret");
+            assert_eq!(volume.secret_name, secret.metadata.name, "{overlay} {name}");
+            assert_eq!(volume.default_mode, Some(0o440), "nobody but the pod's own group reads it");
+            assert_eq!(pod.security_context.as_ref().unwrap().fs_group, Some(65532));
+            let container = &pod.containers[0];
+            let words = [container.command.clone(), container.args.clone()].into_iter().flatten().flatten();
+            let line = words.collect::<Vec<_>>().join(" ");
+            let mounts = container.volume_mounts.as_ref().unwrap();
+            let mount = mounts.iter().find(|m| m.name == "secrets").unwrap();
+            assert!(line.contains(&format!("--token-file {}/token", mount.mount_path)), "{line}");
+            let text = serde_json::to_string(&pod).unwrap();
+            assert!(!text.contains(manifest::TOKEN), "{overlay} {name}: the token is in the open");
+        }
+        let kept = Command::new("git")
+            .args(["check-ignore", "--quiet"])
+            .arg(kubernetes("overlays").join(overlay).join("token"))
+            .current_dir(repository())
+            .status()
+            .unwrap();
+        assert!(kept.success(), "{overlay}: the token would be committed");
     }
 }
 

@@ -56,6 +56,8 @@ const TABLE: &[(&str, How)] = &[
         "scripts/launch.sh --coordinator",
         Not("needs several nodes; scripts.rs has what it starts, pods.rs runs that"),
     ),
+    ("(umask 077; openssl rand", With(&[])),
+    ("openssl rand", With(&[])),
     ("octrain-coordinator", Parsed("waits for 16 workers; pods.rs runs coordinator and launchers")),
     // docs/results.md
     (

@@ -35,7 +35,10 @@ const COORDINATOR_IO: &[&str] = &[
     "service.rs",
     "server.rs",
     "grpc_status.rs",
+    "guard.rs",
     "main.rs",
+    "secret_file.rs",
+    "token.rs",
 ];
 
 fn decision_imports() -> ImportRules {

@@ -9,6 +9,7 @@ use octrain_tests::{binary, manifest};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -87,6 +88,8 @@ impl Cluster {
             .collect();
         assert_ne!(text, shortened, "the run was to be shortened");
         fs::write(folder.join("settings/train.toml"), shortened).unwrap();
+        fs::write(folder.join("token"), manifest::TOKEN).unwrap();
+        fs::set_permissions(folder.join("token"), fs::Permissions::from_mode(0o440)).unwrap();
         let coordinator = containers(&of("Job", "octrain-coordinator")).remove(0);
         let workers = containers(&of("Job", "octrain-worker"));
         Some(Self { folder: folder.into(), coordinator, workers })
@@ -96,6 +99,7 @@ impl Cluster {
     fn start(&self, container: &Container, port: Option<&str>, attempt: u32) -> Pod {
         let mapped = |text: &str| {
             let text = text.replace("/etc/octrain", self.folder.join("settings").to_str().unwrap());
+            let text = text.replace("/run/octrain", self.folder.to_str().unwrap());
             let text = match text.strip_prefix("/output/") {
                 Some(rest) => self.folder.join("output").join(rest).display().to_string(),
                 None => text,

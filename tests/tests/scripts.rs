@@ -37,6 +37,9 @@ fn launch_starts_one_worker_per_gpu() {
         joining,
         ["launch", "--coordinator", "a:1", "--nproc-per-node", "2", "--", "--device", "cuda", "--qat"]
     );
+    let line = ["--coordinator", "a:1", "--nproc=1", "--token-file", "a token", "--device=cpu"];
+    let shown = arguments(&dry_run("launch.sh", &line, ""));
+    assert_eq!(shown[5..], ["--token-file", "a token", "--", "--device", "cpu"]);
 }
 
 #[test]
@@ -57,6 +60,8 @@ fn launch_refuses_what_it_cannot_do() {
     );
     assert!(refused(&dry_run("launch.sh", &["--device", "tpu"], "0")).contains("'tpu'"));
     assert!(refused(&dry_run("launch.sh", &["--nproc"], "0")).contains("--nproc needs a value"));
+    let alone = refused(&dry_run("launch.sh", &["--token-file", "f"], "0"));
+    assert!(alone.contains("--token-file needs --coordinator"), "{alone}");
 }
 
 #[test]

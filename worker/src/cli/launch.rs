@@ -1,12 +1,13 @@
 //! `octrain launch`: this host's workers of a job that a coordinator elsewhere holds together.
 
 use super::args::RunFlags;
+use super::credentials::CredentialFlags;
 use super::resume::{self, Again, ResumeFlag};
 use super::worker::{Place, Work};
 use super::{Exit, in_vain, local};
 use crate::config::RunConfig;
 use crate::launcher::WorkerCommand;
-use crate::session::{GivingUp, machine};
+use crate::session::{Credentials, GivingUp, machine};
 use crate::trainer::Job;
 use anyhow::Result;
 use clap::parser::ValueSource;
@@ -44,6 +45,9 @@ pub struct LaunchArgs {
     /// Replacements.
     #[command(flatten)]
     pub restart: local::RestartFlag,
+    /// What shows the coordinator that this launcher is of its job.
+    #[command(flatten)]
+    pub credentials: CredentialFlags,
     /// Flags of `octrain train`, the same on every host.
     #[arg(last = true, value_name = "TRAIN FLAGS")]
     pub flags: Vec<String>,
@@ -67,6 +71,7 @@ fn again(args: &LaunchArgs) -> String {
         seconds("connect-timeout", args.connect_timeout, CONNECT_TIMEOUT),
         seconds("plan-timeout", args.plan_timeout, PLAN_TIMEOUT),
         args.restart.again(),
+        args.credentials.again(),
         " --".into(),
     ]
     .concat()
@@ -74,9 +79,10 @@ fn again(args: &LaunchArgs) -> String {
 
 impl LaunchArgs {
     /// This launcher, as it tells the coordinator that it cannot be run.
-    fn giving_up(&self) -> GivingUp {
+    fn giving_up(&self, credentials: &Credentials) -> GivingUp {
         GivingUp {
             coordinator: self.coordinator.clone(),
+            credentials: credentials.clone(),
             job_id: self.job_id.clone(),
             generation: self.generation,
             local_index: None,
@@ -129,8 +135,14 @@ pub fn misspelt(line: impl Iterator<Item = OsString>, e: &clap::Error) {
     let Ok(matches) = command.try_get_matches_from(line) else { return };
     let text = |name: &str| matches.try_get_one::<String>(name).ok().flatten().cloned();
     let Some(coordinator) = text("coordinator") else { return };
+    // Without them nobody there would listen.
+    let Ok(credentials) = CredentialFlags::from_arg_matches(&matches).map(|flags| flags.read()) else {
+        return;
+    };
+    let Ok(credentials) = credentials else { return };
     let who = GivingUp {
         coordinator,
+        credentials,
         job_id: text("job_id").unwrap_or_else(|| DEFAULT_JOB.into()),
         generation: matches.try_get_one("generation").ok().flatten().copied().unwrap_or_default(),
         local_index: None,
@@ -143,7 +155,9 @@ pub fn misspelt(line: impl Iterator<Item = OsString>, e: &clap::Error) {
 /// Runs the command.
 pub fn main(args: &LaunchArgs) -> Result<u8> {
     let again = Again { command: again(args), needs: ", on every host and with a coordinator started anew" };
-    let (flags, config) = args.training(&again).map_err(|e| in_vain::told(&args.giving_up(), e))?;
+    let credentials = args.credentials.read()?;
+    let (flags, config) =
+        args.training(&again).map_err(|e| in_vain::told(&args.giving_up(&credentials), e))?;
     flags.show(&config)?;
     let host = machine::host_name();
     let commands = (0..args.nproc_per_node).map(|local_index| {
@@ -155,6 +169,7 @@ pub fn main(args: &LaunchArgs) -> Result<u8> {
             local_world: args.nproc_per_node,
             connect_timeout: args.connect_timeout,
             plan_timeout: args.plan_timeout,
+            credentials: credentials.clone(),
         };
         let command = local::worker_command(&config, &place, &Work::Run, false)?;
         // Ranks are the coordinator's to give; here only the place is known.
@@ -198,10 +213,12 @@ mod tests {
             "7200",
             "--max-restarts",
             "0",
+            "--token-file",
+            "a token",
         ]);
         let long = short.replace(
             " --nproc-per-node 8 --",
-            " --nproc-per-node 8 --job-id 'my run' --connect-timeout 86400 --plan-timeout 7200 --max-restarts 0 --",
+            " --nproc-per-node 8 --job-id 'my run' --connect-timeout 86400 --plan-timeout 7200 --max-restarts 0 --token-file 'a token' --",
         );
         assert_eq!(told, long);
     }

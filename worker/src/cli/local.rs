@@ -2,6 +2,7 @@
 //! very process).
 
 use super::Exit;
+use super::shared_token::SharedToken;
 use super::worker::{self, Place, Work};
 use crate::config::RunConfig;
 use crate::launcher::{
@@ -9,12 +10,13 @@ use crate::launcher::{
     WorkerCommand,
     signals::{self, Stage},
 };
-use crate::session::{self, Exited, network};
+use crate::session::{self, Credentials, Exited, JOB_TOKEN, network};
 use crate::trainer::Job;
 use anyhow::{Context, Result};
-use octrain_coordinator::config::CoordinatorConfig;
+use octrain_coordinator::config::{Access, CoordinatorConfig};
 use octrain_coordinator::ranks::Place as Expected;
 use octrain_coordinator::server::{self, ServeError};
+use octrain_coordinator::token::draw;
 use octrain_core::strategy::{DeviceChoice, TestBackend};
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -49,6 +51,8 @@ pub fn worker_command(
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = (cores / place.local_world.max(1) as usize).max(1).to_string();
     let mut env: Vec<(OsString, OsString)> = vec![("OMP_NUM_THREADS".into(), threads.into())];
+    // Not an argument: those are shown to every user of the machine.
+    env.extend(place.credentials.token.iter().map(|token| (JOB_TOKEN.into(), token.secret().into())));
     if config.machine.device != DeviceChoice::Cpu || config.machine.test_backend == TestBackend::Nccl {
         let nccl = network::nccl_environment(&place.coordinator);
         if place.local_index == 0 {
@@ -99,11 +103,11 @@ pub enum Survival {
 const ASK: Duration = Duration::from_secs(1);
 
 /// Becomes true once it is known that the job goes on without some of its workers.
-fn survives(survival: Survival, coordinator: Option<&str>) -> Arc<AtomicBool> {
+fn survives(survival: Survival, place: Option<&Place>) -> Arc<AtomicBool> {
     let known = Arc::new(AtomicBool::new(survival == Survival::Known(true)));
-    let (Survival::Asked, Some(coordinator)) = (survival, coordinator) else { return known };
-    let (waiting, coordinator) = (Arc::downgrade(&known), coordinator.to_string());
-    let ask = move || session::survives(&coordinator).ok().flatten();
+    let (Survival::Asked, Some(place)) = (survival, place) else { return known };
+    let (waiting, place) = (Arc::downgrade(&known), place.clone());
+    let ask = move || session::survives(&place.coordinator, &place.credentials).ok().flatten();
     let asking = std::thread::Builder::new().name("survives".into());
     if let Err(e) = asking.spawn(move || until_answered(&waiting, ask, ASK)) {
         tracing::warn!(
@@ -122,13 +126,6 @@ fn until_answered(waiting: &Weak<AtomicBool>, ask: impl Fn() -> Option<bool>, pa
         drop(known);
         std::thread::sleep(pause);
     }
-}
-
-/// A token that nobody guesses.
-fn draw() -> std::io::Result<String> {
-    let mut random = [0; 16];
-    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut random)?;
-    Ok(random.iter().map(|b| format!("{b:02x}")).collect())
 }
 
 /// A worker of this launcher.
@@ -164,7 +161,7 @@ fn another(all: &Known, index: usize) -> std::io::Result<WorkerCommand> {
 /// it, and says whether the job goes on; then another one is started for it, as far as `restarts` go.
 pub fn supervise(workers: Vec<(Place, WorkerCommand)>, survival: Survival, restarts: Restarts) -> Result<u8> {
     let interrupt = signals::enter(Stage::Supervising)?;
-    let survives = survives(survival, workers.first().map(|(place, _)| place.coordinator.as_str()));
+    let survives = survives(survival, workers.first().map(|(place, _)| place));
     let tells = survival != Survival::Known(false);
     let none = |(place, command)| Supervised { place, command, token: String::new() };
     let all: Known = Arc::new(Mutex::new(workers.into_iter().map(none).collect()));
@@ -181,6 +178,7 @@ pub fn supervise(workers: Vec<(Place, WorkerCommand)>, survival: Survival, resta
         let Supervised { place, token, .. } = known(&all, ended.index)?;
         let told = session::exited(&Exited {
             coordinator: place.coordinator.clone(),
+            credentials: place.credentials.clone(),
             job_id: place.job_id.clone(),
             generation: place.generation,
             local_index: place.local_index,
@@ -191,7 +189,8 @@ pub fn supervise(workers: Vec<(Place, WorkerCommand)>, survival: Survival, resta
         let unheard = |e| tracing::debug!("the coordinator was not told that a worker {}: {e}", ended.end);
         let goes_on = told.map_err(unheard).ok()?;
         // Where that is not known, no restart is given back.
-        let step = if goes_on { session::furthest(&place.coordinator).unwrap_or_default() } else { 0 };
+        let furthest = || session::furthest(&place.coordinator, &place.credentials).unwrap_or_default();
+        let step = if goes_on { furthest() } else { 0 };
         Some(Answer { goes_on, step })
     };
     let ended: Option<Told> = tells.then(|| Arc::new(ended) as Told);
@@ -228,7 +227,9 @@ pub fn run_opened(config: &RunConfig, listen: &str, job: Job, work: &Work, resta
     let host = crate::session::machine::host_name();
     let min_world = min_world(config, work);
     let survives = min_world < world && !needs_all(config, work);
+    let shared = SharedToken::of_job()?;
     let serve = CoordinatorConfig {
+        access: Access { token: Some(shared.token.clone()), insecure: false },
         expected: (0..world).map(|local_index| Expected { host: host.clone(), local_index }).collect(),
         ..CoordinatorConfig::new(listen, world).with_min_world(min_world)
     };
@@ -236,7 +237,8 @@ pub fn run_opened(config: &RunConfig, listen: &str, job: Job, work: &Work, resta
         ServeError::Runtime(_) => anyhow::Error::from(e),
         _ => Exit { code: EXIT_CONFIGURATION, message: e.to_string() }.into(),
     })?;
-    tracing::info!("the coordinator listens on {0}: octrain status {0}", coordinator.address());
+    let address = coordinator.address();
+    tracing::info!("the coordinator listens on {address}: octrain status {address}{}", shared.flag());
     let place = |local_index| Place {
         coordinator: coordinator.address().to_string(),
         job_id: octrain_coordinator::config::DEFAULT_JOB.into(),
@@ -245,6 +247,7 @@ pub fn run_opened(config: &RunConfig, listen: &str, job: Job, work: &Work, resta
         local_world: world,
         connect_timeout: 60,
         plan_timeout: 3600,
+        credentials: Credentials { token: Some(shared.token.clone()) },
     };
     let code = if world == 1 {
         worker::run(config, &place(0), job, work)?

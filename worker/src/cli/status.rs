@@ -1,6 +1,7 @@
 //! `octrain status`: what a job is doing, as its coordinator tells it.
 
 use super::Exit;
+use super::credentials::CredentialFlags;
 use crate::launcher::{EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_ERROR, EXIT_OK};
 use crate::metrics::{print, print_while_read, table};
 use crate::session::{self, JobPhase, MemberStatus, PastGeneration, SessionError, StatusReply, StepReport};
@@ -30,6 +31,9 @@ pub struct StatusArgs {
     /// A line of JSON in place of text.
     #[arg(long)]
     pub json: bool,
+    /// What shows the coordinator that this process may ask.
+    #[command(flatten)]
+    pub credentials: CredentialFlags,
 }
 
 /// Longest pause of --watch, in seconds.
@@ -47,9 +51,10 @@ pub fn main(args: &StatusArgs) -> Result<u8> {
             args.interval
         ),
     })?;
+    let credentials = args.credentials.read()?;
     let mut answered: Option<Instant> = None;
     loop {
-        match session::status(&args.coordinator, args.watch) {
+        match session::status(&args.coordinator, &credentials, args.watch) {
             Ok(status) => {
                 answered = Some(Instant::now());
                 same_version(&args.coordinator, &status)?;
@@ -113,6 +118,7 @@ fn ended(e: SessionError, ago: Option<Duration>) -> Result<u8> {
             };
             (EXIT_ERROR, format!("no coordinator answers at {address} ({why}); {what}"))
         }
+        e if e.is_configuration() => (EXIT_CONFIGURATION, super::advice::told(&e)),
         e => (EXIT_ERROR, super::advice::told(&e)),
     };
     Err(Exit { code, message }.into())

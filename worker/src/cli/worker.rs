@@ -1,5 +1,6 @@
 //! `octrain worker`: one rank.
 
+use super::credentials::CredentialFlags;
 use super::{Exit, advice, in_vain};
 use crate::config::RunConfig;
 use crate::launcher::{
@@ -10,7 +11,8 @@ use crate::launcher::{
 use crate::metrics::say;
 use crate::native;
 use crate::session::{
-    Conclusion, FailureKind, GivingUp, JobSpec, Session, SessionError, SessionOptions, machine, panics,
+    Conclusion, Credentials, FailureKind, GivingUp, JobSpec, Session, SessionError, SessionOptions, machine,
+    panics,
 };
 use crate::trainer::{self, AllReduce, Job, TrainError};
 use anyhow::{Context, Result};
@@ -42,6 +44,9 @@ pub struct Place {
     /// Longest wait for the plan once the coordinator is reached, in seconds.
     #[arg(long)]
     pub plan_timeout: u64,
+    /// What shows the coordinator that this worker is of its job.
+    #[arg(skip)]
+    pub credentials: Credentials,
 }
 
 /// Arguments of `octrain worker`.
@@ -69,8 +74,11 @@ pub enum Work {
 
 /// Runs the command.
 pub fn main(args: &WorkerArgs) -> Result<u8> {
-    let (config, job, work) = open(args).map_err(|e| in_vain::told(&args.place.giving_up(), e))?;
-    run(&config, &args.place, job, &work)
+    // The launcher has put the job's token into the environment.
+    let credentials = CredentialFlags::default().read()?;
+    let place = Place { credentials, ..args.place.clone() };
+    let (config, job, work) = open(args).map_err(|e| in_vain::told(&place.giving_up(), e))?;
+    run(&config, &place, job, &work)
 }
 
 fn open(args: &WorkerArgs) -> Result<(RunConfig, Job, Work)> {
@@ -110,6 +118,7 @@ impl Place {
     fn giving_up(&self) -> GivingUp {
         GivingUp {
             coordinator: self.coordinator.clone(),
+            credentials: self.credentials.clone(),
             job_id: self.job_id.clone(),
             generation: self.generation,
             local_index: Some(self.local_index),
@@ -124,6 +133,7 @@ impl Place {
         let spec = job.spec(config).map_err(Exit::configuration)?;
         let spec = JobSpec { kept_global_batch: trainer::kept_global_batch(config, job), ..spec };
         Ok(SessionOptions {
+            credentials: self.credentials.clone(),
             job_id: self.job_id.clone(),
             generation: self.generation,
             local_index: self.local_index,

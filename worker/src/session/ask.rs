@@ -1,9 +1,7 @@
 //! Questions to a coordinator from processes that are no workers.
 
-use super::SessionError;
-use super::connect::{endpoint, found};
-use super::connection::Client;
-use super::error::innermost;
+use super::transport::{Client, Way};
+use super::{Credentials, SessionError};
 use octrain_proto::PROTOCOL_VERSION;
 use octrain_proto::v1::{JobPhase, StatusReply, StatusRequest};
 use std::time::Duration;
@@ -12,26 +10,30 @@ use tonic::{Response, Status};
 /// Longest wait for the coordinator: it is there, or the job is over.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The status of the job at `HOST:PORT`. Any process may ask, at any time. A coordinator stays for a moment behind its job's end for
+/// The status of the job at `HOST:PORT`. Any process that has the job's credentials may ask, at any time. A coordinator stays for a moment behind its job's end for
 /// whoever has asked as one who is `watching`, within the last five seconds.
 ///
 /// # Errors
 /// When the address is none, when nobody answers there within 5 s, and, as [`SessionError::Ended`] or a refusal, when the job has just
 /// ended.
-pub fn status(coordinator: &str, watching: bool) -> Result<StatusReply, SessionError> {
+pub fn status(
+    coordinator: &str,
+    credentials: &Credentials,
+    watching: bool,
+) -> Result<StatusReply, SessionError> {
     let request = StatusRequest { watching };
-    ask(coordinator, "status", async |mut client: Client| client.status(request).await)
+    ask(coordinator, credentials, "status", async |mut client: Client| client.status(request).await)
 }
 
 /// Steps that the furthest worker of a job has done.
-pub fn furthest(coordinator: &str) -> Result<u64, SessionError> {
-    Ok(status(coordinator, false)?.members.iter().map(|m| m.step).max().unwrap_or_default())
+pub fn furthest(coordinator: &str, credentials: &Credentials) -> Result<u64, SessionError> {
+    Ok(status(coordinator, credentials, false)?.members.iter().map(|m| m.step).max().unwrap_or_default())
 }
 
 /// Whether the job goes on when it loses some of its workers, which its coordinator knows from the start. None where who answers
 /// has a job that is over, as one before this may, or is of another version.
-pub fn survives(coordinator: &str) -> Result<Option<bool>, SessionError> {
-    let status = status(coordinator, false)?;
+pub fn survives(coordinator: &str, credentials: &Credentials) -> Result<Option<bool>, SessionError> {
+    let status = status(coordinator, credentials, false)?;
     let over = matches!(status.phase(), JobPhase::Finished | JobPhase::Failed);
     let known = status.protocol_version == PROTOCOL_VERSION && !over;
     Ok(known.then_some(status.min_workers < status.expected_workers))
@@ -40,18 +42,17 @@ pub fn survives(coordinator: &str) -> Result<Option<bool>, SessionError> {
 /// One question.
 pub(super) fn ask<T>(
     coordinator: &str,
+    credentials: &Credentials,
     name: &'static str,
     call: impl AsyncFn(Client) -> Result<Response<T>, Status>,
 ) -> Result<T, SessionError> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(SessionError::Runtime)?;
-    let (address, endpoint) = endpoint(coordinator)?;
-    let unreachable =
-        |last: String| SessionError::Unreachable { address: address.clone(), waited: PATIENCE, last };
+    let way = Way::to(coordinator, credentials)?;
+    let unreachable = |last: String| way.unreachable(PATIENCE, last);
     let asking = async {
-        found(&address).await.map_err(&unreachable)?;
-        let channel = endpoint.connect().await.map_err(|e| unreachable(innermost(&e)))?;
-        call(Client::new(channel)).await.map_err(|status| SessionError::of_status(&address, name, &status))
+        let client = way.client().await.map_err(unreachable)?;
+        call(client).await.map_err(|status| way.failed(name, &status))
     };
     let told = runtime.block_on(async { tokio::time::timeout(PATIENCE, asking).await });
     Ok(told.unwrap_or_else(|_| Err(unreachable("no answer".into())))?.into_inner())

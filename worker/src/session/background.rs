@@ -1,8 +1,9 @@
 //! What goes on while the worker trains: heartbeats, step reports, and listening for the end of the job.
 
-use super::connection::{Client, Connection};
+use super::connection::Connection;
 use super::error::{AbortReason, is_transient, words};
 use super::generation::Generation;
+use super::transport::Client;
 use crate::collective::Abort;
 use octrain_proto::v1::{
     self, AbortKind, HeartbeatReply, HeartbeatRequest, Regroup, ReportStepRequest, StepReport, WatchRequest,
@@ -152,7 +153,7 @@ pub(super) fn start(
     let ((a, b), (d, e), (f, g)) = (parts(), parts(), parts());
     let header = &c.header;
     vec![
-        runtime.spawn(heartbeats(a, b, header.clone(), rhythm, c.address.clone())),
+        runtime.spawn(heartbeats(a, b, header.clone(), rhythm, c.way.address().to_string())),
         runtime.spawn(listen(d, e, header.clone(), rhythm)),
         runtime.spawn(reports(f, g, header.clone(), rhythm)),
     ]

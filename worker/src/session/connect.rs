@@ -1,13 +1,13 @@
 //! Finding the coordinator, registering, getting the plan.
 
 use super::background::{self, Rhythm, Shared};
-use super::connection::{Client, Connection, RETRY};
-use super::error::{innermost, is_occupied_for_now, is_transient, words};
+use super::connection::{Connection, RETRY};
+use super::error::{is_occupied_for_now, is_transient, words};
 use super::generation::{self, Generation};
+use super::transport::{Client, Way};
 use super::{Session, SessionError, SessionOptions};
 use octrain_coordinator::plan;
 use octrain_proto::PROTOCOL_VERSION;
-use octrain_proto::v1::coordinator_client::CoordinatorClient;
 use octrain_proto::v1::{
     self, BuildPlan, FailureKind, GetPlanRequest, Header, RegisterReply, RegisterRequest, WorkerFacts,
 };
@@ -16,7 +16,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 use tonic::Status;
-use tonic::transport::Endpoint;
 
 /// Between messages on what is being waited for.
 const SAY: Duration = Duration::from_secs(5);
@@ -40,14 +39,14 @@ pub(super) fn connect(options: SessionOptions) -> Result<Session, SessionError> 
         .enable_all()
         .build()
         .map_err(SessionError::Runtime)?;
-    let (client, registered) = runtime.block_on(register(&options))?;
+    let way = Way::to(&options.coordinator, &options.credentials)?;
+    let (client, registered) = runtime.block_on(register(&way, &options))?;
     let header = Header {
         job_id: registered.job_id.clone(),
         generation: registered.generation,
         member: registered.member.clone(),
     };
-    let connection =
-        Arc::new(Connection { client, header, address: options.coordinator.clone(), runtime: Some(runtime) });
+    let connection = Arc::new(Connection { client, header, way, runtime: Some(runtime) });
     let shared = Shared::new(registered.generation);
     let rhythm = Rhythm {
         interval: Duration::from_millis(registered.heartbeat_interval_ms.max(10)).min(SLOWEST),
@@ -161,33 +160,6 @@ fn wait_for_plan(
     }
 }
 
-/// A coordinator's address, and how it is connected to.
-pub(super) fn endpoint(coordinator: &str) -> Result<(String, Endpoint), SessionError> {
-    let address = coordinator.trim_start_matches("http://").to_string();
-    let bad = || SessionError::Address { address: address.clone() };
-    let (host, port) = address.rsplit_once(':').ok_or_else(bad)?;
-    if host.is_empty() || port.parse::<u16>().map_or(true, |p| p == 0) {
-        return Err(bad());
-    }
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|_| bad())?
-        .connect_timeout(Duration::from_secs(5))
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(Duration::from_secs(10))
-        .keep_alive_timeout(Duration::from_secs(10));
-    Ok((address, endpoint))
-}
-
-/// Whether the name of an address resolves. Looked up only for the message: the channel looks up again whenever it
-/// connects.
-pub(super) async fn found(address: &str) -> Result<(), String> {
-    match tokio::net::lookup_host(address).await.map(|mut a| a.next().is_some()) {
-        Ok(true) => Ok(()),
-        Ok(false) => Err("its name resolves to no address".into()),
-        Err(e) => Err(format!("its name does not resolve ({e})")),
-    }
-}
-
 /// Comes once this process is asked to stop.
 async fn interruption(options: &SessionOptions) {
     while !(options.interrupted)() {
@@ -196,8 +168,7 @@ async fn interruption(options: &SessionOptions) {
 }
 
 /// Resolves, connects and registers, again and again until the deadline; a refusal ends it at once.
-async fn register(options: &SessionOptions) -> Result<(Client, RegisterReply), SessionError> {
-    let (address, endpoint) = endpoint(&options.coordinator)?;
+async fn register(way: &Way, options: &SessionOptions) -> Result<(Client, RegisterReply), SessionError> {
     let request = RegisterRequest {
         protocol_version: PROTOCOL_VERSION,
         job_id: options.job_id.clone(),
@@ -220,7 +191,7 @@ async fn register(options: &SessionOptions) -> Result<(Client, RegisterReply), S
     loop {
         let left = options.connect_timeout.saturating_sub(start.elapsed());
         let attempt = async {
-            let mut registering = pin!(attempt(&address, &endpoint, &request));
+            let mut registering = pin!(attempt(way, &request));
             tokio::select! {
                 done = &mut registering => Some(done),
                 // Whose registration is on its way is a worker that the others count on: it has to leave again.
@@ -235,7 +206,7 @@ async fn register(options: &SessionOptions) -> Result<(Client, RegisterReply), S
             Ok(Some(Ok(Ok(done)))) => return Ok(done),
             Ok(Some(Ok(Err(status)))) if is_transient(&status) => words(&status),
             Ok(Some(Ok(Err(status)))) => {
-                let refused = SessionError::of_status(&address, "register", &status);
+                let refused = way.failed("register", &status);
                 if !is_occupied_for_now(&status) {
                     return Err(refused);
                 }
@@ -253,12 +224,12 @@ async fn register(options: &SessionOptions) -> Result<(Client, RegisterReply), S
             if let Some(refused) = occupied {
                 return Err(refused);
             }
-            return Err(SessionError::Unreachable { address, waited: options.connect_timeout, last });
+            return Err(way.unreachable(options.connect_timeout, last));
         }
         if said.is_none_or(|s| s.elapsed() >= SAY) {
             said = Some(Instant::now());
             let left = options.connect_timeout.saturating_sub(start.elapsed()).as_secs();
-            tracing::info!("waiting for the coordinator at {address}, {left} s more: {last}");
+            tracing::info!("waiting for the coordinator at {}, {left} s more: {last}", way.address());
         }
         let rest = tokio::time::sleep(if occupied.is_some() { OCCUPIED } else { RETRY });
         tokio::select! {
@@ -270,13 +241,10 @@ async fn register(options: &SessionOptions) -> Result<(Client, RegisterReply), S
 
 /// One attempt; the outer error is of the network, the inner one the coordinator's.
 async fn attempt(
-    address: &str,
-    endpoint: &Endpoint,
+    way: &Way,
     request: &RegisterRequest,
 ) -> Result<Result<(Client, RegisterReply), Status>, String> {
-    found(address).await?;
-    let channel = endpoint.connect().await.map_err(|e| innermost(&e))?;
-    let mut client = CoordinatorClient::new(channel);
+    let mut client = way.client().await?;
     match client.register(request.clone()).await {
         Ok(reply) => Ok(Ok((client, reply.into_inner()))),
         Err(status) => Ok(Err(status)),

@@ -2,13 +2,12 @@
 
 use super::SessionError;
 use super::error::is_transient;
+use super::transport::{Client, Way};
 use octrain_coordinator::limits::MAX_MESSAGE;
 use octrain_coordinator::text::line;
-use octrain_proto::v1::coordinator_client::CoordinatorClient;
 use octrain_proto::v1::{FailureKind, Header, ReportFailureRequest};
 use std::time::{Duration, Instant};
 use tokio::runtime::{Handle, Runtime};
-use tonic::transport::Channel;
 use tonic::{Response, Status};
 
 /// Longest wait for an answer to a report or a farewell.
@@ -16,14 +15,13 @@ pub(super) const ANSWER: Duration = Duration::from_secs(5);
 /// Between attempts.
 pub(super) const RETRY: Duration = Duration::from_millis(300);
 
-pub(super) type Client = CoordinatorClient<Channel>;
-
 /// The channel to the coordinator, this worker's identity, and the runtime both live on.
 pub(super) struct Connection {
     pub client: Client,
     /// This worker's membership, with the generation it registered in.
     pub header: Header,
-    pub address: String,
+    /// Where the coordinator is.
+    pub way: Way,
     pub runtime: Option<Runtime>,
 }
 
@@ -62,7 +60,7 @@ impl Connection {
                 Err(_) => Status::deadline_exceeded("no answer in time"),
             };
             if !is_transient(&failed) || Instant::now() + RETRY >= deadline {
-                return Err(SessionError::of_status(&self.address, name, &failed));
+                return Err(self.way.failed(name, &failed));
             }
             tokio::time::sleep(RETRY).await;
         }

@@ -94,7 +94,13 @@ impl SessionError {
             SessionError::Refused { kind, .. } => {
                 matches!(
                     kind.as_str(),
-                    "protocol" | "job" | "unexpected" | "config-mismatch" | "configuration" | "invalid"
+                    "protocol"
+                        | "job"
+                        | "unexpected"
+                        | "config-mismatch"
+                        | "configuration"
+                        | "invalid"
+                        | "token"
                 )
             }
             SessionError::Ended { configuration, .. } => *configuration,

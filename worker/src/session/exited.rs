@@ -1,8 +1,8 @@
 //! A launcher's word to the coordinator that one of its workers is dead.
 
 use super::ask::ask;
-use super::connection::Client;
-use super::{SessionError, machine};
+use super::transport::Client;
+use super::{Credentials, SessionError, machine};
 use octrain_proto::v1::ExitedRequest;
 
 /// A worker that has ended, and whom to tell.
@@ -10,6 +10,8 @@ use octrain_proto::v1::ExitedRequest;
 pub struct Exited {
     /// `HOST:PORT` of the coordinator.
     pub coordinator: String,
+    /// What shows it that this process is of the job.
+    pub credentials: Credentials,
     /// Name of the job.
     pub job_id: String,
     /// Generation the launcher was started for; 0: whichever is current.
@@ -36,5 +38,5 @@ pub fn exited(who: &Exited) -> Result<bool, SessionError> {
         token: who.token.clone(),
     };
     let told = async |mut client: Client| client.exited(request.clone()).await;
-    Ok(ask(&who.coordinator, "exited", told)?.goes_on)
+    Ok(ask(&who.coordinator, &who.credentials, "exited", told)?.goes_on)
 }

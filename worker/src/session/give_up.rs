@@ -1,9 +1,9 @@
 //! Telling the coordinator, without being a member, that there is no point in waiting for this process.
 
-use super::connect::{endpoint, found};
-use super::connection::{Client, RETRY};
-use super::error::{innermost, is_transient, words};
-use super::{SessionError, machine};
+use super::connection::RETRY;
+use super::error::{is_transient, words};
+use super::transport::Way;
+use super::{Credentials, SessionError, machine};
 use octrain_coordinator::limits::MAX_MESSAGE;
 use octrain_coordinator::text::line;
 use octrain_proto::v1::GiveUpRequest;
@@ -17,6 +17,8 @@ const LISTEN: Duration = Duration::from_millis(50);
 pub struct GivingUp {
     /// `HOST:PORT` of the coordinator.
     pub coordinator: String,
+    /// What shows it that this process is of the job.
+    pub credentials: Credentials,
     /// Name of the job.
     pub job_id: String,
     /// Generation this process was started for; 0: whichever is current.
@@ -48,7 +50,7 @@ pub fn give_up(who: &GivingUp, why: &str, interrupted: impl Fn() -> bool) -> Res
 }
 
 async fn tell(who: &GivingUp, why: &str) -> Result<(), SessionError> {
-    let (address, endpoint) = endpoint(&who.coordinator)?;
+    let way = Way::to(&who.coordinator, &who.credentials)?;
     let request = GiveUpRequest {
         job_id: who.job_id.clone(),
         generation: who.generation,
@@ -60,21 +62,17 @@ async fn tell(who: &GivingUp, why: &str) -> Result<(), SessionError> {
     };
     let start = Instant::now();
     loop {
-        let attempt = async {
-            found(&address).await?;
-            let channel = endpoint.connect().await.map_err(|e| innermost(&e))?;
-            Ok::<_, String>(Client::new(channel).give_up(request.clone()).await)
-        };
+        let attempt = async { Ok::<_, String>(way.client().await?.give_up(request.clone()).await) };
         let left = who.patience.saturating_sub(start.elapsed());
         let last = match tokio::time::timeout(left, attempt).await {
             Ok(Ok(Ok(_))) => return Ok(()),
             Ok(Ok(Err(status))) if is_transient(&status) => words(&status),
-            Ok(Ok(Err(status))) => return Err(SessionError::of_status(&address, "give_up", &status)),
+            Ok(Ok(Err(status))) => return Err(way.failed("give_up", &status)),
             Ok(Err(why)) => why,
             Err(_) => "no answer".to_string(),
         };
         if start.elapsed() + RETRY >= who.patience {
-            return Err(SessionError::Unreachable { address, waited: who.patience, last });
+            return Err(way.unreachable(who.patience, last));
         }
         tokio::time::sleep(RETRY).await;
     }

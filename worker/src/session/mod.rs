@@ -11,6 +11,7 @@ mod attach;
 mod background;
 mod connect;
 mod connection;
+mod credentials;
 mod error;
 mod exited;
 mod generation;
@@ -22,13 +23,16 @@ pub mod panics;
 mod store;
 #[cfg(test)]
 mod tests;
+mod transport;
 
 pub use ask::{furthest, status, survives};
+pub use credentials::Credentials;
 pub use error::SessionError;
 pub use exited::{Exited, exited};
 pub use generation::Generation;
 pub use give_up::{GivingUp, give_up};
 pub use octrain_coordinator::spec::spec as job_spec;
+pub use octrain_coordinator::token::{JOB_TOKEN, JobToken, TokenError};
 pub use octrain_proto::v1::{
     AbortKind, Backend, BuildPlan, Capabilities, CudaDevice, Determinism, FailureKind, Fp32Math, JobPhase,
     JobSpec, LossScaling, LossScalingMode, MemberStatus, ModelFacts, PassDecision, PastGeneration, Placement,

@@ -1,6 +1,6 @@
 //! What a session is opened with.
 
-use super::machine;
+use super::{Credentials, machine};
 use octrain_coordinator::config::DEFAULT_JOB;
 use octrain_proto::v1::{Capabilities, JobSpec};
 use std::sync::Arc;
@@ -11,6 +11,8 @@ use std::time::Duration;
 pub struct SessionOptions {
     /// `HOST:PORT` of the coordinator.
     pub coordinator: String,
+    /// What shows it that this process is of the job.
+    pub credentials: Credentials,
     /// Name of the job.
     pub job_id: String,
     /// Generation this worker was started for; 0: whichever is current.
@@ -36,10 +38,11 @@ pub struct SessionOptions {
 }
 
 impl SessionOptions {
-    /// The defaults: this host's name, worker 0, a minute to find the coordinator, an hour for the plan.
+    /// The defaults: no credentials, this host's name, worker 0, a minute to find the coordinator, an hour for the plan.
     pub fn new(coordinator: impl Into<String>, job: JobSpec, capabilities: Capabilities) -> Self {
         Self {
             coordinator: coordinator.into(),
+            credentials: Credentials::default(),
             job_id: DEFAULT_JOB.into(),
             generation: 0,
             host: machine::host_name(),

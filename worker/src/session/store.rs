@@ -121,9 +121,7 @@ impl CoordinatorStore {
             let answer = tokio::time::timeout(ANSWER, client.store_add(r)).await;
             let answer =
                 answer.unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("no answer in time")));
-            answer
-                .map(|r| r.into_inner().value)
-                .map_err(|s| SessionError::of_status(&c.address, "store_add", &s))
+            answer.map(|r| r.into_inner().value).map_err(|s| c.way.failed("store_add", &s))
         };
         self.answer(call)
     }
