@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Reads a million damaged files with every parser of what others write: none may panic, or make more than a file holds.
+# Sends as many damaged messages to all calls of a coordinator, with its job's token and without: it may not panic, its memory
+# stays bounded, and its job goes on.
 #
 #   scripts/fuzz.sh [FILES]
 #
-# FILES: how many for each parser (not given: 1000000). `scripts/test.sh` reads some thousands in the same tests.
+# FILES: how many for each parser, and messages (not given: 1000000). `scripts/test.sh` takes some thousands in the same tests.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 files=${1:-1000000}
@@ -15,6 +17,7 @@ parsers=(
   "ONNX|octrain-formats|--test onnx|1"
   # Beside them the translation of ONNX files to graphs.
   "manifest, graph and safetensors|octrain|--lib|3"
+  "calls of a coordinator|octrain-coordinator|--test fuzz|1"
 )
 
 for parser in "${parsers[@]}"; do
@@ -24,6 +27,7 @@ for parser in "${parsers[@]}"; do
   # shellcheck disable=SC2086
   OCTRAIN_FUZZ_ROUNDS=$rounds cargo test --quiet --locked --package "$package" $target -- \
     whatever_bytes_are_changed_nothing_panics_and_memory_stays_bounded \
-    whatever_a_file_says_translating_it_does_not_panic
-  echo "$name: $(( rounds * fixtures )) damaged files, $(( SECONDS - start )) s"
+    whatever_a_file_says_translating_it_does_not_panic \
+    whatever_is_sent_to_a_coordinator_nothing_panics_and_its_job_goes_on
+  echo "$name: $(( rounds * fixtures )) damaged files or messages, $(( SECONDS - start )) s"
 done
