@@ -4,7 +4,8 @@
 #   scripts/launch.sh [TRAIN FLAGS]                          this node alone, with a coordinator of its own
 #   scripts/launch.sh --coordinator HOST:PORT [TRAIN FLAGS]  this node's share of a job of several nodes, whose
 #                                                            octrain-coordinator listens at HOST:PORT
-#                       [--token-file F]                     with the job's token, as that coordinator has it
+#                       [--token-file F] [--tls-ca F --tls-cert F --tls-key F]
+#                                                            with what shows it that this node is of its job
 #   srun --ntasks-per-node=1 scripts/launch.sh --coordinator HOST:PORT ...
 #                                                            the same through SLURM (or mpirun --map-by ppr:1:node)
 #   scripts/launch.sh --nproc N ...                          N workers instead of one per GPU
@@ -22,12 +23,12 @@ while [ $# -gt 0 ]; do
       declare "${1#--}=$2"; shift 2 ;;
     --coordinator=*|--nproc=*|--device=*)
       name=${1%%=*}; declare "${name#--}=${1#*=}"; shift ;;
-    --token-file)
+    --token-file|--tls-ca|--tls-cert|--tls-key)
       [ $# -ge 2 ] || fail "$1 needs a value"
       credentials+=("$1" "$2"); shift 2 ;;
-    --token-file=*) credentials+=("$1"); shift ;;
+    --token-file=*|--tls-ca=*|--tls-cert=*|--tls-key=*) credentials+=("$1"); shift ;;
     --) shift ;;
-    -h|--help) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h|--help) sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) flags+=("$1"); shift ;;
   esac
 done

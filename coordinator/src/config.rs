@@ -2,6 +2,7 @@
 
 use crate::ranks::Place;
 use crate::text::{hostile, line};
+use crate::tls::TlsFiles;
 use crate::token::JobToken;
 use std::time::Duration;
 
@@ -10,7 +11,9 @@ use std::time::Duration;
 pub struct Access {
     /// Whoever has it; without one, whoever reaches the address.
     pub token: Option<JobToken>,
-    /// Whether to listen without a token where other machines may reach it.
+    /// Whoever shows a certificate of this authority, by TLS; without it, connections are plain.
+    pub tls: Option<TlsFiles>,
+    /// Whether to listen without either where other machines may reach it.
     pub insecure: bool,
 }
 

@@ -22,6 +22,12 @@ impl Guard {
     pub(crate) fn new(token: Option<JobToken>, generation: u64) -> Self {
         Self { token, generation, since: Instant::now(), refusals: Arc::default() }
     }
+
+    /// Somebody was sent away; said now and then.
+    pub(crate) fn refused(&self, kind: &'static str, text: &str) {
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        refusals.refused(self.since.elapsed(), self.generation, kind, text);
+    }
 }
 
 impl Interceptor for Guard {
@@ -30,9 +36,7 @@ impl Interceptor for Guard {
         let token = given.map(|g| g.strip_prefix(BEARER.as_bytes()).unwrap_or_default());
         let Err(refusal) = admit(self.token.as_ref(), token) else { return Ok(request) };
         let from = request.remote_addr().map_or_else(|| "somewhere".into(), |a| a.ip().to_string());
-        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = format!("a call from {from}: {refusal}");
-        refusals.refused(self.since.elapsed(), self.generation, refusal.kind(), &text);
+        self.refused(refusal.kind(), &format!("a call from {from}: {refusal}"));
         Err(refusal.into())
     }
 }

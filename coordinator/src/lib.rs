@@ -1,6 +1,7 @@
 //! Octrain's coordinator: membership, ranks, build strategy, liveness, and the store the collectives meet in.
 
 mod accept;
+pub mod certificates;
 pub mod clock;
 pub mod config;
 mod driver;
@@ -25,6 +26,7 @@ pub mod spec;
 pub mod store;
 pub mod strategy;
 pub mod text;
+pub mod tls;
 pub mod token;
 
 pub use config::CoordinatorConfig;

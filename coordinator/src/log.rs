@@ -15,7 +15,7 @@ const OCCUPIED: (u64, Duration) = (1, Duration::from_secs(60));
 /// Lines of a kind of refusal, and the time in which no more are written.
 fn limit(kind: &str) -> (u64, Duration) {
     match kind {
-        "duplicate" | "full" | "token" => OCCUPIED,
+        "duplicate" | "full" | "tls" | "token" => OCCUPIED,
         _ => (PER_WINDOW, WINDOW),
     }
 }

@@ -2,17 +2,19 @@
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use octrain_coordinator::certificates::{self, Made, MakeError, VALID};
 use octrain_coordinator::config::{Access, CoordinatorConfig, DEFAULT_JOB, MAX_TIME};
-use octrain_coordinator::exit_code::{self, ECHO, EXIT_CONFIGURATION, EXIT_ERROR, EXIT_INTERRUPTED};
+use octrain_coordinator::exit_code::{self, ECHO, EXIT_CONFIGURATION, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK};
 use octrain_coordinator::job::Outcome;
 use octrain_coordinator::outlet::Standard;
 use octrain_coordinator::server::{self, ServeError};
+use octrain_coordinator::tls::TlsFiles;
 use octrain_coordinator::token::JobToken;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// How long the end waits for the output to be read.
@@ -26,8 +28,8 @@ struct Args {
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:29400", env = "OCTRAIN_LISTEN")]
     listen: String,
     /// Workers the job consists of.
-    #[arg(long, value_name = "N", env = "OCTRAIN_WORLD_SIZE")]
-    world_size: u32,
+    #[arg(long, value_name = "N", env = "OCTRAIN_WORLD_SIZE", required_unless_present = "make_certs")]
+    world_size: Option<u32>,
     /// Fewest workers the job goes on with when it loses some; without it, the job ends with any of them.
     #[arg(long, value_name = "N", env = "OCTRAIN_MIN_WORLD")]
     min_world: Option<u32>,
@@ -55,9 +57,26 @@ struct Args {
     /// environment may have the token itself (OCTRAIN_TOKEN) in its place.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Listen on an address that other machines reach although the job has no token: anybody there can end it.
+    /// Listen on an address that other machines reach although the job has neither token nor certificates: anybody there can end it.
     #[arg(long)]
     insecure: bool,
+    /// Authority of the job's certificates, in PEM; with it, connections are by TLS, and whoever shows no certificate of it is
+    /// refused.
+    #[arg(long, value_name = "FILE", requires_all = ["tls_cert", "tls_key"])]
+    tls_ca: Option<PathBuf>,
+    /// Certificate of this coordinator.
+    #[arg(long, value_name = "FILE", requires_all = ["tls_ca", "tls_key"])]
+    tls_cert: Option<PathBuf>,
+    /// Key of that certificate.
+    #[arg(long, value_name = "FILE", requires_all = ["tls_ca", "tls_cert"])]
+    tls_key: Option<PathBuf>,
+    /// Make the certificates of a job in this folder, valid for a year, and end: ca.pem, coordinator.pem and coordinator.key,
+    /// worker.pem and worker.key for launchers and `octrain status`. The authority's key is kept nowhere.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["token_file", "tls_ca", "insecure"])]
+    make_certs: Option<PathBuf>,
+    /// A name or address by which workers reach the coordinator, besides localhost; for --make-certs, as often as there are names.
+    #[arg(long, value_name = "HOST", requires = "make_certs")]
+    name: Vec<String>,
 }
 
 fn seconds(flag: &str, value: f64) -> Result<Duration> {
@@ -67,15 +86,21 @@ fn seconds(flag: &str, value: f64) -> Result<Duration> {
 }
 
 fn config(args: Args) -> Result<CoordinatorConfig> {
-    let access = Access { token: JobToken::find(args.token_file.as_deref())?, insecure: args.insecure };
+    let tls = match (args.tls_ca, args.tls_cert, args.tls_key) {
+        (Some(ca), Some(cert), Some(key)) => Some(TlsFiles { ca, cert, key }),
+        _ => None,
+    };
+    let token = JobToken::find(args.token_file.as_deref())?;
+    let access = Access { token, tls, insecure: args.insecure };
+    let world_size = args.world_size.unwrap_or_default();
     let mut config = CoordinatorConfig {
         access,
         job_id: args.job_id,
         generation: args.generation,
-        min_world: args.min_world.unwrap_or(args.world_size),
+        min_world: args.min_world.unwrap_or(world_size),
         register_timeout: seconds("register-timeout", args.register_timeout)?,
         linger_for_late: seconds("linger-for-late", args.linger_for_late)?,
-        ..CoordinatorConfig::new(args.listen, args.world_size)
+        ..CoordinatorConfig::new(args.listen, world_size)
     }
     .with_heartbeat_timeout(seconds("heartbeat-timeout", args.heartbeat_timeout)?);
     if let Some(timeout) = args.regroup_timeout {
@@ -125,7 +150,11 @@ async fn serve(output: &Standard) -> u8 {
         .log_internal_errors(false)
         .with_target(false)
         .init();
-    let config = match config(Args::parse()) {
+    let args = Args::parse();
+    if let Some(folder) = &args.make_certs {
+        return make_certificates(folder, &args.name, output);
+    }
+    let config = match config(args) {
         Ok(config) => config,
         Err(e) => {
             say(output, &format!("{e:#}"));
@@ -139,6 +168,30 @@ async fn serve(output: &Standard) -> u8 {
             let configuration = matches!(e.downcast_ref(), Some(e) if !matches!(e, ServeError::Runtime(_)));
             say(output, &format!("{e:#}"));
             if configuration { EXIT_CONFIGURATION } else { EXIT_ERROR }
+        }
+    }
+}
+
+/// Makes the certificates of a job.
+fn make_certificates(folder: &Path, names: &[String], output: &Standard) -> u8 {
+    match certificates::make(folder, names, SystemTime::now()) {
+        Ok(Made { coordinator, worker }) => {
+            let flags = |TlsFiles { ca, cert, key }: &TlsFiles| {
+                format!("--tls-ca {} --tls-cert {} --tls-key {}", ca.display(), cert.display(), key.display())
+            };
+            let (days, mine, theirs) = (VALID.as_secs() / 86_400, flags(&coordinator), flags(&worker));
+            let text = format!(
+                "made for one job, valid for {days} days; keep the keys to yourself\noctrain-coordinator {mine}\noctrain launch {theirs}\n"
+            );
+            output.out.insist(text.as_bytes());
+            EXIT_OK
+        }
+        Err(e) => {
+            say(output, &e.to_string());
+            match e {
+                MakeError::Other(_) => EXIT_ERROR,
+                _ => EXIT_CONFIGURATION,
+            }
         }
     }
 }

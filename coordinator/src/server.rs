@@ -8,6 +8,7 @@ use crate::job::Outcome;
 use crate::limits::MAX_REQUEST;
 use crate::log;
 use crate::service::Service;
+use crate::tls::{TlsError, TlsFiles};
 use octrain_proto::v1::coordinator_server::CoordinatorServer;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
+use tokio_rustls::TlsAcceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 
@@ -28,6 +30,9 @@ pub enum ServeError {
     /// Configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// Certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// Port taken.
     #[error(
         "cannot listen on {listen}: the port is in use; stop what uses it, or choose another port (0: any free one)"
@@ -48,7 +53,7 @@ pub enum ServeError {
     },
     /// Anybody could end the job.
     #[error(
-        "{address} is reached from other machines, and the job has no token, so that anybody there could end it: give one with --token-file (or in OCTRAIN_TOKEN), listen on 127.0.0.1, or say --insecure if the network lets nobody in"
+        "{address} is reached from other machines, and the job has neither token nor certificates, so that anybody there could end it: give a token with --token-file (or in OCTRAIN_TOKEN), certificates with --tls-ca, --tls-cert and --tls-key, listen on 127.0.0.1, or say --insecure if the network lets nobody in"
     )]
     Open {
         /// The address.
@@ -72,17 +77,24 @@ pub struct Serving {
 /// # Errors
 /// When that would be anybody, and nobody has said so.
 fn kept(address: SocketAddr, access: &Access) -> Result<&'static str, ServeError> {
-    match (&access.token, address.ip().to_canonical().is_loopback(), access.insecure) {
-        (Some(_), _, _) => Ok("for whoever has the job's token"),
-        (None, true, _) => Ok("for whoever is on this machine"),
-        (None, false, true) => Ok("for anybody who reaches it (--insecure)"),
-        (None, false, false) => Err(ServeError::Open { address }),
+    let local = address.ip().to_canonical().is_loopback();
+    match (&access.token, &access.tls) {
+        (Some(_), Some(_)) => {
+            Ok("by TLS, for whoever has a certificate of the job's authority, and its token")
+        }
+        (None, Some(_)) => Ok("by TLS, for whoever has a certificate of the job's authority"),
+        (Some(_), None) if local => Ok("for whoever has the job's token"),
+        (Some(_), None) => Ok("for whoever has the job's token, which travels unencrypted"),
+        (None, None) if local => Ok("for whoever is on this machine"),
+        (None, None) if access.insecure => Ok("for anybody who reaches it (--insecure)"),
+        (None, None) => Err(ServeError::Open { address }),
     }
 }
 
 /// Binds and serves on the current tokio runtime. Returns once the address is bound.
 pub async fn start(config: CoordinatorConfig) -> Result<Serving, ServeError> {
     config.validate()?;
+    let tls = config.access.tls.as_ref().map(TlsFiles::server).transpose()?.map(TlsAcceptor::from);
     let listen = config.listen.clone();
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::AddrInUse => ServeError::PortInUse { listen: listen.clone() },
@@ -107,17 +119,16 @@ pub async fn start(config: CoordinatorConfig) -> Result<Serving, ServeError> {
     let (stop, stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(
         Server::builder()
-            .tcp_nodelay(true)
             .http2_keepalive_interval(Some(Duration::from_secs(10)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
             .max_concurrent_streams(STREAMS)
             .add_service(InterceptedService::new(
                 CoordinatorServer::new(Service { mailbox: mailbox.clone() })
                     .max_decoding_message_size(MAX_REQUEST),
-                guard,
+                guard.clone(),
             ))
             .serve_with_incoming_shutdown(
-                incoming(listener, move |text| log::warn(generation, &text)),
+                incoming(listener, tls, guard, move |text| log::warn(generation, &text)),
                 async {
                     let _ = stopped.await;
                 },

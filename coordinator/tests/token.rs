@@ -95,7 +95,10 @@ fn refused(args: &[&str], token: Option<&str>) -> String {
 fn an_address_that_others_reach_needs_a_token_or_a_word() {
     for listen in ["0.0.0.0:0", "[::]:0"] {
         let text = refused(&["--listen", listen], None);
-        assert!(text.contains("the job has no token") && text.contains("--insecure"), "{text}");
+        assert!(
+            text.contains("the job has neither token nor certificates") && text.contains("--insecure"),
+            "{text}"
+        );
     }
     let token = file(TOKEN);
     let path = token.path().to_str().unwrap();

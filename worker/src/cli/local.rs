@@ -2,6 +2,7 @@
 //! very process).
 
 use super::Exit;
+use super::credentials::tls_arguments;
 use super::shared_token::SharedToken;
 use super::worker::{self, Place, Work};
 use crate::config::RunConfig;
@@ -44,6 +45,11 @@ pub fn worker_command(
     ];
     let mut args: Vec<OsString> = vec!["worker".into()];
     args.extend(flags.into_iter().flat_map(|(flag, value)| [flag.into(), value.into()]));
+    if let Some(tls) = &place.credentials.tls {
+        args.extend(
+            tls_arguments(tls.files()).into_iter().flat_map(|(flag, path)| [flag.into(), path.into()]),
+        );
+    }
     if let Work::AllReduce(wanted) = work {
         args.extend(["--all-reduce".into(), serde_json::to_string(wanted)?.into()]);
     }
@@ -229,7 +235,7 @@ pub fn run_opened(config: &RunConfig, listen: &str, job: Job, work: &Work, resta
     let survives = min_world < world && !needs_all(config, work);
     let shared = SharedToken::of_job()?;
     let serve = CoordinatorConfig {
-        access: Access { token: Some(shared.token.clone()), insecure: false },
+        access: Access { token: Some(shared.token.clone()), ..Access::default() },
         expected: (0..world).map(|local_index| Expected { host: host.clone(), local_index }).collect(),
         ..CoordinatorConfig::new(listen, world).with_min_world(min_world)
     };
@@ -247,7 +253,7 @@ pub fn run_opened(config: &RunConfig, listen: &str, job: Job, work: &Work, resta
         local_world: world,
         connect_timeout: 60,
         plan_timeout: 3600,
-        credentials: Credentials { token: Some(shared.token.clone()) },
+        credentials: Credentials { token: Some(shared.token.clone()), tls: None },
     };
     let code = if world == 1 {
         worker::run(config, &place(0), job, work)?

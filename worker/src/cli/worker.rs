@@ -1,6 +1,6 @@
 //! `octrain worker`: one rank.
 
-use super::credentials::CredentialFlags;
+use super::credentials::{CredentialFlags, TlsFlags};
 use super::{Exit, advice, in_vain};
 use crate::config::RunConfig;
 use crate::launcher::{
@@ -58,6 +58,9 @@ pub struct WorkerArgs {
     /// The resolved configuration as JSON.
     #[arg(long)]
     pub run_config: String,
+    /// Certificates.
+    #[command(flatten)]
+    pub tls: TlsFlags,
     /// Time sums over the workers in place of training: what, as JSON.
     #[arg(long)]
     pub all_reduce: Option<String>,
@@ -75,7 +78,7 @@ pub enum Work {
 /// Runs the command.
 pub fn main(args: &WorkerArgs) -> Result<u8> {
     // The launcher has put the job's token into the environment.
-    let credentials = CredentialFlags::default().read()?;
+    let credentials = CredentialFlags { token_file: None, tls: args.tls.clone() }.read()?;
     let place = Place { credentials, ..args.place.clone() };
     let (config, job, work) = open(args).map_err(|e| in_vain::told(&place.giving_up(), e))?;
     run(&config, &place, job, &work)

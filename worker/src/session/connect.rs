@@ -220,6 +220,7 @@ async fn register(way: &Way, options: &SessionOptions) -> Result<(Client, Regist
             }
             Err(_) => "no answer".to_string(),
         };
+        way.check()?;
         if start.elapsed() + RETRY >= options.connect_timeout {
             if let Some(refused) = occupied {
                 return Err(refused);

@@ -59,7 +59,8 @@ impl Connection {
                 Ok(Err(status)) => status,
                 Err(_) => Status::deadline_exceeded("no answer in time"),
             };
-            if !is_transient(&failed) || Instant::now() + RETRY >= deadline {
+            let hopeless = !is_transient(&failed) || self.way.check().is_err();
+            if hopeless || Instant::now() + RETRY >= deadline {
                 return Err(self.way.failed(name, &failed));
             }
             tokio::time::sleep(RETRY).await;

@@ -27,6 +27,14 @@ pub enum SessionError {
         /// Why the last attempt failed.
         last: String,
     },
+    /// Reached, and one of the two sides does not trust the other.
+    #[error("no connection to the coordinator at {address}: {why}")]
+    Secured {
+        /// Its address.
+        address: String,
+        /// What is wrong, and what to do.
+        why: String,
+    },
     /// Reached, then lost.
     #[error(
         "the coordinator at {address} does not answer `{call}`: {why}; if it has been stopped, start the job anew from the last checkpoint"
@@ -90,7 +98,7 @@ impl SessionError {
     /// Whether trying the same again cannot help: a scheduler should not.
     pub fn is_configuration(&self) -> bool {
         match self {
-            SessionError::Address { .. } | SessionError::Plan(_) => true,
+            SessionError::Address { .. } | SessionError::Plan(_) | SessionError::Secured { .. } => true,
             SessionError::Refused { kind, .. } => {
                 matches!(
                     kind.as_str(),

@@ -71,6 +71,7 @@ async fn tell(who: &GivingUp, why: &str) -> Result<(), SessionError> {
             Ok(Err(why)) => why,
             Err(_) => "no answer".to_string(),
         };
+        way.check()?;
         if start.elapsed() + RETRY >= who.patience {
             return Err(way.unreachable(who.patience, last));
         }

@@ -20,6 +20,7 @@ pub mod machine;
 pub mod network;
 mod options;
 pub mod panics;
+mod secured;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ pub use exited::{Exited, exited};
 pub use generation::Generation;
 pub use give_up::{GivingUp, give_up};
 pub use octrain_coordinator::spec::spec as job_spec;
+pub use octrain_coordinator::tls::{TlsError, TlsFiles};
 pub use octrain_coordinator::token::{JOB_TOKEN, JobToken, TokenError};
 pub use octrain_proto::v1::{
     AbortKind, Backend, BuildPlan, Capabilities, CudaDevice, Determinism, FailureKind, Fp32Math, JobPhase,
@@ -39,6 +41,7 @@ pub use octrain_proto::v1::{
     QatRecipe, Setting, Standing, StatusReply, StepReport, WorkerFacts,
 };
 pub use options::SessionOptions;
+pub use secured::Tls;
 pub use store::CoordinatorStore;
 
 use crate::collective::{Abort, RendezvousStore};

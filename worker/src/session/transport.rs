@@ -1,6 +1,7 @@
 //! The way to a coordinator: its address, and the one place where a channel to it is opened.
 
-use super::error::innermost;
+use super::error::{innermost, is_transient};
+use super::secured::{Connector, Trouble};
 use super::{Credentials, SessionError};
 use octrain_coordinator::token::JobToken;
 use octrain_proto::v1::coordinator_client::CoordinatorClient;
@@ -20,7 +21,9 @@ pub(super) type Client = CoordinatorClient<InterceptedService<Channel, Bearer>>;
 pub(super) struct Way {
     address: String,
     endpoint: Endpoint,
+    connector: Connector,
     bearer: Bearer,
+    trouble: Trouble,
 }
 
 /// Puts the job's token into every call.
@@ -61,10 +64,12 @@ impl Way {
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|_| bad())?
             .connect_timeout(Duration::from_secs(5))
-            .tcp_nodelay(true)
             .http2_keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(Duration::from_secs(10));
-        Ok(Self { address, endpoint, bearer: Bearer::of(credentials.token.as_ref()) })
+        let trouble = Trouble::default();
+        let connector = Connector::new(host, credentials.tls.as_ref(), trouble.clone()).ok_or_else(bad)?;
+        let bearer = Bearer::of(credentials.token.as_ref());
+        Ok(Self { address, endpoint, connector, bearer, trouble })
     }
 
     /// `HOST:PORT`.
@@ -75,18 +80,34 @@ impl Way {
     /// Resolves the name and connects. The error is of the network.
     pub(super) async fn client(&self) -> Result<Client, String> {
         found(&self.address).await?;
-        let channel = self.endpoint.connect().await.map_err(|e| innermost(&e))?;
+        let connected = self.endpoint.connect_with_connector(self.connector.clone()).await;
+        let channel = connected.map_err(|e| innermost(&e))?;
         Ok(CoordinatorClient::with_interceptor(channel, self.bearer.clone()))
+    }
+
+    /// Whether the two sides can come together at all, as far as the last attempt tells.
+    ///
+    /// # Errors
+    /// When trying again is in vain: a certificate that the other side does not take, or TLS on one side alone.
+    pub(super) fn check(&self) -> Result<(), SessionError> {
+        match self.trouble.get() {
+            Some(why) => Err(SessionError::Secured { address: self.address.clone(), why }),
+            None => Ok(()),
+        }
     }
 
     /// A call that has failed, as an error.
     pub(super) fn failed(&self, call: &'static str, status: &Status) -> SessionError {
-        SessionError::of_status(&self.address, call, status)
+        match self.check() {
+            Err(e) if is_transient(status) => e,
+            _ => SessionError::of_status(&self.address, call, status),
+        }
     }
 
     /// Nobody was reached for so long.
     pub(super) fn unreachable(&self, waited: Duration, last: String) -> SessionError {
-        SessionError::Unreachable { address: self.address.clone(), waited, last }
+        let unreachable = SessionError::Unreachable { address: self.address.clone(), waited, last };
+        self.check().err().unwrap_or(unreachable)
     }
 }
 
