@@ -32,7 +32,7 @@ impl Random {
 
     /// Bytes and bits of a message changed, taken out and put in, the message cut, said twice or grown; or anything at all.
     fn damaged(&mut self, whole: &[u8]) -> Vec<u8> {
-        if self.next() % 8 == 0 {
+        if self.next().is_multiple_of(8) {
             return (0..self.next() % 512).map(|_| self.next() as u8).collect();
         }
         let mut bytes = whole.to_vec();
@@ -89,7 +89,7 @@ async fn send(address: std::net::SocketAddr, seed: u64, sent: Arc<AtomicU64>, al
                 assert!(e.code() != Code::Internal || e.message().contains("failed to decode"), "{name}: {e}")
             }
         }
-        if random.next() % 256 == 0 {
+        if random.next().is_multiple_of(256) {
             // No HTTP at all.
             let _ = TcpStream::connect(address).unwrap().write_all(&random.damaged(whole));
             raw = Raw::connect(address).await;
