@@ -1,6 +1,7 @@
 //! Gloo over TCP: libtorch's process group, which meets through our rendezvous store.
 
 use super::error::{Trouble, Which};
+use super::proof::Key;
 use super::queue::{Queue, Started};
 use super::{
     Abort, Attached, Cause, Collective, CollectiveError, Entered, Pending, ReduceOp, RendezvousStore,
@@ -210,6 +211,20 @@ impl Group {
     }
 }
 
+impl Group {
+    /// Bytes of all ranks, in their order.
+    fn gathered(&self, mine: &[u8], world_size: usize) -> Result<Vec<Tensor>, Trouble> {
+        let mine = Tensor::f_from_slice(mine)?;
+        let out = room_for_all(&mine, world_size)?;
+        // SAFETY: group and tensors are alive during the call; the function answers null or a message from malloc.
+        let done = unsafe {
+            native::check(octrain_gloo_all_gather(self.raw, mine.as_ptr().cast(), out.as_ptr().cast()))
+        };
+        done.map_err(|e| of_words(e.0))?;
+        Ok(out.f_unbind(0)?)
+    }
+}
+
 impl Drop for Group {
     fn drop(&mut self) {
         // SAFETY: both were made by `Gloo::connect` and are freed once; the group, which calls back, goes first.
@@ -270,7 +285,8 @@ impl Gloo {
         let (tell, told) = mpsc::channel();
         let over = tell.clone();
         let ending = abort.attach(move || drop(over.send(None)));
-        let context = Context { store, abort: abort.clone() };
+        Key::draw(&*store, rank).map_err(failed)?;
+        let context = Context { store: Arc::clone(&store), abort: abort.clone() };
         // Gloo's wait for a rank that does not connect cannot be ended from outside: there is no connection yet that
         // could be closed. So it has a thread that may be left behind when the job ends, as the process soon does.
         let connect = move || {
@@ -292,6 +308,10 @@ impl Gloo {
         let group = Arc::new(made.map_err(|e| failed(of_words(format!("at {address}: {e}"))))?);
         let ending = Arc::clone(&group);
         let attached = abort.attach(move || ending.abort());
+        // Gloo takes whoever connects and says the right small number for a rank. This is none of the group's calls.
+        let key = Key::read(&*store, timeout, abort).map_err(failed)?;
+        let all = group.gathered(&key.shown(rank), world_size).map_err(failed)?;
+        key.check(&all).map_err(failed)?;
         let queue = Queue::new("gloo", rank, timeout + LATE).map_err(failed)?;
         Ok(Self { queue, group, _attached: attached, abort: abort.clone(), rank, world_size })
     }

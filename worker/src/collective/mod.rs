@@ -11,6 +11,7 @@ mod local;
 mod memory;
 mod nccl;
 mod pending;
+mod proof;
 mod queue;
 mod rendezvous;
 #[cfg(test)]
