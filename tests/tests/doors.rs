@@ -58,6 +58,7 @@ const TABLE: &[(&str, How)] = &[
     ),
     ("(umask 077; openssl rand", With(&[])),
     ("openssl rand", With(&[])),
+    ("octrain-coordinator --make-certs", With(&[])),
     ("octrain-coordinator", Parsed("waits for 16 workers; pods.rs runs coordinator and launchers")),
     // docs/results.md
     (
