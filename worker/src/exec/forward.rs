@@ -30,7 +30,7 @@ impl Mode {
         Mode { quantize, ..Self::EVAL }
     }
 
-    /// Calibration: the floating-point network in evaluation, observed.
+    /// Calibration of a network that is deployed as it is: in floating point, by the running statistics, observed.
     pub const CALIBRATE: Mode = Mode { quantize: false, observe: true, ..Self::EVAL };
 }
 

@@ -1,0 +1,56 @@
+//! By which statistics BatchNorm normalises while ranges are calibrated.
+
+use super::*;
+use crate::graph::ParamKind;
+use crate::strategy::Freeze;
+
+/// A program whose running variances are `variance`, which its images do not have.
+fn of_variance(qat: Qat, variance: f64) -> Program {
+    let strategy = Strategy { qat: Some(qat), ..Strategy::default() };
+    let network = models::build("MobileNetV2-32px", [3, 32, 32], 10).unwrap();
+    let optimizer = DistributedOptimizer::new(Sgd::default(), strategy, Box::new(Local));
+    let mut program = optimizer.minimize(network, CrossEntropy::default()).unwrap();
+    let buffers = program.weights.layout.buffers.clone();
+    for slot in buffers.iter().filter(|slot| slot.kind == ParamKind::RunningVar) {
+        let _ = program.weights.buffers.narrow(0, slot.offset, slot.len).fill_(variance);
+    }
+    program
+}
+
+fn ranges(program: &mut Program, before: Before, images: &Tensor) -> Vec<f32> {
+    assert!(program.calibrate(before, &[(0, images.shallow_clone())], 1, &|| false).unwrap());
+    program.weights.ranges_host().unwrap().into_iter().map(Option::unwrap).collect()
+}
+
+#[test]
+fn before_training_running_statistics_that_steps_do_not_take_move_no_range() {
+    let x = images();
+    for observer in [Observer::MovingAverage, Observer::Percentile] {
+        let found = |variance, before| {
+            let qat = Qat { observer, ..Qat::default() };
+            ranges(&mut of_variance(qat, variance), before, &x)
+        };
+        let trained = found(1.0, Before::Training);
+        assert_eq!(trained, found(1e6, Before::Training));
+        // Each BatchNorm would leave a thousandth of what it reads.
+        let deployed = found(1e6, Before::Deployment);
+        assert!(deployed.iter().any(|range| *range < 1e-6), "{deployed:?}");
+        assert!(trained.iter().all(|range| *range > 1e-3), "{trained:?}");
+    }
+}
+
+#[test]
+fn before_training_with_frozen_statistics_those_are_what_it_sees() {
+    let x = images();
+    let frozen = || of_variance(Qat { freeze_bn: Freeze::Step(0), ..Qat::default() }, 4.0);
+    let trained = ranges(&mut frozen(), Before::Training, &x);
+    assert_eq!(trained, ranges(&mut frozen(), Before::Deployment, &x));
+    assert_ne!(trained, ranges(&mut of_variance(Qat::default(), 4.0), Before::Training, &x));
+}
+
+#[test]
+fn a_step_behind_a_calibration_for_training_has_finite_gradients_whatever_the_running_statistics() {
+    let mut program = of_variance(Qat::default(), 1e6);
+    let norm = step(&mut program).unwrap().grad_norm;
+    assert!(norm.is_finite() && norm > 0.0, "{norm}");
+}
