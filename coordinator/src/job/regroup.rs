@@ -60,6 +60,24 @@ pub(super) fn attach(
             let text = "this job ends with any of its workers: there is no generation to come to";
             return Err(Refusal::Invalid(text.into()));
         }
+        // Too few are left without one that has failed, or none that was known to have the job's state.
+        Phase::Running { suspicion: Some(s), .. } => {
+            let (failed, said) = (s.member.clone(), s.message.clone());
+            if standing.is_some()
+                && let Some(member) = job.members.get_mut(&header.member)
+            {
+                member.has_state();
+            }
+            match go_on_without(now, job, config, &failed, &said) {
+                Some(reason) => reasons.push(reason),
+                // The root cause is awaited, and then the job ends.
+                None if wait == Wait::Expired => {
+                    let text = format!("the root cause of this: {said}");
+                    return Ok((Answer::Reply(Reply::Attached(None, text)), None));
+                }
+                None => return Ok((Answer::Park, None)),
+            }
+        }
         Phase::Running { .. } => reasons.push(end(now, job, &format!("{described}: {message}"))),
         Phase::Reforming { .. } => {}
     }
@@ -153,7 +171,10 @@ pub(super) fn go_on_without(
     if !runs || !job.survives {
         return None;
     }
-    job.members.get_mut(name)?.failed = true;
+    // Its place may be another's already, and it forgotten.
+    if let Some(member) = job.members.get_mut(name) {
+        member.failed = true;
+    }
     // Those who have left were done.
     if job.members.values().filter(|m| !m.failed && !m.joins).count() < config.min_world as usize {
         return None;
@@ -163,12 +184,18 @@ pub(super) fn go_on_without(
         return None;
     }
     let message = line(&format!("the job goes on without this worker: {why}"), MAX_REASON);
-    let member = job.members.get_mut(name)?;
-    let abort = Abort { kind: AbortKind::Dropped.into(), message, culprit: member.rank, saver: None };
-    member.dropped = Some(abort);
+    if let Some(member) = job.members.get_mut(name) {
+        member.dropped =
+            Some(Abort { kind: AbortKind::Dropped.into(), message, culprit: member.rank, saver: None });
+    }
     if job.members.values().all(|m| !m.counted()) {
         job.phase = Phase::Finished { at: now, interrupted: job.interrupted };
         return Some(format!("{why}; all others have left, the job is finished"));
+    }
+    // What ends with another worker says nothing of one that was let in to it.
+    if matches!(job.phase, Phase::Running { .. }) {
+        let others = job.members.iter_mut().filter(|(other, m)| *other != name && m.untried && !m.joins);
+        others.for_each(|(_, m)| m.tries = m.tries.saturating_sub(1));
     }
     let ended = end(now, job, why);
     let formed = form(now, job);
@@ -182,6 +209,11 @@ pub(super) fn form(now: Now, job: &mut Job) -> Option<String> {
     if let Some(reason) = without_those_in_vain(job) {
         let then = form(now, job);
         return Some([Some(reason), then].into_iter().flatten().collect::<Vec<_>>().join("; "));
+    }
+    // Nobody finishes a step alone: one that is only known to have asked for its plan has had it since, and comes yet.
+    if job.progress.0 > 0 {
+        let asked = |m: &Member| m.attached == Some(None) && m.spoken == 0 && !m.untried;
+        job.members.values_mut().filter(|m| asked(m)).for_each(|m| m.attached = None);
     }
     let mut here: Vec<(Place, Came)> = Vec::new();
     for m in job.members.values().filter(|m| m.counted()) {

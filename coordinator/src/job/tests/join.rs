@@ -415,3 +415,28 @@ fn a_place_is_not_held_by_one_that_never_gets_ready_nor_by_one_who_left_before_i
     w.ok(Event::Leave { header: h[2].clone(), interrupted: false, before_plan: true });
     w.join(replacement(2));
 }
+
+#[test]
+fn what_ends_with_another_worker_is_not_held_against_one_that_was_let_in() {
+    let (mut w, h) = surviving(6, 2);
+    w.ok(exited(1));
+    let others = [0, 2, 3, 4, 5].map(|i: usize| h[i].clone());
+    let attach_all = |w: &mut World, left: &[Header], generation: u64| {
+        for header in left {
+            w.event(attach(&Header { generation, ..header.clone() }, at(7, 0), Wait::First));
+        }
+    };
+    attach_all(&mut w, &others, 1);
+    let new = w.join(replacement(1));
+    w.event(joining(&new, Wait::First));
+    attach_all(&mut w, &others, 2);
+    assert_eq!(w.job.generation, 3);
+    // One after the other dies before a step is done.
+    for (generation, dies) in [(3, 5), (4, 4), (5, 3)] {
+        w.ok(exited(dies));
+        let left = &others[..dies as usize - 1];
+        attach_all(&mut w, left, generation);
+        let answer = w.event(joining(&Header { generation, ..new.clone() }, Wait::First));
+        assert!(matches!(answer, Answer::Reply(Reply::Attached(Some(_), _))), "{generation}: {answer:?}");
+    }
+}
