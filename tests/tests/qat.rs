@@ -84,6 +84,18 @@ fn calibration_gives_the_same_scales_on_any_number_of_workers_by_every_observer(
         }
         seen.push(found.into_iter().next().unwrap().0);
     }
+    // Before training, by each microbatch's statistics: what is held in it, and what is not moved.
+    for observer in ["max", "percentile", "mse"] {
+        let found = [("1", "1"), ("1", "2"), ("4", "1")].map(|(world, threads)| {
+            let output = dir.path().join(format!("{observer}-{world}-{threads}-trained"));
+            let how = ["--nproc", world, "--qat-observer", observer, "--qat-freeze-observers", "0"];
+            let one =
+                ["--batch-size", "16", "--global-batch-size", "64", "--threads", threads, "--max-steps", "1"];
+            qat(&output, &[&one[..], &how].concat());
+            ranges(&output)
+        });
+        assert!(found[0] == found[1] && found[0] == found[2], "{observer}: ranges by threads and workers");
+    }
     // Each observer has its own idea of a range, none beyond the largest value.
     let max = &seen[1];
     for (i, ranges) in seen.iter().enumerate().filter(|(i, _)| *i != 1) {
@@ -96,15 +108,15 @@ fn calibration_gives_the_same_scales_on_any_number_of_workers_by_every_observer(
 #[test]
 fn the_first_step_moves_scales_alike_on_any_number_of_workers() {
     let dir = tempfile::tempdir().unwrap();
-    let after = |world, steps| {
-        let output = dir.path().join(format!("{steps}-{world}"));
-        let how = ["--nproc", world, "--max-steps", steps, "--qat-freeze-observers", "1"];
+    let after = |world, steps, until| {
+        let output = dir.path().join(format!("{steps}-{world}-{until}"));
+        let how = ["--nproc", world, "--max-steps", steps, "--qat-freeze-observers", until];
         qat(&output, &[&M4[..], &how].concat());
         ranges(&output)
     };
-    let found = ["1", "2", "4"].map(|world| after(world, "1"));
+    let found = ["1", "2", "4"].map(|world| after(world, "1", "1"));
     assert!(found[0] == found[1] && found[0] == found[2]);
-    assert!(after("1", "2") != found[0], "the second step did not move any range");
+    assert!(after("1", "1", "0") != found[0], "the step did not move any range");
 }
 
 #[test]

@@ -288,7 +288,7 @@ mod tests {
         assert_eq!(told, "`qat.weight-bits` of the strategy is 7 in the checkpoint, and 8 here");
         // Checkpoints of before do not say what weights were drawn from.
         let mut drawn = network(10);
-        drawn.params.iter_mut().for_each(|p| p.initializer = Initializer::UniformFanIn);
+        drawn.params.iter_mut().for_each(|p| p.initializer = Initializer::UniformOutputs);
         let drawn = part_of(&made(&drawn, &ours, &[]), &made(&graph, &ours, &[]), Same::Everything);
         assert_eq!(drawn, None);
         // As a file would have rounded it.

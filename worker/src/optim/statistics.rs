@@ -14,8 +14,9 @@ pub type Placed = (usize, Tensor);
 /// What a calibration comes before, hence by which statistics BatchNorm normalises in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Before {
-    /// Training: those that the next step normalises by, each microbatch's own until they freeze. Running statistics of a network
-    /// that has seen few batches, or other images, say nothing of the values that steps will see.
+    /// Training: each microbatch's own, as long as steps take those, or where new ones are to be estimated from microbatches before
+    /// the next step; else the frozen ones. Running statistics of a network that has seen few batches, or other images, say nothing
+    /// of the values that steps will see.
     Training,
     /// Evaluation and export of the network as it is (post-training quantization): the running statistics.
     Deployment,
@@ -39,7 +40,7 @@ impl Program {
     ) -> Result<bool, OptimError> {
         let Some(observer) = self.quantization.observer.clone() else { return Ok(true) };
         let _guard = tch::no_grad_guard();
-        let batch_stats = before == Before::Training && self.phase(self.global_step).batch_stats;
+        let batch_stats = before == Before::Training && self.sees_batch_statistics();
         let mode = Mode { batch_stats, ..Mode::CALIBRATE };
         let Some(maxima) = self.maxima(mode, microbatches, total, asked)? else { return Ok(false) };
         let known = self.weights.ranges_host()?;
@@ -62,6 +63,13 @@ impl Program {
         self.weights.ranges.f_copy_(&Tensor::f_from_slice(&new)?)?;
         self.executor.ensure_ranges(&self.weights)?;
         Ok(true)
+    }
+
+    /// Whether the next step normalises by each microbatch's statistics, or by such as are estimated from microbatches before it.
+    fn sees_batch_statistics(&self) -> bool {
+        let due =
+            self.due_batch_norm(false).is_some() && self.quantization.estimated != Some(self.global_step);
+        due || self.phase(self.global_step).batch_stats
     }
 
     /// Training images from which ranges that are not known are to be found now, as the recipe says; none where all are known.

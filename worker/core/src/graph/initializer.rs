@@ -18,8 +18,6 @@ pub enum Initializer {
         /// Groups.
         groups: usize,
     },
-    /// Uniform, up to `1 / sqrt(fan-in)`.
-    UniformFanIn,
     /// Uniform, up to `1 / sqrt(outputs)`.
     UniformOutputs,
     /// Normal, of a deviation in thousandths.
@@ -51,7 +49,7 @@ impl Initializer {
         let kernel = shape.iter().skip(2).product::<i64>() as f64;
         match self {
             Self::FanIn if kind == ParamKind::ConvWeight => Distribution::Normal((2.0 / fan_in).sqrt()),
-            Self::FanIn | Self::UniformFanIn => Distribution::Uniform((1.0 / fan_in).sqrt()),
+            Self::FanIn => Distribution::Uniform((1.0 / fan_in).sqrt()),
             Self::FanOut { groups } => {
                 Distribution::Normal((2.0 * groups.max(1) as f64 / (outputs * kernel)).sqrt())
             }
@@ -80,7 +78,6 @@ mod tests {
         // 64 outputs of 16 channels and 9 elements.
         near(Initializer::FanIn, conv, &[64, 16, 3, 3], Normal((2.0_f64 / 144.0).sqrt()));
         near(Initializer::FanIn, linear, &[10, 64], Uniform(0.125));
-        near(Initializer::UniformFanIn, conv, &[128, 3, 4, 4], Uniform((1.0_f64 / 48.0).sqrt()));
         near(Initializer::FanOut { groups: 1 }, conv, &[64, 16, 3, 3], Normal((2.0_f64 / 576.0).sqrt()));
         // Depthwise: all 32 outputs in torchvision, one in TensorFlow.
         near(Initializer::FanOut { groups: 1 }, conv, &[32, 1, 3, 3], Normal((2.0_f64 / 288.0).sqrt()));

@@ -9,7 +9,7 @@ fn of_variance(qat: Qat, variance: f64) -> Program {
     let strategy = Strategy { qat: Some(qat), ..Strategy::default() };
     let network = models::build("MobileNetV2-32px", [3, 32, 32], 10).unwrap();
     let optimizer = DistributedOptimizer::new(Sgd::default(), strategy, Box::new(Local));
-    let mut program = optimizer.minimize(network, CrossEntropy::default()).unwrap();
+    let program = optimizer.minimize(network, CrossEntropy::default()).unwrap();
     let buffers = program.weights.layout.buffers.clone();
     for slot in buffers.iter().filter(|slot| slot.kind == ParamKind::RunningVar) {
         let _ = program.weights.buffers.narrow(0, slot.offset, slot.len).fill_(variance);
@@ -18,7 +18,12 @@ fn of_variance(qat: Qat, variance: f64) -> Program {
 }
 
 fn ranges(program: &mut Program, before: Before, images: &Tensor) -> Vec<f32> {
+    let statistics = program.weights.buffers.copy();
     assert!(program.calibrate(before, &[(0, images.shallow_clone())], 1, &|| false).unwrap());
+    assert!(
+        program.weights.buffers.equal(&statistics),
+        "calibration leaves the running statistics as they are"
+    );
     program.weights.ranges_host().unwrap().into_iter().map(Option::unwrap).collect()
 }
 
@@ -45,7 +50,11 @@ fn before_training_with_frozen_statistics_those_are_what_it_sees() {
     let frozen = || of_variance(Qat { freeze_bn: Freeze::Step(0), ..Qat::default() }, 4.0);
     let trained = ranges(&mut frozen(), Before::Training, &x);
     assert_eq!(trained, ranges(&mut frozen(), Before::Deployment, &x));
-    assert_ne!(trained, ranges(&mut of_variance(Qat::default(), 4.0), Before::Training, &x));
+    let by_batch = ranges(&mut of_variance(Qat::default(), 4.0), Before::Training, &x);
+    assert_ne!(trained, by_batch);
+    // Where they are to be estimated anew before they freeze, those that are replaced count for nothing.
+    let anew = Qat { freeze_bn: Freeze::Step(0), bn_images: 4, ..Qat::default() };
+    assert_eq!(by_batch, ranges(&mut of_variance(anew, 4.0), Before::Training, &x));
 }
 
 #[test]
