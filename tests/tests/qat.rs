@@ -88,7 +88,8 @@ fn calibration_gives_the_same_scales_on_any_number_of_workers_by_every_observer(
     for observer in ["max", "percentile", "mse"] {
         let found = [("1", "1"), ("1", "2"), ("4", "1")].map(|(world, threads)| {
             let output = dir.path().join(format!("{observer}-{world}-{threads}-trained"));
-            let how = ["--nproc", world, "--qat-observer", observer, "--qat-freeze-observers", "0"];
+            let moves: &[&str] = if observer == "max" { &["--qat-freeze-observers", "0"] } else { &[] };
+            let how = [&["--nproc", world, "--qat-observer", observer], moves].concat();
             let one =
                 ["--batch-size", "16", "--global-batch-size", "64", "--threads", threads, "--max-steps", "1"];
             qat(&output, &[&one[..], &how].concat());
