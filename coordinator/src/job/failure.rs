@@ -152,13 +152,8 @@ pub(super) fn tick(now: Now, job: &mut Job, config: &CoordinatorConfig) -> Optio
     }
     match &job.phase {
         Phase::Running { suspicion: Some(s), .. } if s.until <= now => {
-            let s = s.clone();
-            // One that is left may have said since that it has the job's state.
-            if let Some(reason) = regroup::go_on_without(now, job, config, &s.member, &s.message) {
-                return Some(reason);
-            }
             if s.waited {
-                let (culprit, text) = absent(&s, &job.members);
+                let (culprit, text) = absent(s, &job.members);
                 return fail(now, job, AbortKind::WorkerLost, culprit.as_deref(), text);
             }
             let (by, text) = (s.member.clone(), format!("{} (no other worker has failed)", s.message));

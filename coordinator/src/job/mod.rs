@@ -114,6 +114,8 @@ pub struct Job {
     pub plan: Option<Box<BuildPlan>>,
     /// The largest step that a member has finished, and the generations formed since it was finished.
     progress: (u64, u32),
+    /// A worker was lost since the last generation was formed.
+    bereft: bool,
     /// What became of the generations.
     history: history::History,
     /// Who is in it.
@@ -168,6 +170,7 @@ impl Job {
             generation: config.generation,
             plan: None,
             progress: (0, 0),
+            bereft: false,
             history: Default::default(),
             members: Members::new(),
             survives: config.survives(),

@@ -60,23 +60,15 @@ pub(super) fn attach(
             let text = "this job ends with any of its workers: there is no generation to come to";
             return Err(Refusal::Invalid(text.into()));
         }
-        // Too few are left without one that has failed, or none that was known to have the job's state.
+        // Too few are left without one that has failed: its root cause is awaited, and then the job ends.
         Phase::Running { suspicion: Some(s), .. } => {
-            let (failed, said) = (s.member.clone(), s.message.clone());
-            if standing.is_some()
-                && let Some(member) = job.members.get_mut(&header.member)
-            {
-                member.has_state();
-            }
-            match go_on_without(now, job, config, &failed, &said) {
-                Some(reason) => reasons.push(reason),
-                // The root cause is awaited, and then the job ends.
-                None if wait == Wait::Expired => {
-                    let text = format!("the root cause of this: {said}");
-                    return Ok((Answer::Reply(Reply::Attached(None, text)), None));
+            return Ok(match wait {
+                Wait::Expired => {
+                    let text = format!("the root cause of this: {}", s.message);
+                    (Answer::Reply(Reply::Attached(None, text)), None)
                 }
-                None => return Ok((Answer::Park, None)),
-            }
+                _ => (Answer::Park, None),
+            });
         }
         Phase::Running { .. } => reasons.push(end(now, job, &format!("{described}: {message}"))),
         Phase::Reforming { .. } => {}
@@ -159,7 +151,13 @@ fn end(now: Now, job: &mut Job, why: &str) -> String {
     text
 }
 
-/// The job goes on without a worker; none where it does not, and nothing was changed but that the worker is gone.
+/// Whether fewer than the minimum are left. Those who have left were done; those who join are in no generation.
+fn too_few(job: &Job, min_world: u32) -> bool {
+    job.members.values().filter(|m| !m.failed && !m.joins).count() < min_world as usize
+}
+
+/// The job goes on without a worker; none where it does not, and nothing was changed but that the worker is gone. Whether those who
+/// are left have its state they say when they come to the next generation.
 pub(super) fn go_on_without(
     now: Now,
     job: &mut Job,
@@ -171,32 +169,19 @@ pub(super) fn go_on_without(
     if !runs || !job.survives {
         return None;
     }
-    // Its place may be another's already, and it forgotten.
-    if let Some(member) = job.members.get_mut(name) {
-        member.failed = true;
-    }
-    // Those who have left were done.
-    if job.members.values().filter(|m| !m.failed && !m.joins).count() < config.min_world as usize {
-        return None;
-    }
-    // Who is left has to have what is to go on.
-    if job.members.values().any(Member::counted) && job.members.values().all(|m| !m.counted() || m.untried) {
+    job.members.get_mut(name)?.failed = true;
+    if too_few(job, config.min_world) {
         return None;
     }
     let message = line(&format!("the job goes on without this worker: {why}"), MAX_REASON);
-    if let Some(member) = job.members.get_mut(name) {
-        member.dropped =
-            Some(Abort { kind: AbortKind::Dropped.into(), message, culprit: member.rank, saver: None });
-    }
+    let member = job.members.get_mut(name)?;
+    let abort = Abort { kind: AbortKind::Dropped.into(), message, culprit: member.rank, saver: None };
+    member.dropped = Some(abort);
     if job.members.values().all(|m| !m.counted()) {
         job.phase = Phase::Finished { at: now, interrupted: job.interrupted };
         return Some(format!("{why}; all others have left, the job is finished"));
     }
-    // What ends with another worker says nothing of one that was let in to it.
-    if matches!(job.phase, Phase::Running { .. }) {
-        let others = job.members.iter_mut().filter(|(other, m)| *other != name && m.untried && !m.joins);
-        others.for_each(|(_, m)| m.tries = m.tries.saturating_sub(1));
-    }
+    job.bereft = true;
     let ended = end(now, job, why);
     let formed = form(now, job);
     Some([Some(ended), formed].into_iter().flatten().collect::<Vec<_>>().join("; "))
@@ -207,13 +192,11 @@ pub(super) fn form(now: Now, job: &mut Job) -> Option<String> {
     let Phase::Reforming { since, why } = &job.phase else { return None };
     let (took, why) = (now.saturating_sub(*since), why.clone());
     if let Some(reason) = without_those_in_vain(job) {
+        if job.plan.as_deref().is_some_and(|plan| too_few(job, plan.min_world)) {
+            return failure::fail(now, job, AbortKind::WorkerFailed, None, reason);
+        }
         let then = form(now, job);
         return Some([Some(reason), then].into_iter().flatten().collect::<Vec<_>>().join("; "));
-    }
-    // Nobody finishes a step alone: one that is only known to have asked for its plan has had it since, and comes yet.
-    if job.progress.0 > 0 {
-        let asked = |m: &Member| m.attached == Some(None) && m.spoken == 0 && !m.untried;
-        job.members.values_mut().filter(|m| asked(m)).for_each(|m| m.attached = None);
     }
     let mut here: Vec<(Place, Came)> = Vec::new();
     for m in job.members.values().filter(|m| m.counted()) {
@@ -252,7 +235,6 @@ pub(super) fn form(now: Now, job: &mut Job) -> Option<String> {
     }
     for m in job.members.values_mut().filter(|m| m.counted() || join::ready(m)) {
         m.joins = false;
-        m.tries += u32::from(m.untried);
         let place = m.place();
         let Some(p) = roster.iter_mut().find(|p| p.host == place.host && p.local_index == place.local_index)
         else {
@@ -291,7 +273,7 @@ pub(super) fn form(now: Now, job: &mut Job) -> Option<String> {
         places.len()
     );
     job.phase = Phase::Running { formed: Box::new(formed), since: now, suspicion: None };
-    job.progress.1 += 1;
+    (job.progress.1, job.bereft) = (job.progress.1 + 1, false);
     Some(text)
 }
 
@@ -301,6 +283,12 @@ fn without_those_in_vain(job: &mut Job) -> Option<String> {
     let counted = || job.members.values().filter(|m| m.counted());
     if counted().any(|m| m.attached.is_none()) || counted().all(|m| m.untried) {
         return None;
+    }
+    // What ends with another worker says nothing of one that was let in to it.
+    if !std::mem::replace(&mut job.bereft, true) {
+        let last = job.generation - 1;
+        let was_in = job.members.values_mut().filter(|m| m.counted() && m.untried && m.generation == last);
+        was_in.for_each(|m| m.tries += 1);
     }
     let spent = |m: &Member| m.counted() && m.untried && m.tries >= join::TRIES;
     let name = job.members.iter().find(|(_, m)| spent(m)).map(|(name, _)| name.clone())?;
@@ -415,6 +403,12 @@ impl Job {
             return;
         }
         self.progress = (step, 0);
+        // Nobody finishes a step alone: all of the generation have begun in it, whatever they have said since. What they had asked
+        // before, and comes later or has come, has been answered.
+        let silent = |m: &Member| m.generation == generation && m.spoken < generation;
+        for m in self.members.values_mut().filter(|m| silent(m)) {
+            (m.spoken, m.attached) = (generation, None);
+        }
         // Whoever has come to a generation has said before how far it was, and nobody finishes a step alone: all are connected.
         if generation == self.generation && matches!(self.phase, Phase::Running { .. }) {
             self.members.values_mut().filter(|m| m.generation == generation).for_each(|m| m.connected = true);

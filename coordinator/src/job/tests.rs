@@ -26,6 +26,7 @@ const fn ms(n: u64) -> Now {
 }
 
 /// A job under test: keeps state and time, asserts on answers.
+#[derive(Clone)]
 struct World {
     job: Job,
     config: CoordinatorConfig,

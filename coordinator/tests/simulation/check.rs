@@ -1,7 +1,7 @@
 //! What holds after every event, and at the end.
 
 use super::group::{Group, State};
-use super::process::{End, Process};
+use super::process::{Doing, End, Process};
 use super::world::Setting;
 use octrain_coordinator::job::{Job, Outcome};
 use octrain_proto::v1::{AbortKind, Generation};
@@ -16,15 +16,17 @@ const ENDS: [&str; 2] = [
 /// What was seen so far.
 #[derive(Debug, Default)]
 pub struct Checks {
-    /// Weights by the steps they have done.
-    history: BTreeMap<u64, u64>,
+    /// Weights by the generation and the step that made them.
+    history: BTreeMap<(u64, u64), u64>,
+    /// The last step that was done.
+    furthest: u64,
     /// The newest generation that has done a step.
     stepping: u64,
     /// All generations before this one are over.
     over: u64,
     /// A process was asked to stop.
     pub interrupted: bool,
-    /// When the job ended: who had not failed, and whether nobody of those who ran was known to have its state.
+    /// When the job ended: how many were left, and whether none of them had its state.
     left: (usize, bool),
 }
 
@@ -46,8 +48,15 @@ impl Checks {
         formed: &Generation,
         standing: Option<State>,
         groups: &mut BTreeMap<u64, Group>,
+        least: usize,
     ) -> Result<(), String> {
         let number = formed.number;
+        if formed.roster.len() < least {
+            return Err(format!(
+                "generation {number} has {} workers, fewer than {least}",
+                formed.roster.len()
+            ));
+        }
         let group = groups.entry(number).or_insert_with(|| Group::new(formed));
         if !group.is(formed) {
             return Err(format!(
@@ -83,19 +92,21 @@ impl Checks {
     }
 
     /// A process has finished a step.
-    pub fn finished(&mut self, state: State) -> Result<(), String> {
-        let known = *self.history.entry(state.step).or_insert(state.hash);
+    pub fn finished(&mut self, generation: u64, state: State) -> Result<(), String> {
+        self.furthest = self.furthest.max(state.step);
+        let known = *self.history.entry((generation, state.step)).or_insert(state.hash);
         match known == state.hash {
             true => Ok(()),
-            false => Err(format!("step {} was done twice, with other weights", state.step)),
+            false => Err(format!("generation {generation}: step {} has two results", state.step)),
         }
     }
 
-    /// The job has just ended.
-    pub fn ended(&mut self, job: &Job) {
-        let left = job.members.values().filter(|m| !m.failed && !m.joins).count();
-        let mut stay = job.members.values().filter(|m| m.counted()).peekable();
-        self.left = (left, stay.peek().is_some() && stay.all(|m| m.untried));
+    /// The job has just ended: who is left by what was done to them, whatever the coordinator takes them for.
+    pub fn ended(&mut self, processes: &[Process]) {
+        let done = |p: &&Process| p.end == Some(End::Done) || p.doing == Doing::Leave && !p.harmed;
+        let well = |p: &&Process| p.lives() && !p.harmed && p.formed.is_some();
+        let left = processes.iter().filter(|p| done(p) || well(p)).count();
+        self.left = (left, !processes.iter().any(|p| well(&p) && p.state.is_some()));
     }
 
     /// The run is over.
@@ -136,7 +147,7 @@ impl Checks {
                 if !interrupted && let Some(p) = short.next() {
                     return Err(format!("the job is finished, and a worker left at {:?}", p.state));
                 }
-                if !interrupted && !self.history.contains_key(&setting.steps) {
+                if !interrupted && self.furthest < setting.steps {
                     return Err("the job is finished, and nobody has done the last step".into());
                 }
                 Ok(())

@@ -1,7 +1,7 @@
 //! What a worker process makes of what it hears, as `octrain`'s session does.
 
 use super::host::Asker;
-use super::process::{Doing, End};
+use super::process::{Doing, End, Process};
 use super::world::{What, World};
 use octrain_coordinator::job::Reply;
 use octrain_coordinator::refusal::Refusal;
@@ -160,9 +160,12 @@ impl World {
 
     /// A generation begins for a process.
     pub(super) fn begin(&mut self, process: usize, formed: Generation) -> Result<(), String> {
+        let done = |p: &&Process| p.end == Some(End::Done) || p.doing == Doing::Leave;
+        let done = self.processes.iter().filter(done).count();
+        let least = (self.setting.min_world as usize).saturating_sub(done);
         let p = &mut self.processes[process];
         let standing = p.state;
-        self.checks.formed(&formed, standing, &mut self.groups)?;
+        self.checks.formed(&formed, standing, &mut self.groups, least)?;
         // None has finished a step: all begin anew.
         if formed.source.is_none() {
             p.state = None;

@@ -89,12 +89,12 @@ impl World {
                 self.end(process, End::Fault, "failed by itself");
             }
             55..70 => {
-                p.harmed = true;
+                p.harmed |= long > self.timeout / 2;
                 p.paused = until;
                 self.say(format!("process {process} is stopped for {long} ms"));
             }
             70..85 => {
-                p.harmed = true;
+                p.harmed |= long > self.timeout / 5;
                 p.cut = until;
                 let (member, watch) = (p.member.clone(), p.watch.take());
                 self.say(format!("process {process} is cut off from the coordinator for {long} ms"));
@@ -104,9 +104,13 @@ impl World {
                 }
             }
             85..97 => {
-                self.host.stopped = until;
+                // Right behind the last time, it has answered little in between.
+                if self.host.stopped + self.timeout < now {
+                    self.stands_still = now;
+                }
+                self.host.stopped = self.host.stopped.max(until);
                 // Workers give up a coordinator that is silent for long.
-                if long > self.timeout {
+                if self.host.stopped - self.stands_still > self.timeout * 2 - 2 * self.interval {
                     self.processes.iter_mut().for_each(|p| p.harmed = true);
                 }
                 self.say(format!("the coordinator stands still for {long} ms"));

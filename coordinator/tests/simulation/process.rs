@@ -60,6 +60,8 @@ pub struct Process {
     pub state: Option<State>,
     /// It was connected in this generation.
     pub connected: bool,
+    /// Steps that it has finished itself, as it reports.
+    pub stepped: u64,
     /// All generations before this one are over.
     pub over: u64,
     /// The generation that is to be left at a boundary.
@@ -68,13 +70,17 @@ pub struct Process {
     pub interrupt: bool,
     /// When the coordinator answered last.
     pub answered: u64,
+    /// When it last looked whether its heartbeats are answered.
+    pub looked: u64,
+    /// When a heartbeat of its last went its way in time.
+    pub heard: u64,
     /// The watch that it holds open.
     pub watch: Option<u64>,
     /// Stopped until then.
     pub paused: u64,
     /// Cut off from the coordinator until then.
     pub cut: u64,
-    /// Something was done to it that excuses whatever becomes of it.
+    /// Something was done to it for which it may be given up.
     pub harmed: bool,
     /// How it ended.
     pub end: Option<End>,
@@ -94,10 +100,13 @@ impl Process {
             collectives: (0, 0),
             state: None,
             connected: false,
+            stepped: 0,
             over: 0,
             boundary: 0,
             interrupt: false,
             answered: now,
+            looked: now,
+            heard: now,
             watch: None,
             paused: 0,
             cut: 0,

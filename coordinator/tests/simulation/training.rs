@@ -115,9 +115,10 @@ impl World {
                 p.state = Some(state);
             }
             Enters::Step { from, .. } => {
-                let state = State { step: from.step + 1, hash: mixed(from.hash ^ (from.step + 1)) };
-                p.state = Some(state);
-                self.checks.finished(state)?;
+                let state =
+                    State { step: from.step + 1, hash: mixed(from.hash ^ (number << 32 | (from.step + 1))) };
+                (p.state, p.stepped) = (Some(state), state.step);
+                self.checks.finished(number, state)?;
                 let asked = |f: fn(&Enters) -> bool| brought.iter().any(f);
                 let boundary = asked(|e| matches!(e, Enters::Step { boundary: true, .. }));
                 if asked(|e| matches!(e, Enters::Step { interrupt: true, .. })) {

@@ -23,7 +23,7 @@ impl World {
                 }
                 Out::Ended(outcome) => {
                     self.outcome = Some(outcome.clone());
-                    self.checks.ended(self.host.job());
+                    self.checks.ended(&self.processes);
                     for process in self.watching() {
                         let outcome = outcome.clone();
                         self.after(1, 10, What::Ended { process, outcome });
@@ -67,6 +67,15 @@ impl World {
             Asker::Process { process, turn } => Some(What::Go { process, turn }),
             _ => None,
         };
+        if matches!(call.asker, Asker::Beat { .. }) {
+            let (now, lost) = (self.now, cut > self.now || matches!(fate, 0 | 2));
+            let p = &mut self.processes[process];
+            match lost {
+                // So many of them in a row are silence.
+                true => p.harmed |= now > p.heard + 2500,
+                false => p.heard = now,
+            }
+        }
         if cut > self.now || self.host.gone || fate == 0 {
             // Its connection breaks, or it finds none.
             if let Some(retry) = retry {
@@ -96,10 +105,15 @@ impl World {
         if p.member.is_none() {
             return;
         }
-        if self.now > p.answered + 2 * self.timeout + self.interval && p.doing != Doing::Leave {
+        // Time in which it did not run at all is not the coordinator's silence.
+        let held_up = (self.now - p.looked).saturating_sub(self.timeout + self.interval);
+        let (now, given_up) = (self.now, 2 * self.timeout + self.interval);
+        let p = &mut self.processes[process];
+        (p.answered, p.looked) = (p.answered + held_up, now);
+        if now > p.answered + given_up && p.doing != Doing::Leave {
             return self.end(process, End::GaveUp, "the coordinator does not answer");
         }
-        let (generation, step) = (p.generation, p.state.map_or(0, |s| s.step));
+        let (generation, step) = (p.generation, p.stepped);
         let beat = Event::Heartbeat {
             header: header(p),
             step,

@@ -120,6 +120,8 @@ pub struct World {
     /// When the last fault was over.
     pub calm: u64,
     pub(super) outcome: Option<Outcome>,
+    /// Since when the coordinator stands still, on and off.
+    pub(super) stands_still: u64,
     pub(super) timeout: u64,
     pub(super) interval: u64,
 }
@@ -147,6 +149,7 @@ impl World {
             told: Vec::new(),
             calm: 0,
             outcome: None,
+            stands_still: 0,
             timeout,
             interval,
         };
@@ -154,8 +157,13 @@ impl World {
             let at = world.rng.between(0, 500);
             world.at(at, What::Start { place });
         }
+        // Within the time that all may take, or close behind the one before.
+        let mut at = 0;
         for _ in 0..setting.faults {
-            let at = world.rng.between(200, 40_000);
+            at = match world.rng.in_hundred(50) {
+                true => world.rng.between(200, 3000 + setting.steps * 600),
+                false => at + world.rng.between(0, 2500),
+            };
             world.at(at, What::Fault);
         }
         world.at(50, What::Tick);

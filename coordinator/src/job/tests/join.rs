@@ -304,10 +304,49 @@ fn a_job_whose_state_only_the_dead_had_ends_and_does_not_begin_anew() {
     w.event(joining(&new, Wait::First));
     w.event(attach(&Header { generation: 2, ..h[0].clone() }, at(9, 0), Wait::First));
     assert_eq!(w.job.generation, 3);
-    w.event(exited(0));
-    assert_eq!(w.abort().kind(), AbortKind::WorkerLost);
-    assert!(w.abort().saver.is_none_or(|saver| saver.local_index != 1), "it has nothing to save");
-    assert!(matches!(w.event(joining(&new, Wait::Again)), Answer::Refuse(Refusal::Ended(_))));
+    let last = w.clone();
+    for message in ["is killed", "fails"] {
+        let mut w = last.clone();
+        match message {
+            "is killed" => drop(w.event(exited(0))),
+            _ => w.fail(
+                &Header { generation: 3, ..h[0].clone() },
+                "connection reset",
+                FailureKind::Communication,
+            ),
+        }
+        // It may have taken on the state just before, and says so when it comes.
+        assert_eq!((w.job.outcome(), w.job.generation), (None, 4), "the last one that had it {message}");
+        let mut has = w.clone();
+        has.event(attach(&Header { generation: 3, ..new.clone() }, at(9, 0), Wait::First));
+        assert!(matches!(has.job.phase, Phase::Running { .. }), "{:?}", has.job.phase);
+        w.event(joining(&Header { generation: 3, ..new.clone() }, Wait::First));
+        assert_eq!(w.abort().kind(), AbortKind::WorkerLost);
+        contains(&w.abort().message, &["none of those who are left has the job's state"]);
+        assert!(w.abort().saver.is_none_or(|saver| saver.local_index != 1), "it has nothing to save");
+        assert!(matches!(w.event(joining(&new, Wait::Again)), Answer::Refuse(Refusal::Ended(_))));
+    }
+}
+
+#[test]
+fn one_that_is_left_out_does_not_leave_fewer_than_the_minimum() {
+    let (mut w, h, new) = let_in();
+    for generation in [3, 4] {
+        // The minimum is two: with the one that breaks each generation, a single one would be left.
+        if generation == 4 {
+            w.ok(exited(2));
+            w.ok(exited(3));
+        }
+        for header in &h {
+            w.event(attach(&Header { generation, ..header.clone() }, at(9, 0), Wait::First));
+        }
+        w.event(joining(&Header { generation, ..new.clone() }, Wait::First));
+    }
+    let formed_of = match &w.job.phase {
+        Phase::Running { formed, .. } => formed.roster.len(),
+        _ => 0,
+    };
+    assert_ne!(formed_of, 1, "a generation below the minimum");
 }
 
 #[test]

@@ -201,31 +201,3 @@ fn one_that_has_been_silent_since_its_plan_has_begun_where_another_has_finished_
         assert_eq!(formed(&mut w, &h[0]).source, Some(1), "the fifth step is done");
     }
 }
-
-#[test]
-fn one_that_failed_is_done_without_once_another_is_known_to_have_the_state() {
-    for forgotten in [true, false] {
-        let (mut w, h) = surviving(2, 1);
-        w.ok(exited(1));
-        w.event(attach(&h[0], at(7, 0), Wait::First));
-        let mut new = request("a", 1);
-        (new.nonce, new.token) = ("again".into(), "again".into());
-        new.worker.as_mut().unwrap().pid = 2;
-        let new = w.join(new);
-        w.event(attach(&new, None, Wait::First));
-        w.event(attach(&Header { generation: 2, ..h[0].clone() }, at(9, 0), Wait::First));
-        assert_eq!(w.job.generation, 3);
-        let h = Header { generation: 3, ..h[0].clone() };
-        let new = Header { generation: 3, ..new };
-        w.fail(&h, "connection reset by peer", FailureKind::Communication);
-        assert!(matches!(w.job.phase, Phase::Running { suspicion: Some(_), .. }), "{:?}", w.job.phase);
-        if forgotten {
-            w.job.members.remove(&h.member);
-        }
-        let beat = Event::Heartbeat { header: new.clone(), step: 9, collectives: 1, connected: true };
-        w.ok(beat);
-        w.event(attach(&new, at(9, 0), Wait::First));
-        let formed = formed(&mut w, &new);
-        assert_eq!((formed.number, formed.roster.len(), formed.source), (4, 1, Some(0)));
-    }
-}

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::graph::ParamKind;
-use crate::strategy::Freeze;
+use crate::strategy::{Freeze, Layout};
 
 /// A program whose running variances are `variance`, which its images do not have.
 fn of_variance(qat: Qat, variance: f64) -> Program {
@@ -62,4 +62,22 @@ fn a_step_behind_a_calibration_for_training_has_finite_gradients_whatever_the_ru
     let mut program = of_variance(Qat::default(), 1e6);
     let norm = step(&mut program).unwrap().grad_norm;
     assert!(norm.is_finite() && norm > 0.0, "{norm}");
+}
+
+#[test]
+fn a_microbatch_with_one_value_a_channel_is_refused_and_the_layer_named() {
+    let network = models::build("MobileNetV2", [3, 32, 32], 10).unwrap();
+    for qat in [None, Some(Qat::default())] {
+        for layout in [Layout::Nchw, Layout::Nhwc] {
+            let strategy = Strategy { qat: qat.clone(), layout, ..Strategy::default() };
+            let optimizer = DistributedOptimizer::new(Sgd::default(), strategy, Box::new(Local));
+            let mut program = optimizer.minimize(network.clone(), CrossEntropy::default()).unwrap();
+            let weights = program.weights.flat.copy();
+            let (one, label) = (images().narrow(0, 0, 1), Tensor::zeros([1], (Kind::Int64, Device::Cpu)));
+            let told = program.step(&[Microbatch { images: &one, labels: &label }]).unwrap_err().to_string();
+            assert!(told.contains("one value a channel") && told.contains("features.14.conv.1.1"), "{told}");
+            assert!(program.weights.flat.equal(&weights));
+            step(&mut program).unwrap();
+        }
+    }
 }
