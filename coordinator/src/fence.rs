@@ -1,4 +1,5 @@
-//! Terms on the wire: every answer says the coordinator's, and a call that says a later one ends this coordinator.
+//! Terms on the wire: every answer to a member says the coordinator's, and a call that says a later one ends this coordinator. A
+//! stranger does not learn whose run it is, and so cannot say that.
 
 use crate::driver::Mailbox;
 use crate::refusal::Refusal;
@@ -12,6 +13,9 @@ use tonic::body::Body;
 use tonic::codegen::{Service, http};
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::server::NamedService;
+
+/// Calls that need no membership.
+const STRANGERS: [&str; 3] = ["/Status", "/Exited", "/GiveUp"];
 
 /// A service whose calls and answers carry terms.
 #[derive(Clone)]
@@ -53,8 +57,12 @@ where
             let refused = Status::from(Refusal::Retired(why)).into_http();
             return Box::pin(std::future::ready(Ok(says(refused, ours))));
         }
+        let strange = STRANGERS.iter().any(|call| request.uri().path().ends_with(call));
         let answering = self.inner.call(request);
-        Box::pin(async move { answering.await.map(|answer| says(answer, ours)) })
+        Box::pin(async move {
+            let answer = answering.await?;
+            Ok(if strange { answer } else { says(answer, ours) })
+        })
     }
 }
 

@@ -91,7 +91,9 @@ fn begin(config: &CoordinatorConfig) -> Result<Begun, ServeError> {
     // one speaks for it, so none is to be guessed.
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let incarnation = RandomState::new().hash_one((since, std::process::id()));
-    let (mut job, mut term) = (Job::new(config, incarnation), Term { run: incarnation, number: 1 });
+    // Told to the members alone, and no part of their names.
+    let run = RandomState::new().hash_one((since, incarnation));
+    let (mut job, mut term) = (Job::new(config, incarnation), Term { run, number: 1 });
     let Some(path) = &config.journal_file else {
         return Ok(Begun { job, term, journal: None, records: Vec::new() });
     };
@@ -105,7 +107,7 @@ fn begin(config: &CoordinatorConfig) -> Result<Begun, ServeError> {
     }
     let mut records = Vec::new();
     if kept.is_empty() {
-        records.push(Record::Run(replay::run(config, incarnation)));
+        records.push(Record::Run(replay::run(config, run)));
     } else {
         let replayed = replay::replay(config, incarnation, &kept);
         let replayed = replayed.map_err(|why| ServeError::Replay { path: path.clone(), why })?;

@@ -72,13 +72,17 @@ impl Place {
 
     /// A launcher of workers.
     fn launch(&self, host: &str, nproc: &str, steps: &str) -> Running {
+        self.launch_with(host, nproc, steps, &[])
+    }
+
+    fn launch_with(&self, host: &str, nproc: &str, steps: &str, more: &[&str]) -> Running {
         let line = ["launch", "--coordinator", &self.address, "--nproc-per-node", nproc];
         let flags =
             ["--max-restarts", "0", "--", "--batch-size", "4", "--epochs", "50", "--max-steps", steps];
         let (file, output) = (self.at("report.jsonl"), self.at("out"));
         let paths = ["--report-file", file.to_str().unwrap(), "--output-dir", output.to_str().unwrap()];
         let how = ["--print-interval", "1", "--run-scope", "train_only", "--threads", "1", "--lr", "0.002"];
-        let line = [&line[..], &flags, SMALL, &how, &paths].concat();
+        let line = [&line[..], &flags, SMALL, &how, &paths, more].concat();
         Running::start_with(&line, &[("OCTRAIN_HOST", host)])
     }
 
@@ -275,6 +279,54 @@ fn workers_whose_coordinator_does_not_come_back_save_and_end_to_be_tried_again()
         assert!(told.contains(part), "{part} in {told}");
     }
     assert!(newest(&place.at("out")).is_dir());
+}
+
+#[test]
+fn a_checkpoint_waits_for_the_coordinators_word_and_appears_once_it_is_back() {
+    let place = Place::new(2, &["--min-world", "1"]);
+    let first = place.coordinator();
+    let mut run = place.launch_with("a", "2", "60", &["--save-interval-steps", "40"]);
+    run.wait_for("step 3/");
+    first.kill();
+    run.wait_for("step 40/");
+    let told = run.wait_for("has to wait for the coordinator's word");
+    assert!(told.contains("local 0]"), "{told}");
+    assert!(!place.at("out").join("0-40").exists());
+    let second = place.coordinator();
+    run.wait_for("saved ");
+    assert!(place.at("out").join("0-40").join("manifest.json").is_file());
+    let (code, told) = run.end();
+    assert_eq!(code, Some(0), "{told}");
+    assert_eq!(place.steps(), all(60), "{told}");
+    assert!(report(&place.at("report.jsonl"), "regroup").is_empty(), "{told}");
+    assert_eq!(second.end().0, Some(0));
+}
+
+#[test]
+fn a_coordinator_that_cannot_keep_what_it_is_to_tell_tells_it_to_nobody() {
+    let place = Place::new(1, &[]);
+    // A file of 1 KiB at most, as on a disk that is full after that; not even one worker fits into it.
+    let command = place.command(&[]);
+    let full = Command::new("bash")
+        .args(["-c", "trap '' XFSZ; ulimit -f 1; exec \"$0\" \"$@\""])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let run = place.launch("a", "1", "3");
+    let ended = full.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(1), "{}", said(&ended));
+    let told = said(&ended);
+    assert!(told.contains("cannot write to the journal") && told.contains("File too large"), "{told}");
+    assert!(told.contains("a coordinator that is started anew with this journal finds them"), "{told}");
+    let second = place.coordinator();
+    let (code, told) = run.end();
+    assert_eq!(code, Some(0), "{told}");
+    let (ended, log) = second.end();
+    assert_eq!(ended, Some(0), "{log}");
+    assert!(log.contains("bytes of ") && log.contains("were never finished"), "{log}");
 }
 
 /// Changes a byte of a file, counted from its end.
