@@ -10,7 +10,7 @@ use octrain_proto::v1::{
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tonic::Status;
 
 /// Between words on a coordinator that is away.
@@ -34,6 +34,8 @@ pub(super) struct Shared {
     over: Mutex<Regroup>,
     /// The generation that is to be left at a boundary between two steps; 0: none.
     boundary: AtomicU64,
+    /// The watch is open (again): a coordinator is there, and is to hear of this worker at once.
+    opened: Notify,
     end: Mutex<Option<AbortReason>>,
     ended: Condvar,
 }
@@ -50,6 +52,7 @@ impl Shared {
             current: Mutex::new(Arc::new(Generation::none(generation))),
             over: Mutex::default(),
             boundary: AtomicU64::new(0),
+            opened: Notify::new(),
             end: Mutex::new(None),
             ended: Condvar::new(),
         })
@@ -194,7 +197,10 @@ async fn heartbeats(
     // When it was last said that nobody answers.
     let mut said: Option<Instant> = None;
     loop {
-        clock.tick().await;
+        tokio::select! {
+            _ = clock.tick() => {}
+            () = shared.opened.notified() => {}
+        }
         let (step, collectives) =
             (shared.step.load(Ordering::Relaxed), shared.collectives.load(Ordering::Relaxed));
         let current = shared.current();
@@ -257,6 +263,7 @@ async fn listen(mut client: Client, shared: Arc<Shared>, header: Header, rhythm:
         let request = WatchRequest { header: Some(header) };
         match client.watch(request).await {
             Ok(stream) => {
+                shared.opened.notify_one();
                 let mut stream = stream.into_inner();
                 // Ends without an event when the connection breaks, and when the job finishes well.
                 while let Ok(Some(event)) = stream.message().await {
