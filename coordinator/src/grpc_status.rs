@@ -23,7 +23,7 @@ impl From<Refusal> for Status {
             | Refusal::Invalid(_) => Code::InvalidArgument,
             Refusal::Store(_) => Code::OutOfRange,
             Refusal::Ended(_) | Refusal::Finished => Code::Aborted,
-            Refusal::Gone => Code::Unavailable,
+            Refusal::Gone | Refusal::Retired(_) => Code::Unavailable,
         };
         let text = line(&refusal.to_string(), MAX_STATUS);
         // In a job that outlives its workers, how it ended for this one says more than the text: who saves.

@@ -9,6 +9,7 @@ use octrain_coordinator::outlet::Standard;
 use octrain_coordinator::server::{self, ServeError};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
@@ -49,6 +50,14 @@ struct Args {
     /// Seconds to stay after a job that failed before all workers had come, so that who comes late ends as it did.
     #[arg(long, value_name = "SECONDS", default_value_t = 60.0, allow_negative_numbers = true)]
     linger_for_late: f64,
+    /// File in which the job's journal is kept: a coordinator that is started anew with it, at the same address, goes on with the job
+    /// that runs. Without it, the job ends with its coordinator.
+    #[arg(long, value_name = "FILE", env = "OCTRAIN_JOURNAL_FILE")]
+    journal_file: Option<PathBuf>,
+    /// Seconds that workers go on without a coordinator that keeps a journal; then they save and end [default: 600, or twice
+    /// --heartbeat-timeout where that is longer].
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, requires = "journal_file")]
+    coordinator_timeout: Option<f64>,
 }
 
 fn seconds(flag: &str, value: f64) -> Result<Duration> {
@@ -64,11 +73,15 @@ fn config(args: Args) -> Result<CoordinatorConfig> {
         min_world: args.min_world.unwrap_or(args.world_size),
         register_timeout: seconds("register-timeout", args.register_timeout)?,
         linger_for_late: seconds("linger-for-late", args.linger_for_late)?,
+        journal_file: args.journal_file,
         ..CoordinatorConfig::new(args.listen, args.world_size)
     }
     .with_heartbeat_timeout(seconds("heartbeat-timeout", args.heartbeat_timeout)?);
     if let Some(timeout) = args.regroup_timeout {
         config.regroup_timeout = seconds("regroup-timeout", timeout)?;
+    }
+    if let Some(timeout) = args.coordinator_timeout {
+        config.coordinator_timeout = seconds("coordinator-timeout", timeout)?;
     }
     config.validate()?;
     Ok(config)
@@ -125,9 +138,8 @@ async fn serve(output: &Standard) -> u8 {
     match run(config, output).await {
         Ok(code) => code,
         Err(e) => {
-            let configuration = matches!(e.downcast_ref(), Some(e) if !matches!(e, ServeError::Runtime(_)));
             say(output, &format!("{e:#}"));
-            if configuration { EXIT_CONFIGURATION } else { EXIT_ERROR }
+            e.downcast_ref().map_or(EXIT_ERROR, ServeError::exit_code)
         }
     }
 }
@@ -160,8 +172,10 @@ async fn run(config: CoordinatorConfig, output: &Standard) -> Result<u8> {
             }
         }
     };
-    if let Outcome::Failed { abort } = &outcome {
-        say(output, &abort.message);
+    match &outcome {
+        Outcome::Failed { abort } => say(output, &abort.message),
+        Outcome::Retired { why } => say(output, &why.to_string()),
+        Outcome::Finished { .. } => {}
     }
     Ok(exit_code::of(&outcome))
 }

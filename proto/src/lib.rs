@@ -19,6 +19,10 @@ pub const PROTOCOL_VERSION: u32 = 10;
 /// Metadata key of a refused call: the kind of the refusal, in kebab case.
 pub const REFUSAL_KEY: &str = "octrain-refusal";
 
+/// Metadata key of calls and answers: the term of the coordinator, or the last one that the caller has heard of, as the coordinator
+/// writes it.
+pub const TERM_KEY: &str = "octrain-term";
+
 /// The coordinator's service and its messages (`proto/coordinator.proto`).
 #[allow(missing_docs, clippy::all)]
 pub mod v1 {

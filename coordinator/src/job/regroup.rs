@@ -1,6 +1,6 @@
 //! One generation after another, in a job that goes on without some of its workers.
 
-use super::{Answer, Applied, Job, Phase, Reply, Wait, failure, join, register};
+use super::{Answer, Applied, Job, Phase, Reply, StoreUse, Wait, failure, join, register, replay};
 use crate::config::CoordinatorConfig;
 use crate::liveness::Lost;
 use crate::membership::{Member, NAMED, Now};
@@ -134,7 +134,7 @@ pub(super) fn named(job: &Job, holds: impl Fn(&Member) -> bool) -> String {
 }
 
 /// Ends the generation, unless that is done.
-fn end(now: Now, job: &mut Job, why: &str) -> String {
+pub(super) fn end(now: Now, job: &mut Job, why: &str) -> String {
     if matches!(job.phase, Phase::Reforming { .. }) {
         return why.into();
     }
@@ -142,6 +142,7 @@ fn end(now: Now, job: &mut Job, why: &str) -> String {
     let text = format!("generation {} is over: {why}", job.generation);
     job.generation += 1;
     job.store = Default::default();
+    job.store_use = StoreUse::None;
     for m in job.members.values_mut().filter(|m| !m.joins) {
         m.attached = None;
         m.connected = false;
@@ -176,6 +177,7 @@ pub(super) fn go_on_without(
     let message = line(&format!("the job goes on without this worker: {why}"), MAX_REASON);
     let member = job.members.get_mut(name)?;
     let abort = Abort { kind: AbortKind::Dropped.into(), message, culprit: member.rank, saver: None };
+    job.kept.push(replay::gone(name, Some(&abort)));
     member.dropped = Some(abort);
     if job.members.values().all(|m| !m.counted()) {
         job.phase = Phase::Finished { at: now, interrupted: job.interrupted };
@@ -300,8 +302,9 @@ fn without_those_in_vain(job: &mut Job) -> Option<String> {
     );
     let message = line(&format!("the job goes on without this worker: {text}"), MAX_REASON);
     member.failed = true;
-    member.dropped =
-        Some(Abort { kind: AbortKind::Dropped.into(), message, culprit: member.rank, saver: None });
+    let abort = Abort { kind: AbortKind::Dropped.into(), message, culprit: member.rank, saver: None };
+    job.kept.push(replay::gone(&name, Some(&abort)));
+    member.dropped = Some(abort);
     job.progress.1 = job.progress.1.saturating_sub(member.tries);
     let place = member.place().to_string();
     job.remember(place, text.clone());

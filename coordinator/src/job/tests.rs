@@ -6,6 +6,7 @@ mod history;
 mod in_vain;
 mod join;
 mod regroup;
+mod replay;
 mod survival;
 
 use super::*;

@@ -4,6 +4,7 @@ use super::SessionError;
 use super::connect::{endpoint, found};
 use super::connection::Client;
 use super::error::innermost;
+use super::fence::Fenced;
 use octrain_proto::PROTOCOL_VERSION;
 use octrain_proto::v1::{JobPhase, StatusReply, StatusRequest};
 use std::time::Duration;
@@ -28,13 +29,23 @@ pub fn furthest(coordinator: &str) -> Result<u64, SessionError> {
     Ok(status(coordinator, false)?.members.iter().map(|m| m.step).max().unwrap_or_default())
 }
 
-/// Whether the job goes on when it loses some of its workers, which its coordinator knows from the start. None where who answers
-/// has a job that is over, as one before this may, or is of another version.
-pub fn survives(coordinator: &str) -> Result<Option<bool>, SessionError> {
+/// What a launcher has to know of its job, and its coordinator knows from the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Course {
+    /// It goes on when it loses some of its workers.
+    pub survives: bool,
+    /// How long it goes on without its coordinator; none where nobody could come back.
+    pub absence: Option<Duration>,
+}
+
+/// How a job goes on. None where who answers has a job that is over, as one before this may, or is of another version.
+pub fn course(coordinator: &str) -> Result<Option<Course>, SessionError> {
     let status = status(coordinator, false)?;
     let over = matches!(status.phase(), JobPhase::Finished | JobPhase::Failed);
     let known = status.protocol_version == PROTOCOL_VERSION && !over;
-    Ok(known.then_some(status.min_workers < status.expected_workers))
+    let survives = status.min_workers < status.expected_workers;
+    let absence = Some(Duration::from_millis(status.coordinator_timeout_ms)).filter(|t| !t.is_zero());
+    Ok(known.then_some(Course { survives, absence }))
 }
 
 /// One question.
@@ -51,7 +62,9 @@ pub(super) fn ask<T>(
     let asking = async {
         found(&address).await.map_err(&unreachable)?;
         let channel = endpoint.connect().await.map_err(|e| unreachable(innermost(&e)))?;
-        call(Client::new(channel)).await.map_err(|status| SessionError::of_status(&address, name, &status))
+        call(Client::new(Fenced::new(channel)))
+            .await
+            .map_err(|status| SessionError::of_status(&address, name, &status))
     };
     let told = runtime.block_on(async { tokio::time::timeout(PATIENCE, asking).await });
     Ok(told.unwrap_or_else(|_| Err(unreachable("no answer".into())))?.into_inner())

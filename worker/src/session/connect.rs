@@ -3,6 +3,7 @@
 use super::background::{self, Rhythm, Shared};
 use super::connection::{Client, Connection, RETRY};
 use super::error::{innermost, is_occupied_for_now, is_transient, words};
+use super::fence::Fenced;
 use super::generation::{self, Generation};
 use super::{Session, SessionError, SessionOptions};
 use octrain_coordinator::plan;
@@ -52,6 +53,10 @@ pub(super) fn connect(options: SessionOptions) -> Result<Session, SessionError> 
     let rhythm = Rhythm {
         interval: Duration::from_millis(registered.heartbeat_interval_ms.max(10)).min(SLOWEST),
         timeout: Duration::from_millis(registered.heartbeat_timeout_ms.max(20)).min(SLOWEST),
+        absence: match registered.coordinator_timeout_ms {
+            0 => None,
+            ms => Some(Duration::from_millis(ms).min(SLOWEST)),
+        },
     };
     let tasks = background::start(&connection, &shared, rhythm);
     // From here on, dropping the session ends its tasks.
@@ -128,7 +133,8 @@ fn wait_for_plan(
     loop {
         let request =
             GetPlanRequest { header: Some(c.header.clone()), wait_ms: PLAN_SLICE.as_millis() as u64 };
-        let deadline = Instant::now() + PLAN_SLICE + Duration::from_secs(10);
+        let away = session.rhythm.absence.unwrap_or(Duration::from_secs(10));
+        let deadline = Instant::now() + PLAN_SLICE + away;
         let asked = async {
             tokio::select! {
                 reply = c.calling("get_plan", deadline, async |mut client| client.get_plan(request.clone()).await) => reply,
@@ -276,7 +282,7 @@ async fn attempt(
 ) -> Result<Result<(Client, RegisterReply), Status>, String> {
     found(address).await?;
     let channel = endpoint.connect().await.map_err(|e| innermost(&e))?;
-    let mut client = CoordinatorClient::new(channel);
+    let mut client = CoordinatorClient::new(Fenced::new(channel));
     match client.register(request.clone()).await {
         Ok(reply) => Ok(Ok((client, reply.into_inner()))),
         Err(status) => Ok(Err(status)),

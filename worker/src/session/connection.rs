@@ -2,13 +2,13 @@
 
 use super::SessionError;
 use super::error::is_transient;
+use super::fence::Fenced;
 use octrain_coordinator::limits::MAX_MESSAGE;
 use octrain_coordinator::text::line;
 use octrain_proto::v1::coordinator_client::CoordinatorClient;
 use octrain_proto::v1::{FailureKind, Header, ReportFailureRequest};
 use std::time::{Duration, Instant};
 use tokio::runtime::{Handle, Runtime};
-use tonic::transport::Channel;
 use tonic::{Response, Status};
 
 /// Longest wait for an answer to a report or a farewell.
@@ -16,7 +16,7 @@ pub(super) const ANSWER: Duration = Duration::from_secs(5);
 /// Between attempts.
 pub(super) const RETRY: Duration = Duration::from_millis(300);
 
-pub(super) type Client = CoordinatorClient<Channel>;
+pub(super) type Client = CoordinatorClient<Fenced>;
 
 /// The channel to the coordinator, this worker's identity, and the runtime both live on.
 pub(super) struct Connection {

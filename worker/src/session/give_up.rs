@@ -3,6 +3,7 @@
 use super::connect::{endpoint, found};
 use super::connection::{Client, RETRY};
 use super::error::{innermost, is_transient, words};
+use super::fence::Fenced;
 use super::{SessionError, machine};
 use octrain_coordinator::limits::MAX_MESSAGE;
 use octrain_coordinator::text::line;
@@ -63,7 +64,7 @@ async fn tell(who: &GivingUp, why: &str) -> Result<(), SessionError> {
         let attempt = async {
             found(&address).await?;
             let channel = endpoint.connect().await.map_err(|e| innermost(&e))?;
-            Ok::<_, String>(Client::new(channel).give_up(request.clone()).await)
+            Ok::<_, String>(Client::new(Fenced::new(channel)).give_up(request.clone()).await)
         };
         let left = who.patience.saturating_sub(start.elapsed());
         let last = match tokio::time::timeout(left, attempt).await {

@@ -48,7 +48,7 @@ fn await_status(c: &Embedded, wanted: impl Fn(&StatusReply) -> bool) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let address = format!("http://{}", c.address());
-        let mut client = connection::Client::connect(address).await.unwrap();
+        let mut client = v1::coordinator_client::CoordinatorClient::connect(address).await.unwrap();
         while !wanted(&client.status(StatusRequest::default()).await.unwrap().into_inner()) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -126,7 +126,8 @@ fn a_launcher_learns_whether_the_job_goes_on_before_any_worker_has_come() {
     for min_world in [1, 2] {
         let config = CoordinatorConfig::new("127.0.0.1:0", 2).with_min_world(min_world);
         let c = serve(config).unwrap();
-        assert_eq!(survives(&c.address().to_string()).unwrap(), Some(min_world == 1));
+        let course = course(&c.address().to_string()).unwrap();
+        assert_eq!(course, Some(Course { survives: min_world == 1, absence: None }));
     }
 }
 
@@ -217,7 +218,8 @@ fn a_worker_started_anew_waits_until_its_predecessor_is_given_up() {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut client = runtime.block_on(async {
-        let mut client = connection::Client::connect(format!("http://{address}")).await.unwrap();
+        let mut client =
+            v1::coordinator_client::CoordinatorClient::connect(format!("http://{address}")).await.unwrap();
         client.register(request).await.unwrap();
         client
     });
