@@ -137,7 +137,7 @@ impl Checks {
             return Err(format!("the coordinator has said {lines} lines, more than {most}"));
         }
         match job.outcome() {
-            None => Err("the job has not ended".into()),
+            None | Some(Outcome::Retired { .. }) => Err("the job has not ended".into()),
             Some(Outcome::Finished { interrupted }) => {
                 if interrupted && !self.interrupted {
                     return Err("the job was interrupted by nobody".into());
