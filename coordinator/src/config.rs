@@ -4,6 +4,7 @@ use crate::ranks::Place;
 use crate::text::{hostile, line};
 use crate::tls::TlsFiles;
 use crate::token::JobToken;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Who may speak to a coordinator.
@@ -49,6 +50,11 @@ pub struct CoordinatorConfig {
     /// Time the coordinator stays after a job that failed before it began, so that workers which have yet to come hear
     /// of it instead of waiting for nobody; zero where all workers are started with it.
     pub linger_for_late: Duration,
+    /// Where the job's journal is kept, from which a coordinator that is started anew goes on with the job; none: the job ends
+    /// with its coordinator.
+    pub journal_file: Option<PathBuf>,
+    /// Time that workers go on without a coordinator that keeps a journal, before they save and end.
+    pub coordinator_timeout: Duration,
 }
 
 /// Most workers of a job.
@@ -79,6 +85,8 @@ impl CoordinatorConfig {
             register_timeout: Duration::from_secs(300),
             linger: Duration::from_secs(5),
             linger_for_late: Duration::ZERO,
+            journal_file: None,
+            coordinator_timeout: Duration::from_secs(600),
         }
     }
 
@@ -88,6 +96,7 @@ impl CoordinatorConfig {
         self.heartbeat_interval = timeout / 5;
         self.disconnect_grace = timeout / 5 * 2;
         self.regroup_timeout = self.regroup_timeout.max(timeout.saturating_mul(2));
+        self.coordinator_timeout = self.coordinator_timeout.max(timeout.saturating_mul(2));
         self
     }
 
@@ -99,6 +108,11 @@ impl CoordinatorConfig {
     /// Whether the job goes on when it loses a worker.
     pub fn survives(&self) -> bool {
         self.min_world < self.world_size
+    }
+
+    /// Time that workers go on without their coordinator; none where it keeps no journal, so that nobody could go on for it.
+    pub fn absence(&self) -> Option<Duration> {
+        self.journal_file.as_ref().map(|_| self.coordinator_timeout)
     }
 
     /// Calls that may wait at a time, for the plan or for keys; more are refused.
@@ -135,6 +149,7 @@ impl CoordinatorConfig {
             ("register-timeout", self.register_timeout),
             ("linger", self.linger),
             ("linger-for-late", self.linger_for_late),
+            ("coordinator-timeout", self.coordinator_timeout),
         ] {
             if time > MAX_TIME {
                 return Err(ConfigError::TooLong { flag, seconds: time.as_secs() });
@@ -157,6 +172,12 @@ impl CoordinatorConfig {
         }
         if self.register_timeout.is_zero() {
             return Err(ConfigError::RegisterTimeout);
+        }
+        if self.absence().is_some_and(|absence| absence < self.heartbeat_timeout * 2) {
+            return Err(ConfigError::CoordinatorTimeout {
+                absence: self.coordinator_timeout,
+                heartbeat: self.heartbeat_timeout,
+            });
         }
         Ok(())
     }
@@ -237,6 +258,16 @@ pub enum ConfigError {
     /// No time to register.
     #[error("--register-timeout is 0: workers need time to come up, e.g. 300")]
     RegisterTimeout,
+    /// Workers would wait less for a coordinator that comes back than for one that does not.
+    #[error(
+        "--coordinator-timeout is {absence:?}, less than twice --heartbeat-timeout, which is {heartbeat:?}: workers wait that long for any coordinator"
+    )]
+    CoordinatorTimeout {
+        /// Without a coordinator.
+        absence: Duration,
+        /// Until death.
+        heartbeat: Duration,
+    },
 }
 
 #[cfg(test)]
@@ -263,6 +294,11 @@ mod tests {
             CoordinatorConfig { generation: 0, ..good.clone() },
             CoordinatorConfig { heartbeat_timeout: Duration::from_secs(1), ..good.clone() },
             CoordinatorConfig { register_timeout: Duration::ZERO, ..good.clone() },
+            CoordinatorConfig {
+                journal_file: Some("j".into()),
+                coordinator_timeout: Duration::from_secs(9),
+                ..good.clone()
+            },
         ];
         for case in cases {
             assert!(case.validate().is_err(), "{case:?}");

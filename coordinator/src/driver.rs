@@ -3,7 +3,8 @@
 
 use crate::clock::{Clock, TICK};
 use crate::config::CoordinatorConfig;
-use crate::job::{self, Answer, Event, Job, Outcome, Reply, Wait};
+use crate::job::{self, Answer, Event, Job, Outcome, Reply, Retirement, Wait};
+use crate::journal::{Journal, JournalError, Record};
 use crate::limits;
 use crate::log::{self, Refusals};
 use crate::parked::{Answering, Parked, Room};
@@ -34,6 +35,7 @@ pub(crate) struct Mailbox {
     calls: mpsc::Sender<Call>,
     /// Beside the inbox, which may be full.
     stop: Arc<watch::Sender<Option<String>>>,
+    retire: Arc<watch::Sender<Option<Retirement>>>,
     ended: watch::Receiver<Option<Outcome>>,
     regroup: watch::Receiver<Regroup>,
 }
@@ -56,6 +58,7 @@ impl Mailbox {
         match &*self.ended.borrow() {
             Some(Outcome::Failed { abort }) => Refusal::Ended(abort.clone()),
             Some(Outcome::Finished { .. }) => Refusal::Finished,
+            Some(Outcome::Retired { why }) => Refusal::Retired(why.to_string()),
             None => Refusal::Gone,
         }
     }
@@ -69,6 +72,11 @@ impl Mailbox {
     /// Ends the job, without waiting.
     pub(crate) fn stop(&self, why: &str) {
         self.stop.send_replace(Some(why.into()));
+    }
+
+    /// Ends this coordinator and not the job, without waiting: another one has taken over.
+    pub(crate) fn superseded(&self, why: String) {
+        self.retire.send_replace(Some(Retirement::Superseded(why)));
     }
 
     /// Which generations are over; before any is, of generation 0.
@@ -92,19 +100,24 @@ struct Driver {
     refusals: Refusals,
     ended: watch::Sender<Option<Outcome>>,
     regroup: watch::Sender<Regroup>,
+    journal: Option<Journal>,
+    /// This coordinator is at its end, and not the job.
+    retired: Option<Retirement>,
 }
 
 /// Starts the driver; the handle ends when the job has ended and everyone knows.
 pub(crate) fn start(
     config: Arc<CoordinatorConfig>,
-    incarnation: u64,
+    job: Job,
+    journal: Option<Journal>,
 ) -> (Mailbox, tokio::task::JoinHandle<Outcome>) {
     let (calls, inbox) = mpsc::channel(INBOX);
     let (stop, stopped) = watch::channel(None);
-    let (ended, watching) = watch::channel(None);
+    let (retire, retiring) = watch::channel(None);
+    let (ended, watching) = watch::channel(job.outcome());
     let (regroup, regrouping) = watch::channel(Regroup::default());
     let driver = Driver {
-        job: Some(Job::new(&config, incarnation)),
+        job: Some(job),
         start: Instant::now(),
         clock: Clock::new(Duration::ZERO),
         parked: Room::default(),
@@ -112,9 +125,12 @@ pub(crate) fn start(
         config,
         ended,
         regroup,
+        journal,
+        retired: None,
     };
-    let mailbox = Mailbox { calls, stop: Arc::new(stop), ended: watching, regroup: regrouping };
-    (mailbox, tokio::spawn(driver.run(inbox, stopped)))
+    let (stop, retire) = (Arc::new(stop), Arc::new(retire));
+    let mailbox = Mailbox { calls, stop, retire, ended: watching, regroup: regrouping };
+    (mailbox, tokio::spawn(driver.run(inbox, stopped, retiring)))
 }
 
 impl Driver {
@@ -122,19 +138,28 @@ impl Driver {
         mut self,
         mut inbox: mpsc::Receiver<Call>,
         mut stopped: watch::Receiver<Option<String>>,
+        mut retiring: watch::Receiver<Option<Retirement>>,
     ) -> Outcome {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            if let Some(why) = self.retired.take() {
+                let outcome = Outcome::Retired { why };
+                self.ended.send_replace(Some(outcome.clone()));
+                return outcome;
+            }
             let job = self.job.as_ref().expect("put back after every transition");
             if let Some(outcome) = job.outcome()
                 && job.drained(self.now(), &self.config)
             {
+                // If that cannot be kept, another one stays once more as long as this one has.
+                self.keep(&[Record::Closed(true)]);
                 return outcome;
             }
             tokio::select! {
                 biased;
                 _ = ticks.tick() => self.tick(&mut inbox),
+                why = told(&mut retiring) => self.retired = Some(why),
                 why = told(&mut stopped) => self.event(Event::Shutdown { why }),
                 // Once nobody can call any more, ticks go on until everyone has had time to hear of the end.
                 call = inbox.recv(), if !inbox.is_closed() || !inbox.is_empty() => match call {
@@ -219,10 +244,29 @@ impl Driver {
         self.refusals.refused(self.start.elapsed(), self.config.generation, refusal.kind(), &text);
     }
 
+    /// Keeps what is to be told, where this coordinator keeps anything; false: nobody is to be told, and this one ends.
+    fn keep(&mut self, records: &[Record]) -> bool {
+        let kept = match (&self.retired, &mut self.journal) {
+            (Some(_), _) => return false,
+            (None, None) => return true,
+            (None, Some(journal)) => journal.append(records),
+        };
+        self.retired = kept.err().map(|e| match e {
+            JournalError::TakenOver { .. } => Retirement::Superseded(e.to_string()),
+            e => Retirement::Journal(e.to_string()),
+        });
+        self.retired.is_none()
+    }
+
     fn step(&mut self, event: Event) -> Answer {
         let job = self.job.take().expect("put back after every transition");
         let step = job::step(self.now(), job, &self.config, event);
         let generation = step.job.generation;
+        if !self.keep(&step.records) {
+            self.job = Some(step.job);
+            let why = self.retired.as_ref().map(Retirement::to_string).unwrap_or_default();
+            return Answer::Refuse(Refusal::Retired(why));
+        }
         if let Some(reason) = step.reason {
             log::info(generation, &reason);
         }
@@ -253,7 +297,7 @@ fn settle(answer: Answer) -> Option<Result<Reply, Refusal>> {
 }
 
 /// Waits until the coordinator is told to stop.
-async fn told(stopped: &mut watch::Receiver<Option<String>>) -> String {
+async fn told<T: Clone>(stopped: &mut watch::Receiver<Option<T>>) -> T {
     loop {
         if stopped.changed().await.is_err() {
             std::future::pending::<()>().await;
@@ -274,6 +318,11 @@ mod tests {
     use octrain_proto::PROTOCOL_VERSION;
     use octrain_proto::v1::{Header, RegisterRequest};
     use serde_json::json;
+
+    fn begin(config: Arc<CoordinatorConfig>) -> (Mailbox, tokio::task::JoinHandle<Outcome>) {
+        let job = Job::new(&config, 1);
+        start(config, job, None)
+    }
 
     async fn join(mailbox: &Mailbox, local_index: u32) -> Header {
         let request = RegisterRequest {
@@ -296,7 +345,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn silence_ends_the_job_when_the_timeout_is_over_and_not_before() {
         let config = Arc::new(CoordinatorConfig::new("x", 2));
-        let (mailbox, driver) = start(config, 1);
+        let (mailbox, driver) = begin(config);
         let (begin, h0, _h1) = (Instant::now(), join(&mailbox, 0).await, join(&mailbox, 1).await);
         let mut ended = mailbox.ended();
         let beating = mailbox.clone();
@@ -321,7 +370,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stall_of_the_coordinator_itself_costs_nobodys_life() {
         let config = Arc::new(CoordinatorConfig::new("x", 2));
-        let (mailbox, _driver) = start(config, 1);
+        let (mailbox, _driver) = begin(config);
         let headers = [join(&mailbox, 0).await, join(&mailbox, 1).await];
         for (i, header) in headers.into_iter().enumerate() {
             let beating = mailbox.clone();
@@ -345,7 +394,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_who_is_dead_is_found_whatever_the_stalls() {
         let config = Arc::new(CoordinatorConfig::new("x", 1));
-        let (mailbox, _driver) = start(config, 1);
+        let (mailbox, _driver) = begin(config);
         join(&mailbox, 0).await;
         let listened = Instant::now();
         let mut ended = mailbox.ended();
@@ -359,7 +408,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn calls_beyond_those_that_can_be_kept_are_refused() {
-        let (mailbox, _driver) = start(Arc::new(CoordinatorConfig::new("x", 2)), 1);
+        let (mailbox, _driver) = begin(Arc::new(CoordinatorConfig::new("x", 2)));
         let h0 = join(&mailbox, 0).await;
         let wait = Duration::from_secs(3);
         let asking: Vec<_> = (0..200)
@@ -381,7 +430,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_call_waits_as_long_as_it_asked_to() {
-        let (mailbox, _driver) = start(Arc::new(CoordinatorConfig::new("x", 2)), 1);
+        let (mailbox, _driver) = begin(Arc::new(CoordinatorConfig::new("x", 2)));
         let h0 = join(&mailbox, 0).await;
         let begin = Instant::now();
         let event = Event::GetPlan { header: h0.clone(), wait: Wait::First };
@@ -399,7 +448,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nobody_comes() {
-        let (mailbox, driver) = start(Arc::new(CoordinatorConfig::new("x", 2)), 1);
+        let (mailbox, driver) = begin(Arc::new(CoordinatorConfig::new("x", 2)));
         let begin = Instant::now();
         let Outcome::Failed { abort } = driver.await.unwrap() else { panic!() };
         assert_eq!(begin.elapsed().as_secs(), 300);

@@ -7,7 +7,7 @@
 //! was there meanwhile ends with 3; but with 1, like the coordinator, where the training's numbers are not finite any
 //! more, which is no worker's fault and comes again.
 
-use crate::job::Outcome;
+use crate::job::{Outcome, Retirement};
 use octrain_proto::v1::AbortKind;
 use std::time::Duration;
 
@@ -34,6 +34,8 @@ pub fn of(outcome: &Outcome) -> u8 {
     match outcome {
         Outcome::Finished { interrupted: false } => EXIT_OK,
         Outcome::Finished { interrupted: true } => EXIT_PREEMPTED,
+        Outcome::Retired { why: Retirement::Superseded(_) } => EXIT_ABORTED,
+        Outcome::Retired { why: Retirement::Journal(_) } => EXIT_ERROR,
         Outcome::Failed { abort } => match abort.kind() {
             AbortKind::WorkerFailed | AbortKind::RegisterTimeout | AbortKind::NotFinite => EXIT_ERROR,
             AbortKind::Configuration => EXIT_CONFIGURATION,
@@ -118,6 +120,8 @@ mod tests {
             (failed(AbortKind::NotFinite), 1),
             (failed(AbortKind::External), 3),
             (failed(AbortKind::Dropped), 3),
+            (Outcome::Retired { why: Retirement::Superseded(String::new()) }, 3),
+            (Outcome::Retired { why: Retirement::Journal(String::new()) }, 1),
         ] {
             assert_eq!(of(&outcome), code, "{outcome:?}");
         }

@@ -23,7 +23,7 @@ impl From<Refusal> for Status {
             | Refusal::Invalid(_) => Code::InvalidArgument,
             Refusal::Store(_) => Code::OutOfRange,
             Refusal::Ended(_) | Refusal::Finished => Code::Aborted,
-            Refusal::Gone => Code::Unavailable,
+            Refusal::Gone | Refusal::Retired(_) => Code::Unavailable,
             Refusal::TokenMissing | Refusal::TokenOther | Refusal::TokenUnwanted => Code::Unauthenticated,
         };
         let text = line(&refusal.to_string(), MAX_STATUS);

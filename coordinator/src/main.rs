@@ -77,6 +77,14 @@ struct Args {
     /// A name or address by which workers reach the coordinator, besides localhost; for --make-certs, as often as there are names.
     #[arg(long, value_name = "HOST", requires = "make_certs")]
     name: Vec<String>,
+    /// File in which the job's journal is kept: a coordinator that is started anew with it, at the same address, goes on with the job
+    /// that runs. Without it, the job ends with its coordinator.
+    #[arg(long, value_name = "FILE", env = "OCTRAIN_JOURNAL_FILE")]
+    journal_file: Option<PathBuf>,
+    /// Seconds that workers go on without a coordinator that keeps a journal; then they save and end [default: 600, or twice
+    /// --heartbeat-timeout where that is longer].
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, requires = "journal_file")]
+    coordinator_timeout: Option<f64>,
 }
 
 fn seconds(flag: &str, value: f64) -> Result<Duration> {
@@ -100,11 +108,15 @@ fn config(args: Args) -> Result<CoordinatorConfig> {
         min_world: args.min_world.unwrap_or(world_size),
         register_timeout: seconds("register-timeout", args.register_timeout)?,
         linger_for_late: seconds("linger-for-late", args.linger_for_late)?,
+        journal_file: args.journal_file,
         ..CoordinatorConfig::new(args.listen, world_size)
     }
     .with_heartbeat_timeout(seconds("heartbeat-timeout", args.heartbeat_timeout)?);
     if let Some(timeout) = args.regroup_timeout {
         config.regroup_timeout = seconds("regroup-timeout", timeout)?;
+    }
+    if let Some(timeout) = args.coordinator_timeout {
+        config.coordinator_timeout = seconds("coordinator-timeout", timeout)?;
     }
     config.validate()?;
     Ok(config)
@@ -165,9 +177,8 @@ async fn serve(output: &Standard) -> u8 {
     match run(config, output).await {
         Ok(code) => code,
         Err(e) => {
-            let configuration = matches!(e.downcast_ref(), Some(e) if !matches!(e, ServeError::Runtime(_)));
             say(output, &format!("{e:#}"));
-            if configuration { EXIT_CONFIGURATION } else { EXIT_ERROR }
+            e.downcast_ref().map_or(EXIT_ERROR, ServeError::exit_code)
         }
     }
 }
@@ -224,8 +235,10 @@ async fn run(config: CoordinatorConfig, output: &Standard) -> Result<u8> {
             }
         }
     };
-    if let Outcome::Failed { abort } = &outcome {
-        say(output, &abort.message);
+    match &outcome {
+        Outcome::Failed { abort } => say(output, &abort.message),
+        Outcome::Retired { why } => say(output, &why.to_string()),
+        Outcome::Finished { .. } => {}
     }
     Ok(exit_code::of(&outcome))
 }

@@ -20,6 +20,11 @@ impl Token {
         Self(text)
     }
 
+    /// As it was given, to be kept.
+    pub(crate) fn text(&self) -> &str {
+        &self.0
+    }
+
     /// Whether a caller knows it; never where there is none.
     pub fn is(&self, theirs: &str) -> bool {
         // As long for a wrong one as for the right one.
@@ -89,6 +94,36 @@ pub struct Member {
 }
 
 impl Member {
+    /// One that has just registered, and of whom nothing else is known.
+    pub fn new(now: Now, nonce: String, token: String, facts: WorkerFacts, spec: JobSpec) -> Self {
+        Self {
+            nonce,
+            token: Token::new(token),
+            facts,
+            spec,
+            last_seen: now,
+            disconnected: None,
+            watches: 0,
+            step: 0,
+            collectives: 0,
+            report: None,
+            rank: None,
+            gpu: None,
+            generation: 0,
+            spoken: 0,
+            connected: false,
+            attached: None,
+            left: false,
+            failed: false,
+            dropped: None,
+            joins: false,
+            untried: false,
+            tries: 0,
+            since: now,
+            told: false,
+        }
+    }
+
     /// Where it is.
     pub fn place(&self) -> Place {
         crate::place_of(&self.facts)
@@ -183,38 +218,9 @@ fn named(places: &[Place]) -> String {
 
 #[cfg(test)]
 pub(crate) fn member(host: &str, local_index: u32, local_world: u32) -> Member {
-    Member {
-        nonce: format!("{host}{local_index}"),
-        token: Token::default(),
-        facts: WorkerFacts {
-            host: host.into(),
-            local_index,
-            local_world,
-            pid: 100 + local_index,
-            capabilities: None,
-        },
-        spec: JobSpec::default(),
-        last_seen: Now::ZERO,
-        disconnected: None,
-        watches: 0,
-        step: 0,
-        collectives: 0,
-        report: None,
-        rank: None,
-        gpu: None,
-        generation: 0,
-        spoken: 0,
-        connected: false,
-        attached: None,
-        left: false,
-        failed: false,
-        dropped: None,
-        joins: false,
-        untried: false,
-        tries: 0,
-        since: Now::ZERO,
-        told: false,
-    }
+    let pid = 100 + local_index;
+    let facts = WorkerFacts { host: host.into(), local_index, local_world, pid, capabilities: None };
+    Member::new(Now::ZERO, format!("{host}{local_index}"), String::new(), facts, JobSpec::default())
 }
 
 #[cfg(test)]

@@ -114,6 +114,9 @@ pub enum Refusal {
     /// More is asked than can be kept.
     #[error("the coordinator has more calls waiting than it can keep; ask again in a while")]
     Busy,
+    /// Another coordinator of the job is to be asked, which may have yet to be started.
+    #[error("this coordinator is not the job's any more: {0}")]
+    Retired(String),
     /// The coordinator goes away.
     #[error("the coordinator is shutting down")]
     Gone,
@@ -164,6 +167,7 @@ impl Refusal {
             },
             Refusal::Finished => "finished",
             Refusal::Busy => "busy",
+            Refusal::Retired(_) => "retired",
             Refusal::Gone => "gone",
             Refusal::TokenMissing | Refusal::TokenOther | Refusal::TokenUnwanted => "token",
         }

@@ -3,16 +3,22 @@
 use crate::accept::incoming;
 use crate::config::{Access, ConfigError, CoordinatorConfig};
 use crate::driver::{self, Mailbox};
+use crate::exit_code::{EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_ERROR};
+use crate::fence::Fenced;
 use crate::guard::Guard;
-use crate::job::Outcome;
+use crate::job::replay::{self, ReplayError};
+use crate::job::{Job, Outcome};
+use crate::journal::{Journal, JournalError, Opened, Record};
 use crate::limits::MAX_REQUEST;
 use crate::log;
 use crate::service::Service;
+use crate::term::Term;
 use crate::tls::{TlsError, TlsFiles};
 use octrain_proto::v1::coordinator_server::CoordinatorServer;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
@@ -59,9 +65,78 @@ pub enum ServeError {
         /// The address.
         address: SocketAddr,
     },
+    /// A journal that cannot be opened, or kept.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// A journal of something else.
+    #[error("the journal {} {why}", path.display())]
+    Replay {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: ReplayError,
+    },
     /// No threads.
     #[error("cannot start the coordinator's threads: {0}")]
     Runtime(io::Error),
+}
+
+impl ServeError {
+    /// The exit code of a coordinator that could not start.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            ServeError::Runtime(_) => EXIT_ERROR,
+            ServeError::Journal(JournalError::Locked { .. } | JournalError::TakenOver { .. }) => EXIT_ABORTED,
+            _ => EXIT_CONFIGURATION,
+        }
+    }
+}
+
+/// The job that a coordinator begins or goes on with, where that is kept, and what is to be kept of its beginning.
+struct Begun {
+    job: Job,
+    term: Term,
+    journal: Option<Journal>,
+    records: Vec<Record>,
+}
+
+/// Takes the journal, if there is to be one, and makes the job of it.
+fn begin(config: &CoordinatorConfig) -> Result<Begun, ServeError> {
+    // Names this process among coordinators that held the same address before, and is a part of members' names: who knows
+    // one speaks for it, so none is to be guessed.
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let incarnation = RandomState::new().hash_one((since, std::process::id()));
+    // Told to the members alone, and no part of their names.
+    let run = RandomState::new().hash_one((since, incarnation));
+    let (mut job, mut term) = (Job::new(config, incarnation), Term { run, number: 1 });
+    let Some(path) = &config.journal_file else {
+        return Ok(Begun { job, term, journal: None, records: Vec::new() });
+    };
+    let Opened { journal, records: kept, cut } = Journal::open(path)?;
+    let at = path.display();
+    if cut > 0 {
+        let text = format!(
+            "the last {cut} bytes of {at} were never finished, and nobody was told of them: they are cut off"
+        );
+        log::warn(config.generation, &text);
+    }
+    let mut records = Vec::new();
+    if kept.is_empty() {
+        records.push(Record::Run(replay::run(config, run)));
+    } else {
+        let replayed = replay::replay(config, incarnation, &kept);
+        let replayed = replayed.map_err(|why| ServeError::Replay { path: path.clone(), why })?;
+        term = Term { run: replayed.run, number: replayed.term + 1 };
+        job = replayed.job;
+        let (number, told) = (term.number, replay::told(&job));
+        log::info(
+            job.generation,
+            &format!("goes on with the job of {at}, as coordinator of term {number}: {told}"),
+        );
+    }
+    job.term = term.number;
+    records.push(Record::Term(term.number));
+    Ok(Begun { job, term, journal: Some(journal), records })
 }
 
 /// A coordinator that serves, within a tokio runtime.
@@ -95,6 +170,7 @@ fn kept(address: SocketAddr, access: &Access) -> Result<&'static str, ServeError
 pub async fn start(config: CoordinatorConfig) -> Result<Serving, ServeError> {
     config.validate()?;
     let tls = config.access.tls.as_ref().map(TlsFiles::server).transpose()?.map(TlsAcceptor::from);
+    let Begun { job, term, mut journal, records } = begin(&config)?;
     let listen = config.listen.clone();
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::AddrInUse => ServeError::PortInUse { listen: listen.clone() },
@@ -107,24 +183,23 @@ pub async fn start(config: CoordinatorConfig) -> Result<Serving, ServeError> {
         "coordinator listens on {address}, job `{}`, {} workers, {kept}",
         config.job_id, config.world_size
     );
-    // Names this process among coordinators that held the same address before, and is a part of members' names: who knows
-    // one speaks for it, so none is to be guessed.
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let incarnation = RandomState::new().hash_one((since, std::process::id()));
-
+    // Only now, as the address is this one's as well.
+    journal.iter_mut().try_for_each(|journal| journal.append(&records))?;
     let generation = config.generation;
     log::info(generation, &opening);
     let guard = Guard::new(config.access.token.clone(), generation);
-    let (mailbox, driver) = driver::start(Arc::new(config), incarnation);
+    let (mailbox, driver) = driver::start(Arc::new(config), job, journal);
     let (stop, stopped) = oneshot::channel::<()>();
+    let service =
+        CoordinatorServer::new(Service { mailbox: mailbox.clone() }).max_decoding_message_size(MAX_REQUEST);
     let server = tokio::spawn(
         Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(10)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
             .max_concurrent_streams(STREAMS)
+            // Who may not speak is neither told the term nor heard of another.
             .add_service(InterceptedService::new(
-                CoordinatorServer::new(Service { mailbox: mailbox.clone() })
-                    .max_decoding_message_size(MAX_REQUEST),
+                Fenced { inner: service, term, mailbox: mailbox.clone() },
                 guard.clone(),
             ))
             .serve_with_incoming_shutdown(

@@ -23,6 +23,9 @@ pub const REFUSAL_KEY: &str = "octrain-refusal";
 pub const TOKEN_KEY: &str = "authorization";
 /// What stands in front of the job's token ([`TOKEN_KEY`]).
 pub const BEARER: &str = "Bearer ";
+/// Metadata key of calls and answers: the term of the coordinator, or the last one that the caller has heard of, as the coordinator
+/// writes it.
+pub const TERM_KEY: &str = "octrain-term";
 
 /// The coordinator's service and its messages (`proto/coordinator.proto`).
 #[allow(missing_docs, clippy::all)]

@@ -11,7 +11,7 @@ use octrain::export::{FloatType, Options, Profile, emit};
 use octrain::graph::{
     Builder, Given, Graph, Layer, OnnxInput, OnnxNode, OnnxScope, Op, Operator, ParamKind, Site, TensorType,
 };
-use octrain::optim::{CrossEntropy, DistributedOptimizer, Microbatch, Program, Sgd};
+use octrain::optim::{Before, CrossEntropy, DistributedOptimizer, Microbatch, Program, Sgd};
 use octrain::passes::{self, GraphPass, Pass, Passes};
 use octrain::strategy::{Purpose, Qat, Strategy, Target};
 use octrain::verify;
@@ -288,7 +288,7 @@ fn classes() -> Vec<String> {
 fn a_checkpoint_holds_a_network_of_them_which_goes_on_and_is_exported() {
     let strategy = Strategy { qat: Some(Qat::default()), ..Strategy::default() };
     let mut first = program(network(), strategy.clone(), Passes::default());
-    assert!(first.calibrate(&[(0, images(8))], 1, &|| false).unwrap());
+    assert!(first.calibrate(Before::Training, &[(0, images(8))], 1, &|| false).unwrap());
     step(&mut first);
     let dir = tempfile::tempdir().unwrap();
     let snapshot = first.snapshot(classes(), preprocessing()).unwrap();

@@ -99,6 +99,12 @@ const TABLE: &[(&str, How)] = &[
         ),
     ),
     // docs/testing.md
+    (
+        "scripts/simulate.sh",
+        Not(
+            "minutes of simulated jobs; the test that it starts runs ten thousand, shellcheck reads the script",
+        ),
+    ),
     ("cargo install cargo-mutants", Not("a tool from the registry, for the mutants")),
     (
         "scripts/mutants.sh",

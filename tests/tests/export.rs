@@ -314,7 +314,10 @@ fn both_engines_run_all_layers_of_their_profile_in_int8_whole_and_cut() {
             layers.compare(&trained, &images(8)).unwrap();
             for layer in layers.layers().iter().filter(|l| l.quantized()) {
                 let (within, equal) = (layer.codes.within_one(), layer.codes.equal());
-                assert!(within >= 99.9 && equal > 99.0, "{what}, {}: {:?}", layer.name(), layer.codes);
+                // A CPU with FP16 arithmetic rounds sums to 11 bits, each half a step off at most: a value as near to the
+                // middle between two codes, of which there are 8 bits, may get the other.
+                let least = if float_type == FloatType::Fp16 { 97.0 } else { 99.0 };
+                assert!(within >= 99.9 && equal > least, "{what}, {}: {:?}", layer.name(), layer.codes);
             }
             assert!(layers.layers().last().unwrap().relative < 2e-3, "{what}");
         }

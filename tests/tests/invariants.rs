@@ -31,6 +31,8 @@ const COORDINATOR_IO: &[&str] = &[
     "accept.rs",
     "certificates.rs",
     "driver.rs",
+    "fence.rs",
+    "journal/file.rs",
     "outlet.rs",
     "parked.rs",
     "service.rs",
@@ -88,6 +90,10 @@ const WRITES: WriteRules = WriteRules {
         (
             "coordinator/src/certificates.rs",
             "made once and never over another; keys are nobody else's from the start",
+        ),
+        (
+            "coordinator/src/journal/file.rs",
+            "appended to and synced; what was cut short is cut off by its reader",
         ),
         ("worker/src/checkpoint/atomic.rs", "it is the atomic store: one file"),
         ("worker/src/checkpoint/store.rs", "it is the atomic store: a folder of files"),

@@ -6,7 +6,7 @@ use octrain::collective::Local;
 use octrain::engine::{EngineKind, Port, profile_network};
 use octrain::exec::{self, Evaluator, Mode, Weights};
 use octrain::export::{FloatType, Options, Profile, emit};
-use octrain::graph::{Builder, Graph, Op, Scale, Square, Transpose};
+use octrain::graph::{Builder, Graph, Initializer, Op, Scale, Square, Transpose};
 use octrain::optim::{AfterStep, CrossEntropy, DistributedOptimizer, Microbatch, Program, Sgd, Sharing};
 use octrain::strategy::{Purpose, Qat, ReduceType, Strategy};
 use octrain::verify::{Layers, sort_kernels, values};
@@ -38,7 +38,10 @@ fn of_recipe(network: &Graph, profile: Profile, recipe: Qat) -> (Graph, Graph, S
     let strategy = Strategy { qat, ..Strategy::default() };
     let [trained, deployed] = [Purpose::Eval, Purpose::Export]
         .map(|purpose| passes::run(network.clone(), &strategy, purpose).unwrap());
-    let mut weights = Weights::zeros(&trained, Device::Cpu).unwrap();
+    // No BatchNorm has seen a batch: values keep their size where weights are drawn by what a layer reads.
+    let mut drawn = trained.clone();
+    drawn.params.iter_mut().for_each(|p| p.initializer = Initializer::FanIn);
+    let mut weights = Weights::zeros(&drawn, Device::Cpu).unwrap();
     exec::initialise(&mut weights, 11, false).unwrap();
     let mut state = weights.to_state().unwrap();
     // No bias is zero: engines leave out what adds nothing.

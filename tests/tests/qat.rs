@@ -84,6 +84,19 @@ fn calibration_gives_the_same_scales_on_any_number_of_workers_by_every_observer(
         }
         seen.push(found.into_iter().next().unwrap().0);
     }
+    // Before training, by each microbatch's statistics: what is held in it, and what is not moved.
+    for observer in ["max", "percentile", "mse"] {
+        let found = [("1", "1"), ("1", "2"), ("4", "1")].map(|(world, threads)| {
+            let output = dir.path().join(format!("{observer}-{world}-{threads}-trained"));
+            let moves: &[&str] = if observer == "max" { &["--qat-freeze-observers", "0"] } else { &[] };
+            let how = [&["--nproc", world, "--qat-observer", observer], moves].concat();
+            let one =
+                ["--batch-size", "16", "--global-batch-size", "64", "--threads", threads, "--max-steps", "1"];
+            qat(&output, &[&one[..], &how].concat());
+            ranges(&output)
+        });
+        assert!(found[0] == found[1] && found[0] == found[2], "{observer}: ranges by threads and workers");
+    }
     // Each observer has its own idea of a range, none beyond the largest value.
     let max = &seen[1];
     for (i, ranges) in seen.iter().enumerate().filter(|(i, _)| *i != 1) {
@@ -96,18 +109,15 @@ fn calibration_gives_the_same_scales_on_any_number_of_workers_by_every_observer(
 #[test]
 fn the_first_step_moves_scales_alike_on_any_number_of_workers() {
     let dir = tempfile::tempdir().unwrap();
-    let found = ["1", "2", "4"].map(|world| {
-        let output = dir.path().join(world);
-        qat(
-            &output,
-            &[&M4[..], &["--nproc", world, "--max-steps", "1", "--qat-freeze-observers", "1"]].concat(),
-        );
+    let after = |world, steps, until| {
+        let output = dir.path().join(format!("{steps}-{world}-{until}"));
+        let how = ["--nproc", world, "--max-steps", steps, "--qat-freeze-observers", until];
+        qat(&output, &[&M4[..], &how].concat());
         ranges(&output)
-    });
+    };
+    let found = ["1", "2", "4"].map(|world| after(world, "1", "1"));
     assert!(found[0] == found[1] && found[0] == found[2]);
-    let output = dir.path().join("calibrated");
-    qat(&output, &[&M4[..], &["--nproc", "1", "--epochs", "0"]].concat());
-    assert!(ranges(&output) != found[0], "the step did not move any range");
+    assert!(after("1", "1", "0") != found[0], "the step did not move any range");
 }
 
 #[test]
@@ -118,11 +128,11 @@ fn learned_scales_move_and_resume_bit_for_bit() {
         ["--batch-size", "16", "--nproc", "2", "--qat-learn-scales", "--qat-distill", "--amp", "bf16"];
     let flags = [&recipe[..], &["--max-steps", "20", "--print-interval", "1"]].concat();
     qat(&at("whole"), &flags);
-    qat(&at("calibrated"), &[&recipe[..], &["--epochs", "0"]].concat());
+    qat(&at("begun"), &[&recipe[..], &["--max-steps", "1"]].concat());
     // The same calibration, so that what differs was learned: not what only observes, here what is added behind the second
     // BatchNorm of a block, and nearly all else; in so few steps some move by less than their last bit.
-    let (learned, calibrated) = (ranges(&at("whole")), ranges(&at("calibrated")));
-    let moved = |name: &str| calibrated[name] != learned[name];
+    let (learned, begun) = (ranges(&at("whole")), ranges(&at("begun")));
+    let moved = |name: &str| begun[name] != learned[name];
     let (observing, learning): (Vec<&String>, Vec<&String>) =
         learned.keys().partition(|name| name.ends_with(".bn2.absmax"));
     assert!(observing.len() == 9 && !observing.iter().any(|name| moved(name)), "{observing:?}");

@@ -2,8 +2,10 @@
 //! strictly and compute the same logits, and Octrain takes the state dict of a network that torchvision has initialised.
 //! The scripts run in the Python environment that `scripts/setup.sh --test` makes.
 
-use octrain::checkpoint::{self, Snapshot};
-use octrain::exec::{Evaluator, Mode};
+use octrain::checkpoint::{self, Snapshot, State};
+use octrain::exec::{self, Evaluator, Mode, Weights};
+use octrain::graph::Graph;
+use octrain::graph::ParamKind::{ConvWeight, LinearWeight};
 use octrain::import::{self, Wanted};
 use octrain::passes;
 use octrain::strategy::{Purpose, Strategy};
@@ -78,6 +80,25 @@ fn assert_counters_are_new(told: &Value, batch_norms: usize) {
     let counters = told["counters"].as_object().unwrap();
     assert_eq!(counters.len(), batch_norms);
     assert!(counters.values().all(|n| n == 0), "{told}");
+}
+
+/// Fails where a weight that Octrain draws is larger or smaller in the mean square than torchvision's in `theirs`, by more than
+/// the chance of both.
+fn assert_begins_alike(graph: &Graph, theirs: &State) {
+    let mut ours = Weights::zeros(graph, Device::Cpu).unwrap();
+    exec::initialise(&mut ours, 4, false).unwrap();
+    let ours = ours.to_state().unwrap();
+    let weights = graph.params.iter().filter(|p| matches!(p.kind, ConvWeight | LinearWeight));
+    for name in weights.map(|p| &p.name) {
+        let square = |state: &State| {
+            let data = &state[name].data;
+            data.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / data.len() as f64
+        };
+        // The deviation of a mean of n squares of a normal variable is sqrt(2 / n) of it; of the quotient of two, twice their root.
+        let chance = 2.0 / (ours[name].data.len() as f64).sqrt();
+        let ratio = square(&ours) / square(theirs);
+        assert!(ratio.ln().abs() < 6.0 * chance, "{}, {name}: {ratio:.3} of torchvision's", graph.name);
+    }
 }
 
 #[test]
@@ -155,6 +176,7 @@ fn networks_of_torchvision_compute_the_same_from_their_own_weights() {
         let wanted = Wanted { network: Some(model.into()), image_shape: Some([3, side, side]) };
         let network = import::read(&weights, &wanted).unwrap().network;
         assert_eq!(network.classes(), CLASSES as usize);
+        assert_begins_alike(&network.graph, &network.model);
         let mode = Mode::evaluation(false);
         let evaluator = Evaluator::of_state(network.graph, &network.model, mode, Device::Cpu).unwrap();
         assert_same(&evaluator.logits(&images).unwrap(), &theirs, model);

@@ -15,7 +15,7 @@ use octrain::data::{DataConfig, Dataset, Geometry, Preprocessing, Sharding, Spli
 use octrain::export::{Profile, Task};
 use octrain::models;
 use octrain::optim::schedule::Schedule;
-use octrain::optim::{CrossEntropy, DistributedOptimizer, Microbatch, Sgd};
+use octrain::optim::{Before, CrossEntropy, DistributedOptimizer, Microbatch, Sgd};
 use octrain::strategy::{Qat, Strategy};
 use std::path::Path;
 use std::sync::Arc;
@@ -61,7 +61,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
 
     // As many images as the recipe says; without this, the first step's own.
-    program.calibrate_on(&train, &data, &|| false)?;
+    program.calibrate_on(Before::Training, &train, &data, &|| false)?;
 
     loader.start_epoch(0, 0)?;
     while let Some(batch) = loader.next()? {

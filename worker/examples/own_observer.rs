@@ -4,7 +4,7 @@
 
 use octrain::collective::Local;
 use octrain::models;
-use octrain::optim::{CrossEntropy, DistributedOptimizer, Microbatch, Sgd};
+use octrain::optim::{Before, CrossEntropy, DistributedOptimizer, Microbatch, Sgd};
 use octrain::quant::histogram::Histogram;
 use octrain::quant::observer::RangeObserver;
 use octrain::quant::scheme::Scheme;
@@ -38,7 +38,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let images = |factor: f64| Tensor::randn([8, 3, 32, 32], (Kind::Float, Device::Cpu)) * factor;
     let calibration: Vec<_> = [1.0, 2.0, 50.0].map(images).into_iter().enumerate().collect();
-    program.calibrate(&calibration, calibration.len(), &|| false)?;
+    program.calibrate(Before::Training, &calibration, calibration.len(), &|| false)?;
     let input = |ranges: Vec<Option<f32>>| ranges[0].expect("calibration has set it");
     let before = input(program.weights.ranges_host()?);
     let median = calibration[1].1.abs().max().double_value(&[]) as f32;

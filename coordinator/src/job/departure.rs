@@ -2,6 +2,8 @@
 
 use super::{Applied, Job, Phase, done, failure, join, regroup};
 use crate::config::CoordinatorConfig;
+use crate::journal::Record;
+use crate::journal::record::Left;
 use crate::membership::{Member, Now};
 use crate::ranks::Place;
 use octrain_proto::v1::{AbortKind, Header};
@@ -41,7 +43,7 @@ pub(super) fn leave(
     let how = if interrupted { "left, interrupted" } else { "left" };
     match &job.phase {
         Phase::Gathering => {
-            job.members.remove(&header.member);
+            job.remove(&header.member);
             // Another may take its place; whom nobody replaces, the end names.
             let text = format!("{who} {how} before the start");
             job.remember(place, text.clone());
@@ -64,6 +66,7 @@ pub(super) fn leave(
         }
         Phase::Running { .. } | Phase::Reforming { .. } => {
             job.interrupted |= interrupted;
+            job.kept.push(Record::Left(Left { member: header.member.clone(), interrupted }));
             if job.members.values().all(|m| m.joins || !m.counted() && (m.left || m.dropped.is_some())) {
                 job.phase = Phase::Finished { at: now, interrupted: job.interrupted };
                 return done(Some(format!("{who} {how}; all have left, the job is finished")));

@@ -175,4 +175,20 @@ pub enum Outcome {
         /// The cause, naming the culprit.
         abort: Abort,
     },
+    /// It has not: only this coordinator of it, which keeps a journal, is at its end, and another one may go on.
+    Retired {
+        /// Why.
+        why: Retirement,
+    },
+}
+
+/// Why a coordinator ends before its job.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Retirement {
+    /// Another one has taken over: a worker has heard of it, or it has written to the journal.
+    #[error("{0}")]
+    Superseded(String),
+    /// What it is to tell cannot be kept.
+    #[error("{0}; the workers go on, and a coordinator that is started anew with this journal finds them")]
+    Journal(String),
 }

@@ -248,7 +248,7 @@ pub(super) fn lose(
 
 /// A job that has not started forgets a lost worker; another may take its place.
 pub(super) fn forget(job: &mut Job, lost: &Lost) -> Option<String> {
-    let member = job.members.remove(&lost.member)?;
+    let member = job.remove(&lost.member)?;
     let text = format!("{} is lost before the start: {}", member.describe(), lost.cause);
     job.remember(member.place().to_string(), text.clone());
     Some(text)

@@ -50,6 +50,11 @@ impl History {
         }
     }
 
+    /// Why the last one has begun.
+    pub(super) fn why(&self) -> String {
+        self.0.back().map_or_else(String::new, |past| past.why.clone())
+    }
+
     /// A member of the current one has finished so many steps.
     pub(super) fn reached(&mut self, step: u64) {
         if let Some(past) = self.0.back_mut() {

@@ -183,7 +183,7 @@ pub(super) fn gone(job: &mut Job, name: &str, how: &str) -> Option<String> {
     if job.outcome().is_some() {
         return None;
     }
-    let member = job.members.remove(name)?;
+    let member = job.remove(name)?;
     let text = format!("{}, which was to join, {how}", member.describe());
     job.remember(member.place().to_string(), text.clone());
     Some(text)

@@ -38,17 +38,19 @@ mod history;
 mod join;
 mod register;
 mod regroup;
+pub mod replay;
 mod saver;
 mod status;
 #[cfg(test)]
 mod tests;
 
 use crate::config::CoordinatorConfig;
+use crate::journal::Record;
 use crate::membership::{Member, Members, Now, missing};
 use crate::ranks::Place;
 use crate::refusal::Refusal;
 use crate::store::Store;
-pub use event::{Answer, Event, Heard, Outcome, Reply, Wait, Wakes};
+pub use event::{Answer, Event, Heard, Outcome, Reply, Retirement, Wait, Wakes};
 use octrain_proto::v1::{Abort, AbortKind, BuildPlan, Generation, GetPlanReply, Header, Regroup};
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
@@ -103,6 +105,17 @@ pub struct Suspicion {
     pub waited: bool,
 }
 
+/// What became of the store of the current generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum StoreUse {
+    /// Nobody has asked it for anything.
+    None,
+    /// Workers have.
+    Some,
+    /// They had, and an earlier coordinator's it was: what it held is lost.
+    Lost,
+}
+
 /// The state.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Job {
@@ -114,6 +127,8 @@ pub struct Job {
     pub plan: Option<Box<BuildPlan>>,
     /// The largest step that a member has finished, and the generations formed since it was finished.
     progress: (u64, u32),
+    /// A worker was lost since the last generation was formed.
+    bereft: bool,
     /// What became of the generations.
     history: history::History,
     /// Who is in it.
@@ -124,6 +139,12 @@ pub struct Job {
     held: Option<&'static str>,
     /// Rendezvous data of the generation.
     pub store: Store,
+    /// The coordinator's among those that the run has had; 0: it keeps no journal.
+    pub term: u64,
+    /// Whether the store was used.
+    store_use: StoreUse,
+    /// What the journal has yet to be told of.
+    kept: Vec<Record>,
     /// Places and why their registrations were refused, newest last.
     pub refusals: VecDeque<(String, String)>,
     /// What was said after the job had failed.
@@ -154,6 +175,8 @@ pub struct Step {
     pub ended: Option<Outcome>,
     /// A generation has just ended; everyone who watches is to be told.
     pub regroup: Option<Regroup>,
+    /// What is to stand in the journal before anybody is told of any of it.
+    pub records: Vec<Record>,
     /// Whom to ask again.
     pub wakes: Wakes,
     /// Why the state changed, for logs; none when nothing of note happened.
@@ -168,11 +191,15 @@ impl Job {
             generation: config.generation,
             plan: None,
             progress: (0, 0),
+            bereft: false,
             history: Default::default(),
             members: Members::new(),
             survives: config.survives(),
             held: None,
             store: Store::default(),
+            term: 0,
+            store_use: StoreUse::None,
+            kept: Vec::new(),
             refusals: VecDeque::new(),
             echoes: Vec::new(),
             told: HashSet::new(),
@@ -241,7 +268,10 @@ impl Job {
             member.spoke(header.generation);
         }
         match &self.phase {
-            Phase::Running { .. } => Ok(&mut self.store),
+            Phase::Running { .. } => {
+                self.uses_store();
+                Ok(&mut self.store)
+            }
             Phase::Gathering | Phase::Reforming { .. } => Err(Refusal::NotRunning),
             Phase::Finished { .. } => Err(Refusal::Finished),
             Phase::Failed { abort, .. } => Err(Refusal::Ended(abort.clone())),
@@ -263,6 +293,7 @@ impl Member {
 
 /// The transition. See the module's diagram.
 pub fn step(now: Now, mut job: Job, config: &CoordinatorConfig, event: Event) -> Step {
+    let before = replay::At::of(&job);
     let had_ended = job.outcome().is_some();
     let (phase, generation) = (std::mem::discriminant(&job.phase), job.generation);
     let key = match &event {
@@ -283,7 +314,8 @@ pub fn step(now: Now, mut job: Job, config: &CoordinatorConfig, event: Event) ->
         _ => Wakes::Nobody,
     };
     let regroup = job.told_after(generation);
-    Step { job, answer, ended, regroup, wakes, reason }
+    let records = replay::changes(&mut job, before);
+    Step { job, answer, ended, regroup, records, wakes, reason }
 }
 
 type Applied = Result<(Answer, Option<String>), Refusal>;
@@ -293,6 +325,9 @@ fn done(reason: Option<String>) -> Applied {
 }
 
 fn apply(now: Now, job: &mut Job, config: &CoordinatorConfig, event: Event) -> Applied {
+    if let Some(refused) = replay::without_its_store(now, job, config, &event) {
+        return refused;
+    }
     match event {
         Event::Register(request) => register::register(now, job, config, *request),
         Event::GiveUp(request) => register::give_up(now, job, config, *request),

@@ -1,8 +1,8 @@
 //! Registration.
 
-use super::{Answer, Applied, Job, Phase, Reply, failure, join};
+use super::{Answer, Applied, Job, Phase, Reply, failure, join, replay};
 use crate::config::CoordinatorConfig;
-use crate::membership::{Member, Now, Token};
+use crate::membership::{Member, Now};
 use crate::plan::{self, Planned};
 use crate::ranks::{self, Place};
 use crate::refusal::Refusal;
@@ -12,7 +12,7 @@ use crate::text::{MAX_REASON, line};
 use octrain_core::strategy::Purpose;
 use octrain_proto::PROTOCOL_VERSION;
 use octrain_proto::v1::{
-    AbortKind, GiveUpRequest, JobSpec, Placement, RegisterReply, RegisterRequest, WorkerFacts,
+    AbortKind, BuildPlan, GiveUpRequest, JobSpec, Placement, RegisterReply, RegisterRequest, WorkerFacts,
 };
 use std::time::Duration;
 
@@ -170,32 +170,9 @@ fn admit(now: Now, job: &mut Job, config: &CoordinatorConfig, request: RegisterR
 
     job.registered += 1;
     let name = format!("{:016x}-{:06}", job.incarnation, job.registered);
-    let member = Member {
-        nonce: request.nonce,
-        token: Token::new(request.token),
-        facts: worker,
-        spec,
-        last_seen: now,
-        disconnected: None,
-        watches: 0,
-        step: 0,
-        collectives: 0,
-        report: None,
-        rank: None,
-        gpu,
-        generation: 0,
-        spoken: 0,
-        connected: false,
-        attached: None,
-        left: false,
-        failed: false,
-        dropped: None,
-        joins,
-        untried: joins,
-        tries: 0,
-        since: now,
-        told: false,
-    };
+    let fresh = Member::new(now, request.nonce, request.token, worker, spec);
+    let member = Member { gpu, joins, untried: joins, ..fresh };
+    job.kept.push(replay::admitted(&name, &member));
     let pid = member.facts.pid;
     if joins {
         // Of those that had its place, nobody asks any more who knows of his end; nor does anybody who was gone long ago.
@@ -222,6 +199,7 @@ fn reply(job: &Job, config: &CoordinatorConfig, member: String) -> Answer {
         heartbeat_interval_ms: config.heartbeat_interval.as_millis() as u64,
         heartbeat_timeout_ms: config.heartbeat_timeout.as_millis() as u64,
         expected_workers: config.world_size,
+        coordinator_timeout_ms: config.absence().map_or(0, |absence| absence.as_millis() as u64),
     }))
 }
 
@@ -253,6 +231,14 @@ fn agrees(job: &Job, place: &Place, spec: &JobSpec) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// What is timed is so on all workers: such a plan keeps its job from going on without some of them.
+pub(super) fn hold(job: &mut Job, plan: &BuildPlan) {
+    if job.survives && plan.min_world >= plan.world_size {
+        job.survives = false;
+        job.held = Some("a benchmark ends with any of its workers, whatever --min-world says: start it anew");
+    }
+}
+
 /// Everyone is here: decide, and start or fail.
 fn start(now: Now, job: &mut Job, config: &CoordinatorConfig) -> String {
     let workers: Vec<WorkerFacts> = job.members.values().map(|m| m.facts.clone()).collect();
@@ -273,12 +259,7 @@ fn start(now: Now, job: &mut Job, config: &CoordinatorConfig) -> String {
                 m.generation = job.generation;
             }
             let reason = format!("all here: {}", plan::summary(&plan));
-            if job.survives && plan.min_world >= plan.world_size {
-                job.survives = false;
-                job.held = Some(
-                    "a benchmark ends with any of its workers, whatever --min-world says: start it anew",
-                );
-            }
+            hold(job, &plan);
             job.history.begun(job.generation, Now::ZERO, "");
             job.history.formed(now, roster.len(), 0);
             let formed = plan::generation(&plan, job.generation, roster, None);

@@ -1,6 +1,6 @@
 //! One generation after another, in a job that goes on without some of its workers.
 
-use super::{Answer, Applied, Job, Phase, Reply, Wait, failure, join, register};
+use super::{Answer, Applied, Job, Phase, Reply, StoreUse, Wait, failure, join, register, replay};
 use crate::config::CoordinatorConfig;
 use crate::liveness::Lost;
 use crate::membership::{Member, NAMED, Now};
@@ -59,6 +59,16 @@ pub(super) fn attach(
         Phase::Running { .. } if !job.survives => {
             let text = "this job ends with any of its workers: there is no generation to come to";
             return Err(Refusal::Invalid(text.into()));
+        }
+        // Too few are left without one that has failed: its root cause is awaited, and then the job ends.
+        Phase::Running { suspicion: Some(s), .. } => {
+            return Ok(match wait {
+                Wait::Expired => {
+                    let text = format!("the root cause of this: {}", s.message);
+                    (Answer::Reply(Reply::Attached(None, text)), None)
+                }
+                _ => (Answer::Park, None),
+            });
         }
         Phase::Running { .. } => reasons.push(end(now, job, &format!("{described}: {message}"))),
         Phase::Reforming { .. } => {}
@@ -124,7 +134,7 @@ pub(super) fn named(job: &Job, holds: impl Fn(&Member) -> bool) -> String {
 }
 
 /// Ends the generation, unless that is done.
-fn end(now: Now, job: &mut Job, why: &str) -> String {
+pub(super) fn end(now: Now, job: &mut Job, why: &str) -> String {
     if matches!(job.phase, Phase::Reforming { .. }) {
         return why.into();
     }
@@ -132,6 +142,7 @@ fn end(now: Now, job: &mut Job, why: &str) -> String {
     let text = format!("generation {} is over: {why}", job.generation);
     job.generation += 1;
     job.store = Default::default();
+    job.store_use = StoreUse::None;
     for m in job.members.values_mut().filter(|m| !m.joins) {
         m.attached = None;
         m.connected = false;
@@ -141,7 +152,13 @@ fn end(now: Now, job: &mut Job, why: &str) -> String {
     text
 }
 
-/// The job goes on without a worker; none where it does not, and nothing was changed but that the worker is gone.
+/// Whether fewer than the minimum are left. Those who have left were done; those who join are in no generation.
+fn too_few(job: &Job, min_world: u32) -> bool {
+    job.members.values().filter(|m| !m.failed && !m.joins).count() < min_world as usize
+}
+
+/// The job goes on without a worker; none where it does not, and nothing was changed but that the worker is gone. Whether those who
+/// are left have its state they say when they come to the next generation.
 pub(super) fn go_on_without(
     now: Now,
     job: &mut Job,
@@ -154,22 +171,19 @@ pub(super) fn go_on_without(
         return None;
     }
     job.members.get_mut(name)?.failed = true;
-    // Those who have left were done.
-    if job.members.values().filter(|m| !m.failed && !m.joins).count() < config.min_world as usize {
-        return None;
-    }
-    // Who is left has to have what is to go on.
-    if job.members.values().any(Member::counted) && job.members.values().all(|m| !m.counted() || m.untried) {
+    if too_few(job, config.min_world) {
         return None;
     }
     let message = line(&format!("the job goes on without this worker: {why}"), MAX_REASON);
     let member = job.members.get_mut(name)?;
     let abort = Abort { kind: AbortKind::Dropped.into(), message, culprit: member.rank, saver: None };
+    job.kept.push(replay::gone(name, Some(&abort)));
     member.dropped = Some(abort);
     if job.members.values().all(|m| !m.counted()) {
         job.phase = Phase::Finished { at: now, interrupted: job.interrupted };
         return Some(format!("{why}; all others have left, the job is finished"));
     }
+    job.bereft = true;
     let ended = end(now, job, why);
     let formed = form(now, job);
     Some([Some(ended), formed].into_iter().flatten().collect::<Vec<_>>().join("; "))
@@ -180,6 +194,9 @@ pub(super) fn form(now: Now, job: &mut Job) -> Option<String> {
     let Phase::Reforming { since, why } = &job.phase else { return None };
     let (took, why) = (now.saturating_sub(*since), why.clone());
     if let Some(reason) = without_those_in_vain(job) {
+        if job.plan.as_deref().is_some_and(|plan| too_few(job, plan.min_world)) {
+            return failure::fail(now, job, AbortKind::WorkerFailed, None, reason);
+        }
         let then = form(now, job);
         return Some([Some(reason), then].into_iter().flatten().collect::<Vec<_>>().join("; "));
     }
@@ -220,7 +237,6 @@ pub(super) fn form(now: Now, job: &mut Job) -> Option<String> {
     }
     for m in job.members.values_mut().filter(|m| m.counted() || join::ready(m)) {
         m.joins = false;
-        m.tries += u32::from(m.untried);
         let place = m.place();
         let Some(p) = roster.iter_mut().find(|p| p.host == place.host && p.local_index == place.local_index)
         else {
@@ -259,7 +275,7 @@ pub(super) fn form(now: Now, job: &mut Job) -> Option<String> {
         places.len()
     );
     job.phase = Phase::Running { formed: Box::new(formed), since: now, suspicion: None };
-    job.progress.1 += 1;
+    (job.progress.1, job.bereft) = (job.progress.1 + 1, false);
     Some(text)
 }
 
@@ -269,6 +285,12 @@ fn without_those_in_vain(job: &mut Job) -> Option<String> {
     let counted = || job.members.values().filter(|m| m.counted());
     if counted().any(|m| m.attached.is_none()) || counted().all(|m| m.untried) {
         return None;
+    }
+    // What ends with another worker says nothing of one that was let in to it.
+    if !std::mem::replace(&mut job.bereft, true) {
+        let last = job.generation - 1;
+        let was_in = job.members.values_mut().filter(|m| m.counted() && m.untried && m.generation == last);
+        was_in.for_each(|m| m.tries += 1);
     }
     let spent = |m: &Member| m.counted() && m.untried && m.tries >= join::TRIES;
     let name = job.members.iter().find(|(_, m)| spent(m)).map(|(name, _)| name.clone())?;
@@ -280,8 +302,9 @@ fn without_those_in_vain(job: &mut Job) -> Option<String> {
     );
     let message = line(&format!("the job goes on without this worker: {text}"), MAX_REASON);
     member.failed = true;
-    member.dropped =
-        Some(Abort { kind: AbortKind::Dropped.into(), message, culprit: member.rank, saver: None });
+    let abort = Abort { kind: AbortKind::Dropped.into(), message, culprit: member.rank, saver: None };
+    job.kept.push(replay::gone(&name, Some(&abort)));
+    member.dropped = Some(abort);
     job.progress.1 = job.progress.1.saturating_sub(member.tries);
     let place = member.place().to_string();
     job.remember(place, text.clone());
@@ -383,6 +406,12 @@ impl Job {
             return;
         }
         self.progress = (step, 0);
+        // Nobody finishes a step alone: all of the generation have begun in it, whatever they have said since. What they had asked
+        // before, and comes later or has come, has been answered.
+        let silent = |m: &Member| m.generation == generation && m.spoken < generation;
+        for m in self.members.values_mut().filter(|m| silent(m)) {
+            (m.spoken, m.attached) = (generation, None);
+        }
         // Whoever has come to a generation has said before how far it was, and nobody finishes a step alone: all are connected.
         if generation == self.generation && matches!(self.phase, Phase::Running { .. }) {
             self.members.values_mut().filter(|m| m.generation == generation).for_each(|m| m.connected = true);

@@ -61,6 +61,8 @@ pub(super) fn status(now: Now, job: &Job, config: &CoordinatorConfig) -> StatusR
         plan: job.plan.as_deref().cloned(),
         refusals: job.refusals.iter().map(|(_, text)| text.clone()).collect(),
         generations: job.history.told(now),
+        coordinator_timeout_ms: config.absence().map_or(0, |absence| absence.as_millis() as u64),
+        term: job.term,
         min_workers: if job.survives { config.min_world } else { config.world_size },
     }
 }

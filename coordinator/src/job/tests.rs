@@ -6,6 +6,7 @@ mod history;
 mod in_vain;
 mod join;
 mod regroup;
+mod replay;
 mod survival;
 
 use super::*;
@@ -26,6 +27,7 @@ const fn ms(n: u64) -> Now {
 }
 
 /// A job under test: keeps state and time, asserts on answers.
+#[derive(Clone)]
 struct World {
     job: Job,
     config: CoordinatorConfig,

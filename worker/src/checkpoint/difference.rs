@@ -2,7 +2,7 @@
 //! A pure function, asked by whoever goes on from a checkpoint or takes its weights.
 
 use super::{Manifest, Snapshot};
-use crate::graph::{Graph, Node};
+use crate::graph::{Graph, Initializer, Node};
 use crate::passes::Pass;
 use crate::strategy::Strategy;
 use serde_json::Value;
@@ -170,8 +170,14 @@ fn shown(node: &Node) -> String {
     format!("node `{}` {:?} of {:?}", node.name, node.op, node.inputs)
 }
 
-/// The first node or parameter in which two graphs differ.
+/// The first node or parameter in which two graphs differ. What weights were drawn from is no difference between trained ones.
 fn graph(theirs: &Graph, ours: &Graph) -> Option<Difference> {
+    let drawn_alike = |g: &Graph| {
+        let mut g = g.clone();
+        g.params.iter_mut().for_each(|p| p.initializer = Initializer::default());
+        g
+    };
+    let (theirs, ours) = (&drawn_alike(theirs), &drawn_alike(ours));
     if theirs == ours {
         return None;
     }
@@ -280,6 +286,11 @@ mod tests {
         let told = difference(&made(&graph, &bits, &[]), &made(&graph, &ours, &[]), Same::Everything);
         let told = told.unwrap().to_string();
         assert_eq!(told, "`qat.weight-bits` of the strategy is 7 in the checkpoint, and 8 here");
+        // Checkpoints of before do not say what weights were drawn from.
+        let mut drawn = network(10);
+        drawn.params.iter_mut().for_each(|p| p.initializer = Initializer::UniformOutputs);
+        let drawn = part_of(&made(&drawn, &ours, &[]), &made(&graph, &ours, &[]), Same::Everything);
+        assert_eq!(drawn, None);
         // As a file would have rounded it.
         let near = strategy(Qat { percentile: 99.99f64.next_up(), ..qat });
         assert_eq!(of(&near, &[], Same::Everything), None);

@@ -162,6 +162,7 @@ fn exec(e: &ExecError) -> Option<String> {
     use ExecError as E;
     match e {
         E::NoRange(_) => say("train with --qat from it"),
+        E::OneValue { .. } => say("--batch-size is the images of a microbatch, --image-shape their size"),
         E::NonFinite(_) => say("lower --lr; `octrain debug` finds the first such layer"),
         E::Node { .. }
         | E::Torch(_)

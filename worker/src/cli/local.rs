@@ -21,7 +21,7 @@ use octrain_coordinator::token::draw;
 use octrain_core::strategy::{DeviceChoice, TestBackend};
 use std::ffi::OsString;
 use std::io::IsTerminal;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -108,12 +108,18 @@ pub enum Survival {
 /// Between questions whether the job goes on, until the coordinator is there to answer one.
 const ASK: Duration = Duration::from_secs(1);
 
-/// Becomes true once it is known that the job goes on without some of its workers.
-fn survives(survival: Survival, place: Option<&Place>) -> Arc<AtomicBool> {
+/// Becomes true once it is known that the job goes on without some of its workers; with that, `absence` becomes how many milliseconds
+/// it goes on without its coordinator.
+fn survives(survival: Survival, place: Option<&Place>, absence: &Arc<AtomicU64>) -> Arc<AtomicBool> {
     let known = Arc::new(AtomicBool::new(survival == Survival::Known(true)));
     let (Survival::Asked, Some(place)) = (survival, place) else { return known };
     let (waiting, place) = (Arc::downgrade(&known), place.clone());
-    let ask = move || session::survives(&place.coordinator, &place.credentials).ok().flatten();
+    let absence = Arc::clone(absence);
+    let ask = move || {
+        let course = session::course(&place.coordinator, &place.credentials).ok().flatten()?;
+        absence.store(course.absence.map_or(0, |t| t.as_millis() as u64), Ordering::SeqCst);
+        Some(course.survives)
+    };
     let asking = std::thread::Builder::new().name("survives".into());
     if let Err(e) = asking.spawn(move || until_answered(&waiting, ask, ASK)) {
         tracing::warn!(
@@ -167,7 +173,8 @@ fn another(all: &Known, index: usize) -> std::io::Result<WorkerCommand> {
 /// it, and says whether the job goes on; then another one is started for it, as far as `restarts` go.
 pub fn supervise(workers: Vec<(Place, WorkerCommand)>, survival: Survival, restarts: Restarts) -> Result<u8> {
     let interrupt = signals::enter(Stage::Supervising)?;
-    let survives = survives(survival, workers.first().map(|(place, _)| place));
+    let absence: Arc<AtomicU64> = Arc::default();
+    let survives = survives(survival, workers.first().map(|(place, _)| place), &absence);
     let tells = survival != Survival::Known(false);
     let none = |(place, command)| Supervised { place, command, token: String::new() };
     let all: Known = Arc::new(Mutex::new(workers.into_iter().map(none).collect()));
@@ -182,7 +189,7 @@ pub fn supervise(workers: Vec<(Place, WorkerCommand)>, survival: Survival, resta
         tells.then(|| Arc::new(move |index: usize| another(&replacing, index)) as Replace);
     let ended = move |ended: &Ended| {
         let Supervised { place, token, .. } = known(&all, ended.index)?;
-        let told = session::exited(&Exited {
+        let who = Exited {
             coordinator: place.coordinator.clone(),
             credentials: place.credentials.clone(),
             job_id: place.job_id.clone(),
@@ -191,7 +198,9 @@ pub fn supervise(workers: Vec<(Place, WorkerCommand)>, survival: Survival, resta
             pid: ended.pid,
             status: ended.end.to_string(),
             token,
-        });
+        };
+        let absence = Some(Duration::from_millis(absence.load(Ordering::SeqCst))).filter(|t| !t.is_zero());
+        let told = session::exited(&who, absence);
         let unheard = |e| tracing::debug!("the coordinator was not told that a worker {}: {e}", ended.end);
         let goes_on = told.map_err(unheard).ok()?;
         // Where that is not known, no restart is given back.

@@ -163,8 +163,12 @@ fn text(status: &StatusReply) -> String {
         true => format!(", {} are enough", status.min_workers),
         false => String::new(),
     };
+    let term = match status.term {
+        0 | 1 => String::new(),
+        n => format!(", coordinator number {n} of the run"),
+    };
     let mut out = format!(
-        "job {}: {}, generation {}, {here} of {} workers here{least}\n",
+        "job {}: {}, generation {}, {here} of {} workers here{least}{term}\n",
         status.job_id,
         phase(status),
         status.generation,
@@ -259,7 +263,7 @@ fn as_json(status: &StatusReply) -> Value {
         "job_id": status.job_id, "phase": phase(status), "generation": status.generation,
         "expected_workers": status.expected_workers, "min_workers": status.min_workers,
         "message": status.message, "report": newest(status).map(report_json),
-        "protocol_version": status.protocol_version,
+        "protocol_version": status.protocol_version, "term": status.term,
         "members": status.members.iter().map(member).collect::<Vec<_>>(),
         "generations": status.generations.iter().map(generation).collect::<Vec<_>>(),
         "refusals": status.refusals,
@@ -289,6 +293,7 @@ mod tests {
             phase: JobPhase::Forming.into(),
             expected_workers: 2,
             min_workers: 1,
+            term: 3,
             members: vec![MemberStatus { report: Some(report), ..member }, lost],
             generations: vec![past],
             refusals: vec!["b:0: another plan".into()],
@@ -300,7 +305,7 @@ mod tests {
     fn people_are_told_who_is_there_and_what_became_of_the_generations() {
         let told = text(&status());
         for part in [
-            "job j: forming, generation 2, 1 of 2 workers here, 1 are enough",
+            "job j: forming, generation 2, 1 of 2 workers here, 1 are enough, coordinator number 3 of the run",
             "step 12 (epoch 0): loss 2.5000, 100.0 images/s",
             "gone",
             "5.50",

@@ -47,6 +47,16 @@ pub(super) fn find(graph: &Graph) -> Vec<Chain> {
     chains
 }
 
+/// Every BatchNorm of [`find`]'s chains, alone.
+pub(super) fn norms(graph: &Graph) -> Vec<Chain> {
+    let alone = |chain: Chain| {
+        let (last, _) = chain.norm?;
+        let (normed, residual, cut, quantizer) = (None, None, None, None);
+        Some(Chain { normed, residual, cut, quantizer, last, nodes: vec![last], ..chain })
+    };
+    find(graph).into_iter().filter_map(alone).collect()
+}
+
 struct Search<'a> {
     graph: &'a Graph,
     consumers: Vec<Vec<(NodeId, usize)>>,

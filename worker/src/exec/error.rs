@@ -48,6 +48,14 @@ pub enum ExecError {
         /// Name of the parameter.
         name: String,
     },
+    /// Statistics of a batch that has one value a channel: its variance is none, and every value becomes the same.
+    #[error(
+        "BatchNorm `{node}` sees one value a channel in a microbatch, which has no variance: give microbatches more images, or the network larger ones"
+    )]
+    OneValue {
+        /// Name of the node.
+        node: String,
+    },
     /// A quantizer without a range.
     #[error(
         "quantizer `{0}` has no range yet: calibrate first, or start from a checkpoint of quantization-aware training"

@@ -30,8 +30,13 @@ impl Mode {
         Mode { quantize, ..Self::EVAL }
     }
 
-    /// Calibration: the floating-point network in evaluation, observed.
+    /// Calibration of a network that is deployed as it is: in floating point, by the running statistics, observed.
     pub const CALIBRATE: Mode = Mode { quantize: false, observe: true, ..Self::EVAL };
+
+    /// Whether it is calibration before training, by each microbatch's statistics.
+    fn calibrates_by_batch(self) -> bool {
+        self.batch_stats && self.observe && !self.quantize
+    }
 }
 
 /// What a graph runs with, besides its images.
@@ -68,6 +73,8 @@ pub struct Executor {
     apart: Schedule,
     /// Neighbours as one where they can be: the same values, rounded less often.
     fused: Schedule,
+    /// Every node by itself, and BatchNorm as neighbours as one have it: to the bits of their statistics.
+    counted: Schedule,
 }
 
 /// What runs one after the other.
@@ -200,8 +207,9 @@ impl Executor {
             }
             steps.push(step);
         }
-        let (apart, fused) = (Schedule::new(&graph, vec![]), Schedule::new(&graph, chains::find(&graph)));
-        Ok(Self { graph, steps, apart, fused })
+        let [apart, fused, counted] =
+            [vec![], chains::find(&graph), chains::norms(&graph)].map(|chains| Schedule::new(&graph, chains));
+        Ok(Self { graph, steps, apart, fused, counted })
     }
 
     /// The graph it runs.
@@ -231,7 +239,13 @@ impl Executor {
     ) -> Result<Tensor, ExecError> {
         let none = || self.graph.nodes.iter().map(|_| None).collect();
         let (mut values, mut seconds): (Vec<Option<Tensor>>, Vec<Option<Tensor>>) = (none(), none());
-        for turn in if watch.is_none() { &self.fused.0 } else { &self.apart.0 } {
+        let schedule = match (&watch, pass.mode.calibrates_by_batch()) {
+            (None, _) => &self.fused,
+            // What is counted is what was observed, whose statistics do not depend on the number of threads.
+            (Some(_), true) => &self.counted,
+            (Some(_), false) => &self.apart,
+        };
+        for turn in &schedule.0 {
             let held = |i: &NodeId| values[i.0].as_ref().expect("still held: last use is later");
             let (id, value) = match &turn.what {
                 What::Chain(chain) => {
@@ -240,6 +254,10 @@ impl Executor {
                     let of = (chain, turn.twice);
                     let (value, second) = fused::run(&self.graph, &self.steps, of, x, residual, &pass)?;
                     seconds[chain.last.0] = second;
+                    // Where somebody watches it is of one node.
+                    if let Some(watch) = watch.as_deref_mut() {
+                        watch(self.graph.node(chain.last), &value);
+                    }
                     (chain.last, value)
                 }
                 What::Node(id) => {

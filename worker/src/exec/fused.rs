@@ -2,7 +2,7 @@
 
 use super::chains::Chain;
 use super::forward::Step;
-use super::ops::quantize;
+use super::ops::{ensure_variance, quantize};
 use super::{ExecError, Pass};
 use crate::graph::{Graph, NodeId, Op};
 use crate::native::{self, Norm, Pointwise, Rounding};
@@ -30,6 +30,9 @@ pub(super) fn run(
     let norm = match (&statistics, chain.norm) {
         (Some([mean, var]), Some((id, eps))) => {
             let [gamma, beta] = steps[id.0].leaves[..] else { return Err(incomplete(graph, id)) };
+            if mode.batch_stats {
+                ensure_variance(&graph.node(id).name, x)?;
+            }
             let leaf = |i: usize| &pass.prepared.leaves[i];
             Some(Norm { gamma: leaf(gamma), beta: leaf(beta), mean, var, eps, batch: mode.batch_stats })
         }

@@ -3,7 +3,7 @@
 
 use super::ExecError;
 use crate::checkpoint::{HostTensor, State, range_key};
-use crate::graph::{DecayGroup, Graph, ParamKind};
+use crate::graph::{DecayGroup, Graph, Initializer, ParamKind};
 use crate::quant::scheme::{MIN_SCALE, Scheme};
 use tch::{Device, Kind, Tensor};
 
@@ -16,6 +16,8 @@ pub struct Slot {
     pub shape: Vec<i64>,
     /// What it is.
     pub kind: ParamKind,
+    /// What it is drawn from before training, where it is a weight.
+    pub initializer: Initializer,
     /// First element in the flat tensor it belongs to.
     pub offset: i64,
     /// Number of elements.
@@ -49,7 +51,14 @@ fn slots<'a>(params: impl Iterator<Item = &'a crate::graph::Param>, start: i64) 
             let len = p.len() as i64;
             offset += len;
             let shape = p.shape.iter().map(|&d| d as i64).collect();
-            Slot { name: p.name.clone(), shape, kind: p.kind, offset: offset - len, len }
+            Slot {
+                name: p.name.clone(),
+                shape,
+                kind: p.kind,
+                initializer: p.initializer,
+                offset: offset - len,
+                len,
+            }
         })
         .collect();
     (slots, offset)

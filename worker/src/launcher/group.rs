@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 const LOOK: Duration = Duration::from_millis(50);
 /// What a stopped process (SIGSTOP) gets after a failure: it hears nothing, not even that its job is over.
 const STOPPED: Duration = Duration::from_secs(2);
+/// Once the job is done, its coordinator, which may never come back, has so long to answer.
+const LAST_ANSWER: Duration = Duration::from_secs(6);
 /// From SIGTERM to SIGKILL.
 const TERM_TO_KILL: Duration = Duration::from_secs(3);
 
@@ -240,15 +242,20 @@ impl Group {
         let mut failed: Option<Instant> = None;
         let mut standing: Option<Instant> = None;
         let mut done: Option<Instant> = None;
+        let mut over: Option<Instant> = None;
         loop {
             self.look(!passed && terminated.is_none());
             let restarts = !passed && terminated.is_none() && !self.is_done();
             self.hear(restarts);
             // An answer is waited for where it can change something.
-            if self.workers.iter().all(|w| w.exit.is_some() && (w.asked.is_none() || !self.survives())) {
+            let now = Instant::now();
+            let gone = self.workers.iter().all(|w| w.exit.is_some());
+            if gone && self.is_done() && now >= *over.get_or_insert(now) + LAST_ANSWER {
+                self.workers.iter_mut().for_each(|w| w.unanswered |= w.asked.take().is_some());
+            }
+            if gone && self.workers.iter().all(|w| w.asked.is_none() || !self.survives()) {
                 break;
             }
-            let now = Instant::now();
             if let Some(signal) = interrupt.signal().filter(|_| !passed) {
                 self.signal(Signal::from_named_raw(signal).unwrap_or(Signal::TERM));
                 deadline = Some(now + self.stop_grace);

@@ -1,7 +1,7 @@
 //! Statistics by the recipe's numbers of images, from a set of training images: what a recipe asks for before the first
 //! step, and where BatchNorm freezes.
 
-use super::{OptimError, Placed, Program};
+use super::{Before, OptimError, Placed, Program};
 use crate::collective::ReduceOp;
 use crate::data::{DataConfig, Dataset, EvalLoader};
 use std::sync::Arc;
@@ -66,6 +66,7 @@ impl Program {
     /// When the recipe's number of images is 0, besides those of reading and of [`Self::calibrate`].
     pub fn calibrate_on(
         &mut self,
+        before: Before,
         train: &Arc<Dataset>,
         data: &DataConfig,
         asked: &dyn Fn() -> bool,
@@ -74,7 +75,7 @@ impl Program {
         let Some(all) = self.training_images(train, data, wanted, asked)? else {
             return Ok(Statistics::Stopped);
         };
-        match self.calibrate(&all.share, all.microbatches, asked)? {
+        match self.calibrate(before, &all.share, all.microbatches, asked)? {
             true => Ok(Statistics::Taken { images: all.read }),
             false => Ok(Statistics::Stopped),
         }

@@ -46,7 +46,7 @@ pub use rule::{CrossEntropy, Loss, Update, UpdateRule};
 pub use sgd::Sgd;
 pub use snapshot::RestoreError;
 pub use state::RuleState;
-pub use statistics::Placed;
+pub use statistics::{Before, Placed};
 pub use stopwatch::{Span, Stage};
 pub use survive::Place;
 

@@ -11,28 +11,42 @@ use tch::{Device, Kind, Tensor};
 /// A microbatch of this rank: its position among those of all ranks, and its images `[b, C, H, W]`.
 pub type Placed = (usize, Tensor);
 
+/// What a calibration comes before, hence by which statistics BatchNorm normalises in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Before {
+    /// Training: each microbatch's own, as long as steps take those, or where new ones are to be estimated from microbatches before
+    /// the next step; else the frozen ones. Running statistics of a network that has seen few batches, or other images, say nothing
+    /// of the values that steps will see.
+    Training,
+    /// Evaluation and export of the network as it is (post-training quantization): the running statistics.
+    Deployment,
+}
+
 impl Program {
-    /// Sets unknown ranges as the observer says, from the floating-point network in evaluation mode. `microbatches`
-    /// are this rank's among `total` over all ranks; the result does not depend on how they are shared out, and one that no
-    /// rank gives (none of its images could be read) does not count. `asked` says whether this rank was asked to stop. True:
-    /// done; false: all ranks stopped, and nothing was changed.
+    /// Sets unknown ranges as the observer says, from the floating-point network, in which nothing is left out at random and
+    /// BatchNorm normalises as what comes after will. `microbatches` are this rank's among `total` over all ranks; the result does
+    /// not depend on how they are shared out, and one that no rank gives (none of its images could be read) does not count.
+    /// `asked` says whether this rank was asked to stop. True: done; false: all ranks stopped, and nothing was changed.
     ///
     /// # Errors
     /// When a position is not below `total` or given twice, or none is given at all, besides those of a forward and a
     /// reduction, or when the observer gives a range that is none. No range is set then.
     pub fn calibrate(
         &mut self,
+        before: Before,
         microbatches: &[Placed],
         total: usize,
         asked: &dyn Fn() -> bool,
     ) -> Result<bool, OptimError> {
         let Some(observer) = self.quantization.observer.clone() else { return Ok(true) };
         let _guard = tch::no_grad_guard();
-        let Some(maxima) = self.maxima(microbatches, total, asked)? else { return Ok(false) };
+        let batch_stats = before == Before::Training && self.sees_batch_statistics();
+        let mode = Mode { batch_stats, ..Mode::CALIBRATE };
+        let Some(maxima) = self.maxima(mode, microbatches, total, asked)? else { return Ok(false) };
         let known = self.weights.ranges_host()?;
         let wanted = observer.wants_histogram() && known.iter().any(Option::is_none);
         let histograms = match wanted {
-            true => match self.histograms(microbatches, total, &maxima, asked)? {
+            true => match self.histograms(mode, microbatches, total, &maxima, asked)? {
                 Some(histograms) => histograms,
                 None => return Ok(false),
             },
@@ -49,6 +63,13 @@ impl Program {
         self.weights.ranges.f_copy_(&Tensor::f_from_slice(&new)?)?;
         self.executor.ensure_ranges(&self.weights)?;
         Ok(true)
+    }
+
+    /// Whether the next step normalises by each microbatch's statistics, or by such as are estimated from microbatches before it.
+    fn sees_batch_statistics(&self) -> bool {
+        let due =
+            self.due_batch_norm(false).is_some() && self.quantization.estimated != Some(self.global_step);
+        due || self.phase(self.global_step).batch_stats
     }
 
     /// Training images from which ranges that are not known are to be found now, as the recipe says; none where all are known.
@@ -75,7 +96,7 @@ impl Program {
             .filter(|(position, m)| position * (m.images.size()[0] as usize) < wanted)
             .map(|(position, m)| (position, m.images.shallow_clone()))
             .collect();
-        self.calibrate(&placed, total, &|| false)?;
+        self.calibrate(Before::Training, &placed, total, &|| false)?;
         Ok(())
     }
 
@@ -135,6 +156,7 @@ impl Program {
     /// For every quantizer the absolute maxima of all microbatches, in order; none when the ranks stopped.
     fn maxima(
         &self,
+        mode: Mode,
         microbatches: &[Placed],
         total: usize,
         asked: &dyn Fn() -> bool,
@@ -142,7 +164,7 @@ impl Program {
         self.check_places(microbatches, total)?;
         let quantizers = self.weights.layout.quantizers.len();
         let all = Tensor::f_zeros([total as i64, quantizers as i64, 2], (Kind::Float, self.device()))?;
-        let (network, mut record) = self.evaluation(&self.weights, Mode::CALIBRATE)?;
+        let (network, mut record) = self.evaluation(&self.weights, mode)?;
         for round in 0..self.reducer.place().rounds(total) {
             if self.agree_to_stop(asked())? {
                 return Ok(None);
@@ -165,13 +187,14 @@ impl Program {
     /// For every quantizer the histogram of its absolute values over all microbatches; none when the ranks stopped.
     fn histograms(
         &self,
+        mode: Mode,
         microbatches: &[Placed],
         total: usize,
         maxima: &[Vec<f32>],
         asked: &dyn Fn() -> bool,
     ) -> Result<Option<Vec<Histogram>>, OptimError> {
         let mut counts = Counts::new(maxima)?;
-        let network = self.evaluator_of(&self.weights, Mode::CALIBRATE)?;
+        let network = self.evaluator_of(&self.weights, mode)?;
         for round in 0..self.reducer.place().rounds(total) {
             if self.agree_to_stop(asked())? {
                 return Ok(None);

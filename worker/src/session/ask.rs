@@ -30,13 +30,23 @@ pub fn furthest(coordinator: &str, credentials: &Credentials) -> Result<u64, Ses
     Ok(status(coordinator, credentials, false)?.members.iter().map(|m| m.step).max().unwrap_or_default())
 }
 
-/// Whether the job goes on when it loses some of its workers, which its coordinator knows from the start. None where who answers
-/// has a job that is over, as one before this may, or is of another version.
-pub fn survives(coordinator: &str, credentials: &Credentials) -> Result<Option<bool>, SessionError> {
+/// What a launcher has to know of its job, and its coordinator knows from the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Course {
+    /// It goes on when it loses some of its workers.
+    pub survives: bool,
+    /// How long it goes on without its coordinator; none where nobody could come back.
+    pub absence: Option<Duration>,
+}
+
+/// How a job goes on. None where who answers has a job that is over, as one before this may, or is of another version.
+pub fn course(coordinator: &str, credentials: &Credentials) -> Result<Option<Course>, SessionError> {
     let status = status(coordinator, credentials, false)?;
     let over = matches!(status.phase(), JobPhase::Finished | JobPhase::Failed);
     let known = status.protocol_version == PROTOCOL_VERSION && !over;
-    Ok(known.then_some(status.min_workers < status.expected_workers))
+    let survives = status.min_workers < status.expected_workers;
+    let absence = Some(Duration::from_millis(status.coordinator_timeout_ms)).filter(|t| !t.is_zero());
+    Ok(known.then_some(Course { survives, absence }))
 }
 
 /// One question.

@@ -42,7 +42,8 @@ impl Session {
 
     /// Whether the coordinator counts this worker in the current generation right now: asked before anything is done that
     /// others, who may have given this worker up, are not to be met with. A process that stood still learns of that no
-    /// sooner than it asks. Where nobody answers, nobody says so; a job that ends with any of its workers has nobody to ask.
+    /// sooner than it asks. A coordinator that may come back is waited for; where nobody answers in the time for that, nobody says
+    /// so. A job that ends with any of its workers has nobody to ask.
     pub fn is_current(&self) -> bool {
         if !self.survives() {
             return true;
@@ -58,10 +59,24 @@ impl Session {
             self.connection
                 .call("heartbeat", Instant::now() + ANSWER, async |mut c| c.heartbeat(request.clone()).await)
         };
+        let begun = Instant::now();
+        let waits = |e: &SessionError| {
+            let away = self.rhythm.absence.filter(|_| matches!(e, SessionError::Lost { .. }));
+            away.filter(|away| begun.elapsed() < *away && !current.abort().is_tripped())
+        };
         if current.abort().is_tripped() {
             return false;
         }
-        match asked() {
+        let mut answer = asked();
+        while let Some(away) = answer.as_ref().err().and_then(waits) {
+            tracing::warn!(
+                "what is saved here has to wait for the coordinator's word that this worker is still one of the job's: {:.0} s of at most {:.0} s",
+                begun.elapsed().as_secs_f32(),
+                away.as_secs_f32()
+            );
+            answer = asked();
+        }
+        match answer {
             Ok(HeartbeatReply { abort, regroup, .. }) => {
                 let is = abort.is_none() && regroup.is_none();
                 abort.into_iter().for_each(|abort| self.shared.aborted(abort));
@@ -114,7 +129,7 @@ impl Session {
             if before.joins() && (self.interrupted)() {
                 return Err(SessionError::Interrupted("the others to let it in"));
             }
-            let deadline = Instant::now() + SLICE + self.rhythm.timeout * 2;
+            let deadline = Instant::now() + SLICE + self.rhythm.patience();
             let call = self.connection.calling("attach", deadline, async |mut client| {
                 let answer = client.attach(request.clone()).await;
                 // Who is refused is out of it, whoever asks next: nothing it says later is to end what others go on with.

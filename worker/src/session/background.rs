@@ -11,8 +11,11 @@ use octrain_proto::v1::{
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tonic::Status;
+
+/// Between words on a coordinator that is away.
+const SAY: Duration = Duration::from_secs(30);
 
 /// What the background tasks and the session share.
 pub(super) struct Shared {
@@ -32,6 +35,8 @@ pub(super) struct Shared {
     over: Mutex<Regroup>,
     /// The generation that is to be left at a boundary between two steps; 0: none.
     boundary: AtomicU64,
+    /// The watch is open (again): a coordinator is there, and is to hear of this worker at once.
+    opened: Notify,
     end: Mutex<Option<AbortReason>>,
     ended: Condvar,
 }
@@ -48,6 +53,7 @@ impl Shared {
             current: Mutex::new(Arc::new(Generation::none(generation))),
             over: Mutex::default(),
             boundary: AtomicU64::new(0),
+            opened: Notify::new(),
             end: Mutex::new(None),
             ended: Condvar::new(),
         })
@@ -140,6 +146,15 @@ pub(super) struct Rhythm {
     pub interval: Duration,
     /// Silence after which the coordinator gives a worker up; after twice that, the worker gives up as well.
     pub timeout: Duration,
+    /// Time that the worker goes on instead, where the coordinator keeps a journal and may be started anew.
+    pub absence: Option<Duration>,
+}
+
+impl Rhythm {
+    /// Silence after which the worker gives the coordinator up.
+    pub(super) fn patience(&self) -> Duration {
+        self.absence.unwrap_or_default().max(self.timeout * 2)
+    }
 }
 
 /// Starts all of it.
@@ -180,8 +195,13 @@ async fn heartbeats(
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut answered = Instant::now();
     let mut looked = answered;
+    // When it was last said that nobody answers.
+    let mut said: Option<Instant> = None;
     loop {
-        clock.tick().await;
+        tokio::select! {
+            _ = clock.tick() => {}
+            () = shared.opened.notified() => {}
+        }
         let (step, collectives) =
             (shared.step.load(Ordering::Relaxed), shared.collectives.load(Ordering::Relaxed));
         let current = shared.current();
@@ -194,6 +214,12 @@ async fn heartbeats(
         looked = Instant::now();
         let why = match tokio::time::timeout(rhythm.timeout, client.heartbeat(request)).await {
             Ok(Ok(reply)) => {
+                if said.take().is_some() && rhythm.absence.is_some() {
+                    tracing::info!(
+                        "the coordinator answers again after {:.1} s",
+                        answered.elapsed().as_secs_f32()
+                    );
+                }
                 answered = Instant::now();
                 let HeartbeatReply { abort, regroup, boundary_wanted } = reply.into_inner();
                 if let Some(abort) = abort {
@@ -209,7 +235,7 @@ async fn heartbeats(
             Ok(Err(status)) => return refused(&shared, &status),
             Err(_) => "no answer".to_string(),
         };
-        if answered.elapsed() > rhythm.timeout * 2 {
+        if answered.elapsed() > rhythm.patience() {
             let message = format!(
                 "the coordinator at {address} has not answered for {:.0} s ({why}): stopped, crashed or cut off; start the job anew from the last checkpoint",
                 answered.elapsed().as_secs_f32()
@@ -217,7 +243,17 @@ async fn heartbeats(
             let kind = AbortKind::Shutdown;
             return shared.set_abort(AbortReason { kind, message, culprit: None, saver: None });
         }
-        tracing::warn!("heartbeat not answered: {why}");
+        match rhythm.absence {
+            None => tracing::warn!("heartbeat not answered: {why}"),
+            Some(_) if said.is_some_and(|at| at.elapsed() < SAY) => {}
+            Some(absence) => {
+                said = Some(Instant::now());
+                let (gone, most) = (answered.elapsed().as_secs_f32(), absence.as_secs_f32());
+                tracing::warn!(
+                    "the coordinator does not answer ({why}): the job goes on without it, {gone:.0} s of at most {most:.0} s so far"
+                );
+            }
+        }
     }
 }
 
@@ -228,6 +264,7 @@ async fn listen(mut client: Client, shared: Arc<Shared>, header: Header, rhythm:
         let request = WatchRequest { header: Some(header) };
         match client.watch(request).await {
             Ok(stream) => {
+                shared.opened.notify_one();
                 let mut stream = stream.into_inner();
                 // Ends without an event when the connection breaks, and when the job finishes well.
                 while let Ok(Some(event)) = stream.message().await {

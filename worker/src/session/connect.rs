@@ -51,6 +51,10 @@ pub(super) fn connect(options: SessionOptions) -> Result<Session, SessionError> 
     let rhythm = Rhythm {
         interval: Duration::from_millis(registered.heartbeat_interval_ms.max(10)).min(SLOWEST),
         timeout: Duration::from_millis(registered.heartbeat_timeout_ms.max(20)).min(SLOWEST),
+        absence: match registered.coordinator_timeout_ms {
+            0 => None,
+            ms => Some(Duration::from_millis(ms).min(SLOWEST)),
+        },
     };
     let tasks = background::start(&connection, &shared, rhythm);
     // From here on, dropping the session ends its tasks.
@@ -127,7 +131,8 @@ fn wait_for_plan(
     loop {
         let request =
             GetPlanRequest { header: Some(c.header.clone()), wait_ms: PLAN_SLICE.as_millis() as u64 };
-        let deadline = Instant::now() + PLAN_SLICE + Duration::from_secs(10);
+        let away = session.rhythm.absence.unwrap_or(Duration::from_secs(10));
+        let deadline = Instant::now() + PLAN_SLICE + away;
         let asked = async {
             tokio::select! {
                 reply = c.calling("get_plan", deadline, async |mut client| client.get_plan(request.clone()).await) => reply,

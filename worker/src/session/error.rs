@@ -141,7 +141,9 @@ impl SessionError {
         }
         let message = status.message().to_string();
         match refusal(status) {
-            "" | "gone" => SessionError::Lost { address: address.into(), call, why: words(status) },
+            "" | "gone" | "retired" => {
+                SessionError::Lost { address: address.into(), call, why: words(status) }
+            }
             kind => SessionError::Refused { address: address.into(), kind: kind.into(), message },
         }
     }
@@ -175,7 +177,8 @@ pub(super) fn is_transient(status: &Status) -> bool {
             status.code(),
             Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded
         ),
-        kind => kind == "busy",
+        // This one is not the job's coordinator any more; another one is to come.
+        kind => kind == "busy" || kind == "retired",
     }
 }
 

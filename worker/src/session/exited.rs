@@ -1,9 +1,11 @@
 //! A launcher's word to the coordinator that one of its workers is dead.
 
 use super::ask::ask;
+use super::connection::RETRY;
 use super::transport::Client;
 use super::{Credentials, SessionError, machine};
 use octrain_proto::v1::ExitedRequest;
+use std::time::{Duration, Instant};
 
 /// A worker that has ended, and whom to tell.
 #[derive(Clone)]
@@ -26,8 +28,9 @@ pub struct Exited {
     pub token: String,
 }
 
-/// Tells the coordinator that a worker of this host has ended otherwise than well; whether the job goes on without it.
-pub fn exited(who: &Exited) -> Result<bool, SessionError> {
+/// Tells the coordinator that a worker of this host has ended otherwise than well; whether the job goes on without it. One that
+/// does not answer and may be started anew is asked again for as long as `absence` says.
+pub fn exited(who: &Exited, absence: Option<Duration>) -> Result<bool, SessionError> {
     let request = ExitedRequest {
         job_id: who.job_id.clone(),
         generation: who.generation,
@@ -37,6 +40,16 @@ pub fn exited(who: &Exited) -> Result<bool, SessionError> {
         status: who.status.clone(),
         token: who.token.clone(),
     };
-    let told = async |mut client: Client| client.exited(request.clone()).await;
-    Ok(ask(&who.coordinator, &who.credentials, "exited", told)?.goes_on)
+    let begun = Instant::now();
+    loop {
+        let told = async |mut client: Client| client.exited(request.clone()).await;
+        match ask(&who.coordinator, &who.credentials, "exited", told) {
+            Err(SessionError::Unreachable { .. } | SessionError::Lost { .. })
+                if absence.is_some_and(|absence| begun.elapsed() < absence) =>
+            {
+                std::thread::sleep(RETRY);
+            }
+            answer => return Ok(answer?.goes_on),
+        }
+    }
 }

@@ -14,6 +14,7 @@ mod connection;
 mod credentials;
 mod error;
 mod exited;
+mod fence;
 mod generation;
 mod give_up;
 pub mod machine;
@@ -26,7 +27,7 @@ mod store;
 mod tests;
 mod transport;
 
-pub use ask::{furthest, status, survives};
+pub use ask::{Course, course, furthest, status};
 pub use credentials::Credentials;
 pub use error::SessionError;
 pub use exited::{Exited, exited};
@@ -53,6 +54,9 @@ use octrain_proto::v1::LeaveRequest;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+/// Longest wait of a worker that is done for a coordinator that may come back.
+const FAREWELL: Duration = Duration::from_secs(60);
 
 /// This worker's membership in a job.
 pub struct Session {
@@ -191,8 +195,13 @@ impl Session {
         let c = &self.connection;
         let header = Some(c.header_of(self.generation().number()));
         let request = LeaveRequest { header, interrupted, before_plan };
-        let told =
-            c.call("leave", Instant::now() + ANSWER, async |mut client| client.leave(request.clone()).await);
+        // A coordinator that comes back is to know that this worker is done, and not lost.
+        let patience = match self.rhythm.absence {
+            Some(absence) if !interrupted && !before_plan => absence.min(FAREWELL),
+            _ => ANSWER,
+        };
+        let told = c
+            .call("leave", Instant::now() + patience, async |mut client| client.leave(request.clone()).await);
         if let Err(e) = told {
             tracing::warn!("the coordinator did not hear that this worker leaves: {e}");
         }

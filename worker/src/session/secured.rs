@@ -9,7 +9,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -87,6 +87,8 @@ impl Connector {
     pub(super) fn new(host: &str, tls: Option<&Tls>, trouble: Trouble) -> Option<Self> {
         let mut http = HttpConnector::new();
         http.set_nodelay(true);
+        // Shared out over the addresses of the name, with time left to show certificates within the endpoint's own.
+        http.set_connect_timeout(Some(Duration::from_secs(4)));
         let host = host.trim_start_matches('[').trim_end_matches(']').to_string();
         let secured = match tls {
             Some(tls) => Some((Arc::clone(&tls.config).into(), ServerName::try_from(host).ok()?)),

@@ -126,10 +126,8 @@ fn a_launcher_learns_whether_the_job_goes_on_before_any_worker_has_come() {
     for min_world in [1, 2] {
         let config = CoordinatorConfig::new("127.0.0.1:0", 2).with_min_world(min_world);
         let c = serve(config).unwrap();
-        assert_eq!(
-            survives(&c.address().to_string(), &Credentials::default()).unwrap(),
-            Some(min_world == 1)
-        );
+        let course = course(&c.address().to_string(), &Credentials::default()).unwrap();
+        assert_eq!(course, Some(Course { survives: min_world == 1, absence: None }));
     }
 }
 

@@ -1,6 +1,7 @@
 //! The way to a coordinator: its address, and the one place where a channel to it is opened.
 
 use super::error::{innermost, is_transient};
+use super::fence::Fenced;
 use super::secured::{Connector, Trouble};
 use super::{Credentials, SessionError};
 use octrain_coordinator::token::JobToken;
@@ -10,11 +11,11 @@ use std::time::Duration;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 use tonic::{Request, Status};
 
 /// Calls to a coordinator.
-pub(super) type Client = CoordinatorClient<InterceptedService<Channel, Bearer>>;
+pub(super) type Client = CoordinatorClient<InterceptedService<Fenced, Bearer>>;
 
 /// The way to one coordinator.
 #[derive(Clone)]
@@ -82,7 +83,7 @@ impl Way {
         found(&self.address).await?;
         let connected = self.endpoint.connect_with_connector(self.connector.clone()).await;
         let channel = connected.map_err(|e| innermost(&e))?;
-        Ok(CoordinatorClient::with_interceptor(channel, self.bearer.clone()))
+        Ok(CoordinatorClient::with_interceptor(Fenced::new(channel), self.bearer.clone()))
     }
 
     /// Whether the two sides can come together at all, as far as the last attempt tells.

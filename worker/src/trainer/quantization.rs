@@ -8,7 +8,7 @@ use crate::config::{CheckpointSettings, QuantizationSettings};
 use crate::data::{Dataset, Preprocessing};
 use crate::exec::Mode;
 use crate::launcher::signals;
-use crate::optim::{OptimError, Statistics, Teacher};
+use crate::optim::{Before, OptimError, Statistics, Teacher};
 use crate::passes::{self, Passes};
 use crate::strategy::Purpose;
 use std::path::{Path, PathBuf};
@@ -45,7 +45,9 @@ impl Run<'_> {
             return Ok(());
         }
         let train = self.training_images()?;
-        match self.program.calibrate_on(&train, &self.task.data, &signals::requested).map_err(of_images)? {
+        let before = if self.task.config.run.epochs == 0 { Before::Deployment } else { Before::Training };
+        let done = self.program.calibrate_on(before, &train, &self.task.data, &signals::requested);
+        match done.map_err(of_images)? {
             Statistics::NotDue => Ok(()),
             Statistics::Stopped => Err(TrainError::Stopped("calibration")),
             Statistics::Taken { images } => {

@@ -304,10 +304,49 @@ fn a_job_whose_state_only_the_dead_had_ends_and_does_not_begin_anew() {
     w.event(joining(&new, Wait::First));
     w.event(attach(&Header { generation: 2, ..h[0].clone() }, at(9, 0), Wait::First));
     assert_eq!(w.job.generation, 3);
-    w.event(exited(0));
-    assert_eq!(w.abort().kind(), AbortKind::WorkerLost);
-    assert!(w.abort().saver.is_none_or(|saver| saver.local_index != 1), "it has nothing to save");
-    assert!(matches!(w.event(joining(&new, Wait::Again)), Answer::Refuse(Refusal::Ended(_))));
+    let last = w.clone();
+    for message in ["is killed", "fails"] {
+        let mut w = last.clone();
+        match message {
+            "is killed" => drop(w.event(exited(0))),
+            _ => w.fail(
+                &Header { generation: 3, ..h[0].clone() },
+                "connection reset",
+                FailureKind::Communication,
+            ),
+        }
+        // It may have taken on the state just before, and says so when it comes.
+        assert_eq!((w.job.outcome(), w.job.generation), (None, 4), "the last one that had it {message}");
+        let mut has = w.clone();
+        has.event(attach(&Header { generation: 3, ..new.clone() }, at(9, 0), Wait::First));
+        assert!(matches!(has.job.phase, Phase::Running { .. }), "{:?}", has.job.phase);
+        w.event(joining(&Header { generation: 3, ..new.clone() }, Wait::First));
+        assert_eq!(w.abort().kind(), AbortKind::WorkerLost);
+        contains(&w.abort().message, &["none of those who are left has the job's state"]);
+        assert!(w.abort().saver.is_none_or(|saver| saver.local_index != 1), "it has nothing to save");
+        assert!(matches!(w.event(joining(&new, Wait::Again)), Answer::Refuse(Refusal::Ended(_))));
+    }
+}
+
+#[test]
+fn one_that_is_left_out_does_not_leave_fewer_than_the_minimum() {
+    let (mut w, h, new) = let_in();
+    for generation in [3, 4] {
+        // The minimum is two: with the one that breaks each generation, a single one would be left.
+        if generation == 4 {
+            w.ok(exited(2));
+            w.ok(exited(3));
+        }
+        for header in &h {
+            w.event(attach(&Header { generation, ..header.clone() }, at(9, 0), Wait::First));
+        }
+        w.event(joining(&Header { generation, ..new.clone() }, Wait::First));
+    }
+    let formed_of = match &w.job.phase {
+        Phase::Running { formed, .. } => formed.roster.len(),
+        _ => 0,
+    };
+    assert_ne!(formed_of, 1, "a generation below the minimum");
 }
 
 #[test]
@@ -414,4 +453,29 @@ fn a_place_is_not_held_by_one_that_never_gets_ready_nor_by_one_who_left_before_i
     let (mut w, h) = surviving(3, 1);
     w.ok(Event::Leave { header: h[2].clone(), interrupted: false, before_plan: true });
     w.join(replacement(2));
+}
+
+#[test]
+fn what_ends_with_another_worker_is_not_held_against_one_that_was_let_in() {
+    let (mut w, h) = surviving(6, 2);
+    w.ok(exited(1));
+    let others = [0, 2, 3, 4, 5].map(|i: usize| h[i].clone());
+    let attach_all = |w: &mut World, left: &[Header], generation: u64| {
+        for header in left {
+            w.event(attach(&Header { generation, ..header.clone() }, at(7, 0), Wait::First));
+        }
+    };
+    attach_all(&mut w, &others, 1);
+    let new = w.join(replacement(1));
+    w.event(joining(&new, Wait::First));
+    attach_all(&mut w, &others, 2);
+    assert_eq!(w.job.generation, 3);
+    // One after the other dies before a step is done.
+    for (generation, dies) in [(3, 5), (4, 4), (5, 3)] {
+        w.ok(exited(dies));
+        let left = &others[..dies as usize - 1];
+        attach_all(&mut w, left, generation);
+        let answer = w.event(joining(&Header { generation, ..new.clone() }, Wait::First));
+        assert!(matches!(answer, Answer::Reply(Reply::Attached(Some(_), _))), "{generation}: {answer:?}");
+    }
 }

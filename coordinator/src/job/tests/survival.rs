@@ -161,3 +161,43 @@ fn a_call_of_an_earlier_generation_that_comes_late_is_no_worker_that_has_come_to
     w.event(attach(&h[1], at(5, 0), Wait::Again));
     assert_eq!(formed(&mut w, &h[1]).number, 3);
 }
+
+#[test]
+fn below_the_minimum_no_generation_is_formed_while_the_root_cause_of_a_failure_is_awaited() {
+    let (mut w, h) = surviving(3, 2);
+    w.ok(exited(2));
+    w.event(attach(&h[0], at(1, 0), Wait::First));
+    w.event(attach(&h[1], at(1, 0), Wait::First));
+    let [h0, h1] = [0, 1].map(|i| Header { generation: 2, ..h[i].clone() });
+    w.fail(&h1, "connection reset by peer", FailureKind::Communication);
+    // The other one's collective broke as well.
+    assert_eq!(w.event(attach(&h0, at(3, 0), Wait::First)), Answer::Park);
+    match w.ok(attach(&h0, at(3, 0), Wait::Expired)) {
+        Reply::Attached(None, text) => contains(&text, &["root cause", "connection reset by peer"]),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(w.job.generation, 2);
+    w.pass(ms(6000), &[&h0]);
+    contains(&w.abort().message, &["connection reset by peer", "no other worker has failed"]);
+    assert!(matches!(w.event(attach(&h0, at(3, 0), Wait::Again)), Answer::Refuse(Refusal::Ended(_))));
+}
+
+#[test]
+fn one_that_has_been_silent_since_its_plan_has_begun_where_another_has_finished_a_step() {
+    for before in [true, false] {
+        let (mut w, h) = surviving(3, 2);
+        w.ok(exited(2));
+        // What it had asked before it had its plan comes late; it has trained since, and no word of that has come.
+        let ask = |w: &mut World| assert_eq!(w.plan(&h[1], Wait::First), Answer::Park);
+        if before {
+            ask(&mut w);
+        }
+        w.event(attach(&h[0], at(4, 0), Wait::First));
+        if !before {
+            ask(&mut w);
+        }
+        assert!(matches!(w.job.phase, Phase::Reforming { .. }), "it was taken for one that has come");
+        w.event(attach(&h[1], at(5, 0), Wait::First));
+        assert_eq!(formed(&mut w, &h[0]).source, Some(1), "the fifth step is done");
+    }
+}

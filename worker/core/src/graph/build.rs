@@ -39,6 +39,9 @@ impl Square {
 /// Appends nodes and declares their parameters by torchvision's names.
 pub struct Builder {
     graph: Graph,
+    /// What weights are drawn from: a convolution's of so many groups, and a fully connected layer's.
+    convolutions: fn(usize) -> Initializer,
+    linears: Initializer,
 }
 
 impl Builder {
@@ -53,7 +56,14 @@ impl Builder {
             output: NodeId(0),
             layout: Layout::Nchw,
         };
-        (Self { graph }, NodeId(0))
+        let (convolutions, linears) = (|_| Initializer::FanIn, Initializer::FanIn);
+        (Self { graph, convolutions, linears }, NodeId(0))
+    }
+
+    /// What the weights of layers are drawn from that are appended from now on: of convolutions, by the number of their groups, and
+    /// of fully connected layers. [`Initializer::FanIn`] at first.
+    pub fn initializers(&mut self, convolutions: fn(usize) -> Initializer, linears: Initializer) {
+        (self.convolutions, self.linears) = (convolutions, linears);
     }
 
     /// Appends a node and types it.
@@ -67,9 +77,12 @@ impl Builder {
 
     /// Declares a parameter that an operator is to read; its name.
     pub fn param(&mut self, name: impl Into<String>, shape: &[usize], kind: ParamKind) -> String {
-        let param = Param { name: name.into(), shape: shape.to_vec(), kind };
-        self.graph.params.push(param.clone());
-        param.name
+        self.drawn(name.into(), shape, kind, Initializer::default())
+    }
+
+    fn drawn(&mut self, name: String, shape: &[usize], kind: ParamKind, initializer: Initializer) -> String {
+        self.graph.params.push(Param { name: name.clone(), shape: shape.to_vec(), kind, initializer });
+        name
     }
 
     /// Shape of a value, without the batch.
@@ -103,7 +116,8 @@ impl Builder {
     pub fn convolution(&mut self, name: &str, x: NodeId, square: Square) -> Result<NodeId, GraphError> {
         let Square { out, kernel, stride, groups, bias, padding } = square;
         let shape = [out, self.channels(x) / groups.max(1), kernel, kernel];
-        let weight = self.param(format!("{name}.weight"), &shape, ParamKind::ConvWeight);
+        let initializer = (self.convolutions)(groups);
+        let weight = self.drawn(format!("{name}.weight"), &shape, ParamKind::ConvWeight, initializer);
         let bias = bias.then(|| self.param(format!("{name}.bias"), &[out], ParamKind::Bias));
         let conv =
             Conv { layer: Layer::new(weight, bias), stride: [stride; 2], padding, dilation: [1, 1], groups };
@@ -149,7 +163,8 @@ impl Builder {
 
     /// A fully connected layer with bias, over the last dimension.
     pub fn linear(&mut self, name: &str, x: NodeId, out: usize) -> Result<NodeId, GraphError> {
-        let weight = self.param(format!("{name}.weight"), &[out, self.features(x)], ParamKind::LinearWeight);
+        let shape = [out, self.features(x)];
+        let weight = self.drawn(format!("{name}.weight"), &shape, ParamKind::LinearWeight, self.linears);
         let bias = Some(self.param(format!("{name}.bias"), &[out], ParamKind::Bias));
         self.push(name, Op::Linear(Linear { layer: Layer::new(weight, bias) }), &[x])
     }

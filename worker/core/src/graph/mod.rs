@@ -8,6 +8,7 @@ mod dot;
 mod error;
 mod facts;
 mod infer;
+mod initializer;
 mod node;
 mod ops;
 #[cfg(test)]
@@ -20,6 +21,7 @@ pub use build::{Builder, Square};
 pub use error::GraphError;
 pub use facts::NetworkFacts;
 pub use infer::infer_type;
+pub use initializer::{Distribution, Initializer};
 pub use node::*;
 pub use ops::*;
 

@@ -1,5 +1,6 @@
 //! Nodes, types and parameters.
 
+use super::Initializer;
 use super::Op;
 use serde::{Deserialize, Serialize};
 
@@ -115,6 +116,9 @@ pub struct Param {
     pub shape: Vec<usize>,
     /// What it is.
     pub kind: ParamKind,
+    /// What it is drawn from before training, where it is a weight. The rest begins as its kind says.
+    #[serde(default, skip_serializing_if = "Initializer::is_default")]
+    pub initializer: Initializer,
 }
 
 impl Param {

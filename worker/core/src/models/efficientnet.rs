@@ -4,7 +4,7 @@
 use super::blocks::{
     Behind, End, Names, Norm, classify, conv_norm, conv_norm_activation, end_block, squeeze_excitation,
 };
-use crate::graph::{Builder, Clip, Graph, GraphError, NodeId, Op, Padding, Square};
+use crate::graph::{Builder, Clip, Graph, GraphError, Initializer, NodeId, Op, Padding, Square};
 
 /// Expansion, side of the kernel, first stride, channels and repeats of each stage; table 1.
 const STAGES: [[usize; 5]; 7] = [
@@ -53,6 +53,7 @@ fn blocks() -> Vec<(usize, usize, Block)> {
 
 pub(super) fn b0(name: &str, shape: [usize; 3], classes: usize) -> Result<Graph, GraphError> {
     let (mut b, x) = Builder::new(name, shape);
+    b.initializers(|_| Initializer::FanOut { groups: 1 }, Initializer::UniformOutputs);
     let (norm, silu) = (Norm::DEFAULT, || Behind::activation(Op::Silu));
     let mut x = conv_norm_activation(&mut b, "features.0", x, Square::new(32, 3, 2), norm, silu())?;
     for (stage, i, block) in blocks() {
@@ -77,6 +78,7 @@ pub(super) fn b0(name: &str, shape: [usize; 3], classes: usize) -> Result<Graph,
 
 pub(super) fn lite0(name: &str, shape: [usize; 3], classes: usize) -> Result<Graph, GraphError> {
     let (mut b, x) = Builder::new(name, shape);
+    b.initializers(|groups| Initializer::FanOut { groups }, Initializer::UniformOutputs);
     let (norm, relu6) = (Norm::TENSORFLOW, || Behind::activation(Op::Clip(Clip::RELU6)));
     // TensorFlow's padding depends on the size of the image.
     let same = |b: &Builder, x: NodeId, square: Square| {

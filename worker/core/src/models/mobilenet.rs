@@ -4,7 +4,7 @@ use super::blocks::{
     Behind, End, Names, Norm, classify, conv_norm_activation, divisible, end_block, pooled,
     squeeze_excitation,
 };
-use crate::graph::{Builder, Clip, Dropout, Graph, GraphError, NodeId, Op, Square};
+use crate::graph::{Builder, Clip, Dropout, Graph, GraphError, Initializer, NodeId, Op, Square};
 
 /// Where MobileNetV2 strides.
 #[derive(Clone, Copy)]
@@ -38,6 +38,7 @@ pub(super) fn v2(
     classes: usize,
 ) -> Result<Graph, GraphError> {
     let (mut b, x) = Builder::new(name, shape);
+    b.initializers(|_| Initializer::FanOut { groups: 1 }, Initializer::Normal { thousandths: 10 });
     let relu6 = || Behind::activation(Op::Clip(Clip::RELU6));
     let mut x = conv_norm_activation(
         &mut b,
@@ -137,6 +138,7 @@ pub(super) fn v3(
     classes: usize,
 ) -> Result<Graph, GraphError> {
     let (mut b, x) = Builder::new(name, shape);
+    b.initializers(|_| Initializer::FanOut { groups: 1 }, Initializer::Normal { thousandths: 10 });
     let square = Square::new(16, 3, 2);
     let mut x = conv_norm_activation(
         &mut b,

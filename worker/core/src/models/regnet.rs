@@ -1,7 +1,7 @@
 //! RegNets (Radosavovic et al., arXiv 2003.13678), with torchvision's names.
 
 use super::blocks::{Behind, Norm, classify, conv_norm_activation, squeeze_excitation};
-use crate::graph::{Builder, Graph, GraphError, NodeId, Op, Square};
+use crate::graph::{Builder, Graph, GraphError, Initializer, NodeId, Op, Square};
 
 /// Widths and depths of the four stages, the width of a group, and whether blocks squeeze and excite (the Y form).
 pub(super) struct Design {
@@ -26,6 +26,7 @@ pub(super) fn regnet(
     classes: usize,
 ) -> Result<Graph, GraphError> {
     let (mut b, x) = Builder::new(name, shape);
+    b.initializers(|_| Initializer::FanOut { groups: 1 }, Initializer::Normal { thousandths: 10 });
     let relu = || Behind::activation(Op::Relu);
     let mut x = conv_norm_activation(&mut b, "stem", x, Square::new(32, 3, 2), Norm::DEFAULT, relu())?;
     for (stage, (&width, &depth)) in design.widths.iter().zip(&design.depths).enumerate() {

@@ -12,6 +12,9 @@ impl Forward for BatchNorm {
             return Err(ExecError::State { name: call.node.name.clone(), what });
         };
         let batch = call.mode().batch_stats;
+        if batch {
+            ensure_variance(&call.node.name, call.x())?;
+        }
         let (mean, var) = (call.pass.statistic(*mean)?, call.pass.statistic(*var)?);
         // Momentum 1 leaves exactly this microbatch's statistics in the scratch; the step's update is made once from the
         // sum over all microbatches.
@@ -21,5 +24,13 @@ impl Forward for BatchNorm {
 
     fn value_is_free(&self) -> bool {
         true
+    }
+}
+
+/// Fails where the channels of `[b, C, ...]` have one value each, of which there is no variance.
+pub(in crate::exec) fn ensure_variance(node: &str, x: &Tensor) -> Result<(), ExecError> {
+    match x.size().get(1) {
+        Some(&channels) if x.numel() as i64 == channels => Err(ExecError::OneValue { node: node.into() }),
+        _ => Ok(()),
     }
 }

@@ -19,6 +19,7 @@ mod registry;
 mod shape;
 mod value;
 
+pub(super) use batch_norm::ensure_variance;
 pub use call::Call;
 pub use product::product;
 pub(super) use quantize::quantize;

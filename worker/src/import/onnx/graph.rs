@@ -4,7 +4,7 @@ use super::strides::elements;
 use super::value::Known;
 use crate::checkpoint::{HostTensor, State};
 use crate::graph::{
-    DType, Graph, Layout, Node, NodeId, Op, Param, ParamKind, Parameter, TensorType, infer_type,
+    DType, Graph, Initializer, Layout, Node, NodeId, Op, Param, ParamKind, Parameter, TensorType, infer_type,
 };
 use crate::quant::placement;
 use crate::quant::scheme::Sign;
@@ -87,7 +87,12 @@ impl Made {
             self.copied.push(wanted);
         }
         self.state.insert(name.clone(), HostTensor { shape: shape.to_vec(), data });
-        self.graph.params.push(Param { name: name.clone(), shape: shape.to_vec(), kind });
+        self.graph.params.push(Param {
+            name: name.clone(),
+            shape: shape.to_vec(),
+            kind,
+            initializer: Initializer::default(),
+        });
         Ok(name)
     }
 

@@ -1,7 +1,9 @@
 //! A graph that is being made of a program: what its names stand for.
 
 use super::lower::result;
-use crate::graph::{DType, Graph, Layout, Node, NodeId, Op, Param, ParamKind, TensorType, infer_type};
+use crate::graph::{
+    DType, Graph, Initializer, Layout, Node, NodeId, Op, Param, ParamKind, TensorType, infer_type,
+};
 use octrain_formats::paddle::{self, Attribute, Program};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -84,7 +86,12 @@ impl<'a> Sketch<'a> {
         match self.graph.param(&name) {
             Some(_) => Err(format!("shares `{name}` with another operator")),
             None => {
-                self.graph.params.push(Param { name: name.clone(), shape, kind });
+                self.graph.params.push(Param {
+                    name: name.clone(),
+                    shape,
+                    kind,
+                    initializer: Initializer::default(),
+                });
                 Ok(name)
             }
         }

@@ -25,7 +25,7 @@ impl RangeObserver for Spoils {
 #[test]
 fn a_calibration_sets_all_ranges_or_none() {
     let mut program = program(Some(Qat::default()), Spoils(0.into())).unwrap();
-    let refused = program.calibrate(&[(0, images())], 1, &|| false);
+    let refused = program.calibrate(Before::Training, &[(0, images())], 1, &|| false);
     assert!(matches!(refused, Err(OptimError::Range { .. })), "{refused:?}");
     assert!(program.weights.ranges_host().unwrap().iter().all(Option::is_none));
 }
@@ -48,7 +48,7 @@ fn a_step_is_gone_through_again_only_with_ranges_that_are_known() {
     let mut nodes = 0;
     let refused = program.watch_step(&batch, &mut |_, _| nodes += 1);
     assert!(matches!(refused, Err(OptimError::Exec(ExecError::NoRange(_)))), "{refused:?}");
-    assert!(program.calibrate(&[(0, images.shallow_clone())], 1, &|| false).unwrap());
+    assert!(program.calibrate(Before::Training, &[(0, images.shallow_clone())], 1, &|| false).unwrap());
     let before = (program.weights.flat.copy(), program.weights.ranges_host().unwrap());
     program.watch_step(&batch, &mut |_, _| nodes += 1).unwrap();
     assert_eq!(nodes, program.graph().nodes.len());

@@ -45,7 +45,7 @@ fn one_step(qat: Option<Qat>, watched: bool) -> (f64, Vec<(String, Tensor)>) {
     let images = Tensor::from_slice(&numbers).view([32, 3, 12, 12]);
     let labels = Tensor::from_slice(&(0..32).map(|i| i * 7 % 10).collect::<Vec<i64>>());
     if program.strategy().qat.is_some() {
-        assert!(program.calibrate(&[(0, images.shallow_clone())], 1, &|| false).unwrap());
+        assert!(program.calibrate(Before::Training, &[(0, images.shallow_clone())], 1, &|| false).unwrap());
     }
     let ranges = program.weights.ranges.copy();
     let microbatch = Microbatch { images: &images, labels: &labels };

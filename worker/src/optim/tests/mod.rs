@@ -1,5 +1,6 @@
 //! What a program refuses of what its user brings.
 
+mod calibration;
 mod failed;
 mod fused;
 mod overlap;
@@ -49,7 +50,7 @@ fn step(program: &mut Program) -> Result<StepOutcome, OptimError> {
 fn an_observer_of_ones_own_counts_whatever_the_recipe_names() {
     let qat = Qat { observer: Observer::Percentile, ..Qat::default() };
     let mut program = program(Some(qat), Gives(3.0, 5.0)).unwrap();
-    assert!(program.calibrate(&[(0, images())], 1, &|| false).unwrap());
+    assert!(program.calibrate(Before::Training, &[(0, images())], 1, &|| false).unwrap());
     assert!(program.weights.ranges_host().unwrap().iter().all(|r| *r == Some(3.0)));
     step(&mut program).unwrap();
     assert!(program.weights.ranges_host().unwrap().iter().all(|r| *r == Some(5.0)));
@@ -60,10 +61,11 @@ fn an_observer_without_quantization_or_with_ranges_that_are_none_is_refused() {
     assert!(matches!(program(None, Gives(1.0, 1.0)), Err(OptimError::ObserverWithoutQat)));
     for bad in [f32::NAN, -1.0, f32::INFINITY] {
         let mut calibrating = program(Some(Qat::default()), Gives(bad, 1.0)).unwrap();
-        let e = calibrating.calibrate(&[(0, images())], 1, &|| false).unwrap_err().to_string();
+        let e =
+            calibrating.calibrate(Before::Training, &[(0, images())], 1, &|| false).unwrap_err().to_string();
         assert!(e.contains("`input`") && e.contains("finite and not negative"), "{e}");
         let mut training = program(Some(Qat::default()), Gives(1.0, bad)).unwrap();
-        training.calibrate(&[(0, images())], 1, &|| false).unwrap();
+        training.calibrate(Before::Training, &[(0, images())], 1, &|| false).unwrap();
         let before = training.weights.flat.copy();
         assert!(matches!(step(&mut training), Err(OptimError::Range { .. })));
         assert!(training.weights.flat.equal(&before), "on error nothing was updated");
@@ -80,7 +82,7 @@ fn a_recipe_out_of_its_range_is_refused() {
 fn quantized(target: Target) -> Program {
     let qat = Qat { target, ..Qat::default() };
     let mut program = program(Some(qat), Gives(3.0, 3.0)).unwrap();
-    program.calibrate(&[(0, images())], 1, &|| false).unwrap();
+    program.calibrate(Before::Training, &[(0, images())], 1, &|| false).unwrap();
     program
 }
 
@@ -92,7 +94,7 @@ fn a_microbatch_that_nobody_could_read_does_not_count_in_ranges_and_statistics()
         let network = models::build("ResNet20", [3, 32, 32], 10).unwrap();
         let optimizer = DistributedOptimizer::new(Sgd::default(), strategy, Box::new(Local));
         let mut program = optimizer.minimize(network, CrossEntropy::default()).unwrap();
-        assert!(program.calibrate(placed, total, &|| false).unwrap());
+        assert!(program.calibrate(Before::Training, placed, total, &|| false).unwrap());
         assert!(program.reestimate_batch_norm(placed, total, &|| false).unwrap());
         let statistics = Vec::<f32>::try_from(&program.weights.buffers).unwrap();
         (program.weights.ranges_host().unwrap(), statistics)
@@ -112,7 +114,7 @@ fn microbatches_for_statistics_have_a_place_of_their_own_and_there_is_one() {
         (vec![], 2, "no image of the 2 microbatches"),
     ] {
         let mut program = program(Some(Qat::default()), Gives(3.0, 3.0)).unwrap();
-        let told = program.calibrate(&placed, total, &|| false).unwrap_err().to_string();
+        let told = program.calibrate(Before::Training, &placed, total, &|| false).unwrap_err().to_string();
         assert!(told.contains(words), "{told}");
         let told = program.reestimate_batch_norm(&placed, total, &|| false).unwrap_err().to_string();
         assert!(told.contains(words) || told.contains("range"), "{told}");
@@ -248,7 +250,7 @@ fn a_teacher_is_evaluated_as_its_own_checkpoint_says() {
         Teacher::of_checkpoint(&snapshot, &Passes::default(), &run, Device::Cpu).unwrap()
     };
     let mut student = program(Some(qat), Gives(3.0, 3.0)).unwrap();
-    student.calibrate(&[(0, images())], 1, &|| false).unwrap();
+    student.calibrate(Before::Training, &[(0, images())], 1, &|| false).unwrap();
     assert!(matches!(student.follow(larger(7)), Err(OptimError::TeacherTask { .. })));
     student.follow(larger(10)).unwrap();
     assert!(step(&mut student).unwrap().loss.is_finite());
@@ -293,7 +295,7 @@ fn a_step_calibrates_what_is_not_known_on_as_many_of_its_images_as_the_recipe_sa
         let observer = Observer::Percentile;
         let mut program = of_two(Qat { calibration_images, observer, ..Qat::default() });
         if !placed.is_empty() {
-            assert!(program.calibrate(placed, 2, &|| false).unwrap());
+            assert!(program.calibrate(Before::Training, placed, 2, &|| false).unwrap());
         }
         program.step(&batch).unwrap();
         program.weights.ranges_host().unwrap()
@@ -353,17 +355,20 @@ fn a_recipe_s_images_are_those_of_a_data_set_where_there_is_one() {
         Qat { calibration_images, bn_images, freeze_bn: crate::strategy::Freeze::Step(0), ..Qat::default() }
     };
     let mut program = of_two(qat(20));
-    assert_eq!(program.calibrate_on(&train, &data, &|| true).unwrap(), Statistics::Stopped);
+    assert_eq!(program.calibrate_on(Before::Training, &train, &data, &|| true).unwrap(), Statistics::Stopped);
     let taken = |images| Statistics::Taken { images };
-    assert_eq!(program.calibrate_on(&train, &data, &|| false).unwrap(), taken(24));
-    assert_eq!(program.calibrate_on(&train, &data, &|| false).unwrap(), Statistics::NotDue);
+    assert_eq!(program.calibrate_on(Before::Training, &train, &data, &|| false).unwrap(), taken(24));
+    assert_eq!(program.calibrate_on(Before::Training, &train, &data, &|| false).unwrap(), Statistics::NotDue);
     let again =
         |program: &mut Program| program.reestimate_batch_norm_on(&train, &data, false, &|| false).unwrap();
     let before = program.weights.buffers.copy();
     assert_eq!(again(&mut program), taken(16));
     assert!(!program.weights.buffers.equal(&before));
     let mut none = of_two(qat(0));
-    assert!(matches!(none.calibrate_on(&train, &data, &|| false), Err(OptimError::NoCalibration { .. })));
+    assert!(matches!(
+        none.calibrate_on(Before::Training, &train, &data, &|| false),
+        Err(OptimError::NoCalibration { .. })
+    ));
 }
 
 #[test]
@@ -462,7 +467,7 @@ fn a_gradient_is_clipped_as_it_is_without_its_loss_scale_and_learned_scales_with
             .clip_norm(clip)
             .schedule(schedule::Schedule::constant(1.0));
         let mut program = optimizer.minimize(network(), CrossEntropy::default()).unwrap();
-        assert!(program.calibrate(&[(0, x.shallow_clone())], 1, &|| false).unwrap());
+        assert!(program.calibrate(Before::Training, &[(0, x.shallow_clone())], 1, &|| false).unwrap());
         let before = [program.weights.flat.copy(), program.weights.ranges.copy()];
         let norm = program.step(&[Microbatch { images: &x, labels: &labels }]).unwrap().grad_norm;
         let moved = [&program.weights.flat - &before[0], &program.weights.ranges - &before[1]];

@@ -3,7 +3,7 @@
 mod of_today;
 
 use super::*;
-use crate::graph::{DType, Param, ParamKind, TensorType};
+use crate::graph::{DType, Initializer, Param, ParamKind, TensorType};
 use crate::quant::scheme::{Scheme, Sign};
 use crate::strategy::Target;
 
@@ -46,6 +46,7 @@ fn params() -> Vec<Param> {
         name: name.into(),
         shape: shape.to_vec(),
         kind: ParamKind::ConvWeight,
+        initializer: Initializer::default(),
     };
     shapes.map(param).into()
 }

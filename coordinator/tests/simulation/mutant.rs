@@ -1,0 +1,116 @@
+//! Faults in the coordinator's decisions: what the checks are worth, each has to be found.
+
+use octrain_coordinator::job::{Answer, Event, Job, Phase, Reply};
+use octrain_coordinator::ranks;
+use octrain_proto::v1::Generation;
+
+/// A fault in the coordinator's decisions, which a run has to show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mutant {
+    /// Calls of generations that are over count as those of the current one.
+    TakesOldGenerations,
+    /// All take on the state of rank 0, however far it is.
+    TakesTheFirstAsSource,
+    /// All begin anew.
+    NamesNoSource,
+    /// Nobody is said to have no state.
+    TakesAllForFinished,
+    /// Ranks are told of rosters in an order of their own.
+    OrdersRostersAnew,
+    /// Two ranks are the first.
+    GivesARankTwice,
+    /// Where workers stand is forgotten.
+    ForgetsStandings,
+    /// Broken connections, silence and time-outs are not looked at.
+    NeverTicks,
+    /// Whoever has been told of an end is told of it again.
+    EndsGenerationsTwice,
+    /// Who has left is not counted as gone.
+    ForgetsWhoLeft,
+    /// A worker that has come is not waited for to come: it is answered at once with the old generation.
+    LetsNobodyWait,
+    /// A launcher's word is said of another worker.
+    BlamesTheWrongOne,
+}
+
+impl Mutant {
+    /// All of them.
+    pub const ALL: [Mutant; 12] = [
+        Mutant::TakesOldGenerations,
+        Mutant::TakesTheFirstAsSource,
+        Mutant::NamesNoSource,
+        Mutant::TakesAllForFinished,
+        Mutant::OrdersRostersAnew,
+        Mutant::GivesARankTwice,
+        Mutant::ForgetsStandings,
+        Mutant::NeverTicks,
+        Mutant::EndsGenerationsTwice,
+        Mutant::ForgetsWhoLeft,
+        Mutant::LetsNobodyWait,
+        Mutant::BlamesTheWrongOne,
+    ];
+
+    /// What it makes of an event, in the place of the decision.
+    pub fn event(self, job: &Job, event: Event) -> Option<Event> {
+        match (self, event) {
+            (Mutant::TakesOldGenerations, Event::Attach { mut header, standing, message, wait }) => {
+                header.generation = job.generation;
+                Some(Event::Attach { header, standing, message, wait })
+            }
+            (Mutant::ForgetsStandings, Event::Attach { header, message, wait, .. }) => {
+                Some(Event::Attach { header, standing: None, message, wait })
+            }
+            (Mutant::NeverTicks, Event::Tick) | (Mutant::ForgetsWhoLeft, Event::Leave { .. }) => None,
+            (Mutant::BlamesTheWrongOne, Event::Exited(mut request)) => {
+                let other = job.members.values().find(|m| m.lives() && m.facts.pid != request.pid);
+                if let Some(other) = other {
+                    let process = (other.facts.pid - 1000) as usize;
+                    (request.pid, request.token) = (other.facts.pid, super::worker::token(process));
+                    (request.host, request.local_index) = (other.facts.host.clone(), other.facts.local_index);
+                }
+                Some(Event::Exited(request))
+            }
+            (_, event) => Some(event),
+        }
+    }
+
+    /// What it makes of an answer.
+    pub fn answer(self, job: &Job, event: &Event, answer: Answer) -> Answer {
+        match (self, answer) {
+            (Mutant::LetsNobodyWait, Answer::Park) => match (event, &job.phase) {
+                (Event::Attach { .. }, Phase::Reforming { .. }) => {
+                    let roster = job.members.values().filter(|m| m.attached.is_some() && m.counted());
+                    let places: Vec<_> = roster.map(|m| m.place()).collect();
+                    let roster = ranks::assign(&places);
+                    let formed = Generation {
+                        number: job.generation,
+                        roster,
+                        source: Some(0),
+                        ..Generation::default()
+                    };
+                    Answer::Reply(Reply::Attached(Some(formed), String::new()))
+                }
+                _ => Answer::Park,
+            },
+            (_, Answer::Reply(Reply::Attached(Some(formed), text))) => {
+                Answer::Reply(Reply::Attached(Some(self.generation(formed)), text))
+            }
+            (_, answer) => answer,
+        }
+    }
+
+    fn generation(self, mut formed: Generation) -> Generation {
+        match self {
+            Mutant::TakesTheFirstAsSource => formed.source = formed.source.map(|_| 0),
+            Mutant::NamesNoSource => formed.source = None,
+            Mutant::TakesAllForFinished => formed.joined.clear(),
+            Mutant::OrdersRostersAnew => {
+                let by = formed.rank as usize % formed.roster.len().max(1);
+                formed.roster.rotate_left(by);
+            }
+            Mutant::GivesARankTwice => formed.rank = formed.rank.min(formed.roster.len() as u32 / 2),
+            _ => {}
+        }
+        formed
+    }
+}

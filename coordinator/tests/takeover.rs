@@ -1,0 +1,138 @@
+//! A coordinator that keeps a journal, over real connections: who goes on, and who has to go.
+
+use octrain_coordinator::config::CoordinatorConfig;
+use octrain_coordinator::job::{Outcome, Retirement};
+use octrain_coordinator::server::{self, Serving};
+use octrain_coordinator::term::Term;
+use octrain_proto::v1::*;
+use octrain_proto::{REFUSAL_KEY, TERM_KEY};
+use std::path::Path;
+use std::time::Duration;
+use tonic::{Request, Status};
+
+mod worker;
+use worker::*;
+
+fn config(journal: &Path) -> CoordinatorConfig {
+    CoordinatorConfig { journal_file: Some(journal.into()), ..CoordinatorConfig::new("127.0.0.1:0", 2) }
+}
+
+async fn serve(journal: &Path) -> Serving {
+    server::start(config(journal)).await.unwrap()
+}
+
+/// A heartbeat of one that has heard of a coordinator of `term`; the term that the answer says.
+async fn beat(worker: &mut Worker, term: Option<Term>) -> Result<Term, Status> {
+    let beat = HeartbeatRequest { header: worker.header(), step: 3, collectives: 0, connected: true };
+    let mut request = Request::new(beat);
+    if let Some(term) = term {
+        request.metadata_mut().insert(TERM_KEY, term.to_string().parse().unwrap());
+    }
+    let answer = worker.client.heartbeat(request).await?;
+    Ok(answer.metadata().get(TERM_KEY).unwrap().to_str().unwrap().parse().unwrap())
+}
+
+async fn over(serving: &Serving) -> Outcome {
+    tokio::time::timeout(LONG, serving.over()).await.unwrap()
+}
+
+#[tokio::test]
+async fn one_that_was_replaced_goes_and_leaves_the_job_to_the_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = dir.path().join("journal");
+    let old = serve(&journal).await;
+    let mut a = Worker::join(old.address(), request("a", 0)).await.unwrap();
+    let mut b = Worker::join(old.address(), request("a", 1)).await.unwrap();
+    let first = beat(&mut a, None).await.unwrap();
+    assert_eq!(first.number, 1);
+    assert!(!a.header.member.contains(&first.to_string()[..16]), "nobody learns others' names from it");
+    let asked = a.client.status(StatusRequest::default()).await.unwrap();
+    assert!(asked.metadata().get(TERM_KEY).is_none(), "a stranger does not learn it");
+    // What is heard of another run says nothing of this one, nor does what nobody can read.
+    for heard in [first, Term { number: 0, ..first }, Term { run: !first.run, number: 9 }] {
+        assert_eq!(beat(&mut a, Some(heard)).await.unwrap(), first, "{heard}");
+    }
+    let mut watch = b.client.watch(WatchRequest { header: b.header() }).await.unwrap().into_inner();
+    let e = beat(&mut a, Some(Term { number: 3, ..first })).await.unwrap_err();
+    assert_eq!(e.code(), tonic::Code::Unavailable);
+    assert_eq!(e.metadata().get(REFUSAL_KEY).unwrap(), "retired");
+    let outcome = over(&old).await;
+    let Outcome::Retired { why: Retirement::Superseded(why) } = outcome else { panic!("{outcome:?}") };
+    assert!(why.contains("term 3; this one is of term 1"), "{why}");
+    // Nobody was told that the job has ended.
+    assert!(matches!(watch.message().await, Ok(None) | Err(_)));
+    let new = serve(&journal).await;
+    for worker in [&mut a, &mut b] {
+        worker.client = client(new.address()).await;
+        assert_eq!(beat(worker, Some(first)).await.unwrap(), Term { number: 2, ..first });
+        assert!(worker.plan(0).await.unwrap().plan.is_some());
+    }
+    a.leave().await;
+    b.leave().await;
+    assert_eq!(over(&new).await, Outcome::Finished { interrupted: false });
+    let e = server::start(config(&journal)).await.err().unwrap();
+    assert!(e.to_string().contains("is of a job that has ended"), "{e}");
+    assert_eq!(e.exit_code(), 2);
+}
+
+#[tokio::test]
+async fn one_whose_journal_another_has_written_to_tells_nobody_anything_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = dir.path().join("journal");
+    let serving = serve(&journal).await;
+    let mut a = Worker::join(serving.address(), request("a", 0)).await.unwrap();
+    let whole = std::fs::read(&journal).unwrap();
+    std::fs::write(&journal, [&whole[..], b"of another"].concat()).unwrap();
+    // Heartbeats change nothing that is kept.
+    beat(&mut a, None).await.unwrap();
+    let e = Worker::join(serving.address(), request("a", 1)).await.err().unwrap();
+    assert_eq!(e.metadata().get(REFUSAL_KEY).unwrap(), "retired", "{e}");
+    let outcome = over(&serving).await;
+    assert!(matches!(&outcome, Outcome::Retired { why: Retirement::Superseded(_) }), "{outcome:?}");
+    assert_eq!(octrain_coordinator::exit_code::of(&outcome), 3);
+    assert!(std::fs::read(&journal).unwrap().ends_with(b"of another"), "nothing was written to it");
+}
+
+#[tokio::test]
+async fn the_end_of_a_job_is_told_by_the_next_one_where_not_all_have_heard_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, copy) = (dir.path().join("journal"), dir.path().join("copy"));
+    let serving = serve(&journal).await;
+    let mut a = Worker::join(serving.address(), request("a", 0)).await.unwrap();
+    let _b = Worker::join(serving.address(), request("a", 1)).await.unwrap();
+    serving.stop("test");
+    serving.ended().await;
+    // As it was when it had decided, and nobody had heard: a coordinator that died there.
+    std::fs::copy(&journal, &copy).unwrap();
+    let next = serve(&copy).await;
+    a.client = client(next.address()).await;
+    let abort = a.beat(1).await.unwrap().unwrap();
+    assert_eq!(abort.kind(), AbortKind::Shutdown);
+    assert!(matches!(over(&next).await, Outcome::Failed { .. }));
+    assert!(matches!(over(&serving).await, Outcome::Failed { .. }));
+}
+
+#[tokio::test]
+async fn a_thousand_workers_register_and_are_found_again_within_seconds() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = dir.path().join("journal");
+    let many = CoordinatorConfig { world_size: 1024, min_world: 1024, ..config(&journal) };
+    let serving = server::start(many.clone()).await.unwrap();
+    let mut client = client(serving.address()).await;
+    let begun = std::time::Instant::now();
+    for i in 0..1023 {
+        client.register(request("a", i)).await.unwrap();
+    }
+    let registered = begun.elapsed();
+    let bytes = std::fs::metadata(&journal).unwrap().len();
+    let copy = dir.path().join("copy");
+    std::fs::copy(&journal, &copy).unwrap();
+    let begun = std::time::Instant::now();
+    let next = server::start(CoordinatorConfig { journal_file: Some(copy), ..many }).await.unwrap();
+    let started = begun.elapsed();
+    println!("1,023 workers: registered in {registered:.2?}, {bytes} bytes, found again in {started:.2?}");
+    let mut asking = worker::client(next.address()).await;
+    let status = asking.status(StatusRequest::default()).await.unwrap().into_inner();
+    assert_eq!((status.members.len(), status.term), (1023, 2));
+    assert!(started < Duration::from_secs(20), "{started:?}");
+}
