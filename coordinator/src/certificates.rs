@@ -6,6 +6,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
+use rustls::pki_types::ServerName;
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -84,16 +85,14 @@ pub fn make(folder: &Path, names: &[String], now: SystemTime) -> Result<Made, Ma
 
     let loopback = ["localhost", "127.0.0.1", "::1"].map(String::from);
     let mut all: Vec<String> = loopback.into_iter().chain(names.iter().cloned()).collect();
+    // As in an address with a port.
+    all.iter_mut().for_each(|name| *name = name.trim_start_matches('[').trim_end_matches(']').to_string());
+    all.sort();
     all.dedup();
-    for name in names {
-        let host = |n: &str| {
-            n.split('.').all(|part| {
-                !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
-            })
-        };
-        if name.parse::<std::net::IpAddr>().is_err() && !host(name.strip_prefix("*.").unwrap_or(name)) {
-            return Err(MakeError::Name(name.clone()));
-        }
+    // What a worker can ask for, and the certificate then has.
+    if let Some(name) = all.iter().find(|n| ServerName::try_from(n.strip_prefix("*.").unwrap_or(n)).is_err())
+    {
+        return Err(MakeError::Name(name.clone()));
     }
     let mut coordinator = dated(CertificateParams::new(all).map_err(other)?, "coordinator");
     coordinator.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];

@@ -222,6 +222,7 @@ async fn shows(listen: &str, files: &TlsFiles, at: SystemTime) -> SocketAddr {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_with_certificates_goes_through_and_whoever_shows_none_of_them_is_told_why() {
+    let begun = std::time::Instant::now();
     let dir = tempfile::tempdir().unwrap();
     let now = SystemTime::now();
     let of = |name: &str, at: SystemTime| make(&dir.path().join(name), &[], at).unwrap();
@@ -328,7 +329,8 @@ async fn a_job_with_certificates_goes_through_and_whoever_shows_none_of_them_is_
     );
     let lines: Vec<&str> =
         log.lines().filter(|l| l.contains("refused: a connection from 127.0.0.1")).collect();
-    assert_eq!(lines.len(), 1, "a line a minute: {log}");
+    let most = 1 + begun.elapsed().as_secs() / 60;
+    assert!((1..=most).contains(&(lines.len() as u64)), "a line a minute: {log}");
 }
 
 /// A folder for the log of another coordinator.

@@ -31,8 +31,8 @@ const TERM_TO_KILL: Duration = Duration::from_secs(3);
 /// How one ends that was asked to stop.
 const PREEMPTED: End = End::Code(super::EXIT_PREEMPTED as i32);
 
-/// One worker to start.
-#[derive(Debug, Clone, Default)]
+/// One worker to start. It is not shown: its environment has secrets.
+#[derive(Clone, Default)]
 pub struct WorkerCommand {
     /// Its name in messages and prefixes, e.g. `rank 1`.
     pub label: String,
@@ -96,7 +96,8 @@ pub struct Ended {
 
 impl std::fmt::Debug for LaunchOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { program, workers, failure_grace, stop_grace, .. } = self;
+        let Self { program, failure_grace, stop_grace, .. } = self;
+        let workers: Vec<&String> = self.workers.iter().map(|w| &w.label).collect();
         write!(f, "LaunchOptions({program:?}, {workers:?}, {failure_grace:?}, {stop_grace:?})")
     }
 }
