@@ -149,6 +149,7 @@ pub async fn start(config: CoordinatorConfig) -> Result<Serving, ServeError> {
     journal.iter_mut().try_for_each(|journal| journal.append(&records))?;
     let generation = config.generation;
     log::info(generation, &opening);
+    let term = journal.is_some().then_some(term);
     let (mailbox, driver) = driver::start(Arc::new(config), job, journal);
     let (stop, stopped) = oneshot::channel::<()>();
     let service =
