@@ -354,11 +354,11 @@ fn apply(now: Now, job: &mut Job, config: &CoordinatorConfig, event: Event) -> A
             let dropped = member.dropped.clone();
             // Nor is one in the job that is only about to come.
             let heard = dropped.is_none() && !member.joins;
-            if heard && step > 0 {
-                member.has_state();
-            }
             let abort = ended.or(dropped);
             member.told |= abort.is_some();
+            if heard && step > 0 {
+                job.has_state(&header.member);
+            }
             // What one that is given up has done is nobody's progress.
             if heard {
                 job.progressed(header.generation, step);
@@ -384,7 +384,7 @@ fn apply(now: Now, job: &mut Job, config: &CoordinatorConfig, event: Event) -> A
             member.step = member.step.max(report.step);
             member.report = Some(report);
             if report.step > 0 {
-                member.has_state();
+                job.has_state(&header.member);
             }
             job.progressed(header.generation, report.step);
             done(None)

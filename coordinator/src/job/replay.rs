@@ -91,6 +91,14 @@ impl Job {
         Some(member)
     }
 
+    /// A member has said that it has the job's state.
+    pub(super) fn has_state(&mut self, name: &str) {
+        if let Some(member) = self.members.get_mut(name).filter(|m| m.untried) {
+            member.untried = false;
+            self.kept.push(Record::Tried(name.into()));
+        }
+    }
+
     /// The store of the current generation is asked for something.
     pub(super) fn uses_store(&mut self) {
         if self.store_use == StoreUse::None {
@@ -286,6 +294,7 @@ impl Replayed {
                 job.members.get_mut(&left.member).ok_or(unknown)?.left = true;
                 job.interrupted |= left.interrupted;
             }
+            Record::Tried(name) => job.members.get_mut(name).ok_or(unknown)?.untried = false,
             Record::End(End { abort: Some(abort), .. }) => {
                 job.phase = Phase::Failed { at: Now::ZERO, abort: abort.clone() };
             }
@@ -319,7 +328,7 @@ fn form(job: &mut Job, kept: &Formed) -> Result<(), &'static str> {
     for (place, name) in formed.roster.iter().zip(members) {
         let member = job.members.get_mut(name).ok_or("a generation has a worker that was not admitted")?;
         member.joins = false;
-        member.untried = formed.joined.contains(&place.rank);
+        member.untried &= formed.joined.contains(&place.rank);
         member.tries += u32::from(member.untried);
         (member.rank, member.generation) = (Some(place.rank), formed.number);
         member.gpu = place.cuda_device.map(|ordinal| Gpu { ordinal, uuid: place.cuda_uuid.clone() });

@@ -37,6 +37,9 @@ pub enum Record {
     /// All who wanted to have heard of the end.
     #[prost(bool, tag = "10")]
     Closed(bool),
+    /// A worker that came to the running job has taken on its state.
+    #[prost(string, tag = "11")]
+    Tried(String),
 }
 
 /// Whose journal it is: what a coordinator that goes on with it must agree with.
@@ -155,6 +158,6 @@ pub(super) struct Entry {
 /// A record as it is encoded.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Item {
-    #[prost(oneof = "Record", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    #[prost(oneof = "Record", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
     pub record: Option<Record>,
 }

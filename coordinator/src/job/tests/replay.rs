@@ -223,6 +223,18 @@ fn one_that_was_given_up_stays_so_and_the_others_form_without_it() {
     assert_eq!((member.joins, member.untried, member.tries, member.generation), (false, true, 1, 3));
     kept.beat(&Header { generation: 3, ..joins.clone() }, 9);
     assert!(!kept.world.job.members[&joins.member].untried);
+    // That it has the state is known to the next one as well, whether or not it is heard, and in the generations after.
+    kept.again();
+    assert!(!kept.world.job.members[&joins.member].untried);
+    let third = |h: &Header| Header { generation: 3, ..h.clone() };
+    [third(&headers[0]), third(&headers[1]), third(&joins)].iter().for_each(|h| drop(kept.attach(h, 9)));
+    kept.again();
+    let member = &kept.world.job.members[&joins.member];
+    assert_eq!((member.untried, member.tries, member.generation), (false, 1, 4));
+    kept.event(Event::Shutdown { why: "SIGTERM".into() });
+    let mut alone = kept.records.clone();
+    alone.retain(|r| !matches!(r, Record::Tried(_)));
+    assert_eq!(alone.len() + 1, kept.records.len(), "kept once");
 }
 
 #[test]
