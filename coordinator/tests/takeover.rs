@@ -144,15 +144,17 @@ async fn the_end_of_a_job_is_told_by_the_next_one_where_not_all_have_heard_it() 
     let (journal, copy) = (dir.path().join("journal"), dir.path().join("copy"));
     let serving = serve(&journal).await;
     let mut a = Worker::join(serving.address(), request("a", 0)).await.unwrap();
-    let _b = Worker::join(serving.address(), request("a", 1)).await.unwrap();
+    let mut b = Worker::join(serving.address(), request("a", 1)).await.unwrap();
     serving.stop("test");
     serving.ended().await;
     // As it was when it had decided, and nobody had heard: a coordinator that died there.
     std::fs::copy(&journal, &copy).unwrap();
     let next = serve(&copy).await;
-    a.client = client(next.address()).await;
-    let abort = a.beat(1).await.unwrap().unwrap();
-    assert_eq!(abort.kind(), AbortKind::Shutdown);
+    for worker in [&mut a, &mut b] {
+        worker.client = client(next.address()).await;
+        let abort = worker.beat(1).await.unwrap().unwrap();
+        assert_eq!(abort.kind(), AbortKind::Shutdown);
+    }
     assert!(matches!(over(&next).await, Outcome::Failed { .. }));
     assert!(matches!(over(&serving).await, Outcome::Failed { .. }));
 }

@@ -143,6 +143,8 @@ pub struct Job {
     pub term: u64,
     /// Whether the store was used.
     store_use: StoreUse,
+    /// Until when those are to be heard whom an earlier coordinator admitted.
+    unheard: Now,
     /// What the journal has yet to be told of.
     kept: Vec<Record>,
     /// Places and why their registrations were refused, newest last.
@@ -199,6 +201,7 @@ impl Job {
             store: Store::default(),
             term: 0,
             store_use: StoreUse::None,
+            unheard: Now::ZERO,
             kept: Vec::new(),
             refusals: VecDeque::new(),
             echoes: Vec::new(),

@@ -295,3 +295,50 @@ fn records_that_no_coordinator_has_written_in_this_order_are_an_error_and_no_pan
     without.remove(generation - 1);
     assert!(matches!(replayed(&without), Err(ReplayError::Senseless { .. })), "without its plan");
 }
+
+#[test]
+fn a_failed_collective_is_known_to_the_next_one_which_awaits_its_root_cause() {
+    let (mut kept, headers) = Kept::running(3, 3);
+    headers.iter().for_each(|h| drop(kept.beat(h, 5)));
+    let report =
+        |h: &Header, kind| Event::ReportFailure { header: h.clone(), message: "it broke".into(), kind };
+    kept.event(report(&headers[1], FailureKind::Communication));
+    kept.event(report(&headers[1], FailureKind::Communication));
+    kept.event(report(&headers[0], FailureKind::Waited));
+    let told = kept.records.iter().filter(|r| matches!(r, Record::Suspected(_))).count();
+    assert_eq!(told, 2, "what changes nothing is not kept");
+    kept.again();
+    let Phase::Running { suspicion: Some(s), .. } = &kept.world.job.phase else { panic!() };
+    assert_eq!((&s.member, s.waited, s.until), (&headers[0].member, true, Duration::from_secs(30)));
+    assert!(kept.world.job.members[&headers[1].member].failed);
+    // The others need not come; the one that is to blame is not heard.
+    kept.pass(Duration::from_secs(31));
+    let Some(Outcome::Failed { abort }) = kept.world.job.outcome() else { panic!() };
+    assert_eq!((abort.kind(), abort.culprit), (AbortKind::WorkerLost, Some(2)), "{}", abort.message);
+    contains(&abort.message, &["no heartbeat", "rank 0", "waited in vain: it broke"]);
+}
+
+#[test]
+fn all_that_have_yet_to_be_heard_can_hear_of_an_end() {
+    let (mut kept, headers) = Kept::running(2, 2);
+    headers.iter().for_each(|h| drop(kept.beat(h, 5)));
+    kept.event(Event::Shutdown { why: "SIGTERM".into() });
+    kept.again();
+    let drained = |kept: &Kept| kept.world.job.drained(kept.world.now, &kept.world.config);
+    // Longer than the ordinary linger.
+    kept.pass(Duration::from_secs(29));
+    assert!(kept.beat(&headers[0], 5).abort.is_some() && !drained(&kept));
+    let mut late = Kept { world: kept.world.clone(), records: kept.records.clone() };
+    assert!(late.beat(&headers[1], 5).abort.is_some() && drained(&late), "all know");
+    kept.pass(Duration::from_secs(1));
+    assert!(drained(&kept), "one that is gone as well is not waited for any longer");
+    // So where it ends only now.
+    let (mut kept, headers) = Kept::running(2, 2);
+    kept.again();
+    let (header, kind) = (headers[0].clone(), FailureKind::Own);
+    kept.event(Event::ReportFailure { header, message: "a defect".into(), kind });
+    kept.pass(Duration::from_secs(29));
+    assert!(kept.world.job.outcome().is_some() && !drained(&kept));
+    kept.pass(Duration::from_secs(1));
+    assert!(drained(&kept));
+}
