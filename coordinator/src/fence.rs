@@ -1,5 +1,7 @@
-//! Terms on the wire: every answer to a member says the coordinator's, and a call that says a later one ends this coordinator. A
-//! stranger does not learn whose run it is, and so cannot say that.
+//! Terms on the wire, where a journal is kept: answers to members say the coordinator's, and a call that says a later one of the same
+//! run ends this coordinator. Only who was admitted is told of the run, which nobody guesses: an answer says it where the call
+//! succeeded, and a refusal only to one that said it itself, so that what it knows to be later counts. A stranger learns
+//! nothing, and ends nothing.
 
 use crate::driver::Mailbox;
 use crate::refusal::Refusal;
@@ -8,11 +10,11 @@ use octrain_proto::TERM_KEY;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::{Service, http};
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::server::NamedService;
+use tonic::{Code, Status};
 
 /// Calls that need no membership.
 const STRANGERS: [&str; 3] = ["/Status", "/Exited", "/GiveUp"];
@@ -21,7 +23,8 @@ const STRANGERS: [&str; 3] = ["/Status", "/Exited", "/GiveUp"];
 #[derive(Clone)]
 pub(crate) struct Fenced<S> {
     pub(crate) inner: S,
-    pub(crate) term: Term,
+    /// None where no other coordinator could ever go on with the job: then terms are neither told nor obeyed.
+    pub(crate) term: Option<Term>,
     pub(crate) mailbox: Mailbox,
 }
 
@@ -45,10 +48,11 @@ where
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Answering {
-        let ours = self.term;
+        let Some(ours) = self.term else { return Box::pin(self.inner.call(request)) };
         // Whoever has heard of no coordinator yet says nothing.
-        let heard = request.headers().get(TERM_KEY).and_then(|v| v.to_str().ok());
-        if let Some(heard) = heard.and_then(|text| text.parse::<Term>().ok()).filter(|t| ours.is_before(*t)) {
+        let said = request.headers().get(TERM_KEY).and_then(|v| v.to_str().ok());
+        let said = said.and_then(|text| text.parse::<Term>().ok()).filter(|said| said.run == ours.run);
+        if let Some(heard) = said.filter(|heard| ours.is_before(*heard)) {
             let why = format!(
                 "a worker has heard of a later coordinator of this job (term {}; this one is of term {})",
                 heard.number, ours.number
@@ -61,9 +65,15 @@ where
         let answering = self.inner.call(request);
         Box::pin(async move {
             let answer = answering.await?;
-            Ok(if strange { answer } else { says(answer, ours) })
+            let admitted = !strange && (said.is_some() || !is_refusal(&answer));
+            Ok(if admitted { says(answer, ours) } else { answer })
         })
     }
+}
+
+/// Whether the answer says in its head, as refusals do, that the call has failed.
+fn is_refusal(answer: &http::Response<Body>) -> bool {
+    Status::from_header_map(answer.headers()).is_some_and(|status| status.code() != Code::Ok)
 }
 
 fn says(mut answer: http::Response<Body>, term: Term) -> http::Response<Body> {

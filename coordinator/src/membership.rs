@@ -139,11 +139,6 @@ impl Member {
         !self.left && !self.failed
     }
 
-    /// It has said that it has the job's state.
-    pub fn has_state(&mut self) {
-        self.untried = false;
-    }
-
     /// A call of one that was let in and has not heard of it yet: it has not come, whatever its call says of leaving.
     pub fn has_not_come(&self, header_generation: u64) -> bool {
         self.untried && !self.joins && header_generation < self.generation && self.spoken < self.generation

@@ -87,6 +87,17 @@ impl ServeError {
         match self {
             ServeError::Runtime(_) => EXIT_ERROR,
             ServeError::Journal(JournalError::Locked { .. } | JournalError::TakenOver { .. }) => EXIT_ABORTED,
+            // A path that cannot be a journal's stays so; a full disk, or one that fails, does not.
+            ServeError::Journal(JournalError::Io { source, .. }) => match source.kind() {
+                io::ErrorKind::NotFound
+                | io::ErrorKind::PermissionDenied
+                | io::ErrorKind::IsADirectory
+                | io::ErrorKind::NotADirectory
+                | io::ErrorKind::ReadOnlyFilesystem
+                | io::ErrorKind::InvalidFilename
+                | io::ErrorKind::InvalidInput => EXIT_CONFIGURATION,
+                _ => EXIT_ERROR,
+            },
             _ => EXIT_CONFIGURATION,
         }
     }
@@ -188,6 +199,7 @@ pub async fn start(config: CoordinatorConfig) -> Result<Serving, ServeError> {
     let generation = config.generation;
     log::info(generation, &opening);
     let guard = Guard::new(config.access.token.clone(), generation);
+    let term = journal.is_some().then_some(term);
     let (mailbox, driver) = driver::start(Arc::new(config), job, journal);
     let (stop, stopped) = oneshot::channel::<()>();
     let service =
@@ -308,6 +320,31 @@ impl Drop for Embedded {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+
+    #[test]
+    fn a_disk_that_is_full_or_fails_may_be_another_time_and_a_path_that_is_none_stays_so() {
+        for (errno, code) in [
+            (Errno::NOSPC, EXIT_ERROR),
+            (Errno::DQUOT, EXIT_ERROR),
+            (Errno::IO, EXIT_ERROR),
+            (Errno::MFILE, EXIT_ERROR),
+            (Errno::STALE, EXIT_ERROR),
+            (Errno::NOENT, EXIT_CONFIGURATION),
+            (Errno::ACCESS, EXIT_CONFIGURATION),
+            (Errno::ISDIR, EXIT_CONFIGURATION),
+            (Errno::NOTDIR, EXIT_CONFIGURATION),
+            (Errno::ROFS, EXIT_CONFIGURATION),
+        ] {
+            let e = JournalError::Io { what: "open", path: "journal".into(), source: errno.into() };
+            assert_eq!(ServeError::from(e).exit_code(), code, "{errno:?}");
         }
     }
 }

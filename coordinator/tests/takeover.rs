@@ -75,6 +75,51 @@ async fn one_that_was_replaced_goes_and_leaves_the_job_to_the_other() {
     assert_eq!(e.exit_code(), 2);
 }
 
+/// What a stranger says that calls itself a member, of a term of its choice.
+async fn strange_beat(serving: &Serving, said: Option<&str>) -> Status {
+    let header = Header { job_id: "octrain".into(), generation: 1, member: "0-1".into() };
+    let beat = HeartbeatRequest { header: Some(header), step: 3, collectives: 0, connected: true };
+    let mut request = Request::new(beat);
+    if let Some(said) = said {
+        request.metadata_mut().insert(TERM_KEY, said.parse().unwrap());
+    }
+    client(serving.address()).await.heartbeat(request).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn who_was_not_admitted_learns_no_term_and_ends_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let serving = serve(&dir.path().join("journal")).await;
+    let mut a = Worker::join(serving.address(), request("a", 0)).await.unwrap();
+    let refused = RegisterRequest { protocol_version: 1, ..request("b", 0) };
+    let e = client(serving.address()).await.register(refused).await.unwrap_err();
+    assert_eq!(e.metadata().get(REFUSAL_KEY).unwrap(), "protocol");
+    assert!(e.metadata().get(TERM_KEY).is_none(), "{e:?}");
+    for said in [None, Some("0000000000000000.9"), Some("ffffffffffffffff.18446744073709551615")] {
+        let e = strange_beat(&serving, said).await;
+        assert_eq!(e.metadata().get(REFUSAL_KEY).unwrap(), "unknown-member");
+        assert!(e.metadata().get(TERM_KEY).is_none(), "{said:?}: {e:?}");
+    }
+    // One that was admitted is told with a refusal as well: it is to know an earlier coordinator's.
+    let first = beat(&mut a, None).await.unwrap();
+    a.header.generation = 7;
+    let e = beat(&mut a, Some(first)).await.unwrap_err();
+    assert_eq!(e.metadata().get(TERM_KEY).unwrap(), first.to_string().as_str());
+}
+
+#[tokio::test]
+async fn without_a_journal_terms_are_neither_told_nor_obeyed() {
+    let serving = server::start(CoordinatorConfig::new("127.0.0.1:0", 2)).await.unwrap();
+    let mut client = client(serving.address()).await;
+    let registered = client.register(request("a", 0)).await.unwrap();
+    assert!(registered.metadata().get(TERM_KEY).is_none());
+    let RegisterReply { job_id, generation, member, .. } = registered.into_inner();
+    let header = Some(Header { job_id, generation, member });
+    let mut request = Request::new(HeartbeatRequest { header, step: 0, collectives: 0, connected: false });
+    request.metadata_mut().insert(TERM_KEY, "0000000000000000.9".parse().unwrap());
+    assert!(client.heartbeat(request).await.unwrap().metadata().get(TERM_KEY).is_none());
+}
+
 #[tokio::test]
 async fn one_whose_journal_another_has_written_to_tells_nobody_anything_more() {
     let dir = tempfile::tempdir().unwrap();
@@ -99,15 +144,17 @@ async fn the_end_of_a_job_is_told_by_the_next_one_where_not_all_have_heard_it() 
     let (journal, copy) = (dir.path().join("journal"), dir.path().join("copy"));
     let serving = serve(&journal).await;
     let mut a = Worker::join(serving.address(), request("a", 0)).await.unwrap();
-    let _b = Worker::join(serving.address(), request("a", 1)).await.unwrap();
+    let mut b = Worker::join(serving.address(), request("a", 1)).await.unwrap();
     serving.stop("test");
     serving.ended().await;
     // As it was when it had decided, and nobody had heard: a coordinator that died there.
     std::fs::copy(&journal, &copy).unwrap();
     let next = serve(&copy).await;
-    a.client = client(next.address()).await;
-    let abort = a.beat(1).await.unwrap().unwrap();
-    assert_eq!(abort.kind(), AbortKind::Shutdown);
+    for worker in [&mut a, &mut b] {
+        worker.client = client(next.address()).await;
+        let abort = worker.beat(1).await.unwrap().unwrap();
+        assert_eq!(abort.kind(), AbortKind::Shutdown);
+    }
     assert!(matches!(over(&next).await, Outcome::Failed { .. }));
     assert!(matches!(over(&serving).await, Outcome::Failed { .. }));
 }

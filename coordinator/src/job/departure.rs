@@ -81,14 +81,16 @@ pub(super) fn leave(
 impl Job {
     /// Whether the coordinator may go: the job has ended, and everyone knows or has had time to.
     pub fn drained(&self, now: Now, config: &CoordinatorConfig) -> bool {
+        // Those that have yet to find this coordinator, after one that died, come as late as ever they may.
+        let waited = |at: Now| now >= (at + config.linger).max(self.unheard);
         match &self.phase {
             // Those that it went on without may yet ask what has become of it.
             Phase::Finished { at, .. } => {
                 let heard = self.members.values().all(|m| m.left || m.told);
-                (heard && !self.is_watched(now, *at)) || self.told_to_stop || now >= *at + config.linger
+                (heard && !self.is_watched(now, *at)) || self.told_to_stop || waited(*at)
             }
             Phase::Failed { at, .. } => {
-                let heard = now >= *at + config.linger || self.members.values().all(|m| m.left || m.told);
+                let heard = waited(*at) || self.members.values().all(|m| m.left || m.told);
                 let awaited = self.is_watched(now, *at) && !self.told_to_stop;
                 heard && !awaited && (now >= *at + config.linger_for_late || !self.awaits_late(config))
             }

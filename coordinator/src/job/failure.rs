@@ -2,6 +2,8 @@
 
 use super::{Job, Phase, Suspicion, join, regroup, saver};
 use crate::config::CoordinatorConfig;
+use crate::journal::Record;
+use crate::journal::record::Suspected;
 use crate::liveness::{self, Lost};
 use crate::membership::{Member, Members, NAMED, Now, missing};
 use crate::text::{MAX_REASON, MAX_STATUS, line};
@@ -54,7 +56,8 @@ pub(super) fn reported(
     // One that came to a running job and has done no step there says of itself what others, who run, do not meet; but numbers
     // that are not finite are those of all.
     let untried = member.untried && kind != FailureKind::NotFinite;
-    member.failed = true;
+    let collectives = member.collectives;
+    let again = std::mem::replace(&mut member.failed, true);
     let waited = kind == FailureKind::Waited;
     let echo = waited || kind == FailureKind::Communication;
     let what = match kind {
@@ -101,17 +104,10 @@ pub(super) fn reported(
     }
     match &mut job.phase {
         Phase::Running { suspicion, .. } if echo => {
-            match suspicion {
-                None => {
-                    let (until, member) = (now + config.heartbeat_timeout, name.into());
-                    *suspicion = Some(Suspicion { until, member, message: said.clone(), waited });
-                }
-                // A broken connection is what others fall over when one gives up waiting, and may come first. Who waited
-                // knows more: that nothing broke, and which call was not reached.
-                Some(s) if waited && !s.waited => {
-                    *s = Suspicion { until: s.until, member: name.into(), message: said.clone(), waited };
-                }
-                Some(_) => {}
+            let (until, member, message) = (now + config.heartbeat_timeout, name.into(), said.clone());
+            let suspected = Suspected { member, message, waited, collectives };
+            if suspect(suspicion, &suspected, until) || !again {
+                job.kept.push(Record::Suspected(suspected));
             }
             Some(format!("{said}; waiting for the root cause"))
         }
@@ -121,6 +117,21 @@ pub(super) fn reported(
         }
         _ => fail(now, job, AbortKind::WorkerFailed, Some(name), said),
     }
+}
+
+/// Takes in what one has said of a collective, whose root cause is awaited `until` then where nothing was before; whether that changes
+/// anything.
+pub(super) fn suspect(suspicion: &mut Option<Suspicion>, said: &Suspected, until: Now) -> bool {
+    let Suspected { member, message, waited, .. } = said.clone();
+    let until = match suspicion {
+        None => until,
+        // A broken connection is what others fall over when one gives up waiting, and may come first. Who waited knows more:
+        // that nothing broke, and which call was not reached.
+        Some(s) if waited && !s.waited => s.until,
+        Some(_) => return false,
+    };
+    *suspicion = Some(Suspicion { until, member, message, waited });
+    true
 }
 
 /// Time has passed.

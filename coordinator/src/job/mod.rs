@@ -143,6 +143,8 @@ pub struct Job {
     pub term: u64,
     /// Whether the store was used.
     store_use: StoreUse,
+    /// Until when those are to be heard whom an earlier coordinator admitted.
+    unheard: Now,
     /// What the journal has yet to be told of.
     kept: Vec<Record>,
     /// Places and why their registrations were refused, newest last.
@@ -199,6 +201,7 @@ impl Job {
             store: Store::default(),
             term: 0,
             store_use: StoreUse::None,
+            unheard: Now::ZERO,
             kept: Vec::new(),
             refusals: VecDeque::new(),
             echoes: Vec::new(),
@@ -354,11 +357,11 @@ fn apply(now: Now, job: &mut Job, config: &CoordinatorConfig, event: Event) -> A
             let dropped = member.dropped.clone();
             // Nor is one in the job that is only about to come.
             let heard = dropped.is_none() && !member.joins;
-            if heard && step > 0 {
-                member.has_state();
-            }
             let abort = ended.or(dropped);
             member.told |= abort.is_some();
+            if heard && step > 0 {
+                job.has_state(&header.member);
+            }
             // What one that is given up has done is nobody's progress.
             if heard {
                 job.progressed(header.generation, step);
@@ -384,7 +387,7 @@ fn apply(now: Now, job: &mut Job, config: &CoordinatorConfig, event: Event) -> A
             member.step = member.step.max(report.step);
             member.report = Some(report);
             if report.step > 0 {
-                member.has_state();
+                job.has_state(&header.member);
             }
             job.progressed(header.generation, report.step);
             done(None)

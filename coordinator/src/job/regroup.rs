@@ -75,11 +75,9 @@ pub(super) fn attach(
     }
     if let Some(member) = job.members.get_mut(&header.member) {
         member.attached = Some(standing);
-        if standing.is_some() {
-            member.has_state();
-        }
     }
     if let Some(standing) = standing {
+        job.has_state(&header.member);
         job.progressed(header.generation, standing.step);
     }
     reasons.extend(form(now, job));

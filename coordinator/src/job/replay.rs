@@ -91,6 +91,14 @@ impl Job {
         Some(member)
     }
 
+    /// A member has said that it has the job's state.
+    pub(super) fn has_state(&mut self, name: &str) {
+        if let Some(member) = self.members.get_mut(name).filter(|m| m.untried) {
+            member.untried = false;
+            self.kept.push(Record::Tried(name.into()));
+        }
+    }
+
     /// The store of the current generation is asked for something.
     pub(super) fn uses_store(&mut self) {
         if self.store_use == StoreUse::None {
@@ -218,7 +226,8 @@ pub fn replay(
     if !differences.is_empty() {
         return Err(ReplayError::Differs(differences));
     }
-    let mut replayed = Replayed { job: Job::new(config, incarnation), run: run.uid, term: 0 };
+    let job = Job { unheard: unheard(config), ..Job::new(config, incarnation) };
+    let mut replayed = Replayed { job, run: run.uid, term: 0 };
     for (number, record) in (1..).zip(rest) {
         if let Record::Closed(_) = record {
             let how = match replayed.job.outcome() {
@@ -286,6 +295,16 @@ impl Replayed {
                 job.members.get_mut(&left.member).ok_or(unknown)?.left = true;
                 job.interrupted |= left.interrupted;
             }
+            Record::Suspected(said) => {
+                let member = job.members.get_mut(&said.member).ok_or(unknown)?;
+                (member.failed, member.collectives) = (true, said.collectives);
+                let Phase::Running { suspicion, .. } = &mut job.phase else {
+                    return Err("a collective failed where no generation runs");
+                };
+                // Whoever is the root cause is to be missed first.
+                failure::suspect(suspicion, said, unheard(config));
+            }
+            Record::Tried(name) => job.members.get_mut(name).ok_or(unknown)?.untried = false,
             Record::End(End { abort: Some(abort), .. }) => {
                 job.phase = Phase::Failed { at: Now::ZERO, abort: abort.clone() };
             }
@@ -297,12 +316,17 @@ impl Replayed {
     }
 }
 
+/// Until when members have to be heard.
+fn unheard(config: &CoordinatorConfig) -> Now {
+    config.heartbeat_timeout * UNHEARD
+}
+
 /// A worker as it was admitted, with its time to be heard.
 fn member(config: &CoordinatorConfig, admit: &Admit) -> Member {
     let Admit { nonce, token, facts, spec, joins, cuda_device, cuda_uuid, .. } = admit.clone();
     let gpu = cuda_device.map(|ordinal| Gpu { ordinal, uuid: cuda_uuid });
     let fresh = Member::new(Now::ZERO, nonce, token, facts, spec);
-    let last_seen = config.heartbeat_timeout * (UNHEARD - 1);
+    let last_seen = unheard(config) - config.heartbeat_timeout;
     Member { last_seen, gpu, joins, untried: joins, ..fresh }
 }
 
@@ -319,7 +343,7 @@ fn form(job: &mut Job, kept: &Formed) -> Result<(), &'static str> {
     for (place, name) in formed.roster.iter().zip(members) {
         let member = job.members.get_mut(name).ok_or("a generation has a worker that was not admitted")?;
         member.joins = false;
-        member.untried = formed.joined.contains(&place.rank);
+        member.untried &= formed.joined.contains(&place.rank);
         member.tries += u32::from(member.untried);
         (member.rank, member.generation) = (Some(place.rank), formed.number);
         member.gpu = place.cuda_device.map(|ordinal| Gpu { ordinal, uuid: place.cuda_uuid.clone() });

@@ -37,6 +37,12 @@ pub enum Record {
     /// All who wanted to have heard of the end.
     #[prost(bool, tag = "10")]
     Closed(bool),
+    /// A worker that came to the running job has taken on its state.
+    #[prost(string, tag = "11")]
+    Tried(String),
+    /// A worker has said that a collective failed, or was waited in in vain, of which the root cause is awaited.
+    #[prost(message, tag = "12")]
+    Suspected(Suspected),
 }
 
 /// Whose journal it is: what a coordinator that goes on with it must agree with.
@@ -134,6 +140,23 @@ pub struct Left {
     pub interrupted: bool,
 }
 
+/// A failed collective of one that will not come back, perhaps the echo of another worker's end.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Suspected {
+    /// Who.
+    #[prost(string, tag = "1")]
+    pub member: String,
+    /// What it said.
+    #[prost(string, tag = "2")]
+    pub message: String,
+    /// Nothing broke: it waited until the deadline.
+    #[prost(bool, tag = "3")]
+    pub waited: bool,
+    /// Collectives that it had entered.
+    #[prost(uint64, tag = "4")]
+    pub collectives: u64,
+}
+
 /// How the job has ended.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct End {
@@ -155,6 +178,6 @@ pub(super) struct Entry {
 /// A record as it is encoded.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Item {
-    #[prost(oneof = "Record", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    #[prost(oneof = "Record", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
     pub record: Option<Record>,
 }

@@ -223,6 +223,18 @@ fn one_that_was_given_up_stays_so_and_the_others_form_without_it() {
     assert_eq!((member.joins, member.untried, member.tries, member.generation), (false, true, 1, 3));
     kept.beat(&Header { generation: 3, ..joins.clone() }, 9);
     assert!(!kept.world.job.members[&joins.member].untried);
+    // That it has the state is known to the next one as well, whether or not it is heard, and in the generations after.
+    kept.again();
+    assert!(!kept.world.job.members[&joins.member].untried);
+    let third = |h: &Header| Header { generation: 3, ..h.clone() };
+    [third(&headers[0]), third(&headers[1]), third(&joins)].iter().for_each(|h| drop(kept.attach(h, 9)));
+    kept.again();
+    let member = &kept.world.job.members[&joins.member];
+    assert_eq!((member.untried, member.tries, member.generation), (false, 1, 4));
+    kept.event(Event::Shutdown { why: "SIGTERM".into() });
+    let mut alone = kept.records.clone();
+    alone.retain(|r| !matches!(r, Record::Tried(_)));
+    assert_eq!(alone.len() + 1, kept.records.len(), "kept once");
 }
 
 #[test]
@@ -282,4 +294,51 @@ fn records_that_no_coordinator_has_written_in_this_order_are_an_error_and_no_pan
     let mut without = all.clone();
     without.remove(generation - 1);
     assert!(matches!(replayed(&without), Err(ReplayError::Senseless { .. })), "without its plan");
+}
+
+#[test]
+fn a_failed_collective_is_known_to_the_next_one_which_awaits_its_root_cause() {
+    let (mut kept, headers) = Kept::running(3, 3);
+    headers.iter().for_each(|h| drop(kept.beat(h, 5)));
+    let report =
+        |h: &Header, kind| Event::ReportFailure { header: h.clone(), message: "it broke".into(), kind };
+    kept.event(report(&headers[1], FailureKind::Communication));
+    kept.event(report(&headers[1], FailureKind::Communication));
+    kept.event(report(&headers[0], FailureKind::Waited));
+    let told = kept.records.iter().filter(|r| matches!(r, Record::Suspected(_))).count();
+    assert_eq!(told, 2, "what changes nothing is not kept");
+    kept.again();
+    let Phase::Running { suspicion: Some(s), .. } = &kept.world.job.phase else { panic!() };
+    assert_eq!((&s.member, s.waited, s.until), (&headers[0].member, true, Duration::from_secs(30)));
+    assert!(kept.world.job.members[&headers[1].member].failed);
+    // The others need not come; the one that is to blame is not heard.
+    kept.pass(Duration::from_secs(31));
+    let Some(Outcome::Failed { abort }) = kept.world.job.outcome() else { panic!() };
+    assert_eq!((abort.kind(), abort.culprit), (AbortKind::WorkerLost, Some(2)), "{}", abort.message);
+    contains(&abort.message, &["no heartbeat", "rank 0", "waited in vain: it broke"]);
+}
+
+#[test]
+fn all_that_have_yet_to_be_heard_can_hear_of_an_end() {
+    let (mut kept, headers) = Kept::running(2, 2);
+    headers.iter().for_each(|h| drop(kept.beat(h, 5)));
+    kept.event(Event::Shutdown { why: "SIGTERM".into() });
+    kept.again();
+    let drained = |kept: &Kept| kept.world.job.drained(kept.world.now, &kept.world.config);
+    // Longer than the ordinary linger.
+    kept.pass(Duration::from_secs(29));
+    assert!(kept.beat(&headers[0], 5).abort.is_some() && !drained(&kept));
+    let mut late = Kept { world: kept.world.clone(), records: kept.records.clone() };
+    assert!(late.beat(&headers[1], 5).abort.is_some() && drained(&late), "all know");
+    kept.pass(Duration::from_secs(1));
+    assert!(drained(&kept), "one that is gone as well is not waited for any longer");
+    // So where it ends only now.
+    let (mut kept, headers) = Kept::running(2, 2);
+    kept.again();
+    let (header, kind) = (headers[0].clone(), FailureKind::Own);
+    kept.event(Event::ReportFailure { header, message: "a defect".into(), kind });
+    kept.pass(Duration::from_secs(29));
+    assert!(kept.world.job.outcome().is_some() && !drained(&kept));
+    kept.pass(Duration::from_secs(1));
+    assert!(drained(&kept));
 }
