@@ -51,7 +51,8 @@ struct Args {
     #[arg(long, value_name = "SECONDS", default_value_t = 60.0, allow_negative_numbers = true)]
     linger_for_late: f64,
     /// File in which the job's journal is kept: a coordinator that is started anew with it, at the same address, goes on with the job
-    /// that runs. Without it, the job ends with its coordinator.
+    /// that runs, after a crash, SIGKILL or the loss of its host. SIGTERM, SIGINT and SIGHUP end the job for good all the same.
+    /// Without it, the job ends with its coordinator.
     #[arg(long, value_name = "FILE", env = "OCTRAIN_JOURNAL_FILE")]
     journal_file: Option<PathBuf>,
     /// Seconds that workers go on without a coordinator that keeps a journal; then they save and end [default: 600, or twice
