@@ -91,9 +91,9 @@ async fn who_was_not_admitted_learns_no_term_and_ends_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let serving = serve(&dir.path().join("journal")).await;
     let mut a = Worker::join(serving.address(), request("a", 0)).await.unwrap();
-    let refused = RegisterRequest { protocol_version: 1, ..request("b", 0) };
+    let refused = RegisterRequest { job_id: "another".into(), ..request("b", 0) };
     let e = client(serving.address()).await.register(refused).await.unwrap_err();
-    assert_eq!(e.metadata().get(REFUSAL_KEY).unwrap(), "protocol");
+    assert_eq!(e.metadata().get(REFUSAL_KEY).unwrap(), "job");
     assert!(e.metadata().get(TERM_KEY).is_none(), "{e:?}");
     for said in [None, Some("0000000000000000.9"), Some("ffffffffffffffff.18446744073709551615")] {
         let e = strange_beat(&serving, said).await;
@@ -104,7 +104,11 @@ async fn who_was_not_admitted_learns_no_term_and_ends_nothing() {
     let first = beat(&mut a, None).await.unwrap();
     a.header.generation = 7;
     let e = beat(&mut a, Some(first)).await.unwrap_err();
-    assert_eq!(e.metadata().get(TERM_KEY).unwrap(), first.to_string().as_str());
+    assert_eq!(
+        e.metadata().get(TERM_KEY).map(|v| v.to_str().unwrap()),
+        Some(first.to_string().as_str()),
+        "{e:?}"
+    );
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! A job and its journal: what is kept of it, and the job that follows from what was kept. Pure, both ways.
 //!
 //! A generation that runs goes on as it is: its members find their memberships again, each with a deadline of its own
-//! ([`UNHEARD`]), and tell with their heartbeats how far they are. What they had told each other in the store is lost, which
+//! (`UNHEARD`), and tell with their heartbeats how far they are. What they had told each other in the store is lost, which
 //! they need only until they are connected and have the same state: if one asks for it, another generation is formed.
 
 use super::{Answer, Applied, Event, Job, Outcome, Phase, StoreUse, failure, regroup};
