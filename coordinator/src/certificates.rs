@@ -7,6 +7,7 @@ use rcgen::{
     KeyUsagePurpose,
 };
 use rustls::pki_types::ServerName;
+use std::collections::HashSet;
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -87,8 +88,8 @@ pub fn make(folder: &Path, names: &[String], now: SystemTime) -> Result<Made, Ma
     let mut all: Vec<String> = loopback.into_iter().chain(names.iter().cloned()).collect();
     // As in an address with a port.
     all.iter_mut().for_each(|name| *name = name.trim_start_matches('[').trim_end_matches(']').to_string());
-    all.sort();
-    all.dedup();
+    let mut seen = HashSet::new();
+    all.retain(|name| seen.insert(name.clone()));
     // What a worker can ask for, and the certificate then has.
     if let Some(name) = all.iter().find(|n| ServerName::try_from(n.strip_prefix("*.").unwrap_or(n)).is_err())
     {
