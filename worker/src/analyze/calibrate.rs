@@ -1,4 +1,4 @@
-//! Ranges of a network that was trained without quantization, as `octrain train --qat` would begin with.
+//! Ranges of a network that was trained without quantization, as `octrain quantize` would find them.
 
 use super::AnalyzeError;
 use super::finite::ensure_finite;

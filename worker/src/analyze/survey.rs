@@ -108,7 +108,7 @@ impl Network {
         Ok(Evaluator::new(executor, &self.weights, Mode::evaluation(quantize))?)
     }
 
-    /// Sets the ranges that are not known, as `octrain train --qat` with the network's recipe would begin: from microbatches
+    /// Sets the ranges that are not known, as `octrain quantize` with the network's recipe would: from microbatches
     /// of training images, which `loader` begins anew. Returns how many ranges were set and on how many images; `None` when
     /// all are known.
     pub fn calibrate(
