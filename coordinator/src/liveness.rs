@@ -5,6 +5,10 @@
 use crate::config::CoordinatorConfig;
 use crate::membership::{Member, Members, Now};
 
+/// Heartbeat time-outs that a member has to be heard by a coordinator that was started anew: its name may have to resolve to
+/// another address first.
+pub const UNHEARD: u32 = 6;
+
 /// When a member, not heard again, is taken for dead.
 pub fn deadline(member: &Member, config: &CoordinatorConfig) -> Now {
     let silent = member.last_seen + config.heartbeat_timeout;

@@ -240,6 +240,31 @@ fn a_worker_that_dies_while_the_coordinator_is_away_costs_no_step() {
 }
 
 #[test]
+fn without_a_minimum_a_worker_that_dies_meanwhile_is_named_and_a_survivor_saves() {
+    let place = Place::new(2, &[]);
+    let first = place.coordinator();
+    let mut run = place.launch("a", "2", "0");
+    run.wait_for("step 4/");
+    let workers = run.workers();
+    first.kill();
+    // The one that writes: the other has to hear from the next coordinator that it is the one to save.
+    run.signal("KILL", workers[0]);
+    std::thread::sleep(Duration::from_secs(7));
+    let second = place.coordinator();
+    let (code, told) = run.end();
+    // The launcher ends as the one that was killed.
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("though the job was ended"), "{told}");
+    assert!(newest(&place.at("out")).is_dir());
+    let (ended, log) = second.end();
+    assert_eq!(ended, Some(3), "{log}");
+    assert!(
+        log.contains("rank 0") && log.contains("its launcher saw that it was killed by signal 9"),
+        "{log}"
+    );
+}
+
+#[test]
 fn a_coordinator_that_dies_while_a_generation_is_formed_forms_it_when_it_is_back() {
     let place = Place::new(3, &["--min-world", "1"]);
     let first = place.coordinator();

@@ -42,7 +42,7 @@ pub(super) fn reported(
     message: String,
     kind: FailureKind,
 ) -> Option<String> {
-    let (ended, current) = (job.outcome().is_some(), job.generation);
+    let (ended, current, unheard) = (job.outcome().is_some(), job.generation, job.unheard);
     let member = job.members.get_mut(name)?;
     // The job goes on without it, whatever it says; and what it said before it came to a later generation is late.
     let late = generation < member.generation && !member.has_not_come(generation);
@@ -104,7 +104,9 @@ pub(super) fn reported(
     }
     match &mut job.phase {
         Phase::Running { suspicion, .. } if echo => {
-            let (until, member, message) = (now + config.heartbeat_timeout, name.into(), said.clone());
+            // Of those that this coordinator has yet to find, after one that died, any may be the root cause.
+            let until = (now + config.heartbeat_timeout).max(unheard);
+            let (member, message) = (name.into(), said.clone());
             let suspected = Suspected { member, message, waited, collectives };
             if suspect(suspicion, &suspected, until) || !again {
                 job.kept.push(Record::Suspected(suspected));

@@ -351,8 +351,9 @@ pub(super) fn overdue(now: Now, job: &mut Job, config: &CoordinatorConfig) -> Op
 /// A launcher has seen a worker's end.
 pub(super) fn exited(now: Now, job: &mut Job, config: &CoordinatorConfig, r: &ExitedRequest) -> Applied {
     register::meant(config, &r.job_id, r.generation, config.generation)?;
-    // A job that ends with any of its workers has its own ways to know of their end, which no word from outside replaces.
-    if !job.survives {
+    // A job that ends with any of its workers has its own ways to know of their end, which no word from outside replaces; but not
+    // where an earlier coordinator knew the worker, and this one has yet to.
+    if !job.survives && now >= job.unheard {
         return Ok((Answer::Reply(Reply::GoesOn(false)), None));
     }
     let place = Place { host: r.host.clone(), local_index: r.local_index };

@@ -8,15 +8,12 @@ use super::{Answer, Applied, Event, Job, Outcome, Phase, StoreUse, failure, regr
 use crate::config::CoordinatorConfig;
 use crate::journal::Record;
 use crate::journal::record::{Admit, End, Formed, Gone, Run};
+use crate::liveness::UNHEARD;
 use crate::membership::{Member, Now};
 use crate::refusal::Refusal;
 use crate::strategy::Gpu;
 use octrain_proto::v1::{Abort, AbortKind, Header};
 use std::time::Duration;
-
-/// Heartbeat time-outs that a member has to be heard by a coordinator that was started anew: its name may have to resolve to
-/// another address first.
-const UNHEARD: u32 = 6;
 
 /// Where a job was before an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

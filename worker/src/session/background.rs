@@ -1,10 +1,11 @@
 //! What goes on while the worker trains: heartbeats, step reports, and listening for the end of the job.
 
-use super::connection::Connection;
+use super::connection::{ANSWER, Connection};
 use super::error::{AbortReason, is_transient, words};
 use super::generation::Generation;
 use super::transport::Client;
 use crate::collective::Abort;
+use octrain_coordinator::liveness::UNHEARD;
 use octrain_proto::v1::{
     self, AbortKind, HeartbeatReply, HeartbeatRequest, Regroup, ReportStepRequest, StepReport, WatchRequest,
 };
@@ -14,6 +15,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 use tonic::Status;
 
+/// Longest wait of a worker that ends for a coordinator that may come back.
+const FAREWELL: Duration = Duration::from_secs(60);
 /// Between words on a coordinator that is away.
 const SAY: Duration = Duration::from_secs(30);
 
@@ -154,6 +157,17 @@ impl Rhythm {
     /// Silence after which the worker gives the coordinator up.
     pub(super) fn patience(&self) -> Duration {
         self.absence.unwrap_or_default().max(self.timeout * 2)
+    }
+
+    /// Longest wait until the coordinator has heard the last word of a worker: one that may be started anew is waited for.
+    pub(super) fn hearing(&self) -> Duration {
+        self.absence.map_or(ANSWER, |absence| absence.min(FAREWELL))
+    }
+
+    /// Longest wait for the coordinator's verdict, once it has heard what happened. One that was started anew first waits for those
+    /// that it has not heard, one of which may be the root cause.
+    pub(super) fn verdict(&self) -> Duration {
+        self.timeout * if self.absence.is_some() { UNHEARD + 2 } else { 3 }
     }
 }
 

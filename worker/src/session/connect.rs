@@ -1,7 +1,7 @@
 //! Finding the coordinator, registering, getting the plan.
 
 use super::background::{self, Rhythm, Shared};
-use super::connection::{Connection, RETRY};
+use super::connection::{ANSWER, Connection, RETRY};
 use super::error::{is_occupied_for_now, is_transient, words};
 use super::generation::{self, Generation};
 use super::transport::{Client, Way};
@@ -76,7 +76,7 @@ pub(super) fn connect(options: SessionOptions) -> Result<Session, SessionError> 
         trust(&plan, &registered, &options).and_then(|()| generation::trust(&formed, &plan, &session.own));
     if let Err(why) = trusted {
         let said = format!("refuses its plan: {why}");
-        session.connection.report_failure(formed.number, &said, FailureKind::Configuration);
+        session.connection.report_failure(formed.number, &said, FailureKind::Configuration, ANSWER);
         return Err(SessionError::Plan(why));
     }
     // In a job that outlives its workers, one may be lost while others still wait for their plan.

@@ -67,14 +67,20 @@ impl Connection {
         }
     }
 
-    /// Tells the coordinator why this worker ends.
-    pub(super) fn report_failure(&self, generation: u64, message: &str, kind: FailureKind) {
+    /// Tells the coordinator why this worker ends, within a time.
+    pub(super) fn report_failure(
+        &self,
+        generation: u64,
+        message: &str,
+        kind: FailureKind,
+        patience: Duration,
+    ) {
         let request = ReportFailureRequest {
             header: Some(self.header_of(generation)),
             message: line(message, MAX_MESSAGE),
             kind: kind.into(),
         };
-        let told = self.call("report_failure", Instant::now() + ANSWER, async |mut client| {
+        let told = self.call("report_failure", Instant::now() + patience, async |mut client| {
             client.report_failure(request.clone()).await
         });
         if let Err(e) = told {

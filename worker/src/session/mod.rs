@@ -55,9 +55,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Longest wait of a worker that is done for a coordinator that may come back.
-const FAREWELL: Duration = Duration::from_secs(60);
-
 /// This worker's membership in a job.
 pub struct Session {
     connection: Arc<Connection>,
@@ -154,12 +151,13 @@ impl Session {
     /// while it cleans up reports first.
     pub fn report_failure(&self, message: &str, kind: FailureKind) {
         if !self.reported.swap(true, Ordering::SeqCst) {
-            self.connection.report_failure(self.generation().number(), message, kind);
+            self.connection.report_failure(self.generation().number(), message, kind, self.rhythm.hearing());
         }
     }
 
     /// Reports an error that may be another worker's fault, if it was not reported, waits for the coordinator's verdict (at most three
-    /// heartbeat timeouts), and tells the rank to blame, where the verdict names one.
+    /// heartbeat timeouts; where it may be one that was started anew, as long as that waits for whoever it has not heard), and tells
+    /// the rank to blame, where the verdict names one.
     pub fn blame(&self, message: &str, kind: FailureKind) -> Option<u32> {
         self.verdict(message, kind).and_then(|v| v.culprit)
     }
@@ -168,11 +166,11 @@ impl Session {
         if self.shared.abort().is_none() {
             self.report_failure(message, kind);
         }
-        self.shared.wait_abort(self.rhythm.timeout * 3)
+        self.shared.wait_abort(self.rhythm.verdict())
     }
 
-    /// Ends this worker's part in the job after an error: reports it, if that was not done, waits for the coordinator's verdict (at most
-    /// three heartbeat timeouts), and tells what to print and to exit with. An error that another worker caused
+    /// Ends this worker's part in the job after an error: reports it, if that was not done, waits for the coordinator's verdict (as
+    /// [`Session::blame`] does), and tells what to print and to exit with. An error that another worker caused
     /// becomes that worker's; one that was asked to stop, in a job that a stop ended, has stopped as it was asked.
     pub fn conclude(self, message: &str, kind: FailureKind) -> Conclusion {
         let verdict = self.verdict(message, kind);
@@ -196,10 +194,7 @@ impl Session {
         let header = Some(c.header_of(self.generation().number()));
         let request = LeaveRequest { header, interrupted, before_plan };
         // A coordinator that comes back is to know that this worker is done, and not lost.
-        let patience = match self.rhythm.absence {
-            Some(absence) if !interrupted && !before_plan => absence.min(FAREWELL),
-            _ => ANSWER,
-        };
+        let patience = if interrupted || before_plan { ANSWER } else { self.rhythm.hearing() };
         let told = c
             .call("leave", Instant::now() + patience, async |mut client| client.leave(request.clone()).await);
         if let Err(e) = told {
@@ -228,6 +223,8 @@ fn conclusion(
     let own = match kind {
         FailureKind::Configuration => EXIT_CONFIGURATION,
         FailureKind::External => EXIT_ABORTED,
+        // Whose failure it was nobody says, as the coordinator is away; to start again helps.
+        FailureKind::Communication | FailureKind::Waited if verdict.is_none() => EXIT_ABORTED,
         _ => EXIT_ERROR,
     };
     match verdict {

@@ -61,7 +61,12 @@ pub fn guarded<T>(session: &Session, work: impl FnOnce() -> T) -> Result<T, Pani
     let teller = std::thread::Builder::new().name("panics".into()).spawn(move || {
         let first: Option<String> = panics.recv().ok();
         if let Some(first) = &first {
-            connection.report_failure(shared.current().number(), first, FailureKind::Own);
+            connection.report_failure(
+                shared.current().number(),
+                first,
+                FailureKind::Own,
+                super::connection::ANSWER,
+            );
         }
         first
     });

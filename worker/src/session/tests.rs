@@ -394,6 +394,8 @@ fn an_error_another_worker_caused_becomes_that_workers() {
     for (kind, verdict, code, mine) in [
         (Own, verdict(WorkerFailed, Some(0)), 1, true),
         (Own, None, 1, true),
+        (Communication, None, 3, true),
+        (FailureKind::Waited, None, 3, true),
         (FailureKind::Configuration, verdict(Configuration, Some(0)), 2, true),
         (Communication, verdict(WorkerLost, Some(1)), 3, false),
         (Communication, verdict(WorkerFailed, Some(0)), 1, true),

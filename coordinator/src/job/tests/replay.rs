@@ -342,3 +342,41 @@ fn all_that_have_yet_to_be_heard_can_hear_of_an_end() {
     kept.pass(Duration::from_secs(1));
     assert!(drained(&kept));
 }
+
+#[test]
+fn without_a_minimum_who_died_meanwhile_is_blamed_and_nobody_who_fell_over_it() {
+    let echo = |h: &Header| Event::ReportFailure {
+        header: h.clone(),
+        message: "all-reduce: peer closed".into(),
+        kind: FailureKind::Communication,
+    };
+    let blamed = |kept: &Kept| {
+        let abort = kept.world.abort();
+        assert_eq!((abort.kind(), abort.culprit), (AbortKind::WorkerLost, Some(0)), "{}", abort.message);
+        abort.message
+    };
+    // Its launcher has seen it.
+    let (mut kept, headers) = Kept::running(3, 3);
+    kept.again();
+    kept.event(echo(&headers[1]));
+    kept.event(super::regroup::exited(0));
+    contains(&blamed(&kept), &["its launcher saw", "peer closed"]);
+    // Nobody has, as its host is gone: it is missed once its time to be heard is over, and not before.
+    let (mut kept, headers) = Kept::running(3, 3);
+    kept.again();
+    kept.event(echo(&headers[1]));
+    kept.event(echo(&headers[2]));
+    kept.pass(Duration::from_secs(29));
+    assert_eq!(kept.world.job.outcome(), None);
+    kept.pass(Duration::from_secs(2));
+    contains(&blamed(&kept), &["no heartbeat", "peer closed"]);
+    // From then on a launcher's word is no part of it, as where no coordinator had died.
+    let (mut kept, headers) = Kept::running(3, 3);
+    kept.again();
+    for _ in 0..62 {
+        kept.pass(ms(500));
+        headers.iter().for_each(|h| drop(kept.beat(h, 1)));
+    }
+    assert!(matches!(kept.event(super::regroup::exited(0)), Answer::Reply(Reply::GoesOn(false))));
+    assert_eq!(kept.world.job.outcome(), None);
+}
