@@ -98,6 +98,14 @@ const TABLE: &[(&str, How)] = &[
             "fetches weights, and takes minutes on 250 photographs; shellcheck reads it, networks.rs runs its network's like",
         ),
     ),
+    (
+        "octrain analyze --from-checkpoint runs/efficientnet-lite0",
+        With(&[
+            ("runs/efficientnet-lite0/state-dict-qat-openvino", "runs/qat"),
+            ("runs/efficientnet-lite0/photos", "digits"),
+            ("--max-images 125 --batch-size 25", "--max-images 8 --batch-size 8"),
+        ]),
+    ),
     // docs/testing.md
     (
         "scripts/simulate.sh",
