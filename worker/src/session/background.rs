@@ -159,9 +159,10 @@ impl Rhythm {
         self.absence.unwrap_or_default().max(self.timeout * 2)
     }
 
-    /// Longest wait until the coordinator has heard the last word of a worker: one that may be started anew is waited for.
+    /// Longest wait until the coordinator has heard the last word of a worker: one that stands still, or may be started anew, is
+    /// waited for as in the job, up to a minute.
     pub(super) fn hearing(&self) -> Duration {
-        self.absence.map_or(ANSWER, |absence| absence.min(FAREWELL))
+        self.patience().clamp(ANSWER, FAREWELL)
     }
 
     /// Longest wait for the coordinator's verdict, once it has heard what happened. One that was started anew first waits for those
