@@ -37,7 +37,7 @@ fn together() -> [PathBuf; 2] {
     let out = PathBuf::from(std::env::var("OUT_DIR").expect("cargo sets it"));
     let native = std::env::current_dir().expect("cargo runs this in the package's folder").join("native");
     [
-        ("operators.cpp", &["gloo", "depthwise", "fake_quant", "max_pool"][..]),
+        ("operators.cpp", &["gloo", "depthwise", "fake_quant", "int8", "max_pool"][..]),
         ("pointwise.cpp", &["pointwise", "pointwise_gpu", "device", "gradients", "update", "isa"]),
     ]
     .map(|(file, sources)| {

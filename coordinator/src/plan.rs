@@ -51,6 +51,7 @@ pub fn build(job_id: &str, facts: &JobFacts) -> Result<Planned, StrategyError> {
         config_sha256: facts.job.config_sha256.clone(),
         fp32_math: s.fp32_math.into(),
         averaging: s.averaging,
+        int8_forward: s.int8_forward,
         sha256: Vec::new(),
     };
     plan.sha256 = digest(&plan).to_vec();

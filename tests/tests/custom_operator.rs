@@ -202,7 +202,14 @@ fn they_compute_what_they_say_and_are_differentiated() {
     let mut weights = Weights::zeros(&graph, Device::Cpu).unwrap();
     exec::initialise(&mut weights, 3, false).unwrap();
     let executor = Executor::new(graph, &weights).unwrap();
-    let mode = Mode { batch_stats: true, quantize: false, observe: false, unclipped: false, draws: None };
+    let mode = Mode {
+        batch_stats: true,
+        quantize: false,
+        observe: false,
+        unclipped: false,
+        draws: None,
+        int8: false,
+    };
     let prepared = Prepared::new(executor.graph(), &weights, mode, true).unwrap();
     let mut record = Record::new(&weights.layout, Device::Cpu).unwrap();
     let mut values = std::collections::BTreeMap::new();

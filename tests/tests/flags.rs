@@ -219,6 +219,7 @@ const ROWS: &[Row] = &[
         ("worker/src/optim/program.rs", "q.learn_scales"),
         None,
     ),
+    ("qat-int8-forward", planned("true", "int8-forward"), (SETUP, "plan.int8_forward"), None),
     (
         "qat-bn-images",
         planned("64", "bn-images"),

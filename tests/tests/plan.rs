@@ -35,6 +35,7 @@ const OBEYED: &[(&str, &str, &str, &str)] = &[
     ("BuildPlan", "config_sha256", "session/connect.rs", "plan.config_sha256 != options.job.config_sha256"),
     ("BuildPlan", "fp32_math", "trainer/setup.rs", "plan.fp32_math() == Fp32Math::Tf32"),
     ("BuildPlan", "sha256", "session/connect.rs", "plan::digest(plan).as_slice() != plan.sha256"),
+    ("BuildPlan", "int8_forward", "trainer/setup.rs", ".int8_forward(plan.int8_forward)"),
     ("BuildPlan", "averaging", "trainer/setup.rs", "plan.averaging"),
     ("Averaging", "decay", "trainer/setup.rs", "decay: a.decay"),
     ("Averaging", "every", "trainer/setup.rs", "every: a.every"),

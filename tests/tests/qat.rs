@@ -1,5 +1,5 @@
 //! Quantization-aware training by the command line: the same scales on any number of workers, every observer,
-//! learned scales, distillation, narrow ranges in FP16, and what is refused.
+//! learned scales, the forward on INT8 codes, distillation, narrow ranges in FP16, and what is refused.
 
 use octrain::checkpoint::{self, State};
 use octrain_tests::run::{Running, SMALL, newest, refuse, report, succeed, tensors};
@@ -147,6 +147,44 @@ fn learned_scales_move_and_resume_bit_for_bit() {
     let teacher = ["--qat-teacher", trained().to_str().unwrap()];
     let resumed = ["--last-epoch-of-checkpoint", "auto", "--output-dir", parts.to_str().unwrap()];
     succeed(&[&["train"], SMALL, &RECIPE, &flags, &teacher, &resumed].concat());
+    for file in ["model.safetensors", "optimizer.safetensors"] {
+        let [a, b] = [at("whole"), parts.clone()].map(|f| tensors(&newest(&f).join(file)));
+        assert!(a == b, "{file} differs after resuming");
+    }
+}
+
+#[test]
+fn a_forward_on_codes_is_alike_on_any_number_of_workers_and_resumes_bit_for_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let codes = ["--qat-int8-forward", "--amp", "bf16"];
+    let message = refuse(2, &line(&at("nchw"), &[&codes[..], &["--data-layout", "NCHW"]].concat()));
+    assert!(message.contains("--qat-int8-forward is set, but it takes images whose"), "{message}");
+    if !octrain::native::int8_products() {
+        let message = refuse(2, &line(&at("refused"), &codes));
+        return assert!(message.contains("which has no VNNI"), "{message}");
+    }
+    let one = [&M4[..], &codes, &["--max-steps", "1"]].concat();
+    let found = ["1", "2", "4"].map(|world| {
+        let text = qat(&at(world), &[&one[..], &["--nproc", world]].concat());
+        let layers = "the forward of 21 layers is computed on INT8 codes; not fc: its product has 16 rows";
+        assert!(text.contains(layers), "{text}");
+        ranges(&at(world))
+    });
+    assert!(found[0] == found[1] && found[0] == found[2], "ranges by workers");
+    qat(&at("float"), &[&M4[..], &["--amp", "bf16", "--max-steps", "1"]].concat());
+    assert!(found[0] != ranges(&at("float")), "products of codes are rounded once");
+    let flags =
+        [&codes[..], &["--batch-size", "16", "--threads", "1", "--max-steps", "8", "--print-interval", "1"]]
+            .concat();
+    qat(&at("whole"), &flags);
+    let parts = at("parts");
+    let mut run = Running::start(&line(&parts, &flags));
+    run.wait_for("step 3/");
+    run.signal("INT", run.id());
+    assert_eq!(run.end().0, Some(4));
+    let resumed = ["--last-epoch-of-checkpoint", "auto", "--output-dir", parts.to_str().unwrap()];
+    succeed(&[&["train"], SMALL, &RECIPE, &flags, &resumed].concat());
     for file in ["model.safetensors", "optimizer.safetensors"] {
         let [a, b] = [at("whole"), parts.clone()].map(|f| tensors(&newest(&f).join(file)));
         assert!(a == b, "{file} differs after resuming");

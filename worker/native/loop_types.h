@@ -135,6 +135,9 @@ INLINE float clamped(float q, float qmin, float qmax) {
   return c > qmax ? qmax : c;
 }
 
+// A code, clamped and not NaN, as a byte.
+INLINE uint8_t byte_of(float q, float zero) { return static_cast<uint8_t>(static_cast<int32_t>(q + zero)); }
+
 // One bit an element, from bytes of 0 or 1 that stand in whole eights.
 INLINE void pack_bits(const uint8_t* bytes, uint8_t* bits, int64_t n) {
   for (int64_t i = 0; i < n; i += 8) {

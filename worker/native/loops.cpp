@@ -107,6 +107,54 @@ INLINE void learned(const void* from, const void* gradient, void* to, int64_t n,
   *sum += total;
 }
 
+template <typename K>
+INLINE int64_t codes(const void* from, uint8_t* to, int64_t n, float scale, float qmin, float qmax, float zero) {
+  auto* x = static_cast<const typename K::Word*>(from);
+  int64_t others = 0;
+  for (int64_t at = 0; at < n; at += kBlock) {
+    const int64_t count = n - at < kBlock ? n - at : kBlock;
+    float f[kBlock];
+    int32_t bad = 0;
+    K::widen(x + at, f, count);
+    for (int64_t i = 0; i < count; ++i) {
+      float q = clamped(rounded(f[i] / scale), qmin, qmax);
+      bad += q != q;
+      to[at + i] = byte_of(q == q ? q : 0.0f, zero);
+    }
+    others += bad;
+  }
+  return others;
+}
+
+template <typename K>
+INLINE float weight(const float* w, void* to, int8_t* codes, float* row, int64_t n, int64_t taps, float qmin, float qmax,
+                    float min_scale) {
+  auto* y = static_cast<typename K::Word*>(to);
+  // As bits magnitudes are ordered as they are, NaN above all.
+  int32_t most = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    int32_t m = static_cast<int32_t>(bits_of(w[i]) & 0x7fffffffu);
+    most = m > most ? m : most;
+  }
+  float scale = float_of(static_cast<uint32_t>(most)) / qmax;
+  scale = scale < min_scale ? min_scale : scale;
+  for (int64_t i = 0; i < n; ++i) row[i] = clamped(rounded(w[i] / scale), qmin, qmax);
+  if (codes) {
+    for (int64_t i = 0; i < n; ++i) codes[i] = static_cast<int8_t>(byte_of(row[i] == row[i] ? row[i] : 0.0f, 0.0f));
+  }
+  for (int64_t i = 0; i < n; ++i) row[i] *= scale;
+  const int64_t channels = n / taps;
+  for (int64_t tap = 0; tap < taps; ++tap) {
+    for (int64_t at = 0; at < channels; at += kBlock) {
+      const int64_t count = channels - at < kBlock ? channels - at : kBlock;
+      float f[kBlock];
+      for (int64_t i = 0; i < count; ++i) f[i] = row[(at + i) * taps + tap];
+      K::narrow(f, y + tap * channels + at, count);
+    }
+  }
+  return scale;
+}
+
 #define FOR_TYPE(K)                                                                                             \
   void quantize_##K(const void* x, void* y, uint8_t* b, int64_t n, float s, float lo, float hi, OctrainSeen* o) { \
     quantize<K>(x, y, b, n, s, lo, hi, o);                                                                      \
@@ -115,6 +163,13 @@ INLINE void learned(const void* from, const void* gradient, void* to, int64_t n,
   void mask_##K(const void* dy, void* dx, const uint8_t* b, int64_t n) { mask<K>(dy, dx, b, n); }                 \
   void learned_##K(const void* x, const void* dy, void* dx, int64_t n, float s, float lo, float hi, double* d) { \
     learned<K>(x, dy, dx, n, s, lo, hi, d);                                                                     \
+  }                                                                                                             \
+  int64_t codes_##K(const void* x, uint8_t* c, int64_t n, float s, float lo, float hi, float zero) {            \
+    return codes<K>(x, c, n, s, lo, hi, zero);                                                                  \
+  }                                                                                                             \
+  float weight_##K(const float* w, void* y, int8_t* c, float* row, int64_t n, int64_t taps, float lo, float hi, \
+                   float least) {                                                                               \
+    return weight<K>(w, y, c, row, n, taps, lo, hi, least);                                                     \
   }
 FOR_TYPE(F32)
 FOR_TYPE(Bf16)
@@ -128,4 +183,6 @@ extern const OctrainLoops CONCAT(octrain_loops_, OCTRAIN_ISA) = {
     {observe_F32, observe_Bf16, observe_F16},
     {mask_F32, mask_Bf16, mask_F16},
     {learned_F32, learned_Bf16, learned_F16},
+    {codes_F32, codes_Bf16, codes_F16},
+    {weight_F32, weight_Bf16, weight_F16},
 };

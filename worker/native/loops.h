@@ -28,6 +28,12 @@ struct OctrainLoops {
   // depends on n alone.
   void (*learned[3])(const void* x, const void* dy, void* dx, int64_t n, float scale, float qmin, float qmax,
                      double* sum);
+  // codes = clamp(round_half_even(x / scale)) + zero, and how many x are NaN, whose code is that of 0.
+  int64_t (*codes[3])(const void* x, uint8_t* codes, int64_t n, float scale, float qmin, float qmax, float zero);
+  // A row of a weight, n FP32 numbers: its scale (NaN where one of them is), its codes in the order of w (may be null), and y =
+  // code * scale, in the order of w if taps is 1, else tap by tap (w has the taps innermost). `row`: room for n numbers.
+  float (*weight[3])(const float* w, void* y, int8_t* codes, float* row, int64_t n, int64_t taps, float qmin, float qmax,
+                     float min_scale);
 };
 
 extern const OctrainLoops octrain_loops_portable;

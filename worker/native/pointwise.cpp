@@ -127,6 +127,7 @@ using Forward = OctrainChainForward;
 using Gradients = OctrainChainGradients;
 
 Forward run_forward(const at::Tensor& x, const OctrainPointwise& o, const Given& g, bool differentiate) {
+  TORCH_CHECK(!g.codes || (x.device().is_cpu() && !o.emulated && o.quantizes), "codes are of a quantizer on the CPU");
   if (x.device().is_cuda() || o.emulated) return octrain_chain_on_gpu(x, o, g, differentiate);
   Forward made;
   const Pieces p(x);
@@ -150,18 +151,25 @@ Forward run_forward(const at::Tensor& x, const OctrainPointwise& o, const Given&
   if (differentiate && masks) made.bits = at::empty({(p.elements + 31) / 32}, x.options().dtype(at::kInt));
   uint8_t* bits = made.bits.defined() ? static_cast<uint8_t*>(made.bits.mutable_data_ptr()) : nullptr;
   OctrainStages stages{o.cuts, o.strict, o.quantizes, o.unclipped, o.low, o.high, 1.0f, static_cast<float>(o.qmin),
-                       static_cast<float>(o.qmax)};
+                       static_cast<float>(o.qmax), o.zero};
   if (o.quantizes) stages.scale = std::max(g.scale->const_data_ptr<float>()[0], o.min_scale);
   const bool norm = o.statistics != kOctrainNoNorm;
+  uint8_t* codes = nullptr;
+  if (g.codes) {
+    *g.codes = at::empty_like(x, x.options().dtype(at::kByte));
+    codes = g.codes->mutable_data_ptr<uint8_t>();
+    *g.others = 0;
+  }
   std::mutex merging;
   OctrainSeen normed{0, 0}, last{0, 0};
   p.each([&](int64_t piece, int64_t begin) {
     OctrainSeen first{0, 0}, second{0, 0};
-    octrain_pointwise_loops().forward[kind](p.of(piece), octrain_at(x, begin), norm ? gain.data() : nullptr, norm ? bias.data() : nullptr,
+    const int64_t others = octrain_pointwise_loops().forward[kind](p.of(piece), octrain_at(x, begin), norm ? gain.data() : nullptr, norm ? bias.data() : nullptr,
                           g.residual ? octrain_at(*g.residual, begin) : nullptr, octrain_at(made.y, begin),
-                          bits ? bits + begin / 8 : nullptr, &stages, g.normed ? &first : nullptr,
+                          bits ? bits + begin / 8 : nullptr, codes ? codes + begin : nullptr, &stages, g.normed ? &first : nullptr,
                           g.last ? &second : nullptr);
     std::lock_guard<std::mutex> lock(merging);
+    if (codes) *g.others += others;
     normed.largest = std::max(normed.largest, first.largest);
     normed.others += first.others;
     last.largest = std::max(last.largest, second.largest);
@@ -306,7 +314,8 @@ extern "C" {
 // y. `second`: null, or gets y once more, for another reader, where there are gradients (else null). `x`: [N, C, H, W]; `residual`: of its shape and type. `gamma`, `beta`: FP32 [C]; `mean`, `var`: FP32 [C], read
 // where the statistics are running ones, written where they are the batch's. Pointers of parts that a chain lacks are null.
 // `normed`, `last`: FP32 [2], raised by what observers see behind the normalisation and before the quantizer, or null.
-char* octrain_pointwise(at::Tensor** out, at::Tensor** second, const at::Tensor* x, const at::Tensor* residual, const at::Tensor* gamma,
+// `codes`: null, or gets the quantizer's codes, of which `others` are of NaN.
+char* octrain_pointwise(at::Tensor** out, at::Tensor** second, at::Tensor** codes, int64_t* others, const at::Tensor* x, const at::Tensor* residual, const at::Tensor* gamma,
                         const at::Tensor* beta, const at::Tensor* mean, const at::Tensor* var, const at::Tensor* scale,
                         const at::Tensor* normed, const at::Tensor* last, const OctrainPointwise* options) {
   return octrain_guard([&] {
@@ -331,7 +340,8 @@ char* octrain_pointwise(at::Tensor** out, at::Tensor** second, const at::Tensor*
                       (t && t->scalar_type() == at::kFloat && t->numel() == x->size(1) && t->is_contiguous()),
                   "a normalisation wants four FP32 numbers for each of ", x->size(1), " channels");
     }
-    const Given given{residual, gamma, beta, mean, var, scale, normed, last};
+    at::Tensor encoded;
+    const Given given{residual, gamma, beta, mean, var, scale, normed, last, codes ? &encoded : nullptr, others};
     const auto maybe = [](const at::Tensor* t) { return t ? Pointwise::Maybe(*t) : std::nullopt; };
     const auto wants = [](const at::Tensor* t) { return t && t->requires_grad(); };
     const bool differentiate =
@@ -339,6 +349,7 @@ char* octrain_pointwise(at::Tensor** out, at::Tensor** second, const at::Tensor*
     const auto made =
         Pointwise::apply(*x, maybe(residual), maybe(gamma), maybe(beta), options, &given, differentiate, second != nullptr);
     *out = new at::Tensor(made[0]);
+    if (codes) *codes = new at::Tensor(encoded);
     if (second) *second = made.size() > 1 ? new at::Tensor(made[1]) : nullptr;
   });
 }

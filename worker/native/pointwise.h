@@ -25,13 +25,14 @@ struct OctrainPointwise {
   int32_t unclipped;  // of the quantizer: the gradient passes where it clamps
   int64_t qmin, qmax;
   float min_scale;
+  float zero;  // the code of 0 among the codes that are wanted besides
   int32_t emulated;  // the kernels of GPUs run it on the CPU: tests have a launcher that does so
 };
 
 // The options as the inner loop wants them.
 struct OctrainStages {
   int32_t cuts, strict, quantizes, unclipped;
-  float low, high, scale, qmin, qmax;
+  float low, high, scale, qmin, qmax, zero;
 };
 
 // Elements that a loop's arrays of channels go on for beyond the last channel, from the first one on again.
@@ -47,9 +48,10 @@ struct OctrainPointwiseLoops {
   // sum += x - shift, square += (x - shift)^2, both patterns of sums.
   void (*statistics[3])(OctrainChannels c, const void* x, const float* shift, float* sum, float* square);
   // y from x. `gain` and `bias`: patterns, or null where nothing is normalised; `residual`, `bits` (what passes the gradient),
-  // `normed` and `last` (what observers see behind the normalisation and before the quantizer): may be null.
-  void (*forward[3])(OctrainChannels c, const void* x, const float* gain, const float* bias, const void* residual, void* y,
-                     uint8_t* bits, const OctrainStages* stages, OctrainSeen* normed, OctrainSeen* last);
+  // `normed` and `last` (what observers see behind the normalisation and before the quantizer), and `codes` (of the quantizer): may
+  // be null. Returns how many codes are of NaN, which has that of 0.
+  int64_t (*forward[3])(OctrainChannels c, const void* x, const float* gain, const float* bias, const void* residual, void* y,
+                        uint8_t* bits, uint8_t* codes, const OctrainStages* stages, OctrainSeen* normed, OctrainSeen* last);
   // dz = dy + other, rounded to their type (dy, if `other` is null), where its bit is set (everywhere, if `bits` is null), to `dz`
   // and times `gain` to `dx` where they are not null; sum += dz, product += dz * (x - mean).
   void (*sums[3])(OctrainChannels c, const void* dy, const void* other, const uint8_t* bits, const void* x,

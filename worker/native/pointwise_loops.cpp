@@ -35,8 +35,9 @@ INLINE void statistics(OctrainChannels c, const void* from, const float* shift, 
 }
 
 template <typename K>
-INLINE void forward(OctrainChannels c, const void* from, const float* gain, const float* bias, const void* residual,
-                    void* to, uint8_t* bits, const OctrainStages* stages, OctrainSeen* normed, OctrainSeen* last) {
+INLINE int64_t forward(OctrainChannels c, const void* from, const float* gain, const float* bias, const void* residual,
+                       void* to, uint8_t* bits, uint8_t* codes, const OctrainStages* stages, OctrainSeen* normed,
+                       OctrainSeen* last) {
   using Word = typename K::Word;
   auto* x = static_cast<const Word*>(from);
   auto* r = static_cast<const Word*>(residual);
@@ -44,7 +45,8 @@ INLINE void forward(OctrainChannels c, const void* from, const float* gain, cons
   const OctrainStages o = *stages;
   // Nothing lies beyond a bound that is infinite, infinity neither.
   const float high = o.high == float_of(kInfinity) ? float_of(kInfinity | 1u) : o.high;
-  blocks(c, [=](int64_t at, int64_t channel, int64_t n) __attribute__((always_inline)) {
+  int64_t others = 0;
+  blocks(c, [=, &others](int64_t at, int64_t channel, int64_t n) __attribute__((always_inline)) {
     float f[kBlock], g[kBlock];
     uint8_t passes[kBlock];
     K::widen(x + at, f, n);
@@ -73,11 +75,21 @@ INLINE void forward(OctrainChannels c, const void* from, const float* gain, cons
       if (bits && !o.unclipped) {
         for (int64_t i = 0; i < n; ++i) passes[i] &= static_cast<uint8_t>((g[i] >= o.qmin) & (g[i] <= o.qmax));
       }
-      for (int64_t i = 0; i < n; ++i) f[i] = clamped(g[i], o.qmin, o.qmax) * o.scale;
+      for (int64_t i = 0; i < n; ++i) g[i] = clamped(g[i], o.qmin, o.qmax);
+      if (codes) {
+        int32_t bad = 0;
+        for (int64_t i = 0; i < n; ++i) {
+          bad += g[i] != g[i];
+          codes[at + i] = byte_of(g[i] == g[i] ? g[i] : 0.0f, o.zero);
+        }
+        others += bad;
+      }
+      for (int64_t i = 0; i < n; ++i) f[i] = g[i] * o.scale;
     }
     if (bits) pack_bits(passes, bits + at / 8, n);
     K::narrow(f, y + at, n);
   });
+  return others;
 }
 
 // dz of a block: to memory as it came, with zeros where no gradient passes, and to f.
@@ -163,9 +175,9 @@ INLINE void backward(OctrainChannels c, const void* gradient, const uint8_t* bit
   void statistics_##K(OctrainChannels c, const void* x, const float* k, float* s, float* q) {                         \
     statistics<K>(c, x, k, s, q);                                                                                     \
   }                                                                                                                   \
-  void forward_##K(OctrainChannels c, const void* x, const float* a, const float* b, const void* r, void* y,          \
-                   uint8_t* m, const OctrainStages* o, OctrainSeen* n, OctrainSeen* l) {                              \
-    forward<K>(c, x, a, b, r, y, m, o, n, l);                                                                         \
+  int64_t forward_##K(OctrainChannels c, const void* x, const float* a, const float* b, const void* r, void* y,       \
+                      uint8_t* m, uint8_t* q, const OctrainStages* o, OctrainSeen* n, OctrainSeen* l) {               \
+    return forward<K>(c, x, a, b, r, y, m, q, o, n, l);                                                               \
   }                                                                                                                   \
   void sums_##K(OctrainChannels c, const void* dy, const void* o, const uint8_t* b, const void* x, const float* m,    \
                 void* dz, void* dx, const float* a, float* s, float* p) {                                             \

@@ -10,6 +10,8 @@
 struct OctrainChain {
   const at::Tensor *residual, *gamma, *beta, *mean, *var, *scale;  // null: there is none
   const at::Tensor *normed, *last;  // [absmax over finite values, count of the others], raised by what is seen; null: nobody looks
+  at::Tensor* codes;  // gets the quantizer's codes, bytes; null: nobody wants them
+  int64_t* others;  // gets how many of them are of NaN
 };
 
 struct OctrainChainForward {

@@ -69,6 +69,12 @@ pub enum StrategyError {
         /// Compute capability.
         minor: u32,
     },
+    /// A forward on codes that cannot be.
+    #[error("--qat-int8-forward is set, but {why}; or leave it out")]
+    Int8Forward {
+        /// Why, and what to do.
+        why: String,
+    },
     /// A batch of nothing.
     #[error("--batch-size is 0: every microbatch needs at least one image")]
     EmptyBatch,

@@ -5,6 +5,7 @@ mod averaging;
 mod batch;
 mod device;
 mod error;
+mod int8;
 mod precision;
 mod qat;
 mod settings;
@@ -65,6 +66,8 @@ pub struct BuildStrategy {
     pub settings: Vec<Setting>,
     /// Gradient bucket in bytes.
     pub bucket_bytes: u64,
+    /// Whether the forward of quantized layers is computed on INT8 codes in training.
+    pub int8_forward: bool,
     /// Type of gradients between workers.
     pub reduce_type: ReduceType,
     /// M.
@@ -126,6 +129,8 @@ pub fn decide(facts: &JobFacts) -> Result<BuildStrategy, StrategyError> {
     settings.push(setting("reduce-dtype", reduce_type, reason));
 
     settings.extend(qat::settings(strategy.qat.as_ref(), &network, batch.total_steps)?);
+    let (int8_forward, reason) = int8::choose(&s, purpose, device, &workers)?;
+    settings.push(setting("int8-forward", if int8_forward { "on" } else { "off" }, reason));
     strategy.qat = strategy.qat.map(|q| q.scheduled(batch.total_steps));
 
     let (threads, reason) = threads(&s, &workers);
@@ -151,6 +156,7 @@ pub fn decide(facts: &JobFacts) -> Result<BuildStrategy, StrategyError> {
         settings,
         bucket_bytes,
         reduce_type,
+        int8_forward,
         microbatches: batch.microbatches,
         microbatch_size: batch.microbatch_size,
         total_steps: batch.total_steps,

@@ -13,7 +13,7 @@ pub(crate) fn config(changes: Value) -> Value {
         "qat": false, "target": "openvino", "qat-calibration-images": 512, "qat-freeze-observers": 0.8,
         "qat-freeze-bn": 0.9, "qat-observer-momentum": 0.9, "qat-pass-through": false, "qat-skip": [],
         "qat-observer": "moving-average", "qat-percentile": 99.99, "qat-weight-bits": 8, "qat-reduce-range": false,
-        "qat-learn-scales": false, "qat-bn-images": 0, "qat-distill": false, "qat-distill-weight": 0.5, "qat-distill-temperature": 4.0,
+        "qat-learn-scales": false, "qat-int8-forward": false, "qat-bn-images": 0, "qat-distill": false, "qat-distill-weight": 0.5, "qat-distill-temperature": 4.0,
         "model-ema": false, "model-ema-decay": 0.99998, "model-ema-steps": 32,
         "device": "auto", "threads": 0, "bucket-mib": 25.0, "reduce-dtype": "fp32", "another-key": "ignored",
     });
@@ -44,6 +44,7 @@ pub(crate) fn worker(host: &str, local_index: u32, gpus: usize) -> WorkerFacts {
             cuda_devices: (0..gpus).map(gpu).collect(),
             cpu_bf16: true,
             cpu_avx512: true,
+            cpu_int8: true,
             cpu_cores: 8,
             memory_bytes: 1 << 34,
         }),

@@ -346,6 +346,34 @@ fn the_plan_says_which_type_gradients_have_on_their_way() {
 }
 
 #[test]
+fn a_forward_on_codes_is_for_cpus_that_sum_them_exactly_and_never_left_off_unsaid() {
+    let asked = |mut changes: serde_json::Value| {
+        for key in ["qat", "qat-int8-forward"] {
+            changes[key] = true.into();
+        }
+        changes
+    };
+    let decided = decide(&facts(json!({"qat": true}), two())).unwrap();
+    assert_eq!((decided.int8_forward, of(&decided, "int8-forward").0), (false, "off".to_string()));
+    for changes in [json!({}), json!({"amp": "bf16"})] {
+        let decided = decide(&facts(asked(changes), two())).unwrap();
+        let (said, reason) = of(&decided, "int8-forward");
+        assert!(decided.int8_forward && said == "on" && reason.contains("--qat-int8-forward"), "{reason}");
+    }
+    let mut plain = two();
+    plain[1].capabilities.as_mut().unwrap().cpu_int8 = false;
+    for (changes, workers, why) in [
+        (json!({}), plain, "has no VNNI"),
+        (json!({"data-layout": "NCHW"}), two(), "say --data-layout NHWC"),
+        (json!({"amp": "fp16"}), two(), "say --amp bf16"),
+        (json!({"device": "cuda"}), vec![worker("a", 0, 1)], "say --device cpu"),
+    ] {
+        let error = decide(&facts(asked(changes), workers)).unwrap_err().to_string();
+        assert!(error.starts_with("--qat-int8-forward is set, but") && error.contains(why), "{error}");
+    }
+}
+
+#[test]
 fn numbers_out_of_range_are_refused_by_the_name_of_their_flag() {
     for (changes, flag) in [
         (json!({"scale-loss": 0.0}), "scale-loss"),

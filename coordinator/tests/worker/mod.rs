@@ -28,7 +28,7 @@ pub fn job(seed: u64) -> JobSpec {
         "qat": true, "target": "openvino", "qat-calibration-images": 512, "qat-freeze-observers": 0.8,
         "qat-freeze-bn": 0.9, "qat-observer-momentum": 0.9, "qat-pass-through": false, "qat-skip": [],
         "qat-observer": "moving-average", "qat-percentile": 99.99, "qat-weight-bits": 8, "qat-reduce-range": false,
-        "qat-learn-scales": false, "qat-bn-images": 0, "qat-distill": false, "qat-distill-weight": 0.5, "qat-distill-temperature": 4.0,
+        "qat-learn-scales": false, "qat-int8-forward": false, "qat-bn-images": 0, "qat-distill": false, "qat-distill-weight": 0.5, "qat-distill-temperature": 4.0,
         "model-ema": false, "model-ema-decay": 0.99998, "model-ema-steps": 32,
         "device": "cpu", "threads": 0, "bucket-mib": 25.0, "reduce-dtype": "fp32",
     });

@@ -143,6 +143,7 @@ fn optim(e: &OptimError) -> Option<String> {
         E::TeacherLacks { .. } | E::TeacherTask { .. } | E::TeacherPasses(_) => {
             say("--qat-teacher says which")
         }
+        E::Int8Forward { .. } => say("leave out --qat-int8-forward"),
         E::NoCalibration { .. } => say("--qat-calibration-images says how many"),
         E::Data(e) => data(e),
         E::Collective(_)

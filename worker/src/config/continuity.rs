@@ -7,7 +7,7 @@ use serde_json::Value;
 
 /// Settings that may differ from start to start of one run: where things are, how far it goes, how it is spread over
 /// machines, what is told. How gradients go between them (`bucket-mib`, `reduce-dtype`) changes by rounding what is learnt, as
-/// their number does. The global batch is among them because the manifest holds it; see `trainer::begin`.
+/// their number does, and as what a forward is computed on (`qat-int8-forward`). The global batch is among them because the manifest holds it; see `trainer::begin`.
 const FREE: &[&str] = &[
     "output-dir",
     "report-file",
@@ -36,6 +36,7 @@ const FREE: &[&str] = &[
     "allow-mismatch",
     "overwrite",
     "qat-teacher",
+    "qat-int8-forward",
     "device",
     "nproc",
     "min-world",

@@ -1,9 +1,11 @@
 //! Running a graph forward.
 
 use super::chains::{self, Chain};
+use super::integer::{self, Integers};
 use super::ops::{self, Call};
 use super::{ExecError, Prepared, Record, Weights, fused};
 use crate::graph::{Graph, Layout, Node, NodeId, Op};
+use crate::native::Codes;
 use tch::Tensor;
 
 /// How a graph runs.
@@ -19,12 +21,21 @@ pub struct Mode {
     pub unclipped: bool,
     /// Key of what is left out at random (dropout, stochastic depth); `None`: nothing is.
     pub draws: Option<u64>,
+    /// Layers whose weight and input are quantized compute their forward on INT8 codes, on CPUs whose products of them are exact
+    /// ([`crate::native::int8_products`]).
+    pub int8: bool,
 }
 
 impl Mode {
     /// Evaluation: running statistics, frozen ranges.
-    pub const EVAL: Mode =
-        Mode { batch_stats: false, quantize: true, observe: false, unclipped: false, draws: None };
+    pub const EVAL: Mode = Mode {
+        batch_stats: false,
+        quantize: true,
+        observe: false,
+        unclipped: false,
+        draws: None,
+        int8: false,
+    };
     /// Evaluation of the network with its quantizers in force, or of the floating-point network.
     pub const fn evaluation(quantize: bool) -> Mode {
         Mode { quantize, ..Self::EVAL }
@@ -69,6 +80,7 @@ pub type Watch<'a> = dyn FnMut(&Node, &Tensor) + 'a;
 pub struct Executor {
     graph: Graph,
     steps: Vec<Step>,
+    integers: Integers,
     /// Every node by itself, in order.
     apart: Schedule,
     /// Neighbours as one where they can be: the same values, rounded less often.
@@ -209,12 +221,19 @@ impl Executor {
         }
         let [apart, fused, counted] =
             [vec![], chains::find(&graph), chains::norms(&graph)].map(|chains| Schedule::new(&graph, chains));
-        Ok(Self { graph, steps, apart, fused, counted })
+        let integers = Integers::new(&graph);
+        Ok(Self { graph, steps, integers, apart, fused, counted })
     }
 
     /// The graph it runs.
     pub fn graph(&self) -> &Graph {
         &self.graph
+    }
+
+    /// How many layers can compute the forward of a microbatch of `batch` images on INT8 codes ([`Mode::int8`]), and the names of the
+    /// others with why they cannot.
+    pub fn int8_layers(&self, batch: i64) -> (usize, Vec<(String, String)>) {
+        integer::layers(&self.graph, batch)
     }
 
     /// Whether every active quantizer has a range; the first that has none is the error.
@@ -239,6 +258,8 @@ impl Executor {
     ) -> Result<Tensor, ExecError> {
         let none = || self.graph.nodes.iter().map(|_| None).collect();
         let (mut values, mut seconds): (Vec<Option<Tensor>>, Vec<Option<Tensor>>) = (none(), none());
+        let mut codes: Vec<Option<Codes>> = self.graph.nodes.iter().map(|_| None).collect();
+        let batch = images.size().first().copied().unwrap_or(0);
         let schedule = match (&watch, pass.mode.calibrates_by_batch()) {
             (None, _) => &self.fused,
             // What is counted is what was observed, whose statistics do not depend on the number of threads.
@@ -251,9 +272,14 @@ impl Executor {
                 What::Chain(chain) => {
                     let residual = chain.residual.as_ref().map(held);
                     let x = held(&chain.input);
-                    let of = (chain, turn.twice);
-                    let (value, second) = fused::run(&self.graph, &self.steps, of, x, residual, &pass)?;
+                    let of = fused::Of {
+                        chain,
+                        twice: turn.twice,
+                        encodes: pass.mode.int8 && self.integers.wants(chain.last, batch),
+                    };
+                    let (value, second, made) = fused::run(&self.graph, &self.steps, of, x, residual, &pass)?;
                     seconds[chain.last.0] = second;
+                    codes[chain.last.0] = made;
                     // Where somebody watches it is of one node.
                     if let Some(watch) = watch.as_deref_mut() {
                         watch(self.graph.node(chain.last), &value);
@@ -267,7 +293,13 @@ impl Executor {
                         _ => node.inputs.iter().map(held).collect(),
                     };
                     let may_overwrite = step.may_overwrite && watch.is_none();
-                    let mut call = Call::new((*id, node), &inputs, step, may_overwrite, &mut pass);
+                    if pass.mode.int8 && self.integers.wants(*id, batch) {
+                        let before = node.inputs.first().and_then(|i| codes[i.0].as_ref());
+                        codes[id.0] = integer::codes(node, inputs[0], before, step.quantizer, pass.prepared)?;
+                    }
+                    let computes = pass.mode.int8 && self.integers.computes(*id, batch);
+                    let encoded = node.inputs.first().filter(|_| computes).and_then(|i| codes[i.0].as_ref());
+                    let mut call = Call::new((*id, node), &inputs, (step, encoded), may_overwrite, &mut pass);
                     let value = ops::of(node)?.forward(&mut call).map_err(|e| e.at(&node.name))?;
                     if let Some(watch) = watch.as_deref_mut() {
                         watch(node, &value);
@@ -282,7 +314,7 @@ impl Executor {
                 }
             }
             for id in &turn.frees {
-                values[id.0] = None;
+                (values[id.0], codes[id.0]) = (None, None);
             }
         }
         Ok(values[self.graph.output.0].take().expect("the output is made last"))

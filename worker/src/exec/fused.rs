@@ -3,21 +3,30 @@
 use super::chains::Chain;
 use super::forward::Step;
 use super::ops::{ensure_variance, quantize};
-use super::{ExecError, Pass};
+use super::{ExecError, Pass, integer};
 use crate::graph::{Graph, NodeId, Op};
-use crate::native::{self, Norm, Pointwise, Rounding};
+use crate::native::{self, Codes, Norm, Pointwise, Rounding};
 use tch::Tensor;
 
-/// The value of a chain's last node, from the value it starts from and the one it adds; with `twice`, once more for its second
-/// reader, where the gradients of the two come apart.
+/// What of a chain is wanted.
+pub(super) struct Of<'a> {
+    /// The chain.
+    pub chain: &'a Chain,
+    /// Its value once more for its second reader, where the gradients of the two come apart.
+    pub twice: bool,
+    /// The codes of its value, where its quantizer makes it.
+    pub encodes: bool,
+}
+
+/// The value of a chain's last node, from the value it starts from and the one it adds, and what else is wanted.
 pub(super) fn run(
     graph: &Graph,
     steps: &[Step],
-    (chain, twice): (&Chain, bool),
+    Of { chain, twice, encodes }: Of,
     x: &Tensor,
     residual: Option<&Tensor>,
     pass: &Pass,
-) -> Result<(Tensor, Option<Tensor>), ExecError> {
+) -> Result<(Tensor, Option<Tensor>, Option<Codes>), ExecError> {
     let mode = pass.mode;
     let index = |id: NodeId| steps[id.0].quantizer.expect("resolved for every quantizer");
     let statistics = match chain.norm {
@@ -60,13 +69,18 @@ pub(super) fn run(
     let at = |source| ExecError::Native { node: graph.node(chain.last).name.clone(), source };
     if let Some((i, scheme, _)) = learned {
         let y = native::pointwise(x, &of).map_err(at)?;
-        return Ok((quantize(&y, pass.prepared, i, scheme, mode).map_err(at)?.0, None));
+        let codes = encodes.then(|| integer::encode(graph.node(chain.last), &y, scheme, i, pass.prepared));
+        return Ok((quantize(&y, pass.prepared, i, scheme, mode).map_err(at)?.0, None, codes.transpose()?));
+    }
+    if encodes && of.rounding.is_some() {
+        let (y, second, codes) = native::pointwise_with_codes(x, &of, twice).map_err(at)?;
+        return Ok((y, second, Some(codes)));
     }
     if twice {
         let [y, second] = native::pointwise_for_two(x, &of).map_err(at)?;
-        return Ok((y, Some(second)));
+        return Ok((y, Some(second), None));
     }
-    Ok((native::pointwise(x, &of).map_err(at)?, None))
+    Ok((native::pointwise(x, &of).map_err(at)?, None, None))
 }
 
 fn incomplete(graph: &Graph, id: NodeId) -> ExecError {

@@ -7,6 +7,7 @@ mod evaluator;
 mod forward;
 mod fused;
 mod init;
+mod integer;
 mod integer_bias;
 pub mod ops;
 mod prepare;

@@ -3,11 +3,11 @@
 //! narrow type. A per-channel abs-max range clips nothing, so the straight-through gradient is the identity.
 
 use super::integer_bias::deploy;
-use super::weights::weight_scales;
-use super::{ExecError, Mode, Weights, kind, with_layout};
+use super::{ExecError, Mode, Weights, integer, kind, with_layout};
 use crate::graph::Graph;
-use crate::native;
+use crate::native::{self, WeightCodes};
 use crate::quant::scheme::Scheme;
+use std::cell::OnceCell;
 use tch::{Device, Kind, Tensor};
 
 /// Leaves in the order of the trainable parameters, and the quantizers' scales.
@@ -19,6 +19,10 @@ pub struct Prepared {
     pub scales: Tensor,
     /// Whether they are.
     pub learns_scales: bool,
+    /// Codes of the weights of layers that compute on codes, by trainable parameter.
+    pub(super) codes: Vec<Option<WeightCodes>>,
+    /// The same as a layer's product wants them, by node, from its first run on.
+    pub(super) packed: Vec<OnceCell<Tensor>>,
 }
 
 impl Prepared {
@@ -38,34 +42,39 @@ impl Prepared {
                 }
             }
         }
+        let encoded = match mode.int8 {
+            true => integer::weights(graph, weights),
+            false => vec![false; uses.len()],
+        };
         let _guard = tch::no_grad_guard();
         let mut leaves = Vec::with_capacity(uses.len());
-        for ((slot, master), used) in weights.layout.trainable.iter().zip(weights.trainable()).zip(uses) {
-            let mut leaf = master;
+        let mut codes = Vec::with_capacity(uses.len());
+        let slots = weights.layout.trainable.iter().zip(weights.trainable());
+        for (((slot, master), used), encoded) in slots.zip(uses).zip(encoded) {
+            let (mut leaf, mut of_leaf) = (master, None);
             if let Some((scheme, kind)) = used {
-                let scheme = scheme.filter(|_| quantize);
-                if let Some(scheme) = scheme.filter(|_| leaf.device() != Device::Cpu) {
-                    leaf = native::weight(&leaf, scheme, kind, graph.layout)
-                        .map_err(|source| ExecError::Native { node: slot.name.clone(), source })?;
-                    leaves.push(leaf.f_set_requires_grad(grad)?);
-                    continue;
+                let at = |source| ExecError::Native { node: slot.name.clone(), source };
+                match (scheme.filter(|_| quantize), leaf.device()) {
+                    (Some(scheme), Device::Cpu) => {
+                        let made = native::weight_on_cpu(&leaf, scheme, kind, graph.layout, encoded);
+                        (leaf, of_leaf) = made.map_err(at)?;
+                    }
+                    (Some(scheme), _) => {
+                        leaf = native::weight(&leaf, scheme, kind, graph.layout).map_err(at)?;
+                    }
+                    (None, _) => leaf = with_layout(&leaf.f_to_kind(kind)?, graph.layout)?,
                 }
-                if let Some(scheme) = scheme {
-                    let scales = weight_scales(&leaf, scheme)?;
-                    let (qmin, qmax) = (scheme.qmin(), scheme.qmax());
-                    leaf = native::fake_quant_per_channel(&leaf, &scales, qmin, qmax, false)
-                        .map_err(|source| ExecError::Native { node: slot.name.clone(), source })?;
-                }
-                leaf = with_layout(&leaf.f_to_kind(kind)?, graph.layout)?;
             }
             leaves.push(leaf.f_detach()?.f_set_requires_grad(grad)?);
+            codes.push(of_leaf);
         }
         let scales = weights.scales()?.f_detach()?;
         let integer_biases = || graph.nodes.iter().any(|n| n.op.layer().is_some_and(|l| l.integer_bias));
         if quantize && !grad && !mode.batch_stats && integer_biases() {
             deploy(graph, weights, &scales, &mut leaves)?;
         }
-        Ok(Self { leaves, scales, learns_scales: false })
+        let packed = graph.nodes.iter().map(|_| OnceCell::new()).collect();
+        Ok(Self { leaves, scales, learns_scales: false, codes, packed })
     }
 
     /// The same with scales that are leaves too.

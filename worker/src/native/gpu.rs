@@ -60,18 +60,21 @@ pub(super) fn weight_by(
     layout: Layout,
     emulated: bool,
 ) -> Result<Tensor, NativeError> {
-    let kind = match kind {
-        Kind::Float => 0,
-        Kind::BFloat16 => 1,
-        Kind::Half => 2,
-        other => {
-            return Err(NativeError(format!("weights are used in FP32, BF16 and FP16, not in {other:?}")));
-        }
-    };
+    let kind = kind_of_weight(kind)?;
     let (channels_last, range) = (layout == Layout::Nhwc, [scheme.qmin(), scheme.qmax()]);
     let w = w.as_ptr().cast();
     // SAFETY: `w` is a live tensor, of which the operator keeps nothing.
     made(|out| unsafe {
         octrain_weight(out, w, kind, channels_last.into(), range[0], range[1], MIN_SCALE, emulated.into())
     })
+}
+
+/// The number of a weight's type in the C++ parts.
+pub(super) fn kind_of_weight(kind: Kind) -> Result<i32, NativeError> {
+    match kind {
+        Kind::Float => Ok(0),
+        Kind::BFloat16 => Ok(1),
+        Kind::Half => Ok(2),
+        other => Err(NativeError(format!("weights are used in FP32, BF16 and FP16, not in {other:?}"))),
+    }
 }

@@ -15,6 +15,7 @@ pub mod devices;
 mod error;
 mod gpu;
 mod gradients;
+mod int8;
 mod interfaces;
 mod leave;
 pub mod libraries;
@@ -33,10 +34,14 @@ pub(crate) use error::check;
 pub use error::{NativeError, says_no_memory};
 pub use gpu::{max_pool, weight};
 pub use gradients::on_gradient;
+pub use int8::{
+    Codes, Int8Product, WeightCodes, codes, int8_pack, int8_product, int8_products, max_pool_of_codes,
+    weight_on_cpu,
+};
 pub use interfaces::interfaces;
 pub use leave::leave;
 pub use memory::keep_freed;
-pub use pointwise::{Cut, Norm, Pointwise, Rounding, pointwise, pointwise_for_two};
+pub use pointwise::{Cut, Norm, Pointwise, Rounding, pointwise, pointwise_for_two, pointwise_with_codes};
 pub use products::bf16_products;
 pub use update::{AdamWNumbers, adamw, sgd};
 pub use upload::{Upload, pinned};

@@ -110,6 +110,12 @@ pub enum OptimError {
         /// What it gave.
         range: f32,
     },
+    /// A forward on INT8 codes that cannot be.
+    #[error("the forward cannot be computed on INT8 codes: {why}")]
+    Int8Forward {
+        /// Why.
+        why: String,
+    },
     /// Distillation without a teacher.
     #[error("distillation needs the floating-point network it learns from: Program::follow takes it")]
     NoTeacher,

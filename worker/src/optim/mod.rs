@@ -53,6 +53,7 @@ pub use survive::Place;
 use crate::collective::Collective;
 use crate::exec::{Executor, Weights, initialise};
 use crate::graph::Graph;
+use crate::native;
 use crate::passes::{GraphPass, Passes};
 use crate::quant::observer::RangeObserver;
 use crate::strategy::{Averaging, Purpose, ReduceType, Strategy};
@@ -89,6 +90,7 @@ pub struct DistributedOptimizer {
     seed: u64,
     zero_gamma: bool,
     overlap: bool,
+    int8_forward: bool,
 }
 
 impl DistributedOptimizer {
@@ -114,6 +116,7 @@ impl DistributedOptimizer {
             seed: 42,
             zero_gamma: false,
             overlap: true,
+            int8_forward: false,
         }
     }
 
@@ -153,6 +156,13 @@ impl DistributedOptimizer {
     /// bit, so that ranks may differ.
     pub fn overlap(self, overlap: bool) -> Self {
         Self { overlap, ..self }
+    }
+
+    /// With the forward of quantized convolutions and linear layers computed on INT8 codes in training: exact sums, rounded once, and
+    /// gradients as without it. Layers with groups, and those with fewer than 512 rows in a microbatch (pixels of a convolution's
+    /// result), stay in floating point. Evaluation does, too.
+    pub fn int8_forward(self, int8_forward: bool) -> Self {
+        Self { int8_forward, ..self }
     }
 
     /// With weights and gradients on this device.
@@ -200,6 +210,28 @@ impl DistributedOptimizer {
         let mut weights = Weights::zeros(&graph, self.device)?;
         initialise(&mut weights, self.seed, self.zero_gamma)?;
         let executor = Executor::new(graph, &weights)?;
+        if self.int8_forward {
+            ensure_int8(&executor, self.device)?;
+        }
         Program::new(self, network, executor, weights, Box::new(loss))
+    }
+}
+
+/// Whether the forward of a network can be computed on INT8 codes.
+fn ensure_int8(executor: &Executor, device: Device) -> Result<(), OptimError> {
+    let refused = |why: &str| Err(OptimError::Int8Forward { why: why.into() });
+    if device != Device::Cpu {
+        return refused("there are kernels for it on CPUs only");
+    }
+    if !native::int8_products() {
+        return refused(
+            "sums of products of 8-bit codes are not exact on this CPU, which has no VNNI or may not use it",
+        );
+    }
+    let (able, others) = executor.int8_layers(i64::MAX);
+    match (able, others.first()) {
+        (0, Some((name, why))) => refused(&format!("no layer of the network can; of `{name}`, {why}")),
+        (0, None) => refused("the network has no layer"),
+        _ => Ok(()),
     }
 }

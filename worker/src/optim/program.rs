@@ -81,6 +81,8 @@ pub struct Program {
     pub global_step: u64,
     /// Keys what is left out at random.
     seed: u64,
+    /// Whether steps compute the forward of quantized layers on INT8 codes.
+    int8_forward: bool,
 }
 
 impl Program {
@@ -114,6 +116,7 @@ impl Program {
             weights,
             global_step: 0,
             seed: o.seed,
+            int8_forward: o.int8_forward,
         })
     }
 
@@ -141,6 +144,12 @@ impl Program {
     /// The network with other numbers of its own: [`Self::weights`] where they are averaged besides.
     pub fn evaluator_of(&self, weights: &Weights, mode: Mode) -> Result<Evaluator, ExecError> {
         Evaluator::new(self.executor.clone(), weights, mode)
+    }
+
+    /// How many layers compute the forward of a microbatch of `batch` images on INT8 codes, and the names of the others with why they do
+    /// not; none where steps do not compute on codes.
+    pub fn int8_layers(&self, batch: usize) -> Option<(usize, Vec<(String, String)>)> {
+        self.int8_forward.then(|| self.executor.int8_layers(i64::try_from(batch).unwrap_or(i64::MAX)))
     }
 
     /// The collective all ranks share.
@@ -359,6 +368,7 @@ impl Program {
             observe: phase.observe,
             unclipped: qat.is_some_and(|q| q.unclipped_straight_through),
             draws: None,
+            int8: self.int8_forward,
         };
         let distillation = qat.and_then(|q| q.distillation);
         let mut prepared = Prepared::new(self.executor.graph(), &self.weights, mode, true)?;

@@ -37,6 +37,7 @@ pub fn capabilities(cuda_devices: Vec<CudaDevice>) -> Capabilities {
         cuda_devices,
         cpu_bf16: native::bf16_products(),
         cpu_avx512: has("avx512f"),
+        cpu_int8: native::int8_products(),
         cpu_cores: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
         memory_bytes: memory_bytes(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default()),
     }

@@ -168,6 +168,7 @@ impl<'a> Run<'a> {
             .schedule(schedule)
             .sharing(sharing(plan))
             .overlap(overlap)
+            .int8_forward(plan.int8_forward)
             .loss_scale(loss_scale(plan))
             .clip_norm(config.optimizer.clip_grad_norm)
             .averaging(averaging)
@@ -232,6 +233,8 @@ impl<'a> Run<'a> {
         if let Some((beginning, warmup)) = self.beginning.take() {
             self.reporter.say(&beginning);
             self.say_whose();
+            let layers = self.program.int8_layers(self.task.session.plan().microbatch_size as usize);
+            layers.iter().for_each(|layers| self.reporter.say(&on_codes(layers)));
             job.found().for_each(|found| self.reporter.say(&found.to_string()));
             if let Some(train) = job.train.as_ref().filter(|_| config.run.epochs > 0) {
                 let told = [remainder(train.len(), self.task.data.sharding.global_batch()), warmup];
@@ -290,6 +293,25 @@ impl<'a> Run<'a> {
     }
 }
 
+/// Which layers compute on INT8 codes, and why others do not.
+fn on_codes((count, others): &(usize, Vec<(String, String)>)) -> String {
+    let mut reasons: Vec<(&str, Vec<&str>)> = vec![];
+    for (name, why) in others {
+        match reasons.iter_mut().find(|(reason, _)| reason == why) {
+            Some((_, names)) => names.push(name),
+            None => reasons.push((why, vec![name])),
+        }
+    }
+    let others: String = reasons
+        .iter()
+        .map(|(why, names)| match names[..] {
+            [name] => format!("; not {name}: {why}"),
+            _ => format!("; not {} and {} others: {why}", names[0], names.len() - 1),
+        })
+        .collect();
+    format!("the forward of {count} layers is computed on INT8 codes{others}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -345,7 +367,7 @@ mod tests {
     fn made(plan: &BuildPlan) -> String {
         let config = config();
         let strategy = strategy(plan, &network()).map_err(|e| e.to_string());
-        let step = (sharing(plan), loss_scale(plan), averaging(plan, 3));
+        let step = (sharing(plan), loss_scale(plan), averaging(plan, 3), plan.int8_forward);
         format!(
             "{:?}",
             (
@@ -355,6 +377,17 @@ mod tests {
                 schedule(&config.optimizer, plan.total_steps, 100)
             )
         )
+    }
+
+    #[test]
+    fn layers_are_said_by_why_they_do_not_compute_on_codes() {
+        let layer = |name: &str, why: &str| (name.to_string(), why.to_string());
+        let others = vec![layer("a", "it has groups"), layer("fc", "few rows"), layer("b", "it has groups")];
+        assert_eq!(
+            on_codes(&(5, others)),
+            "the forward of 5 layers is computed on INT8 codes; not a and 1 others: it has groups; not fc: few rows"
+        );
+        assert_eq!(on_codes(&(5, vec![])), "the forward of 5 layers is computed on INT8 codes");
     }
 
     fn qat(p: &mut BuildPlan) -> &mut QatRecipe {
@@ -368,13 +401,14 @@ mod tests {
     #[test]
     fn every_decision_of_the_plan_reaches_the_worker() {
         type Change = fn(&mut BuildPlan);
-        let changes: [(&str, Change); 29] = [
+        let changes: [(&str, Change); 30] = [
             ("amp", |p| p.set_amp(Amp::Bf16)),
             ("loss_scaling.mode", |p| scaling(p).set_mode(LossScalingMode::Dynamic)),
             ("loss_scaling.scale", |p| {
                 scaling(p).set_mode(LossScalingMode::Static);
                 scaling(p).scale = 7.0;
             }),
+            ("int8_forward", |p| p.int8_forward = true),
             ("layout", |p| p.set_layout(Layout::Nchw)),
             ("passes", |p| p.passes[0].on = !p.passes[0].on),
             ("bucket_bytes", |p| p.bucket_bytes += 4),

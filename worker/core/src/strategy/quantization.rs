@@ -72,6 +72,10 @@ pub struct QuantizationSettings {
     /// Learn activation ranges by gradient (LSQ), from where calibration puts them; observers then rest.
     #[cfg_attr(feature = "clap", arg(long, help_heading = "Quantization", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set))]
     pub qat_learn_scales: bool,
+    /// Compute the forward of convolutions and linear layers in training on INT8 codes, on CPUs with VNNI: exact sums, as the
+    /// deployed network has them. Layers with groups, and those whose microbatch is too small to pay for it, stay in floating point.
+    #[cfg_attr(feature = "clap", arg(long, help_heading = "Quantization", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set))]
+    pub qat_int8_forward: bool,
     /// Training images from which BatchNorm's statistics are estimated anew, under quantization, when they freeze
     /// (0: they stay as trained).
     #[cfg_attr(
@@ -115,6 +119,7 @@ impl Default for QuantizationSettings {
             qat_weight_bits: 8,
             qat_reduce_range: false,
             qat_learn_scales: false,
+            qat_int8_forward: false,
             qat_bn_images: 0,
             qat_distill: false,
             qat_teacher: None,
@@ -149,7 +154,7 @@ impl QuantizationSettings {
     }
 
     /// Changes the settings so that they make `recipe`. Without one, what is set for it stays and says nothing; so does a
-    /// [`Freeze::Step`], which settings cannot say, and where the teacher is.
+    /// [`Freeze::Step`], which settings cannot say, where the teacher is, and what the forward is computed on.
     pub fn set(&mut self, recipe: Option<&Qat>) {
         self.qat = recipe.is_some();
         let Some(qat) = recipe else { return };

@@ -34,7 +34,7 @@ mod tests {
         "qat-freeze-observers": 0.25, "qat-freeze-bn": 0.5, "qat-observer-momentum": 0.75, "qat-pass-through": true,
         "qat-skip": ["fc"], "qat-observer": "entropy", "qat-percentile": 90.0, "qat-weight-bits": 7,
         "qat-reduce-range": true,
-        "qat-learn-scales": true, "qat-bn-images": 64, "qat-distill": true, "qat-distill-weight": 0.125,
+        "qat-learn-scales": true, "qat-int8-forward": true, "qat-bn-images": 64, "qat-distill": true, "qat-distill-weight": 0.125,
         "qat-distill-temperature": 2.0
     }"#;
 

@@ -3,6 +3,7 @@
 use super::super::forward::Step;
 use super::super::{ExecError, Mode, Pass};
 use crate::graph::{Layout, Node, NodeId};
+use crate::native::{self, Codes, Int8Product, Taps};
 use tch::{Device, Tensor};
 
 /// One run of one operator.
@@ -17,6 +18,8 @@ pub struct Call<'a, 'r> {
     pub(super) buffers: &'a [usize],
     pub(super) quantizer: Option<usize>,
     pub(super) layout: Layout,
+    /// Codes of the first value it reads, where it computes on them.
+    codes: Option<&'a Codes>,
     /// The node's place in the graph.
     place: usize,
     pub(super) pass: &'a mut Pass<'r>,
@@ -26,13 +29,13 @@ impl<'a, 'r> Call<'a, 'r> {
     pub(in super::super) fn new(
         (id, node): (NodeId, &'a Node),
         inputs: &'a [&'a Tensor],
-        resolved: &'a Step,
+        (resolved, codes): (&'a Step, Option<&'a Codes>),
         may_overwrite: bool,
         pass: &'a mut Pass<'r>,
     ) -> Self {
         let Step { leaves, buffers, quantizer, layout, .. } = resolved;
         let (quantizer, layout, place) = (*quantizer, *layout, id.0);
-        Self { node, inputs, may_overwrite, leaves, buffers, quantizer, layout, place, pass }
+        Self { node, inputs, may_overwrite, leaves, buffers, quantizer, layout, codes, place, pass }
     }
 
     /// The first value it reads.
@@ -54,6 +57,25 @@ impl<'a, 'r> Call<'a, 'r> {
             what: format!("reads {} trainable parameters, not {}", self.leaves.len(), i + 1),
         };
         self.leaf(i).ok_or_else(missing)
+    }
+
+    /// A layer's product on INT8 codes, where it computes on them.
+    pub(super) fn product_of_codes(&self, taps: Taps) -> Result<Option<Tensor>, ExecError> {
+        let prepared = self.pass.prepared;
+        let weight = self.leaves.first().and_then(|&l| prepared.codes[l].as_ref());
+        let (Some(codes), Some(of_weight)) = (self.codes, weight) else { return Ok(None) };
+        let at = |source| ExecError::Native { node: self.node.name.clone(), source };
+        let x = self.x();
+        let packed = match prepared.packed[self.place].get() {
+            Some(packed) => packed,
+            None => {
+                let packed = native::int8_pack(of_weight, x, taps, codes.zero).map_err(at)?;
+                prepared.packed[self.place].get_or_init(|| packed)
+            }
+        };
+        let (weight, bias, scales) = (self.parameter(0)?, self.leaf(1), &of_weight.scales);
+        let of = Int8Product { x, weight, bias, codes, packed, scales, taps };
+        native::int8_product(&of).map(Some).map_err(at)
     }
 
     /// Where the weights live.

@@ -134,13 +134,14 @@ pub(super) fn grid(grid: usize) {
 /// Runs a chain by the kernels, in grids like this.
 pub(super) fn chain(x: &Tensor, of: &Pointwise, by: usize) -> Tensor {
     grid(by);
-    pointwise::run(x, of, pointwise::By { twice: false, emulated: true }).unwrap().0
+    pointwise::run(x, of, pointwise::By { emulated: true, ..pointwise::By::default() }).unwrap().y
 }
 
 /// The same for two readers.
 pub(super) fn chain_for_two(x: &Tensor, of: &Pointwise, by: usize) -> [Tensor; 2] {
     grid(by);
-    let (y, second) = pointwise::run(x, of, pointwise::By { twice: true, emulated: true }).unwrap();
+    let by = pointwise::By { twice: true, emulated: true, ..pointwise::By::default() };
+    let pointwise::Made { y, second, .. } = pointwise::run(x, of, by).unwrap();
     [y, second.unwrap()]
 }
 

@@ -50,6 +50,7 @@ fn all_results(kind: Kind) -> Vec<Vec<i64>> {
     let bits = |all: &Vec<f32>| all.iter().map(|v| i64::from(v.to_bits())).collect();
     results.extend(pointwise::of_a_chain_for_two(kind).iter().map(bits));
     results.extend(depthwise::of_all_cases(kind).iter().map(words));
+    results.extend(int8::of_weights(kind).iter().map(words));
     results
 }
 

@@ -5,6 +5,7 @@ mod depthwise;
 mod devices;
 mod emulated;
 mod gpu;
+mod int8;
 mod isa;
 mod kernels;
 mod layout;

@@ -36,9 +36,10 @@ fn network() -> Graph {
 
 /// Loss after a step, and by name the gradients, BatchNorm's statistics, and how far the ranges have moved: to what was seen, or
 /// by the gradients of learned scales.
-fn one_step(qat: Option<Qat>, watched: bool) -> (f64, Vec<(String, Tensor)>) {
+pub(super) fn one_step(qat: Option<Qat>, watched: bool, int8: bool) -> (f64, Vec<(String, Tensor)>) {
     let strategy = Strategy { layout: Layout::Nhwc, qat, ..Strategy::default() };
     let optimizer = DistributedOptimizer::new(Sgd::default(), strategy, Box::new(Local));
+    let optimizer = optimizer.int8_forward(int8);
     let mut program = optimizer.minimize(network(), CrossEntropy::default()).unwrap();
     let noise = |i: u32| ((i.wrapping_mul(2_654_435_761) >> 12) % 2048) as f32 / 512.0 - 2.0;
     let numbers: Vec<f32> = (0..32 * 3 * 12 * 12).map(noise).collect();
@@ -74,7 +75,8 @@ fn a_step_of_neighbours_as_one_is_a_step_of_each_by_itself() {
         Some(Qat { freeze_bn: Freeze::Step(0), ..Qat::default() }),
     ];
     for qat in recipes {
-        let ((loss, one), (apart_loss, apart)) = (one_step(qat.clone(), false), one_step(qat.clone(), true));
+        let ((loss, one), (apart_loss, apart)) =
+            (one_step(qat.clone(), false, false), one_step(qat.clone(), true, false));
         // A value between two codes may become either of them.
         let most = if qat.is_some() { 5e-2 } else { 1e-4 };
         assert!((loss - apart_loss).abs() <= 0.02 * most * loss, "{qat:?}: loss {loss}, {apart_loss}");

@@ -4,6 +4,7 @@ mod calibration;
 mod clipping;
 mod failed;
 mod fused;
+mod int8;
 mod overlap;
 
 use super::*;
