@@ -2,7 +2,8 @@
 //
 //   y = (sum of (input code - zero) * weight code) * input scale * weight scale + bias
 //
-// The sum is exact (INT32), the rest FP32, rounded to the type of y once. Gradients are straight-through: those of the product of
+// The sum is exact (INT32) where zero is 0; where it is not, AMX takes zero's part away in FP32, so that sums of 518 products (2^24
+// over 255 * 127) and fewer are. The rest is FP32, rounded to BF16 once where y is of that. Gradients are straight-through: those of the product of
 // the fake-quantized x and weight that the codes stand for.
 #include "int8.h"
 
@@ -46,9 +47,10 @@ at::Tensor convolve(const at::Tensor& codes, const at::Tensor& packed, const at:
                std::string("none"), nothing, std::string("")});
 }
 
-// [N, C] or [N, T, C] as images of one row of pixels, channels last.
-at::Tensor as_images(const at::Tensor& t) {
-  if (t.dim() == 4) return octrain_channels_last(t);
+// What a layer reads as images, channels last: as they are for a convolution; [..., C] of a linear layer, of any number of
+// dimensions, as one image of a column of pixels.
+at::Tensor as_images(const at::Tensor& t, bool convolves) {
+  if (convolves) return octrain_channels_last(t);
   const at::Tensor rows = t.reshape({1, -1, 1, t.size(-1)});
   return rows.permute({0, 3, 1, 2});
 }
@@ -63,8 +65,9 @@ struct Product : public torch::autograd::Function<Product> {
     ctx->saved_data["options"] = std::string(reinterpret_cast<const char*>(&o), sizeof(o));
     ctx->saved_data["bias"] = bias.has_value();
     ctx->save_for_backward({x, weight});
-    at::Tensor y = convolve(as_images(codes), packed, scales, bias, o, x.scalar_type());
-    if (x.dim() == 4) return octrain_channels_last(y);
+    const bool convolves = weight.dim() == 4;
+    at::Tensor y = convolve(as_images(codes, convolves), packed, scales, bias, o, x.scalar_type());
+    if (convolves) return octrain_channels_last(y);
     std::vector<int64_t> sizes = x.sizes().vec();
     sizes.back() = weight.size(0);
     return y.permute({0, 2, 3, 1}).reshape(sizes);
@@ -79,7 +82,7 @@ struct Product : public torch::autograd::Function<Product> {
       const at::Tensor &x = kept[0], &weight = kept[1];
       const bool biased = ctx->saved_data["bias"].toBool();
       const std::array<bool, 3> wanted{ctx->needs_input_grad(0), ctx->needs_input_grad(1), biased && ctx->needs_input_grad(2)};
-      if (x.dim() == 4) {
+      if (weight.dim() == 4) {
         OctrainInt8 o;
         const std::string saved = ctx->saved_data["options"].toStringRef();
         memcpy(&o, saved.data(), sizeof(o));
@@ -123,13 +126,15 @@ bool octrain_int8_products() {
   return is;
 }
 
-// Codes of x, dense in any order, which they keep: clamp(round_half_even(x / scale), qmin, qmax) + zero. `others`: how many are NaN.
+// Codes of x, in its order where that is dense: clamp(round_half_even(x / scale), qmin, qmax) + zero. `others`: how many are NaN.
 char* octrain_int8_codes(at::Tensor** out, int64_t* others, const at::Tensor* input, float scale, int64_t qmin, int64_t qmax,
                          int64_t zero) {
   return octrain_guard([&] {
-    const at::Tensor x = input->detach();
+    const at::Tensor given = input->detach();
+    // A part of another tensor has its codes in an order of its own.
+    const at::Tensor x = given.is_non_overlapping_and_dense() ? given : given.contiguous();
     const int kind = octrain_kind_of(x, "encoded");
-    TORCH_CHECK(x.device().is_cpu() && x.is_non_overlapping_and_dense(), "codes are of dense tensors on the CPU");
+    TORCH_CHECK(x.device().is_cpu(), "codes are of tensors on the CPU");
     at::Tensor codes = at::empty_strided(x.sizes(), x.strides(), x.options().dtype(at::kByte));
     uint8_t* to = codes.mutable_data_ptr<uint8_t>();
     std::atomic<int64_t> bad{0};
@@ -186,9 +191,10 @@ char* octrain_int8_pack(at::Tensor** out, const at::Tensor* codes, const at::Ten
     c10::NoGradGuard no_gradients;
     const at::Tensor weight = codes->dim() == 4 ? *codes : codes->reshape({codes->size(0), codes->size(1), 1, 1});
     TORCH_CHECK(weight.scalar_type() == at::kChar && x->dim() >= 2, "INT8 codes of a weight are wanted");
+    TORCH_CHECK(codes->dim() != 4 || x->dim() == 4, "a convolution reads images, not ", x->sizes());
     const int64_t rows = x->numel() / std::max<int64_t>(1, x->size(-1));
     const std::vector<int64_t> line{1, x->size(-1), rows, 1};
-    *out = new at::Tensor(pack(weight, x->dim() == 4 ? x->sizes() : at::IntArrayRef(line), *o));
+    *out = new at::Tensor(pack(weight, codes->dim() == 4 ? x->sizes() : at::IntArrayRef(line), *o));
   });
 }
 

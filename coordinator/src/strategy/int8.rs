@@ -2,7 +2,7 @@
 
 use super::{JobSettings, StrategyError};
 use octrain_core::strategy::{Amp, Device, Layout, Purpose};
-use octrain_proto::v1::WorkerFacts;
+use octrain_proto::v1::{Capabilities, WorkerFacts};
 
 /// Whether it does, and why; an error where it was asked for and cannot be.
 pub(super) fn choose(
@@ -31,10 +31,17 @@ pub(super) fn choose(
     if s.strategy.amp == Amp::Fp16 {
         return error("it makes FP32 or BF16 of its sums: say --amp bf16, or --amp off".into());
     }
-    match workers.iter().find(|w| !w.capabilities.as_ref().is_some_and(|c| c.cpu_int8)) {
+    let lacks =
+        |can: fn(&Capabilities) -> bool| workers.iter().find(|w| !w.capabilities.as_ref().is_some_and(can));
+    if s.strategy.amp == Amp::Bf16
+        && let Some(w) = lacks(|c| c.cpu_bf16)
+    {
+        return error(format!("the CPU of {} has no kernels that make BF16 of sums: say --amp off", w.host));
+    }
+    match lacks(|c| c.cpu_int8) {
         None => Ok((
             true,
-            "--qat-int8-forward: exact sums of codes, on CPUs that all have VNNI; gradients as without it",
+            "--qat-int8-forward: sums of codes, on CPUs that all have VNNI; gradients as without it",
         )),
         Some(w) => error(format!(
             "sums of products of 8-bit codes are not exact on the CPU of {}, which has no VNNI or may not use it",

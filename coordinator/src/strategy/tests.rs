@@ -362,8 +362,12 @@ fn a_forward_on_codes_is_for_cpus_that_sum_them_exactly_and_never_left_off_unsai
     }
     let mut plain = two();
     plain[1].capabilities.as_mut().unwrap().cpu_int8 = false;
+    let mut narrow = two();
+    narrow[1].capabilities.as_mut().unwrap().cpu_bf16 = false;
+    assert!(decide(&facts(asked(json!({})), narrow.clone())).unwrap().int8_forward);
     for (changes, workers, why) in [
         (json!({}), plain, "has no VNNI"),
+        (json!({"amp": "bf16"}), narrow, "say --amp off"),
         (json!({"data-layout": "NCHW"}), two(), "say --data-layout NHWC"),
         (json!({"amp": "fp16"}), two(), "say --amp bf16"),
         (json!({"device": "cuda"}), vec![worker("a", 0, 1)], "say --device cpu"),

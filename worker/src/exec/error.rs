@@ -34,6 +34,14 @@ pub enum ExecError {
         /// Its words.
         source: crate::native::NativeError,
     },
+    /// A layer that cannot compute on INT8 codes as it is to ([`Mode::int8`](super::Mode::int8)).
+    #[error("node `{node}` is to compute on INT8 codes, and {what}")]
+    Codes {
+        /// Name of the node.
+        node: String,
+        /// Why it cannot.
+        what: &'static str,
+    },
     /// Weights do not fit the graph.
     #[error("parameter `{name}` {what}")]
     State {

@@ -36,6 +36,11 @@ impl Mode {
         draws: None,
         int8: false,
     };
+    /// Whether layers compute on INT8 codes, which there are of what is quantized.
+    pub(super) const fn encodes(&self) -> bool {
+        self.int8 && self.quantize
+    }
+
     /// Evaluation of the network with its quantizers in force, or of the floating-point network.
     pub const fn evaluation(quantize: bool) -> Mode {
         Mode { quantize, ..Self::EVAL }
@@ -275,7 +280,7 @@ impl Executor {
                     let of = fused::Of {
                         chain,
                         twice: turn.twice,
-                        encodes: pass.mode.int8 && self.integers.wants(chain.last, batch),
+                        encodes: pass.mode.encodes() && self.integers.wants(chain.last, batch),
                     };
                     let (value, second, made) = fused::run(&self.graph, &self.steps, of, x, residual, &pass)?;
                     seconds[chain.last.0] = second;
@@ -293,12 +298,12 @@ impl Executor {
                         _ => node.inputs.iter().map(held).collect(),
                     };
                     let may_overwrite = step.may_overwrite && watch.is_none();
-                    if pass.mode.int8 && self.integers.wants(*id, batch) {
+                    if pass.mode.encodes() && self.integers.wants(*id, batch) {
                         let before = node.inputs.first().and_then(|i| codes[i.0].as_ref());
                         codes[id.0] = integer::codes(node, inputs[0], before, step.quantizer, pass.prepared)?;
                     }
-                    let computes = pass.mode.int8 && self.integers.computes(*id, batch);
-                    let encoded = node.inputs.first().filter(|_| computes).and_then(|i| codes[i.0].as_ref());
+                    let computes = pass.mode.encodes() && self.integers.computes(*id, batch);
+                    let encoded = computes.then(|| node.inputs.first().and_then(|i| codes[i.0].as_ref()));
                     let mut call = Call::new((*id, node), &inputs, (step, encoded), may_overwrite, &mut pass);
                     let value = ops::of(node)?.forward(&mut call).map_err(|e| e.at(&node.name))?;
                     if let Some(watch) = watch.as_deref_mut() {

@@ -11,6 +11,9 @@ use tch::Tensor;
 /// weight's codes once a step costs as much as a number of rows whatever the layer's size, as both grow with the weight.
 const FEWEST_ROWS: usize = 512;
 
+/// Most products of the largest codes, 255 and 127, whose sum 32 bits hold.
+const MOST_PRODUCTS: usize = i32::MAX as usize / (255 * 127);
+
 /// The codes of a layer's input.
 #[derive(Debug, Clone, PartialEq)]
 struct Source {
@@ -51,6 +54,10 @@ fn source(graph: &Graph, id: NodeId) -> Result<Source, &'static str> {
     }
     if layer.scheme.is_none() {
         return Err("its weight is not quantized");
+    }
+    let weight = graph.param(&layer.weight).ok_or("it has no weight")?;
+    if weight.len() / weight.shape[0] > MOST_PRODUCTS {
+        return Err("its sums have more products than 32 bits hold");
     }
     let path = path(graph, node.inputs[0])?;
     // Channels come first in an image's shape, last in others.

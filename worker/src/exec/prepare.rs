@@ -42,7 +42,7 @@ impl Prepared {
                 }
             }
         }
-        let encoded = match mode.int8 {
+        let encoded = match mode.encodes() {
             true => integer::weights(graph, weights),
             false => vec![false; uses.len()],
         };

@@ -23,9 +23,14 @@ pub struct Codes {
 
 impl Codes {
     pub(super) fn new(codes: Tensor, scale: f32, scheme: Scheme, others: i64) -> Self {
-        let scale = if others > 0 { f32::NAN } else { scale.max(MIN_SCALE) };
+        let scale = if others > 0 { f32::NAN } else { least(scale) };
         Self { codes, scale, zero: zero(scheme) }
     }
+}
+
+/// A scale that can be divided by; one that is NaN stays so.
+fn least(scale: f32) -> f32 {
+    if scale < MIN_SCALE { MIN_SCALE } else { scale }
 }
 
 /// The code of 0 among the bytes of a scheme.
@@ -115,11 +120,11 @@ pub fn int8_products() -> bool {
     unsafe { octrain_int8_products() }
 }
 
-/// Codes of `x`, dense, on the CPU, in FP32, BF16 or FP16: `clamp(round_half_even(x / scale), qmin, qmax)`, those
+/// Codes of `x`, on the CPU, in FP32, BF16 or FP16: `clamp(round_half_even(x / scale), qmin, qmax)`, those
 /// of which [`super::fake_quant`] makes its value.
 pub fn codes(x: &Tensor, scale: f32, scheme: Scheme) -> Result<Codes, NativeError> {
     let mut others = 0;
-    let scale = scale.max(MIN_SCALE);
+    let scale = least(scale);
     // SAFETY: `x` is a live tensor, of which the function keeps nothing.
     let codes = made(|out| unsafe {
         let (qmin, qmax) = (scheme.qmin(), scheme.qmax());

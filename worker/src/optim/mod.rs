@@ -56,7 +56,7 @@ use crate::graph::Graph;
 use crate::native;
 use crate::passes::{GraphPass, Passes};
 use crate::quant::observer::RangeObserver;
-use crate::strategy::{Averaging, Purpose, ReduceType, Strategy};
+use crate::strategy::{Amp, Averaging, Purpose, ReduceType, Strategy};
 use loss_scale::LossScale;
 use schedule::{LearningRate, Schedule};
 use std::sync::Arc;
@@ -158,7 +158,7 @@ impl DistributedOptimizer {
         Self { overlap, ..self }
     }
 
-    /// With the forward of quantized convolutions and linear layers computed on INT8 codes in training: exact sums, rounded once, and
+    /// With the forward of quantized convolutions and linear layers computed on INT8 codes in training: sums of whole numbers, and
     /// gradients as without it. Layers with groups, and those with fewer than 512 rows in a microbatch (pixels of a convolution's
     /// result), stay in floating point. Evaluation does, too.
     pub fn int8_forward(self, int8_forward: bool) -> Self {
@@ -211,14 +211,14 @@ impl DistributedOptimizer {
         initialise(&mut weights, self.seed, self.zero_gamma)?;
         let executor = Executor::new(graph, &weights)?;
         if self.int8_forward {
-            ensure_int8(&executor, self.device)?;
+            ensure_int8(&executor, self.device, self.strategy.amp)?;
         }
         Program::new(self, network, executor, weights, Box::new(loss))
     }
 }
 
 /// Whether the forward of a network can be computed on INT8 codes.
-fn ensure_int8(executor: &Executor, device: Device) -> Result<(), OptimError> {
+fn ensure_int8(executor: &Executor, device: Device, amp: Amp) -> Result<(), OptimError> {
     let refused = |why: &str| Err(OptimError::Int8Forward { why: why.into() });
     if device != Device::Cpu {
         return refused("there are kernels for it on CPUs only");
@@ -227,6 +227,9 @@ fn ensure_int8(executor: &Executor, device: Device) -> Result<(), OptimError> {
         return refused(
             "sums of products of 8-bit codes are not exact on this CPU, which has no VNNI or may not use it",
         );
+    }
+    if amp == Amp::Bf16 && !native::bf16_products() {
+        return refused("this CPU has no kernels that make BF16 of sums: take FP32");
     }
     let (able, others) = executor.int8_layers(i64::MAX);
     match (able, others.first()) {

@@ -177,7 +177,10 @@ impl TrainError {
             TrainError::Checkpoint(e) if e.is_configuration() => FailureKind::Configuration,
             TrainError::Import(e) if e.is_configuration() => FailureKind::Configuration,
             TrainError::Optim(
-                OptimError::Graph(_) | OptimError::NoImages { .. } | OptimError::NoCalibration { .. },
+                OptimError::Graph(_)
+                | OptimError::NoImages { .. }
+                | OptimError::NoCalibration { .. }
+                | OptimError::Int8Forward { .. },
             ) => FailureKind::Configuration,
             TrainError::FirstNonFinite { .. } | TrainError::Exec(ExecError::NonFinite(_)) => {
                 FailureKind::NotFinite

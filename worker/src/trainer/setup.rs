@@ -20,7 +20,7 @@ use crate::metrics::{Reporter, StepMetrics, median, say};
 use crate::native;
 use crate::native::devices;
 use crate::optim::loss_scale::LossScale;
-use crate::optim::{CrossEntropy, DistributedOptimizer, Program};
+use crate::optim::{CrossEntropy, DistributedOptimizer, OptimError, Program};
 use crate::passes::{self, Decision};
 use crate::session::{BuildPlan, Fp32Math, LossScalingMode, Session};
 use crate::strategy::{Averaging, Strategy};
@@ -230,10 +230,14 @@ impl<'a> Run<'a> {
     /// Says where it begins, and does what needs all ranks before the first step.
     pub(super) fn prepare(&mut self) -> Result<(), TrainError> {
         let (config, job) = (self.task.config, self.task.job);
+        let layers = self.program.int8_layers(self.task.session.plan().microbatch_size as usize);
+        if let Some((0, others)) = &layers {
+            let why = others.first().map_or(String::new(), |(name, why)| format!("; of `{name}`, {why}"));
+            return Err(OptimError::Int8Forward { why: format!("no layer of the network does{why}") }.into());
+        }
         if let Some((beginning, warmup)) = self.beginning.take() {
             self.reporter.say(&beginning);
             self.say_whose();
-            let layers = self.program.int8_layers(self.task.session.plan().microbatch_size as usize);
             layers.iter().for_each(|layers| self.reporter.say(&on_codes(layers)));
             job.found().for_each(|found| self.reporter.say(&found.to_string()));
             if let Some(train) = job.train.as_ref().filter(|_| config.run.epochs > 0) {
@@ -306,6 +310,7 @@ fn on_codes((count, others): &(usize, Vec<(String, String)>)) -> String {
         .iter()
         .map(|(why, names)| match names[..] {
             [name] => format!("; not {name}: {why}"),
+            [name, other] => format!("; not {name} and {other}: {why}"),
             _ => format!("; not {} and {} others: {why}", names[0], names.len() - 1),
         })
         .collect();
@@ -385,7 +390,7 @@ mod tests {
         let others = vec![layer("a", "it has groups"), layer("fc", "few rows"), layer("b", "it has groups")];
         assert_eq!(
             on_codes(&(5, others)),
-            "the forward of 5 layers is computed on INT8 codes; not a and 1 others: it has groups; not fc: few rows"
+            "the forward of 5 layers is computed on INT8 codes; not a and b: it has groups; not fc: few rows"
         );
         assert_eq!(on_codes(&(5, vec![])), "the forward of 5 layers is computed on INT8 codes");
     }

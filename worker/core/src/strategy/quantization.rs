@@ -72,8 +72,9 @@ pub struct QuantizationSettings {
     /// Learn activation ranges by gradient (LSQ), from where calibration puts them; observers then rest.
     #[cfg_attr(feature = "clap", arg(long, help_heading = "Quantization", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set))]
     pub qat_learn_scales: bool,
-    /// Compute the forward of convolutions and linear layers in training on INT8 codes, on CPUs with VNNI: exact sums, as the
-    /// deployed network has them. Layers with groups, and those whose microbatch is too small to pay for it, stay in floating point.
+    /// Compute the forward of convolutions and linear layers in training on INT8 codes, on CPUs with VNNI: sums of whole
+    /// numbers, as the deployed network has them. Layers with groups, and those whose microbatch is too small to pay for it, stay in
+    /// floating point, as do some others: a run says at its start which, and why.
     #[cfg_attr(feature = "clap", arg(long, help_heading = "Quantization", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", default_value = "false", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set))]
     pub qat_int8_forward: bool,
     /// Training images from which BatchNorm's statistics are estimated anew, under quantization, when they freeze

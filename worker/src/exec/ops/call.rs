@@ -18,8 +18,8 @@ pub struct Call<'a, 'r> {
     pub(super) buffers: &'a [usize],
     pub(super) quantizer: Option<usize>,
     pub(super) layout: Layout,
-    /// Codes of the first value it reads, where it computes on them.
-    codes: Option<&'a Codes>,
+    /// Where it computes on INT8 codes: those of the first value it reads.
+    codes: Option<Option<&'a Codes>>,
     /// The node's place in the graph.
     place: usize,
     pub(super) pass: &'a mut Pass<'r>,
@@ -29,7 +29,7 @@ impl<'a, 'r> Call<'a, 'r> {
     pub(in super::super) fn new(
         (id, node): (NodeId, &'a Node),
         inputs: &'a [&'a Tensor],
-        (resolved, codes): (&'a Step, Option<&'a Codes>),
+        (resolved, codes): (&'a Step, Option<Option<&'a Codes>>),
         may_overwrite: bool,
         pass: &'a mut Pass<'r>,
     ) -> Self {
@@ -61,9 +61,15 @@ impl<'a, 'r> Call<'a, 'r> {
 
     /// A layer's product on INT8 codes, where it computes on them.
     pub(super) fn product_of_codes(&self, taps: Taps) -> Result<Option<Tensor>, ExecError> {
+        let Some(codes) = self.codes else { return Ok(None) };
         let prepared = self.pass.prepared;
-        let weight = self.leaves.first().and_then(|&l| prepared.codes[l].as_ref());
-        let (Some(codes), Some(of_weight)) = (self.codes, weight) else { return Ok(None) };
+        let refused = |what| ExecError::Codes { node: self.node.name.clone(), what };
+        if !native::int8_products() {
+            return Err(refused("sums of products of codes are not exact on this CPU"));
+        }
+        let codes = codes.ok_or_else(|| refused("there are none of what it reads"))?;
+        let of_weight = self.leaves.first().and_then(|&l| prepared.codes[l].as_ref());
+        let of_weight = of_weight.ok_or_else(|| refused("there are none of its weight"))?;
         let at = |source| ExecError::Native { node: self.node.name.clone(), source };
         let x = self.x();
         let packed = match prepared.packed[self.place].get() {

@@ -16,12 +16,14 @@ struct Case {
     kernel: i64,
     taps: Taps,
     biased: bool,
+    /// A linear layer; of four dimensions it is one as well.
+    linear: bool,
 }
 
 fn cases() -> Vec<Case> {
-    let case = |shape, outputs, kernel, [stride, padding, dilation]: [i64; 3], biased| {
+    let case = |shape: &'static [i64], outputs, kernel, [stride, padding, dilation]: [i64; 3], biased| {
         let taps = Taps { stride: [stride; 2], padding: [padding; 2], dilation: [dilation; 2] };
-        Case { shape, outputs, kernel, taps, biased }
+        Case { shape, outputs, kernel, taps, biased, linear: shape.len() != 4 }
     };
     vec![
         case(&[2, 64, 14, 14], 64, 3, [1, 1, 1], false),
@@ -32,6 +34,8 @@ fn cases() -> Vec<Case> {
         case(&[4, 256, 7, 7], 512, 1, [2, 0, 1], false),
         case(&[16, 130], 10, 1, [1, 0, 1], true),
         case(&[2, 17, 48], 96, 1, [1, 0, 1], true),
+        Case { linear: true, ..case(&[2, 20, 20, 20], 12, 1, [1, 0, 1], true) },
+        Case { linear: true, ..case(&[2, 8, 5, 8], 8, 1, [1, 0, 1], false) },
     ]
 }
 
@@ -57,10 +61,10 @@ fn parts(case: &Case, kind: Kind, sign: Sign, scale: f32, of_weight: f32) -> Par
     let x = with_layout(&numbers(case.shape, reach, 7), Layout::Nhwc).unwrap().to_kind(kind);
     let (low, high) = (activation.qmin(), activation.qmax());
     let x = fake_quant(&x, &scale_on(Device::Cpu, scale), low, high, false).unwrap();
-    let inner = if case.shape.len() == 4 { case.shape[1] } else { case.shape[case.shape.len() - 1] };
-    let shape = match case.shape.len() {
-        4 => vec![case.outputs, inner, case.kernel, case.kernel],
-        _ => vec![case.outputs, inner],
+    let inner = if case.linear { case.shape[case.shape.len() - 1] } else { case.shape[1] };
+    let shape = match case.linear {
+        false => vec![case.outputs, inner, case.kernel, case.kernel],
+        true => vec![case.outputs, inner],
     };
     let mut w = numbers(&shape, of_weight * 127.0, 3);
     // A channel's largest says what a code is worth.
@@ -92,15 +96,15 @@ fn product(case: &Case, p: &Parts) -> Tensor {
 /// By libtorch, of any type.
 fn by_libtorch(case: &Case, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
     let Taps { stride, padding, dilation } = case.taps;
-    match case.shape.len() {
-        4 => x.conv2d(weight, bias, stride, padding, dilation, 1),
-        _ => x.linear(weight, bias),
+    match case.linear {
+        false => x.conv2d(weight, bias, stride, padding, dilation, 1),
+        true => x.linear(weight, bias),
     }
 }
 
 /// `[scale of channel]` as it multiplies the outputs.
 fn by_output(case: &Case, of: &Tensor) -> Tensor {
-    if case.shape.len() == 4 { of.view([1, -1, 1, 1]) } else { of.shallow_clone() }
+    if case.linear { of.shallow_clone() } else { of.view([1, -1, 1, 1]) }
 }
 
 fn signs() -> [Sign; 2] {
@@ -137,7 +141,7 @@ fn sums_are_exact_and_rounded_once() {
                 assert_eq!((y.kind(), y.size()), (kind, sum.size()), "{at}");
                 let differ = y.detach().ne_tensor(&sum.to_kind(Kind::Float).to_kind(kind));
                 assert_eq!(differ.sum(Kind::Int64).int64_value(&[]), 0, "{at}: {y} {sum}");
-                assert!(y.dim() != 4 || y.stride()[1] == 1 || y.size()[1] == 1, "{at}: {:?}", y.stride());
+                assert!(case.linear || y.stride()[1] == 1 || y.size()[1] == 1, "{at}: {:?}", y.stride());
                 // What they stand for is what is kept for backward.
                 let worth = with_layout(&x, Layout::Nhwc).unwrap() * 0.0625;
                 assert_eq!(values(&worth), values(&p.x), "{at}");
@@ -220,6 +224,8 @@ fn what_is_not_a_number_stays_none() {
     };
     let found = codes(&nan(&[1, 64, 3, 3], 70), 0.01, Scheme::activation(Sign::Signed)).unwrap();
     assert!(found.scale.is_nan());
+    let by_nan = codes(&numbers(&[2, 3], 1.0, 0), f32::NAN, Scheme::activation(Sign::Signed)).unwrap();
+    assert!(by_nan.scale.is_nan());
     let (y, of_weight) =
         weight_on_cpu(&nan(&[64, 64, 3, 3], 600), Scheme::weight(8), Kind::Float, Layout::Nhwc, true)
             .unwrap();
@@ -261,6 +267,30 @@ fn codes_of_what_codes_made_are_those_codes_as_far_as_the_type_tells_them_apart(
             assert_eq!(found, wanted, "{kind:?} {scale}");
         }
     }
+}
+
+#[test]
+fn a_part_of_a_tensor_has_the_codes_of_its_copy() {
+    let whole = numbers(&[3, 9, 7], 2.0, 1);
+    let part = whole.narrow(1, 4, 1);
+    let [found, of_copy] = [&part, &part.contiguous()]
+        .map(|x| codes(x, 0.0137, Scheme::activation(Sign::Signed)).unwrap().codes);
+    assert!(!part.is_contiguous() && found.equal(&of_copy));
+}
+
+/// Codes of a tensor and of a chain.
+pub(super) fn of_codes(kind: Kind) -> Vec<Tensor> {
+    let mut all = vec![];
+    for sign in signs() {
+        let scheme = Scheme::activation(sign);
+        let x = with_layout(&numbers(&[2, 37, 5, 7], 4.0, 1), Layout::Nhwc).unwrap().to_kind(kind);
+        let scale = scale_on(Device::Cpu, 0.0137);
+        let rounding = Some(Rounding { scale: &scale, scheme, unclipped: false });
+        let of = Pointwise { residual: Some(&x), rounding, ..Pointwise::default() };
+        let chain = pointwise_with_codes(&x, &of, false).unwrap().2;
+        all.extend([codes(&x, 0.0137, scheme).unwrap(), chain].map(|found| found.codes.to_kind(kind)));
+    }
+    all
 }
 
 #[test]

@@ -51,6 +51,7 @@ fn all_results(kind: Kind) -> Vec<Vec<i64>> {
     results.extend(pointwise::of_a_chain_for_two(kind).iter().map(bits));
     results.extend(depthwise::of_all_cases(kind).iter().map(words));
     results.extend(int8::of_weights(kind).iter().map(words));
+    results.extend(int8::of_codes(kind).iter().map(words));
     results
 }
 
