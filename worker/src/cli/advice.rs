@@ -165,6 +165,7 @@ fn exec(e: &ExecError) -> Option<String> {
         E::NoRange(_) => say("train with --qat from it"),
         E::OneValue { .. } => say("--batch-size is the images of a microbatch, --image-shape their size"),
         E::NonFinite(_) => say("lower --lr; `octrain debug` finds the first such layer"),
+        E::Codes { .. } => say("leave out --qat-int8-forward"),
         E::Node { .. }
         | E::Torch(_)
         | E::NoExecution { .. }
