@@ -221,7 +221,8 @@ char* octrain_weight_on_cpu(at::Tensor** out, at::Tensor** codes, at::Tensor** s
     TORCH_CHECK(w->device().is_cpu() && w->scalar_type() == at::kFloat && w->is_contiguous() && w->dim() >= 2 && w->numel() > 0,
                 "a weight is FP32, contiguous, on the CPU, and has rows; this one is ", w->scalar_type(), " ", w->sizes());
     const at::ScalarType types[] = {at::kFloat, at::kBFloat16, at::kHalf};
-    const bool reorders = channels_last && w->dim() == 4;
+    // Where one order is the other, strides are those of the first.
+    const bool reorders = channels_last && w->dim() == 4 && w->size(1) > 1 && w->size(2) * w->size(3) > 1;
     const auto format = reorders ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
     at::Tensor y = at::empty(w->sizes(), w->options().dtype(types[kind]).memory_format(format));
     const int64_t rows = w->size(0), inner = w->numel() / rows, taps = reorders ? w->size(2) * w->size(3) : 1;

@@ -226,7 +226,9 @@ mod tests {
     fn layers_that_cannot_say_why() {
         let (count, never) = layers("MobileNetV2", &qat(), 16);
         assert_eq!(never.iter().filter(|(_, why)| *why == "it has groups").count(), 17);
-        assert_eq!((count, never.len()), (34, 17));
+        // Before the classifier values are left out at random, which makes the others larger.
+        let last = never.iter().filter(|(_, why)| *why == "its input's codes come through another operator");
+        assert_eq!((count, never.len(), last.count()), (35, 18, 1), "{never:?}");
         let skips = Qat { skip: vec!["layer1.*".into()], ..Qat::default() };
         let (_, never) = layers("ResNet20", &Strategy { qat: Some(skips), ..qat() }, 16);
         assert!(never.iter().any(|(_, why)| *why == "its weight is not quantized"), "{never:?}");
