@@ -43,7 +43,8 @@ pub fn messages() -> Vec<(&'static str, Vec<u8>)> {
         ),
         (
             "Heartbeat",
-            HeartbeatRequest { header: header(), step: 7, collectives: 9, connected: true }.encode_to_vec(),
+            HeartbeatRequest { header: header(), step: 7, collectives: 9, connected: true, leaving: true }
+                .encode_to_vec(),
         ),
         ("Watch", WatchRequest { header: header() }.encode_to_vec()),
         (
@@ -78,6 +79,7 @@ pub fn messages() -> Vec<(&'static str, Vec<u8>)> {
         ("StoreCheck", StoreCheckRequest { header: header(), keys: vec![key(); 3] }.encode_to_vec()),
         ("StoreDelete", StoreDeleteRequest { header: header(), key: key() }.encode_to_vec()),
         ("Status", StatusRequest { watching: true }.encode_to_vec()),
+        ("Resize", ResizeRequest { workers: 2 }.encode_to_vec()),
     ];
     let (here, there): (Vec<_>, Vec<_>) = (all.iter().map(|(name, _)| *name).collect(), names());
     assert_eq!(here, there, "every call of the protocol has a message here, in its order");
@@ -178,7 +180,13 @@ impl Member {
 
     /// Shows that it is alive, and that its job goes on.
     pub async fn beat(&mut self, step: u64) {
-        let beat = HeartbeatRequest { header: self.header(), step, collectives: step, connected: true };
+        let beat = HeartbeatRequest {
+            header: self.header(),
+            step,
+            collectives: step,
+            connected: true,
+            leaving: false,
+        };
         let heard: HeartbeatReply = self.call("Heartbeat", &beat).await;
         assert_eq!((heard.abort, heard.regroup, heard.boundary_wanted), (None, None, false));
     }
