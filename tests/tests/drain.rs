@@ -2,6 +2,7 @@
 
 use octrain_tests::binary;
 use octrain_tests::run::{Running, SMALL, newest, octrain, report, said};
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -43,12 +44,19 @@ impl Job {
 
     /// A launcher of workers of one thread, that save after every step and begin no evaluation.
     fn launch(&self, host: &str, nproc: &str, steps: &str) -> Running {
-        let line = ["launch", "--coordinator", &self.address, "--nproc-per-node", nproc, "--"];
+        self.launch_with(host, nproc, steps, &[])
+    }
+
+    fn launch_with(&self, host: &str, nproc: &str, steps: &str, launcher: &[&str]) -> Running {
+        let line = ["launch", "--coordinator", &self.address, "--nproc-per-node", nproc];
         let (file, output) = (self.at("report.jsonl"), self.at("out"));
         let paths = ["--report-file", file.to_str().unwrap(), "--output-dir", output.to_str().unwrap()];
         let how = ["--batch-size", "4", "--epochs", "50", "--max-steps", steps, "--save-interval-steps", "1"];
         let more = ["--print-interval", "1", "--run-scope", "train_only", "--threads", "1", "--lr", "0.002"];
-        Running::start_with(&[&line[..], SMALL, &how, &more, &paths].concat(), &[("OCTRAIN_HOST", host)])
+        Running::start_with(
+            &[&line[..], launcher, &["--"], SMALL, &how, &more, &paths].concat(),
+            &[("OCTRAIN_HOST", host)],
+        )
     }
 
     fn status(&self) -> serde_json::Value {
@@ -204,4 +212,27 @@ fn a_worker_of_a_job_of_one_host_leaves_alone_and_its_launcher_stops_all() {
     let (code, told) = run.end();
     assert_eq!(code, Some(4), "{told}");
     assert!(newest(dir.path()).join("manifest.json").exists(), "{told}");
+}
+
+#[test]
+fn one_that_waits_for_a_boundary_in_vain_leaves_all_the_same_and_is_blamed_by_nobody() {
+    let job = Job::new("3", "1");
+    let first = job.launch_with("a", "1", "20", &["--drain-timeout", "2"]);
+    let second = job.launch("b", "2", "20");
+    job.until(3);
+    // No step comes to its end as long as one stands still, which is taken for dead after 5 s.
+    let still = second.workers()[1];
+    second.signal("STOP", still);
+    first.signal("TERM", first.id());
+    let (code, told) = first.end();
+    second.signal("CONT", still);
+    assert_eq!(code, Some(4), "{told}");
+    assert!(told.contains("it has waited 2 s for a boundary"), "{told}");
+    let (code, told) = second.end();
+    assert_eq!(code, Some(0), "{told}");
+    let steps: BTreeSet<u64> = job.steps().into_iter().collect();
+    assert_eq!(steps, (1..=20).collect(), "{told}");
+    let (code, log) = job.end();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.contains("has left before a boundary"), "{log}");
 }
