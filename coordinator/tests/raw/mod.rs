@@ -73,13 +73,13 @@ pub fn messages() -> Vec<(&'static str, Vec<u8>)> {
             }
             .encode_to_vec(),
         ),
+        ("Resize", ResizeRequest { workers: 2 }.encode_to_vec()),
         ("StoreSet", StoreSetRequest { header: header(), key: key(), value: vec![1; 64] }.encode_to_vec()),
         ("StoreGet", StoreGetRequest { header: header(), key: key(), wait_ms: 5 }.encode_to_vec()),
         ("StoreAdd", StoreAddRequest { header: header(), key: key(), amount: -3 }.encode_to_vec()),
         ("StoreCheck", StoreCheckRequest { header: header(), keys: vec![key(); 3] }.encode_to_vec()),
         ("StoreDelete", StoreDeleteRequest { header: header(), key: key() }.encode_to_vec()),
         ("Status", StatusRequest { watching: true }.encode_to_vec()),
-        ("Resize", ResizeRequest { workers: 2 }.encode_to_vec()),
     ];
     let (here, there): (Vec<_>, Vec<_>) = (all.iter().map(|(name, _)| *name).collect(), names());
     assert_eq!(here, there, "every call of the protocol has a message here, in its order");
