@@ -23,6 +23,10 @@ use std::cmp::Reverse;
 /// where the minimum does not spare all of the former: then all stop.
 pub(super) fn going(job: &Job) -> Vec<String> {
     let Some(plan) = job.plan.as_deref().filter(|_| job.survives) else { return Vec::new() };
+    // Asked with every heartbeat, of jobs that mostly have nobody who leaves.
+    if job.wanted.is_none() && !job.members.values().any(|m| m.leaving) {
+        return Vec::new();
+    }
     let mut here: Vec<(&String, &Member)> = job.members.iter().filter(|(_, m)| m.counted()).collect();
     here.sort_by_key(|(_, m)| (!m.leaving, Reverse(m.rank)));
     let asked = here.iter().filter(|(_, m)| m.leaving).count();
