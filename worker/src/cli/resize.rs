@@ -30,7 +30,7 @@ pub fn main(args: &ResizeArgs) -> Result<u8> {
         same_version(&args.coordinator, &status)?;
         session::resize(&args.coordinator, &credentials, args.workers).map_err(refused)
     };
-    print(&format!("{}\n", wish()?))?;
+    print(format!("{}\n", wish()?))?;
     Ok(EXIT_OK)
 }
 
