@@ -311,6 +311,7 @@ async fn told<T: Clone>(stopped: &mut watch::Receiver<Option<T>>) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::Beat;
     use crate::job::Outcome;
     use crate::spec::spec;
     use crate::strategy::testing::{config as settings, model, worker};
@@ -351,7 +352,10 @@ mod tests {
         let beating = mailbox.clone();
         tokio::spawn(async move {
             loop {
-                let beat = Event::Heartbeat { header: h0.clone(), step: 3, collectives: 0, connected: true };
+                let beat = Event::Heartbeat(
+                    h0.clone(),
+                    Beat { step: 3, collectives: 0, connected: true, leaving: false },
+                );
                 if beating.ask(beat, Duration::ZERO).await.is_err() {
                     return;
                 }
@@ -377,7 +381,10 @@ mod tests {
             tokio::spawn(async move {
                 // Out of step with each other, and with the ticks.
                 tokio::time::sleep(Duration::from_millis(37 + 330 * i as u64)).await;
-                let beat = Event::Heartbeat { header, step: 3, collectives: 0, connected: true };
+                let beat = Event::Heartbeat(
+                    header,
+                    Beat { step: 3, collectives: 0, connected: true, leaving: false },
+                );
                 while beating.ask(beat.clone(), Duration::ZERO).await.is_ok() {
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }

@@ -11,9 +11,11 @@ use tonic::{Code, Status};
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Status {
         let code = match &refusal {
-            Refusal::Protocol { .. } | Refusal::Job { .. } | Refusal::Stale { .. } | Refusal::NotRunning => {
-                Code::FailedPrecondition
-            }
+            Refusal::Protocol { .. }
+            | Refusal::Job { .. }
+            | Refusal::Stale { .. }
+            | Refusal::Resize(_)
+            | Refusal::NotRunning => Code::FailedPrecondition,
             Refusal::Unknown { .. } | Refusal::Left { .. } => Code::NotFound,
             Refusal::Duplicate { .. } => Code::AlreadyExists,
             Refusal::Full { .. } | Refusal::Busy => Code::ResourceExhausted,

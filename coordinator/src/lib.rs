@@ -21,6 +21,7 @@ mod parked;
 pub mod plan;
 pub mod ranks;
 pub mod refusal;
+pub mod resize;
 mod secret_file;
 pub mod server;
 mod service;

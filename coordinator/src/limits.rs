@@ -37,7 +37,7 @@ pub fn admit(event: Event) -> Result<Event, Refusal> {
             secret(&request.token)?;
         }
         Event::GetPlan { header: h, .. }
-        | Event::Heartbeat { header: h, .. }
+        | Event::Heartbeat(h, _)
         | Event::Attach { header: h, .. }
         | Event::Watch { header: h }
         | Event::ReportStep { header: h, .. }
@@ -58,6 +58,7 @@ pub fn admit(event: Event) -> Result<Event, Refusal> {
         // Of the coordinator's own making.
         Event::Disconnected { .. }
         | Event::Status { .. }
+        | Event::Resize { .. }
         | Event::Tick
         | Event::HeldUp { .. }
         | Event::Shutdown { .. } => {}
@@ -152,11 +153,12 @@ fn count(what: &str, count: usize, max: usize) -> Result<(), Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::Beat;
     use octrain_proto::v1::FailureKind;
 
     fn heartbeat(member: &str) -> Event {
         let header = Header { job_id: "octrain".into(), generation: 1, member: member.into() };
-        Event::Heartbeat { header, step: 1, collectives: 0, connected: true }
+        Event::Heartbeat(header, Beat { step: 1, connected: true, ..Beat::default() })
     }
 
     #[test]
@@ -170,7 +172,7 @@ mod tests {
 
     #[test]
     fn messages_are_kept_on_one_bounded_line() {
-        let Event::Heartbeat { header, .. } = heartbeat("m") else { unreachable!() };
+        let Event::Heartbeat(header, _) = heartbeat("m") else { unreachable!() };
         let message = format!("first\nsecond {}", "x".repeat(1 << 20));
         let event = Event::ReportFailure { header, message, kind: FailureKind::Own };
         let Ok(Event::ReportFailure { message, .. }) = admit(event) else { panic!() };

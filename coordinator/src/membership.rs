@@ -79,6 +79,10 @@ pub struct Member {
     pub left: bool,
     /// It said that it cannot go on, or was lost.
     pub failed: bool,
+    /// It was asked to stop, alone: it leaves at a boundary between two steps, where the job can go on without it.
+    pub leaving: bool,
+    /// It has left so, or as fewer are wanted: the job goes on without it.
+    pub drained: bool,
     /// What it is told when it is heard again: the job goes on without it.
     pub dropped: Option<Abort>,
     /// It came to a running job, and is in no generation yet.
@@ -115,6 +119,8 @@ impl Member {
             attached: None,
             left: false,
             failed: false,
+            leaving: false,
+            drained: false,
             dropped: None,
             joins: false,
             untried: false,
@@ -136,7 +142,7 @@ impl Member {
 
     /// Whether it is alive as far as is known, and has not left.
     pub fn lives(&self) -> bool {
-        !self.left && !self.failed
+        !self.left && !self.failed && !self.drained
     }
 
     /// A call of one that was let in and has not heard of it yet: it has not come, whatever its call says of leaving.

@@ -1,6 +1,7 @@
 //! Why a call is refused.
 
 use crate::ranks::Place;
+use crate::resize::ResizeRefusal;
 use crate::store::StoreRefusal;
 use octrain_proto::v1::{Abort, AbortKind};
 
@@ -105,6 +106,9 @@ pub enum Refusal {
     /// The store refuses.
     #[error(transparent)]
     Store(#[from] StoreRefusal),
+    /// The job does not become one of so many workers.
+    #[error(transparent)]
+    Resize(#[from] ResizeRefusal),
     /// The job is over.
     #[error("the job has ended: {}", .0.message)]
     Ended(Abort),
@@ -159,6 +163,8 @@ impl Refusal {
             Refusal::Invalid(_) => "invalid",
             Refusal::NotRunning => "not-running",
             Refusal::Store(_) => "store",
+            Refusal::Resize(ResizeRefusal::NotStarted { .. }) => "not-running",
+            Refusal::Resize(_) => "resize",
             Refusal::Ended(abort) => match abort.kind() {
                 AbortKind::Configuration => "ended-configuration",
                 AbortKind::NotFinite => "ended-not-finite",

@@ -1,7 +1,7 @@
 //! The tonic handlers: convert, send an event to the driver, reply.
 
 use crate::driver::Mailbox;
-use crate::job::{Event, Heard, Outcome, Reply, Wait};
+use crate::job::{Beat, Event, Heard, Outcome, Reply, Wait};
 use crate::refusal::Refusal;
 use octrain_proto::v1::coordinator_server::Coordinator;
 use octrain_proto::v1::*;
@@ -72,32 +72,31 @@ impl Coordinator for Service {
         let event = Event::Attach { header: header(h)?, standing, message, wait: Wait::First };
         match self.mailbox.ask(event, wait(wait_ms)).await? {
             Reply::Attached(generation, waiting_for) => {
-                Ok(Response::new(AttachReply { generation, waiting_for }))
+                Ok(Response::new(AttachReply { generation, waiting_for, drained: false }))
             }
+            Reply::Drained => Ok(Response::new(AttachReply { drained: true, ..AttachReply::default() })),
             other => Err(unexpected(other)),
         }
     }
 
     async fn exited(&self, r: Request<ExitedRequest>) -> Result<Response<ExitedReply>, Status> {
         match self.ask(Event::Exited(Box::new(r.into_inner()))).await? {
-            Reply::GoesOn(goes_on) => Ok(Response::new(ExitedReply { goes_on })),
+            Reply::GoesOn(goes_on) => Ok(Response::new(ExitedReply { goes_on, ..ExitedReply::default() })),
+            Reply::Vacant { recalled } => {
+                let vacancy = if recalled { Vacancy::Recalled } else { Vacancy::Waits };
+                Ok(Response::new(ExitedReply { goes_on: true, vacancy: vacancy.into() }))
+            }
             other => Err(unexpected(other)),
         }
     }
 
     async fn heartbeat(&self, r: Request<HeartbeatRequest>) -> Result<Response<HeartbeatReply>, Status> {
-        let r = r.into_inner();
-        match self
-            .ask(Event::Heartbeat {
-                header: header(r.header)?,
-                step: r.step,
-                collectives: r.collectives,
-                connected: r.connected,
-            })
-            .await?
-        {
-            Reply::Heartbeat(Heard { abort, regroup, boundary_wanted }) => {
-                Ok(Response::new(HeartbeatReply { abort, regroup, boundary_wanted }))
+        let HeartbeatRequest { header: h, step, collectives, connected, leaving } = r.into_inner();
+        let beat = Beat { step, collectives, connected, leaving };
+        match self.ask(Event::Heartbeat(header(h)?, beat)).await? {
+            Reply::Heartbeat(Heard { abort, regroup, boundary_wanted, departure }) => {
+                let departure = departure.into();
+                Ok(Response::new(HeartbeatReply { abort, regroup, boundary_wanted, departure }))
             }
             other => Err(unexpected(other)),
         }
@@ -212,6 +211,14 @@ impl Coordinator for Service {
         let r = r.into_inner();
         match self.ask(Event::StoreDelete { header: header(r.header)?, key: r.key }).await? {
             Reply::Yes(existed) => Ok(Response::new(StoreDeleteReply { existed })),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    async fn resize(&self, r: Request<ResizeRequest>) -> Result<Response<ResizeReply>, Status> {
+        let ResizeRequest { workers } = r.into_inner();
+        match self.ask(Event::Resize { workers }).await? {
+            Reply::Resized(message) => Ok(Response::new(ResizeReply { message })),
             other => Err(unexpected(other)),
         }
     }

@@ -121,7 +121,7 @@ async fn headers_keys_and_values_are_bounded() {
     let header = Header { member: "m\n".repeat(5000), ..a.header.clone() };
     let e = a
         .client
-        .heartbeat(HeartbeatRequest { header: Some(header), step: 0, collectives: 0, connected: true })
+        .heartbeat(HeartbeatRequest { header: Some(header), step: 0, connected: true, ..Default::default() })
         .await
         .unwrap_err();
     refused(&e, "invalid", "identity has 10000 bytes");

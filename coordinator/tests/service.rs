@@ -131,7 +131,7 @@ async fn stale_and_foreign_headers_are_refused() {
     assert_eq!((e.code(), kind(&e)), (Code::NotFound, "unknown-member"));
     let e = a
         .client
-        .heartbeat(HeartbeatRequest { header: None, step: 0, collectives: 0, connected: true })
+        .heartbeat(HeartbeatRequest { header: None, step: 0, connected: true, ..Default::default() })
         .await
         .unwrap_err();
     assert_eq!((e.code(), kind(&e)), (Code::InvalidArgument, "invalid"));

@@ -19,8 +19,12 @@ async fn stalled(stall: Duration) -> String {
         let (mut own, header) = (w.client.clone(), w.header());
         beating.push(tokio::spawn(async move {
             loop {
-                let request =
-                    HeartbeatRequest { header: header.clone(), step: 1, collectives: 0, connected: true };
+                let request = HeartbeatRequest {
+                    header: header.clone(),
+                    step: 1,
+                    connected: true,
+                    ..Default::default()
+                };
                 // Unanswered while the coordinator stands still, like a worker's.
                 let answer = tokio::time::timeout(Duration::from_secs(5), own.heartbeat(request)).await;
                 if let Ok(Ok(reply)) = answer {

@@ -23,7 +23,7 @@ async fn serve(journal: &Path) -> Serving {
 
 /// A heartbeat of one that has heard of a coordinator of `term`; the term that the answer says.
 async fn beat(worker: &mut Worker, term: Option<Term>) -> Result<Term, Status> {
-    let beat = HeartbeatRequest { header: worker.header(), step: 3, collectives: 0, connected: true };
+    let beat = HeartbeatRequest { header: worker.header(), step: 3, connected: true, ..Default::default() };
     let mut request = Request::new(beat);
     if let Some(term) = term {
         request.metadata_mut().insert(TERM_KEY, term.to_string().parse().unwrap());
@@ -78,7 +78,7 @@ async fn one_that_was_replaced_goes_and_leaves_the_job_to_the_other() {
 /// What a stranger says that calls itself a member, of a term of its choice.
 async fn strange_beat(serving: &Serving, said: Option<&str>) -> Status {
     let header = Header { job_id: "octrain".into(), generation: 1, member: "0-1".into() };
-    let beat = HeartbeatRequest { header: Some(header), step: 3, collectives: 0, connected: true };
+    let beat = HeartbeatRequest { header: Some(header), step: 3, connected: true, ..Default::default() };
     let mut request = Request::new(beat);
     if let Some(said) = said {
         request.metadata_mut().insert(TERM_KEY, said.parse().unwrap());
@@ -119,7 +119,8 @@ async fn without_a_journal_terms_are_neither_told_nor_obeyed() {
     assert!(registered.metadata().get(TERM_KEY).is_none());
     let RegisterReply { job_id, generation, member, .. } = registered.into_inner();
     let header = Some(Header { job_id, generation, member });
-    let mut request = Request::new(HeartbeatRequest { header, step: 0, collectives: 0, connected: false });
+    let mut request =
+        Request::new(HeartbeatRequest { header, step: 0, connected: false, ..Default::default() });
     request.metadata_mut().insert(TERM_KEY, "0000000000000000.9".parse().unwrap());
     assert!(client.heartbeat(request).await.unwrap().metadata().get(TERM_KEY).is_none());
 }

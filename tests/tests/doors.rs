@@ -187,6 +187,7 @@ const TABLE: &[(&str, How)] = &[
     // docs/operations.md
     ("octrain launch", Parsed("needs several nodes; pods.rs runs coordinator and launchers")),
     ("octrain status", Parsed("needs a job that runs; coordinator.rs asks one")),
+    ("octrain resize", Parsed("needs a job that runs; drain.rs resizes one")),
     ("srun", Not("needs SLURM")),
     ("mpirun", Not("needs MPI")),
     ("docker", Not("needs a registry to build from; deploy.rs checks the container file")),

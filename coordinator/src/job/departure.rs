@@ -30,6 +30,10 @@ pub(super) fn leave(
         return done(Some(text));
     }
     let member = job.member(header, config)?;
+    if member.drained {
+        member.told = true;
+        return done(None);
+    }
     if member.has_not_come(header.generation) {
         let text =
             format!("{} left before it had come to generation {}", member.describe(), member.generation);
@@ -67,7 +71,11 @@ pub(super) fn leave(
         Phase::Running { .. } | Phase::Reforming { .. } => {
             job.interrupted |= interrupted;
             job.kept.push(Record::Left(Left { member: header.member.clone(), interrupted }));
-            if job.members.values().all(|m| m.joins || !m.counted() && (m.left || m.dropped.is_some())) {
+            if job
+                .members
+                .values()
+                .all(|m| m.joins || !m.counted() && (m.left || m.drained || m.dropped.is_some()))
+            {
                 job.phase = Phase::Finished { at: now, interrupted: job.interrupted };
                 return done(Some(format!("{who} {how}; all have left, the job is finished")));
             }

@@ -2,8 +2,8 @@
 
 use crate::refusal::Refusal;
 use octrain_proto::v1::{
-    Abort, ExitedRequest, FailureKind, Generation, GetPlanReply, GiveUpRequest, Header, RegisterReply,
-    RegisterRequest, Regroup, Standing, StatusReply, StepReport,
+    Abort, Departure, ExitedRequest, FailureKind, Generation, GetPlanReply, GiveUpRequest, Header,
+    RegisterReply, RegisterRequest, Regroup, Standing, StatusReply, StepReport,
 };
 use std::time::Duration;
 
@@ -29,12 +29,7 @@ pub enum Event {
         header: Header,
         wait: Wait,
     },
-    Heartbeat {
-        header: Header,
-        step: u64,
-        collectives: u64,
-        connected: bool,
-    },
+    Heartbeat(Header, Beat),
     /// A worker's generation is over.
     Attach {
         header: Header,
@@ -89,6 +84,10 @@ pub enum Event {
         header: Header,
         key: String,
     },
+    /// The job is to have so many workers.
+    Resize {
+        workers: u32,
+    },
     /// Somebody asks, and will ask again soon (`watching`) or not.
     Status {
         watching: bool,
@@ -105,6 +104,19 @@ pub enum Event {
     },
 }
 
+/// What a worker says with a heartbeat.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Beat {
+    /// Optimizer steps that it has finished.
+    pub step: u64,
+    /// Collectives that it has entered.
+    pub collectives: u64,
+    /// It is connected to the others of its generation.
+    pub connected: bool,
+    /// It was asked to stop, alone.
+    pub leaving: bool,
+}
+
 /// What a heartbeat is answered with.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Heard {
@@ -114,6 +126,8 @@ pub struct Heard {
     pub regroup: Option<Regroup>,
     /// The caller's generation is to end at a boundary between two steps.
     pub boundary_wanted: bool,
+    /// What becomes of a caller that is leaving.
+    pub departure: Departure,
 }
 
 /// What a caller gets.
@@ -125,8 +139,16 @@ pub enum Reply {
     Heartbeat(Heard),
     /// None: others are waited for, named by the text.
     Attached(Option<Generation>, String),
+    /// The job goes on without the caller, which was to leave.
+    Drained,
     /// Whether the job goes on.
     GoesOn(bool),
+    /// It does without one that had left for want of room; whether another one is wanted in its place now.
+    Vacant {
+        recalled: bool,
+    },
+    /// What becomes of a wish, for people.
+    Resized(String),
     Watching {
         member: String,
         watch: u64,

@@ -50,6 +50,10 @@ pub(super) fn reported(
         member.told |= member.dropped.is_some();
         return None;
     }
+    if member.drained {
+        member.told = true;
+        return None;
+    }
     if !ended && member.joins {
         return join::gone(job, name, &format!("failed: {message}"));
     }
@@ -64,6 +68,7 @@ pub(super) fn reported(
         FailureKind::Waited => "waited in vain",
         FailureKind::NotFinite => "found that the training has failed",
         FailureKind::External => "found the job held up from outside",
+        FailureKind::Leaving => "has left before a boundary between two steps had come",
         _ => "failed",
     };
     let said = format!("{} {what}: {message}", member.describe());
@@ -78,7 +83,11 @@ pub(super) fn reported(
     }
     // Of a generation that is over: this worker does not come to the next one, which the others form without it; what is
     // no worker's fault they will meet themselves.
-    let kind = if generation < current || untried { FailureKind::Own } else { kind };
+    let kind = match kind {
+        FailureKind::Leaving => kind,
+        _ if generation < current || untried => FailureKind::Own,
+        kind => kind,
+    };
     if kind == FailureKind::Configuration {
         return fail(now, job, AbortKind::Configuration, Some(name), said);
     }
@@ -91,6 +100,10 @@ pub(super) fn reported(
     }
     if let Some(reason) = regroup::go_on_without(now, job, config, name, &said) {
         return Some(reason);
+    }
+    // It was to leave while enough were left, which others have changed; it is no failure.
+    if kind == FailureKind::Leaving {
+        return fail(now, job, AbortKind::Shutdown, None, said);
     }
     // A worker whose connection broke before this report came is the likelier cause of a failed collective; but not
     // where another one had fallen silent before that, of which both may be the echo.
@@ -197,7 +210,7 @@ fn absent(waited: &Suspicion, members: &Members) -> (Option<String>, String) {
     let entered = members.get(&waited.member).map_or(0, |m| m.collectives);
     let mut behind: Vec<(&String, &Member)> = members
         .iter()
-        .filter(|(_, m)| !m.left && m.dropped.is_none() && !m.joins && m.collectives < entered)
+        .filter(|(_, m)| !m.left && !m.drained && m.dropped.is_none() && !m.joins && m.collectives < entered)
         .collect();
     behind.sort_by_key(|(_, m)| m.rank);
     let said = &waited.message;

@@ -11,7 +11,7 @@
 //! others; but until it has said that it has the job's state (`Member::untried`) it neither keeps the job going nor saves, what it
 //! says of itself is its own ([`super::failure::reported`]), and where generations break with it, or do not connect, it is left out.
 
-use super::{Answer, Applied, Job, Phase, Reply, Wait, failure, regroup};
+use super::{Answer, Applied, Job, Phase, Reply, Wait, drain, failure, regroup};
 use crate::config::CoordinatorConfig;
 use crate::liveness::Lost;
 use crate::membership::{Member, Now};
@@ -44,8 +44,9 @@ pub(super) fn vacant(now: Now, job: &Job, config: &CoordinatorConfig, place: &Pl
             silent_ms: now.saturating_sub(other.last_seen).as_millis() as u64,
         });
     }
-    if job.members.values().filter(|m| m.lives()).count() >= config.world_size as usize {
-        return Err(Refusal::Full { job: config.job_id.clone(), world: config.world_size });
+    let room = job.room(config);
+    if job.members.values().filter(|m| m.lives()).count() >= room {
+        return Err(Refusal::Full { job: config.job_id.clone(), world: room as u32 });
     }
     Ok(())
 }
@@ -97,6 +98,11 @@ pub(super) fn plan(now: Now, job: &mut Job, header: &Header) -> Applied {
         return Err(Refusal::NotRunning);
     };
     member.heard(now);
+    // There is no room for it any more.
+    if member.drained {
+        member.told = true;
+        return Err(Refusal::Full { job: plan.job_id.clone(), world: job.wanted.unwrap_or(plan.world_size) });
+    }
     let mut roster = ranks::assign(&[member.place()]);
     for (place, gpu) in roster.iter_mut().zip(&member.gpu) {
         (place.cuda_device, place.cuda_uuid) = (Some(gpu.ordinal), gpu.uuid.clone());
@@ -113,6 +119,10 @@ pub(super) fn plan(now: Now, job: &mut Job, header: &Header) -> Applied {
 
 /// One that comes is ready, and waits for the generation that it is a part of.
 pub(super) fn attach(now: Now, job: &mut Job, header: &Header, wait: Wait) -> Applied {
+    if let Some(member) = job.members.get_mut(&header.member).filter(|m| m.drained) {
+        member.told = true;
+        return Ok((Answer::Reply(Reply::Drained), None));
+    }
     over(job, &header.member)?;
     let member = job.members.get_mut(&header.member);
     let member = member.ok_or_else(|| Refusal::Unknown { member: header.member.clone() })?;
@@ -174,7 +184,7 @@ pub(super) fn ready(m: &Member) -> bool {
 /// Whether those of a generation are to leave it at a boundary between two steps.
 pub(super) fn wanted(job: &Job, generation: u64) -> bool {
     let runs = matches!(job.phase, Phase::Running { .. });
-    runs && generation == job.generation && job.members.values().any(ready)
+    runs && generation == job.generation && (job.members.values().any(ready) || !drain::going(job).is_empty())
 }
 
 /// One that was to join is gone: nothing depended on it, and nothing of it is kept. None where the job has ended, whose members

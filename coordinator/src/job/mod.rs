@@ -19,9 +19,9 @@
 //! collective waits a moment for its root cause. What holds for the run (the plan, its hash, the number of
 //! microbatches) is made once; a generation is its number, who is in it in which rank, and whose state all take on.
 //!
-//! A worker may come to a job that goes on (`join.rs`): it has the plan, makes itself ready, and says so; the ranks are told that a
-//! boundary is wanted, and leave their generation between two steps; it is a member of the next one. One that is ready while a
-//! generation is being formed is a part of that.
+//! A worker may leave a job that goes on (`drain.rs`), and come to one (`join.rs`): it has the plan, makes itself ready, and says so; the ranks are told that a
+//! boundary is wanted, and leave their generation between two steps; it is a member of the next one, or is not any more. One that is
+//! ready while a generation is being formed is a part of that.
 //!
 //! Each end has its exit code ([`crate::exit_code::of`]): `Finished` is done, or preempted where a worker left because
 //! it was asked to; `Failed` says by its cause whether trying again helps.
@@ -31,7 +31,9 @@
 //!
 //! The first cause ends the job; what is heard later is kept beside it and never replaces it.
 
+mod beat;
 mod departure;
+mod drain;
 mod event;
 mod failure;
 mod history;
@@ -50,7 +52,7 @@ use crate::membership::{Member, Members, Now, missing};
 use crate::ranks::Place;
 use crate::refusal::Refusal;
 use crate::store::Store;
-pub use event::{Answer, Event, Heard, Outcome, Reply, Retirement, Wait, Wakes};
+pub use event::{Answer, Beat, Event, Heard, Outcome, Reply, Retirement, Wait, Wakes};
 use octrain_proto::v1::{Abort, AbortKind, BuildPlan, Generation, GetPlanReply, Header, Regroup};
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
@@ -137,6 +139,8 @@ pub struct Job {
     survives: bool,
     /// It was told to, and does not: why, for people.
     held: Option<&'static str>,
+    /// How many workers it is to have, where somebody has said so since the start.
+    wanted: Option<u32>,
     /// Rendezvous data of the generation.
     pub store: Store,
     /// The coordinator's among those that the run has had; 0: it keeps no journal.
@@ -198,6 +202,7 @@ impl Job {
             members: Members::new(),
             survives: config.survives(),
             held: None,
+            wanted: None,
             store: Store::default(),
             term: 0,
             store_use: StoreUse::None,
@@ -252,7 +257,7 @@ impl Job {
         match &member.dropped {
             Some(abort) => Err(Refusal::Ended(abort.clone())),
             None if member.joins => Err(Refusal::NotRunning),
-            None if header.generation != current => Err(stale),
+            None if header.generation != current || member.drained => Err(stale),
             None => Ok(member),
         }
     }
@@ -335,43 +340,12 @@ fn apply(now: Now, job: &mut Job, config: &CoordinatorConfig, event: Event) -> A
         Event::Register(request) => register::register(now, job, config, *request),
         Event::GiveUp(request) => register::give_up(now, job, config, *request),
         Event::GetPlan { header, wait } => get_plan(now, job, config, &header, wait),
-        Event::Heartbeat { header, step, collectives, connected } => {
-            let (regroup, boundary_wanted) = match job.members.get(&header.member) {
-                // It is in none that could be over.
-                Some(m) if m.joins => (None, false),
-                _ => (job.told_after(header.generation), join::wanted(job, header.generation)),
-            };
-            let ended = match &job.phase {
-                Phase::Failed { abort, .. } => Some(abort.clone()),
-                _ => None,
-            };
-            let member = job.member(&header, config)?;
-            member.heard(now);
-            member.step = member.step.max(step);
-            member.collectives = member.collectives.max(collectives);
-            // Before its plan, it beats without having met anybody.
-            if connected || step > 0 || collectives > 0 {
-                member.spoke(header.generation);
-            }
-            member.connected |= connected && header.generation == member.generation;
-            let dropped = member.dropped.clone();
-            // Nor is one in the job that is only about to come.
-            let heard = dropped.is_none() && !member.joins;
-            let abort = ended.or(dropped);
-            member.told |= abort.is_some();
-            if heard && step > 0 {
-                job.has_state(&header.member);
-            }
-            // What one that is given up has done is nobody's progress.
-            if heard {
-                job.progressed(header.generation, step);
-            }
-            Ok((Answer::Reply(Reply::Heartbeat(Heard { abort, regroup, boundary_wanted })), None))
-        }
+        Event::Heartbeat(header, beat) => beat::heard(now, job, config, &header, beat),
         Event::Attach { header, standing, message, wait } => {
             regroup::attach(now, job, config, &header, standing, (&message, wait))
         }
         Event::Exited(request) => regroup::exited(now, job, config, &request),
+        Event::Resize { workers } => drain::resize(job, config, workers),
         Event::Watch { header } => {
             let member = job.member(&header, config)?;
             member.heard(now);
@@ -453,7 +427,7 @@ fn get_plan(now: Now, job: &mut Job, config: &CoordinatorConfig, header: &Header
         member.told = true;
         return Err(Refusal::Ended(abort.clone()));
     }
-    if member.joins {
+    if member.joins || member.drained {
         return join::plan(now, job, header);
     }
     // Another worker was lost before this one had its plan: it comes to the next generation like the others.
@@ -465,6 +439,10 @@ fn get_plan(now: Now, job: &mut Job, config: &CoordinatorConfig, header: &Header
     }
     let reason = regroup::come_without_plan(now, job, &header.member);
     let member = job.member(header, config)?;
+    // Just now, as the last one that was waited for.
+    if member.drained {
+        return join::plan(now, job, header);
+    }
     let rank = member.rank.filter(|_| member.generation == current);
     let reply = match (&job.phase, rank) {
         (Phase::Running { formed, .. }, Some(rank)) => GetPlanReply {

@@ -177,7 +177,7 @@ fn admit(now: Now, job: &mut Job, config: &CoordinatorConfig, request: RegisterR
     if joins {
         // Of those that had its place, nobody asks any more who knows of his end; nor does anybody who was gone long ago.
         let gone = |m: &Member| m.told && m.place() == place || now >= m.last_seen + FORGOTTEN;
-        job.members.retain(|_, m| !m.failed || !gone(m));
+        job.members.retain(|_, m| !(m.failed || m.drained) || !gone(m));
         job.members.insert(name.clone(), member);
         let text = format!("{place} (pid {pid}) has come to the running job, and makes itself ready");
         return Ok((reply(job, config, name), Some(text)));

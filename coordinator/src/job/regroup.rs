@@ -1,6 +1,6 @@
 //! One generation after another, in a job that goes on without some of its workers.
 
-use super::{Answer, Applied, Job, Phase, Reply, StoreUse, Wait, failure, join, register, replay};
+use super::{Answer, Applied, Job, Phase, Reply, StoreUse, Wait, drain, failure, join, register, replay};
 use crate::config::CoordinatorConfig;
 use crate::liveness::Lost;
 use crate::membership::{Member, NAMED, Now};
@@ -33,6 +33,10 @@ pub(super) fn attach(
         return join::attach(now, job, header, wait);
     }
     let member = job.member(header, config)?;
+    if member.drained {
+        member.told = true;
+        return Ok((Answer::Reply(Reply::Drained), None));
+    }
     if let Some(abort) = failed.as_ref().or(member.dropped.as_ref()) {
         member.told |= member.dropped.is_some();
         return Err(Refusal::Ended(abort.clone()));
@@ -83,6 +87,10 @@ pub(super) fn attach(
     reasons.extend(form(now, job));
     let reason = (!reasons.is_empty()).then(|| reasons.join("; "));
     // It may have been left out just now.
+    if let Some(member) = job.members.get_mut(&header.member).filter(|m| m.drained) {
+        member.told = true;
+        return Ok((Answer::Reply(Reply::Drained), reason));
+    }
     if let Some(member) = job.members.get_mut(&header.member)
         && let Some(abort) = member.dropped.clone()
     {
@@ -152,7 +160,7 @@ pub(super) fn end(now: Now, job: &mut Job, why: &str) -> String {
 
 /// Whether fewer than the minimum are left. Those who have left were done; those who join are in no generation.
 fn too_few(job: &Job, min_world: u32) -> bool {
-    job.members.values().filter(|m| !m.failed && !m.joins).count() < min_world as usize
+    job.members.values().filter(|m| !m.failed && !m.drained && !m.joins).count() < min_world as usize
 }
 
 /// The job goes on without a worker; none where it does not, and nothing was changed but that the worker is gone. Whether those who
@@ -198,6 +206,10 @@ pub(super) fn form(now: Now, job: &mut Job) -> Option<String> {
         let then = form(now, job);
         return Some([Some(reason), then].into_iter().flatten().collect::<Vec<_>>().join("; "));
     }
+    if job.members.values().any(|m| m.counted() && m.attached.is_none()) {
+        return None;
+    }
+    let drained = drain::depart(job);
     let mut here: Vec<(Place, Came)> = Vec::new();
     for m in job.members.values().filter(|m| m.counted()) {
         let standing = m.attached?;
@@ -259,6 +271,9 @@ pub(super) fn form(now: Now, job: &mut Job) -> Option<String> {
         let names: Vec<String> =
             joined.iter().take(NAMED).map(|r| join::place(&roster[*r as usize])).collect();
         from.push_str(&format!("; with {} more: {}", joined.len(), names.join(", ")));
+    }
+    if !drained.is_empty() {
+        from.push_str(&format!("; without {}, as was asked for", drained.join(", ")));
     }
     let step = match source.map(|s| came[s as usize]) {
         Some(Came::From(Some(standing))) => standing.step,
@@ -367,6 +382,9 @@ pub(super) fn exited(now: Now, job: &mut Job, config: &CoordinatorConfig, r: &Ex
     let cause = format!("its launcher saw that it {}", r.status);
     let lost = member.lives().then(|| Lost { member: name.clone(), cause });
     let name = name.clone();
+    // One that was asked to stop and has left, as all have.
+    let stops = member.left && job.interrupted;
+    let vacant = job.members.get(&name).and_then(|m| drain::vacant(job, config, m));
     let reason = match (&job.phase, lost) {
         (Phase::Gathering, Some(lost)) => failure::forget(job, &lost),
         (Phase::Running { .. } | Phase::Reforming { .. }, Some(lost)) => {
@@ -378,7 +396,11 @@ pub(super) fn exited(now: Now, job: &mut Job, config: &CoordinatorConfig, r: &Ex
     if let Some(member) = job.members.get_mut(&name) {
         member.told = true;
     }
-    Ok((Answer::Reply(Reply::GoesOn(well(job))), reason))
+    let reply = match vacant {
+        Some(recalled) => Reply::Vacant { recalled },
+        None => Reply::GoesOn(well(job) && !stops),
+    };
+    Ok((Answer::Reply(reply), reason))
 }
 
 impl Job {

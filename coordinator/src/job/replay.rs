@@ -301,6 +301,8 @@ impl Replayed {
                 // Whoever is the root cause is to be missed first.
                 failure::suspect(suspicion, said, unheard(config));
             }
+            Record::Drained(name) => job.members.get_mut(name).ok_or(unknown)?.drained = true,
+            Record::Resized(wanted) => job.wanted = Some(*wanted),
             Record::Tried(name) => job.members.get_mut(name).ok_or(unknown)?.untried = false,
             Record::End(End { abort: Some(abort), .. }) => {
                 job.phase = Phase::Failed { at: Now::ZERO, abort: abort.clone() };

@@ -29,7 +29,9 @@ pub(super) fn named(job: &Job, kind: AbortKind, culprit: Option<&Member>) -> Opt
     };
     let furthest = job.members.values().filter(|m| m.counted() && !m.untried).max_by_key(|m| key(m));
     // The one whose data ended it, where it was alone.
-    let alone = || job.members.values().find(|m| !m.left && m.dropped.is_none() && !m.joins && !m.untried);
+    let alone = || {
+        job.members.values().find(|m| !m.left && !m.drained && m.dropped.is_none() && !m.joins && !m.untried)
+    };
     let place = furthest.or_else(alone)?.place();
     Some(Saver { host: place.host, local_index: place.local_index })
 }

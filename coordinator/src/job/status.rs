@@ -1,6 +1,6 @@
 //! What the job is doing, for people and probes.
 
-use super::{Job, Phase, regroup};
+use super::{Job, Phase, drain, regroup};
 use crate::config::CoordinatorConfig;
 use crate::membership::{Now, missing};
 use octrain_proto::PROTOCOL_VERSION;
@@ -33,10 +33,11 @@ pub(super) fn status(now: Now, job: &Job, config: &CoordinatorConfig) -> StatusR
             (JobPhase::Failed, format!("{}{echoes}", abort.message))
         }
     };
+    let going = drain::going(job);
     let mut members: Vec<MemberStatus> = job
         .members
-        .values()
-        .map(|m| MemberStatus {
+        .iter()
+        .map(|(name, m)| MemberStatus {
             host: m.facts.host.clone(),
             local_index: m.facts.local_index,
             pid: m.facts.pid,
@@ -45,7 +46,9 @@ pub(super) fn status(now: Now, job: &Job, config: &CoordinatorConfig) -> StatusR
             silent_ms: now.saturating_sub(m.last_seen).as_millis() as u64,
             left: m.left,
             gone: m.failed,
-            joins: m.joins,
+            joins: m.joins && !m.drained,
+            drains: going.contains(name),
+            drained: m.drained,
             report: m.report,
         })
         .collect();
@@ -63,6 +66,7 @@ pub(super) fn status(now: Now, job: &Job, config: &CoordinatorConfig) -> StatusR
         generations: job.history.told(now),
         coordinator_timeout_ms: config.absence().map_or(0, |absence| absence.as_millis() as u64),
         term: job.term,
+        wanted_workers: job.room(config) as u32,
         min_workers: if job.survives { config.min_world } else { config.world_size },
     }
 }

@@ -2,6 +2,7 @@
 
 mod blame;
 mod departure;
+mod drain;
 mod history;
 mod in_vain;
 mod join;
@@ -98,7 +99,10 @@ impl World {
     }
 
     fn beat(&mut self, header: &Header) -> Option<Abort> {
-        match self.ok(Event::Heartbeat { header: header.clone(), step: 0, collectives: 0, connected: true }) {
+        match self.ok(Event::Heartbeat(
+            header.clone(),
+            Beat { step: 0, collectives: 0, connected: true, leaving: false },
+        )) {
             Reply::Heartbeat(heard) => heard.abort,
             other => panic!("{other:?}"),
         }
@@ -185,7 +189,9 @@ fn four_workers_out_of_order_get_one_plan_and_finish() {
 fn headers_are_checked() {
     let (mut w, headers) = World::running(2);
     let good = headers[0].clone();
-    let beat = |header: Header| Event::Heartbeat { header, step: 0, collectives: 0, connected: true };
+    let beat = |header: Header| {
+        Event::Heartbeat(header, Beat { step: 0, collectives: 0, connected: true, leaving: false })
+    };
     let stale = w.refused(beat(Header { generation: 2, ..good.clone() }));
     assert_eq!(stale, Refusal::Stale { theirs: 2, ours: 1, job: "octrain".into() });
     let job = w.refused(beat(Header { job_id: "other".into(), ..good.clone() }));
@@ -257,7 +263,7 @@ fn only_expected_workers_are_admitted_where_they_are_named() {
 #[test]
 fn a_silent_worker_ends_the_job_and_is_named() {
     let (mut w, h) = World::running(3);
-    w.ok(Event::Heartbeat { header: h[1].clone(), step: 41, collectives: 0, connected: true });
+    w.ok(Event::Heartbeat(h[1].clone(), Beat { step: 41, collectives: 0, connected: true, leaving: false }));
     w.pass(ms(4500), &[&h[0], &h[2]]);
     assert!(w.ended.is_empty());
     w.pass(ms(500), &[&h[0], &h[2]]);
@@ -385,7 +391,8 @@ fn before_the_start_a_lost_worker_is_forgotten_and_may_be_replaced() {
     assert_eq!(w.refuse(second.clone()).kind(), "duplicate");
     w.pass(ms(5500), &[]);
     assert!(w.job.members.is_empty() && w.ended.is_empty());
-    let unknown = w.refused(Event::Heartbeat { header: first, step: 0, collectives: 0, connected: true });
+    let unknown =
+        w.refused(Event::Heartbeat(first, Beat { step: 0, collectives: 0, connected: true, leaving: false }));
     assert_eq!(unknown.kind(), "unknown-member");
     w.join(second);
     let third = w.join(request("a", 1));

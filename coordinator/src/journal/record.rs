@@ -43,6 +43,12 @@ pub enum Record {
     /// A worker has said that a collective failed, or was waited in in vain, of which the root cause is awaited.
     #[prost(message, tag = "12")]
     Suspected(Suspected),
+    /// A worker has left, as it was to, and the job goes on without it.
+    #[prost(string, tag = "13")]
+    Drained(String),
+    /// The job is to have so many workers from now on.
+    #[prost(uint32, tag = "14")]
+    Resized(u32),
 }
 
 /// Whose journal it is: what a coordinator that goes on with it must agree with.
@@ -178,6 +184,6 @@ pub(super) struct Entry {
 /// A record as it is encoded.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Item {
-    #[prost(oneof = "Record", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
+    #[prost(oneof = "Record", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
     pub record: Option<Record>,
 }

@@ -43,7 +43,8 @@ pub fn messages() -> Vec<(&'static str, Vec<u8>)> {
         ),
         (
             "Heartbeat",
-            HeartbeatRequest { header: header(), step: 7, collectives: 9, connected: true }.encode_to_vec(),
+            HeartbeatRequest { header: header(), step: 7, collectives: 9, connected: true, leaving: true }
+                .encode_to_vec(),
         ),
         ("Watch", WatchRequest { header: header() }.encode_to_vec()),
         (
@@ -72,6 +73,7 @@ pub fn messages() -> Vec<(&'static str, Vec<u8>)> {
             }
             .encode_to_vec(),
         ),
+        ("Resize", ResizeRequest { workers: 2 }.encode_to_vec()),
         ("StoreSet", StoreSetRequest { header: header(), key: key(), value: vec![1; 64] }.encode_to_vec()),
         ("StoreGet", StoreGetRequest { header: header(), key: key(), wait_ms: 5 }.encode_to_vec()),
         ("StoreAdd", StoreAddRequest { header: header(), key: key(), amount: -3 }.encode_to_vec()),
@@ -178,7 +180,13 @@ impl Member {
 
     /// Shows that it is alive, and that its job goes on.
     pub async fn beat(&mut self, step: u64) {
-        let beat = HeartbeatRequest { header: self.header(), step, collectives: step, connected: true };
+        let beat = HeartbeatRequest {
+            header: self.header(),
+            step,
+            collectives: step,
+            connected: true,
+            leaving: false,
+        };
         let heard: HeartbeatReply = self.call("Heartbeat", &beat).await;
         assert_eq!((heard.abort, heard.regroup, heard.boundary_wanted), (None, None, false));
     }

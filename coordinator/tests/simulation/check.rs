@@ -4,6 +4,7 @@ use super::group::{Group, State};
 use super::process::{Doing, End, Process};
 use super::world::Setting;
 use octrain_coordinator::job::{Job, Outcome};
+use octrain_coordinator::membership::Member;
 use octrain_proto::v1::{AbortKind, Generation};
 use std::collections::BTreeMap;
 
@@ -24,8 +25,12 @@ pub struct Checks {
     stepping: u64,
     /// All generations before this one are over.
     over: u64,
-    /// A process was asked to stop.
+    /// A process was asked to stop, and all with it.
     pub interrupted: bool,
+    /// Another number of workers was wanted.
+    pub resized: bool,
+    /// The last generation of one that has left while the job goes on, and its step.
+    parted: Vec<(u64, u64)>,
     /// When the job ended: how many were left, and whether none of them had its state.
     left: (usize, bool),
 }
@@ -102,11 +107,33 @@ impl Checks {
     }
 
     /// The job has just ended: who is left by what was done to them, whatever the coordinator takes them for.
-    pub fn ended(&mut self, processes: &[Process]) {
+    pub fn ended(&mut self, processes: &[Process], job: &Job) {
         let done = |p: &&Process| p.end == Some(End::Done) || p.doing == Doing::Leave && !p.harmed;
-        let well = |p: &&Process| p.lives() && !p.harmed && p.formed.is_some();
+        let drained =
+            |p: &Process| p.member.as_ref().and_then(|name| job.members.get(name)).is_some_and(|m| m.drained);
+        let well = |p: &&Process| p.lives() && !p.harmed && p.formed.is_some() && !drained(p);
         let left = processes.iter().filter(|p| done(p) || well(p)).count();
         self.left = (left, !processes.iter().any(|p| well(&p) && p.state.is_some()));
+    }
+
+    /// A process is told that it has left.
+    pub fn drained(&mut self, p: &Process) -> Result<(), String> {
+        if p.leaving.is_none() && !self.resized {
+            return Err("it has left, and nobody has asked for that".into());
+        }
+        self.parted.push((p.generation, p.state.map_or(0, |s| s.step)));
+        Ok(())
+    }
+
+    /// The state that all of a generation go on from.
+    pub fn taken_on(&self, generation: u64, state: State) -> Result<(), String> {
+        let further = |(of, step): &&(u64, u64)| *of < generation && *step > state.step;
+        match self.parted.iter().find(further) {
+            Some((_, step)) => Err(format!(
+                "generation {generation} goes on from {state:?}, and one has left with step {step}"
+            )),
+            None => Ok(()),
+        }
     }
 
     /// The run is over.
@@ -120,6 +147,18 @@ impl Checks {
         let refused = processes.iter().position(|p| p.end == Some(End::Refused) && !p.harmed);
         if let Some(process) = refused {
             return Err(format!("process {process} was refused"));
+        }
+        let untold = |m: &&Member| {
+            let process = processes.get((m.facts.pid - 1000) as usize);
+            m.drained && process.is_some_and(|p| p.end == Some(End::Told) && !p.harmed)
+        };
+        // Where the job fails just then, it may hear of that first.
+        let hears = setting.bad_network == 0 && matches!(job.outcome(), Some(Outcome::Finished { .. }));
+        if let Some(member) = job.members.values().find(untold).filter(|_| hears) {
+            return Err(format!("one that has left was never told so: {member:?}"));
+        }
+        if let Some(member) = job.members.values().find(|m| m.drained && (m.failed || m.dropped.is_some())) {
+            return Err(format!("one that has left counts as failed: {member:?}"));
         }
         // Whom the job went on without was harmed, or is one of a place that nobody can reach.
         for member in job.members.values().filter(|m| m.dropped.is_some()) {

@@ -5,14 +5,14 @@ use super::process::{Doing, End, Process};
 use super::world::{What, World};
 use octrain_coordinator::job::Reply;
 use octrain_coordinator::refusal::Refusal;
-use octrain_proto::v1::{Generation, Regroup};
+use octrain_proto::v1::{Departure, Generation, Regroup};
 
 impl World {
     pub(super) fn answered(&mut self, asker: Asker, answer: Result<Reply, Refusal>) -> Result<(), String> {
         match asker {
             Asker::Nobody => Ok(()),
-            Asker::Launcher { place } => {
-                self.launcher_hears(place, answer);
+            Asker::Launcher { process } => {
+                self.launcher_hears(process, answer);
                 Ok(())
             }
             Asker::Process { process, turn } => {
@@ -37,6 +37,9 @@ impl World {
                     if let Some(abort) = heard.abort {
                         self.end(process, End::Told, &abort.message);
                         return Ok(());
+                    }
+                    if heard.departure != Departure::None {
+                        self.processes[process].departure = heard.departure;
                     }
                     if heard.boundary_wanted {
                         self.processes[process].boundary = generation;
@@ -113,6 +116,19 @@ impl World {
                 Some(formed) => self.begin(process, formed),
             },
             (Doing::Attach, Ok(Reply::Attached(Some(formed), _))) => self.begin(process, formed),
+            (Doing::Attach, Ok(Reply::Drained)) => {
+                let p = &self.processes[process];
+                self.checks.drained(p).map_err(|e| format!("process {process}: {e}"))?;
+                self.end(process, End::Drained, "it has left, and the job goes on");
+                Ok(())
+            }
+            // It has left before it had its plan, or fewer are wanted than when it came.
+            (Doing::Plan, Err(Refusal::Full { .. })) => {
+                let p = &self.processes[process];
+                self.checks.drained(p).map_err(|e| format!("process {process}: {e}"))?;
+                self.end(process, End::Drained, "there is no room for it any more");
+                Ok(())
+            }
             (Doing::Attach, Ok(Reply::Attached(None, _))) => {
                 self.ask(process);
                 Ok(())
@@ -165,6 +181,11 @@ impl World {
         let least = (self.setting.min_world as usize).saturating_sub(done);
         let p = &mut self.processes[process];
         let standing = p.state;
+        // Its state may be needed where others have died.
+        p.kept += u64::from(p.departs(self.now) == Departure::Boundary);
+        if p.kept > 3 + self.setting.faults {
+            return Err(format!("process {process} is to leave, and is in one generation after the other"));
+        }
         self.checks.formed(&formed, standing, &mut self.groups, least)?;
         // None has finished a step: all begin anew.
         if formed.source.is_none() {

@@ -1,12 +1,13 @@
 //! How processes end, what their launchers make of it, and what goes wrong.
 
 use super::host::{Asker, Call, header};
-use super::process::{Doing, End};
+use super::process::{Doing, End, Process};
 use super::worker;
 use super::world::{What, World};
 use octrain_coordinator::job::{Event, Reply};
+use octrain_coordinator::membership::Member;
 use octrain_coordinator::refusal::Refusal;
-use octrain_proto::v1::{ExitedRequest, FailureKind};
+use octrain_proto::v1::{Departure, ExitedRequest, FailureKind};
 
 impl World {
     /// A process ends.
@@ -48,17 +49,77 @@ impl World {
             token: worker::token(process),
             status: "was killed by signal 9".into(),
         };
-        let asker = Asker::Launcher { place: p.place };
+        let asker = Asker::Launcher { process };
         self.after(1, 10, What::Arrive(Call { event: Event::Exited(Box::new(request)), wait: 0, asker }));
     }
 
-    pub(super) fn launcher_hears(&mut self, place: usize, answer: Result<Reply, Refusal>) {
+    pub(super) fn launcher_hears(&mut self, process: usize, answer: Result<Reply, Refusal>) {
+        let place = self.processes[process].place;
         let taken = self.processes.iter().any(|p| p.lives() && p.place == place);
+        // One that has left is no restart, and wanted back where it had left for want of room.
+        if self.processes[process].end == Some(End::Drained) {
+            match answer {
+                Ok(Reply::Vacant { recalled: true }) if !taken => {
+                    self.after(300, 2000, What::Start { place })
+                }
+                Ok(Reply::Vacant { .. }) => self.after(2000, 2000, What::Exited { process }),
+                _ => {}
+            }
+            return;
+        }
         if matches!(answer, Ok(Reply::GoesOn(true))) && self.restarts[place] < self.setting.restarts && !taken
         {
             self.restarts[place] += 1;
             self.after(300, 2000, What::Start { place });
         }
+    }
+
+    /// One that leaves cannot wait for a boundary any longer.
+    pub(super) fn overdue(&mut self, process: usize) {
+        let p = &mut self.processes[process];
+        if p.departs(self.now) != Departure::Boundary || p.doing == Doing::Leave {
+            return;
+        }
+        // What follows of that is its own doing.
+        p.harmed = true;
+        self.checks.interrupted = true;
+        let message = "it cannot wait for a boundary".into();
+        let event = Event::ReportFailure { header: header(p), message, kind: FailureKind::Leaving };
+        self.send(Call { event, wait: 0, asker: Asker::Nobody }, process);
+        self.end(process, End::Fault, "it leaves before a boundary has come");
+    }
+
+    /// One that was asked to stop alone, and has not been answered for long, stops with all; something is the cause of that.
+    pub(super) fn gives_up_asking(&mut self, process: usize) {
+        let p = &self.processes[process];
+        let since = p.leaving.unwrap_or_default();
+        let explained = self.host.stopped > since || p.cut > since || p.paused > since;
+        if p.departure == Departure::None && p.departs(self.now) == Departure::All {
+            self.checks.interrupted |= explained || self.setting.bad_network > 0;
+        }
+    }
+
+    /// What one is answered that was asked to stop alone: all are only where the minimum does not spare those who were.
+    pub(super) fn spares(&mut self, asker: Asker, answer: &Result<Reply, Refusal>) -> Result<(), String> {
+        let (Asker::Beat { process, .. }, Ok(Reply::Heartbeat(heard))) = (asker, answer) else {
+            return Ok(());
+        };
+        if heard.departure == Departure::All {
+            self.checks.interrupted = true;
+            let job = self.host.job();
+            let there = |p: &&Process| {
+                let member = p.member.as_ref().and_then(|name| job.members.get(name));
+                p.lives() && !p.harmed && p.leaving.is_none() && member.is_some_and(Member::counted)
+            };
+            let (stay, ends) = (
+                self.processes.iter().filter(there).count(),
+                job.members.values().any(|m| m.left) || job.plan.is_none() || job.outcome().is_some(),
+            );
+            if stay >= self.setting.min_world as usize && !ends {
+                return Err(format!("all stop for process {process}, and {stay} would be left"));
+            }
+        }
+        Ok(())
     }
 
     /// Something goes wrong.
@@ -68,7 +129,7 @@ impl World {
             return;
         }
         let process = living[self.rng.between(0, living.len() as u64 - 1) as usize];
-        let draw = self.rng.between(0, 99);
+        let draw = self.rng.between(0, 114);
         let long = self.rng.between(200, 20_000);
         let (now, until) = (self.now, self.now + long);
         self.calm = self.calm.max(if draw < 55 { now } else { until });
@@ -114,6 +175,21 @@ impl World {
                     self.processes.iter_mut().for_each(|p| p.harmed = true);
                 }
                 self.say(format!("the coordinator stands still for {long} ms"));
+            }
+            // Before that, one ends alone that has come to a running job, and else all do.
+            100..108 if p.formed.is_none() => {}
+            100..108 => {
+                p.leaving.get_or_insert(now);
+                self.say(format!("process {process} is asked to stop, alone"));
+                self.at(now + long, What::Overdue { process });
+            }
+            108..115 => {
+                let workers = self.rng.between(0, u64::from(self.setting.world) + 1) as u32;
+                self.say(format!("the job is to have {workers} workers"));
+                let world = self.setting.min_world..=self.setting.world;
+                self.checks.resized |= world.contains(&workers);
+                let event = Event::Resize { workers };
+                self.after(1, 10, What::Arrive(Call { event, wait: 0, asker: Asker::Nobody }));
             }
             _ => {
                 p.interrupt = true;

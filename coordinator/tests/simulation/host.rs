@@ -19,8 +19,8 @@ pub enum Asker {
     Beat { process: usize, generation: u64 },
     /// Its watch.
     Watch { process: usize },
-    /// The launcher of a place, of a process that has ended.
-    Launcher { place: usize },
+    /// The launcher of a process that has ended.
+    Launcher { process: usize },
     /// Nobody waits for the answer.
     Nobody,
 }

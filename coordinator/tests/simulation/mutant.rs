@@ -1,8 +1,8 @@
 //! Faults in the coordinator's decisions: what the checks are worth, each has to be found.
 
-use octrain_coordinator::job::{Answer, Event, Job, Phase, Reply};
+use octrain_coordinator::job::{Answer, Beat, Event, Job, Phase, Reply};
 use octrain_coordinator::ranks;
-use octrain_proto::v1::Generation;
+use octrain_proto::v1::{Departure, Generation};
 
 /// A fault in the coordinator's decisions, which a run has to show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,11 +31,19 @@ pub enum Mutant {
     LetsNobodyWait,
     /// A launcher's word is said of another worker.
     BlamesTheWrongOne,
+    /// Nobody hears that a worker was asked to stop.
+    ForgetsWhoLeaves,
+    /// Whoever was asked to stop is spared, however few are left.
+    SparesAnybody,
+    /// Another one leaves in the place of the one that is to.
+    DrainsTheWrongOne,
+    /// Whoever has left is not told so.
+    KeepsWhoHasLeft,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 12] = [
+    pub const ALL: [Mutant; 16] = [
         Mutant::TakesOldGenerations,
         Mutant::TakesTheFirstAsSource,
         Mutant::NamesNoSource,
@@ -48,6 +56,10 @@ impl Mutant {
         Mutant::ForgetsWhoLeft,
         Mutant::LetsNobodyWait,
         Mutant::BlamesTheWrongOne,
+        Mutant::ForgetsWhoLeaves,
+        Mutant::SparesAnybody,
+        Mutant::DrainsTheWrongOne,
+        Mutant::KeepsWhoHasLeft,
     ];
 
     /// What it makes of an event, in the place of the decision.
@@ -69,6 +81,16 @@ impl Mutant {
                     (request.host, request.local_index) = (other.facts.host.clone(), other.facts.local_index);
                 }
                 Some(Event::Exited(request))
+            }
+            (Mutant::ForgetsWhoLeaves, Event::Heartbeat(header, beat)) => {
+                Some(Event::Heartbeat(header, Beat { leaving: false, ..beat }))
+            }
+            (Mutant::DrainsTheWrongOne, Event::Heartbeat(mut header, beat)) => {
+                let other = |name: &&String| beat.leaving && **name != header.member;
+                if let Some(other) = job.members.keys().find(other).cloned() {
+                    header.member = other;
+                }
+                Some(Event::Heartbeat(header, beat))
             }
             (_, event) => Some(event),
         }
@@ -94,6 +116,15 @@ impl Mutant {
             },
             (_, Answer::Reply(Reply::Attached(Some(formed), text))) => {
                 Answer::Reply(Reply::Attached(Some(self.generation(formed)), text))
+            }
+            (Mutant::SparesAnybody, Answer::Reply(Reply::Heartbeat(mut heard))) => {
+                if heard.departure == Departure::All {
+                    heard.departure = Departure::Boundary;
+                }
+                Answer::Reply(Reply::Heartbeat(heard))
+            }
+            (Mutant::KeepsWhoHasLeft, Answer::Reply(Reply::Drained)) => {
+                Answer::Reply(Reply::Attached(None, String::new()))
             }
             (_, answer) => answer,
         }

@@ -1,7 +1,7 @@
 //! One worker process as the simulated machines run it: what it is doing, and what is done to it.
 
 use super::group::State;
-use octrain_proto::v1::Generation;
+use octrain_proto::v1::{Departure, Generation};
 
 /// What a process is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub enum End {
     Fault,
     /// It was refused.
     Refused,
+    /// It has left, as it was to, and the job goes on.
+    Drained,
 }
 
 /// A worker process.
@@ -68,6 +70,12 @@ pub struct Process {
     pub boundary: u64,
     /// All are to stop behind the next step.
     pub interrupt: bool,
+    /// When it was asked to stop, alone.
+    pub leaving: Option<u64>,
+    /// What the coordinator has said of that last.
+    pub departure: Departure,
+    /// Generations that it was in when it had been told that it leaves.
+    pub kept: u64,
     /// When the coordinator answered last.
     pub answered: u64,
     /// When it last looked whether its heartbeats are answered.
@@ -104,6 +112,9 @@ impl Process {
             over: 0,
             boundary: 0,
             interrupt: false,
+            leaving: None,
+            kept: 0,
+            departure: Departure::None,
             answered: now,
             looked: now,
             heard: now,
@@ -118,6 +129,15 @@ impl Process {
     /// Whether it runs.
     pub fn lives(&self) -> bool {
         self.end.is_none()
+    }
+
+    /// What it makes, at `now`, of having been asked to stop alone: without an answer all are to.
+    pub fn departs(&self, now: u64) -> Departure {
+        match (self.leaving, self.departure) {
+            (None, _) => Departure::None,
+            (Some(since), Departure::None) if now >= since + 5000 => Departure::All,
+            (_, told) => told,
+        }
     }
 
     /// Its rank in its generation.

@@ -6,7 +6,7 @@ use super::process::Doing;
 use super::rng::mixed;
 use super::world::{What, World};
 use octrain_coordinator::job::Event;
-use octrain_proto::v1::StepReport;
+use octrain_proto::v1::{Departure, StepReport};
 
 impl World {
     /// Leaves its generation for the next one.
@@ -50,6 +50,7 @@ impl World {
     /// Enters the next collective of its generation.
     pub(super) fn enter(&mut self, process: usize) -> Result<(), String> {
         let last = self.setting.steps;
+        self.gives_up_asking(process);
         let p = &mut self.processes[process];
         let number = p.generation;
         let what = match (p.connected, p.collectives.0, p.state) {
@@ -58,7 +59,12 @@ impl World {
             (true, _, None) => return Err(format!("process {process} trains and has no weights")),
             (true, _, Some(state)) if state.step >= last => Enters::Conclude { at: state },
             (true, _, Some(from)) => {
-                Enters::Step { from, boundary: p.boundary == number, interrupt: p.interrupt }
+                let departs = p.departs(self.now);
+                Enters::Step {
+                    from,
+                    boundary: p.boundary == number || departs == Departure::Boundary,
+                    interrupt: p.interrupt || departs == Departure::All,
+                }
             }
         };
         self.enters(process, what)
@@ -113,6 +119,7 @@ impl World {
                     return Err(format!("generation {number}: from {own:?} back to {state:?}"));
                 }
                 p.state = Some(state);
+                self.checks.taken_on(number, state)?;
             }
             Enters::Step { from, .. } => {
                 let state =

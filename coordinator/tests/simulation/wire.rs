@@ -4,7 +4,7 @@ use super::host::{Asker, Call, Out, header};
 use super::process::{Doing, End, Process};
 use super::worker;
 use super::world::{What, World};
-use octrain_coordinator::job::{Event, Wait};
+use octrain_coordinator::job::{Beat, Event, Wait};
 use octrain_proto::v1::Standing;
 
 impl World {
@@ -13,7 +13,10 @@ impl World {
         for one in out {
             match one {
                 Out::Says(text) => self.say(format!("coordinator: {text}")),
-                Out::Answer(asker, answer) => self.after(1, 10, What::Answer(asker, Box::new(answer))),
+                Out::Answer(asker, answer) => {
+                    self.spares(asker, &answer)?;
+                    self.after(1, 10, What::Answer(asker, Box::new(answer)));
+                }
                 Out::Regroup(told) => {
                     self.checks.over(told.generation)?;
                     for process in self.watching() {
@@ -23,7 +26,9 @@ impl World {
                 }
                 Out::Ended(outcome) => {
                     self.outcome = Some(outcome.clone());
-                    self.checks.ended(&self.processes);
+                    let processes = std::mem::take(&mut self.processes);
+                    self.checks.ended(&processes, self.host.job());
+                    self.processes = processes;
                     for process in self.watching() {
                         let outcome = outcome.clone();
                         self.after(1, 10, What::Ended { process, outcome });
@@ -114,12 +119,9 @@ impl World {
             return self.end(process, End::GaveUp, "the coordinator does not answer");
         }
         let (generation, step) = (p.generation, p.stepped);
-        let beat = Event::Heartbeat {
-            header: header(p),
-            step,
-            collectives: p.collectives.1,
-            connected: p.connected,
-        };
+        let beat =
+            Beat { step, collectives: p.collectives.1, connected: p.connected, leaving: p.leaving.is_some() };
+        let beat = Event::Heartbeat(header(p), beat);
         self.send(Call { event: beat, wait: 0, asker: Asker::Beat { process, generation } }, process);
         if self.processes[process].watch.is_none() {
             let watch = Event::Watch { header: header(&self.processes[process]) };

@@ -70,6 +70,10 @@ pub(super) enum What {
     Start {
         place: usize,
     },
+    /// One that waits for a boundary, to leave there, cannot wait any longer.
+    Overdue {
+        process: usize,
+    },
     Fault,
 }
 
@@ -227,7 +231,8 @@ impl World {
             | What::Regroup { process, .. }
             | What::Ended { process, .. }
             | What::Completed { process, .. }
-            | What::Broken { process, .. } => Some(*process),
+            | What::Broken { process, .. }
+            | What::Overdue { process } => Some(*process),
             _ => None,
         };
         let what = match of {
@@ -292,6 +297,10 @@ impl World {
                 self.say(format!("process {process} starts at place {place}"));
                 self.ask(process);
                 self.after(0, self.interval, What::Beat { process });
+                Ok(())
+            }
+            What::Overdue { process } => {
+                self.overdue(process);
                 Ok(())
             }
             What::Fault => {

@@ -78,7 +78,12 @@ impl Worker {
     pub async fn beat(&mut self, step: u64) -> Result<Option<Abort>, Status> {
         Ok(self
             .client
-            .heartbeat(HeartbeatRequest { header: self.header(), step, collectives: 0, connected: true })
+            .heartbeat(HeartbeatRequest {
+                header: self.header(),
+                step,
+                connected: true,
+                ..HeartbeatRequest::default()
+            })
             .await?
             .into_inner()
             .abort)

@@ -6,8 +6,8 @@ use super::resume::{self, Again, ResumeFlag};
 use super::worker::{Place, Work};
 use super::{Exit, in_vain, local};
 use crate::config::RunConfig;
-use crate::launcher::WorkerCommand;
-use crate::session::{Credentials, GivingUp, machine};
+use crate::launcher::{EXIT_PREEMPTED, WorkerCommand};
+use crate::session::{self, Credentials, DRAIN_TIMEOUT, GivingUp, machine};
 use crate::trainer::Job;
 use anyhow::Result;
 use clap::parser::ValueSource;
@@ -42,6 +42,11 @@ pub struct LaunchArgs {
     /// --register-timeout usually ends it earlier.
     #[arg(long, value_name = "SECONDS", default_value_t = PLAN_TIMEOUT)]
     pub plan_timeout: u64,
+    /// Longest wait of workers that leave a job which goes on without them, as they or this launcher were sent SIGTERM, for a
+    /// boundary between two steps, in seconds; then they leave as if they had died. Shorter than the time that the scheduler
+    /// gives a process to end.
+    #[arg(long, value_name = "SECONDS", default_value_t = DRAIN_TIMEOUT.as_secs())]
+    pub drain_timeout: u64,
     /// Replacements.
     #[command(flatten)]
     pub restart: local::RestartFlag,
@@ -70,6 +75,7 @@ fn again(args: &LaunchArgs) -> String {
         flag("job-id", &args.job_id, DEFAULT_JOB),
         seconds("connect-timeout", args.connect_timeout, CONNECT_TIMEOUT),
         seconds("plan-timeout", args.plan_timeout, PLAN_TIMEOUT),
+        seconds("drain-timeout", args.drain_timeout, DRAIN_TIMEOUT.as_secs()),
         args.restart.again(),
         args.credentials.again(),
         " --".into(),
@@ -169,6 +175,7 @@ pub fn main(args: &LaunchArgs) -> Result<u8> {
             local_world: args.nproc_per_node,
             connect_timeout: args.connect_timeout,
             plan_timeout: args.plan_timeout,
+            drain_timeout: args.drain_timeout,
             credentials: credentials.clone(),
         };
         let command = local::worker_command(&config, &place, &Work::Run, false)?;
@@ -181,6 +188,16 @@ pub fn main(args: &LaunchArgs) -> Result<u8> {
         false => local::Survival::Asked,
     };
     let ended = local::supervise(commands.collect::<Result<_>>()?, survival, args.restart.restarts());
+    // What is told of going on is for a job that has stopped.
+    let code = match &ended {
+        Ok(code) => Some(*code),
+        Err(e) => e.downcast_ref::<Exit>().map(|exit| exit.code),
+    };
+    let goes_on = || session::goes_on_without(&args.coordinator, &credentials).unwrap_or_default();
+    if code == Some(EXIT_PREEMPTED) && survival == local::Survival::Asked && goes_on() {
+        tracing::info!("the job goes on without the workers of this launcher");
+        return ended;
+    }
     resume::with_continuation(ended, &config, &again)
 }
 

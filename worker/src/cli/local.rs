@@ -7,14 +7,14 @@ use super::shared_token::SharedToken;
 use super::worker::{self, Place, Work};
 use crate::config::RunConfig;
 use crate::launcher::{
-    self, Answer, EXIT_CONFIGURATION, Ended, LaunchOptions, Replace, Restarts, Told, WORKER_TOKEN,
+    self, Answer, EXIT_CONFIGURATION, Ended, LaunchOptions, Replace, Restarts, Told, Vacancy, WORKER_TOKEN,
     WorkerCommand,
     signals::{self, Stage},
 };
-use crate::session::{self, Credentials, Exited, JOB_TOKEN, network};
+use crate::session::{self, Credentials, DRAIN_TIMEOUT, Exited, JOB_TOKEN, network};
 use crate::trainer::Job;
 use anyhow::{Context, Result};
-use octrain_coordinator::config::{Access, CoordinatorConfig};
+use octrain_coordinator::config::{Access, CoordinatorConfig, MAX_TIME};
 use octrain_coordinator::ranks::Place as Expected;
 use octrain_coordinator::server::{self, ServeError};
 use octrain_coordinator::token::draw;
@@ -41,6 +41,7 @@ pub fn worker_command(
         ("--local-world", place.local_world.to_string()),
         ("--connect-timeout", place.connect_timeout.to_string()),
         ("--plan-timeout", place.plan_timeout.to_string()),
+        ("--drain-timeout", place.drain_timeout.to_string()),
         ("--run-config", json),
     ];
     let mut args: Vec<OsString> = vec!["worker".into()];
@@ -168,12 +169,17 @@ fn another(all: &Known, index: usize) -> std::io::Result<WorkerCommand> {
     Ok(command)
 }
 
+/// From the end of the wait of workers that leave until they are killed.
+const DRAINED: Duration = Duration::from_secs(40);
+
 /// Starts the workers of these places and waits for their end; returns the exit code, having told the root cause. In a job
 /// that goes on without some of them, the coordinator is told at once of each that dies, with the token that was drawn for
 /// it, and says whether the job goes on; then another one is started for it, as far as `restarts` go.
 pub fn supervise(workers: Vec<(Place, WorkerCommand)>, survival: Survival, restarts: Restarts) -> Result<u8> {
     let interrupt = signals::enter(Stage::Supervising)?;
     let absence: Arc<AtomicU64> = Arc::default();
+    let drain_timeout = workers.first().map_or(0, |(place, _)| place.drain_timeout);
+    let drain_timeout = Duration::from_secs(drain_timeout.min(MAX_TIME.as_secs()));
     let survives = survives(survival, workers.first().map(|(place, _)| place), &absence);
     let tells = survival != Survival::Known(false);
     let none = |(place, command)| Supervised { place, command, token: String::new() };
@@ -202,14 +208,24 @@ pub fn supervise(workers: Vec<(Place, WorkerCommand)>, survival: Survival, resta
         let absence = Some(Duration::from_millis(absence.load(Ordering::SeqCst))).filter(|t| !t.is_zero());
         let told = session::exited(&who, absence);
         let unheard = |e| tracing::debug!("the coordinator was not told that a worker {}: {e}", ended.end);
-        let goes_on = told.map_err(unheard).ok()?;
+        let (goes_on, vacancy) = told.map_err(unheard).ok()?;
         // Where that is not known, no restart is given back.
         let furthest = || session::furthest(&place.coordinator, &place.credentials).unwrap_or_default();
         let step = if goes_on { furthest() } else { 0 };
-        Some(Answer { goes_on, step })
+        let vacancy = match vacancy {
+            session::Vacancy::None => Vacancy::None,
+            session::Vacancy::Waits => Vacancy::Waits,
+            session::Vacancy::Recalled => Vacancy::Recalled,
+        };
+        Some(Answer { goes_on, step, vacancy })
     };
     let ended: Option<Told> = tells.then(|| Arc::new(ended) as Told);
-    let options = LaunchOptions { ended, replace, restarts, survives, ..LaunchOptions::new(commands)? };
+    // The launcher that holds the coordinator is the job: what it is asked to do, all are.
+    let whole = survival != Survival::Asked;
+    let options =
+        LaunchOptions { ended, replace, restarts, survives, whole, ..LaunchOptions::new(commands)? };
+    let stop_grace = options.stop_grace.max(drain_timeout + DRAINED);
+    let options = LaunchOptions { stop_grace, ..options };
     let report = launcher::spawn(options)?.wait(&interrupt);
     if let Some(message) = report.message() {
         return Err(Exit { code: report.code, message }.into());
@@ -262,6 +278,7 @@ pub fn run_opened(config: &RunConfig, listen: &str, job: Job, work: &Work, resta
         local_world: world,
         connect_timeout: 60,
         plan_timeout: 3600,
+        drain_timeout: DRAIN_TIMEOUT.as_secs(),
         credentials: Credentials { token: Some(shared.token.clone()), tls: None },
     };
     let code = if world == 1 {

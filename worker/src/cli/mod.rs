@@ -25,6 +25,7 @@ mod provenance;
 mod quantize;
 mod quickstart;
 mod recipe;
+mod resize;
 mod resume;
 mod shared_token;
 mod status;
@@ -82,6 +83,9 @@ enum Command {
     /// Say what a job is doing, as its coordinator tells it: workers, step, speed, generations. Ends with 0 where it runs or is
     /// done, with 3 where it failed, and with 1 where nobody answers.
     Status(status::StatusArgs),
+    /// Say how many workers a running job that goes on without some of them is to have. Ends with 0 where that is taken, with 2 where it
+    /// cannot be, with 3 where the job has not started, and with 1 where nobody answers.
+    Resize(resize::ResizeArgs),
     /// The whole path on one data set: AMP training, QAT and its control, export, INT8 inference, a table.
     Quickstart(quickstart::QuickstartArgs),
     /// Post-training quantization, QAT and its floating-point control from one checkpoint, with the deployed accuracy
@@ -129,6 +133,7 @@ impl Command {
             | Command::Analyze(_)
             | Command::Plan(_)
             | Command::Status(_)
+            | Command::Resize(_)
             | Command::Graph(_)
             | Command::Glossary
             | Command::Doctor(_) => Reader::Awaited,
@@ -244,6 +249,7 @@ fn run() -> Result<u8> {
         Command::Bench(args) => bench::main(args, sub),
         Command::Plan(args) => plan::main(args, sub),
         Command::Status(args) => status::main(args),
+        Command::Resize(args) => resize::main(args),
         Command::Graph(args) => graph::main(args, sub),
         Command::Debug(args) => debug::main(args, sub),
         Command::Doctor(args) => doctor::main(args),

@@ -80,7 +80,7 @@ pub fn main(args: &StatusArgs) -> Result<u8> {
 }
 
 /// An answer of another version cannot be read.
-fn same_version(coordinator: &str, status: &StatusReply) -> Result<(), Exit> {
+pub(super) fn same_version(coordinator: &str, status: &StatusReply) -> Result<(), Exit> {
     match status.protocol_version {
         PROTOCOL_VERSION => Ok(()),
         theirs => Err(Exit {
@@ -138,17 +138,19 @@ fn phase(status: &StatusReply) -> &'static str {
 
 /// What becomes of a worker.
 fn state(member: &MemberStatus) -> &'static str {
-    match (member.gone, member.left, member.joins) {
-        (true, ..) => "gone",
-        (_, true, _) => "left",
-        (_, _, true) => "joining",
+    match member {
+        MemberStatus { gone: true, .. } => "gone",
+        MemberStatus { drained: true, .. } => "drained",
+        MemberStatus { left: true, .. } => "left",
+        MemberStatus { joins: true, .. } => "joining",
+        MemberStatus { drains: true, .. } => "draining",
         _ => "here",
     }
 }
 
 /// The newest report of a step, of those who are there: of several, the lowest rank's.
 fn newest(status: &StatusReply) -> Option<&StepReport> {
-    let there = status.members.iter().filter(|m| !m.gone).filter_map(|m| m.report.as_ref());
+    let there = status.members.iter().filter(|m| !m.gone && !m.drained).filter_map(|m| m.report.as_ref());
     there.reduce(|first, other| if other.step > first.step { other } else { first })
 }
 
@@ -158,17 +160,21 @@ fn seconds(ms: u64) -> String {
 
 /// A status for people.
 fn text(status: &StatusReply) -> String {
-    let here = status.members.iter().filter(|m| state(m) == "here").count();
+    let here = status.members.iter().filter(|m| matches!(state(m), "here" | "draining")).count();
     let least = match status.min_workers < status.expected_workers {
         true => format!(", {} are enough", status.min_workers),
         false => String::new(),
+    };
+    let wanted = match status.wanted_workers == status.expected_workers {
+        true => String::new(),
+        false => format!(", {} are wanted", status.wanted_workers),
     };
     let term = match status.term {
         0 | 1 => String::new(),
         n => format!(", coordinator number {n} of the run"),
     };
     let mut out = format!(
-        "job {}: {}, generation {}, {here} of {} workers here{least}{term}\n",
+        "job {}: {}, generation {}, {here} of {} workers here{wanted}{least}{term}\n",
         status.job_id,
         phase(status),
         status.generation,
@@ -201,7 +207,10 @@ fn text(status: &StatusReply) -> String {
             .iter()
             .map(|m| {
                 // What a rank was is another one's now.
-                let rank = m.rank.filter(|_| !m.gone).map_or_else(|| "-".into(), |rank| rank.to_string());
+                let rank = m
+                    .rank
+                    .filter(|_| !m.gone && !m.drained)
+                    .map_or_else(|| "-".into(), |rank| rank.to_string());
                 let part = |seconds: fn(&StepReport) -> f64| {
                     m.report.as_ref().map_or_else(|| "-".into(), |r| format!("{:.0}", 1e3 * seconds(r)))
                 };
@@ -262,6 +271,7 @@ fn as_json(status: &StatusReply) -> Value {
     json!({
         "job_id": status.job_id, "phase": phase(status), "generation": status.generation,
         "expected_workers": status.expected_workers, "min_workers": status.min_workers,
+        "wanted_workers": status.wanted_workers,
         "message": status.message, "report": newest(status).map(report_json),
         "protocol_version": status.protocol_version, "term": status.term,
         "members": status.members.iter().map(member).collect::<Vec<_>>(),
@@ -292,6 +302,7 @@ mod tests {
             generation: 2,
             phase: JobPhase::Forming.into(),
             expected_workers: 2,
+            wanted_workers: 1,
             min_workers: 1,
             term: 3,
             members: vec![MemberStatus { report: Some(report), ..member }, lost],
@@ -305,7 +316,7 @@ mod tests {
     fn people_are_told_who_is_there_and_what_became_of_the_generations() {
         let told = text(&status());
         for part in [
-            "job j: forming, generation 2, 1 of 2 workers here, 1 are enough, coordinator number 3 of the run",
+            "job j: forming, generation 2, 1 of 2 workers here, 1 are wanted, 1 are enough, coordinator number 3 of the run",
             "step 12 (epoch 0): loss 2.5000, 100.0 images/s",
             "gone",
             "5.50",
@@ -315,6 +326,20 @@ mod tests {
         ] {
             assert!(told.contains(part), "{part} is not in\n{told}");
         }
+    }
+
+    #[test]
+    fn one_that_leaves_is_here_until_it_has_left() {
+        let with = |f: fn(&mut MemberStatus)| {
+            let mut member = status().members[0].clone();
+            f(&mut member);
+            state(&member)
+        };
+        assert_eq!(with(|m| m.drains = true), "draining");
+        assert_eq!(with(|m| (m.drains, m.drained) = (true, true)), "drained");
+        let mut draining = status();
+        draining.members[0].drains = true;
+        assert!(text(&draining).contains("1 of 2 workers here"), "{}", text(&draining));
     }
 
     #[test]

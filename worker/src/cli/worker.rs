@@ -44,6 +44,9 @@ pub struct Place {
     /// Longest wait for the plan once the coordinator is reached, in seconds.
     #[arg(long)]
     pub plan_timeout: u64,
+    /// Longest wait for a boundary between two steps, of a worker that leaves a job which goes on, in seconds.
+    #[arg(long)]
+    pub drain_timeout: u64,
     /// What shows the coordinator that this worker is of its job.
     #[arg(skip)]
     pub credentials: Credentials,
@@ -145,6 +148,8 @@ impl Place {
             connect_timeout: Duration::from_secs(self.connect_timeout),
             plan_timeout: Duration::from_secs(self.plan_timeout),
             interrupted: Arc::new(signals::requested),
+            leaving: Arc::new(signals::requested_alone),
+            drain_timeout: Duration::from_secs(self.drain_timeout),
             ..SessionOptions::new(&self.coordinator, spec, machine::capabilities(devices))
         })
     }

@@ -1,21 +1,24 @@
 //! The processes: started together, ended together.
 
+mod replacing;
+
+use super::child::{ask, end, stopped};
 use super::exit::{End, Report, WorkerExit, verdict};
 use super::follow::LAUNCHER_PID;
 use super::relay::{self, Tail};
-use super::restarts::{Decision, Restarts};
+use super::restarts::{Restarts, Vacancy};
 use super::signals::Interrupt;
 use super::watchdog::Limits;
 use crate::metrics;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::ffi::OsString;
 use std::io;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -66,6 +69,9 @@ pub struct LaunchOptions {
     /// Whether the job goes on without some of its workers; may become known later. As long as it is not, ends count, when they
     /// are seen, as those of a job that does not.
     pub survives: Arc<AtomicBool>,
+    /// A signal to this launcher is one to the whole job: it is passed on as one that stops all, and never as SIGTERM, which may
+    /// stop its workers alone.
+    pub whole: bool,
 }
 
 /// See [`LaunchOptions::ended`]; none where there was no answer.
@@ -81,6 +87,8 @@ pub struct Answer {
     pub goes_on: bool,
     /// Steps done, where that is known.
     pub step: u64,
+    /// What becomes of the worker's place.
+    pub vacancy: Vacancy,
 }
 
 /// A worker that has ended.
@@ -115,6 +123,7 @@ impl LaunchOptions {
             replace: None,
             restarts: Restarts::new(0),
             survives: Arc::default(),
+            whole: false,
         })
     }
 }
@@ -145,6 +154,8 @@ struct Worker {
     asked: Option<Receiver<Option<Answer>>>,
     /// There was no answer.
     unanswered: bool,
+    /// It has left as fewer workers are wanted: when it is asked again whether another one is.
+    vacant: Option<Instant>,
     /// It was started for one that had died.
     replaces: bool,
     /// When it was asked to end, as the job is done.
@@ -158,6 +169,7 @@ pub struct Group {
     stop_grace: Duration,
     ended: Option<Told>,
     survives: Arc<AtomicBool>,
+    whole: bool,
     round: u64,
     program: PathBuf,
     replace: Option<Replace>,
@@ -169,8 +181,17 @@ pub struct Group {
 /// Starts all workers. Must be called on a thread that lives as long as they do (best the main thread): the
 /// kernel kills them when it ends.
 pub fn spawn(options: LaunchOptions) -> Result<Group, LaunchError> {
-    let LaunchOptions { program, workers, failure_grace, stop_grace, ended, replace, restarts, survives } =
-        options;
+    let LaunchOptions {
+        program,
+        workers,
+        failure_grace,
+        stop_grace,
+        ended,
+        replace,
+        restarts,
+        survives,
+        whole,
+    } = options;
     let (past, round) = (Vec::new(), 0);
     let mut group = Group {
         workers: Vec::new(),
@@ -178,6 +199,7 @@ pub fn spawn(options: LaunchOptions) -> Result<Group, LaunchError> {
         stop_grace,
         ended,
         survives,
+        whole,
         round,
         program,
         replace,
@@ -222,6 +244,7 @@ fn start(program: &Path, w: WorkerCommand) -> Result<Worker, LaunchError> {
         killed: None,
         asked: None,
         unanswered: false,
+        vacant: None,
         replaces: false,
         dismissed: None,
     })
@@ -248,17 +271,24 @@ impl Group {
             self.look(!passed && terminated.is_none());
             let restarts = !passed && terminated.is_none() && !self.is_done();
             self.hear(restarts);
+            self.ask_again(restarts);
             // An answer is waited for where it can change something.
             let now = Instant::now();
             let gone = self.workers.iter().all(|w| w.exit.is_some());
-            if gone && self.is_done() && now >= *over.get_or_insert(now) + LAST_ANSWER {
+            let waits = self.workers.iter().any(|w| w.vacant.is_some());
+            if gone
+                && !waits
+                && (self.is_done() || self.is_left())
+                && now >= *over.get_or_insert(now) + LAST_ANSWER
+            {
                 self.workers.iter_mut().for_each(|w| w.unanswered |= w.asked.take().is_some());
             }
-            if gone && self.workers.iter().all(|w| w.asked.is_none() || !self.survives()) {
+            if gone && !waits && self.workers.iter().all(|w| w.asked.is_none() || !self.survives()) {
                 break;
             }
             if let Some(signal) = interrupt.signal().filter(|_| !passed) {
-                self.signal(Signal::from_named_raw(signal).unwrap_or(Signal::TERM));
+                let signal = Signal::from_named_raw(signal).filter(|_| !self.whole);
+                self.signal(signal.unwrap_or(if self.whole { Signal::INT } else { Signal::TERM }));
                 deadline = Some(now + self.stop_grace);
                 passed = true;
             }
@@ -337,43 +367,6 @@ impl Group {
         self.survives() && left().count() > 0 && self.is_done() && left().all(|w| stopped(w.child.id()))
     }
 
-    /// Takes note of answers whether the job goes on, and, with `restarts`, starts others for those that it goes on without.
-    fn hear(&mut self, restarts: bool) {
-        for (index, w) in self.workers.iter_mut().enumerate() {
-            let Some(asked) = &w.asked else { continue };
-            let answer = match asked.try_recv() {
-                Ok(answer) => answer,
-                Err(TryRecvError::Empty) => continue,
-                Err(TryRecvError::Disconnected) => None,
-            };
-            w.asked = None;
-            w.unanswered = answer.is_none();
-            let Some(answer) = answer.filter(|answer| answer.goes_on) else { continue };
-            self.survives.store(true, Ordering::SeqCst);
-            let Some(exit) = w.exit.as_mut() else { continue };
-            exit.outlived = true;
-            let said = format!("{} (pid {}) {}; the job goes on without it", exit.label, exit.pid, exit.end);
-            let Some(replace) = self.replace.as_ref().filter(|_| restarts) else {
-                tracing::warn!("{said}");
-                continue;
-            };
-            let decision = self.restarts.decide(exit.end, answer.step);
-            tracing::warn!("{said}; {decision}");
-            if !matches!(decision, Decision::Replace { .. }) {
-                continue;
-            }
-            let started = replace(index).map_err(|e| e.to_string());
-            let started = started.and_then(|w| start(&self.program, w).map_err(|e| e.to_string()));
-            match started {
-                Ok(other) => {
-                    self.past.extend(w.exit.take());
-                    *w = Worker { replaces: true, ..other };
-                }
-                Err(e) => tracing::error!("{} is not replaced: {e}", exit.label),
-            }
-        }
-    }
-
     /// Asks those to end that were started for others and have not come to the job in time: it is done. One that has is about
     /// to end itself. Whoever has not ended after the time to save never will, and is killed.
     fn dismiss(&mut self, now: Instant) {
@@ -398,7 +391,8 @@ impl Group {
     fn look(&mut self, alone: bool) {
         self.round += 1;
         // Who is killed then was stopped, and the job is done without it.
-        let done = self.is_done() && self.survives();
+        let survives = self.survives();
+        let done = self.is_done() && survives;
         for (index, w) in self.workers.iter_mut().enumerate().filter(|(_, w)| w.exit.is_none()) {
             let end = match w.child.try_wait() {
                 Ok(None) => continue,
@@ -406,9 +400,9 @@ impl Group {
                 // Not our child any more: nothing more will be known about it.
                 Err(_) => End::Code(i32::from(super::EXIT_ERROR)),
             };
-            // Whoever was asked to stop has left as the others do, but for one that may not have come to them yet.
-            let came = !(w.replaces && alone && w.dismissed.is_none());
-            let asked_to = end == End::Code(0) || (end == PREEMPTED && came);
+            // Whoever was asked to stop has left as the others do; but one may have been asked alone, or not have come to them yet.
+            let as_all = !alone || w.dismissed.is_some() || !(survives || w.replaces);
+            let asked_to = end == End::Code(0) || (end == PREEMPTED && as_all);
             let told = self.ended.as_ref().filter(|_| !asked_to && w.killed.is_none());
             w.asked = told.and_then(|told| ask(told, Ended { index, pid: w.child.id(), end }));
             // Its last words; a grandchild that holds the pipe open must not hold up the launcher.
@@ -431,6 +425,11 @@ impl Group {
     /// Whether a worker has ended well: the job is done, whoever it went on without.
     fn is_done(&self) -> bool {
         self.workers.iter().filter_map(|w| w.exit.as_ref()).any(|e| e.end == End::Code(0))
+    }
+
+    /// Whether all have left as they were asked to, and some of them perhaps with all others of the job.
+    fn is_left(&self) -> bool {
+        self.workers.iter().filter_map(|w| w.exit.as_ref()).all(|e| e.end == PREEMPTED || e.outlived)
     }
 
     fn signal(&self, signal: Signal) {
@@ -463,38 +462,5 @@ impl Drop for Group {
         for w in self.workers.iter_mut().filter(|w| w.exit.is_none()) {
             let _ = w.child.wait();
         }
-    }
-}
-
-/// Asks whether the job goes on without a worker that has ended; none where no thread can be started for it, which is no.
-fn ask(told: &Told, ended: Ended) -> Option<Receiver<Option<Answer>>> {
-    let (tell, answer) = channel();
-    let told = Arc::clone(told);
-    let started = std::thread::Builder::new().name("ended".into()).spawn(move || {
-        // A launcher that is gone needs no answer.
-        let _ = tell.send(told(&ended));
-    });
-    match started {
-        Ok(_) => Some(answer),
-        Err(e) => {
-            tracing::warn!("the coordinator is not told of a worker's end: no thread for it ({e})");
-            None
-        }
-    }
-}
-
-/// Whether a process is stopped by a signal, by the letter behind its name in `/proc`.
-fn stopped(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
-}
-
-/// How a process ended; a code is its own, even after the launcher had killed it.
-fn end(status: ExitStatus, killed: Option<End>) -> End {
-    match (status.code(), status.signal(), killed) {
-        (Some(code), _, _) => End::Code(code),
-        (None, Some(libc::SIGKILL), Some(killed)) => killed,
-        (None, Some(signal), _) => End::Signal(signal),
-        (None, None, _) => End::Code(i32::from(super::EXIT_ERROR)),
     }
 }

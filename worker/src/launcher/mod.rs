@@ -5,6 +5,7 @@
 //! whose end came first. A worker calls
 //! [`follow_launcher`] first of all, so that none is left behind when the launcher is killed.
 
+mod child;
 mod crowd;
 mod exit;
 mod follow;
@@ -25,4 +26,4 @@ use octrain_coordinator::exit_code;
 pub use octrain_coordinator::exit_code::{
     EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, EXIT_PREEMPTED,
 };
-pub use restarts::{Decision, GIVEN_BACK, Restarts};
+pub use restarts::{Decision, GIVEN_BACK, Restarts, Vacancy};

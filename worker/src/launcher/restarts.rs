@@ -37,6 +37,18 @@ pub enum Decision {
     },
 }
 
+/// What becomes of the place of a worker that has left as fewer were wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Vacancy {
+    /// It has not left so.
+    #[default]
+    None,
+    /// Another one may be wanted there later.
+    Waits,
+    /// One is wanted now, which is no restart.
+    Recalled,
+}
+
 impl Restarts {
     /// At most `max` at a time; a restart counts until the job is [`GIVEN_BACK`] steps further.
     pub fn new(max: u32) -> Self {

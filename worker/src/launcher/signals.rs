@@ -45,6 +45,8 @@ struct Inner {
     first: Mutex<Option<Instant>>,
     asked: AtomicBool,
     at_once: AtomicBool,
+    /// A signal has come that is meant for the whole job.
+    whole: AtomicBool,
     signal: AtomicI32,
 }
 
@@ -59,6 +61,12 @@ impl Interrupt {
         self.inner.at_once.load(Ordering::SeqCst)
     }
 
+    /// Whether a signal to stop has come, and none but SIGTERM: whoever sends that (a scheduler) may mean this process alone, and
+    /// SIGINT and SIGHUP come from a person at a terminal, who means the job.
+    pub fn alone(&self) -> bool {
+        self.requested() && !self.inner.whole.load(Ordering::SeqCst)
+    }
+
     /// The first signal's number; none before it.
     pub fn signal(&self) -> Option<i32> {
         self.requested().then(|| self.inner.signal.load(Ordering::SeqCst))
@@ -67,6 +75,9 @@ impl Interrupt {
     /// Takes note of a signal that came at `now`, and says what it means.
     pub fn raise(&self, signal: i32, now: Instant) -> Meaning {
         let mut first = self.inner.first.lock().unwrap_or_else(PoisonError::into_inner);
+        if signal != SIGTERM {
+            self.inner.whole.store(true, Ordering::SeqCst);
+        }
         let meaning = meaning(first.map(|at| now.saturating_duration_since(at)));
         match meaning {
             Meaning::Stop => {
@@ -189,9 +200,29 @@ pub fn requested() -> bool {
     INSTALLED.get().is_some_and(|i| i.interrupt.requested())
 }
 
+/// Whether this process was asked to stop by SIGTERM alone; false where [`install`] was not called.
+pub fn requested_alone() -> bool {
+    INSTALLED.get().is_some_and(|i| i.interrupt.alone())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sigterm_may_mean_one_process_and_what_a_terminal_sends_means_the_job() {
+        let interrupt = Interrupt::default();
+        let now = Instant::now();
+        assert!(!interrupt.alone());
+        interrupt.raise(SIGTERM, now);
+        assert!(interrupt.alone());
+        // Passed on by a launcher that holds the job, or by hand, at whatever time.
+        interrupt.raise(SIGINT, now + Duration::from_millis(1));
+        assert!(interrupt.requested() && !interrupt.alone());
+        let hung_up = Interrupt::default();
+        hung_up.raise(SIGHUP, now);
+        assert!(!hung_up.alone());
+    }
 
     #[test]
     fn a_request_that_comes_by_two_ways_is_one_and_a_later_one_is_the_second() {

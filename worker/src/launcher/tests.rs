@@ -20,6 +20,7 @@ fn options(workers: Vec<WorkerCommand>) -> LaunchOptions {
         replace: None,
         restarts: Restarts::new(0),
         survives: Arc::default(),
+        whole: false,
     }
 }
 
@@ -31,7 +32,7 @@ fn a_worker_that_the_job_goes_on_without_ends_nobody_and_is_no_cause() {
         let told = told.clone();
         let ended: Told = Arc::new(move |ended: &Ended| {
             told.lock().unwrap().push(*ended);
-            Some(Answer { goes_on, step: 7 })
+            Some(Answer { goes_on, step: 7, vacancy: Vacancy::None })
         });
         let survives = Arc::new(AtomicBool::new(goes_on));
         let options = LaunchOptions { ended: Some(ended), survives, ..options(workers) };
@@ -63,7 +64,8 @@ fn a_worker_that_died_is_replaced_as_often_as_may_be_and_nobody_waits_for_one_th
             replaced.lock().unwrap().push(index);
             Ok(sh("another rank 1", other))
         });
-        let ended: Told = Arc::new(|_: &Ended| Some(Answer { goes_on: true, step: 5 }));
+        let ended: Told =
+            Arc::new(|_: &Ended| Some(Answer { goes_on: true, step: 5, vacancy: Vacancy::None }));
         let survives = Arc::new(AtomicBool::new(true));
         let (restarts, workers) =
             (Restarts::new(restarts), vec![sh("rank 0", "sleep 1"), sh("rank 1", first)]);
@@ -100,7 +102,7 @@ fn a_worker_that_died_is_replaced_as_often_as_may_be_and_nobody_waits_for_one_th
 
 #[test]
 fn a_job_that_was_stopped_through_one_that_replaces_another_has_stopped_as_it_was_asked() {
-    let ended: Told = Arc::new(|_: &Ended| Some(Answer { goes_on: true, step: 5 }));
+    let ended: Told = Arc::new(|_: &Ended| Some(Answer { goes_on: true, step: 5, vacancy: Vacancy::None }));
     let replace: Replace = Arc::new(|_| Ok(sh("another rank 1", "sleep 0.2; exit 4")));
     let stopped = |workers: Vec<WorkerCommand>| {
         let options = LaunchOptions {
@@ -152,7 +154,7 @@ fn a_coordinator_that_does_not_answer_neither_delays_nor_changes_an_end() {
 
 #[test]
 fn that_a_job_goes_on_may_become_known_with_the_first_end() {
-    let ended: Told = Arc::new(|_: &Ended| Some(Answer { goes_on: true, step: 0 }));
+    let ended: Told = Arc::new(|_: &Ended| Some(Answer { goes_on: true, step: 0, vacancy: Vacancy::None }));
     let workers = vec![sh("rank 0", "sleep 1"), sh("rank 1", "kill -9 $$")];
     let report =
         spawn(LaunchOptions { ended: Some(ended), ..options(workers) }).unwrap().wait(&Interrupt::default());

@@ -3,7 +3,7 @@
 use super::transport::{Client, Way};
 use super::{Credentials, SessionError};
 use octrain_proto::PROTOCOL_VERSION;
-use octrain_proto::v1::{JobPhase, StatusReply, StatusRequest};
+use octrain_proto::v1::{JobPhase, ResizeRequest, StatusReply, StatusRequest};
 use std::time::Duration;
 use tonic::{Response, Status};
 
@@ -28,6 +28,26 @@ pub fn status(
 /// Steps that the furthest worker of a job has done.
 pub fn furthest(coordinator: &str, credentials: &Credentials) -> Result<u64, SessionError> {
     Ok(status(coordinator, credentials, false)?.members.iter().map(|m| m.step).max().unwrap_or_default())
+}
+
+/// Says how many workers the job at `HOST:PORT` is to have; what becomes of that, for people.
+///
+/// # Errors
+/// When the address is none, when nobody answers there within 5 s, and, as a refusal of the kind `resize`, `not-running` or `finished`, when
+/// the job does not become one of so many.
+pub fn resize(coordinator: &str, credentials: &Credentials, workers: u32) -> Result<String, SessionError> {
+    let request = ResizeRequest { workers };
+    let told =
+        ask(coordinator, credentials, "resize", async |mut client: Client| client.resize(request).await);
+    Ok(told?.message)
+}
+
+/// Whether a job runs, and none of those that it counts on is about to end: then it goes on without those that have left it.
+pub fn goes_on_without(coordinator: &str, credentials: &Credentials) -> Result<bool, SessionError> {
+    let status = status(coordinator, credentials, false)?;
+    let runs = !matches!(status.phase(), JobPhase::Gathering | JobPhase::Finished | JobPhase::Failed);
+    let drained = status.members.iter().any(|m| m.drained);
+    Ok(runs && drained && !status.members.iter().any(|m| m.left))
 }
 
 /// What a launcher has to know of its job, and its coordinator knows from the start.

@@ -54,6 +54,7 @@ impl Session {
             step: self.shared.step.load(Ordering::Relaxed),
             collectives: self.shared.collectives.load(Ordering::Relaxed),
             connected: current.is_connected(),
+            leaving: self.shared.departing.asked(),
         };
         let asked = || {
             self.connection
@@ -100,7 +101,8 @@ impl Session {
     /// [joins](Generation::joins) a running job does so as well, once it is ready, and without a standing.
     ///
     /// # Errors
-    /// When the job has ended, when it goes on without this worker, or when the coordinator is lost.
+    /// When the job has ended, when it goes on without this worker ([`SessionError::Drained`]: as that was to leave), or when the
+    /// coordinator is lost.
     pub fn attach(&self, why: &str, standing: Option<Standing>) -> Result<Arc<Generation>, SessionError> {
         let before = self.generation();
         // What is still under way in it is of no use.
@@ -154,6 +156,11 @@ impl Session {
                 continue;
             };
             let reply = answer.map_err(|e| ended().unwrap_or(e))?;
+            if reply.drained {
+                // What is said of the job from here on is not about this worker.
+                self.shared.leaving.store(true, Ordering::SeqCst);
+                return Err(SessionError::Drained);
+            }
             if let Some(formed) = reply.generation {
                 let trusted = generation::trust(&formed, &self.plan, &self.own);
                 trusted.map_err(SessionError::Plan)?;

@@ -1,13 +1,15 @@
 //! What goes on while the worker trains: heartbeats, step reports, and listening for the end of the job.
 
 use super::connection::{ANSWER, Connection};
+use super::departure::Departing;
 use super::error::{AbortReason, is_transient, words};
 use super::generation::Generation;
 use super::transport::Client;
 use crate::collective::Abort;
 use octrain_coordinator::liveness::UNHEARD;
 use octrain_proto::v1::{
-    self, AbortKind, HeartbeatReply, HeartbeatRequest, Regroup, ReportStepRequest, StepReport, WatchRequest,
+    self, AbortKind, FailureKind, HeartbeatReply, HeartbeatRequest, Regroup, ReportFailureRequest,
+    ReportStepRequest, StepReport, WatchRequest,
 };
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -28,6 +30,8 @@ pub(super) struct Shared {
     pub collectives: Arc<AtomicU64>,
     /// The newest step report.
     pub report: watch::Sender<Option<StepReport>>,
+    /// A wish of this process to leave.
+    pub departing: Departing,
     /// The session is on its way out; the end of the connection is no surprise.
     pub leaving: AtomicBool,
     /// Trips with the reason, once that is known.
@@ -46,11 +50,12 @@ pub(super) struct Shared {
 
 impl Shared {
     /// Before there is a plan; `generation` is that of the registration.
-    pub(super) fn new(generation: u64) -> Arc<Self> {
+    pub(super) fn new(generation: u64, departing: Departing) -> Arc<Self> {
         Arc::new(Self {
             step: AtomicU64::new(0),
             collectives: Arc::default(),
             report: watch::Sender::new(None),
+            departing,
             leaving: AtomicBool::new(false),
             token: Abort::new(),
             current: Mutex::new(Arc::new(Generation::none(generation))),
@@ -222,7 +227,11 @@ async fn heartbeats(
         let current = shared.current();
         let header = Header { generation: current.number(), ..header.clone() };
         let (number, connected) = (current.number(), current.is_connected());
-        let request = HeartbeatRequest { header: Some(header), step, collectives, connected };
+        let leaving = shared.departing.asked();
+        let request = HeartbeatRequest { header: Some(header), step, collectives, connected, leaving };
+        if let Some(waited) = shared.departing.overdue(Instant::now()) {
+            return goes(&mut client, &shared, request.header, rhythm, waited).await;
+        }
         // Time in which this process did not run at all (stopped, swapped out) is not the coordinator's silence.
         let held_up = looked.elapsed().saturating_sub(rhythm.timeout + rhythm.interval);
         answered += held_up;
@@ -236,7 +245,9 @@ async fn heartbeats(
                     );
                 }
                 answered = Instant::now();
-                let HeartbeatReply { abort, regroup, boundary_wanted } = reply.into_inner();
+                let reply = reply.into_inner();
+                shared.departing.told(reply.departure());
+                let HeartbeatReply { abort, regroup, boundary_wanted, .. } = reply;
                 if let Some(abort) = abort {
                     return shared.aborted(abort);
                 }
@@ -270,6 +281,26 @@ async fn heartbeats(
             }
         }
     }
+}
+
+/// No boundary has come for one that leaves: it goes as if it had died, which the others are told of at once.
+async fn goes(
+    client: &mut Client,
+    shared: &Shared,
+    header: Option<Header>,
+    rhythm: Rhythm,
+    waited: Duration,
+) {
+    let message = format!(
+        "asked to stop, it has waited {:.0} s for a boundary between two steps to leave at",
+        waited.as_secs_f32()
+    );
+    let kind = FailureKind::Leaving.into();
+    let request = ReportFailureRequest { header, message: message.clone(), kind };
+    // Who does not hear it finds that this worker is gone.
+    let _ = tokio::time::timeout(rhythm.timeout, client.report_failure(request)).await;
+    let message = format!("the job goes on without this worker: {message}");
+    shared.set_abort(AbortReason { kind: AbortKind::Dropped, message, culprit: None, saver: None });
 }
 
 /// Holds the watch open; reopens it when it breaks.

@@ -2,6 +2,7 @@
 
 use super::background::{self, Rhythm, Shared};
 use super::connection::{ANSWER, Connection, RETRY};
+use super::departure::Departing;
 use super::error::{is_occupied_for_now, is_transient, words};
 use super::generation::{self, Generation};
 use super::transport::{Client, Way};
@@ -47,7 +48,8 @@ pub(super) fn connect(options: SessionOptions) -> Result<Session, SessionError> 
         member: registered.member.clone(),
     };
     let connection = Arc::new(Connection { client, header, way, runtime: Some(runtime) });
-    let shared = Shared::new(registered.generation);
+    let departing = Departing::new(Arc::clone(&options.leaving), options.drain_timeout);
+    let shared = Shared::new(registered.generation, departing);
     let rhythm = Rhythm {
         interval: Duration::from_millis(registered.heartbeat_interval_ms.max(10)).min(SLOWEST),
         timeout: Duration::from_millis(registered.heartbeat_timeout_ms.max(20)).min(SLOWEST),

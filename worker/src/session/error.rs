@@ -81,6 +81,9 @@ pub enum SessionError {
     /// Asked to stop while waiting.
     #[error("interrupted while waiting for {0}")]
     Interrupted(&'static str),
+    /// It was to leave, and the job goes on without it.
+    #[error("the job goes on without this worker, which was to leave")]
+    Drained,
     /// Store key did not come.
     #[error("key `{key}` did not appear in the coordinator's store within {} s: a worker has not come that far", waited.as_secs_f32())]
     StoreTimeout {

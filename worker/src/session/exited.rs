@@ -4,7 +4,7 @@ use super::ask::ask;
 use super::connection::RETRY;
 use super::transport::Client;
 use super::{Credentials, SessionError, machine};
-use octrain_proto::v1::ExitedRequest;
+use octrain_proto::v1::{ExitedRequest, Vacancy};
 use std::time::{Duration, Instant};
 
 /// A worker that has ended, and whom to tell.
@@ -28,9 +28,10 @@ pub struct Exited {
     pub token: String,
 }
 
-/// Tells the coordinator that a worker of this host has ended otherwise than well; whether the job goes on without it. One that
+/// Tells the coordinator that a worker of this host has ended otherwise than well; whether the job goes on without it, and what becomes
+/// of its place. One that
 /// does not answer and may be started anew is asked again for as long as `absence` says.
-pub fn exited(who: &Exited, absence: Option<Duration>) -> Result<bool, SessionError> {
+pub fn exited(who: &Exited, absence: Option<Duration>) -> Result<(bool, Vacancy), SessionError> {
     let request = ExitedRequest {
         job_id: who.job_id.clone(),
         generation: who.generation,
@@ -49,7 +50,10 @@ pub fn exited(who: &Exited, absence: Option<Duration>) -> Result<bool, SessionEr
             {
                 std::thread::sleep(RETRY);
             }
-            answer => return Ok(answer?.goes_on),
+            answer => {
+                let answer = answer?;
+                return Ok((answer.goes_on, answer.vacancy()));
+            }
         }
     }
 }

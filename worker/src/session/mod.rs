@@ -12,6 +12,7 @@ mod background;
 mod connect;
 mod connection;
 mod credentials;
+mod departure;
 mod error;
 mod exited;
 mod fence;
@@ -27,7 +28,7 @@ mod store;
 mod tests;
 mod transport;
 
-pub use ask::{Course, course, furthest, status};
+pub use ask::{Course, course, furthest, goes_on_without, resize, status};
 pub use credentials::Credentials;
 pub use error::SessionError;
 pub use exited::{Exited, exited};
@@ -39,9 +40,9 @@ pub use octrain_coordinator::token::{JOB_TOKEN, JobToken, TokenError};
 pub use octrain_proto::v1::{
     AbortKind, Backend, BuildPlan, Capabilities, CudaDevice, Determinism, FailureKind, Fp32Math, JobPhase,
     JobSpec, LossScaling, LossScalingMode, MemberStatus, ModelFacts, PassDecision, PastGeneration, Placement,
-    QatRecipe, Setting, Standing, StatusReply, StepReport, WorkerFacts,
+    QatRecipe, Setting, Standing, StatusReply, StepReport, Vacancy, WorkerFacts,
 };
-pub use options::SessionOptions;
+pub use options::{DRAIN_TIMEOUT, SessionOptions};
 pub use secured::Tls;
 pub use store::CoordinatorStore;
 
@@ -250,7 +251,7 @@ fn conclusion(
             code: match v.kind {
                 AbortKind::Configuration => EXIT_CONFIGURATION,
                 AbortKind::NotFinite => EXIT_ERROR,
-                AbortKind::Shutdown if asked => EXIT_PREEMPTED,
+                AbortKind::Shutdown | AbortKind::Dropped if asked => EXIT_PREEMPTED,
                 _ => EXIT_ABORTED,
             },
             message: format!("the job was ended: {}", v.message),

@@ -35,7 +35,16 @@ pub struct SessionOptions {
     pub plan_timeout: Duration,
     /// Asked while waiting: true gives up with [`super::SessionError::Interrupted`].
     pub interrupted: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// Asked all the time: true says that the stop which `interrupted` tells of is this worker's alone, and not the job's. Where that can
+    /// go on without it, it leaves at the next boundary between two steps; else all stop.
+    pub leaving: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// How long such a boundary is waited for; after that the worker leaves as if it had died.
+    pub drain_timeout: Duration,
 }
+
+/// Longest wait of a worker that leaves for a boundary between two steps, where nothing is said: short of the 30 s that Kubernetes and
+/// SLURM give a process to end.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 
 impl SessionOptions {
     /// The defaults: no credentials, this host's name, worker 0, a minute to find the coordinator, an hour for the plan.
@@ -54,6 +63,8 @@ impl SessionOptions {
             connect_timeout: Duration::from_secs(60),
             plan_timeout: Duration::from_secs(3600),
             interrupted: Arc::new(|| false),
+            leaving: Arc::new(|| false),
+            drain_timeout: DRAIN_TIMEOUT,
         }
     }
 }

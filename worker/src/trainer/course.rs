@@ -3,6 +3,7 @@
 
 use super::job::Job;
 use super::progress::{Boundary, How, Saving};
+use super::survive::Next;
 use super::trace::Tracing;
 use super::{EpochEnd, EvalResult, Run, TrainError, join};
 use crate::checkpoint::{OwnedFolder, Position};
@@ -35,8 +36,12 @@ pub fn run(config: &RunConfig, session: &Session, job: &Job, address: &str) -> R
             Ok(outcome) => break outcome,
             Err(e) => e,
         };
-        if session.outlives(&e) && super::survive::next(&mut run, session, &e) {
-            continue;
+        if session.outlives(&e) {
+            match super::survive::next(&mut run, session, &e) {
+                Next::Generation => continue,
+                Next::Left(outcome) => return Ok(outcome),
+                Next::None => {}
+            }
         }
         // Before anything is freed: a device that hangs could hold up the word for good.
         // What ends the set-up is reported by whoever adds its advice; where others go on, they wait for the word.

@@ -2,7 +2,7 @@
 //!
 //! It builds what is trained, alone, and attaches once it is ready. The coordinator tells those who run that a boundary is
 //! wanted; whoever hears of it asks for it in the next step, and all leave their generation after the same one
-//! ([`crate::optim::AfterStep::Regroup`]): nothing has failed, and nothing is done again. In the next generation it takes on the
+//! ([`crate::optim::AfterStep::Regroup`]), as they do for one that leaves ([`super::leave`]): nothing has failed, and nothing is done again. In the next generation it takes on the
 //! state of one of them, as all do ([`super::survive`]).
 
 use super::course::Outcome;
@@ -36,7 +36,10 @@ pub(super) fn let_in(run: &mut Option<Run>, session: &Session) -> Result<bool, T
             *run = None;
             return Ok(false);
         }
-        Err(SessionError::Interrupted(_)) => return Err(TrainError::Stopped("the wait to be let in")),
+        // There is no room for it any more.
+        Err(SessionError::Interrupted(_) | SessionError::Drained) => {
+            return Err(TrainError::Stopped("the wait to be let in"));
+        }
         Err(e) => return Err(TrainError::Aborted(e.to_string())),
     };
     let (number, rank, world) = (generation.number(), generation.rank(), generation.world_size());
@@ -78,8 +81,13 @@ impl Run<'_> {
         // What was due here is saved, and nobody needs anything of another: whoever is told sooner than it hears this has it all.
         if let Err(e) = collective.barrier().and_then(|()| collective.finish()) {
             tracing::debug!("the ranks did not part in good order, which changes nothing: {e}");
+        } else {
+            // Whoever was to save has, before it came here.
+            self.progress.promise_kept();
         }
         let step = self.progress.position.global_step;
-        TrainError::Regrouped(format!("all have stopped after step {step}, for a worker that joins"))
+        TrainError::Regrouped(format!(
+            "all have stopped after step {step}, for a worker that joins or leaves"
+        ))
     }
 }

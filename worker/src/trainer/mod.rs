@@ -11,6 +11,7 @@ mod first;
 mod group;
 mod job;
 mod join;
+mod leave;
 mod overlap;
 mod patience;
 mod progress;
@@ -38,7 +39,6 @@ use crate::checkpoint::Position;
 use crate::config::RunScope;
 use crate::data::{Batch, EvalLoader, Uploading};
 use crate::exec::{Evaluator, ExecError, Mode};
-use crate::launcher::signals;
 use crate::launcher::watchdog::{self, Phase, doing};
 use crate::metrics::{ClassMetrics, EvalMetrics, Happening, StepMetrics};
 use crate::native;
@@ -166,9 +166,10 @@ impl Run<'_> {
     fn step(&mut self, batches: &[Batch]) -> Result<StepOutcome, TrainError> {
         let microbatches: Vec<Microbatch> =
             batches.iter().map(|b| Microbatch { images: &b.images, labels: &b.labels }).collect();
-        let after = if signals::requested() {
+        let session = self.task.session;
+        let after = if leave::stops(session) {
             AfterStep::Stop
-        } else if self.task.session.boundary_wanted() {
+        } else if session.boundary_wanted() || session.awaits_boundary() {
             AfterStep::Regroup
         } else {
             AfterStep::GoOn
@@ -319,7 +320,8 @@ impl Run<'_> {
         let rounds = self.task.data.sharding.evaluation_rounds(val.len());
         let loader = EvalLoader::new(val, self.task.data.clone(), None)?;
         let classes = self.task.job.classes().len();
-        let done = evaluate(&self.program, network, loader, rounds, classes, &signals::requested)?;
+        let stops = || leave::stops(self.task.session);
+        let done = evaluate(&self.program, network, loader, rounds, classes, &stops)?;
         Ok(done.map(|(result, counts)| {
             let metrics = EvalMetrics {
                 top1: result.top1,

@@ -86,10 +86,15 @@ impl Progress {
         }
     }
 
-    /// A step is done by all ranks.
-    pub fn step(&mut self) {
+    /// What another rank was to save is there: it has taken part in what followed that.
+    pub fn promise_kept(&mut self) {
         (self.kept, self.measured) = self.promised.take().unwrap_or((self.kept, self.measured));
         self.saving = None;
+    }
+
+    /// A step is done by all ranks.
+    pub fn step(&mut self) {
+        self.promise_kept();
         self.position.step_in_epoch += 1;
         self.position.global_step += 1;
     }

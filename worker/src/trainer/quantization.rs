@@ -2,12 +2,11 @@
 //! teacher.
 
 use super::job::foreign;
-use super::{Run, TrainError};
+use super::{Run, TrainError, leave};
 use crate::checkpoint::{self, CheckpointError, Manifest, Which};
 use crate::config::{CheckpointSettings, QuantizationSettings};
 use crate::data::{Dataset, Preprocessing};
 use crate::exec::Mode;
-use crate::launcher::signals;
 use crate::optim::{Before, OptimError, Statistics, Teacher};
 use crate::passes::{self, Passes};
 use crate::strategy::Purpose;
@@ -46,7 +45,9 @@ impl Run<'_> {
         }
         let train = self.training_images()?;
         let before = if self.task.config.run.epochs == 0 { Before::Deployment } else { Before::Training };
-        let done = self.program.calibrate_on(before, &train, &self.task.data, &signals::requested);
+        let session = self.task.session;
+        let stops = || leave::stops(session);
+        let done = self.program.calibrate_on(before, &train, &self.task.data, &stops);
         match done.map_err(of_images)? {
             Statistics::NotDue => Ok(()),
             Statistics::Stopped => Err(TrainError::Stopped("calibration")),
@@ -63,8 +64,9 @@ impl Run<'_> {
         if self.program.due_batch_norm(at_end).is_none() {
             return Ok(true);
         }
-        let (train, asked) = (self.training_images()?, &signals::requested);
-        let done = self.program.reestimate_batch_norm_on(&train, &self.task.data, at_end, asked);
+        let (train, session) = (self.training_images()?, self.task.session);
+        let stops = || leave::stops(session);
+        let done = self.program.reestimate_batch_norm_on(&train, &self.task.data, at_end, &stops);
         match done.map_err(of_images)? {
             Statistics::NotDue => Ok(true),
             Statistics::Stopped => Ok(false),

@@ -5,8 +5,10 @@
 //! best and the last evaluation (the run's). Dropped: connections, sharding, loaders, sums of a step under way.
 
 use super::best::Best;
+use super::course::Outcome;
 use super::group::collective;
 use super::job::Job;
+use super::join::not_needed;
 use super::progress::Progress;
 use super::task::data_config;
 use super::{EvalResult, Run, TrainError};
@@ -17,7 +19,7 @@ use crate::launcher::logging;
 use crate::metrics::{Regrouped, Reporter};
 use crate::optim::Place;
 use crate::session::machine::host_name;
-use crate::session::{Generation, Placement, Session, Standing};
+use crate::session::{Generation, Placement, Session, SessionError, Standing};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
@@ -57,14 +59,27 @@ fn named(p: &Placement) -> String {
     format!("host {} local {} (rank {})", p.host, p.local_index, p.rank)
 }
 
-/// Leaves a generation that is over, for the reason that `e` gives, and comes to the next one; false where there is none. A
+/// What follows a generation that is over.
+pub(super) enum Next {
+    /// Another one.
+    Generation,
+    /// It has this worker no more, which was to leave.
+    Left(Outcome),
+    /// Nothing, for this worker.
+    None,
+}
+
+/// Leaves a generation that is over, for the reason that `e` gives, and comes to the next one, where there is one. A
 /// run that has yet to begin, or that others have yet to begin with, is dropped, to be begun anew.
-pub(super) fn next(run: &mut Option<Run>, session: &Session, e: &TrainError) -> bool {
+pub(super) fn next(run: &mut Option<Run>, session: &Session, e: &TrainError) -> Next {
     let begun = Instant::now();
     // The coordinator's word, where it came, says more than the call that broke.
     let why = session.regrouping().unwrap_or_else(|| e.to_string());
     if let Some(run) = run {
         run.drop_generation();
+        if session.leaves_alone() {
+            run.let_go();
+        }
     }
     let standing = run.as_ref().filter(|run| run.has_state).map(Run::standing);
     let old = session.generation().number();
@@ -81,11 +96,15 @@ pub(super) fn next(run: &mut Option<Run>, session: &Session, e: &TrainError) -> 
                 Some(run) if generation.source().is_some() => run.left = Some((begun, why)),
                 run => *run = None,
             }
-            true
+            Next::Generation
+        }
+        Err(SessionError::Drained) => {
+            tracing::info!("after generation {old}: the job goes on without this worker, which was to leave");
+            Next::Left(run.as_mut().map_or_else(not_needed, Run::left))
         }
         Err(refused) => {
             tracing::error!("there is no generation after {old} for this worker: {refused}");
-            false
+            Next::None
         }
     }
 }

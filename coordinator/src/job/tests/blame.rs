@@ -77,7 +77,10 @@ impl World {
     /// Heartbeats that tell how many collectives each has entered.
     fn enter(&mut self, headers: &[Header], entered: &[u64]) {
         for (header, &collectives) in headers.iter().zip(entered) {
-            self.ok(Event::Heartbeat { header: header.clone(), step: 41, collectives, connected: true });
+            self.ok(Event::Heartbeat(
+                header.clone(),
+                Beat { step: 41, collectives, connected: true, leaving: false },
+            ));
         }
     }
 }

@@ -23,7 +23,8 @@ fn exited_again(local_index: u32) -> Event {
 
 /// What a worker hears with its heartbeat: whether a boundary is wanted, and whether its generation is over.
 fn heard(w: &mut World, header: &Header, step: u64) -> (bool, bool) {
-    let beat = Event::Heartbeat { header: header.clone(), step, collectives: 0, connected: true };
+    let beat =
+        Event::Heartbeat(header.clone(), Beat { step, collectives: 0, connected: true, leaving: false });
     match w.ok(beat) {
         Reply::Heartbeat(heard) => (heard.boundary_wanted, heard.regroup.is_some()),
         other => panic!("{other:?}"),
@@ -395,7 +396,10 @@ fn one_that_the_others_do_not_reach_is_left_out_in_time() {
     for _ in 0..61 {
         w.now += ms(1000);
         for header in h.iter().chain([&new]) {
-            w.ok(Event::Heartbeat { header: header.clone(), step: 0, collectives: 0, connected: false });
+            w.ok(Event::Heartbeat(
+                header.clone(),
+                Beat { step: 0, collectives: 0, connected: false, leaving: false },
+            ));
         }
         w.event(Event::Tick);
     }

@@ -43,7 +43,8 @@ impl Kept {
     }
 
     fn beat(&mut self, header: &Header, step: u64) -> Heard {
-        let beat = Event::Heartbeat { header: header.clone(), step, collectives: 0, connected: true };
+        let beat =
+            Event::Heartbeat(header.clone(), Beat { step, collectives: 0, connected: true, leaving: false });
         match self.event(beat) {
             Answer::Reply(Reply::Heartbeat(heard)) => heard,
             other => panic!("{other:?}"),
@@ -379,4 +380,27 @@ fn without_a_minimum_who_died_meanwhile_is_blamed_and_nobody_who_fell_over_it() 
     }
     assert!(matches!(kept.event(super::regroup::exited(0)), Answer::Reply(Reply::GoesOn(false))));
     assert_eq!(kept.world.job.outcome(), None);
+}
+
+#[test]
+fn who_has_left_and_how_many_are_wanted_are_kept_and_who_leaves_says_so_again() {
+    let (mut kept, h) = Kept::running(4, 2);
+    let leaving = |header: &Header| {
+        Event::Heartbeat(header.clone(), Beat { step: 4, leaving: true, ..Beat::default() })
+    };
+    kept.event(leaving(&h[0]));
+    kept.event(Event::Resize { workers: 2 });
+    kept.again();
+    // The one that was asked has yet to say so again; until then the highest ranks are those who leave.
+    kept.event(leaving(&h[0]));
+    for header in &h {
+        kept.attach(header, 5);
+    }
+    assert_eq!(kept.attach(&h[0], 5), Answer::Reply(Reply::Drained));
+    kept.again();
+    let job = &kept.world.job;
+    assert_eq!(job.members.values().filter(|m| m.lives()).count(), 2);
+    assert_eq!((job.generation, job.wanted), (2, Some(2)));
+    assert_eq!(kept.attach(&h[3], 5), Answer::Reply(Reply::Drained));
+    assert!(matches!(kept.attach(&h[1], 5), Answer::Reply(Reply::Attached(Some(_), _))));
 }

@@ -1,0 +1,154 @@
+//! Workers that leave a job which goes on: one that was asked to stop, alone, and those beyond the number that is wanted (a resize).
+//!
+//! ```text
+//! Heartbeat (leaving)   it is noted; what becomes of it is said with every heartbeat, as it may change
+//! Resize                the number is noted; who is beyond it follows from the ranks
+//! (heartbeats)          those who run are told that a boundary is wanted, and attach behind a step, all of them
+//! form                  the next generation is formed of the others; who leaves is answered so
+//! ```
+//! Nothing fails, and no step is done again: all stand after the same one. Where a generation has ended otherwise meanwhile, one that
+//! is further than all others is in the next one, too, as its state is needed, and leaves behind that. Nobody leaves where fewer
+//! than the minimum would be left: one that was asked to stop hears that all are to.
+
+use super::{Answer, Applied, Job, Phase, Reply, join};
+use crate::config::CoordinatorConfig;
+use crate::journal::Record;
+use crate::membership::{Member, Now};
+use crate::refusal::Refusal;
+use crate::resize::ResizeRefusal;
+use octrain_proto::v1::Departure;
+use std::cmp::Reverse;
+
+/// Those who leave at the next boundary: who was asked to, and of those beyond the number that is wanted the highest ranks. Nobody
+/// where the minimum does not spare all of the former: then all stop.
+pub(super) fn going(job: &Job) -> Vec<String> {
+    let Some(plan) = job.plan.as_deref().filter(|_| job.survives) else { return Vec::new() };
+    // Asked with every heartbeat, of jobs that mostly have nobody who leaves.
+    if job.wanted.is_none() && !job.members.values().any(|m| m.leaving) {
+        return Vec::new();
+    }
+    let mut here: Vec<(&String, &Member)> = job.members.iter().filter(|(_, m)| m.counted()).collect();
+    here.sort_by_key(|(_, m)| (!m.leaving, Reverse(m.rank)));
+    let asked = here.iter().filter(|(_, m)| m.leaving).count();
+    let wanted = job.wanted.unwrap_or(plan.world_size) as usize;
+    let beyond = (here.len() - asked).saturating_sub(wanted);
+    let spared = here.len().saturating_sub(plan.min_world as usize);
+    if asked > spared {
+        return Vec::new();
+    }
+    here.iter().take((asked + beyond).min(spared)).map(|(name, _)| (*name).clone()).collect()
+}
+
+/// A worker says whether it was asked to stop, alone; what becomes of it, and what is to be said.
+pub(super) fn asked(job: &mut Job, name: &str, leaving: bool) -> (Departure, Option<String>) {
+    let runs = matches!(job.phase, Phase::Running { .. } | Phase::Reforming { .. });
+    let Some(member) = job.members.get_mut(name).filter(|m| leaving && m.counted()) else {
+        return (Departure::None, None);
+    };
+    let said = std::mem::replace(&mut member.leaving, true);
+    let described = member.describe();
+    let goes = runs && going(job).iter().any(|other| other == name);
+    let (departure, what) = match goes {
+        true => (Departure::Boundary, "leaves at the next boundary between two steps"),
+        false => (Departure::All, "the job does not go on without it, so all stop"),
+    };
+    (departure, (!said).then(|| format!("{described} is asked to stop: {what}")))
+}
+
+/// How far a worker is that has come to the next generation; none: it has no state.
+fn standing(m: &Member) -> Option<(u64, u32)> {
+    match m.attached.flatten() {
+        None if m.untried => None,
+        standing => Some(standing.map_or((0, 0), |s| (s.step, s.stage))),
+    }
+}
+
+/// All have come to the next generation: it is formed without those who are to leave, but for one whose state the others need.
+/// Says who has left.
+pub(super) fn depart(job: &mut Job) -> Vec<String> {
+    let mut told = Vec::new();
+    for name in going(job) {
+        let others = job.members.iter().filter(|(other, m)| m.counted() && **other != name);
+        let furthest = others.map(|(_, m)| standing(m)).max().flatten();
+        let Some(member) = job.members.get_mut(&name).filter(|m| standing(m) <= furthest) else { continue };
+        member.drained = true;
+        told.push(member.describe());
+        job.kept.push(Record::Drained(name));
+    }
+    told
+}
+
+/// The job is to have so many workers from now on. Those beyond it leave at the next boundary, the highest ranks first; who comes while there
+/// is room is let in.
+pub(super) fn resize(job: &mut Job, config: &CoordinatorConfig, wanted: u32) -> Applied {
+    let refuse = |why| Err(Refusal::Resize(why));
+    let (min, max) = (config.min_world, config.world_size);
+    match &job.phase {
+        Phase::Gathering => return refuse(ResizeRefusal::NotStarted { world: max }),
+        Phase::Finished { .. } => return Err(Refusal::Finished),
+        Phase::Failed { abort, .. } => return Err(Refusal::Ended(abort.clone())),
+        Phase::Running { .. } | Phase::Reforming { .. } => {}
+    }
+    if !job.survives {
+        return refuse(ResizeRefusal::NoMinimum { world: max, held: job.held });
+    }
+    if wanted < min {
+        return refuse(ResizeRefusal::TooFew { wanted, min, max });
+    }
+    if wanted > max {
+        return refuse(ResizeRefusal::TooMany { wanted, min, max });
+    }
+    if job.members.values().any(|m| m.left) {
+        return refuse(ResizeRefusal::Ending);
+    }
+    if job.wanted != Some(wanted) {
+        job.wanted = Some(wanted);
+        job.kept.push(Record::Resized(wanted));
+    }
+    turn_away(job, wanted as usize);
+    let names = going(job);
+    let leave: Vec<String> = names.iter().filter_map(|n| Some(job.members.get(n)?.describe())).collect();
+    let here = job.members.values().filter(|m| m.lives()).count();
+    let what = match (leave.is_empty(), (wanted as usize).saturating_sub(here)) {
+        (false, _) => format!("these leave at the next boundary between two steps: {}", leave.join(", ")),
+        (true, 0) => format!("it has {here}, and goes on as it is"),
+        (true, room) => format!("it has {here}; {room} more are let in once they come"),
+    };
+    let text = format!("the job is to have {wanted} workers: {what}");
+    Ok((Answer::Reply(Reply::Resized(text.clone())), Some(text)))
+}
+
+/// Those that are about to come and for whom there is no room any more: the last ones first.
+fn turn_away(job: &mut Job, wanted: usize) {
+    let lives = job.members.values().filter(|m| m.lives()).count();
+    let mut coming: Vec<(Now, String)> = job
+        .members
+        .iter()
+        .filter(|(_, m)| m.lives() && m.joins)
+        .map(|(name, m)| (m.since, name.clone()))
+        .collect();
+    coming.sort();
+    for (_, name) in coming.into_iter().rev().take(lives.saturating_sub(wanted)) {
+        if let Some(member) = job.members.get_mut(&name) {
+            member.drained = true;
+            job.kept.push(Record::Drained(name));
+        }
+    }
+}
+
+/// The place of a worker that had left for want of room, in a job that goes on: whether another one is wanted there now. None where it
+/// has not left so, or another one is there.
+pub(super) fn vacant(job: &Job, config: &CoordinatorConfig, m: &Member) -> Option<bool> {
+    let place = m.place();
+    let taken = job.members.values().any(|other| other.lives() && other.place() == place);
+    let vacant = m.drained && !m.leaving && join::possible(job) && !taken;
+    let lives = job.members.values().filter(|m| m.lives()).count();
+    vacant.then_some(lives < job.room(config))
+}
+
+impl Job {
+    /// Workers that it has room for.
+    pub(super) fn room(&self, config: &CoordinatorConfig) -> usize {
+        self.wanted.unwrap_or(config.world_size) as usize
+    }
+}
