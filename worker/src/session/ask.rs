@@ -42,12 +42,11 @@ pub fn resize(coordinator: &str, credentials: &Credentials, workers: u32) -> Res
     Ok(told?.message)
 }
 
-/// Whether a job runs, and none of those that it counts on is about to end: then it goes on without those that have left it.
+/// Whether a job runs, and none of those that it counts on is about to end: then it goes on without those that were asked to stop.
 pub fn goes_on_without(coordinator: &str, credentials: &Credentials) -> Result<bool, SessionError> {
     let status = status(coordinator, credentials, false)?;
     let runs = !matches!(status.phase(), JobPhase::Gathering | JobPhase::Finished | JobPhase::Failed);
-    let drained = status.members.iter().any(|m| m.drained);
-    Ok(runs && drained && !status.members.iter().any(|m| m.left))
+    Ok(runs && !status.members.iter().any(|m| m.left))
 }
 
 /// What a launcher has to know of its job, and its coordinator knows from the start.

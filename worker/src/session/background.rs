@@ -19,6 +19,10 @@ use tonic::Status;
 
 /// Longest wait of a worker that ends for a coordinator that may come back.
 const FAREWELL: Duration = Duration::from_secs(60);
+/// Between looks whether this process was asked to stop.
+const LOOK: Duration = Duration::from_millis(200);
+/// Longest time between heartbeats of one that leaves.
+const WHILE_LEAVING: Duration = Duration::from_secs(1);
 /// Between words on a coordinator that is away.
 const SAY: Duration = Duration::from_secs(30);
 
@@ -217,17 +221,21 @@ async fn heartbeats(
     let mut looked = answered;
     // When it was last said that nobody answers.
     let mut said: Option<Instant> = None;
+    let mut leaving = false;
     loop {
         tokio::select! {
             _ = clock.tick() => {}
             () = shared.opened.notified() => {}
+            // Who leaves says so at once, and hears soon what becomes of it, however far heartbeats are apart.
+            () = wishes_to_leave(&shared), if !leaving => {}
+            () = tokio::time::sleep(WHILE_LEAVING), if leaving => {}
         }
         let (step, collectives) =
             (shared.step.load(Ordering::Relaxed), shared.collectives.load(Ordering::Relaxed));
         let current = shared.current();
         let header = Header { generation: current.number(), ..header.clone() };
         let (number, connected) = (current.number(), current.is_connected());
-        let leaving = shared.departing.asked();
+        leaving = shared.departing.asked();
         let request = HeartbeatRequest { header: Some(header), step, collectives, connected, leaving };
         if let Some(waited) = shared.departing.overdue(Instant::now()) {
             return goes(&mut client, &shared, request.header, rhythm, waited).await;
@@ -280,6 +288,13 @@ async fn heartbeats(
                 );
             }
         }
+    }
+}
+
+/// Comes once this process was asked to stop, alone.
+async fn wishes_to_leave(shared: &Shared) {
+    while !shared.departing.asked() {
+        tokio::time::sleep(LOOK).await;
     }
 }
 

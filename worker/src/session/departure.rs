@@ -61,8 +61,8 @@ impl Departing {
     /// The time for which a boundary was waited in vain, where it is over: this worker goes without one.
     pub(super) fn overdue(&self, now: Instant) -> Option<Duration> {
         let State { since, told } = *self.state();
-        let since = since.filter(|since| told == Departure::Boundary && now >= *since + self.timeout)?;
-        Some(now - since)
+        let waited = now.saturating_duration_since(since?);
+        (told == Departure::Boundary && waited >= self.timeout).then_some(waited)
     }
 }
 
@@ -100,6 +100,9 @@ mod tests {
         one.told(Departure::None);
         assert_eq!((one.verdict(later(6)), one.overdue(later(19))), (Departure::Boundary, None));
         assert!(one.overdue(later(21)).is_some());
+        let patient = Departing::new(Arc::new(|| true), Duration::from_secs(u64::MAX));
+        patient.told(Departure::Boundary);
+        assert!(patient.asked() && patient.overdue(later(1_000_000)).is_none());
         // Others were lost: it is needed.
         one.told(Departure::All);
         assert_eq!((one.verdict(now), one.overdue(later(21))), (Departure::All, None));

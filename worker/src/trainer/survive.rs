@@ -100,7 +100,8 @@ pub(super) fn next(run: &mut Option<Run>, session: &Session, e: &TrainError) -> 
         }
         Err(SessionError::Drained) => {
             tracing::info!("after generation {old}: the job goes on without this worker, which was to leave");
-            Next::Left(run.as_mut().map_or_else(not_needed, Run::left))
+            let stopped = || Outcome { interrupted: true, ..not_needed() };
+            Next::Left(run.as_mut().map_or_else(stopped, Run::left))
         }
         Err(refused) => {
             tracing::error!("there is no generation after {old} for this worker: {refused}");
