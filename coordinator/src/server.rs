@@ -21,7 +21,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket, lookup_host};
 use tokio::sync::{oneshot, watch};
 use tokio_rustls::TlsAcceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -29,6 +29,9 @@ use tonic::transport::Server;
 
 /// Calls under way on one connection; a worker needs a handful.
 const STREAMS: u32 = 128;
+
+/// Connections that wait to be taken in; the system may allow fewer (`net.core.somaxconn`).
+const QUEUE: u32 = 4096;
 
 /// Why a coordinator cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -177,6 +180,22 @@ fn kept(address: SocketAddr, access: &Access) -> Result<&'static str, ServeError
     }
 }
 
+/// Listens at the first of the addresses that `listen` means and that can be had. All workers of a job may come in one moment: a
+/// shorter queue than the system allows has connections reset that were not taken in yet.
+async fn bind(listen: &str) -> io::Result<TcpListener> {
+    let mut failed = io::Error::new(io::ErrorKind::InvalidInput, "it means no address");
+    for address in lookup_host(listen).await? {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // What a coordinator before this one has left open does not keep the port.
+        socket.set_reuseaddr(true)?;
+        match socket.bind(address).and_then(|()| socket.listen(QUEUE)) {
+            Ok(listener) => return Ok(listener),
+            Err(e) => failed = e,
+        }
+    }
+    Err(failed)
+}
+
 /// Binds and serves on the current tokio runtime. Returns once the address is bound.
 pub async fn start(config: CoordinatorConfig) -> Result<Serving, ServeError> {
     config.validate()?;
@@ -187,7 +206,7 @@ pub async fn start(config: CoordinatorConfig) -> Result<Serving, ServeError> {
         io::ErrorKind::AddrInUse => ServeError::PortInUse { listen: listen.clone() },
         _ => ServeError::Bind { listen: listen.clone(), source },
     };
-    let listener = TcpListener::bind(&config.listen).await.map_err(failed)?;
+    let listener = bind(&config.listen).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     let kept = kept(address, &config.access)?;
     let opening = format!(

@@ -113,6 +113,10 @@ const TABLE: &[(&str, How)] = &[
             "minutes of simulated jobs; the test that it starts runs ten thousand, shellcheck reads the script",
         ),
     ),
+    (
+        "scripts/chaos.sh",
+        Not("an hour of real jobs; the tests that it starts run a few of them, shellcheck reads the script"),
+    ),
     ("cargo install cargo-mutants", Not("a tool from the registry, for the mutants")),
     (
         "scripts/mutants.sh",

@@ -25,6 +25,8 @@ struct Past {
     formed: Option<Now>,
     connected: Option<Now>,
     stepped: Option<Now>,
+    /// The first of its members, by their names, who is not known to be connected.
+    awaited: String,
 }
 
 /// The last generations, oldest first.
@@ -37,7 +39,9 @@ impl History {
         let (why, none) = (why.to_string(), None);
         let (formed, connected, stepped) = (none, none, none);
         let (workers, from, reached) = (0, 0, 0);
-        let past = Past { generation, workers, why, begun: now, from, reached, formed, connected, stepped };
+        let awaited = String::new();
+        let past =
+            Past { generation, workers, why, begun: now, from, reached, formed, connected, stepped, awaited };
         self.0.push_back(past);
         self.0.drain(..self.0.len().saturating_sub(KEPT));
     }
@@ -72,8 +76,12 @@ impl History {
         if past.reached > past.from {
             past.stepped = Some(now);
         }
-        if past.connected.is_none() && (past.stepped.is_some() || job.is_connected()) {
-            past.connected = Some(now);
+        if past.connected.is_none() {
+            // Nobody who is connected ceases to be so: whoever came before stays looked at.
+            match job.unconnected_from(&past.awaited) {
+                Some(name) if past.stepped.is_none() => past.awaited.clone_from(name),
+                _ => past.connected = Some(now),
+            }
         }
     }
 

@@ -14,6 +14,7 @@ use octrain_proto::PROTOCOL_VERSION;
 use octrain_proto::v1::{
     AbortKind, BuildPlan, GiveUpRequest, JobSpec, Placement, RegisterReply, RegisterRequest, WorkerFacts,
 };
+use std::collections::HashMap;
 use std::time::Duration;
 
 /// After so long a silence one that is gone does not ask any more what has become of the job.
@@ -121,15 +122,15 @@ fn open(
         Phase::Finished { .. } => return Err(Refusal::Finished),
         Phase::Failed { abort, .. } => return Err(Refusal::Ended(abort.clone())),
     }
-    let there = |place: &Place| place.host == host && local_index.is_none_or(|i| i == place.local_index);
-    if let Some(other) = job.members.values().find(|m| there(&m.place())) {
+    let is = |its_host: &str, index: u32| local_index.is_none_or(|i| i == index) && its_host == host;
+    if let Some(other) = job.members.values().find(|m| is(&m.facts.host, m.facts.local_index)) {
         return Err(Refusal::Duplicate {
             place: other.place(),
             pid: other.facts.pid,
             silent_ms: now.saturating_sub(other.last_seen).as_millis() as u64,
         });
     }
-    if !config.expected.is_empty() && !config.expected.iter().any(there) {
+    if !config.expected.is_empty() && !config.expected.iter().any(|p| is(&p.host, p.local_index)) {
         let expected = config.expected.iter().map(Place::to_string).collect::<Vec<_>>().join(", ");
         let place = Place { host: host.into(), local_index: local_index.unwrap_or_default() };
         return Err(Refusal::Unexpected { place, expected });
@@ -250,11 +251,12 @@ fn start(now: Now, job: &mut Job, config: &CoordinatorConfig) -> String {
     let facts = JobFacts { job: spec, workers, min_world: config.min_world };
     match plan::build(&config.job_id, &facts) {
         Ok(Planned { plan, roster }) => {
+            let by_place: HashMap<(&str, u32), &Placement> =
+                roster.iter().map(|p| ((p.host.as_str(), p.local_index), p)).collect();
             for m in job.members.values_mut() {
-                let place = m.place();
-                let mine = roster.iter().find(|p| p.host == place.host && p.local_index == place.local_index);
+                let mine = by_place.get(&(m.facts.host.as_str(), m.facts.local_index));
                 m.rank = mine.map(|p| p.rank);
-                let gpu = |p: &Placement| Some(Gpu { ordinal: p.cuda_device?, uuid: p.cuda_uuid.clone() });
+                let gpu = |p: &&Placement| Some(Gpu { ordinal: p.cuda_device?, uuid: p.cuda_uuid.clone() });
                 m.gpu = mine.and_then(gpu);
                 m.generation = job.generation;
             }

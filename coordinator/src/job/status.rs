@@ -2,9 +2,10 @@
 
 use super::{Job, Phase, drain, regroup};
 use crate::config::CoordinatorConfig;
-use crate::membership::{Now, missing};
+use crate::membership::{Member, Now, missing};
 use octrain_proto::PROTOCOL_VERSION;
 use octrain_proto::v1::{JobPhase, MemberStatus, StatusReply};
+use std::ops::Bound;
 
 /// The status; members in the order of ranks, then of registration.
 pub(super) fn status(now: Now, job: &Job, config: &CoordinatorConfig) -> StatusReply {
@@ -81,7 +82,14 @@ fn running(job: &Job) -> JobPhase {
 impl Job {
     /// Whether the workers of the generation have found each other, as they say. One that failed before has not.
     pub(super) fn is_connected(&self) -> bool {
-        let members = || self.members.values().filter(|m| m.generation == self.generation && !m.joins);
-        members().all(|m| m.connected || m.left)
+        self.unconnected_from("").is_none()
+    }
+
+    /// The first of them by name, from this name on, who has not.
+    pub(super) fn unconnected_from(&self, name: &str) -> Option<&String> {
+        let from = (Bound::Included(name), Bound::Unbounded);
+        let of_it = |m: &Member| m.generation == self.generation && !m.joins;
+        let mut members = self.members.range::<str, _>(from).filter(|(_, m)| of_it(m));
+        members.find(|(_, m)| !m.connected && !m.left).map(|(name, _)| name)
     }
 }

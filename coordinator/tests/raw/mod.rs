@@ -6,11 +6,15 @@ use octrain_proto::{BEARER, PROTOCOL_VERSION, TOKEN_KEY};
 use prost::Message;
 use prost::bytes::{Buf, BufMut};
 use std::net::SocketAddr;
+use std::time::Duration;
 use tonic::client::Grpc;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
+
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// The protocol's file, which says what calls there are.
 const PROTOCOL: &str = include_str!("../../../proto/proto/coordinator.proto");
@@ -104,8 +108,12 @@ pub struct Raw(Grpc<Channel>);
 
 impl Raw {
     pub async fn connect(address: SocketAddr) -> Raw {
+        Raw::try_connect(address).await.unwrap()
+    }
+
+    pub async fn try_connect(address: SocketAddr) -> Result<Raw, tonic::transport::Error> {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
-        Raw(Grpc::new(endpoint.connect().await.unwrap()))
+        Ok(Raw(Grpc::new(endpoint.connect().await?)))
     }
 
     /// Sends these bytes as the message of a call, and returns the first one of the answer, if any.
@@ -144,6 +152,18 @@ impl Raw {
     ) -> Result<T, Status> {
         let answer = self.call(name, message.encode_to_vec(), Some(token)).await?;
         Ok(T::decode(answer.as_slice()).unwrap())
+    }
+
+    /// A call that is answered, of a coordinator that asks for no token.
+    pub async fn untold<T: Message + Default>(&mut self, name: &str, message: &impl Message) -> T {
+        loop {
+            match self.call(name, message.encode_to_vec(), None).await {
+                Ok(answer) => return T::decode(answer.as_slice()).unwrap(),
+                // It has more to do than it takes in; sessions ask again.
+                Err(e) if e.code() == Code::ResourceExhausted => tokio::time::sleep(PAUSE).await,
+                Err(e) => panic!("{name} is refused: {e}"),
+            }
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! Files that are there whole or not at all: written under a temporary name, synced, renamed, the folder synced.
 
 use super::CheckpointError;
+use rustix::fs::{CWD, RenameFlags};
+use rustix::io::Errno;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -15,6 +17,16 @@ pub(super) fn rename(folder: &Path, from: &str, to: &str) -> Result<(), Checkpoi
     let path = folder.join(from);
     fs::rename(&path, folder.join(to)).map_err(CheckpointError::io("rename", &path))?;
     sync_folder(folder)
+}
+
+/// Puts `new` in the place of `old`, which is there, and `old` in the place of `new`: no moment is without either. False where the
+/// file system has no such call, and nothing was changed.
+pub(super) fn exchange(new: &Path, old: &Path) -> Result<bool, CheckpointError> {
+    match rustix::fs::renameat_with(CWD, new, CWD, old, RenameFlags::EXCHANGE) {
+        Ok(()) => Ok(true),
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(false),
+        Err(e) => Err(CheckpointError::io("rename", old)(e.into())),
+    }
 }
 
 /// Writes a new file and syncs it.
@@ -66,6 +78,26 @@ mod tests {
         let e = write_atomic(&path, b"x").unwrap_err().to_string();
         assert!(e.contains("cannot rename"), "{e}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn two_folders_take_each_other_s_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let [new, old] = ["new", "old"].map(|name| dir.path().join(name));
+        for folder in [&new, &old] {
+            fs::create_dir(folder).unwrap();
+            fs::write(folder.join("name"), folder.file_name().unwrap().as_encoded_bytes()).unwrap();
+        }
+        if !exchange(&new, &old).unwrap() {
+            // A file system without this call keeps them as they were.
+            fs::rename(&new, dir.path().join("there")).unwrap();
+            fs::rename(&old, &new).unwrap();
+            fs::rename(dir.path().join("there"), &old).unwrap();
+        }
+        assert_eq!(fs::read_to_string(new.join("name")).unwrap(), "old");
+        assert_eq!(fs::read_to_string(old.join("name")).unwrap(), "new");
+        let e = exchange(&dir.path().join("none"), &old).unwrap_err().to_string();
+        assert!(e.contains("cannot rename"), "{e}");
     }
 
     #[test]
