@@ -46,8 +46,8 @@ pub fn resize(coordinator: &str, credentials: &Credentials, workers: u32) -> Res
 pub fn goes_on_without(coordinator: &str, credentials: &Credentials) -> Result<bool, SessionError> {
     let status = status(coordinator, credentials, false)?;
     let runs = !matches!(status.phase(), JobPhase::Gathering | JobPhase::Finished | JobPhase::Failed);
-    let drained = status.members.iter().any(|m| m.drained);
-    Ok(runs && drained && !status.members.iter().any(|m| m.left))
+    let without = status.members.iter().any(|m| m.drained || m.gone);
+    Ok(runs && without && !status.members.iter().any(|m| m.left))
 }
 
 /// What a launcher has to know of its job, and its coordinator knows from the start.
