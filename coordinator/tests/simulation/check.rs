@@ -150,7 +150,8 @@ impl Checks {
         }
         let untold = |m: &&Member| {
             let process = processes.get((m.facts.pid - 1000) as usize);
-            m.drained && process.is_some_and(|p| p.end == Some(End::Told) && !p.harmed)
+            let told = |p: &Process| p.end == Some(End::Told) && !p.harmed && p.formed.is_some();
+            m.drained && process.is_some_and(told)
         };
         // Where the job fails just then, it may hear of that first.
         let hears = setting.bad_network == 0 && matches!(job.outcome(), Some(Outcome::Finished { .. }));
