@@ -83,6 +83,8 @@ pub struct Member {
     pub leaving: bool,
     /// It has left so, or as fewer are wanted: the job goes on without it.
     pub drained: bool,
+    /// When its launcher was last told that another one is wanted in its place, which has not come yet.
+    pub recalled: Option<Now>,
     /// What it is told when it is heard again: the job goes on without it.
     pub dropped: Option<Abort>,
     /// It came to a running job, and is in no generation yet.
@@ -121,6 +123,7 @@ impl Member {
             failed: false,
             leaving: false,
             drained: false,
+            recalled: None,
             dropped: None,
             joins: false,
             untried: false,

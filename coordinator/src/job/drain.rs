@@ -14,10 +14,12 @@ use super::{Answer, Applied, Job, Phase, Reply, join};
 use crate::config::CoordinatorConfig;
 use crate::journal::Record;
 use crate::membership::{Member, Now};
+use crate::ranks::Place;
 use crate::refusal::Refusal;
 use crate::resize::ResizeRefusal;
 use octrain_proto::v1::Departure;
 use std::cmp::Reverse;
+use std::collections::HashSet;
 
 /// Those who leave at the next boundary: who was asked to, and of those beyond the number that is wanted the highest ranks. Nobody
 /// where the minimum does not spare all of the former: then all stop.
@@ -136,14 +138,32 @@ fn turn_away(job: &mut Job, wanted: usize) {
     }
 }
 
-/// The place of a worker that had left for want of room, in a job that goes on: whether another one is wanted there now. None where it
-/// has not left so, or another one is there.
-pub(super) fn vacant(job: &Job, config: &CoordinatorConfig, m: &Member) -> Option<bool> {
-    let place = m.place();
-    let taken = job.members.values().any(|other| other.lives() && other.place() == place);
-    let vacant = m.drained && !m.leaving && join::possible(job) && !taken;
+/// The launcher at a place tells that the process there (`name`: that member; none: it had not registered) has ended: whether another one
+/// is wanted there now, where one had left for want of room and none has come since, in a job that goes on. One that is recalled has its
+/// room reserved until it has come, or had the time that there is to register: so many are as there is room for, and no more.
+pub(super) fn vacant(
+    now: Now,
+    job: &mut Job,
+    config: &CoordinatorConfig,
+    (place, name): (&Place, Option<&str>),
+) -> Option<bool> {
+    let taken = |place: &Place| job.members.values().any(|other| other.lives() && other.place() == *place);
+    let left = |m: &&Member| m.drained && !m.leaving;
+    let of = match name {
+        Some(name) => job.members.get_key_value(name).filter(|(_, m)| left(m)),
+        None => job.members.iter().find(|(_, m)| left(m) && m.place() == *place),
+    };
+    let name = of.filter(|_| join::possible(job) && !taken(place)).map(|(name, _)| name.clone())?;
     let lives = job.members.values().filter(|m| m.lives()).count();
-    vacant.then_some(lives < job.room(config))
+    let reserves = |m: &Member| m.recalled.is_some_and(|at| now < at + config.register_timeout);
+    let others = job.members.values().filter(|m| reserves(m)).map(Member::place);
+    let others: HashSet<Place> = others.filter(|other| other != place && !taken(other)).collect();
+    let recalled = lives + others.len() < job.room(config);
+    let member = job.members.get_mut(&name)?;
+    // It is there, and asks: however long it waits, it is not forgotten.
+    member.heard(now);
+    member.recalled = recalled.then_some(now);
+    Some(recalled)
 }
 
 impl Job {

@@ -375,16 +375,19 @@ pub(super) fn exited(now: Now, job: &mut Job, config: &CoordinatorConfig, r: &Ex
     let theirs = |m: &Member| m.place() == place && m.facts.pid == r.pid && m.token.is(&r.token);
     // One that has finished did so without it.
     let well = |job: &Job| !matches!(job.phase, Phase::Gathering | Phase::Failed { .. });
-    // A stranger, or the launcher of a process that never was a worker of this job, or has not come so far.
+    // A stranger, or the launcher of a process that never was a worker of this job, or has not come so far; that one may have been
+    // recalled, and have found no room.
     let Some((name, member)) = job.members.iter_mut().find(|(_, m)| theirs(m)) else {
-        return Ok((Answer::Reply(Reply::GoesOn(well(job))), None));
+        let vacant = drain::vacant(now, job, config, (&place, None));
+        let reply = vacant.map_or(Reply::GoesOn(well(job)), |recalled| Reply::Vacant { recalled });
+        return Ok((Answer::Reply(reply), None));
     };
     let cause = format!("its launcher saw that it {}", r.status);
     let lost = member.lives().then(|| Lost { member: name.clone(), cause });
     let name = name.clone();
     // One that was asked to stop and has left, as all have.
     let stops = member.left && job.interrupted;
-    let vacant = job.members.get(&name).and_then(|m| drain::vacant(job, config, m));
+    let vacant = drain::vacant(now, job, config, (&place, Some(&name)));
     let reason = match (&job.phase, lost) {
         (Phase::Gathering, Some(lost)) => failure::forget(job, &lost),
         (Phase::Running { .. } | Phase::Reforming { .. }, Some(lost)) => {

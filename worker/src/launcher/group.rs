@@ -158,6 +158,8 @@ struct Worker {
     vacant: Option<Instant>,
     /// It was started for one that had died.
     replaces: bool,
+    /// One of its place had left as fewer were wanted, and another one was wanted again.
+    recalled: bool,
     /// When it was asked to end, as the job is done.
     dismissed: Option<Instant>,
 }
@@ -246,6 +248,7 @@ fn start(program: &Path, w: WorkerCommand) -> Result<Worker, LaunchError> {
         unanswered: false,
         vacant: None,
         replaces: false,
+        recalled: false,
         dismissed: None,
     })
 }

@@ -150,11 +150,6 @@ fn a_job_becomes_smaller_by_its_highest_ranks_and_larger_by_those_who_come() {
     assert_eq!(part(&mut w, &h, 6)[2], Answer::Reply(Reply::Drained));
     // There is no room for others, and its launcher starts none.
     assert_eq!(w.ok(exited(3)), Reply::Vacant { recalled: false });
-    let again = |i: u32| RegisterRequest {
-        nonce: format!("again {i}"),
-        token: format!("again {i}"),
-        ..request("a", i)
-    };
     let full = w.refuse(again(3));
     assert_eq!(full.kind(), "full");
     assert!(full.to_string().contains("all its 2 workers"), "{full}");
@@ -169,6 +164,70 @@ fn a_job_becomes_smaller_by_its_highest_ranks_and_larger_by_those_who_come() {
     assert_eq!(w.event(attach(&new, None, Wait::First)), Answer::Reply(Reply::Drained));
     let Reply::Status(told) = w.ok(Event::Status { watching: false }) else { panic!() };
     assert_eq!((told.wanted_workers, told.min_workers), (2, 2));
+}
+
+/// The registration of another process at a place.
+fn again(local_index: u32) -> RegisterRequest {
+    let name = format!("again {local_index}");
+    RegisterRequest { nonce: name.clone(), token: name, ..request("a", local_index) }
+}
+
+/// A launcher's word of a process that it had started in the place of one that has left.
+fn exited_again(local_index: u32) -> Event {
+    let Event::Exited(first) = exited(local_index) else { unreachable!() };
+    Event::Exited(Box::new(ExitedRequest { token: format!("again {local_index}"), pid: 2, ..*first }))
+}
+
+/// A job of 5 that has 2 workers, whose launchers wait at places 2 to 4.
+fn smaller() -> (World, Vec<Header>) {
+    let (mut w, h) = surviving(5, 2);
+    w.ok(resize(2));
+    part(&mut w, &h, 5);
+    for i in 2..5 {
+        assert_eq!(w.ok(exited(i)), Reply::Vacant { recalled: false });
+    }
+    (w, in_generation(&h[..2], 2))
+}
+
+#[test]
+fn as_many_are_recalled_as_there_is_room_for_and_the_others_wait_on() {
+    let (mut w, h) = smaller();
+    w.ok(resize(3));
+    let recalled = |w: &mut World, i: u32| w.ok(exited(i)) == Reply::Vacant { recalled: true };
+    assert_eq!([2, 3, 4].map(|i| recalled(&mut w, i)), [true, false, false]);
+    assert_eq!([4, 3, 2].map(|i| recalled(&mut w, i)), [false, false, true], "its answer was lost");
+    let come = w.join(again(2));
+    assert_eq!([3, 4].map(|i| recalled(&mut w, i)), [false, false]);
+    w.ok(resize(4));
+    assert_eq!([3, 4].map(|i| recalled(&mut w, i)), [true, false]);
+    // It does not come: another one is wanted in its stead.
+    w.config.register_timeout = ms(20_000);
+    w.event(attach(&come, None, Wait::First));
+    let alive = [&h[0], &h[1], &come];
+    w.pass(ms(19_000), &alive);
+    assert!(!recalled(&mut w, 4));
+    w.pass(ms(1500), &alive);
+    assert_eq!([4, 3].map(|i| recalled(&mut w, i)), [true, false]);
+}
+
+#[test]
+fn one_that_was_recalled_and_found_no_room_is_waited_for_at_its_place_again() {
+    let (mut w, _) = smaller();
+    w.ok(resize(3));
+    assert_eq!(w.ok(exited(2)), Reply::Vacant { recalled: true });
+    w.ok(resize(2));
+    assert_eq!(w.refuse(again(2)).kind(), "full");
+    // Nobody has heard of that process; but of one that has left there.
+    assert_eq!(w.ok(exited_again(2)), Reply::Vacant { recalled: false });
+    w.ok(resize(3));
+    assert_eq!(w.ok(exited_again(2)), Reply::Vacant { recalled: true });
+    assert_eq!(w.ok(exited(3)), Reply::Vacant { recalled: false }, "there is room for one");
+    w.join(again(2));
+    assert_eq!(
+        w.ok(exited_again(2)),
+        Reply::GoesOn(true),
+        "the token is its own, the process is another one"
+    );
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! Other workers in the place of those that the job goes on without.
 
+use super::super::EXIT_ABORTED;
 use super::super::child::ask;
+use super::super::exit::End;
 use super::super::restarts::{Decision, Vacancy};
-use super::{Ended, Group, Replace, Worker, start};
+use super::{Ended, Group, PREEMPTED, Replace, Worker, start};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::TryRecvError;
@@ -30,7 +32,11 @@ impl Group {
             exit.outlived = true;
             let said = format!("{} (pid {}) {}; the job goes on without it", exit.label, exit.pid, exit.end);
             let replace = self.replace.as_ref().filter(|_| restarts);
-            let decision = match (answer.vacancy, replace) {
+            let place = match waited {
+                true => answer.vacancy,
+                false => after(answer.vacancy, w.recalled, exit.end),
+            };
+            let decision = match (place, replace) {
                 (Vacancy::Waits, Some(_)) => {
                     w.vacant = Some(Instant::now() + AGAIN);
                     if !waited {
@@ -61,7 +67,11 @@ impl Group {
             match another(&self.program, replace, index) {
                 Ok(other) => {
                     self.past.extend(w.exit.take());
-                    *w = Worker { replaces: true, ..other };
+                    *w = Worker {
+                        replaces: true,
+                        recalled: w.recalled || place == Vacancy::Recalled,
+                        ..other
+                    };
                 }
                 Err(e) => tracing::error!("{} is not replaced: {e}", exit.label),
             }
@@ -84,7 +94,45 @@ impl Group {
     }
 }
 
+/// What becomes of a place whose worker has just ended so. Of one that was `recalled` the coordinator may know no more than that another
+/// had left there before: it found no room any more, which is no restart, or died before it had come, which is one.
+fn after(vacancy: Vacancy, recalled: bool, end: End) -> Vacancy {
+    let no_room = end == PREEMPTED || end == End::Code(i32::from(EXIT_ABORTED));
+    match vacancy {
+        Vacancy::Waits | Vacancy::Recalled if recalled && !no_room => Vacancy::None,
+        Vacancy::Recalled if recalled => Vacancy::Waits,
+        vacancy => vacancy,
+    }
+}
+
 fn another(program: &Path, replace: &Replace, index: usize) -> Result<Worker, String> {
     let command = replace(index).map_err(|e| e.to_string())?;
     start(program, command).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_was_recalled_and_found_no_room_waits_on_and_one_that_died_is_a_restart() {
+        use Vacancy::{None, Recalled, Waits};
+        let (no_room, killed) = (End::Code(i32::from(EXIT_ABORTED)), End::Signal(9));
+        let cases = [
+            // Whoever has left is known as one that has, however it ended.
+            ((Waits, false, killed), Waits),
+            ((Recalled, false, PREEMPTED), Recalled),
+            ((None, false, killed), None),
+            // It is not started again at once, as that had just been in vain.
+            ((Recalled, true, no_room), Waits),
+            ((Waits, true, no_room), Waits),
+            ((Waits, true, PREEMPTED), Waits),
+            ((Recalled, true, killed), None),
+            ((Waits, true, End::Code(1)), None),
+            ((None, true, no_room), None),
+        ];
+        for ((vacancy, recalled, end), want) in cases {
+            assert_eq!(after(vacancy, recalled, end), want, "{vacancy:?} {recalled} {end}");
+        }
+    }
 }
