@@ -3,7 +3,7 @@
 //! has the sizes, e.g. `1024,10000`; `scripts/chaos.sh --only rendezvous` runs those of the bars, with the release profile.
 
 use octrain_coordinator::CoordinatorConfig;
-use octrain_coordinator::job::{self, Answer, Event, Job, Reply, Wait, Wakes};
+use octrain_coordinator::job::{self, Answer, Beat, Event, Job, Reply, Wait, Wakes};
 use octrain_proto::v1::*;
 use process::{end, start};
 use prost::Message;
@@ -125,7 +125,7 @@ fn the_state_machine_takes_time_and_memory_in_proportion_to_its_workers() {
         }
         let read = lap(&mut since);
         for header in headers {
-            let beat = Event::Heartbeat { header, step: 0, collectives: 1, connected: true };
+            let beat = Event::Heartbeat(header, Beat { collectives: 1, connected: true, ..Beat::default() });
             machine.reply(beat);
         }
         let connected = lap(&mut since);
@@ -179,7 +179,8 @@ async fn worker(address: SocketAddr, i: u32, world: u32, opening: Arc<Semaphore>
     let get = StoreGetRequest { header: header(), key: KEY.into(), wait_ms: 30_000 };
     let found: StoreGetReply = raw.untold("StoreGet", &get).await;
     assert!(found.found && found.value == [7; 32]);
-    let beat = HeartbeatRequest { header: header(), step: 0, collectives: 1, connected: true };
+    let beat =
+        HeartbeatRequest { header: header(), step: 0, collectives: 1, connected: true, leaving: false };
     let _: HeartbeatReply = raw.untold("Heartbeat", &beat).await;
     let took = at.elapsed();
     let leave = LeaveRequest { header: header(), interrupted: false, before_plan: false };

@@ -24,16 +24,17 @@ pub(super) fn leave(
 ) -> Applied {
     let member = job.member(header, config)?;
     member.heard(now);
+    // One for which there was no room, whether it had been let in or not: its place is kept.
+    if member.drained {
+        member.told = true;
+        return done(None);
+    }
     if member.joins
         && let Some(text) = join::gone(job, &header.member, "left")
     {
         return done(Some(text));
     }
     let member = job.member(header, config)?;
-    if member.drained {
-        member.told = true;
-        return done(None);
-    }
     if member.has_not_come(header.generation) {
         let text =
             format!("{} left before it had come to generation {}", member.describe(), member.generation);

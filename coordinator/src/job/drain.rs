@@ -13,6 +13,7 @@
 use super::{Answer, Applied, Job, Phase, Reply, join};
 use crate::config::CoordinatorConfig;
 use crate::journal::Record;
+use crate::journal::record::Drained;
 use crate::membership::{Member, Now};
 use crate::ranks::Place;
 use crate::refusal::Refusal;
@@ -75,7 +76,8 @@ pub(super) fn depart(job: &mut Job) -> Vec<String> {
         let Some(member) = job.members.get_mut(&name).filter(|m| standing(m) <= furthest) else { continue };
         member.drained = true;
         told.push(member.describe());
-        job.kept.push(Record::Drained(name));
+        let asked = member.leaving;
+        job.kept.push(Record::Drained(Drained { member: name, asked }));
     }
     told
 }
@@ -122,18 +124,19 @@ pub(super) fn resize(job: &mut Job, config: &CoordinatorConfig, wanted: u32) -> 
 
 /// Those that are about to come and for whom there is no room any more: the last ones first.
 fn turn_away(job: &mut Job, wanted: usize) {
-    let lives = job.members.values().filter(|m| m.lives()).count();
+    // Those who were asked to stop make room themselves.
+    let lives = job.members.values().filter(|m| m.lives() && !m.leaving).count();
     let mut coming: Vec<(Now, String)> = job
         .members
         .iter()
-        .filter(|(_, m)| m.lives() && m.joins)
+        .filter(|(_, m)| m.lives() && !m.leaving && m.joins)
         .map(|(name, m)| (m.since, name.clone()))
         .collect();
     coming.sort();
     for (_, name) in coming.into_iter().rev().take(lives.saturating_sub(wanted)) {
         if let Some(member) = job.members.get_mut(&name) {
             member.drained = true;
-            job.kept.push(Record::Drained(name));
+            job.kept.push(Record::Drained(Drained { member: name, asked: false }));
         }
     }
 }

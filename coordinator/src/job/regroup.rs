@@ -374,7 +374,7 @@ pub(super) fn exited(now: Now, job: &mut Job, config: &CoordinatorConfig, r: &Ex
     let place = Place { host: r.host.clone(), local_index: r.local_index };
     let theirs = |m: &Member| m.place() == place && m.facts.pid == r.pid && m.token.is(&r.token);
     // One that has finished did so without it.
-    let well = |job: &Job| !matches!(job.phase, Phase::Gathering | Phase::Failed { .. });
+    let well = |job: &Job| job.survives && !matches!(job.phase, Phase::Gathering | Phase::Failed { .. });
     // A stranger, or the launcher of a process that never was a worker of this job, or has not come so far; that one may have been
     // recalled, and have found no room.
     let Some((name, member)) = job.members.iter_mut().find(|(_, m)| theirs(m)) else {

@@ -7,7 +7,7 @@
 use super::{Answer, Applied, Event, Job, Outcome, Phase, StoreUse, failure, regroup};
 use crate::config::CoordinatorConfig;
 use crate::journal::Record;
-use crate::journal::record::{Admit, End, Formed, Gone, Run};
+use crate::journal::record::{Admit, Drained, End, Formed, Gone, Run};
 use crate::liveness::UNHEARD;
 use crate::membership::{Member, Now};
 use crate::refusal::Refusal;
@@ -301,7 +301,10 @@ impl Replayed {
                 // Whoever is the root cause is to be missed first.
                 failure::suspect(suspicion, said, unheard(config));
             }
-            Record::Drained(name) => job.members.get_mut(name).ok_or(unknown)?.drained = true,
+            Record::Drained(Drained { member, asked }) => {
+                let member = job.members.get_mut(member).ok_or(unknown)?;
+                (member.drained, member.leaving) = (true, *asked);
+            }
             Record::Resized(wanted) => job.wanted = Some(*wanted),
             Record::Tried(name) => job.members.get_mut(name).ok_or(unknown)?.untried = false,
             Record::End(End { abort: Some(abort), .. }) => {

@@ -44,11 +44,22 @@ pub enum Record {
     #[prost(message, tag = "12")]
     Suspected(Suspected),
     /// A worker has left, as it was to, and the job goes on without it.
-    #[prost(string, tag = "13")]
-    Drained(String),
+    #[prost(message, tag = "13")]
+    Drained(Drained),
     /// The job is to have so many workers from now on.
     #[prost(uint32, tag = "14")]
     Resized(u32),
+}
+
+/// A worker that the job goes on without.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Drained {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub member: String,
+    /// It was asked to stop; else there was no room for it.
+    #[prost(bool, tag = "2")]
+    pub asked: bool,
 }
 
 /// Whose journal it is: what a coordinator that goes on with it must agree with.

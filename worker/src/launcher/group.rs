@@ -2,6 +2,7 @@
 
 mod replacing;
 
+use super::EXIT_ABORTED;
 use super::child::{ask, end, stopped};
 use super::exit::{End, Report, WorkerExit, verdict};
 use super::follow::LAUNCHER_PID;
@@ -156,6 +157,8 @@ struct Worker {
     unanswered: bool,
     /// It has left as fewer workers are wanted: when it is asked again whether another one is.
     vacant: Option<Instant>,
+    /// Questions about it in a row that nobody answered.
+    silent: u32,
     /// It was started for one that had died.
     replaces: bool,
     /// One of its place had left as fewer were wanted, and another one was wanted again.
@@ -247,6 +250,7 @@ fn start(program: &Path, w: WorkerCommand) -> Result<Worker, LaunchError> {
         asked: None,
         unanswered: false,
         vacant: None,
+        silent: 0,
         replaces: false,
         recalled: false,
         dismissed: None,
@@ -281,7 +285,7 @@ impl Group {
             let waits = self.workers.iter().any(|w| w.vacant.is_some());
             if gone
                 && !waits
-                && (self.is_done() || self.is_left())
+                && (self.is_done() || self.is_left() || self.is_told())
                 && now >= *over.get_or_insert(now) + LAST_ANSWER
             {
                 self.workers.iter_mut().for_each(|w| w.unanswered |= w.asked.take().is_some());
@@ -433,6 +437,12 @@ impl Group {
     /// Whether all have left as they were asked to, and some of them perhaps with all others of the job.
     fn is_left(&self) -> bool {
         self.workers.iter().filter_map(|w| w.exit.as_ref()).all(|e| e.end == PREEMPTED || e.outlived)
+    }
+
+    /// Whether all have heard that the job is over, or that nobody is there any more, and the coordinator knows as much of them.
+    fn is_told(&self) -> bool {
+        let told = End::Code(EXIT_ABORTED.into());
+        self.workers.iter().filter_map(|w| w.exit.as_ref()).all(|e| e.end == told)
     }
 
     fn signal(&self, signal: Signal) {

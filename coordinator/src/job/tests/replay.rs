@@ -403,4 +403,9 @@ fn who_has_left_and_how_many_are_wanted_are_kept_and_who_leaves_says_so_again() 
     assert_eq!((job.generation, job.wanted), (2, Some(2)));
     assert_eq!(kept.attach(&h[3], 5), Answer::Reply(Reply::Drained));
     assert!(matches!(kept.attach(&h[1], 5), Answer::Reply(Reply::Attached(Some(_), _))));
+    // Whoever was asked to stop is not wanted again, and whoever made room is once there is some.
+    kept.event(Event::Resize { workers: 4 });
+    let told = |kept: &mut Kept, index| kept.event(super::regroup::exited(index));
+    assert_eq!(told(&mut kept, 0), Answer::Reply(Reply::GoesOn(true)));
+    assert_eq!(told(&mut kept, 3), Answer::Reply(Reply::Vacant { recalled: true }));
 }

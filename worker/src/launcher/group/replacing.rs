@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 /// Between questions whether another one is wanted in the place of one that has left.
 const AGAIN: Duration = Duration::from_secs(2);
+/// Such questions in a row that nobody answers, after which nobody is there to ask.
+const SILENT: u32 = 15;
 
 impl Group {
     /// Takes note of answers whether the job goes on, and, with `restarts`, starts others for those that it goes on without.
@@ -26,6 +28,11 @@ impl Group {
             w.asked = None;
             w.unanswered = answer.is_none();
             let waited = w.vacant.take().is_some();
+            w.silent = if answer.is_none() { w.silent + 1 } else { 0 };
+            if waited && answer.is_none() && w.silent < SILENT {
+                w.vacant = Some(Instant::now() + AGAIN);
+                continue;
+            }
             let Some(answer) = answer.filter(|answer| answer.goes_on) else { continue };
             self.survives.store(true, Ordering::SeqCst);
             let Some(exit) = w.exit.as_mut() else { continue };
@@ -49,7 +56,10 @@ impl Group {
                     None
                 }
                 // The job is about to end.
-                _ if waited => continue,
+                _ if waited => {
+                    tracing::info!("no other {} is wanted any more", exit.label);
+                    continue;
+                }
                 (_, None) => {
                     tracing::warn!("{said}");
                     continue;
