@@ -9,6 +9,7 @@ use process::{end, start};
 use prost::Message;
 use raw::Raw;
 use std::net::SocketAddr;
+use std::process::Child;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
@@ -29,6 +30,9 @@ const OPENING: usize = 512;
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Longest that one worker is waited for.
+const HANGS: Duration = Duration::from_secs(300);
+
 /// What a test in the suite takes.
 const SIZES: &str = "64,256";
 
@@ -47,12 +51,21 @@ fn registration(i: u32, world: u32) -> RegisterRequest {
     request
 }
 
-/// Bytes of a process, by the name that `/proc/PID/status` has for them.
-fn memory(pid: u32, what: &str) -> f64 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = text.lines().find_map(|l| l.strip_prefix(what)).unwrap();
-    let kib: f64 = line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().unwrap();
-    kib / 1024.0
+/// MiB of a process, by the name that `/proc/PID/status` has for them; none of one that has ended.
+fn memory(pid: u32, what: &str) -> Option<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix(what))?;
+    let kib: f64 = line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().ok()?;
+    Some(kib / 1024.0)
+}
+
+/// A process that ends with its test.
+struct Held(Option<Child>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.iter_mut().for_each(|child| drop(child.kill()));
+    }
 }
 
 /// The state machine, which is handed events one after the other.
@@ -85,9 +98,9 @@ fn lap(since: &mut Instant) -> f64 {
 }
 
 #[test]
-fn the_state_machine_takes_time_and_memory_in_proportion_to_its_workers() {
+fn the_state_machine_brings_many_workers_together() {
     for world in sizes() {
-        let before = memory(std::process::id(), "VmRSS");
+        let before = memory(std::process::id(), "VmRSS").unwrap();
         let config = CoordinatorConfig::new("127.0.0.1:0", world);
         let mut machine = Machine { job: Some(Job::new(&config, 1)), config, begun: Instant::now() };
         // Made by the workers.
@@ -129,7 +142,7 @@ fn the_state_machine_takes_time_and_memory_in_proportion_to_its_workers() {
             machine.reply(beat);
         }
         let connected = lap(&mut since);
-        let grown = memory(std::process::id(), "VmRSS") - before;
+        let grown = memory(std::process::id(), "VmRSS").unwrap() - before;
         println!(
             "rendezvous of {world}, state machine: {:.2} s (registered {registered:.2} s, plans {planned:.2} s of {:.0} MB, store {read:.2} s, connected {connected:.2} s); it holds {grown:.0} MiB",
             begun.elapsed().as_secs_f64(),
@@ -193,22 +206,27 @@ async fn a_coordinator_brings_many_workers_together_over_real_connections() {
     for world in sizes() {
         let (mut child, address) = start(&["--world-size", &world.to_string()]);
         let mut log = child.stderr.take().unwrap();
-        let told =
-            tokio::task::spawn_blocking(move || std::io::copy(&mut log, &mut std::io::sink()).unwrap());
-        let (pid, idle) = (child.id(), memory(child.id(), "VmHWM"));
+        let told = std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()).unwrap());
+        let (pid, idle) = (child.id(), memory(child.id(), "VmHWM").unwrap());
+        let mut child = Held(Some(child));
         let opening = Arc::new(Semaphore::new(OPENING));
         let begun = Instant::now();
         let workers: Vec<_> =
             (0..world).map(|i| tokio::spawn(worker(address, i, world, opening.clone()))).collect();
         let mut slowest = Duration::ZERO;
+        // Read as often as one has done: with the last one the coordinator ends.
+        let mut most = idle;
         for worker in workers {
-            slowest = slowest.max(worker.await.expect("every worker has its generation"));
+            let took = tokio::time::timeout(HANGS, worker).await.expect("no worker waits for ever");
+            slowest = slowest.max(took.expect("every worker has its generation"));
+            most = memory(pid, "VmHWM").unwrap_or(most);
         }
         let took = begun.elapsed().as_secs_f64();
-        let grown = memory(pid, "VmHWM") - idle;
+        let grown = most - idle;
+        let child = child.0.take().unwrap();
         let (status, _) = tokio::task::spawn_blocking(move || end(child)).await.unwrap();
         assert_eq!(status.code(), Some(0));
-        let bytes = told.await.unwrap();
+        let bytes = told.join().unwrap();
         println!(
             "rendezvous of {world}, real connections: {took:.2} s until all had their generation and its key, and had left (the slowest {:.2} s after its plan); the coordinator's memory grew by {grown:.0} MiB at most, its log has {bytes} bytes",
             slowest.as_secs_f64()

@@ -180,7 +180,14 @@ fn a_job_is_made_smaller_and_larger_while_it_runs_and_what_cannot_be_is_refused(
     assert!(said(&done).contains("rank 2 (host b"), "{}", said(&done));
     let at = job.steps().last().copied().unwrap();
     job.until(at + 3);
-    let status = job.status();
+    let until = Instant::now() + Duration::from_secs(60);
+    let status = loop {
+        let status = job.status();
+        if status["phase"] == "running" && status["generation"] == 2 || Instant::now() > until {
+            break status;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
     assert_eq!((&status["wanted_workers"], &status["phase"]), (&2.into(), &"running".into()), "{status}");
     assert!(status["members"].as_array().unwrap().iter().any(|m| m["state"] == "drained"), "{status}");
     // The launcher whose worker has left starts another one.

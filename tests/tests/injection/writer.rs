@@ -6,6 +6,7 @@ use super::judge;
 use octrain::checkpoint;
 use octrain_tests::binary;
 use octrain_tests::run::SMALL;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -36,15 +37,14 @@ pub struct Begun {
 
 fn train(strace: &[&str], output: &Path, steps: u64, goes_on: bool) -> Output {
     let octrain = binary("octrain");
-    let mut command = match strace {
-        [] => Command::new(octrain),
-        with => {
-            let mut command = Command::new("strace");
-            // Not with --seccomp-bpf, which injects nothing into threads.
-            command.args(["-f", "-qq"]).args(with).arg(octrain);
-            command
-        }
-    };
+    // One that hangs ends with 124, or 137, and is not taken for killed.
+    let mut command = Command::new("timeout");
+    command.args(["--kill-after=5", "180"]);
+    if !strace.is_empty() {
+        // Not with --seccomp-bpf, which injects nothing into threads.
+        command.args(["strace", "-f", "-qq"]).args(strace);
+    }
+    command.arg(octrain);
     command.arg("train").args(SMALL).args([
         "--nproc",
         "1",
@@ -116,8 +116,13 @@ pub fn kill(draw: &mut Draw, begun: &Begun) -> (String, Seen) {
     let inject = format!("inject={call}:signal=KILL:when={which}");
     let ended =
         train(&["-e", &format!("trace={call}"), "-e", &inject, "-o", "/dev/null"], &output, STEPS, true);
-    let killed = !ended.status.success();
-    let mut outcome = found(&output, begun, killed);
+    // The launcher of one that was killed tells so.
+    let told = octrain_tests::run::said(&ended);
+    let killed = ended.status.signal() == Some(9) || told.contains("was killed by signal 9");
+    let ended_well = killed || ended.status.success();
+    let outcome =
+        if ended_well { Ok(()) } else { Err(format!("it was not killed, and ended with {}", ended.status)) };
+    let mut outcome = outcome.and_then(|()| found(&output, begun, killed));
     if outcome.is_ok() && draw.below(10) == 0 {
         let again = train(&[], &output, STEPS, true);
         outcome = match again.status.success() {

@@ -331,7 +331,9 @@ mod tests {
             .collect();
         let code = include_str!("advice.rs").split("#[cfg(test)]").next().unwrap_or_default();
         let name = |text: &str| {
-            let end = text.find(|c: char| !c.is_ascii_lowercase() && c != '-').unwrap_or(text.len());
+            let end = text
+                .find(|c: char| !c.is_ascii_lowercase() && !c.is_ascii_digit() && c != '-')
+                .unwrap_or(text.len());
             text[..end].to_string()
         };
         let advised: Vec<String> = code.split("--").skip(1).map(name).filter(|n| !n.is_empty()).collect();

@@ -109,6 +109,9 @@ pub enum Survival {
 /// Between questions whether the job goes on, until the coordinator is there to answer one.
 const ASK: Duration = Duration::from_secs(1);
 
+/// How long a launcher asks a coordinator that does not answer, where that keeps no journal, in a job that goes on.
+const STANDS_STILL: Duration = Duration::from_secs(10);
+
 /// Becomes true once it is known that the job goes on without some of its workers; with that, `absence` becomes how many milliseconds
 /// it goes on without its coordinator.
 fn survives(survival: Survival, place: Option<&Place>, absence: &Arc<AtomicU64>) -> Arc<AtomicBool> {
@@ -193,6 +196,7 @@ pub fn supervise(workers: Vec<(Place, WorkerCommand)>, survival: Survival, resta
     let replacing = Arc::clone(&all);
     let replace: Option<Replace> =
         tells.then(|| Arc::new(move |index: usize| another(&replacing, index)) as Replace);
+    let going_on = Arc::clone(&survives);
     let ended = move |ended: &Ended| {
         let Supervised { place, token, .. } = known(&all, ended.index)?;
         let who = Exited {
@@ -205,7 +209,10 @@ pub fn supervise(workers: Vec<(Place, WorkerCommand)>, survival: Survival, resta
             status: ended.end.to_string(),
             token,
         };
+        // A coordinator that stands still for a moment is asked again, as workers bear it.
+        let moment = going_on.load(Ordering::SeqCst).then_some(STANDS_STILL);
         let absence = Some(Duration::from_millis(absence.load(Ordering::SeqCst))).filter(|t| !t.is_zero());
+        let absence = absence.or(moment);
         let told = session::exited(&who, absence);
         let unheard = |e| tracing::debug!("the coordinator was not told that a worker {}: {e}", ended.end);
         let (goes_on, vacancy) = told.map_err(unheard).ok()?;

@@ -157,8 +157,8 @@ struct Worker {
     unanswered: bool,
     /// It has left as fewer workers are wanted: when it is asked again whether another one is.
     vacant: Option<Instant>,
-    /// Questions about it in a row that nobody answered.
-    silent: u32,
+    /// Since when questions about it have not been answered.
+    silent: Option<Instant>,
     /// It was started for one that had died.
     replaces: bool,
     /// One of its place had left as fewer were wanted, and another one was wanted again.
@@ -250,7 +250,7 @@ fn start(program: &Path, w: WorkerCommand) -> Result<Worker, LaunchError> {
         asked: None,
         unanswered: false,
         vacant: None,
-        silent: 0,
+        silent: None,
         replaces: false,
         recalled: false,
         dismissed: None,
@@ -283,11 +283,9 @@ impl Group {
             let now = Instant::now();
             let gone = self.workers.iter().all(|w| w.exit.is_some());
             let waits = self.workers.iter().any(|w| w.vacant.is_some());
-            if gone
-                && !waits
-                && (self.is_done() || self.is_left() || self.is_told())
-                && now >= *over.get_or_insert(now) + LAST_ANSWER
-            {
+            let last = gone && !waits && (self.is_done() || self.is_left() || self.is_told());
+            over = last.then(|| over.unwrap_or(now));
+            if over.is_some_and(|at| now >= at + LAST_ANSWER) {
                 self.workers.iter_mut().for_each(|w| w.unanswered |= w.asked.take().is_some());
             }
             if gone && !waits && self.workers.iter().all(|w| w.asked.is_none() || !self.survives()) {

@@ -60,10 +60,11 @@ pub(super) fn connect(options: SessionOptions) -> Result<Session, SessionError> 
     };
     let tasks = background::start(&connection, &shared, rhythm);
     // From here on, dropping the session ends its tasks.
-    let (plan, reported) = (BuildPlan::default(), AtomicBool::new(false));
+    let (plan, reported, unheard) = (BuildPlan::default(), AtomicBool::new(false), AtomicBool::new(false));
     let interrupted = Arc::clone(&options.interrupted);
     let own = generation::Own::of(&options);
-    let mut session = Session { connection, shared, plan, rhythm, tasks, own, reported, interrupted };
+    let mut session =
+        Session { connection, shared, plan, rhythm, tasks, own, reported, unheard, interrupted };
     let (plan, formed, joins) = match wait_for_plan(&session, &options) {
         Ok(done) => done,
         Err(e) => {

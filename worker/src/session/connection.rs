@@ -67,14 +67,14 @@ impl Connection {
         }
     }
 
-    /// Tells the coordinator why this worker ends, within a time.
+    /// Tells the coordinator why this worker ends, within a time; whether it has heard that.
     pub(super) fn report_failure(
         &self,
         generation: u64,
         message: &str,
         kind: FailureKind,
         patience: Duration,
-    ) {
+    ) -> bool {
         let request = ReportFailureRequest {
             header: Some(self.header_of(generation)),
             message: line(message, MAX_MESSAGE),
@@ -83,9 +83,10 @@ impl Connection {
         let told = self.call("report_failure", Instant::now() + patience, async |mut client| {
             client.report_failure(request.clone()).await
         });
-        if let Err(e) = told {
+        if let Err(e) = &told {
             tracing::warn!("the coordinator could not be told of the failure: {e}");
         }
+        told.is_ok()
     }
 }
 

@@ -56,6 +56,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+/// Longest wait of a worker that fails for a coordinator that may come back: its launcher ends it soon after a minute, and it may
+/// have something to save.
+const LAST_WORD: Duration = Duration::from_secs(40);
+
 /// This worker's membership in a job.
 pub struct Session {
     connection: Arc<Connection>,
@@ -66,6 +70,8 @@ pub struct Session {
     own: generation::Own,
     /// The coordinator was told that this worker cannot go on.
     reported: AtomicBool,
+    /// Though it was to be told, it has not heard it.
+    unheard: AtomicBool,
     /// Whether this process was asked to stop.
     interrupted: Arc<dyn Fn() -> bool + Send + Sync>,
 }
@@ -152,7 +158,9 @@ impl Session {
     /// while it cleans up reports first.
     pub fn report_failure(&self, message: &str, kind: FailureKind) {
         if !self.reported.swap(true, Ordering::SeqCst) {
-            self.connection.report_failure(self.generation().number(), message, kind, self.rhythm.hearing());
+            let (generation, patience) = (self.generation().number(), self.rhythm.hearing().min(LAST_WORD));
+            let told = self.connection.report_failure(generation, message, kind, patience);
+            self.unheard.store(!told, Ordering::SeqCst);
         }
     }
 
@@ -167,7 +175,9 @@ impl Session {
         if self.shared.abort().is_none() {
             self.report_failure(message, kind);
         }
-        self.shared.wait_abort(self.rhythm.verdict())
+        // Of what it has not heard it will say nothing.
+        let unheard = self.unheard.load(Ordering::SeqCst);
+        self.shared.wait_abort(if unheard { Duration::ZERO } else { self.rhythm.verdict() })
     }
 
     /// Ends this worker's part in the job after an error: reports it, if that was not done, waits for the coordinator's verdict (as

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 /// Between questions whether another one is wanted in the place of one that has left.
 const AGAIN: Duration = Duration::from_secs(2);
-/// Such questions in a row that nobody answers, after which nobody is there to ask.
-const SILENT: u32 = 15;
+/// Time without an answer after which nobody is there to ask.
+const SILENT: Duration = Duration::from_secs(30);
 
 impl Group {
     /// Takes note of answers whether the job goes on, and, with `restarts`, starts others for those that it goes on without.
@@ -28,8 +28,9 @@ impl Group {
             w.asked = None;
             w.unanswered = answer.is_none();
             let waited = w.vacant.take().is_some();
-            w.silent = if answer.is_none() { w.silent + 1 } else { 0 };
-            if waited && answer.is_none() && w.silent < SILENT {
+            let now = Instant::now();
+            w.silent = answer.is_none().then(|| w.silent.unwrap_or(now));
+            if waited && w.silent.is_some_and(|since| now < since + SILENT) {
                 w.vacant = Some(Instant::now() + AGAIN);
                 continue;
             }
