@@ -19,9 +19,33 @@ pub(super) fn rename(folder: &Path, from: &str, to: &str) -> Result<(), Checkpoi
     sync_folder(folder)
 }
 
+/// Renames the finished folder into place; one of the same name is replaced, in one call where the file system has it: in two,
+/// a writer that is killed between them leaves none of that name, until the next one puts the old one back.
+pub(super) fn put(root: &Path, partial: &Path, target: &Path) -> Result<(), CheckpointError> {
+    if !target.exists() {
+        fs::rename(partial, target).map_err(CheckpointError::io("rename", target))?;
+        return sync_folder(root);
+    }
+    let old = match exchange(partial, target)? {
+        true => match sync_folder(root) {
+            Ok(()) => partial.to_path_buf(),
+            // What was there is there again, as far as this disk does anything.
+            Err(e) => return exchange(partial, target).and(Err(e)),
+        },
+        false => {
+            let old = partial.with_extension("old");
+            fs::rename(target, &old).map_err(CheckpointError::io("move away", target))?;
+            fs::rename(partial, target).map_err(CheckpointError::io("rename", target))?;
+            old
+        }
+    };
+    sync_folder(root)?;
+    fs::remove_dir_all(&old).map_err(CheckpointError::io("remove the replaced", &old))
+}
+
 /// Puts `new` in the place of `old`, which is there, and `old` in the place of `new`: no moment is without either. False where the
 /// file system has no such call, and nothing was changed.
-pub(super) fn exchange(new: &Path, old: &Path) -> Result<bool, CheckpointError> {
+fn exchange(new: &Path, old: &Path) -> Result<bool, CheckpointError> {
     match rustix::fs::renameat_with(CWD, new, CWD, old, RenameFlags::EXCHANGE) {
         Ok(()) => Ok(true),
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(false),

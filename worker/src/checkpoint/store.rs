@@ -3,7 +3,7 @@
 //! `ROOT/<epochs completed>/` at the end of an epoch, `ROOT/<epochs completed>-<steps>/` within one. A folder is
 //! written under a hidden name, its manifest last, and renamed when everything in it is synced.
 
-use super::atomic::{exchange, sync_folder, write_synced};
+use super::atomic::{put, sync_folder, write_synced};
 use super::manifest::{FileEntry, Manifest, Position};
 use super::{CheckpointError, Origin, StartedFrom, State, foreign, network, not_finite, stored, tensors};
 use crate::config::CheckpointChoice;
@@ -173,30 +173,6 @@ fn fill(partial: &Path, snapshot: &Snapshot) -> Result<(), CheckpointError> {
     let path = partial.join(MANIFEST);
     write_synced(&path, &stored::write(&path, &manifest)?)?;
     sync_folder(partial)
-}
-
-/// Renames the finished folder into place; one of the same name is replaced, in one call where the file system has it: in two,
-/// a writer that is killed between them leaves none of that name, until the next one puts the old one back.
-fn put(root: &Path, partial: &Path, target: &Path) -> Result<(), CheckpointError> {
-    if !target.exists() {
-        fs::rename(partial, target).map_err(CheckpointError::io("rename", target))?;
-        return sync_folder(root);
-    }
-    let old = match exchange(partial, target)? {
-        true => match sync_folder(root) {
-            Ok(()) => partial.to_path_buf(),
-            // What was there is there again, as far as this disk does anything.
-            Err(e) => return exchange(partial, target).and(Err(e)),
-        },
-        false => {
-            let old = partial.with_extension("old");
-            fs::rename(target, &old).map_err(CheckpointError::io("move away", target))?;
-            fs::rename(partial, target).map_err(CheckpointError::io("rename", target))?;
-            old
-        }
-    };
-    sync_folder(root)?;
-    fs::remove_dir_all(&old).map_err(CheckpointError::io("remove the replaced", &old))
 }
 
 /// A checkpoint itself, where it is the one that is wanted.
