@@ -79,7 +79,7 @@ pub(super) fn connect(options: SessionOptions) -> Result<Session, SessionError> 
         trust(&plan, &registered, &options).and_then(|()| generation::trust(&formed, &plan, &session.own));
     if let Err(why) = trusted {
         let said = format!("refuses its plan: {why}");
-        session.connection.report_failure(formed.number, &said, FailureKind::Configuration, ANSWER);
+        session.connection.report_failure(formed.number, &said, FailureKind::Configuration, ANSWER, || false);
         return Err(SessionError::Plan(why));
     }
     // In a job that outlives its workers, one may be lost while others still wait for their plan.

@@ -67,21 +67,34 @@ impl Connection {
         }
     }
 
-    /// Tells the coordinator why this worker ends, within a time; whether it has heard that.
+    /// Tells the coordinator why this worker ends, within a time, unless the job is `over` before; whether it has heard that, or needs to no more.
     pub(super) fn report_failure(
         &self,
         generation: u64,
         message: &str,
         kind: FailureKind,
         patience: Duration,
+        over: impl Fn() -> bool,
     ) -> bool {
         let request = ReportFailureRequest {
             header: Some(self.header_of(generation)),
             message: line(message, MAX_MESSAGE),
             kind: kind.into(),
         };
-        let told = self.call("report_failure", Instant::now() + patience, async |mut client| {
+        let telling = self.calling("report_failure", Instant::now() + patience, async |mut client| {
             client.report_failure(request.clone()).await
+        });
+        // A coordinator that has ended the job may be gone.
+        let over = async {
+            while !over() {
+                tokio::time::sleep(RETRY).await;
+            }
+        };
+        let told = self.runtime().block_on(async {
+            tokio::select! {
+                told = telling => told.map(|_| ()),
+                () = over => Ok(()),
+            }
         });
         if let Err(e) = &told {
             tracing::warn!("the coordinator could not be told of the failure: {e}");

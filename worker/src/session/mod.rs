@@ -159,7 +159,8 @@ impl Session {
     pub fn report_failure(&self, message: &str, kind: FailureKind) {
         if !self.reported.swap(true, Ordering::SeqCst) {
             let (generation, patience) = (self.generation().number(), self.rhythm.hearing().min(LAST_WORD));
-            let told = self.connection.report_failure(generation, message, kind, patience);
+            let over = || self.shared.abort().is_some();
+            let told = self.connection.report_failure(generation, message, kind, patience, over);
             self.unheard.store(!told, Ordering::SeqCst);
         }
     }

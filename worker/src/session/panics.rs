@@ -66,6 +66,7 @@ pub fn guarded<T>(session: &Session, work: impl FnOnce() -> T) -> Result<T, Pani
                 first,
                 FailureKind::Own,
                 super::connection::ANSWER,
+                || false,
             );
         }
         first
