@@ -21,6 +21,8 @@ mod mutant;
 mod process;
 #[path = "simulation/rng.rs"]
 mod rng;
+#[path = "simulation/sizes.rs"]
+mod sizes;
 #[path = "simulation/training.rs"]
 mod training;
 #[path = "simulation/wire.rs"]

@@ -2,6 +2,7 @@
 
 use super::group::{Group, State};
 use super::process::{Doing, End, Process};
+use super::sizes::Sizes;
 use super::world::Setting;
 use octrain_coordinator::job::{Job, Outcome};
 use octrain_coordinator::membership::Member;
@@ -29,6 +30,8 @@ pub struct Checks {
     pub interrupted: bool,
     /// Another number of workers was wanted.
     pub resized: bool,
+    /// How many there are.
+    pub sizes: Sizes,
     /// The last generation of one that has left while the job goes on, and its step.
     parted: Vec<(u64, u64)>,
     /// When the job ended: how many were left, and whether none of them had its state.

@@ -10,7 +10,7 @@ use octrain_proto::v1::{Departure, Generation, Regroup};
 impl World {
     pub(super) fn answered(&mut self, asker: Asker, answer: Result<Reply, Refusal>) -> Result<(), String> {
         match asker {
-            Asker::Nobody => Ok(()),
+            Asker::Nobody | Asker::Operator { .. } => Ok(()),
             Asker::Launcher { process } => {
                 self.launcher_hears(process, answer);
                 Ok(())

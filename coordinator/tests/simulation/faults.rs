@@ -189,7 +189,7 @@ impl World {
                 let world = self.setting.min_world..=self.setting.world;
                 self.checks.resized |= world.contains(&workers);
                 let event = Event::Resize { workers };
-                self.after(1, 10, What::Arrive(Call { event, wait: 0, asker: Asker::Nobody }));
+                self.after(1, 10, What::Arrive(Call { event, wait: 0, asker: Asker::Operator { workers } }));
             }
             _ => {
                 p.interrupt = true;

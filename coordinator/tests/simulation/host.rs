@@ -21,6 +21,8 @@ pub enum Asker {
     Watch { process: usize },
     /// The launcher of a process that has ended.
     Launcher { process: usize },
+    /// Whoever wants another number of workers.
+    Operator { workers: u32 },
     /// Nobody waits for the answer.
     Nobody,
 }

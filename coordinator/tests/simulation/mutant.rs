@@ -39,11 +39,15 @@ pub enum Mutant {
     DrainsTheWrongOne,
     /// Whoever has left is not told so.
     KeepsWhoHasLeft,
+    /// A wish for fewer workers is taken, and nothing comes of it.
+    IgnoresResizes,
+    /// One more leaves than has to.
+    DrainsOneTooMany,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 16] = [
+    pub const ALL: [Mutant; 18] = [
         Mutant::TakesOldGenerations,
         Mutant::TakesTheFirstAsSource,
         Mutant::NamesNoSource,
@@ -60,6 +64,8 @@ impl Mutant {
         Mutant::SparesAnybody,
         Mutant::DrainsTheWrongOne,
         Mutant::KeepsWhoHasLeft,
+        Mutant::IgnoresResizes,
+        Mutant::DrainsOneTooMany,
     ];
 
     /// What it makes of an event, in the place of the decision.
@@ -91,6 +97,13 @@ impl Mutant {
                     header.member = other;
                 }
                 Some(Event::Heartbeat(header, beat))
+            }
+            (Mutant::IgnoresResizes, Event::Resize { workers }) => {
+                let size = job.plan.as_deref().map_or(workers, |plan| plan.world_size);
+                Some(Event::Resize { workers: workers.max(size) })
+            }
+            (Mutant::DrainsOneTooMany, Event::Resize { workers }) => {
+                Some(Event::Resize { workers: workers.saturating_sub(1) })
             }
             (_, event) => Some(event),
         }

@@ -4,7 +4,8 @@ use super::host::{Asker, Call, Out, header};
 use super::process::{Doing, End, Process};
 use super::worker;
 use super::world::{What, World};
-use octrain_coordinator::job::{Beat, Event, Wait};
+use octrain_coordinator::job::{Beat, Event, Reply, Wait};
+use octrain_coordinator::refusal::Refusal;
 use octrain_proto::v1::Standing;
 
 impl World {
@@ -15,6 +16,7 @@ impl World {
                 Out::Says(text) => self.say(format!("coordinator: {text}")),
                 Out::Answer(asker, answer) => {
                     self.spares(asker, &answer)?;
+                    self.sized(asker, &answer)?;
                     self.after(1, 10, What::Answer(asker, Box::new(answer)));
                 }
                 Out::Regroup(told) => {
@@ -37,6 +39,24 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// What an answer says of how many workers there are, and are to be.
+    fn sized(&mut self, asker: Asker, answer: &Result<Reply, Refusal>) -> Result<(), String> {
+        let formed = match (asker, answer) {
+            (Asker::Operator { workers }, Ok(Reply::Resized(_))) => {
+                self.checks.sizes.taken(workers);
+                None
+            }
+            (_, Ok(Reply::Attached(formed, _))) => formed.as_ref(),
+            (_, Ok(Reply::Plan(plan))) => plan.generation.as_ref(),
+            _ => None,
+        };
+        let Some(formed) = formed.filter(|formed| formed.source.is_some() || !formed.roster.is_empty())
+        else {
+            return Ok(());
+        };
+        self.checks.sizes.formed(formed.number, self.host.job(), &self.processes, self.setting.world)
     }
 
     /// Processes that a push of the coordinator's reaches.

@@ -90,6 +90,7 @@ fn train(e: &TrainError) -> Option<String> {
         | E::Config(_)
         | E::FolderChanged { .. }
         | E::Stopped(_)
+        | E::NotWanted
         | E::NothingToEvaluate
         | E::Aborted(_)
         | E::Regrouped(_) => None,

@@ -197,7 +197,7 @@ pub fn run(config: &RunConfig, place: &Place, job: Job, work: &Work) -> Result<u
             session.leave();
             return Ok(EXIT_OK);
         }
-        Ok(Err(e @ TrainError::Stopped(_))) => {
+        Ok(Err(e @ (TrainError::Stopped(_) | TrainError::NotWanted))) => {
             session.leave_interrupted();
             return Err(Exit { code: EXIT_PREEMPTED, message: e.to_string() }.into());
         }

@@ -46,7 +46,10 @@ pub fn run(config: &RunConfig, session: &Session, job: &Job, address: &str) -> R
         // Before anything is freed: a device that hangs could hold up the word for good.
         // What ends the set-up is reported by whoever adds its advice; where others go on, they wait for the word.
         let sets_up = run.is_none() && !session.survives();
-        if !sets_up && !matches!(e, TrainError::Stopped(_)) && session.abort_reason().is_none() {
+        if !sets_up
+            && !matches!(e, TrainError::Stopped(_) | TrainError::NotWanted)
+            && session.abort_reason().is_none()
+        {
             session.report_failure(&e.to_string(), e.kind_among(session.survives()));
         }
         if let Some(run) = &mut run {

@@ -90,6 +90,9 @@ pub enum TrainError {
         "asked to stop during {0}: there is nothing to save yet, and what the run started from is as it was"
     )]
     Stopped(&'static str),
+    /// It was about to be let in, and fewer workers are wanted now.
+    #[error("the job has as many workers as are wanted, since fewer are; this one did nothing in it yet")]
+    NotWanted,
     /// The validation set is empty.
     #[error("the validation set has no readable image; check the folder `val/`")]
     NothingToEvaluate,

@@ -36,10 +36,8 @@ pub(super) fn let_in(run: &mut Option<Run>, session: &Session) -> Result<bool, T
             *run = None;
             return Ok(false);
         }
-        // There is no room for it any more.
-        Err(SessionError::Interrupted(_) | SessionError::Drained) => {
-            return Err(TrainError::Stopped("the wait to be let in"));
-        }
+        Err(SessionError::Drained) => return Err(TrainError::NotWanted),
+        Err(SessionError::Interrupted(_)) => return Err(TrainError::Stopped("the wait to be let in")),
         Err(e) => return Err(TrainError::Aborted(e.to_string())),
     };
     let (number, rank, world) = (generation.number(), generation.rank(), generation.world_size());
