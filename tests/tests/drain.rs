@@ -234,7 +234,10 @@ fn one_that_waits_for_a_boundary_in_vain_leaves_all_the_same_and_is_blamed_by_no
     let (code, told) = first.end();
     second.signal("CONT", still);
     assert_eq!(code, Some(4), "{told}");
-    assert!(told.contains("it has waited 2 s for a boundary"), "{told}");
+    // Not before the time it was given, however much later a busy machine lets it go.
+    let waited = told.split("it has waited ").nth(1).and_then(|said| said.split(" s for a boundary").next());
+    let waited: u64 = waited.and_then(|said| said.parse().ok()).unwrap_or_else(|| panic!("{told}"));
+    assert!(waited >= 2, "{told}");
     let (code, told) = second.end();
     assert_eq!(code, Some(0), "{told}");
     let steps: BTreeSet<u64> = job.steps().into_iter().collect();
