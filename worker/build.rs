@@ -19,12 +19,16 @@ fn main() {
         .include("native/include")
         .includes([&include, &include.join("torch/csrc/api/include")])
         .flags(FLAGS)
+        // Without it `at::parallel_for`, a template, is a plain loop in the files that include it.
+        .flag("-fopenmp")
         .compile("octrain_native");
     loops();
     // The archives stand before these on the linker's line.
     for library in ["torch_cpu", "c10"] {
         println!("cargo:rustc-link-lib=dylib={library}");
     }
+    // libtorch's own, so that its threads and these are the same.
+    println!("cargo:rustc-link-lib=dylib:+verbatim=libgomp.so.1");
     println!("cargo:rustc-link-search=native={libtorch}/lib");
     // Where they are: beside an installed binary, else in this checkout's set-up.
     println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/../lib:{libtorch}/lib");

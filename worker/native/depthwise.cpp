@@ -4,11 +4,11 @@
 // convolutions, one channel a group, which is fifty times slower.
 #include "depthwise.h"
 
-#include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "isa.h"
 #include "octrain.h"
+#include "parallel.h"
 #include "tensors.h"
 
 namespace {

@@ -7,7 +7,6 @@
 // loops.cpp, CUDA kernels in ../kernels/fake_quant.cu, launched by ../src/native/cuda.rs.
 #include "fake_quant.h"
 
-#include <ATen/Parallel.h>
 #include <c10/core/DeviceGuard.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -16,6 +15,7 @@
 #include "device.h"
 #include "isa.h"
 #include "octrain.h"
+#include "parallel.h"
 #include "tensors.h"
 
 namespace {

@@ -7,7 +7,6 @@
 // the fake-quantized x and weight that the codes stand for.
 #include "int8.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -15,6 +14,7 @@
 
 #include "isa.h"
 #include "octrain.h"
+#include "parallel.h"
 #include "tensors.h"
 
 namespace {

@@ -6,7 +6,6 @@
 // pointwise_gpu.cpp has the one of GPUs.
 #include "pointwise_run.h"
 
-#include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cmath>
@@ -14,6 +13,7 @@
 
 #include "isa.h"
 #include "octrain.h"
+#include "parallel.h"
 #include "tensors.h"
 
 namespace {

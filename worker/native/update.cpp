@@ -1,9 +1,8 @@
 // Update rules on flat FP32 weights on the CPU: each number is read and written once.
-#include <ATen/Parallel.h>
-
 #include <cmath>
 
 #include "octrain.h"
+#include "parallel.h"
 
 namespace {
 
