@@ -3,7 +3,7 @@
 use crate::refusal::Refusal;
 use octrain_proto::v1::{
     Abort, Departure, ExitedRequest, FailureKind, Generation, GetPlanReply, GiveUpRequest, Header,
-    RegisterReply, RegisterRequest, Regroup, Standing, StatusReply, StepReport,
+    RegisterReply, RegisterRequest, Regroup, Standing, StatusReply, StepReport, Whereabouts,
 };
 use std::time::Duration;
 
@@ -109,12 +109,14 @@ pub enum Event {
 pub struct Beat {
     /// Optimizer steps that it has finished.
     pub step: u64,
-    /// Collectives that it has entered.
+    /// Collectives of its generation that it has entered.
     pub collectives: u64,
     /// It is connected to the others of its generation.
     pub connected: bool,
     /// It was asked to stop, alone.
     pub leaving: bool,
+    /// Where it is.
+    pub at: Whereabouts,
 }
 
 /// What a heartbeat is answered with.
@@ -128,6 +130,8 @@ pub struct Heard {
     pub boundary_wanted: bool,
     /// What becomes of a caller that is leaving.
     pub departure: Departure,
+    /// A hang of its generation that goes on; empty: there is none.
+    pub hang: String,
 }
 
 /// What a caller gets.
