@@ -1,8 +1,8 @@
 //! Who is in the job. Plain data and questions about it.
 
 use crate::config::CoordinatorConfig;
-use crate::job::Speed;
 use crate::ranks::{Place, natural};
+use crate::speed::Speed;
 use crate::strategy::Gpu;
 use octrain_proto::v1::{Abort, JobSpec, Standing, StepReport, Whereabouts, WorkerFacts};
 use std::collections::{BTreeMap, HashSet};

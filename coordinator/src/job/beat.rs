@@ -27,7 +27,7 @@ pub(super) fn heard(
     member.heard(now);
     // What has become of the job since it has left is nothing to it.
     if member.drained {
-        return Ok((Answer::Reply(Reply::Heartbeat(Heard::default())), None));
+        return Ok((Answer::Reply(Reply::Heartbeat(Box::default())), None));
     }
     let (dropped, joins) = (member.dropped.clone(), member.joins);
     // Nor is one in the job that is only about to come.
@@ -55,5 +55,5 @@ pub(super) fn heard(
     let boundary_wanted = !joins && join::wanted(job, header.generation);
     let hang = hang::told(job, header.generation);
     let heard = Heard { abort, regroup, boundary_wanted, departure, hang };
-    Ok((Answer::Reply(Reply::Heartbeat(heard)), reason))
+    Ok((Answer::Reply(Reply::Heartbeat(Box::new(heard))), reason))
 }

@@ -5,6 +5,7 @@ use octrain_proto::v1::{
     Abort, Departure, ExitedRequest, FailureKind, Generation, GetPlanReply, GiveUpRequest, Header,
     RegisterReply, RegisterRequest, Regroup, Standing, StatusReply, StepReport, Whereabouts,
 };
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How often a call that may wait was asked. Only the first time is a sign of life of the caller; later ones are
@@ -130,8 +131,8 @@ pub struct Heard {
     pub boundary_wanted: bool,
     /// What becomes of a caller that is leaving.
     pub departure: Departure,
-    /// A hang of its generation that goes on; empty: there is none.
-    pub hang: String,
+    /// A hang of its generation that goes on.
+    pub hang: Option<Arc<String>>,
 }
 
 /// What a caller gets.
@@ -140,7 +141,7 @@ pub struct Heard {
 pub enum Reply {
     Registered(RegisterReply),
     Plan(Box<GetPlanReply>),
-    Heartbeat(Heard),
+    Heartbeat(Box<Heard>),
     /// None: others are waited for, named by the text.
     Attached(Option<Generation>, String),
     /// The job goes on without the caller, which was to leave.

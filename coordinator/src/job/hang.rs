@@ -11,6 +11,7 @@ use crate::config::CoordinatorConfig;
 use crate::membership::{Member, NAMED, Now};
 use crate::text::{MAX_REASON, line};
 use octrain_proto::v1::{Activity, Notice, NoticeKind, Operation, Whereabouts};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Shortest pause that is a hang, among steps.
@@ -43,7 +44,7 @@ struct Told {
     /// E.g. `all_reduce 7`.
     what: String,
     /// To the workers, and in the log.
-    text: String,
+    text: Arc<String>,
 }
 
 /// What is known of the job's pace.
@@ -79,7 +80,9 @@ impl Pace {
 
 /// A worker has said where it is: whether it has moved, and what there is to learn of that.
 pub(super) fn heard(now: Now, job: &mut Job, name: &str, (step, collectives): (u64, u64), at: Whereabouts) {
-    let Some(member) = job.members.get(name).filter(|m| m.generation == job.generation && !m.joins) else {
+    let of_it = |m: &&Member| m.generation == job.generation && !m.joins;
+    // A heartbeat that was long under way says where it was.
+    let Some(member) = job.members.get(name).filter(of_it).filter(|m| collectives >= m.collectives) else {
         return;
     };
     // What counts of its steps is how many there are, not what they took.
@@ -89,8 +92,7 @@ pub(super) fn heard(now: Now, job: &mut Job, name: &str, (step, collectives): (u
         learn(now, job);
     }
     if let Some(member) = job.members.get_mut(name) {
-        member.collectives = member.collectives.max(collectives);
-        (member.at, member.beat) = (at, now);
+        (member.collectives, member.at, member.beat) = (collectives, at, now);
     }
 }
 
@@ -208,14 +210,14 @@ fn found(now: Now, job: &Job, config: &CoordinatorConfig) -> Option<(Told, Notic
         bytes: at.bytes,
         ..Notice::default()
     };
-    Some((Told { generation: job.generation, began: job.pace.moved, what, text }, notice))
+    Some((Told { generation: job.generation, began: job.pace.moved, what, text: Arc::new(text) }, notice))
 }
 
 /// Time has passed. What there is to say.
 pub(super) fn look(now: Now, job: &mut Job, config: &CoordinatorConfig) -> Option<String> {
     let Some(Told { generation, began, what, .. }) = job.pace.told.clone() else {
         let (told, notice) = found(now, job, config)?;
-        let text = told.text.clone();
+        let text = told.text.to_string();
         job.history.notice(told.began, notice);
         job.pace.told = Some(told);
         return Some(text);
@@ -233,9 +235,9 @@ pub(super) fn look(now: Now, job: &mut Job, config: &CoordinatorConfig) -> Optio
 }
 
 /// The hang of a generation that is going on.
-pub(super) fn told(job: &Job, generation: u64) -> String {
+pub(super) fn told(job: &Job, generation: u64) -> Option<Arc<String>> {
     let told = job.pace.told.as_ref().filter(|t| t.generation == generation);
-    told.map_or_else(String::new, |t| t.text.clone())
+    told.map(|t| Arc::clone(&t.text))
 }
 
 fn operation(operation: Operation, number: u64, bytes: u64) -> String {

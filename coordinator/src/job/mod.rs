@@ -58,7 +58,6 @@ pub use event::{Answer, Beat, Event, Heard, Outcome, Reply, Retirement, Wait, Wa
 use octrain_proto::v1::{Abort, AbortKind, BuildPlan, Generation, GetPlanReply, Header, Regroup};
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
-pub use straggler::Speed;
 
 /// Where the job is.
 #[derive(Debug, Clone, PartialEq)]

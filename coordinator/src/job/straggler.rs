@@ -6,6 +6,7 @@
 
 use super::{Job, Phase};
 use crate::membership::{Member, Now};
+use crate::speed::{Verdict, median, verdict};
 use octrain_core::strategy::Rank;
 use octrain_proto::v1::{Notice, NoticeKind};
 use std::time::Duration;
@@ -14,70 +15,14 @@ use std::time::Duration;
 const WINDOW: Duration = Duration::from_secs(10);
 /// Steps that every worker has done in a window.
 const STEPS: u64 = 3;
-/// Part of a new window in what is known of a worker.
-const SHARE: f64 = 0.5;
-/// Times the median above which one is slow, and below which it ceases to be.
-const SLOW: f64 = 1.5;
-const RECOVERED: f64 = 1.2;
 /// Windows in a row.
 const WINDOWS: u32 = 3;
-/// What is below this, in seconds of a step, nobody notices.
-const LEAST: f64 = 0.01;
-
-/// What is known of one worker's speed.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Speed {
-    /// Steps, and microseconds that they took it, at the beginning of the window.
-    from: (u64, u64),
-    /// Seconds of its own a step, smoothed over windows.
-    own: Option<f64>,
-    /// Windows in a row in which it was slow.
-    windows: u32,
-    /// Since when it is told to be slow.
-    slow: Option<Now>,
-}
-
-impl Speed {
-    /// Seconds that a step takes it without waiting for others, where that is known.
-    pub fn own_seconds(&self) -> Option<f64> {
-        self.own
-    }
-
-    /// Whether it was told to be slow.
-    pub fn is_slow(&self) -> bool {
-        self.slow.is_some()
-    }
-}
 
 /// The window that is under way.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Window {
     generation: u64,
     begun: Now,
-}
-
-/// What one window says of a worker.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Verdict {
-    Slow,
-    /// Neither, which changes nothing.
-    Between,
-    Well,
-}
-
-/// The smaller one in the middle: of two, one that takes twice as long as the other is slow.
-fn median(mut all: Vec<f64>) -> f64 {
-    all.sort_by(f64::total_cmp);
-    all.get(all.len().saturating_sub(1) / 2).copied().unwrap_or_default()
-}
-
-/// What a worker is by its seconds a microbatch, of which it has so many in a step.
-fn verdict(each: f64, median: f64, microbatches: usize) -> Verdict {
-    match each {
-        _ if each > SLOW * median && (each - median) * microbatches as f64 > LEAST => Verdict::Slow,
-        _ if each < RECOVERED * median => Verdict::Well,
-        _ => Verdict::Between,
-    }
 }
 
 /// Begins to look at the workers of a generation.
@@ -112,8 +57,7 @@ pub(super) fn look(now: Now, job: &mut Job) -> Option<String> {
         return None;
     }
     for m in job.members.values_mut().filter(|m| in_it(m)) {
-        let own = m.at.own_us.saturating_sub(m.speed.from.1) as f64 / 1e6 / steps(m) as f64;
-        m.speed.own = Some(m.speed.own.map_or(own, |before| before + SHARE * (own - before)));
+        m.speed.window(m.at.steps, m.at.own_us);
     }
     let each = |m: &Member| Some(m.speed.own? / share(m)? as f64);
     let median = median(job.members.values().filter(|m| in_it(m)).filter_map(each).collect());

@@ -148,8 +148,15 @@ fn state(member: &MemberStatus) -> &'static str {
         MemberStatus { left: true, .. } => "left",
         MemberStatus { joins: true, .. } => "joining",
         MemberStatus { drains: true, .. } => "draining",
-        MemberStatus { slow: true, .. } => "slow",
         _ => "here",
+    }
+}
+
+/// The same for people, who are told of a slow one there.
+fn is(member: &MemberStatus) -> &'static str {
+    match state(member) {
+        "here" if member.slow => "slow",
+        other => other,
     }
 }
 
@@ -201,7 +208,7 @@ fn seconds(ms: u64) -> String {
 
 /// A status for people.
 fn text(status: &StatusReply) -> String {
-    let here = status.members.iter().filter(|m| matches!(state(m), "here" | "draining" | "slow")).count();
+    let here = status.members.iter().filter(|m| matches!(state(m), "here" | "draining")).count();
     let least = match status.min_workers < status.expected_workers {
         true => format!(", {} are enough", status.min_workers),
         false => String::new(),
@@ -264,7 +271,7 @@ fn text(status: &StatusReply) -> String {
                     true => format!("{:.0}", 1e3 * m.own_seconds),
                     false => "-".into(),
                 };
-                let (host, silent, is) = (m.host.clone(), seconds(m.silent_ms), state(m).to_string());
+                let (host, silent, is) = (m.host.clone(), seconds(m.silent_ms), is(m).to_string());
                 let does = if m.gone || m.left || m.drained { "-".into() } else { doing(m) };
                 [rank, host, place, pid, step, data, compute, reduction, own, silent, does, is]
             })
@@ -434,7 +441,8 @@ mod tests {
         assert_eq!(doing(&at(Activity::Data, false)), "data after all_reduce 45");
         assert_eq!(doing(&MemberStatus { collectives: 0, ..at(Activity::Preparing, false) }), "prepares");
         assert_eq!(doing(&MemberStatus::default()), "-");
-        assert_eq!(state(&MemberStatus { slow: true, ..Default::default() }), "slow");
+        let slow = MemberStatus { slow: true, ..Default::default() };
+        assert_eq!((state(&slow), is(&slow)), ("here", "slow"));
     }
 
     #[test]

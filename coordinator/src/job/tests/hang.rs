@@ -23,7 +23,7 @@ fn beats(w: &mut World, h: &[Header], places: &[At]) -> Vec<String> {
         let beat = Beat { step: *step, collectives: *collectives, connected: true, at, ..Beat::default() };
         let header = Header { generation, ..header.clone() };
         match w.ok(Event::Heartbeat(header, beat)) {
-            Reply::Heartbeat(heard) => told.push(heard.hang),
+            Reply::Heartbeat(heard) => told.push(heard.hang.map_or_else(String::new, |t| t.to_string())),
             other => panic!("{other:?}"),
         }
     }

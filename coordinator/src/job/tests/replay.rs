@@ -48,7 +48,7 @@ impl Kept {
             Beat { step, collectives: 0, connected: true, leaving: false, ..Beat::default() },
         );
         match self.event(beat) {
-            Answer::Reply(Reply::Heartbeat(heard)) => heard,
+            Answer::Reply(Reply::Heartbeat(heard)) => *heard,
             other => panic!("{other:?}"),
         }
     }
