@@ -354,7 +354,7 @@ mod tests {
             loop {
                 let beat = Event::Heartbeat(
                     h0.clone(),
-                    Beat { step: 3, collectives: 0, connected: true, leaving: false },
+                    Beat { step: 3, collectives: 0, connected: true, leaving: false, ..Beat::default() },
                 );
                 if beating.ask(beat, Duration::ZERO).await.is_err() {
                     return;
@@ -383,7 +383,7 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(37 + 330 * i as u64)).await;
                 let beat = Event::Heartbeat(
                     header,
-                    Beat { step: 3, collectives: 0, connected: true, leaving: false },
+                    Beat { step: 3, collectives: 0, connected: true, leaving: false, ..Beat::default() },
                 );
                 while beating.ask(beat.clone(), Duration::ZERO).await.is_ok() {
                     tokio::time::sleep(Duration::from_secs(1)).await;

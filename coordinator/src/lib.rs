@@ -26,6 +26,7 @@ mod secret_file;
 pub mod server;
 mod service;
 pub mod spec;
+pub mod speed;
 pub mod store;
 pub mod strategy;
 pub mod term;

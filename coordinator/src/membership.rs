@@ -2,8 +2,9 @@
 
 use crate::config::CoordinatorConfig;
 use crate::ranks::{Place, natural};
+use crate::speed::Speed;
 use crate::strategy::Gpu;
-use octrain_proto::v1::{Abort, JobSpec, Standing, StepReport, WorkerFacts};
+use octrain_proto::v1::{Abort, JobSpec, Standing, StepReport, Whereabouts, WorkerFacts};
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
@@ -58,8 +59,14 @@ pub struct Member {
     pub watches: u64,
     /// Optimizer steps it has finished.
     pub step: u64,
-    /// Collectives it has entered.
+    /// Collectives of its generation that it has entered.
     pub collectives: u64,
+    /// Where it is, as it said last in its generation.
+    pub at: Whereabouts,
+    /// When it said so.
+    pub beat: Now,
+    /// How long it takes for its own part of a step.
+    pub speed: Speed,
     /// Its last report.
     pub report: Option<StepReport>,
     /// Its rank, once assigned, in the last generation that it was in.
@@ -112,6 +119,9 @@ impl Member {
             watches: 0,
             step: 0,
             collectives: 0,
+            at: Whereabouts::default(),
+            beat: now,
+            speed: Speed::default(),
             report: None,
             rank: None,
             gpu: None,

@@ -91,12 +91,14 @@ impl Coordinator for Service {
     }
 
     async fn heartbeat(&self, r: Request<HeartbeatRequest>) -> Result<Response<HeartbeatReply>, Status> {
-        let HeartbeatRequest { header: h, step, collectives, connected, leaving } = r.into_inner();
-        let beat = Beat { step, collectives, connected, leaving };
+        let HeartbeatRequest { header: h, step, collectives, connected, leaving, at } = r.into_inner();
+        let beat = Beat { step, collectives, connected, leaving, at: at.unwrap_or_default() };
         match self.ask(Event::Heartbeat(header(h)?, beat)).await? {
-            Reply::Heartbeat(Heard { abort, regroup, boundary_wanted, departure }) => {
+            Reply::Heartbeat(heard) => {
+                let Heard { abort, regroup, boundary_wanted, departure, hang } = *heard;
                 let departure = departure.into();
-                Ok(Response::new(HeartbeatReply { abort, regroup, boundary_wanted, departure }))
+                let hang = hang.map_or_else(String::new, |text| text.to_string());
+                Ok(Response::new(HeartbeatReply { abort, regroup, boundary_wanted, departure, hang }))
             }
             other => Err(unexpected(other)),
         }

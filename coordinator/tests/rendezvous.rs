@@ -192,8 +192,14 @@ async fn worker(address: SocketAddr, i: u32, world: u32, opening: Arc<Semaphore>
     let get = StoreGetRequest { header: header(), key: KEY.into(), wait_ms: 30_000 };
     let found: StoreGetReply = raw.untold("StoreGet", &get).await;
     assert!(found.found && found.value == [7; 32]);
-    let beat =
-        HeartbeatRequest { header: header(), step: 0, collectives: 1, connected: true, leaving: false };
+    let beat = HeartbeatRequest {
+        header: header(),
+        step: 0,
+        collectives: 1,
+        connected: true,
+        leaving: false,
+        ..Default::default()
+    };
     let _: HeartbeatReply = raw.untold("Heartbeat", &beat).await;
     let took = at.elapsed();
     let leave = LeaveRequest { header: header(), interrupted: false, before_plan: false };

@@ -13,6 +13,8 @@ mod facts;
 mod faults;
 #[path = "simulation/group.rs"]
 mod group;
+#[path = "simulation/hang.rs"]
+mod hang;
 #[path = "simulation/host.rs"]
 mod host;
 #[path = "simulation/mutant.rs"]

@@ -14,7 +14,7 @@ pub use recipe::{qat, recipe};
 
 /// Version of the protocol between coordinator and workers. Grows with every change that an older peer would
 /// misunderstand; peers of different versions refuse each other.
-pub const PROTOCOL_VERSION: u32 = 12;
+pub const PROTOCOL_VERSION: u32 = 13;
 
 /// Metadata key of a refused call: the kind of the refusal, in kebab case.
 pub const REFUSAL_KEY: &str = "octrain-refusal";

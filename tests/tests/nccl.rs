@@ -3,11 +3,11 @@
 
 use octrain::collective::{
     Abort, Cause, Collective, CollectiveError, Counted, MemoryStore, Nccl, NcclLibrary, Place, ReduceOp,
+    Whereabouts,
 };
 use octrain_tests::stand_in::StandIn;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tch::{Device, Kind, Tensor};
 
@@ -91,10 +91,10 @@ fn every_call_conforms_on_one_two_and_three_ranks_however_often_nccl_says_in_pro
         let stand_in = StandIn::new(script);
         on_ranks(&stand_in, world, LONG, |rank| {
             let c = rank.connect().unwrap();
-            let entered = Arc::new(AtomicU64::new(0));
-            let c = Counted::new(Box::new(c), entered.clone());
+            let at = Arc::new(Whereabouts::default());
+            let c = Counted::new(Box::new(c), at.clone());
             conforms(&c);
-            assert_eq!(entered.load(Ordering::SeqCst), 6 * (3 + rank.world as u64) + 5);
+            assert_eq!(at.entered(), 6 * (3 + rank.world as u64) + 5);
             c.finish().unwrap();
             let e = c.barrier().unwrap_err().to_string();
             assert!(e.contains("is finished"), "{e}");
@@ -276,15 +276,15 @@ fn a_rank_whose_kernel_hangs_says_so_itself_and_has_not_entered_the_call_that_th
     let stand_in = StandIn::new("rank=1 hang=device");
     // Not freed before both have ended: that would be heard.
     let ended = on_ranks(&stand_in, 2, Duration::from_secs(5), |rank| {
-        let entered = Arc::new(AtomicU64::new(0));
-        let c = Counted::new(Box::new(rank.connect().unwrap()), entered.clone());
+        let at = Arc::new(Whereabouts::default());
+        let c = Counted::new(Box::new(rank.connect().unwrap()), at.clone());
         let e = c.all_reduce(&Tensor::zeros([8], (Kind::Float, Device::Cpu)), ReduceOp::Sum).unwrap_err();
         let (cause, words, calls) = match rank.rank {
             0 => (Cause::Waited, "no answer from the other ranks within 5 s", 1),
             _ => (Cause::Own, "a kernel hangs", 0),
         };
         assert!(e.to_string().contains(words) && e.to_string().contains("all_reduce"), "{e}");
-        assert_eq!((e.cause(), entered.load(Ordering::SeqCst)), (cause, calls), "rank {}", rank.rank);
+        assert_eq!((e.cause(), at.entered()), (cause, calls), "rank {}", rank.rank);
         c
     });
     drop(ended);
@@ -348,13 +348,13 @@ fn a_group_whose_call_failed_is_freed_when_the_job_ends_though_nobody_waits_for_
 fn a_call_under_way_is_entered_when_this_rank_s_device_is_done_with_what_came_before() {
     let stand_in = StandIn::new("rank=1 hang=device");
     let ended = on_ranks(&stand_in, 2, Duration::from_secs(3), |rank| {
-        let entered = Arc::new(AtomicU64::new(0));
-        let c = Counted::new(Box::new(rank.connect().unwrap()), entered.clone());
+        let at = Arc::new(Whereabouts::default());
+        let c = Counted::new(Box::new(rank.connect().unwrap()), at.clone());
         let t = Tensor::zeros([8], (Kind::Float, Device::Cpu));
         let call = c.start_all_reduce(&t, ReduceOp::Sum, Box::new(|| ())).unwrap();
         let e = call.wait().unwrap_err();
         let (cause, calls) = if rank.rank == 0 { (Cause::Waited, 1) } else { (Cause::Own, 0) };
-        assert_eq!((e.cause(), entered.load(Ordering::SeqCst)), (cause, calls), "{e}");
+        assert_eq!((e.cause(), at.entered()), (cause, calls), "{e}");
         assert!(e.to_string().contains("(collective 1, 32 bytes)"), "{e}");
         c
     });

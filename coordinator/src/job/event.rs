@@ -3,8 +3,9 @@
 use crate::refusal::Refusal;
 use octrain_proto::v1::{
     Abort, Departure, ExitedRequest, FailureKind, Generation, GetPlanReply, GiveUpRequest, Header,
-    RegisterReply, RegisterRequest, Regroup, Standing, StatusReply, StepReport,
+    RegisterReply, RegisterRequest, Regroup, Standing, StatusReply, StepReport, Whereabouts,
 };
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How often a call that may wait was asked. Only the first time is a sign of life of the caller; later ones are
@@ -109,12 +110,14 @@ pub enum Event {
 pub struct Beat {
     /// Optimizer steps that it has finished.
     pub step: u64,
-    /// Collectives that it has entered.
+    /// Collectives of its generation that it has entered.
     pub collectives: u64,
     /// It is connected to the others of its generation.
     pub connected: bool,
     /// It was asked to stop, alone.
     pub leaving: bool,
+    /// Where it is.
+    pub at: Whereabouts,
 }
 
 /// What a heartbeat is answered with.
@@ -128,6 +131,8 @@ pub struct Heard {
     pub boundary_wanted: bool,
     /// What becomes of a caller that is leaving.
     pub departure: Departure,
+    /// A hang of its generation that goes on.
+    pub hang: Option<Arc<String>>,
 }
 
 /// What a caller gets.
@@ -136,7 +141,7 @@ pub struct Heard {
 pub enum Reply {
     Registered(RegisterReply),
     Plan(Box<GetPlanReply>),
-    Heartbeat(Heard),
+    Heartbeat(Box<Heard>),
     /// None: others are waited for, named by the text.
     Attached(Option<Generation>, String),
     /// The job goes on without the caller, which was to leave.

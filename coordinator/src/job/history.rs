@@ -1,11 +1,13 @@
-//! What became of each generation, for people: how long it took to be formed, to be connected, and to finish a step.
+//! What became of each generation, for people: how long it took to be formed, to be connected, and to finish a step; and what was
+//! noticed of the workers meanwhile.
 
 use super::{Job, Phase};
 use crate::membership::Now;
-use octrain_proto::v1::PastGeneration;
+use octrain_proto::v1::{Notice, PastGeneration};
 use std::collections::VecDeque;
+use std::time::Duration;
 
-/// Generations that are remembered.
+/// Generations, and notices, that are remembered.
 const KEPT: usize = 16;
 
 /// One generation. Times are this coordinator's.
@@ -29,9 +31,13 @@ struct Past {
     awaited: String,
 }
 
-/// The last generations, oldest first.
+/// The last generations and notices, oldest first.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct History(VecDeque<Past>);
+pub(super) struct History {
+    generations: VecDeque<Past>,
+    /// With when they began.
+    notices: VecDeque<(Now, Notice)>,
+}
 
 impl History {
     /// A generation is to come, since the one before it is over.
@@ -42,13 +48,13 @@ impl History {
         let awaited = String::new();
         let past =
             Past { generation, workers, why, begun: now, from, reached, formed, connected, stepped, awaited };
-        self.0.push_back(past);
-        self.0.drain(..self.0.len().saturating_sub(KEPT));
+        self.generations.push_back(past);
+        self.generations.drain(..self.generations.len().saturating_sub(KEPT));
     }
 
     /// The one to come is formed, of so many workers; they go on after step `from`.
     pub(super) fn formed(&mut self, now: Now, workers: usize, from: u64) {
-        if let Some(past) = self.0.back_mut() {
+        if let Some(past) = self.generations.back_mut() {
             (past.workers, past.from, past.reached) = (workers as u32, from, from);
             past.formed = Some(now);
         }
@@ -56,19 +62,19 @@ impl History {
 
     /// Why the last one has begun.
     pub(super) fn why(&self) -> String {
-        self.0.back().map_or_else(String::new, |past| past.why.clone())
+        self.generations.back().map_or_else(String::new, |past| past.why.clone())
     }
 
     /// A member of the current one has finished so many steps.
     pub(super) fn reached(&mut self, step: u64) {
-        if let Some(past) = self.0.back_mut() {
+        if let Some(past) = self.generations.back_mut() {
             past.reached = past.reached.max(step);
         }
     }
 
     /// Looks at the job after something has happened to it.
     pub(super) fn look(&mut self, now: Now, job: &Job) {
-        let Some(past) = self.0.back_mut() else { return };
+        let Some(past) = self.generations.back_mut() else { return };
         if past.stepped.is_some() || !matches!(job.phase, Phase::Running { .. }) {
             return;
         }
@@ -99,6 +105,34 @@ impl History {
                 stepped_ms: after(p.stepped),
             }
         };
-        self.0.iter().map(told).collect()
+        self.generations.iter().map(told).collect()
+    }
+
+    /// Steps that the state has which all of the current generation took on.
+    pub(super) fn from(&self) -> u64 {
+        self.generations.back().map_or(0, |past| past.from)
+    }
+
+    /// Something is noticed, which began at `began`.
+    pub(super) fn notice(&mut self, began: Now, notice: Notice) {
+        self.notices.push_back((began, notice));
+        self.notices.drain(..self.notices.len().saturating_sub(KEPT));
+    }
+
+    /// The last notice of those that go on of which something holds is over, having lasted so long.
+    pub(super) fn over(&mut self, lasted: Duration, of: impl Fn(&Notice) -> bool) {
+        let goes_on = |(_, n): &&mut (Now, Notice)| n.lasted_ms.is_none() && of(n);
+        if let Some((_, notice)) = self.notices.iter_mut().rev().find(goes_on) {
+            notice.lasted_ms = Some(lasted.as_millis() as u64);
+        }
+    }
+
+    /// Notices as they are told, oldest first.
+    pub(super) fn notices(&self, now: Now) -> Vec<Notice> {
+        let told = |(began, notice): &(Now, Notice)| Notice {
+            ago_ms: now.saturating_sub(*began).as_millis() as u64,
+            ..notice.clone()
+        };
+        self.notices.iter().map(told).collect()
     }
 }

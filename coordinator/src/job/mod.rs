@@ -36,6 +36,7 @@ mod departure;
 mod drain;
 mod event;
 mod failure;
+mod hang;
 mod history;
 mod join;
 mod register;
@@ -43,6 +44,7 @@ mod regroup;
 pub mod replay;
 mod saver;
 mod status;
+mod straggler;
 #[cfg(test)]
 mod tests;
 
@@ -133,6 +135,10 @@ pub struct Job {
     bereft: bool,
     /// What became of the generations.
     history: history::History,
+    /// How fast it is, and whether it hangs.
+    pace: hang::Pace,
+    /// In which its workers' speeds are compared.
+    window: straggler::Window,
     /// Who is in it.
     pub members: Members,
     /// It goes on without some of its workers.
@@ -199,6 +205,8 @@ impl Job {
             progress: (0, 0),
             bereft: false,
             history: Default::default(),
+            pace: Default::default(),
+            window: Default::default(),
             members: Members::new(),
             survives: config.survives(),
             held: None,
@@ -401,7 +409,12 @@ fn apply(now: Now, job: &mut Job, config: &CoordinatorConfig, event: Event) -> A
             job.watched = watching.then_some(now).or(job.watched);
             Ok((Answer::Reply(Reply::Status(Box::new(status::status(now, job, config)))), None))
         }
-        Event::Tick => Ok((Answer::None, failure::tick(now, job, config))),
+        Event::Tick => {
+            let first = failure::tick(now, job, config);
+            let said = [first, hang::look(now, job, config), straggler::look(now, job)];
+            let said: Vec<String> = said.into_iter().flatten().collect();
+            Ok((Answer::None, (!said.is_empty()).then(|| said.join("; "))))
+        }
         Event::HeldUp { by } => {
             job.held_up = Some((now, by));
             Ok((Answer::None, None))

@@ -1,6 +1,6 @@
 //! Registration.
 
-use super::{Answer, Applied, Job, Phase, Reply, failure, join, replay};
+use super::{Answer, Applied, Job, Phase, Reply, failure, hang, join, replay};
 use crate::config::CoordinatorConfig;
 use crate::membership::{Member, Now};
 use crate::plan::{self, Planned};
@@ -267,6 +267,7 @@ fn start(now: Now, job: &mut Job, config: &CoordinatorConfig) -> String {
             let formed = plan::generation(&plan, job.generation, roster, None);
             job.plan = Some(Box::new(plan));
             job.phase = Phase::Running { formed: Box::new(formed), since: now, suspicion: None };
+            hang::formed(now, job);
             reason
         }
         Err(e) => {

@@ -1,6 +1,8 @@
 //! One generation after another, in a job that goes on without some of its workers.
 
-use super::{Answer, Applied, Job, Phase, Reply, StoreUse, Wait, drain, failure, join, register, replay};
+use super::{
+    Answer, Applied, Job, Phase, Reply, StoreUse, Wait, drain, failure, hang, join, register, replay,
+};
 use crate::config::CoordinatorConfig;
 use crate::liveness::Lost;
 use crate::membership::{Member, NAMED, Now};
@@ -288,6 +290,7 @@ pub(super) fn form(now: Now, job: &mut Job) -> Option<String> {
         places.len()
     );
     job.phase = Phase::Running { formed: Box::new(formed), since: now, suspicion: None };
+    hang::formed(now, job);
     (job.progress.1, job.bereft) = (job.progress.1 + 1, false);
     Some(text)
 }
@@ -425,6 +428,7 @@ impl Job {
         // A step that only one which is gone had finished is done again.
         if generation == self.generation && matches!(self.phase, Phase::Running { .. }) {
             self.history.reached(step);
+            hang::stepped(self, step);
         }
         if step <= self.progress.0 {
             return;

@@ -4,7 +4,7 @@ use super::{Job, Phase, drain, regroup};
 use crate::config::CoordinatorConfig;
 use crate::membership::{Member, Now, missing};
 use octrain_proto::PROTOCOL_VERSION;
-use octrain_proto::v1::{JobPhase, MemberStatus, StatusReply};
+use octrain_proto::v1::{JobPhase, MemberStatus, Notice, StatusReply};
 use std::ops::Bound;
 
 /// The status; members in the order of ranks, then of registration.
@@ -51,6 +51,10 @@ pub(super) fn status(now: Now, job: &Job, config: &CoordinatorConfig) -> StatusR
             drains: going.contains(name),
             drained: m.drained,
             report: m.report,
+            at: Some(m.at),
+            collectives: m.collectives,
+            own_seconds: m.speed.own_seconds().unwrap_or_default(),
+            slow: m.speed.is_slow(),
         })
         .collect();
     members.sort_by_key(|m| m.rank.unwrap_or(u32::MAX));
@@ -65,6 +69,7 @@ pub(super) fn status(now: Now, job: &Job, config: &CoordinatorConfig) -> StatusR
         plan: job.plan.as_deref().cloned(),
         refusals: job.refusals.iter().map(|(_, text)| text.clone()).collect(),
         generations: job.history.told(now),
+        notices: job.notices(now),
         coordinator_timeout_ms: config.absence().map_or(0, |absence| absence.as_millis() as u64),
         term: job.term,
         wanted_workers: job.room(config) as u32,
@@ -80,6 +85,11 @@ fn running(job: &Job) -> JobPhase {
 }
 
 impl Job {
+    /// What was noticed of its workers and ended nothing, oldest first; as many as are remembered.
+    pub fn notices(&self, now: Now) -> Vec<Notice> {
+        self.history.notices(now)
+    }
+
     /// Whether the workers of the generation have found each other, as they say. One that failed before has not.
     pub(super) fn is_connected(&self) -> bool {
         self.unconnected_from("").is_none()

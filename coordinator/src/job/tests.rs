@@ -3,11 +3,13 @@
 mod blame;
 mod departure;
 mod drain;
+mod hang;
 mod history;
 mod in_vain;
 mod join;
 mod regroup;
 mod replay;
+mod straggler;
 mod survival;
 
 use super::*;
@@ -101,7 +103,7 @@ impl World {
     fn beat(&mut self, header: &Header) -> Option<Abort> {
         match self.ok(Event::Heartbeat(
             header.clone(),
-            Beat { step: 0, collectives: 0, connected: true, leaving: false },
+            Beat { step: 0, collectives: 0, connected: true, leaving: false, ..Beat::default() },
         )) {
             Reply::Heartbeat(heard) => heard.abort,
             other => panic!("{other:?}"),
@@ -190,7 +192,10 @@ fn headers_are_checked() {
     let (mut w, headers) = World::running(2);
     let good = headers[0].clone();
     let beat = |header: Header| {
-        Event::Heartbeat(header, Beat { step: 0, collectives: 0, connected: true, leaving: false })
+        Event::Heartbeat(
+            header,
+            Beat { step: 0, collectives: 0, connected: true, leaving: false, ..Beat::default() },
+        )
     };
     let stale = w.refused(beat(Header { generation: 2, ..good.clone() }));
     assert_eq!(stale, Refusal::Stale { theirs: 2, ours: 1, job: "octrain".into() });
@@ -263,7 +268,10 @@ fn only_expected_workers_are_admitted_where_they_are_named() {
 #[test]
 fn a_silent_worker_ends_the_job_and_is_named() {
     let (mut w, h) = World::running(3);
-    w.ok(Event::Heartbeat(h[1].clone(), Beat { step: 41, collectives: 0, connected: true, leaving: false }));
+    w.ok(Event::Heartbeat(
+        h[1].clone(),
+        Beat { step: 41, collectives: 0, connected: true, leaving: false, ..Beat::default() },
+    ));
     w.pass(ms(4500), &[&h[0], &h[2]]);
     assert!(w.ended.is_empty());
     w.pass(ms(500), &[&h[0], &h[2]]);
@@ -391,8 +399,10 @@ fn before_the_start_a_lost_worker_is_forgotten_and_may_be_replaced() {
     assert_eq!(w.refuse(second.clone()).kind(), "duplicate");
     w.pass(ms(5500), &[]);
     assert!(w.job.members.is_empty() && w.ended.is_empty());
-    let unknown =
-        w.refused(Event::Heartbeat(first, Beat { step: 0, collectives: 0, connected: true, leaving: false }));
+    let unknown = w.refused(Event::Heartbeat(
+        first,
+        Beat { step: 0, collectives: 0, connected: true, leaving: false, ..Beat::default() },
+    ));
     assert_eq!(unknown.kind(), "unknown-member");
     w.join(second);
     let third = w.join(request("a", 1));

@@ -47,8 +47,15 @@ pub fn messages() -> Vec<(&'static str, Vec<u8>)> {
         ),
         (
             "Heartbeat",
-            HeartbeatRequest { header: header(), step: 7, collectives: 9, connected: true, leaving: true }
-                .encode_to_vec(),
+            HeartbeatRequest {
+                header: header(),
+                step: 7,
+                collectives: 9,
+                connected: true,
+                leaving: true,
+                ..Default::default()
+            }
+            .encode_to_vec(),
         ),
         ("Watch", WatchRequest { header: header() }.encode_to_vec()),
         (
@@ -205,7 +212,7 @@ impl Member {
             step,
             collectives: step,
             connected: true,
-            leaving: false,
+            ..HeartbeatRequest::default()
         };
         let heard: HeartbeatReply = self.call("Heartbeat", &beat).await;
         assert_eq!((heard.abort, heard.regroup, heard.boundary_wanted), (None, None, false));

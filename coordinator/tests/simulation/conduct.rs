@@ -193,7 +193,7 @@ impl World {
         }
         let number = formed.number;
         (p.generation, p.joins, p.doing, p.connected) = (number, false, Doing::Train, false);
-        (p.collectives.0, p.formed) = (0, Some(formed));
+        (p.collectives, p.waits, p.formed) = (0, false, Some(formed));
         p.turn += 1;
         if p.over > number {
             self.part(process, "it was over before it began");
@@ -205,6 +205,9 @@ impl World {
     }
 
     pub(super) fn regrouped(&mut self, process: usize, told: Regroup) {
+        let Some(What::Regroup { told, .. }) = self.held_up(process, What::Regroup { process, told }) else {
+            return;
+        };
         let p = &mut self.processes[process];
         p.over = p.over.max(told.generation);
         if p.doing == Doing::Train && p.generation < told.generation {

@@ -129,7 +129,7 @@ impl World {
             return;
         }
         let process = living[self.rng.between(0, living.len() as u64 - 1) as usize];
-        let draw = self.rng.between(0, 114);
+        let draw = self.rng.between(0, 121);
         let long = self.rng.between(200, 20_000);
         let (now, until) = (self.now, self.now + long);
         self.calm = self.calm.max(if draw < 55 { now } else { until });
@@ -191,6 +191,7 @@ impl World {
                 let event = Event::Resize { workers };
                 self.after(1, 10, What::Arrive(Call { event, wait: 0, asker: Asker::Operator { workers } }));
             }
+            115..122 => self.hang(process, long),
             _ => {
                 p.interrupt = true;
                 self.checks.interrupted = true;

@@ -43,11 +43,15 @@ pub enum Mutant {
     IgnoresResizes,
     /// One more leaves than has to.
     DrainsOneTooMany,
+    /// Who waits is taken for one that is waited for.
+    MistakesWhoWaits,
+    /// Nobody is taken to wait.
+    NeverTellsOfHangs,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 18] = [
+    pub const ALL: [Mutant; 20] = [
         Mutant::TakesOldGenerations,
         Mutant::TakesTheFirstAsSource,
         Mutant::NamesNoSource,
@@ -66,6 +70,8 @@ impl Mutant {
         Mutant::KeepsWhoHasLeft,
         Mutant::IgnoresResizes,
         Mutant::DrainsOneTooMany,
+        Mutant::MistakesWhoWaits,
+        Mutant::NeverTellsOfHangs,
     ];
 
     /// What it makes of an event, in the place of the decision.
@@ -104,6 +110,15 @@ impl Mutant {
             }
             (Mutant::DrainsOneTooMany, Event::Resize { workers }) => {
                 Some(Event::Resize { workers: workers.saturating_sub(1) })
+            }
+            (Mutant::MistakesWhoWaits, Event::Heartbeat(header, mut beat)) => {
+                beat.at.waits = !beat.at.waits;
+                beat.collectives = 2 * beat.collectives + if beat.at.waits { 4 } else { 0 };
+                Some(Event::Heartbeat(header, beat))
+            }
+            (Mutant::NeverTellsOfHangs, Event::Heartbeat(header, mut beat)) => {
+                beat.at.waits = false;
+                Some(Event::Heartbeat(header, beat))
             }
             (_, event) => Some(event),
         }

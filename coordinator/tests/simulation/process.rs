@@ -1,6 +1,7 @@
 //! One worker process as the simulated machines run it: what it is doing, and what is done to it.
 
 use super::group::State;
+use super::hang::Hung;
 use octrain_proto::v1::{Departure, Generation};
 
 /// What a process is doing.
@@ -56,10 +57,14 @@ pub struct Process {
     pub joins: bool,
     /// Its generation as it was told.
     pub formed: Option<Generation>,
-    /// Collectives it has entered in its generation, and over all.
-    pub collectives: (usize, u64),
+    /// Collectives it has entered in its generation.
+    pub collectives: usize,
     /// Its weights, once it has begun.
     pub state: Option<State>,
+    /// It waits in the last of these.
+    pub waits: bool,
+    /// The last time that its trainer stood still.
+    pub hung: Option<Hung>,
     /// It was connected in this generation.
     pub connected: bool,
     /// Steps that it has finished itself, as it reports.
@@ -105,7 +110,9 @@ impl Process {
             generation: 0,
             joins: false,
             formed: None,
-            collectives: (0, 0),
+            collectives: 0,
+            waits: false,
+            hung: None,
             state: None,
             connected: false,
             stepped: 0,

@@ -17,7 +17,7 @@ impl World {
         ));
         self.gone_from_group(process);
         let p = &mut self.processes[process];
-        (p.doing, p.connected) = (Doing::Attach, false);
+        (p.doing, p.connected, p.waits) = (Doing::Attach, false, false);
         self.ask(process);
     }
 
@@ -53,7 +53,7 @@ impl World {
         self.gives_up_asking(process);
         let p = &mut self.processes[process];
         let number = p.generation;
-        let what = match (p.connected, p.collectives.0, p.state) {
+        let what = match (p.connected, p.collectives, p.state) {
             (false, ..) => Enters::Connect,
             (true, 1, state) => Enters::TakeOn(state),
             (true, _, None) => return Err(format!("process {process} trains and has no weights")),
@@ -72,9 +72,9 @@ impl World {
 
     pub(super) fn enters(&mut self, process: usize, what: Enters) -> Result<(), String> {
         let p = &mut self.processes[process];
-        let (number, rank, n) = (p.generation, p.rank(), p.collectives.0);
-        p.collectives.0 += 1;
-        p.collectives.1 += 1;
+        let (number, rank, n) = (p.generation, p.rank(), p.collectives);
+        p.collectives += 1;
+        p.waits = true;
         p.turn += 1;
         let group = self.groups.get_mut(&number).ok_or("a generation that nobody was told of")?;
         let complete =
@@ -107,6 +107,7 @@ impl World {
         let brought: Vec<Enters> = entered.values().map(|(_, what)| *what).collect();
         let source = group.source;
         let p = &mut self.processes[process];
+        p.waits = false;
         match brought[p.rank() as usize] {
             Enters::Connect => p.connected = true,
             Enters::TakeOn(own) => {

@@ -1,5 +1,6 @@
 //! Calls between processes and the coordinator, over a network that may lose them.
 
+use super::hang;
 use super::host::{Asker, Call, Out, header};
 use super::process::{Doing, End, Process};
 use super::worker;
@@ -139,8 +140,8 @@ impl World {
             return self.end(process, End::GaveUp, "the coordinator does not answer");
         }
         let (generation, step) = (p.generation, p.stepped);
-        let beat =
-            Beat { step, collectives: p.collectives.1, connected: p.connected, leaving: p.leaving.is_some() };
+        let (collectives, connected, leaving) = (p.collectives as u64, p.connected, p.leaving.is_some());
+        let beat = Beat { step, collectives, connected, leaving, at: hang::at(p) };
         let beat = Event::Heartbeat(header(p), beat);
         self.send(Call { event: beat, wait: 0, asker: Asker::Beat { process, generation } }, process);
         if self.processes[process].watch.is_none() {

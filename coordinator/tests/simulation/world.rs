@@ -124,6 +124,8 @@ pub struct World {
     /// When the last fault was over.
     pub calm: u64,
     pub(super) outcome: Option<Outcome>,
+    /// The hang that the coordinator told of last.
+    pub(super) told_of: String,
     /// Since when the coordinator stands still, on and off.
     pub(super) stands_still: u64,
     pub(super) timeout: u64,
@@ -153,6 +155,7 @@ impl World {
             told: Vec::new(),
             calm: 0,
             outcome: None,
+            told_of: String::new(),
             stands_still: 0,
             timeout,
             interval,
@@ -189,6 +192,7 @@ impl World {
                 break;
             }
         }
+        self.untold()?;
         self.checks.at_end(&self.processes, self.host.job(), &self.setting, &self.told)
     }
 
@@ -237,10 +241,13 @@ impl World {
         };
         let what = match of {
             Some(process) if !self.processes[process].lives() => return Ok(()),
-            Some(process) => match self.postponed(process, what) {
-                Some(what) => what,
-                None => return Ok(()),
-            },
+            Some(process) => {
+                let due = self.postponed(process, what);
+                match due.and_then(|what| self.held_up(process, what)) {
+                    Some(what) => what,
+                    None => return Ok(()),
+                }
+            }
             None => what,
         };
         match what {
@@ -254,6 +261,7 @@ impl World {
                     let mut out = Vec::new();
                     self.host.tick(self.now, &mut out);
                     self.leaves(out)?;
+                    self.hangs()?;
                     self.at(self.now + 50, What::Tick);
                 }
                 Ok(())

@@ -4,9 +4,13 @@ use super::Exit;
 use super::credentials::CredentialFlags;
 use crate::launcher::{EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_ERROR, EXIT_OK};
 use crate::metrics::{print, print_while_read, table};
-use crate::session::{self, JobPhase, MemberStatus, PastGeneration, SessionError, StatusReply, StepReport};
+use crate::session::{
+    self, Activity, JobPhase, MemberStatus, Notice, NoticeKind, PastGeneration, SessionError, StatusReply,
+    StepReport,
+};
 use anyhow::Result;
 use octrain_proto::PROTOCOL_VERSION;
+use octrain_proto::v1::Operation;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -148,6 +152,50 @@ fn state(member: &MemberStatus) -> &'static str {
     }
 }
 
+/// The same for people, who are told of a slow one there.
+fn is(member: &MemberStatus) -> &'static str {
+    match state(member) {
+        "here" if member.slow => "slow",
+        other => other,
+    }
+}
+
+/// What a worker does, as it said last, and in which operation of its generation it is or was.
+fn doing(member: &MemberStatus) -> String {
+    let Some(at) = member.at else { return "-".into() };
+    let does = match at.activity() {
+        _ if at.waits => "waits",
+        Activity::Preparing => "prepares",
+        Activity::Connecting => "connects",
+        Activity::Data => "data",
+        Activity::Step => "step",
+        Activity::Evaluating => "evaluates",
+        Activity::Saving => "saves",
+    };
+    match (member.collectives, operation(at.operation())) {
+        (0, _) => does.into(),
+        (n, operation) if at.waits => format!("{does} in {operation} {n}"),
+        (n, operation) => format!("{does} after {operation} {n}"),
+    }
+}
+
+/// An operation, in the protocol's word for it.
+fn operation(operation: Operation) -> String {
+    operation.as_str_name().trim_start_matches("OPERATION_").to_ascii_lowercase()
+}
+
+/// Whether a notice's subject goes on, or how long it has lasted.
+fn lasted(notice: &Notice) -> String {
+    notice.lasted_ms.map_or_else(|| "goes on".into(), |ms| format!("over after {} s", seconds(ms)))
+}
+
+fn kind(notice: &Notice) -> &'static str {
+    match notice.kind() {
+        NoticeKind::Hang => "hang",
+        NoticeKind::Slow => "slow",
+    }
+}
+
 /// The newest report of a step, of those who are there: of several, the lowest rank's.
 fn newest(status: &StatusReply) -> Option<&StepReport> {
     let there = status.members.iter().filter(|m| !m.gone && !m.drained).filter_map(|m| m.report.as_ref());
@@ -199,10 +247,12 @@ fn text(status: &StatusReply) -> String {
             "data, ms",
             "compute, ms",
             "reduction, ms",
+            "own, ms",
             "silent for, s",
+            "does",
             "is",
         ];
-        let rows: Vec<[String; 10]> = status
+        let rows: Vec<[String; 12]> = status
             .members
             .iter()
             .map(|m| {
@@ -217,8 +267,13 @@ fn text(status: &StatusReply) -> String {
                 let (place, pid, step) = (m.local_index.to_string(), m.pid.to_string(), m.step.to_string());
                 let [data, compute, reduction] =
                     [part(|r| r.data_seconds), part(|r| r.compute_seconds), part(|r| r.reduce_seconds)];
-                let (host, silent, is) = (m.host.clone(), seconds(m.silent_ms), state(m).into());
-                [rank, host, place, pid, step, data, compute, reduction, silent, is]
+                let own = match m.own_seconds > 0.0 {
+                    true => format!("{:.0}", 1e3 * m.own_seconds),
+                    false => "-".into(),
+                };
+                let (host, silent, is) = (m.host.clone(), seconds(m.silent_ms), is(m).to_string());
+                let does = if m.gone || m.left || m.drained { "-".into() } else { doing(m) };
+                [rank, host, place, pid, step, data, compute, reduction, own, silent, does, is]
             })
             .collect();
         out += &table(&headers, &rows);
@@ -240,6 +295,10 @@ fn text(status: &StatusReply) -> String {
             ["generation", "workers", "began, s ago", "formed, s", "connected, s", "next step, s", "because"];
         out += &table(&headers, &rows);
     }
+    for notice in &status.notices {
+        let ago = seconds(notice.ago_ms);
+        out += &format!("{}, {ago} s ago, {}: {}\n", kind(notice), lasted(notice), notice.message);
+    }
     for refusal in &status.refusals {
         out += &format!("refused: {refusal}\n");
     }
@@ -257,9 +316,20 @@ fn report_json(r: &StepReport) -> Value {
 /// members', and `state`.
 fn as_json(status: &StatusReply) -> Value {
     let member = |m: &MemberStatus| {
+        let at = m.at.unwrap_or_default();
         json!({
             "rank": m.rank, "host": m.host, "local_index": m.local_index, "pid": m.pid, "step": m.step,
             "silent_ms": m.silent_ms, "state": state(m), "report": m.report.as_ref().map(report_json),
+            "activity": at.activity().as_str_name().trim_start_matches("ACTIVITY_").to_ascii_lowercase(),
+            "operation": operation(at.operation()), "collectives": m.collectives,
+            "bytes": at.bytes, "waits": at.waits, "own_seconds": m.own_seconds, "slow": m.slow,
+        })
+    };
+    let notice = |n: &Notice| {
+        json!({
+            "kind": kind(n), "generation": n.generation, "ago_ms": n.ago_ms, "lasted_ms": n.lasted_ms,
+            "message": n.message, "ranks": n.ranks, "waiting": n.waiting,
+            "operation": operation(n.operation()), "number": n.number, "bytes": n.bytes,
         })
     };
     let generation = |p: &PastGeneration| {
@@ -276,6 +346,7 @@ fn as_json(status: &StatusReply) -> Value {
         "protocol_version": status.protocol_version, "term": status.term,
         "members": status.members.iter().map(member).collect::<Vec<_>>(),
         "generations": status.generations.iter().map(generation).collect::<Vec<_>>(),
+        "notices": status.notices.iter().map(notice).collect::<Vec<_>>(),
         "refusals": status.refusals,
     })
 }
@@ -283,6 +354,7 @@ fn as_json(status: &StatusReply) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use octrain_proto::v1::Whereabouts;
 
     fn status() -> StatusReply {
         let report = StepReport { step: 12, loss: 2.5, images_per_second: 100.0, ..Default::default() };
@@ -307,6 +379,16 @@ mod tests {
             term: 3,
             members: vec![MemberStatus { report: Some(report), ..member }, lost],
             generations: vec![past],
+            notices: vec![Notice {
+                kind: NoticeKind::Hang.into(),
+                message: "no progress for 6.0 s".into(),
+                ago_ms: 9000,
+                lasted_ms: Some(7500),
+                ranks: vec![1],
+                operation: Operation::AllReduce.into(),
+                number: 45,
+                ..Default::default()
+            }],
             refusals: vec!["b:0: another plan".into()],
             ..Default::default()
         }
@@ -322,6 +404,7 @@ mod tests {
             "5.50",
             "rank 1 is lost",
             "0.43",
+            "hang, 9.00 s ago, over after 7.50 s: no progress for 6.0 s",
             "refused: b:0: another plan",
         ] {
             assert!(told.contains(part), "{part} is not in\n{told}");
@@ -340,6 +423,26 @@ mod tests {
         let mut draining = status();
         draining.members[0].drains = true;
         assert!(text(&draining).contains("1 of 2 workers here"), "{}", text(&draining));
+    }
+
+    #[test]
+    fn a_worker_says_what_it_does_and_in_which_operation_it_waits() {
+        let at = |activity: Activity, waits| MemberStatus {
+            at: Some(Whereabouts {
+                activity: activity.into(),
+                operation: Operation::AllReduce.into(),
+                waits,
+                ..Default::default()
+            }),
+            collectives: 45,
+            ..Default::default()
+        };
+        assert_eq!(doing(&at(Activity::Step, true)), "waits in all_reduce 45");
+        assert_eq!(doing(&at(Activity::Data, false)), "data after all_reduce 45");
+        assert_eq!(doing(&MemberStatus { collectives: 0, ..at(Activity::Preparing, false) }), "prepares");
+        assert_eq!(doing(&MemberStatus::default()), "-");
+        let slow = MemberStatus { slow: true, ..Default::default() };
+        assert_eq!((state(&slow), is(&slow)), ("here", "slow"));
     }
 
     #[test]
@@ -369,5 +472,8 @@ mod tests {
         assert_eq!(told["report"]["step"], 12);
         assert_eq!(told["generations"][0]["formed_ms"], 430);
         assert!(told["generations"][0]["stepped_ms"].is_null());
+        let hang = &told["notices"][0];
+        assert_eq!((&hang["kind"], &hang["operation"]), (&json!("hang"), &json!("all_reduce")));
+        assert_eq!((&hang["ranks"], &hang["lasted_ms"]), (&json!([1]), &json!(7500)));
     }
 }

@@ -16,6 +16,7 @@ mod queue;
 mod rendezvous;
 #[cfg(test)]
 pub(crate) mod tests;
+mod whereabouts;
 
 pub use abort::{Abort, Attached};
 pub use calls::{Call, Calls};
@@ -29,6 +30,7 @@ pub use memory::MemoryStore;
 pub use nccl::{NCCL_VARIABLE, Nccl, NcclLibrary, Place, load_nccl};
 pub use pending::{Entered, OnTheWire, Pending};
 pub use rendezvous::{RendezvousStore, StoreError};
+pub use whereabouts::{Operation, Waiting, Whereabouts};
 
 use std::time::Instant;
 use tch::Tensor;

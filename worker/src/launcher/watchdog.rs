@@ -122,6 +122,11 @@ fn now_doing() -> MutexGuard<'static, Option<(Phase, Instant)>> {
     DOING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What this process is doing.
+pub fn phase() -> Phase {
+    now_doing().map_or(Phase::Preparing, |(phase, _)| phase)
+}
+
 /// Says what this process is doing until the answer is dropped; then it is doing again what it did before.
 pub fn doing(phase: Phase) -> Doing {
     Doing { before: now_doing().replace((phase, Instant::now())) }

@@ -7,7 +7,7 @@ use super::generation::{self, Generation};
 use super::{Session, SessionError};
 use octrain_coordinator::limits::MAX_MESSAGE;
 use octrain_coordinator::text::line;
-use octrain_proto::v1::{AttachRequest, HeartbeatReply, HeartbeatRequest, Standing};
+use octrain_proto::v1::{AttachRequest, HeartbeatReply, Standing};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -49,13 +49,7 @@ impl Session {
             return true;
         }
         let current = self.generation();
-        let request = HeartbeatRequest {
-            header: Some(self.connection.header_of(current.number())),
-            step: self.shared.step.load(Ordering::Relaxed),
-            collectives: self.shared.collectives.load(Ordering::Relaxed),
-            connected: current.is_connected(),
-            leaving: self.shared.departing.asked(),
-        };
+        let request = self.shared.beat(self.connection.header_of(current.number()), &current);
         let asked = || {
             self.connection
                 .call("heartbeat", Instant::now() + ANSWER, async |mut c| c.heartbeat(request.clone()).await)

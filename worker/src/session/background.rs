@@ -5,11 +5,12 @@ use super::departure::Departing;
 use super::error::{AbortReason, is_transient, words};
 use super::generation::Generation;
 use super::transport::Client;
+use super::whereabouts::Work;
 use crate::collective::Abort;
 use octrain_coordinator::liveness::UNHEARD;
 use octrain_proto::v1::{
-    self, AbortKind, FailureKind, HeartbeatReply, HeartbeatRequest, Regroup, ReportFailureRequest,
-    ReportStepRequest, StepReport, WatchRequest,
+    self, AbortKind, FailureKind, HeartbeatReply, Regroup, ReportFailureRequest, ReportStepRequest,
+    StepReport, WatchRequest,
 };
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -30,8 +31,8 @@ const SAY: Duration = Duration::from_secs(30);
 pub(super) struct Shared {
     /// Optimizer steps finished.
     pub step: AtomicU64,
-    /// Collectives entered.
-    pub collectives: Arc<AtomicU64>,
+    /// What the training says of itself.
+    pub work: Work,
     /// The newest step report.
     pub report: watch::Sender<Option<StepReport>>,
     /// A wish of this process to leave.
@@ -57,7 +58,7 @@ impl Shared {
     pub(super) fn new(generation: u64, departing: Departing) -> Arc<Self> {
         Arc::new(Self {
             step: AtomicU64::new(0),
-            collectives: Arc::default(),
+            work: Work::default(),
             report: watch::Sender::new(None),
             departing,
             leaving: AtomicBool::new(false),
@@ -222,6 +223,8 @@ async fn heartbeats(
     // When it was last said that nobody answers.
     let mut said: Option<Instant> = None;
     let mut leaving = false;
+    // The hang that the coordinator told of last.
+    let mut hung = String::new();
     loop {
         tokio::select! {
             _ = clock.tick() => {}
@@ -230,13 +233,10 @@ async fn heartbeats(
             () = wishes_to_leave(&shared), if !leaving => {}
             () = tokio::time::sleep(WHILE_LEAVING), if leaving => {}
         }
-        let (step, collectives) =
-            (shared.step.load(Ordering::Relaxed), shared.collectives.load(Ordering::Relaxed));
         let current = shared.current();
-        let header = Header { generation: current.number(), ..header.clone() };
-        let (number, connected) = (current.number(), current.is_connected());
-        leaving = shared.departing.asked();
-        let request = HeartbeatRequest { header: Some(header), step, collectives, connected, leaving };
+        let number = current.number();
+        let request = shared.beat(header.clone(), &current);
+        leaving = request.leaving;
         if let Some(waited) = shared.departing.overdue(Instant::now()) {
             return goes(&mut client, &shared, request.header, rhythm, waited).await;
         }
@@ -255,7 +255,7 @@ async fn heartbeats(
                 answered = Instant::now();
                 let reply = reply.into_inner();
                 shared.departing.told(reply.departure());
-                let HeartbeatReply { abort, regroup, boundary_wanted, .. } = reply;
+                let HeartbeatReply { abort, regroup, boundary_wanted, hang, .. } = reply;
                 if let Some(abort) = abort {
                     return shared.aborted(abort);
                 }
@@ -263,6 +263,11 @@ async fn heartbeats(
                 if boundary_wanted {
                     shared.boundary.store(number, Ordering::SeqCst);
                 }
+                // One worker of each host says it, once.
+                if !hang.is_empty() && hang != hung && current.mine().is_some_and(|p| p.local_rank == 0) {
+                    tracing::warn!("{hang}");
+                }
+                hung = hang;
                 continue;
             }
             Ok(Err(status)) if is_transient(&status) => words(&status),

@@ -1,9 +1,10 @@
 //! This worker among the others of one generation.
 
 use super::SessionOptions;
-use crate::collective::Abort;
+use crate::collective::{Abort, Whereabouts};
 use crate::strategy::Device;
 use octrain_proto::v1::{self, BuildPlan, CudaDevice, Placement};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Who the workers of a generation are, and when it is over. A job that ends with any of its workers has one.
@@ -14,11 +15,13 @@ pub struct Generation {
     abort: Abort,
     connected: AtomicBool,
     joins: bool,
+    at: Arc<Whereabouts>,
 }
 
 impl Generation {
     pub(crate) fn new(formed: v1::Generation) -> Self {
-        Self { formed, abort: Abort::new(), connected: AtomicBool::new(false), joins: false }
+        let (abort, at) = (Abort::new(), Arc::default());
+        Self { formed, abort, connected: AtomicBool::new(false), joins: false, at }
     }
 
     /// The place of a worker that comes to a running job, alone, until it is let in.
@@ -75,6 +78,11 @@ impl Generation {
     /// Trips once this generation is over, or the job is.
     pub fn abort(&self) -> &Abort {
         &self.abort
+    }
+
+    /// Where this worker says which collectives of the generation it enters, and waits in; heartbeats tell it.
+    pub fn whereabouts(&self) -> &Arc<Whereabouts> {
+        &self.at
     }
 
     /// The generation as it was sent, to be shown.

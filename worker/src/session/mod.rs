@@ -27,6 +27,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod transport;
+mod whereabouts;
 
 pub use ask::{Course, course, furthest, goes_on_without, resize, status};
 pub use credentials::Credentials;
@@ -38,13 +39,15 @@ pub use octrain_coordinator::spec::spec as job_spec;
 pub use octrain_coordinator::tls::{TlsError, TlsFiles};
 pub use octrain_coordinator::token::{JOB_TOKEN, JobToken, TokenError};
 pub use octrain_proto::v1::{
-    AbortKind, Backend, BuildPlan, Capabilities, CudaDevice, Determinism, FailureKind, Fp32Math, JobPhase,
-    JobSpec, LossScaling, LossScalingMode, MemberStatus, ModelFacts, PassDecision, PastGeneration, Placement,
-    QatRecipe, Setting, Standing, StatusReply, StepReport, Vacancy, WorkerFacts,
+    AbortKind, Activity, Backend, BuildPlan, Capabilities, CudaDevice, Determinism, FailureKind, Fp32Math,
+    JobPhase, JobSpec, LossScaling, LossScalingMode, MemberStatus, ModelFacts, Notice, NoticeKind,
+    PassDecision, PastGeneration, Placement, QatRecipe, Setting, Standing, StatusReply, StepReport, Vacancy,
+    WorkerFacts,
 };
 pub use options::{DRAIN_TIMEOUT, SessionOptions};
 pub use secured::Tls;
 pub use store::CoordinatorStore;
+pub use whereabouts::Loading;
 
 use crate::collective::{Abort, RendezvousStore};
 use crate::launcher::{EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_ERROR, EXIT_PREEMPTED};
@@ -53,7 +56,7 @@ use connection::{ANSWER, Connection};
 use error::AbortReason;
 use octrain_proto::v1::LeaveRequest;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Longest wait of a worker that fails for a coordinator that may come back: its launcher ends it soon after a minute, and it may
@@ -116,16 +119,6 @@ impl Session {
     pub fn report_step(&self, step: u64, metrics: StepReport) {
         self.shared.step.fetch_max(step, Ordering::Relaxed);
         self.shared.report.send_replace(Some(StepReport { step, ..metrics }));
-    }
-
-    /// Where the collectives that this worker enters are counted; heartbeats carry the number.
-    pub fn collectives(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.shared.collectives)
-    }
-
-    /// Counts, among these, another place where this worker waits for the others, its own part of it done.
-    pub fn meets(&self) {
-        self.shared.collectives.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Why the coordinator ended the job, naming the culprit; none while it goes on.

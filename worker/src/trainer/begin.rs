@@ -10,7 +10,7 @@ use super::TrainError;
 use super::job::Job;
 use super::source::{source, starts_over};
 use crate::checkpoint::{self, CheckpointError, Estate, OwnedFolder, RunFolder, RunIdentity};
-use crate::collective::StoreError;
+use crate::collective::{Operation, StoreError};
 use crate::config::{RunConfig, RunScope, RunSettings};
 use crate::launcher::signals;
 use crate::session::machine::host_name;
@@ -118,7 +118,8 @@ fn tell(session: &Session, told: &Told) -> Result<(), TrainError> {
     if session.generation().world_size() > 1 {
         let text = serde_json::to_vec(told).map_err(|e| TrainError::Config(e.to_string()))?;
         session.store().set(KEY, &text)?;
-        session.meets();
+        // Nobody is waited for here.
+        drop(session.meets(&session.generation(), Operation::Agree));
     }
     Ok(())
 }
@@ -191,8 +192,9 @@ pub(super) fn agree(
         tell(session, &told)?;
         return Ok(Begin { source, folder, run, estate, best });
     }
-    session.meets();
+    let waiting = session.meets(&generation, Operation::Agree);
     let text = decision(session)?;
+    drop(waiting);
     let told: Told = serde_json::from_slice(&text)
         .map_err(|e| TrainError::Config(format!("rank 0's decision on the start cannot be read: {e}")))?;
     if told.stop {

@@ -1,11 +1,14 @@
 //! The ranks of a generation, connected.
 
 use super::TrainError;
-use crate::collective::{Calls, Collective, CollectiveError, Counted, Gloo, Local, Nccl, Place, load_nccl};
+use crate::collective::{
+    Calls, Collective, CollectiveError, Counted, Gloo, Local, Nccl, Operation, Place, load_nccl,
+};
 use crate::data::Sharding;
 use crate::launcher::watchdog::{Phase, doing};
 use crate::optim::Sharing;
 use crate::session::{Backend, BuildPlan, Generation, Session};
+use std::sync::Arc;
 use std::time::Duration;
 use tch::Device;
 
@@ -45,7 +48,7 @@ pub(super) fn collective(
     let (plan, generation) = (session.plan(), session.generation());
     let (rank, world) = (generation.rank() as usize, generation.world_size() as usize);
     let abort = generation.abort();
-    session.meets();
+    let waiting = session.meets(&generation, Operation::Connect);
     let collective: Box<dyn Collective> = match plan.backend() {
         Backend::Local => Box::new(Local),
         Backend::Gloo => Box::new(Gloo::connect(session.store(), rank, world, address, patience, abort)?),
@@ -59,7 +62,8 @@ pub(super) fn collective(
         }
     };
     session.connected();
-    let counted = Counted::new(collective, session.collectives());
+    drop(waiting);
+    let counted = Counted::new(collective, Arc::clone(generation.whereabouts()));
     Ok(Box::new(match noted {
         Some(calls) if world > 1 => counted.noting(calls),
         _ => counted,

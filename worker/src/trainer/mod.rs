@@ -81,7 +81,9 @@ impl Run<'_> {
             }
             self.tracing.iter_mut().for_each(Tracing::before_step);
             let begun = Instant::now();
+            let loading = self.task.session.loads();
             let batches = self.local_microbatches()?;
+            drop(loading);
             let data_time = begun.elapsed();
             let outcome = self.step(&batches)?;
             self.progress.step();
@@ -229,6 +231,7 @@ impl Run<'_> {
 
     fn after_step(&mut self, outcome: &StepOutcome, data: Duration, all: Duration) -> Result<(), TrainError> {
         watchdog::took(all);
+        self.task.session.worked(all.saturating_sub(outcome.time(Stage::Reduce)));
         let images = self.task.data.sharding.global_batch() as u64;
         let seconds = |stage| outcome.time(stage).as_secs_f64();
         let metrics = StepMetrics {

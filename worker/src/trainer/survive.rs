@@ -13,7 +13,7 @@ use super::progress::Progress;
 use super::task::data_config;
 use super::{EvalResult, Run, TrainError};
 use crate::checkpoint::{Estate, OwnedFolder, RunIdentity, StartedFrom};
-use crate::collective::{Local, ReduceOp, StoreError};
+use crate::collective::{Local, Operation, ReduceOp, StoreError};
 use crate::data::Dataset;
 use crate::launcher::logging;
 use crate::metrics::{Regrouped, Reporter};
@@ -179,16 +179,18 @@ impl Run<'_> {
         let none = || TrainError::Config("the generation names no rank whose state counts".into());
         let source = generation.source().ok_or_else(none)?;
         let (session, store) = (self.task.session, self.task.session.store());
-        session.meets();
+        let waiting = session.meets(generation, Operation::Agree);
         if generation.rank() == source && generation.world_size() > 1 {
             let text = serde_json::to_vec(&self.state()).map_err(|e| TrainError::Config(e.to_string()))?;
             store.set(KEY, &text)?;
         }
         let saved = self.has_state.then(|| self.progress.saved_here());
         let sent = if generation.rank() == source {
+            drop(waiting);
             self.program.follow_rank(source as usize, self.program.place())?
         } else {
             let text = store.get(KEY, self.patience, generation.abort())?;
+            drop(waiting);
             let state: State = serde_json::from_slice(&text).map_err(|e| {
                 TrainError::Begin(StoreError::Failed(format!(
                     "the state of rank {source} cannot be read: {e}"

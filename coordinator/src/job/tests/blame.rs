@@ -79,7 +79,7 @@ impl World {
         for (header, &collectives) in headers.iter().zip(entered) {
             self.ok(Event::Heartbeat(
                 header.clone(),
-                Beat { step: 41, collectives, connected: true, leaving: false },
+                Beat { step: 41, collectives, connected: true, leaving: false, ..Beat::default() },
             ));
         }
     }

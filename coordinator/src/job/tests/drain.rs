@@ -6,7 +6,7 @@ use octrain_proto::v1::Departure;
 
 /// What a worker hears that was asked to stop, alone, or was not: what becomes of it, and whether a boundary is wanted.
 fn beat(w: &mut World, header: &Header, step: u64, leaving: bool) -> (Departure, bool) {
-    let beat = Beat { step, collectives: 1, connected: true, leaving };
+    let beat = Beat { step, collectives: 1, connected: true, leaving, ..Beat::default() };
     match w.ok(Event::Heartbeat(header.clone(), beat)) {
         Reply::Heartbeat(heard) => (heard.departure, heard.boundary_wanted),
         other => panic!("{other:?}"),

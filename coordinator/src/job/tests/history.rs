@@ -13,7 +13,10 @@ fn told(w: &mut World) -> Vec<PastGeneration> {
 
 fn step(header: &Header, generation: u64, step: u64) -> Event {
     let header = Header { generation, ..header.clone() };
-    Event::Heartbeat(header, Beat { step, collectives: 0, connected: false, leaving: false })
+    Event::Heartbeat(
+        header,
+        Beat { step, collectives: 0, connected: false, leaving: false, ..Beat::default() },
+    )
 }
 
 #[test]

@@ -23,8 +23,10 @@ fn exited_again(local_index: u32) -> Event {
 
 /// What a worker hears with its heartbeat: whether a boundary is wanted, and whether its generation is over.
 fn heard(w: &mut World, header: &Header, step: u64) -> (bool, bool) {
-    let beat =
-        Event::Heartbeat(header.clone(), Beat { step, collectives: 0, connected: true, leaving: false });
+    let beat = Event::Heartbeat(
+        header.clone(),
+        Beat { step, collectives: 0, connected: true, leaving: false, ..Beat::default() },
+    );
     match w.ok(beat) {
         Reply::Heartbeat(heard) => (heard.boundary_wanted, heard.regroup.is_some()),
         other => panic!("{other:?}"),
@@ -398,7 +400,7 @@ fn one_that_the_others_do_not_reach_is_left_out_in_time() {
         for header in h.iter().chain([&new]) {
             w.ok(Event::Heartbeat(
                 header.clone(),
-                Beat { step: 0, collectives: 0, connected: false, leaving: false },
+                Beat { step: 0, collectives: 0, connected: false, leaving: false, ..Beat::default() },
             ));
         }
         w.event(Event::Tick);

@@ -41,8 +41,10 @@ pub(super) fn formed(w: &mut World, header: &Header) -> Generation {
 }
 
 fn regroup(w: &mut World, header: &Header) -> Option<Regroup> {
-    let beat =
-        Event::Heartbeat(header.clone(), Beat { step: 0, collectives: 0, connected: true, leaving: false });
+    let beat = Event::Heartbeat(
+        header.clone(),
+        Beat { step: 0, collectives: 0, connected: true, leaving: false, ..Beat::default() },
+    );
     match w.ok(beat) {
         Reply::Heartbeat(heard) => heard.regroup,
         other => panic!("{other:?}"),
@@ -313,13 +315,19 @@ fn below_the_minimum_the_one_who_saves_is_left_and_furthest() {
     assert_eq!(saver(&w), a(2));
     // By what it has told, where none has come yet.
     let (mut w, h) = surviving(4, 3);
-    w.ok(Event::Heartbeat(h[3].clone(), Beat { step: 8, collectives: 0, connected: true, leaving: false }));
+    w.ok(Event::Heartbeat(
+        h[3].clone(),
+        Beat { step: 8, collectives: 0, connected: true, leaving: false, ..Beat::default() },
+    ));
     w.ok(exited(0));
     w.ok(exited(1));
     assert_eq!(saver(&w), a(3));
     // One that has come, of those the furthest, whatever others have told.
     let (mut w, h) = surviving(5, 4);
-    w.ok(Event::Heartbeat(h[4].clone(), Beat { step: 9, collectives: 0, connected: true, leaving: false }));
+    w.ok(Event::Heartbeat(
+        h[4].clone(),
+        Beat { step: 9, collectives: 0, connected: true, leaving: false, ..Beat::default() },
+    ));
     w.ok(exited(0));
     w.event(attach(&h[2], at(7, 2), Wait::First));
     w.event(attach(&h[3], at(8, 0), Wait::First));
@@ -336,7 +344,10 @@ fn below_the_minimum_the_one_who_saves_is_left_and_furthest() {
         w.event(attach(&h[i], at(1, u32::from(i == 1)), Wait::First));
     }
     let now = Header { generation: 2, ..h[2].clone() };
-    w.ok(Event::Heartbeat(now, Beat { step: 5, collectives: 0, connected: true, leaving: false }));
+    w.ok(Event::Heartbeat(
+        now,
+        Beat { step: 5, collectives: 0, connected: true, leaving: false, ..Beat::default() },
+    ));
     w.ok(exited(1));
     assert_eq!(saver(&w), a(2));
     // Numbers that are not finite are saved by nobody.

@@ -43,10 +43,12 @@ impl Kept {
     }
 
     fn beat(&mut self, header: &Header, step: u64) -> Heard {
-        let beat =
-            Event::Heartbeat(header.clone(), Beat { step, collectives: 0, connected: true, leaving: false });
+        let beat = Event::Heartbeat(
+            header.clone(),
+            Beat { step, collectives: 0, connected: true, leaving: false, ..Beat::default() },
+        );
         match self.event(beat) {
-            Answer::Reply(Reply::Heartbeat(heard)) => heard,
+            Answer::Reply(Reply::Heartbeat(heard)) => *heard,
             other => panic!("{other:?}"),
         }
     }

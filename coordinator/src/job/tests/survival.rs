@@ -37,7 +37,10 @@ fn a_step_that_is_finished_in_a_generation_says_that_all_of_it_are_connected() {
     };
     let beat = |w: &mut World, header: &Header, step: u64| {
         let header = header.clone();
-        w.ok(Event::Heartbeat(header, Beat { step, collectives: 0, connected: false, leaving: false }));
+        w.ok(Event::Heartbeat(
+            header,
+            Beat { step, collectives: 0, connected: false, leaving: false, ..Beat::default() },
+        ));
     };
     beat(&mut w, &h[0], 0);
     assert_eq!(phase(&mut w), JobPhase::Forming);
@@ -105,8 +108,18 @@ fn a_benchmark_ends_with_any_of_its_workers_whatever_the_minimum_says_and_says_w
 fn a_question_for_the_plan_that_comes_late_is_no_worker_that_has_come_and_has_not_begun() {
     let words: [fn(&Header) -> Event; 4] = [
         |h| Event::StoreSet { header: h.clone(), key: "k".into(), value: vec![1] },
-        |h| Event::Heartbeat(h.clone(), Beat { step: 0, collectives: 1, connected: false, leaving: false }),
-        |h| Event::Heartbeat(h.clone(), Beat { step: 0, collectives: 0, connected: true, leaving: false }),
+        |h| {
+            Event::Heartbeat(
+                h.clone(),
+                Beat { step: 0, collectives: 1, connected: false, leaving: false, ..Beat::default() },
+            )
+        },
+        |h| {
+            Event::Heartbeat(
+                h.clone(),
+                Beat { step: 0, collectives: 0, connected: true, leaving: false, ..Beat::default() },
+            )
+        },
         |h| Event::ReportStep { header: h.clone(), report: StepReport { step: 9, ..StepReport::default() } },
     ];
     for word in words {
@@ -131,7 +144,10 @@ fn a_question_for_the_plan_that_comes_late_is_no_worker_that_has_come_and_has_no
     }
     // A beat before the plan is there says nothing: this one waits for it.
     let (mut w, h) = surviving(3, 2);
-    w.ok(Event::Heartbeat(h[0].clone(), Beat { step: 0, collectives: 0, connected: false, leaving: false }));
+    w.ok(Event::Heartbeat(
+        h[0].clone(),
+        Beat { step: 0, collectives: 0, connected: false, leaving: false, ..Beat::default() },
+    ));
     w.ok(exited(2));
     w.event(attach(&h[1], None, Wait::First));
     assert!(matches!(w.plan(&h[0], Wait::First), Answer::Reply(Reply::Plan(p)) if p.generation.is_some()));

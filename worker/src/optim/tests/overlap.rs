@@ -3,9 +3,10 @@
 use super::departures::Departures;
 use super::gradient_buffer::GradientBuffer;
 use super::*;
-use crate::collective::{Abort, Calls, Cause, CollectiveError, Counted, Fault, Faulty, Gloo, MemoryStore};
+use crate::collective::{
+    Abort, Calls, Cause, CollectiveError, Counted, Fault, Faulty, Gloo, MemoryStore, Whereabouts,
+};
 use crate::strategy::{Amp, Averaging, ReduceType};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 const LONG: Duration = Duration::from_secs(120);
@@ -193,12 +194,12 @@ fn buckets_leave_before_backward_is_over_and_in_their_order() {
 /// How many collectives a rank of two enters in its first step, and in the second.
 fn calls(of: &Setting) -> [u64; 2] {
     let counts = on_ranks(2, LONG, |collective| {
-        let entered = Arc::new(AtomicU64::new(0));
-        let mut program = program(Box::new(Counted::new(collective, Arc::clone(&entered))), of, true);
+        let at = Arc::new(Whereabouts::default());
+        let mut program = program(Box::new(Counted::new(collective, Arc::clone(&at))), of, true);
         [0, 1].map(|step| {
-            let before = entered.load(Ordering::SeqCst);
+            let before = at.entered();
             step_of(&mut program, step).unwrap();
-            entered.load(Ordering::SeqCst) - before
+            at.entered() - before
         })
     });
     assert_eq!(counts[0], counts[1]);
