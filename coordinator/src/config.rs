@@ -53,6 +53,8 @@ pub struct CoordinatorConfig {
     /// Where the job's journal is kept, from which a coordinator that is started anew goes on with the job; none: the job ends
     /// with its coordinator.
     pub journal_file: Option<PathBuf>,
+    /// Where a line of JSON is appended for whatever happens; none: nowhere.
+    pub event_file: Option<PathBuf>,
     /// Time that workers go on without a coordinator that keeps a journal, before they save and end.
     pub coordinator_timeout: Duration,
 }
@@ -86,6 +88,7 @@ impl CoordinatorConfig {
             linger: Duration::from_secs(5),
             linger_for_late: Duration::ZERO,
             journal_file: None,
+            event_file: None,
             coordinator_timeout: Duration::from_secs(600),
         }
     }
@@ -173,6 +176,10 @@ impl CoordinatorConfig {
         if self.register_timeout.is_zero() {
             return Err(ConfigError::RegisterTimeout);
         }
+        if let Some(path) = self.event_file.as_ref().filter(|file| self.journal_file.as_ref() == Some(*file))
+        {
+            return Err(ConfigError::OneFile { path: path.clone() });
+        }
         if self.absence().is_some_and(|absence| absence < self.heartbeat_timeout * 2) {
             return Err(ConfigError::CoordinatorTimeout {
                 absence: self.coordinator_timeout,
@@ -258,6 +265,12 @@ pub enum ConfigError {
     /// No time to register.
     #[error("--register-timeout is 0: workers need time to come up, e.g. 300")]
     RegisterTimeout,
+    /// Two files that are one.
+    #[error("--event-file and --journal-file are both `{}`: give each a file of its own", path.display())]
+    OneFile {
+        /// Where it is.
+        path: PathBuf,
+    },
     /// Workers would wait less for a coordinator that comes back than for one that does not.
     #[error(
         "--coordinator-timeout is {absence:?}, less than twice --heartbeat-timeout, which is {heartbeat:?}: workers wait that long for any coordinator"
@@ -297,6 +310,11 @@ mod tests {
             CoordinatorConfig {
                 journal_file: Some("j".into()),
                 coordinator_timeout: Duration::from_secs(9),
+                ..good.clone()
+            },
+            CoordinatorConfig {
+                journal_file: Some("j".into()),
+                event_file: Some("j".into()),
                 ..good.clone()
             },
         ];

@@ -82,6 +82,10 @@ struct Args {
     /// Without it, the job ends with its coordinator.
     #[arg(long, value_name = "FILE", env = "OCTRAIN_JOURNAL_FILE")]
     journal_file: Option<PathBuf>,
+    /// File to which a line of JSON is appended for whatever happens to the job (workers that come, are lost and leave, generations
+    /// with what each took, the end with a report): docs/events.md has its keys.
+    #[arg(long, value_name = "FILE", env = "OCTRAIN_EVENT_FILE")]
+    event_file: Option<PathBuf>,
     /// Seconds that workers go on without a coordinator that keeps a journal; then they save and end [default: 600, or twice
     /// --heartbeat-timeout where that is longer].
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, requires = "journal_file")]
@@ -110,6 +114,7 @@ fn config(args: Args) -> Result<CoordinatorConfig> {
         register_timeout: seconds("register-timeout", args.register_timeout)?,
         linger_for_late: seconds("linger-for-late", args.linger_for_late)?,
         journal_file: args.journal_file,
+        event_file: args.event_file,
         ..CoordinatorConfig::new(args.listen, world_size)
     }
     .with_heartbeat_timeout(seconds("heartbeat-timeout", args.heartbeat_timeout)?);

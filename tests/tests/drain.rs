@@ -1,7 +1,7 @@
 //! Workers that leave a job which goes on, asked by SIGTERM or as fewer are wanted, as real processes.
 
 use octrain_tests::binary;
-use octrain_tests::run::{Running, SMALL, newest, octrain, report, said};
+use octrain_tests::run::{Running, SMALL, events, named, newest, octrain, report, said};
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
@@ -21,8 +21,18 @@ struct Job {
 
 impl Job {
     fn new(world: &str, min_world: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
         let mut coordinator = Command::new(binary("octrain-coordinator"))
-            .args(["--listen", "127.0.0.1:0", "--world-size", world, "--min-world", min_world])
+            .args([
+                "--listen",
+                "127.0.0.1:0",
+                "--world-size",
+                world,
+                "--min-world",
+                min_world,
+                "--event-file",
+            ])
+            .arg(dir.path().join("events.jsonl"))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -35,7 +45,7 @@ impl Job {
             let mut text = String::new();
             stderr.read_to_string(&mut text).map(|_| text).unwrap()
         });
-        Self { dir: tempfile::tempdir().unwrap(), address, coordinator, log }
+        Self { dir, address, coordinator, log }
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -88,17 +98,25 @@ impl Job {
             .collect()
     }
 
-    /// The coordinator's exit code and what it said.
-    fn end(mut self) -> (Option<i32>, String) {
+    /// The coordinator's exit code, what it said, and what it told of the job.
+    fn end_and_events(self) -> (Option<i32>, String, Vec<serde_json::Value>) {
+        let file = self.at("events.jsonl");
+        let (mut coordinator, log, _dir) = (self.coordinator, self.log, self.dir);
         let until = Instant::now() + SOON;
         while Instant::now() < until {
-            if let Some(status) = self.coordinator.try_wait().unwrap() {
-                return (status.code(), self.log.join().unwrap());
+            if let Some(status) = coordinator.try_wait().unwrap() {
+                return (status.code(), log.join().unwrap(), events(&file));
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        self.coordinator.kill().unwrap();
-        panic!("it does not end:\n{}", self.log.join().unwrap());
+        coordinator.kill().unwrap();
+        panic!("it does not end:\n{}", log.join().unwrap());
+    }
+
+    /// The first two of these.
+    fn end(self) -> (Option<i32>, String) {
+        let (code, log, _) = self.end_and_events();
+        (code, log)
     }
 }
 
@@ -198,8 +216,31 @@ fn a_job_is_made_smaller_and_larger_while_it_runs_and_what_cannot_be_is_refused(
         assert_eq!(code, Some(0), "{told}");
     }
     assert_eq!((job.steps(), job.worlds()), (all(60), vec![2, 3]));
-    let (address, (code, log)) = (job.address.clone(), job.end());
+    let (address, (code, log, told)) = (job.address.clone(), job.end_and_events());
     assert_eq!(code, Some(0), "{log}");
+    let course =
+        ["resized", "worker_drained", "generation_over", "generation_formed", "worker_joined", "report"];
+    let want = [
+        ("generation_formed", 1),
+        ("resized", 1),
+        ("generation_over", 1),
+        ("worker_drained", 2),
+        ("generation_formed", 2),
+        ("resized", 2),
+        ("generation_over", 2),
+        ("generation_formed", 3),
+        ("worker_joined", 3),
+        ("report", 3),
+    ];
+    assert_eq!(named(&told, &course), want.map(|(name, g)| (name.to_string(), g)), "{told:#?}");
+    let of = |name: &str, key: &str| -> Vec<serde_json::Value> {
+        told.iter().filter(|e| e["event"] == name).map(|e| e[key].clone()).collect()
+    };
+    assert_eq!(of("generation_over", "planned"), [true, true]);
+    assert_eq!(of("worker_registered", "joins"), [false, false, false, true]);
+    assert_eq!(of("worker_lost", "worker"), [0; 0]);
+    let report = &told[told.len() - 1];
+    assert_eq!([&report["drained_count"], &report["joined_count"]], [&1, &1], "{report}");
     let over = octrain(&["resize", &address, "2"]);
     assert_eq!(over.status.code(), Some(1), "{}", said(&over));
 }

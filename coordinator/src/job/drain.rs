@@ -11,6 +11,7 @@
 //! than the minimum would be left: one that was asked to stop hears that all are to.
 
 use super::{Answer, Applied, Job, Phase, Reply, join};
+use crate::chronicle::{Happening, Who};
 use crate::config::CoordinatorConfig;
 use crate::journal::Record;
 use crate::journal::record::Drained;
@@ -43,19 +44,23 @@ pub(super) fn going(job: &Job) -> Vec<String> {
 }
 
 /// A worker says whether it was asked to stop, alone; what becomes of it, and what is to be said.
-pub(super) fn asked(job: &mut Job, name: &str, leaving: bool) -> (Departure, Option<String>) {
+pub(super) fn asked(now: Now, job: &mut Job, name: &str, leaving: bool) -> (Departure, Option<String>) {
     let runs = matches!(job.phase, Phase::Running { .. } | Phase::Reforming { .. });
     let Some(member) = job.members.get_mut(name).filter(|m| leaving && m.counted()) else {
         return (Departure::None, None);
     };
     let said = std::mem::replace(&mut member.leaving, true);
-    let described = member.describe();
+    let (described, worker) = (member.describe(), Who::from(&*member));
     let goes = runs && going(job).iter().any(|other| other == name);
     let (departure, what) = match goes {
         true => (Departure::Boundary, "leaves at the next boundary between two steps"),
         false => (Departure::All, "the job does not go on without it, so all stop"),
     };
-    (departure, (!said).then(|| format!("{described} is asked to stop: {what}")))
+    if said {
+        return (departure, None);
+    }
+    job.tell(now, Happening::WorkerDraining { worker, all_stop: !goes });
+    (departure, Some(format!("{described} is asked to stop: {what}")))
 }
 
 /// How far a worker is that has come to the next generation; none: it has no state.

@@ -38,6 +38,7 @@ mod event;
 mod failure;
 mod history;
 mod join;
+mod news;
 mod register;
 mod regroup;
 pub mod replay;
@@ -46,6 +47,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 
+use crate::chronicle::{Happening, Told, seconds};
 use crate::config::CoordinatorConfig;
 use crate::journal::Record;
 use crate::membership::{Member, Members, Now, missing};
@@ -133,6 +135,8 @@ pub struct Job {
     bereft: bool,
     /// What became of the generations.
     history: history::History,
+    /// What is to be told of it.
+    news: news::News,
     /// Who is in it.
     pub members: Members,
     /// It goes on without some of its workers.
@@ -187,6 +191,8 @@ pub struct Step {
     pub wakes: Wakes,
     /// Why the state changed, for logs; none when nothing of note happened.
     pub reason: Option<String>,
+    /// What has happened, for whoever watches the job.
+    pub told: Vec<Told>,
 }
 
 impl Job {
@@ -199,6 +205,7 @@ impl Job {
             progress: (0, 0),
             bereft: false,
             history: Default::default(),
+            news: Default::default(),
             members: Members::new(),
             survives: config.survives(),
             held: None,
@@ -323,7 +330,8 @@ pub fn step(now: Now, mut job: Job, config: &CoordinatorConfig, event: Event) ->
     };
     let regroup = job.told_after(generation);
     let records = replay::changes(&mut job, before);
-    Step { job, answer, ended, regroup, records, wakes, reason }
+    let told = news::follow(now, &mut job, config, &records, ended.is_some());
+    Step { job, answer, ended, regroup, records, wakes, reason, told }
 }
 
 type Applied = Result<(Answer, Option<String>), Refusal>;
@@ -360,6 +368,7 @@ fn apply(now: Now, job: &mut Job, config: &CoordinatorConfig, event: Event) -> A
             member.spoke(header.generation);
             member.step = member.step.max(report.step);
             member.report = Some(report);
+            job.news.arrived(report.arrival);
             if report.step > 0 {
                 job.has_state(&header.member);
             }
@@ -404,6 +413,7 @@ fn apply(now: Now, job: &mut Job, config: &CoordinatorConfig, event: Event) -> A
         Event::Tick => Ok((Answer::None, failure::tick(now, job, config))),
         Event::HeldUp { by } => {
             job.held_up = Some((now, by));
+            job.tell(now, Happening::CoordinatorHeldUp { held_s: seconds(by) });
             Ok((Answer::None, None))
         }
         Event::Shutdown { why } => {

@@ -264,6 +264,7 @@ fn start(now: Now, job: &mut Job, config: &CoordinatorConfig) -> String {
             hold(job, &plan);
             job.history.begun(job.generation, Now::ZERO, "");
             job.history.formed(now, roster.len(), 0);
+            job.news.formed(now, 0);
             let formed = plan::generation(&plan, job.generation, roster, None);
             job.plan = Some(Box::new(plan));
             job.phase = Phase::Running { formed: Box::new(formed), since: now, suspicion: None };

@@ -238,6 +238,8 @@ pub fn replay(
     if replayed.term == 0 {
         return Err(senseless(records.len(), "it names no coordinator"));
     }
+    // Earlier coordinators have told of it.
+    replayed.job.told();
     Ok(replayed)
 }
 

@@ -80,6 +80,14 @@ fn running(job: &Job) -> JobPhase {
 }
 
 impl Job {
+    /// The generation that runs, and its workers, if one does.
+    pub fn runs(&self) -> Option<(u64, u32)> {
+        match &self.phase {
+            Phase::Running { formed, .. } => Some((formed.number, formed.roster.len() as u32)),
+            _ => None,
+        }
+    }
+
     /// Whether the workers of the generation have found each other, as they say. One that failed before has not.
     pub(super) fn is_connected(&self) -> bool {
         self.unconnected_from("").is_none()

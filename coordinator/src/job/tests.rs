@@ -6,6 +6,7 @@ mod drain;
 mod history;
 mod in_vain;
 mod join;
+mod news;
 mod regroup;
 mod replay;
 mod survival;
@@ -34,6 +35,7 @@ struct World {
     config: CoordinatorConfig,
     now: Now,
     ended: Vec<Outcome>,
+    told: Vec<Told>,
 }
 
 fn spec_of(changes: Value) -> JobSpec {
@@ -55,7 +57,7 @@ fn request(host: &str, local_index: u32) -> RegisterRequest {
 impl World {
     fn new(world_size: u32) -> Self {
         let config = CoordinatorConfig::new("127.0.0.1:0", world_size);
-        Self { job: Job::new(&config, 7), config, now: Now::ZERO, ended: Vec::new() }
+        Self { job: Job::new(&config, 7), config, now: Now::ZERO, ended: Vec::new(), told: Vec::new() }
     }
 
     /// A running job with workers `a:0`, `a:1`, ...
@@ -70,6 +72,7 @@ impl World {
         let step = step(self.now, self.job.clone(), &self.config, event);
         self.job = step.job;
         self.ended.extend(step.ended);
+        self.told.extend(step.told);
         step.answer
     }
 
