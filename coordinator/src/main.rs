@@ -33,6 +33,10 @@ struct Args {
     /// Fewest workers the job goes on with when it loses some; without it, the job ends with any of them.
     #[arg(long, value_name = "N", env = "OCTRAIN_MIN_WORLD")]
     min_world: Option<u32>,
+    /// Most workers the job may have once it runs: others that come are let in, and `octrain resize` goes up to it; without it,
+    /// as many as it starts with. A step must have as many microbatches.
+    #[arg(long, value_name = "N", env = "OCTRAIN_MAX_WORLD")]
+    max_world: Option<u32>,
     /// Name of the job; workers of another job are refused.
     #[arg(long, value_name = "NAME", default_value = DEFAULT_JOB, env = "OCTRAIN_JOB_ID")]
     job_id: String,
@@ -111,6 +115,7 @@ fn config(args: Args) -> Result<CoordinatorConfig> {
         job_id: args.job_id,
         generation: args.generation,
         min_world: args.min_world.unwrap_or(world_size),
+        max_world: args.max_world.unwrap_or(world_size),
         register_timeout: seconds("register-timeout", args.register_timeout)?,
         linger_for_late: seconds("linger-for-late", args.linger_for_late)?,
         journal_file: args.journal_file,

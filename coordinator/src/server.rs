@@ -287,6 +287,7 @@ fn started(address: SocketAddr, config: &CoordinatorConfig, job: &Job) -> Happen
         pid: std::process::id(),
         world_size: config.world_size,
         min_world: config.min_world,
+        max_world: config.max_world,
         phase: job.phase.name(),
     }
 }

@@ -29,6 +29,9 @@ impl Budget {
         self.room = self.room.saturating_add(more).min(AT_ONCE);
         // What is too little for a byte is kept for the next time.
         self.at += Now::from_micros(more.saturating_mul(1_000_000).div_ceil(RATE));
+        if self.room == AT_ONCE {
+            self.at = self.at.max(now);
+        }
         let Some(room) = self.room.checked_sub(bytes as u64) else {
             self.left_out += 1;
             return false;

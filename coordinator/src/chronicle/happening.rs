@@ -73,6 +73,7 @@ pub enum Happening {
         pid: u32,
         world_size: u32,
         min_world: u32,
+        max_world: u32,
         phase: &'static str,
     },
     /// A worker has come: one of those that the job waits for, or to the running job.

@@ -34,7 +34,7 @@ pub(super) fn going(job: &Job) -> Vec<String> {
     let mut here: Vec<(&String, &Member)> = job.members.iter().filter(|(_, m)| m.counted()).collect();
     here.sort_by_key(|(_, m)| (!m.leaving, Reverse(m.rank)));
     let asked = here.iter().filter(|(_, m)| m.leaving).count();
-    let wanted = job.wanted.unwrap_or(plan.world_size) as usize;
+    let wanted = job.room();
     let beyond = (here.len() - asked).saturating_sub(wanted);
     let spared = here.len().saturating_sub(plan.min_world as usize);
     if asked > spared {
@@ -91,15 +91,15 @@ pub(super) fn depart(job: &mut Job) -> Vec<String> {
 /// is room is let in.
 pub(super) fn resize(job: &mut Job, config: &CoordinatorConfig, wanted: u32) -> Applied {
     let refuse = |why| Err(Refusal::Resize(why));
-    let (min, max) = (config.min_world, config.world_size);
+    let (min, max) = (config.min_world, config.max_world);
     match &job.phase {
-        Phase::Gathering => return refuse(ResizeRefusal::NotStarted { world: max }),
+        Phase::Gathering => return refuse(ResizeRefusal::NotStarted { world: config.world_size }),
         Phase::Finished { .. } => return Err(Refusal::Finished),
         Phase::Failed { abort, .. } => return Err(Refusal::Ended(abort.clone())),
         Phase::Running { .. } | Phase::Reforming { .. } => {}
     }
     if !job.survives {
-        return refuse(ResizeRefusal::NoMinimum { world: max, held: job.held });
+        return refuse(ResizeRefusal::NoMinimum { world: config.world_size, held: job.held });
     }
     if wanted < min {
         return refuse(ResizeRefusal::TooFew { wanted, min, max });
@@ -166,7 +166,7 @@ pub(super) fn vacant(
     let reserves = |m: &Member| m.recalled.is_some_and(|at| now < at + config.register_timeout);
     let others = job.members.values().filter(|m| reserves(m)).map(Member::place);
     let others: HashSet<Place> = others.filter(|other| other != place && !taken(other)).collect();
-    let recalled = lives + others.len() < job.room(config);
+    let recalled = lives + others.len() < job.room();
     let member = job.members.get_mut(&name)?;
     // It is there, and asks: however long it waits, it is not forgotten.
     member.heard(now);
@@ -176,7 +176,7 @@ pub(super) fn vacant(
 
 impl Job {
     /// Workers that it has room for.
-    pub(super) fn room(&self, config: &CoordinatorConfig) -> usize {
-        self.wanted.unwrap_or(config.world_size) as usize
+    pub(super) fn room(&self) -> usize {
+        self.wanted.unwrap_or(self.most) as usize
     }
 }

@@ -45,7 +45,7 @@ pub(super) fn vacant(now: Now, job: &Job, config: &CoordinatorConfig, place: &Pl
             silent_ms: now.saturating_sub(other.last_seen).as_millis() as u64,
         });
     }
-    let room = job.room(config);
+    let room = job.room();
     if job.members.values().filter(|m| m.lives()).count() >= room {
         return Err(Refusal::Full { job: config.job_id.clone(), world: room as u32 });
     }
@@ -102,7 +102,7 @@ pub(super) fn plan(now: Now, job: &mut Job, header: &Header) -> Applied {
     // There is no room for it any more.
     if member.drained {
         member.told = true;
-        return Err(Refusal::Full { job: plan.job_id.clone(), world: job.wanted.unwrap_or(plan.world_size) });
+        return Err(Refusal::Full { job: plan.job_id.clone(), world: job.room() as u32 });
     }
     let mut roster = ranks::assign(&[member.place()]);
     for (place, gpu) in roster.iter_mut().zip(&member.gpu) {

@@ -143,8 +143,9 @@ pub struct Job {
     survives: bool,
     /// It was told to, and does not: why, for people.
     held: Option<&'static str>,
-    /// How many workers it is to have, where somebody has said so since the start.
+    /// How many workers it is to have, where somebody has said so since the start; else as many as come, up to `most`.
     wanted: Option<u32>,
+    most: u32,
     /// Rendezvous data of the generation.
     pub store: Store,
     /// The coordinator's among those that the run has had; 0: it keeps no journal.
@@ -210,6 +211,7 @@ impl Job {
             survives: config.survives(),
             held: None,
             wanted: None,
+            most: config.max_world,
             store: Store::default(),
             term: 0,
             store_use: StoreUse::None,

@@ -179,7 +179,7 @@ fn recorded(now: Now, job: &mut Job, config: &CoordinatorConfig, record: &Record
             let (host, local_index, pid) = (facts.host.clone(), facts.local_index, facts.pid);
             let worker = Who { host, local_index, pid, rank: None };
             let present = job.members.values().filter(|m| m.lives()).count() as u32;
-            let wanted = job.room(config) as u32;
+            let wanted = if admit.joins { job.room() as u32 } else { config.world_size };
             Some(Happening::WorkerRegistered { worker, joins: admit.joins, present, wanted })
         }
         Record::Plan(plan) => Some(Happening::PlanDecided {

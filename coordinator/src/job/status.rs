@@ -67,7 +67,7 @@ pub(super) fn status(now: Now, job: &Job, config: &CoordinatorConfig) -> StatusR
         generations: job.history.told(now),
         coordinator_timeout_ms: config.absence().map_or(0, |absence| absence.as_millis() as u64),
         term: job.term,
-        wanted_workers: job.room(config) as u32,
+        wanted_workers: job.room() as u32,
         min_workers: if job.survives { config.min_world } else { config.world_size },
     }
 }
