@@ -21,12 +21,12 @@ pub const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// An event file cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot append to --event-file `{}`: {source}; name a file, in a folder that is there", path.display())]
+#[error("cannot append to --event-file `{}`: {why}; name a file, in a folder that is there", path.display())]
 pub struct EventFileError {
     /// The file.
     pub path: PathBuf,
     /// The system's words.
-    pub source: io::Error,
+    pub why: io::Error,
 }
 
 /// Whom a coordinator tells what happens: the event file, if there is one, and the log at the end.
@@ -57,7 +57,7 @@ impl Teller {
             // The file says itself what became of a line.
             let target = Target { file: Box::new(file), failed: Box::new(|_| {}), missing };
             let started = outlet::start(vec![target]).map(|mut outlets| outlets.pop());
-            started.map_err(|source| EventFileError { path, source })
+            started.map_err(|why| EventFileError { path, why })
         };
         let outlet = path.map(opened).transpose()?.flatten();
         Ok(Self { head, outlet, budget: Budget::default(), summary: Summary::new(running), over: false })
@@ -134,7 +134,7 @@ impl Appended {
             let torn = file.metadata()?.is_file() && !whole(path, &mut file)?;
             Ok((file, torn))
         };
-        let (file, torn) = opened().map_err(|source| EventFileError { path: path.into(), source })?;
+        let (file, torn) = opened().map_err(|why| EventFileError { path: path.into(), why })?;
         Ok(Self { file, path: path.into(), head, torn, lost: 0 })
     }
 

@@ -170,10 +170,18 @@ fn keep<T>(all: &mut VecDeque<T>, one: T) {
 }
 
 impl Report {
-    /// The report for people, a line each; none where no generation has run.
+    /// The report for people, a line each; none where no generation has run, or no step was to be done.
     pub fn lines(&self) -> Vec<String> {
-        if self.generation_count == 0 {
+        let untouched = self.generation_count == 1 && self.lost_count + self.drained_count == 0;
+        if self.generation_count == 0 || (untouched && self.step == 0) {
             return Vec::new();
+        }
+        if untouched {
+            let text = "1 generation, in which nobody was lost, left or came";
+            return vec![format!(
+                "the job, {} after {:.1} s: step {}, {text}",
+                self.outcome, self.run_s, self.step
+            )];
         }
         let share = match self.run_s > 0.0 {
             true => format!(" ({:.0} %)", 100.0 * self.still_s / self.run_s),
@@ -190,10 +198,7 @@ impl Report {
             self.joined_count,
             self.still_s
         )];
-        // Of a job that nothing has happened to, that is all.
-        if self.generation_count > 1 {
-            lines.extend(self.generations.iter().map(Ran::line));
-        }
+        lines.extend(self.generations.iter().map(Ran::line));
         for LostWorker { generation, why, detect_s, .. } in &self.lost {
             lines.push(format!("lost in generation {generation}, known after {detect_s:.2} s: {why}"));
         }
@@ -333,6 +338,13 @@ mod tests {
         };
         let report = Summary::new(None).take(&told(1, 1, failed(0))).unwrap();
         assert_eq!((report.outcome, report.lines()), ("failed", Vec::new()));
+        let mut summary = Summary::new(None);
+        summary.take(&told(1, 1, formed(2, 0)));
+        let report =
+            summary.take(&told(9000, 1, Happening::JobFinished { interrupted: false, step: 7 })).unwrap();
+        let line =
+            "the job, finished after 9.0 s: step 7, 1 generation, in which nobody was lost, left or came";
+        assert_eq!(report.lines(), [line]);
     }
 
     #[test]

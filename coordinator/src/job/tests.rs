@@ -3,6 +3,7 @@
 mod blame;
 mod departure;
 mod drain;
+mod growth;
 mod history;
 mod in_vain;
 mod join;
