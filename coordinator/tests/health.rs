@@ -4,6 +4,7 @@ mod process;
 mod raw;
 mod worker;
 
+use octrain_proto::v1::GiveUpRequest;
 use octrain_proto::v1::coordinator_server::SERVICE_NAME;
 use process::{end, signal, start};
 use std::io::Write;
@@ -14,7 +15,7 @@ use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus::{self, NotServing, Serving};
 use tonic_health::pb::health_client::HealthClient;
-use worker::{LONG, Worker, request};
+use worker::LONG;
 
 async fn client(address: SocketAddr) -> HealthClient<Channel> {
     let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
@@ -63,9 +64,9 @@ async fn a_probe_needs_no_token_and_learns_whether_the_coordinator_takes_part() 
 async fn a_coordinator_whose_job_has_failed_answers_and_serves_no_more() {
     let (mut child, address) = start(&["--world-size", "2", "--linger-for-late", "600"]);
     let mut probe = client(address).await;
-    let spec = octrain_proto::v1::JobSpec { config_json: "{}".into(), ..worker::job(1) };
-    let nonsense = octrain_proto::v1::RegisterRequest { job: Some(spec), ..request("a", 0) };
-    assert!(Worker::join(address, nonsense).await.is_err());
+    let (job_id, host, message) = ("octrain".into(), "a".into(), "it has no images".into());
+    let request = GiveUpRequest { job_id, host, message, workers: 1, ..GiveUpRequest::default() };
+    worker::client(address).await.give_up(request).await.unwrap();
     let until = std::time::Instant::now() + LONG;
     while check(&mut probe, SERVICE_NAME).await.unwrap() == Serving {
         assert!(std::time::Instant::now() < until, "it serves on");
