@@ -42,7 +42,7 @@ fn together() -> [PathBuf; 2] {
     let native = std::env::current_dir().expect("cargo runs this in the package's folder").join("native");
     [
         ("operators.cpp", &["gloo", "depthwise", "fake_quant", "int8", "max_pool"][..]),
-        ("pointwise.cpp", &["pointwise", "pointwise_gpu", "device", "gradients", "update", "isa"]),
+        ("pointwise.cpp", &["pointwise", "pointwise_gpu", "device", "gradients", "update", "isa", "threads"]),
     ]
     .map(|(file, sources)| {
         let includes = sources.iter().map(|name| {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::{self, CertificateError};
 use tokio_rustls::server::TlsStream;
@@ -68,7 +69,8 @@ pub(crate) fn incoming(
                         match secured(&tls, tcp).await {
                             // Where nobody takes it, the server has ended.
                             Ok(connection) => drop(connections.send(Ok(connection)).await),
-                            Err(why) => guard.sent_away(from.ip(), &why),
+                            Err(Some(why)) => guard.sent_away(from.ip(), &why),
+                            Err(None) => {}
                         }
                         drop(permit);
                     });
@@ -102,13 +104,21 @@ fn advice(e: &io::Error) -> String {
     }
 }
 
-/// A connection whose other side has shown a certificate of the job's, or in words why not.
-async fn secured(tls: &TlsAcceptor, tcp: TcpStream) -> Result<Connection, String> {
-    let shown = tokio::time::timeout(SHOW, tls.accept(tcp).into_fallible()).await;
+/// A connection whose other side has shown a certificate of the job's, or in words why not; without words where it has gone without
+/// having said anything, as probes do that want to know whether somebody listens.
+async fn secured(tls: &TlsAcceptor, tcp: TcpStream) -> Result<Connection, Option<String>> {
+    let until = Instant::now() + SHOW;
+    let late = || Some(format!("it has shown no certificate within {} s", SHOW.as_secs()));
+    match timeout_at(until, tcp.peek(&mut [0])).await {
+        Ok(Ok(1..)) => {}
+        Ok(Ok(0) | Err(_)) => return Err(None),
+        Err(_) => return Err(late()),
+    }
+    let shown = timeout_at(until, tls.accept(tcp).into_fallible()).await;
     let (e, mut tcp) = match shown {
         Ok(Ok(stream)) => return Ok(Connection::Secured(Box::new(stream))),
         Ok(Err(failed)) => failed,
-        Err(_) => return Err(format!("it has shown no certificate within {} s", SHOW.as_secs())),
+        Err(_) => return Err(late()),
     };
     // What it is told gets lost where the connection is closed with something unread.
     let _ = tcp.shutdown().await;
@@ -117,7 +127,7 @@ async fn secured(tls: &TlsAcceptor, tcp: TcpStream) -> Result<Connection, String
         while matches!(tcp.read(&mut unread).await, Ok(1..)) {}
     })
     .await;
-    Err(words(&e))
+    Err(Some(words(&e)))
 }
 
 /// Why somebody was not let in.

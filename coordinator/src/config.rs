@@ -31,6 +31,8 @@ pub struct CoordinatorConfig {
     pub world_size: u32,
     /// Fewest workers the job goes on with when it loses some; the world size: it ends with any of them.
     pub min_world: u32,
+    /// Most workers the job may have once it runs; the world size: it does not grow.
+    pub max_world: u32,
     /// Generation of the first membership.
     pub generation: u64,
     /// Workers by place, where they are known beforehand (one host); names missing ones.
@@ -53,6 +55,8 @@ pub struct CoordinatorConfig {
     /// Where the job's journal is kept, from which a coordinator that is started anew goes on with the job; none: the job ends
     /// with its coordinator.
     pub journal_file: Option<PathBuf>,
+    /// Where a line of JSON is appended for whatever happens; none: nowhere.
+    pub event_file: Option<PathBuf>,
     /// Time that workers go on without a coordinator that keeps a journal, before they save and end.
     pub coordinator_timeout: Duration,
 }
@@ -76,6 +80,7 @@ impl CoordinatorConfig {
             job_id: DEFAULT_JOB.into(),
             world_size,
             min_world: world_size,
+            max_world: world_size,
             generation: 1,
             expected: Vec::new(),
             heartbeat_interval: Duration::from_secs(1),
@@ -86,6 +91,7 @@ impl CoordinatorConfig {
             linger: Duration::from_secs(5),
             linger_for_late: Duration::ZERO,
             journal_file: None,
+            event_file: None,
             coordinator_timeout: Duration::from_secs(600),
         }
     }
@@ -105,6 +111,11 @@ impl CoordinatorConfig {
         Self { min_world, ..self }
     }
 
+    /// The same for a job that may grow to `max_world` workers.
+    pub fn with_max_world(self, max_world: u32) -> Self {
+        Self { max_world, ..self }
+    }
+
     /// Whether the job goes on when it loses a worker.
     pub fn survives(&self) -> bool {
         self.min_world < self.world_size
@@ -117,7 +128,7 @@ impl CoordinatorConfig {
 
     /// Calls that may wait at a time, for the plan or for keys; more are refused.
     pub fn max_waiting(&self) -> usize {
-        64 + 4 * self.world_size as usize
+        64 + 4 * self.max_world.max(self.world_size) as usize
     }
 
     /// Checks what can be checked before binding.
@@ -131,6 +142,10 @@ impl CoordinatorConfig {
         }
         if self.min_world == 0 || self.min_world > self.world_size {
             return Err(ConfigError::MinWorld { min_world: self.min_world, world_size: self.world_size });
+        }
+        let (most, survives) = (self.max_world, self.survives());
+        if most < self.world_size || most > MAX_WORKERS || (most > self.world_size && !survives) {
+            return Err(ConfigError::MaxWorld { max_world: most, world_size: self.world_size });
         }
         if !self.expected.is_empty() && self.expected.len() != self.world_size as usize {
             return Err(ConfigError::Expected { named: self.expected.len(), world_size: self.world_size });
@@ -173,6 +188,10 @@ impl CoordinatorConfig {
         if self.register_timeout.is_zero() {
             return Err(ConfigError::RegisterTimeout);
         }
+        if let Some(path) = self.event_file.as_ref().filter(|file| self.journal_file.as_ref() == Some(*file))
+        {
+            return Err(ConfigError::OneFile { path: path.clone() });
+        }
         if self.absence().is_some_and(|absence| absence < self.heartbeat_timeout * 2) {
             return Err(ConfigError::CoordinatorTimeout {
                 absence: self.coordinator_timeout,
@@ -202,6 +221,16 @@ pub enum ConfigError {
     MinWorld {
         /// Fewest wanted.
         min_world: u32,
+        /// Workers wanted.
+        world_size: u32,
+    },
+    /// A job that would be larger than it may be, or could not grow while it runs.
+    #[error(
+        "--max-world is {max_world}, but the job begins with {world_size} workers: give from {world_size} to {MAX_WORKERS}, and a --min-world below {world_size}, without which workers neither leave nor come while the job runs"
+    )]
+    MaxWorld {
+        /// Most wanted.
+        max_world: u32,
         /// Workers wanted.
         world_size: u32,
     },
@@ -258,6 +287,12 @@ pub enum ConfigError {
     /// No time to register.
     #[error("--register-timeout is 0: workers need time to come up, e.g. 300")]
     RegisterTimeout,
+    /// Two files that are one.
+    #[error("--event-file and --journal-file are both `{}`: give each a file of its own", path.display())]
+    OneFile {
+        /// Where it is.
+        path: PathBuf,
+    },
     /// Workers would wait less for a coordinator that comes back than for one that does not.
     #[error(
         "--coordinator-timeout is {absence:?}, less than twice --heartbeat-timeout, which is {heartbeat:?}: workers wait that long for any coordinator"
@@ -278,17 +313,22 @@ mod tests {
     fn nonsense_is_refused() {
         let good = CoordinatorConfig::new("127.0.0.1:0", 2);
         assert_eq!(good.validate(), Ok(()));
+        assert_eq!(good.clone().with_min_world(1).with_max_world(3).validate(), Ok(()));
         let place = Place { host: "a".into(), local_index: 0 };
         let cases = [
             CoordinatorConfig { world_size: 0, ..good.clone() },
             good.clone().with_min_world(0),
             good.clone().with_min_world(3),
+            good.clone().with_max_world(1),
+            // It has one generation.
+            good.clone().with_max_world(3),
+            good.clone().with_min_world(1).with_max_world(MAX_WORKERS + 1),
             CoordinatorConfig { regroup_timeout: Duration::from_secs(1), ..good.clone() },
             CoordinatorConfig { expected: vec![place], ..good.clone() },
             CoordinatorConfig { job_id: " ".into(), ..good.clone() },
             CoordinatorConfig { job_id: "a\nb".into(), ..good.clone() },
             CoordinatorConfig { job_id: "x".repeat(300), ..good.clone() },
-            CoordinatorConfig { world_size: MAX_WORKERS + 1, ..good.clone() },
+            CoordinatorConfig::new("x", MAX_WORKERS + 1),
             CoordinatorConfig { register_timeout: Duration::MAX, ..good.clone() },
             good.clone().with_heartbeat_timeout(Duration::MAX),
             CoordinatorConfig { generation: 0, ..good.clone() },
@@ -297,6 +337,11 @@ mod tests {
             CoordinatorConfig {
                 journal_file: Some("j".into()),
                 coordinator_timeout: Duration::from_secs(9),
+                ..good.clone()
+            },
+            CoordinatorConfig {
+                journal_file: Some("j".into()),
+                event_file: Some("j".into()),
                 ..good.clone()
             },
         ];

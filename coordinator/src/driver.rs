@@ -1,6 +1,7 @@
 //! The one task that owns the job. It feeds events to [`job::step`], answers callers, keeps those who wait, and
 //! looks at the clock; it decides nothing and waits for nobody.
 
+use crate::chronicle::{Happening, Teller};
 use crate::clock::{Clock, TICK};
 use crate::config::CoordinatorConfig;
 use crate::job::{self, Answer, Event, Job, Outcome, Reply, Retirement, Wait};
@@ -101,6 +102,7 @@ struct Driver {
     ended: watch::Sender<Option<Outcome>>,
     regroup: watch::Sender<Regroup>,
     journal: Option<Journal>,
+    teller: Teller,
     /// This coordinator is at its end, and not the job.
     retired: Option<Retirement>,
 }
@@ -110,6 +112,7 @@ pub(crate) fn start(
     config: Arc<CoordinatorConfig>,
     job: Job,
     journal: Option<Journal>,
+    teller: Teller,
 ) -> (Mailbox, tokio::task::JoinHandle<Outcome>) {
     let (calls, inbox) = mpsc::channel(INBOX);
     let (stop, stopped) = watch::channel(None);
@@ -126,6 +129,7 @@ pub(crate) fn start(
         ended,
         regroup,
         journal,
+        teller,
         retired: None,
     };
     let (stop, retire) = (Arc::new(stop), Arc::new(retire));
@@ -144,6 +148,9 @@ impl Driver {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             if let Some(why) = self.retired.take() {
+                let generation = self.job.as_ref().map_or(0, |job| job.generation);
+                let retired = Happening::CoordinatorRetired { why: why.to_string() };
+                self.teller.tell_of(self.now(), generation, retired);
                 let outcome = Outcome::Retired { why };
                 self.ended.send_replace(Some(outcome.clone()));
                 return outcome;
@@ -270,6 +277,7 @@ impl Driver {
         if let Some(reason) = step.reason {
             log::info(generation, &reason);
         }
+        self.teller.tell(step.told);
         if let Answer::Refuse(refusal) = &step.answer {
             self.refused(refusal);
         }
@@ -311,6 +319,7 @@ async fn told<T: Clone>(stopped: &mut watch::Receiver<Option<T>>) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chronicle::line::Head;
     use crate::job::Beat;
     use crate::job::Outcome;
     use crate::spec::spec;
@@ -322,7 +331,8 @@ mod tests {
 
     fn begin(config: Arc<CoordinatorConfig>) -> (Mailbox, tokio::task::JoinHandle<Outcome>) {
         let job = Job::new(&config, 1);
-        start(config, job, None)
+        let teller = Teller::open(None, Head::new(&config.job_id, 1, 1), None).unwrap();
+        start(config, job, None, teller)
     }
 
     async fn join(mailbox: &Mailbox, local_index: u32) -> Header {

@@ -2,6 +2,7 @@
 
 mod accept;
 pub mod certificates;
+pub mod chronicle;
 pub mod clock;
 pub mod config;
 mod driver;

@@ -2,6 +2,7 @@
 //! the coordinator does. A broken connection alone proves nothing (networks blink): it only shortens the time a worker
 //! has to be heard.
 
+use crate::chronicle::Found;
 use crate::config::CoordinatorConfig;
 use crate::membership::{Member, Members, Now};
 
@@ -25,6 +26,8 @@ pub struct Lost {
     pub member: String,
     /// What makes it dead.
     pub cause: String,
+    /// How that is known.
+    pub found: Found,
 }
 
 /// Members past their deadline; the one that fell silent first comes first.
@@ -32,7 +35,7 @@ pub fn lost(now: Now, members: &Members, config: &CoordinatorConfig) -> Vec<Lost
     let mut late: Vec<(&String, &Member)> =
         members.iter().filter(|(_, m)| m.lives() && deadline(m, config) <= now).collect();
     late.sort_by_key(|(_, m)| m.disconnected.unwrap_or(m.last_seen));
-    late.into_iter().map(|(name, m)| Lost { member: name.clone(), cause: cause(now, m) }).collect()
+    late.into_iter().map(|(name, m)| found(now, name, m)).collect()
 }
 
 /// A member that had missed at least two heartbeats when `this` one was heard of for the last time, and has not been
@@ -50,6 +53,12 @@ pub fn silent_before<'a>(this: &Member, members: &'a Members, config: &Coordinat
 pub fn awaits_older(lost: &Lost, members: &Members, config: &CoordinatorConfig) -> bool {
     let this = members.get(&lost.member);
     this.is_some_and(|m| m.disconnected.is_some() && silent_before(m, members, config).is_some())
+}
+
+/// A member that is not heard any more.
+pub fn found(now: Now, name: &str, member: &Member) -> Lost {
+    let found = if member.disconnected.is_some() { Found::Disconnected } else { Found::Silent };
+    Lost { member: name.into(), cause: cause(now, member), found }
 }
 
 /// What speaks for a member's death.

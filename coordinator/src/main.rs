@@ -33,6 +33,10 @@ struct Args {
     /// Fewest workers the job goes on with when it loses some; without it, the job ends with any of them.
     #[arg(long, value_name = "N", env = "OCTRAIN_MIN_WORLD")]
     min_world: Option<u32>,
+    /// Most workers the job may have once it runs: others that come are let in, and `octrain resize` goes up to it; without it,
+    /// as many as it starts with. A step must have as many microbatches.
+    #[arg(long, value_name = "N", env = "OCTRAIN_MAX_WORLD")]
+    max_world: Option<u32>,
     /// Name of the job; workers of another job are refused.
     #[arg(long, value_name = "NAME", default_value = DEFAULT_JOB, env = "OCTRAIN_JOB_ID")]
     job_id: String,
@@ -82,6 +86,10 @@ struct Args {
     /// Without it, the job ends with its coordinator.
     #[arg(long, value_name = "FILE", env = "OCTRAIN_JOURNAL_FILE")]
     journal_file: Option<PathBuf>,
+    /// File to which a line of JSON is appended for whatever happens to the job (workers that come, are lost and leave, generations
+    /// with what each took, the end with a report): docs/events.md has its keys.
+    #[arg(long, value_name = "FILE", env = "OCTRAIN_EVENT_FILE")]
+    event_file: Option<PathBuf>,
     /// Seconds that workers go on without a coordinator that keeps a journal; then they save and end [default: 600, or twice
     /// --heartbeat-timeout where that is longer].
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, requires = "journal_file")]
@@ -107,9 +115,11 @@ fn config(args: Args) -> Result<CoordinatorConfig> {
         job_id: args.job_id,
         generation: args.generation,
         min_world: args.min_world.unwrap_or(world_size),
+        max_world: args.max_world.unwrap_or(world_size),
         register_timeout: seconds("register-timeout", args.register_timeout)?,
         linger_for_late: seconds("linger-for-late", args.linger_for_late)?,
         journal_file: args.journal_file,
+        event_file: args.event_file,
         ..CoordinatorConfig::new(args.listen, world_size)
     }
     .with_heartbeat_timeout(seconds("heartbeat-timeout", args.heartbeat_timeout)?);

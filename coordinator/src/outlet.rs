@@ -29,6 +29,22 @@ pub struct Target {
     pub file: Box<dyn Write + Send>,
     /// Called on that thread; must not wait for the queue.
     pub failed: Box<dyn Fn(&io::Error) + Send>,
+    /// What stands in the place of so many lines that were left out, as whole lines; must not wait either.
+    pub missing: Missing,
+}
+
+/// Says how many lines are missing.
+pub type Missing = Box<dyn Fn(u64) -> Vec<u8> + Send>;
+
+/// The same for people.
+pub fn in_words() -> Missing {
+    Box::new(|lines| {
+        let (lines, verb) = match lines {
+            1 => ("1 line".to_string(), "is"),
+            n => (format!("{n} lines"), "are"),
+        };
+        format!("{lines} {verb} missing here: they came faster than they were read\n").into_bytes()
+    })
 }
 
 struct Queue {
@@ -42,6 +58,8 @@ struct State {
     bytes: usize,
     /// Lines left out and not yet told, by target.
     missing: Vec<u64>,
+    /// How that is told.
+    notices: Vec<Missing>,
     writing: bool,
 }
 
@@ -57,13 +75,10 @@ impl State {
 
     /// What stands in the place of lines that were left out, if some were.
     fn notice(&mut self, target: usize) -> Option<Vec<u8>> {
-        let lines = std::mem::take(&mut self.missing[target]);
-        let (lines, verb) = match lines {
-            0 => return None,
-            1 => ("1 line".to_string(), "is"),
-            n => (format!("{n} lines"), "are"),
-        };
-        Some(format!("{lines} {verb} missing here: they came faster than they were read\n").into_bytes())
+        match std::mem::take(&mut self.missing[target]) {
+            0 => None,
+            lines => Some(self.notices[target](lines)),
+        }
     }
 
     /// The next to be written.
@@ -100,7 +115,7 @@ impl Queue {
             state.writing = true;
             self.changed.notify_all();
             drop(state);
-            let Target { file, failed } = &mut targets[target];
+            let Target { file, failed, .. } = &mut targets[target];
             match write_all(file, &bytes) {
                 // A reader that has gone does not want it.
                 Err(e) if e.kind() != ErrorKind::BrokenPipe => failed(&e),
@@ -126,7 +141,8 @@ fn write_all(file: &mut dyn Write, mut bytes: &[u8]) -> io::Result<()> {
 
 /// Starts a queue that keeps the order among its targets; one outlet for each. Its thread lives as long as the process.
 pub fn start(mut targets: Vec<Target>) -> io::Result<Vec<Outlet>> {
-    let state = State { missing: vec![0; targets.len()], ..State::default() };
+    let notices = targets.iter_mut().map(|t| std::mem::replace(&mut t.missing, in_words())).collect();
+    let state = State { missing: vec![0; targets.len()], notices, ..State::default() };
     let queue = Arc::new(Queue { state: Mutex::new(state), changed: Condvar::new() });
     let outlets = (0..targets.len()).map(|target| Outlet { queue: Arc::clone(&queue), target }).collect();
     std::thread::Builder::new().name("output".into()).spawn(move || queue.write(&mut targets))?;
@@ -221,9 +237,9 @@ impl Standard {
         let err = File::from(io::stderr().as_fd().try_clone_to_owned()?);
         let place = |file: &File| rustix::fs::fstat(file).map(|s| (s.st_dev, s.st_ino)).ok();
         let together = place(&out).is_some() && place(&out) == place(&err);
-        let out = Target { file: Box::new(out), failed: Box::new(failed) };
+        let out = Target { file: Box::new(out), failed: Box::new(failed), missing: in_words() };
         // There is nowhere left to say so.
-        let err = Target { file: Box::new(err), failed: Box::new(|_| {}) };
+        let err = Target { file: Box::new(err), failed: Box::new(|_| {}), missing: in_words() };
         let mut outlets = match together {
             true => start(vec![out, err])?,
             false => [start(vec![out])?, start(vec![err])?].concat(),
@@ -263,7 +279,7 @@ mod tests {
 
     fn slow() -> (Outlet, Receiver<Vec<u8>>) {
         let (give, take) = sync_channel(0);
-        let target = Target { file: Box::new(Taken(give)), failed: Box::new(|_| {}) };
+        let target = Target { file: Box::new(Taken(give)), failed: Box::new(|_| {}), missing: in_words() };
         (start(vec![target]).unwrap().remove(0), take)
     }
 
@@ -355,9 +371,9 @@ mod tests {
         }
         let (give, take) = sync_channel(16);
         let (told, failures) = sync_channel(16);
-        let full =
-            Target { file: Box::new(Full(0)), failed: Box::new(move |e| told.send(e.kind()).unwrap()) };
-        let other = Target { file: Box::new(Taken(give)), failed: Box::new(|_| {}) };
+        let failed = Box::new(move |e: &io::Error| told.send(e.kind()).unwrap());
+        let full = Target { file: Box::new(Full(0)), failed, missing: in_words() };
+        let other = Target { file: Box::new(Taken(give)), failed: Box::new(|_| {}), missing: in_words() };
         let outlets = start(vec![full, other]).unwrap();
         for text in ["waits a moment\n", "full\n"] {
             outlets[0].put(text.as_bytes());

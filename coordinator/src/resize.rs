@@ -33,8 +33,10 @@ pub enum ResizeRefusal {
         /// Most.
         max: u32,
     },
-    /// More than there were at the start.
-    #[error("{wanted} workers are more than the job was started with: give from {min} to {max}")]
+    /// More than there may be.
+    #[error(
+        "{wanted} workers are more than the job may have (as many as it was started with, or octrain-coordinator --max-world): give from {min} to {max}"
+    )]
     TooMany {
         /// What is wanted.
         wanted: u32,

@@ -1,6 +1,9 @@
 //! Binding, serving, ending.
 
 use crate::accept::incoming;
+use crate::chronicle::file::LAST_WORDS;
+use crate::chronicle::line::Head;
+use crate::chronicle::{EventFileError, Happening, Teller};
 use crate::config::{Access, ConfigError, CoordinatorConfig};
 use crate::driver::{self, Mailbox};
 use crate::exit_code::{EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_ERROR};
@@ -11,10 +14,11 @@ use crate::job::{Job, Outcome};
 use crate::journal::{Journal, JournalError, Opened, Record};
 use crate::limits::MAX_REQUEST;
 use crate::log;
+use crate::outlet::Outlet;
 use crate::service::Service;
 use crate::term::Term;
 use crate::tls::{TlsError, TlsFiles};
-use octrain_proto::v1::coordinator_server::CoordinatorServer;
+use octrain_proto::v1::coordinator_server::{CoordinatorServer, SERVICE_NAME};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
@@ -26,12 +30,17 @@ use tokio::sync::{oneshot, watch};
 use tokio_rustls::TlsAcceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
+use tonic_health::ServingStatus;
+use tonic_health::pb::health_server::{Health, HealthServer};
 
 /// Calls under way on one connection; a worker needs a handful.
 const STREAMS: u32 = 128;
 
 /// Connections that wait to be taken in; the system may allow fewer (`net.core.somaxconn`).
 const QUEUE: u32 = 4096;
+
+/// Largest question for health, in bytes: the name of a service.
+const MAX_HEALTH_REQUEST: usize = 1 << 10;
 
 /// Why a coordinator cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +80,9 @@ pub enum ServeError {
     /// A journal that cannot be opened, or kept.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// An event file that cannot be written.
+    #[error(transparent)]
+    EventFile(#[from] EventFileError),
     /// A journal of something else.
     #[error("the journal {} {why}", path.display())]
     Replay {
@@ -159,6 +171,8 @@ pub struct Serving {
     mailbox: Mailbox,
     ended: watch::Receiver<Option<Outcome>>,
     over: watch::Receiver<Option<Outcome>>,
+    /// Where events wait to be written.
+    events: Option<Outlet>,
 }
 
 /// Who is let in, in words.
@@ -201,6 +215,8 @@ pub async fn start(config: CoordinatorConfig) -> Result<Serving, ServeError> {
     config.validate()?;
     let tls = config.access.tls.as_ref().map(TlsFiles::server).transpose()?.map(TlsAcceptor::from);
     let Begun { job, term, mut journal, records } = begin(&config)?;
+    let head = Head::new(&config.job_id, term.run, term.number);
+    let mut teller = Teller::open(config.event_file.as_deref(), head, job.runs())?;
     let listen = config.listen.clone();
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::AddrInUse => ServeError::PortInUse { listen: listen.clone() },
@@ -217,9 +233,12 @@ pub async fn start(config: CoordinatorConfig) -> Result<Serving, ServeError> {
     journal.iter_mut().try_for_each(|journal| journal.append(&records))?;
     let generation = config.generation;
     log::info(generation, &opening);
+    teller.tell_of(Duration::ZERO, job.generation, started(address, &config, &job));
+    let events = teller.outlet();
     let guard = Guard::new(config.access.token.clone(), generation);
     let term = journal.is_some().then_some(term);
-    let (mailbox, driver) = driver::start(Arc::new(config), job, journal);
+    let (mailbox, driver) = driver::start(Arc::new(config), job, journal, teller);
+    let health = health(mailbox.ended()).await;
     let (stop, stopped) = oneshot::channel::<()>();
     let service =
         CoordinatorServer::new(Service { mailbox: mailbox.clone() }).max_decoding_message_size(MAX_REQUEST);
@@ -233,6 +252,8 @@ pub async fn start(config: CoordinatorConfig) -> Result<Serving, ServeError> {
                 Fenced { inner: service, term, mailbox: mailbox.clone() },
                 guard.clone(),
             ))
+            // Before the guard: it says that the coordinator is there, which whoever reaches it knows.
+            .add_service(health)
             .serve_with_incoming_shutdown(
                 incoming(listener, tls, guard, move |text| log::warn(generation, &text)),
                 async {
@@ -241,6 +262,7 @@ pub async fn start(config: CoordinatorConfig) -> Result<Serving, ServeError> {
             ),
     );
     let (tell_over, over) = watch::channel(None);
+    let unwritten = events.clone();
     tokio::spawn(async move {
         let outcome = driver.await.expect("the driver does not panic");
         // Calls in flight get their replies; connections that idle are not waited for.
@@ -249,9 +271,37 @@ pub async fn start(config: CoordinatorConfig) -> Result<Serving, ServeError> {
         if tokio::time::timeout(Duration::from_millis(500), server).await.is_err() {
             abort.abort();
         }
+        // A disk that is too slow is not waited for; a thread that waits for it holds nobody up.
+        let _ =
+            tokio::task::spawn_blocking(move || unwritten.map(|events| events.drain(Some(LAST_WORDS)))).await;
         tell_over.send_replace(Some(outcome));
     });
-    Ok(Serving { address, ended: mailbox.ended(), mailbox, over })
+    Ok(Serving { address, ended: mailbox.ended(), mailbox, over, events })
+}
+
+/// What a coordinator is when it begins.
+fn started(address: SocketAddr, config: &CoordinatorConfig, job: &Job) -> Happening {
+    Happening::CoordinatorStarted {
+        address: address.to_string(),
+        version: env!("CARGO_PKG_VERSION"),
+        pid: std::process::id(),
+        world_size: config.world_size,
+        min_world: config.min_world,
+        max_world: config.max_world,
+        phase: job.phase.name(),
+    }
+}
+
+/// grpc.health.v1, for probes: as a whole it serves as long as it answers, and the coordinator's service until the job has ended, or
+/// another coordinator has taken over.
+async fn health(ended: watch::Receiver<Option<Outcome>>) -> HealthServer<impl Health> {
+    let (reporter, server) = tonic_health::server::health_reporter();
+    reporter.set_service_status(SERVICE_NAME, ServingStatus::Serving).await;
+    tokio::spawn(async move {
+        wait(ended).await;
+        reporter.set_service_status(SERVICE_NAME, ServingStatus::NotServing).await;
+    });
+    server.max_decoding_message_size(MAX_HEALTH_REQUEST)
 }
 
 impl Serving {
@@ -339,6 +389,8 @@ impl Drop for Embedded {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
+            // What is not written by then is lost with the process.
+            let _ = self.serving.events.as_ref().map(|events| events.drain(Some(LAST_WORDS)));
         }
     }
 }

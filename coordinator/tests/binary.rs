@@ -55,6 +55,14 @@ fn nonsense_on_the_command_line_is_a_usage_error() {
         (vec!["--world-size", "1", "--job-id", "a\nb"], "--job-id `a\\nb` has control characters"),
         (vec![], "--world-size"),
         (vec!["--world-size", "1", "--listen", "nowhere"], "HOST:PORT"),
+        (
+            vec!["--world-size", "1", "--event-file", "/nowhere/e"],
+            "cannot append to --event-file `/nowhere/e`: No such",
+        ),
+        (
+            vec!["--world-size", "2", "--max-world", "3"],
+            "--max-world is 3, but the job begins with 2 workers",
+        ),
     ] {
         let (status, text) = end(command(&args));
         assert_eq!(status.code(), Some(2), "{args:?}: {text}");

@@ -168,7 +168,7 @@ async fn the_end_of_a_job_is_told_by_the_next_one_where_not_all_have_heard_it() 
 async fn a_thousand_workers_register_and_are_found_again_within_seconds() {
     let dir = tempfile::tempdir().unwrap();
     let journal = dir.path().join("journal");
-    let many = CoordinatorConfig { world_size: 1024, min_world: 1024, ..config(&journal) };
+    let many = CoordinatorConfig { world_size: 1024, min_world: 1024, max_world: 1024, ..config(&journal) };
     let serving = server::start(many.clone()).await.unwrap();
     let mut client = client(serving.address()).await;
     let begun = std::time::Instant::now();

@@ -26,6 +26,9 @@ pub const BEARER: &str = "Bearer ";
 /// Metadata key of calls and answers: the term of the coordinator, or the last one that the caller has heard of, as the coordinator
 /// writes it.
 pub const TERM_KEY: &str = "octrain-term";
+/// How a worker's word on a generation ends that its ranks have left between two steps, in good order
+/// ([`v1::AttachRequest`]'s message).
+pub const PARTED: &str = "for a worker that joins or leaves";
 
 /// The coordinator's service and its messages (`proto/coordinator.proto`).
 #[allow(missing_docs, clippy::all)]

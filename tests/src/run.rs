@@ -101,6 +101,25 @@ pub fn report(path: &Path, kind: &str) -> Vec<Value> {
     lines.filter(|v| v["kind"] == kind).collect()
 }
 
+/// What a coordinator has told of its job (`--event-file`), in order.
+pub fn events(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let all: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).expect("a line of JSON")).collect();
+    for event in &all {
+        let time = event["time"].as_str().expect("a time");
+        assert!(time.len() == 27 && time.ends_with('Z') && &time[10..11] == "T", "{event}");
+        let keys = ["job", "run", "term", "generation", "event"];
+        assert!(keys.iter().all(|key| !event[*key].is_null()), "{event}");
+    }
+    all
+}
+
+/// Those of these names: name, generation.
+pub fn named(events: &[Value], names: &[&str]) -> Vec<(String, u64)> {
+    let of = |e: &Value| (e["event"].as_str().unwrap().to_string(), e["generation"].as_u64().unwrap());
+    events.iter().map(of).filter(|(name, _)| names.contains(&name.as_str())).collect()
+}
+
 /// A run in the background whose output is read line by line.
 pub struct Running {
     child: Child,

@@ -1,7 +1,7 @@
 //! Workers that leave a job which goes on, asked by SIGTERM or as fewer are wanted, as real processes.
 
 use octrain_tests::binary;
-use octrain_tests::run::{Running, SMALL, newest, octrain, report, said};
+use octrain_tests::run::{Running, SMALL, events, named, newest, octrain, report, said};
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
@@ -21,8 +21,16 @@ struct Job {
 
 impl Job {
     fn new(world: &str, min_world: &str) -> Self {
+        Self::with(world, min_world, world)
+    }
+
+    /// One that may grow.
+    fn with(world: &str, min_world: &str, max_world: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
         let mut coordinator = Command::new(binary("octrain-coordinator"))
             .args(["--listen", "127.0.0.1:0", "--world-size", world, "--min-world", min_world])
+            .args(["--max-world", max_world, "--event-file"])
+            .arg(dir.path().join("events.jsonl"))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -35,7 +43,7 @@ impl Job {
             let mut text = String::new();
             stderr.read_to_string(&mut text).map(|_| text).unwrap()
         });
-        Self { dir: tempfile::tempdir().unwrap(), address, coordinator, log }
+        Self { dir, address, coordinator, log }
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -88,17 +96,25 @@ impl Job {
             .collect()
     }
 
-    /// The coordinator's exit code and what it said.
-    fn end(mut self) -> (Option<i32>, String) {
+    /// The coordinator's exit code, what it said, and what it told of the job.
+    fn end_and_events(self) -> (Option<i32>, String, Vec<serde_json::Value>) {
+        let file = self.at("events.jsonl");
+        let (mut coordinator, log, _dir) = (self.coordinator, self.log, self.dir);
         let until = Instant::now() + SOON;
         while Instant::now() < until {
-            if let Some(status) = self.coordinator.try_wait().unwrap() {
-                return (status.code(), self.log.join().unwrap());
+            if let Some(status) = coordinator.try_wait().unwrap() {
+                return (status.code(), log.join().unwrap(), events(&file));
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        self.coordinator.kill().unwrap();
-        panic!("it does not end:\n{}", self.log.join().unwrap());
+        coordinator.kill().unwrap();
+        panic!("it does not end:\n{}", log.join().unwrap());
+    }
+
+    /// The first two of these.
+    fn end(self) -> (Option<i32>, String) {
+        let (code, log, _) = self.end_and_events();
+        (code, log)
     }
 }
 
@@ -163,14 +179,14 @@ fn where_fewer_than_the_minimum_would_be_left_all_stop_and_save() {
 }
 
 #[test]
-fn a_job_is_made_smaller_and_larger_while_it_runs_and_what_cannot_be_is_refused() {
-    let job = Job::new("3", "2");
+fn a_job_is_made_smaller_and_larger_than_it_was_while_it_runs_and_what_cannot_be_is_refused() {
+    let job = Job::with("3", "2", "4");
     let resize = |n: &str| octrain(&["resize", &job.address, n]);
     let early = resize("2");
     assert_eq!(early.status.code(), Some(3), "{}", said(&early));
-    let [first, second] = [("a", "2"), ("b", "1")].map(|(host, n)| job.launch(host, n, "60"));
+    let [first, second] = [("a", "2"), ("b", "1")].map(|(host, n)| job.launch(host, n, "90"));
     job.until(3);
-    for (n, words) in [("0", "from 2 to 3"), ("1", "--min-world"), ("4", "from 2 to 3")] {
+    for (n, words) in [("0", "from 2 to 4"), ("1", "--min-world"), ("5", "--max-world")] {
         let refused = resize(n);
         assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
         assert!(said(&refused).contains(words), "{}", said(&refused));
@@ -190,16 +206,45 @@ fn a_job_is_made_smaller_and_larger_while_it_runs_and_what_cannot_be_is_refused(
     };
     assert_eq!((&status["wanted_workers"], &status["phase"]), (&2.into(), &"running".into()), "{status}");
     assert!(status["members"].as_array().unwrap().iter().any(|m| m["state"] == "drained"), "{status}");
-    // The launcher whose worker has left starts another one.
-    let done = resize("3");
+    // The launcher whose worker has left starts another one, and one that comes is let in beyond those of the start.
+    let done = resize("4");
     assert_eq!(done.status.code(), Some(0), "{}", said(&done));
-    for run in [first, second] {
+    let third = job.launch("c", "1", "90");
+    for run in [first, second, third] {
         let (code, told) = run.end();
         assert_eq!(code, Some(0), "{told}");
     }
-    assert_eq!((job.steps(), job.worlds()), (all(60), vec![2, 3]));
-    let (address, (code, log)) = (job.address.clone(), job.end());
+    // At one boundary, or at one each.
+    let worlds = job.worlds();
+    assert!(worlds == [2, 4] || worlds == [2, 3, 4], "{worlds:?}");
+    assert_eq!(job.steps(), all(90));
+    let (address, (code, log, told)) = (job.address.clone(), job.end_and_events());
     assert_eq!(code, Some(0), "{log}");
+    let course =
+        ["resized", "worker_drained", "generation_over", "generation_formed", "worker_joined", "report"];
+    let want = [
+        ("generation_formed", 1),
+        ("resized", 1),
+        ("generation_over", 1),
+        ("worker_drained", 2),
+        ("generation_formed", 2),
+        ("resized", 2),
+        ("generation_over", 2),
+        ("generation_formed", 3),
+        ("worker_joined", 3),
+    ];
+    assert_eq!(named(&told, &course)[..9], want.map(|(name, g)| (name.to_string(), g)), "{told:#?}");
+    let of = |name: &str, key: &str| -> Vec<serde_json::Value> {
+        told.iter().filter(|e| e["event"] == name).map(|e| e[key].clone()).collect()
+    };
+    assert!(of("generation_over", "planned").iter().all(|planned| *planned == true), "{told:#?}");
+    assert_eq!(of("worker_registered", "joins"), [false, false, false, true, true]);
+    assert_eq!(of("worker_lost", "worker"), [0; 0]);
+    let joined: BTreeSet<String> =
+        of("worker_joined", "worker").iter().map(|w| w["host"].to_string()).collect();
+    assert_eq!(joined.len(), 2, "{joined:?}");
+    let report = &told[told.len() - 1];
+    assert_eq!([&report["drained_count"], &report["joined_count"]], [&1, &2], "{report}");
     let over = octrain(&["resize", &address, "2"]);
     assert_eq!(over.status.code(), Some(1), "{}", said(&over));
 }

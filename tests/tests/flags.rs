@@ -67,8 +67,9 @@ const REPORTER: &str = "worker/src/metrics/reporter.rs";
 const ROWS: &[Row] = &[
     ("config", By::Command, ("worker/src/cli/args.rs", "self.config.as_deref()"), None),
     ("show-config", By::Command, ("worker/src/cli/args.rs", "if self.show_config"), None),
-    ("listen", By::Command, ("worker/src/cli/train.rs", "local::run(&config, &args.listen,"), None),
+    ("listen", By::Command, ("worker/src/cli/train.rs", "Own { listen: &args.listen,"), None),
     ("max-restarts", By::Command, ("worker/src/cli/train.rs", "args.restart.restarts()"), None),
+    ("event-file", By::Command, ("worker/src/cli/train.rs", "events: args.events.clone()"), None),
     ("resume", By::Command, ("worker/src/cli/resume.rs", "resume.resume.clone()"), None),
     (
         "output-dir",

@@ -30,6 +30,7 @@ fn worker_imports() -> ImportRules {
 const COORDINATOR_IO: &[&str] = &[
     "accept.rs",
     "certificates.rs",
+    "chronicle/file.rs",
     "driver.rs",
     "fence.rs",
     "journal/file.rs",
@@ -90,6 +91,10 @@ const WRITES: WriteRules = WriteRules {
         (
             "coordinator/src/certificates.rs",
             "made once and never over another; keys are nobody else's from the start",
+        ),
+        (
+            "coordinator/src/chronicle/file.rs",
+            "lines appended as they come, for people and dashboards; a torn line is closed by whoever writes next",
         ),
         (
             "coordinator/src/journal/file.rs",

@@ -1,7 +1,7 @@
 //! A coordinator that keeps a journal, killed and started anew while real workers train.
 
 use octrain_tests::binary;
-use octrain_tests::run::{Running, SMALL, newest, report};
+use octrain_tests::run::{Running, SMALL, events, named, newest, report};
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -146,7 +146,8 @@ fn all(steps: u64) -> Vec<u64> {
 
 #[test]
 fn training_does_not_notice_that_its_coordinator_is_killed_and_started_anew() {
-    let place = Place::new(2, &[]);
+    let told_to = tempfile::NamedTempFile::new().unwrap();
+    let place = Place::new(2, &["--event-file", told_to.path().to_str().unwrap()]);
     let first = place.coordinator();
     let mut run = place.launch("a", "2", "400");
     run.wait_for("step 5/");
@@ -170,6 +171,16 @@ fn training_does_not_notice_that_its_coordinator_is_killed_and_started_anew() {
     let (ended, log) = second.end();
     assert_eq!(ended, Some(0), "{log}");
     assert!(log.contains("as coordinator of term 2: generation 1 runs; 2 workers are expected"), "{log}");
+    // The second one goes on in the file.
+    let told = events(told_to.path());
+    let begun: Vec<_> = told.iter().filter(|e| e["event"] == "coordinator_started").collect();
+    assert_eq!([&begun[0]["term"], &begun[1]["term"]], [&1, &2], "{told:#?}");
+    assert_eq!((begun.len(), &begun[0]["run"]), (2, &begun[1]["run"]), "{told:#?}");
+    assert_eq!(begun[1]["phase"], "running");
+    let course =
+        named(&told, &["generation_formed", "generation_over", "worker_done", "job_finished", "report"]);
+    let want = ["generation_formed", "worker_done", "worker_done", "job_finished", "report"];
+    assert_eq!(course, want.map(|name| (name.to_string(), 1)), "{told:#?}");
     let times = place.times();
     let (with, without) = (&times[before as usize..], &times[5..before as usize]);
     let longest = |times: &[f64]| times.iter().copied().fold(0.0, f64::max);

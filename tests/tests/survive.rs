@@ -1,6 +1,6 @@
 //! Jobs that go on without some of their workers, as real processes that are killed and stopped.
 
-use octrain_tests::run::{Running, SMALL, alive, newest, report, succeed, tensors};
+use octrain_tests::run::{Running, SMALL, alive, events, named, newest, report, succeed, tensors};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -160,6 +160,50 @@ fn replaced(rest: &[&str], file: &Path, output: &Path) -> String {
     told
 }
 
+/// What the coordinator has told of a job of 30 steps that has lost these, one after another.
+fn told_of(file: &Path, lost: [u32; 3]) {
+    let all = events(file);
+    let with = |name: &str| all.iter().filter(|e| e["event"] == name).collect::<Vec<_>>();
+    let formed = named(&all, &["generation_formed", "first_step"]);
+    let want: Vec<(String, u64)> =
+        (1..=4).flat_map(|g| ["generation_formed", "first_step"].map(|name| (name.to_string(), g))).collect();
+    assert_eq!(formed, want, "{all:#?}");
+    let worlds: Vec<u64> =
+        with("generation_formed").iter().map(|e| e["world_size"].as_u64().unwrap()).collect();
+    assert_eq!(worlds, [4, 3, 2, 1]);
+    for (n, (pid, gone)) in lost.iter().zip(with("worker_lost")).enumerate() {
+        assert_eq!(
+            (&gone["worker"]["pid"], gone["worker"]["host"].is_string()),
+            (&(*pid).into(), true),
+            "{gone}"
+        );
+        assert!(gone["found"] == "exited" || gone["found"] == "disconnected", "{gone}");
+        assert!(gone["why"].as_str().unwrap().contains(&format!("pid {pid}")), "{gone}");
+        let over = with("generation_over")[n];
+        assert_eq!(
+            (&over["generation"], &over["planned"]),
+            (&(n as u64 + 1).into(), &false.into()),
+            "{over}"
+        );
+    }
+    assert_eq!((with("worker_lost").len(), with("generation_over").len()), (3, 3));
+    // What a change took is what its parts took, where a worker has told of them.
+    let whole = |e: &&&Value| e["transfer_s"].is_number();
+    let changes = with("first_step");
+    assert!(changes.iter().any(|e| whole(&e)), "{changes:#?}");
+    for change in changes.iter().filter(whole) {
+        let of = |key: &str| change[key].as_f64().unwrap_or_else(|| panic!("{key} in {change}"));
+        let parts: f64 = ["abort_s", "reform_s", "transfer_s", "step_s"].map(of).iter().sum();
+        assert!((parts - of("total_s")).abs() < 1e-3 && of("still_s") >= of("abort_s"), "{change}");
+    }
+    let report = all.last().unwrap();
+    assert_eq!((&report["event"], &report["outcome"]), (&"report".into(), &"finished".into()), "{report}");
+    let counts = ["step", "generation_count", "lost_count", "joined_count"].map(|key| report[key].as_u64());
+    assert_eq!(counts, [30, 4, 3, 0].map(Some), "{report}");
+    let still: f64 = changes.iter().filter_map(|e| e["still_s"].as_f64()).sum();
+    assert!((report["still_s"].as_f64().unwrap() - still).abs() < 1e-3, "{report}");
+}
+
 #[test]
 fn three_of_four_workers_may_die_at_any_phase_and_the_curve_is_that_of_all_four() {
     let dir = tempfile::tempdir().unwrap();
@@ -170,8 +214,9 @@ fn three_of_four_workers_may_die_at_any_phase_and_the_curve_is_that_of_all_four(
     let alone = [&rest[2..], &["--nproc", "1", "--global-batch-size", "64"]].concat();
     succeed(&line(&alone, &at("alone.jsonl"), &at("alone")));
 
-    let (file, output) = (at("parts.jsonl"), at("parts"));
-    let mut run = Running::start(&line(&rest, &file, &output));
+    let (file, output, told_to) = (at("parts.jsonl"), at("parts"), at("events.jsonl"));
+    let parts = [&rest[..], &["--event-file", told_to.to_str().unwrap()]].concat();
+    let mut run = Running::start(&line(&parts, &file, &output));
     run.wait_for("step 3/");
     let workers = run.workers();
     // While rank 1 stands still, all others wait in the reduction: one of them is killed there.
@@ -194,6 +239,8 @@ fn three_of_four_workers_may_die_at_any_phase_and_the_curve_is_that_of_all_four(
     assert_eq!(code, Some(0), "{told}");
     assert!(told.contains("the job goes on without it"), "{told}");
     assert!(workers.iter().all(|&pid| !alive(pid)), "a worker outlived its job");
+    told_of(&told_to, [workers[3], workers[0], workers[2]]);
+    assert!(told.contains("step 30, 4 generations; 3 workers lost") && told.contains(", re-form "), "{told}");
 
     assert_eq!(
         steps(&file),

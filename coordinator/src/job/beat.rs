@@ -51,7 +51,7 @@ pub(super) fn heard(
     if counts {
         job.progressed(header.generation, step);
     }
-    let (departure, reason) = drain::asked(job, &header.member, leaving);
+    let (departure, reason) = drain::asked(now, job, &header.member, leaving);
     let boundary_wanted = !joins && join::wanted(job, header.generation);
     let hang = hang::told(job, header.generation);
     let heard = Heard { abort, regroup, boundary_wanted, departure, hang };

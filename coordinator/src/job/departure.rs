@@ -1,6 +1,7 @@
 //! How workers leave, and when the coordinator may go.
 
 use super::{Applied, Job, Phase, done, failure, join, regroup};
+use crate::chronicle::Found;
 use crate::config::CoordinatorConfig;
 use crate::journal::Record;
 use crate::journal::record::Left;
@@ -30,7 +31,7 @@ pub(super) fn leave(
         return done(None);
     }
     if member.joins
-        && let Some(text) = join::gone(job, &header.member, "left")
+        && let Some(text) = join::gone(now, job, &header.member, "left")
     {
         return done(Some(text));
     }
@@ -38,19 +39,22 @@ pub(super) fn leave(
     if member.has_not_come(header.generation) {
         let text =
             format!("{} left before it had come to generation {}", member.describe(), member.generation);
-        let reason = regroup::go_on_without(now, job, config, &header.member, &text);
-        return done(
-            reason.or_else(|| failure::fail(now, job, AbortKind::WorkerLost, Some(&header.member), text)),
-        );
+        let reason = regroup::go_on_without(now, job, config, &header.member, (Found::Left, &text));
+        return done(reason.or_else(|| {
+            job.tell_lost(now, &header.member, Found::Left, &text);
+            failure::fail(now, job, AbortKind::WorkerLost, Some(&header.member), text)
+        }));
     }
     member.left = true;
     let (who, place) = (member.describe(), member.place().to_string());
     let how = if interrupted { "left, interrupted" } else { "left" };
     match &job.phase {
         Phase::Gathering => {
-            job.remove(&header.member);
             // Another may take its place; whom nobody replaces, the end names.
             let text = format!("{who} {how} before the start");
+            if let Some(member) = job.remove(&header.member) {
+                job.tell_forgotten(now, &member, &text);
+            }
             job.remember(place, text.clone());
             done(Some(text))
         }
@@ -63,10 +67,12 @@ pub(super) fn leave(
             let text = format!("{who} {why} before its plan had reached it");
             // Others can do its part; it has done none, as those have who leave later.
             if !interrupted
-                && let Some(reason) = regroup::go_on_without(now, job, config, &header.member, &text)
+                && let Some(reason) =
+                    regroup::go_on_without(now, job, config, &header.member, (Found::Left, &text))
             {
                 return done(Some(reason));
             }
+            job.tell_lost(now, &header.member, Found::Left, &text);
             done(failure::fail(now, job, kind, Some(&header.member), text))
         }
         Phase::Running { .. } | Phase::Reforming { .. } => {

@@ -11,6 +11,7 @@
 //! than the minimum would be left: one that was asked to stop hears that all are to.
 
 use super::{Answer, Applied, Job, Phase, Reply, join};
+use crate::chronicle::{Happening, Who};
 use crate::config::CoordinatorConfig;
 use crate::journal::Record;
 use crate::journal::record::Drained;
@@ -33,7 +34,7 @@ pub(super) fn going(job: &Job) -> Vec<String> {
     let mut here: Vec<(&String, &Member)> = job.members.iter().filter(|(_, m)| m.counted()).collect();
     here.sort_by_key(|(_, m)| (!m.leaving, Reverse(m.rank)));
     let asked = here.iter().filter(|(_, m)| m.leaving).count();
-    let wanted = job.wanted.unwrap_or(plan.world_size) as usize;
+    let wanted = job.room();
     let beyond = (here.len() - asked).saturating_sub(wanted);
     let spared = here.len().saturating_sub(plan.min_world as usize);
     if asked > spared {
@@ -43,19 +44,23 @@ pub(super) fn going(job: &Job) -> Vec<String> {
 }
 
 /// A worker says whether it was asked to stop, alone; what becomes of it, and what is to be said.
-pub(super) fn asked(job: &mut Job, name: &str, leaving: bool) -> (Departure, Option<String>) {
+pub(super) fn asked(now: Now, job: &mut Job, name: &str, leaving: bool) -> (Departure, Option<String>) {
     let runs = matches!(job.phase, Phase::Running { .. } | Phase::Reforming { .. });
     let Some(member) = job.members.get_mut(name).filter(|m| leaving && m.counted()) else {
         return (Departure::None, None);
     };
     let said = std::mem::replace(&mut member.leaving, true);
-    let described = member.describe();
+    let (described, worker) = (member.describe(), Who::from(&*member));
     let goes = runs && going(job).iter().any(|other| other == name);
     let (departure, what) = match goes {
         true => (Departure::Boundary, "leaves at the next boundary between two steps"),
         false => (Departure::All, "the job does not go on without it, so all stop"),
     };
-    (departure, (!said).then(|| format!("{described} is asked to stop: {what}")))
+    if said {
+        return (departure, None);
+    }
+    job.tell(now, Happening::WorkerDraining { worker, all_stop: !goes });
+    (departure, Some(format!("{described} is asked to stop: {what}")))
 }
 
 /// How far a worker is that has come to the next generation; none: it has no state.
@@ -86,15 +91,15 @@ pub(super) fn depart(job: &mut Job) -> Vec<String> {
 /// is room is let in.
 pub(super) fn resize(job: &mut Job, config: &CoordinatorConfig, wanted: u32) -> Applied {
     let refuse = |why| Err(Refusal::Resize(why));
-    let (min, max) = (config.min_world, config.world_size);
+    let (min, max) = (config.min_world, config.max_world);
     match &job.phase {
-        Phase::Gathering => return refuse(ResizeRefusal::NotStarted { world: max }),
+        Phase::Gathering => return refuse(ResizeRefusal::NotStarted { world: config.world_size }),
         Phase::Finished { .. } => return Err(Refusal::Finished),
         Phase::Failed { abort, .. } => return Err(Refusal::Ended(abort.clone())),
         Phase::Running { .. } | Phase::Reforming { .. } => {}
     }
     if !job.survives {
-        return refuse(ResizeRefusal::NoMinimum { world: max, held: job.held });
+        return refuse(ResizeRefusal::NoMinimum { world: config.world_size, held: job.held });
     }
     if wanted < min {
         return refuse(ResizeRefusal::TooFew { wanted, min, max });
@@ -161,7 +166,7 @@ pub(super) fn vacant(
     let reserves = |m: &Member| m.recalled.is_some_and(|at| now < at + config.register_timeout);
     let others = job.members.values().filter(|m| reserves(m)).map(Member::place);
     let others: HashSet<Place> = others.filter(|other| other != place && !taken(other)).collect();
-    let recalled = lives + others.len() < job.room(config);
+    let recalled = lives + others.len() < job.room();
     let member = job.members.get_mut(&name)?;
     // It is there, and asks: however long it waits, it is not forgotten.
     member.heard(now);
@@ -171,7 +176,7 @@ pub(super) fn vacant(
 
 impl Job {
     /// Workers that it has room for.
-    pub(super) fn room(&self, config: &CoordinatorConfig) -> usize {
-        self.wanted.unwrap_or(config.world_size) as usize
+    pub(super) fn room(&self) -> usize {
+        self.wanted.unwrap_or(self.most) as usize
     }
 }

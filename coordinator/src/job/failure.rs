@@ -1,6 +1,7 @@
 //! How a job fails: who is to blame, and what is only an echo.
 
 use super::{Job, Phase, Suspicion, join, regroup, saver};
+use crate::chronicle::Found;
 use crate::config::CoordinatorConfig;
 use crate::journal::Record;
 use crate::journal::record::Suspected;
@@ -55,7 +56,7 @@ pub(super) fn reported(
         return None;
     }
     if !ended && member.joins {
-        return join::gone(job, name, &format!("failed: {message}"));
+        return join::gone(now, job, name, &format!("failed: {message}"));
     }
     // One that came to a running job and has done no step there says of itself what others, who run, do not meet; but numbers
     // that are not finite are those of all.
@@ -98,7 +99,8 @@ pub(super) fn reported(
     if kind == FailureKind::External {
         return fail(now, job, AbortKind::External, None, said);
     }
-    if let Some(reason) = regroup::go_on_without(now, job, config, name, &said) {
+    let found = if kind == FailureKind::Leaving { Found::Left } else { Found::Failed };
+    if let Some(reason) = regroup::go_on_without(now, job, config, name, (found, &said)) {
         return Some(reason);
     }
     // It was to leave while enough were left, which others have changed; it is no failure.
@@ -112,7 +114,7 @@ pub(super) fn reported(
         && echo
         && liveness::silent_before(m, &job.members, config).is_none()
     {
-        let lost = Lost { member: gone.clone(), cause: liveness::cause(now, m) };
+        let lost = liveness::found(now, gone, m);
         return lose(now, job, config, &lost, Some(&said));
     }
     match &mut job.phase {
@@ -128,9 +130,13 @@ pub(super) fn reported(
         }
         Phase::Running { suspicion: Some(s), .. } => {
             let text = format!("{said} (noticed first by: {})", s.message);
+            job.tell_lost(now, name, found, &text);
             fail(now, job, AbortKind::WorkerFailed, Some(name), text)
         }
-        _ => fail(now, job, AbortKind::WorkerFailed, Some(name), said),
+        _ => {
+            job.tell_lost(now, name, found, &said);
+            fail(now, job, AbortKind::WorkerFailed, Some(name), said)
+        }
     }
 }
 
@@ -161,7 +167,7 @@ pub(super) fn tick(now: Now, job: &mut Job, config: &CoordinatorConfig) -> Optio
     if let Some(first) = lost.first() {
         return match job.phase {
             Phase::Gathering => {
-                let text: Vec<String> = lost.iter().filter_map(|l| forget(job, l)).collect();
+                let text: Vec<String> = lost.iter().filter_map(|l| forget(now, job, l)).collect();
                 Some(text.join("; "))
             }
             // Its connection broke, and it has yet to be silent for the full time-out: an older silence comes first.
@@ -241,7 +247,7 @@ pub(super) fn lose(
 ) -> Option<String> {
     let member = job.members.get_mut(&lost.member)?;
     if member.joins {
-        return join::gone(job, &lost.member, &format!("is lost: {}", lost.cause));
+        return join::gone(now, job, &lost.member, &format!("is lost: {}", lost.cause));
     }
     member.failed = true;
     let mut text = format!("{} is lost: {}", member.describe(), lost.cause);
@@ -252,9 +258,10 @@ pub(super) fn lose(
     if let Some(by) = noticed.map(str::to_string).or(suspected) {
         text.push_str(&format!(" [{by}]"));
     }
-    if let Some(reason) = regroup::go_on_without(now, job, config, &lost.member, &text) {
+    if let Some(reason) = regroup::go_on_without(now, job, config, &lost.member, (lost.found, &text)) {
         return Some(reason);
     }
+    job.tell_lost(now, &lost.member, lost.found, &text);
     if let Some(member) = job.members.get_mut(&lost.member) {
         member.told = true;
     }
@@ -273,9 +280,10 @@ pub(super) fn lose(
 }
 
 /// A job that has not started forgets a lost worker; another may take its place.
-pub(super) fn forget(job: &mut Job, lost: &Lost) -> Option<String> {
+pub(super) fn forget(now: Now, job: &mut Job, lost: &Lost) -> Option<String> {
     let member = job.remove(&lost.member)?;
     let text = format!("{} is lost before the start: {}", member.describe(), lost.cause);
+    job.tell_forgotten(now, &member, &text);
     job.remember(member.place().to_string(), text.clone());
     Some(text)
 }

@@ -7,6 +7,7 @@
 //! take long, has a longer time before anything has been seen of it, and is named as such.
 
 use super::{Job, Phase};
+use crate::chronicle::happening::{Happening, ROSTER, seconds};
 use crate::config::CoordinatorConfig;
 use crate::membership::{Member, NAMED, Now};
 use crate::text::{MAX_REASON, line};
@@ -218,6 +219,10 @@ pub(super) fn look(now: Now, job: &mut Job, config: &CoordinatorConfig) -> Optio
     let Some(Told { generation, began, what, .. }) = job.pace.told.clone() else {
         let (told, notice) = found(now, job, config)?;
         let text = told.text.to_string();
+        let some = |ranks: &[u32]| ranks[..ranks.len().min(ROSTER)].to_vec();
+        let (behind, waiting) = (some(&notice.ranks), some(&notice.waiting));
+        let (number, bytes) = (notice.number, notice.bytes);
+        job.tell(now, Happening::Hang { why: text.clone(), behind, waiting, number, bytes });
         job.history.notice(told.began, notice);
         job.pace.told = Some(told);
         return Some(text);
@@ -231,6 +236,7 @@ pub(super) fn look(now: Now, job: &mut Job, config: &CoordinatorConfig) -> Optio
     job.history.over(lasted, |n| n.kind() == NoticeKind::Hang);
     job.pace.told = None;
     let text = format!("the hang in {what} is over after {:.1} s{then}", lasted.as_secs_f64());
+    job.tell(now, Happening::HangOver { why: text.clone(), lasted_s: seconds(lasted) });
     job.outcome().is_none().then_some(text)
 }
 

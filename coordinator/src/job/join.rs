@@ -12,6 +12,7 @@
 //! says of itself is its own ([`super::failure::reported`]), and where generations break with it, or do not connect, it is left out.
 
 use super::{Answer, Applied, Job, Phase, Reply, Wait, drain, failure, regroup};
+use crate::chronicle::{Found, Happening, Who};
 use crate::config::CoordinatorConfig;
 use crate::liveness::Lost;
 use crate::membership::{Member, Now};
@@ -44,7 +45,7 @@ pub(super) fn vacant(now: Now, job: &Job, config: &CoordinatorConfig, place: &Pl
             silent_ms: now.saturating_sub(other.last_seen).as_millis() as u64,
         });
     }
-    let room = job.room(config);
+    let room = job.room();
     if job.members.values().filter(|m| m.lives()).count() >= room {
         return Err(Refusal::Full { job: config.job_id.clone(), world: room as u32 });
     }
@@ -101,7 +102,7 @@ pub(super) fn plan(now: Now, job: &mut Job, header: &Header) -> Applied {
     // There is no room for it any more.
     if member.drained {
         member.told = true;
-        return Err(Refusal::Full { job: plan.job_id.clone(), world: job.wanted.unwrap_or(plan.world_size) });
+        return Err(Refusal::Full { job: plan.job_id.clone(), world: job.room() as u32 });
     }
     let mut roster = ranks::assign(&[member.place()]);
     for (place, gpu) in roster.iter_mut().zip(&member.gpu) {
@@ -133,6 +134,8 @@ pub(super) fn attach(now: Now, job: &mut Job, header: &Header, wait: Wait) -> Ap
     if member.attached.is_none() {
         member.attached = Some(None);
         reasons.push(format!("{} is ready to join, at the next boundary", member.describe()));
+        let worker = Who::from(&*member);
+        job.tell(now, Happening::WorkerReady { worker });
     }
     reasons.extend(regroup::form(now, job));
     let reason = (!reasons.is_empty()).then(|| reasons.join("; "));
@@ -164,7 +167,7 @@ pub(super) fn unconnected(now: Now, job: &mut Job, config: &CoordinatorConfig) -
         "it was let in, and not all were connected within {:.0} s: look at the address that the others reach it at",
         config.regroup_timeout.as_secs_f64()
     );
-    failure::lose(now, job, config, &Lost { member, cause }, None)
+    failure::lose(now, job, config, &Lost { member, cause, found: Found::NotConnected }, None)
 }
 
 /// Those that come and do not make themselves ready within the time that there is to register are not waited for: the place is
@@ -173,7 +176,7 @@ pub(super) fn overdue(now: Now, job: &mut Job, config: &CoordinatorConfig) -> Op
     let late = |m: &Member| m.joins && m.attached.is_none() && now >= m.since + config.register_timeout;
     let name = job.members.iter().find(|(_, m)| late(m)).map(|(name, _)| name.clone())?;
     let how = format!("has not made itself ready within {:.0} s", config.register_timeout.as_secs_f64());
-    gone(job, &name, &how)
+    gone(now, job, &name, &how)
 }
 
 /// Whether a member waits to be let in.
@@ -189,12 +192,13 @@ pub(super) fn wanted(job: &Job, generation: u64) -> bool {
 
 /// One that was to join is gone: nothing depended on it, and nothing of it is kept. None where the job has ended, whose members
 /// stay.
-pub(super) fn gone(job: &mut Job, name: &str, how: &str) -> Option<String> {
+pub(super) fn gone(now: Now, job: &mut Job, name: &str, how: &str) -> Option<String> {
     if job.outcome().is_some() {
         return None;
     }
     let member = job.remove(name)?;
     let text = format!("{}, which was to join, {how}", member.describe());
+    job.tell_forgotten(now, &member, &text);
     job.remember(member.place().to_string(), text.clone());
     Some(text)
 }

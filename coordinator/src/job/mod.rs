@@ -39,6 +39,7 @@ mod failure;
 mod hang;
 mod history;
 mod join;
+mod news;
 mod register;
 mod regroup;
 pub mod replay;
@@ -47,7 +48,9 @@ mod status;
 mod straggler;
 #[cfg(test)]
 mod tests;
+mod tick;
 
+use crate::chronicle::{Happening, Told, seconds};
 use crate::config::CoordinatorConfig;
 use crate::journal::Record;
 use crate::membership::{Member, Members, Now, missing};
@@ -139,14 +142,17 @@ pub struct Job {
     pace: hang::Pace,
     /// In which its workers' speeds are compared.
     window: straggler::Window,
+    /// What is to be told of it.
+    news: news::News,
     /// Who is in it.
     pub members: Members,
     /// It goes on without some of its workers.
     survives: bool,
     /// It was told to, and does not: why, for people.
     held: Option<&'static str>,
-    /// How many workers it is to have, where somebody has said so since the start.
+    /// How many workers it is to have, where somebody has said so since the start; else as many as come, up to `most`.
     wanted: Option<u32>,
+    most: u32,
     /// Rendezvous data of the generation.
     pub store: Store,
     /// The coordinator's among those that the run has had; 0: it keeps no journal.
@@ -193,6 +199,8 @@ pub struct Step {
     pub wakes: Wakes,
     /// Why the state changed, for logs; none when nothing of note happened.
     pub reason: Option<String>,
+    /// What has happened, for whoever watches the job.
+    pub told: Vec<Told>,
 }
 
 impl Job {
@@ -207,10 +215,12 @@ impl Job {
             history: Default::default(),
             pace: Default::default(),
             window: Default::default(),
+            news: Default::default(),
             members: Members::new(),
             survives: config.survives(),
             held: None,
             wanted: None,
+            most: config.max_world,
             store: Store::default(),
             term: 0,
             store_use: StoreUse::None,
@@ -331,7 +341,8 @@ pub fn step(now: Now, mut job: Job, config: &CoordinatorConfig, event: Event) ->
     };
     let regroup = job.told_after(generation);
     let records = replay::changes(&mut job, before);
-    Step { job, answer, ended, regroup, records, wakes, reason }
+    let told = news::follow(now, &mut job, config, &records, ended.is_some());
+    Step { job, answer, ended, regroup, records, wakes, reason, told }
 }
 
 type Applied = Result<(Answer, Option<String>), Refusal>;
@@ -368,6 +379,7 @@ fn apply(now: Now, job: &mut Job, config: &CoordinatorConfig, event: Event) -> A
             member.spoke(header.generation);
             member.step = member.step.max(report.step);
             member.report = Some(report);
+            job.news.arrived(report.arrival);
             if report.step > 0 {
                 job.has_state(&header.member);
             }
@@ -409,14 +421,10 @@ fn apply(now: Now, job: &mut Job, config: &CoordinatorConfig, event: Event) -> A
             job.watched = watching.then_some(now).or(job.watched);
             Ok((Answer::Reply(Reply::Status(Box::new(status::status(now, job, config)))), None))
         }
-        Event::Tick => {
-            let first = failure::tick(now, job, config);
-            let said = [first, hang::look(now, job, config), straggler::look(now, job)];
-            let said: Vec<String> = said.into_iter().flatten().collect();
-            Ok((Answer::None, (!said.is_empty()).then(|| said.join("; "))))
-        }
+        Event::Tick => Ok((Answer::None, tick::tick(now, job, config))),
         Event::HeldUp { by } => {
             job.held_up = Some((now, by));
+            job.tell(now, Happening::CoordinatorHeldUp { held_s: seconds(by) });
             Ok((Answer::None, None))
         }
         Event::Shutdown { why } => {

@@ -165,7 +165,7 @@ fn admit(now: Now, job: &mut Job, config: &CoordinatorConfig, request: RegisterR
         true => join::vacant(now, job, config, &place)?,
         false => open(now, job, config, &place.host, Some(place.local_index))?,
     }
-    fits(config, &place, worker.local_world)?;
+    fits(if joins { config.max_world } else { config.world_size }, &place, worker.local_world)?;
     agrees(job, &place, &spec)?;
     let gpu = if joins { join::gpu(job, &place, &worker)? } else { None };
 
@@ -205,11 +205,10 @@ fn reply(job: &Job, config: &CoordinatorConfig, member: String) -> Answer {
 }
 
 /// Whether a host has no more workers than the job.
-fn fits(config: &CoordinatorConfig, place: &Place, local_world: u32) -> Result<(), Refusal> {
-    if local_world > config.world_size {
+fn fits(most: u32, place: &Place, local_world: u32) -> Result<(), Refusal> {
+    if local_world > most {
         return Err(Refusal::Configuration(format!(
-            "{place} is one of {local_world} workers of its host, but the whole job has {}: check --world-size and --nproc-per-node",
-            config.world_size
+            "{place} is one of {local_world} workers of its host, but the whole job has {most}: check --world-size and --nproc-per-node"
         )));
     }
     Ok(())
@@ -250,6 +249,16 @@ fn start(now: Now, job: &mut Job, config: &CoordinatorConfig) -> String {
     let spec = job.members.values().min_by(first).map(|m| m.spec.clone()).unwrap_or_default();
     let facts = JobFacts { job: spec, workers, min_world: config.min_world };
     match plan::build(&config.job_id, &facts) {
+        // Each worker has at least one of a step's microbatches, whose number is made once.
+        Ok(Planned { plan, .. })
+            if u64::from(config.max_world) > plan.microbatches.max(plan.world_size.into()) =>
+        {
+            let (most, pieces) = (config.max_world, plan.microbatches);
+            let text = format!(
+                "the job cannot be run as configured: --max-world is {most}, but a step has {pieces} microbatches, and each worker takes one at least: give at most {pieces}, or a larger --global-batch-size"
+            );
+            failure::fail(now, job, AbortKind::Configuration, None, text).unwrap_or_default()
+        }
         Ok(Planned { plan, roster }) => {
             let by_place: HashMap<(&str, u32), &Placement> =
                 roster.iter().map(|p| ((p.host.as_str(), p.local_index), p)).collect();
@@ -264,6 +273,7 @@ fn start(now: Now, job: &mut Job, config: &CoordinatorConfig) -> String {
             hold(job, &plan);
             job.history.begun(job.generation, Now::ZERO, "");
             job.history.formed(now, roster.len(), 0);
+            job.news.formed(now, 0);
             let formed = plan::generation(&plan, job.generation, roster, None);
             job.plan = Some(Box::new(plan));
             job.phase = Phase::Running { formed: Box::new(formed), since: now, suspicion: None };

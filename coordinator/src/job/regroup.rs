@@ -3,6 +3,7 @@
 use super::{
     Answer, Applied, Job, Phase, Reply, StoreUse, Wait, drain, failure, hang, join, register, replay,
 };
+use crate::chronicle::Found;
 use crate::config::CoordinatorConfig;
 use crate::liveness::Lost;
 use crate::membership::{Member, NAMED, Now};
@@ -148,6 +149,7 @@ pub(super) fn end(now: Now, job: &mut Job, why: &str) -> String {
     }
     let why = line(why, MAX_REASON);
     let text = format!("generation {} is over: {why}", job.generation);
+    job.tell_over(now, &why);
     job.generation += 1;
     job.store = Default::default();
     job.store_use = StoreUse::None;
@@ -172,7 +174,7 @@ pub(super) fn go_on_without(
     job: &mut Job,
     config: &CoordinatorConfig,
     name: &str,
-    why: &str,
+    (found, why): (Found, &str),
 ) -> Option<String> {
     let runs = matches!(job.phase, Phase::Running { .. } | Phase::Reforming { .. });
     if !runs || !job.survives {
@@ -187,6 +189,7 @@ pub(super) fn go_on_without(
     let abort = Abort { kind: AbortKind::Dropped.into(), message, culprit: member.rank, saver: None };
     job.kept.push(replay::gone(name, Some(&abort)));
     member.dropped = Some(abort);
+    job.tell_lost(now, name, found, why);
     if job.members.values().all(|m| !m.counted()) {
         job.phase = Phase::Finished { at: now, interrupted: job.interrupted };
         return Some(format!("{why}; all others have left, the job is finished"));
@@ -201,7 +204,7 @@ pub(super) fn go_on_without(
 pub(super) fn form(now: Now, job: &mut Job) -> Option<String> {
     let Phase::Reforming { since, why } = &job.phase else { return None };
     let (took, why) = (now.saturating_sub(*since), why.clone());
-    if let Some(reason) = without_those_in_vain(job) {
+    if let Some(reason) = without_those_in_vain(now, job) {
         if job.plan.as_deref().is_some_and(|plan| too_few(job, plan.min_world)) {
             return failure::fail(now, job, AbortKind::WorkerFailed, None, reason);
         }
@@ -282,6 +285,7 @@ pub(super) fn form(now: Now, job: &mut Job) -> Option<String> {
         _ => 0,
     };
     job.history.formed(now, places.len(), step);
+    job.news.formed(now, step);
     let formed = Generation { joined, ..plan::generation(plan, job.generation, roster, source) };
     let text = format!(
         "generation {} is formed {:.2} s later, {} workers: {from}",
@@ -297,7 +301,7 @@ pub(super) fn form(now: Now, job: &mut Job) -> Option<String> {
 
 /// Once all have come, those that were let in often enough and never took on the state are left out: it is they who break
 /// generations, and those do not count as in vain. None where there are none, or nobody else.
-fn without_those_in_vain(job: &mut Job) -> Option<String> {
+fn without_those_in_vain(now: Now, job: &mut Job) -> Option<String> {
     let counted = || job.members.values().filter(|m| m.counted());
     if counted().any(|m| m.attached.is_none()) || counted().all(|m| m.untried) {
         return None;
@@ -323,6 +327,7 @@ fn without_those_in_vain(job: &mut Job) -> Option<String> {
     member.dropped = Some(abort);
     job.progress.1 = job.progress.1.saturating_sub(member.tries);
     let place = member.place().to_string();
+    job.tell_lost(now, &name, Found::InVain, &text);
     job.remember(place, text.clone());
     Some(text)
 }
@@ -363,7 +368,7 @@ pub(super) fn overdue(now: Now, job: &mut Job, config: &CoordinatorConfig) -> Op
         job.generation,
         config.regroup_timeout.as_secs_f64()
     );
-    failure::lose(now, job, config, &Lost { member, cause }, None)
+    failure::lose(now, job, config, &Lost { member, cause, found: Found::NotAttached }, None)
 }
 
 /// A launcher has seen a worker's end.
@@ -386,13 +391,13 @@ pub(super) fn exited(now: Now, job: &mut Job, config: &CoordinatorConfig, r: &Ex
         return Ok((Answer::Reply(reply), None));
     };
     let cause = format!("its launcher saw that it {}", r.status);
-    let lost = member.lives().then(|| Lost { member: name.clone(), cause });
+    let lost = member.lives().then(|| Lost { member: name.clone(), cause, found: Found::Exited });
     let name = name.clone();
     // One that was asked to stop and has left, as all have.
     let stops = member.left && job.interrupted;
     let vacant = drain::vacant(now, job, config, (&place, Some(&name)));
     let reason = match (&job.phase, lost) {
-        (Phase::Gathering, Some(lost)) => failure::forget(job, &lost),
+        (Phase::Gathering, Some(lost)) => failure::forget(now, job, &lost),
         (Phase::Running { .. } | Phase::Reforming { .. }, Some(lost)) => {
             failure::lose(now, job, config, &lost, None)
         }
@@ -429,6 +434,7 @@ impl Job {
         if generation == self.generation && matches!(self.phase, Phase::Running { .. }) {
             self.history.reached(step);
             hang::stepped(self, step);
+            self.news.reached(step);
         }
         if step <= self.progress.0 {
             return;

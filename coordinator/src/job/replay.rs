@@ -190,6 +190,7 @@ pub fn run(config: &CoordinatorConfig, uid: u64) -> Run {
         generation: config.generation,
         world_size: config.world_size,
         min_world: config.min_world,
+        max_world: config.max_world,
         heartbeat_timeout_ms: config.heartbeat_timeout.as_millis() as u64,
     }
 }
@@ -197,12 +198,14 @@ pub fn run(config: &CoordinatorConfig, uid: u64) -> Run {
 /// In what a configuration differs from the one that a journal was begun with.
 fn differences(config: &CoordinatorConfig, theirs: &Run) -> Vec<String> {
     let ours = run(config, theirs.uid);
+    let most = [theirs.most(), ours.most()].map(|most| most.to_string());
     let seconds = |ms: u64| Duration::from_millis(ms).as_secs_f64().to_string();
     let all = [
         ("job-id", theirs.job_id.clone(), ours.job_id),
         ("generation", theirs.generation.to_string(), ours.generation.to_string()),
         ("world-size", theirs.world_size.to_string(), ours.world_size.to_string()),
         ("min-world", theirs.min_world.to_string(), ours.min_world.to_string()),
+        ("max-world", most[0].clone(), most[1].clone()),
         ("heartbeat-timeout", seconds(theirs.heartbeat_timeout_ms), seconds(ours.heartbeat_timeout_ms)),
     ];
     let differing = all.into_iter().filter(|(_, theirs, ours)| theirs != ours);
@@ -238,6 +241,8 @@ pub fn replay(
     if replayed.term == 0 {
         return Err(senseless(records.len(), "it names no coordinator"));
     }
+    // Earlier coordinators have told of it.
+    replayed.job.told();
     Ok(replayed)
 }
 

@@ -72,7 +72,7 @@ pub(super) fn status(now: Now, job: &Job, config: &CoordinatorConfig) -> StatusR
         notices: job.notices(now),
         coordinator_timeout_ms: config.absence().map_or(0, |absence| absence.as_millis() as u64),
         term: job.term,
-        wanted_workers: job.room(config) as u32,
+        wanted_workers: job.room() as u32,
         min_workers: if job.survives { config.min_world } else { config.world_size },
     }
 }
@@ -88,6 +88,14 @@ impl Job {
     /// What was noticed of its workers and ended nothing, oldest first; as many as are remembered.
     pub fn notices(&self, now: Now) -> Vec<Notice> {
         self.history.notices(now)
+    }
+
+    /// The generation that runs, and its workers, if one does.
+    pub fn runs(&self) -> Option<(u64, u32)> {
+        match &self.phase {
+            Phase::Running { formed, .. } => Some((formed.number, formed.roster.len() as u32)),
+            _ => None,
+        }
     }
 
     /// Whether the workers of the generation have found each other, as they say. One that failed before has not.

@@ -5,6 +5,7 @@
 //! done some steps. One is slow after several windows above one ratio to the median, and ceases to be so below a lower one.
 
 use super::{Job, Phase};
+use crate::chronicle::{Happening, seconds};
 use crate::membership::{Member, Now};
 use crate::speed::{Verdict, median, verdict};
 use octrain_core::strategy::Rank;
@@ -61,20 +62,21 @@ pub(super) fn look(now: Now, job: &mut Job) -> Option<String> {
     }
     let each = |m: &Member| Some(m.speed.own? / share(m)? as f64);
     let median = median(job.members.values().filter(|m| in_it(m)).filter_map(each).collect());
-    let mut said = Vec::new();
+    let (mut said, mut told) = (Vec::new(), Vec::new());
     for m in job.members.values_mut().filter(|m| in_it(m)) {
         let (Some(each), Some(own), Some(n), Some(rank)) = (each(m), m.speed.own, share(m), m.rank) else {
             continue;
         };
         let verdict = verdict(each, median, n);
         m.speed.windows = if verdict == Verdict::Slow { m.speed.windows + 1 } else { 0 };
+        let (own_s, times_median) = (own, each / median);
         let is = format!(
-            "{own:.3} s of its own a step, {:.1} times the median of {world} workers by its microbatches",
-            each / median
+            "{own:.3} s of its own a step, {times_median:.1} times the median of {world} workers by its microbatches"
         );
         let text = match (m.speed.slow, verdict) {
             (None, Verdict::Slow) if m.speed.windows >= WINDOWS => {
                 m.speed.slow = Some(now);
+                told.push(Happening::WorkerSlow { worker: (&*m).into(), own_s, times_median });
                 let text = format!("{} is slow: {is}", m.describe());
                 let (kind, message) = (NoticeKind::Slow.into(), text.clone());
                 let notice = Notice { kind, generation, message, ranks: vec![rank], ..Notice::default() };
@@ -84,6 +86,8 @@ pub(super) fn look(now: Now, job: &mut Job) -> Option<String> {
             (Some(since), Verdict::Well) => {
                 m.speed.slow = None;
                 let lasted = now.saturating_sub(since);
+                let (worker, lasted_s) = ((&*m).into(), seconds(lasted));
+                told.push(Happening::WorkerNoLongerSlow { worker, own_s, times_median, lasted_s });
                 let of_it = |n: &Notice| n.kind() == NoticeKind::Slow && n.ranks == [rank];
                 job.history.over(lasted, of_it);
                 format!("{} is no longer slow after {:.0} s: {is}", m.describe(), lasted.as_secs_f64())
@@ -92,6 +96,7 @@ pub(super) fn look(now: Now, job: &mut Job) -> Option<String> {
         };
         said.push(text);
     }
+    told.into_iter().for_each(|what| job.tell(now, what));
     begin(now, job);
     (!said.is_empty()).then(|| said.join("; "))
 }

@@ -3,10 +3,12 @@
 mod blame;
 mod departure;
 mod drain;
+mod growth;
 mod hang;
 mod history;
 mod in_vain;
 mod join;
+mod news;
 mod regroup;
 mod replay;
 mod straggler;
@@ -36,6 +38,7 @@ struct World {
     config: CoordinatorConfig,
     now: Now,
     ended: Vec<Outcome>,
+    told: Vec<Told>,
 }
 
 fn spec_of(changes: Value) -> JobSpec {
@@ -57,7 +60,7 @@ fn request(host: &str, local_index: u32) -> RegisterRequest {
 impl World {
     fn new(world_size: u32) -> Self {
         let config = CoordinatorConfig::new("127.0.0.1:0", world_size);
-        Self { job: Job::new(&config, 7), config, now: Now::ZERO, ended: Vec::new() }
+        Self { job: Job::new(&config, 7), config, now: Now::ZERO, ended: Vec::new(), told: Vec::new() }
     }
 
     /// A running job with workers `a:0`, `a:1`, ...
@@ -72,6 +75,7 @@ impl World {
         let step = step(self.now, self.job.clone(), &self.config, event);
         self.job = step.job;
         self.ended.extend(step.ended);
+        self.told.extend(step.told);
         step.answer
     }
 

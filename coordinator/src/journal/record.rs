@@ -83,6 +83,16 @@ pub struct Run {
     /// Milliseconds of silence that its workers were told of.
     #[prost(uint64, tag = "6")]
     pub heartbeat_timeout_ms: u64,
+    /// Most that it may have; 0: as many as it consists of.
+    #[prost(uint32, tag = "7")]
+    pub max_world: u32,
+}
+
+impl Run {
+    /// Most workers that the job may have.
+    pub fn most(&self) -> u32 {
+        self.max_world.max(self.world_size)
+    }
 }
 
 /// A worker, as it has registered.

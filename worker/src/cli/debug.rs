@@ -1,7 +1,7 @@
 //! `octrain debug`: N ranks on this machine, deterministic, with every check on.
 
 use super::args::RunFlags;
-use super::local;
+use super::local::{self, EventFlag, Own};
 use crate::config::{RunConfig, RunScope};
 use crate::launcher::Restarts;
 use anyhow::Result;
@@ -15,6 +15,9 @@ pub struct DebugArgs {
     /// `runs/debug`.
     #[command(flatten)]
     pub flags: RunFlags,
+    /// What happens, as lines of JSON.
+    #[command(flatten)]
+    pub events: EventFlag,
 }
 
 /// The defaults of the debug mode.
@@ -38,5 +41,5 @@ pub fn main(args: &DebugArgs, matches: &ArgMatches) -> Result<u8> {
     // Only its own folder is its to overwrite.
     config.checkpoints.overwrite &= !given.contains("output-dir") || given.contains("overwrite");
     args.flags.show(&config)?;
-    local::run(&config, "127.0.0.1:0", Restarts::new(0))
+    local::run(&config, &Own { events: args.events.clone(), ..Own::default() }, Restarts::new(0))
 }

@@ -30,5 +30,5 @@ pub fn main(args: &EvalArgs, matches: &ArgMatches) -> Result<u8> {
     config.run.run_scope = RunScope::EvalOnly;
     args.flags.show(&config)?;
     checkpoint_base::announce(&folder, &manifest);
-    local::run(&config, "127.0.0.1:0", Restarts::new(0))
+    local::run(&config, &local::Own::default(), Restarts::new(0))
 }

@@ -3,6 +3,7 @@
 
 use super::Exit;
 use super::credentials::tls_arguments;
+use super::resume::quoted;
 use super::shared_token::SharedToken;
 use super::worker::{self, Place, Work};
 use crate::config::RunConfig;
@@ -21,6 +22,7 @@ use octrain_coordinator::token::draw;
 use octrain_core::strategy::{DeviceChoice, TestBackend};
 use std::ffi::OsString;
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -96,6 +98,42 @@ impl RestartFlag {
         }
     }
 }
+
+/// What a job on this host says besides its log.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct EventFlag {
+    /// File to which the coordinator that this command starts appends a line of JSON for whatever happens to the job: workers that
+    /// come, are lost and leave, generations with what each took, the end with a report.
+    #[arg(long, value_name = "FILE")]
+    pub event_file: Option<PathBuf>,
+}
+
+impl EventFlag {
+    /// As it is given again, with a blank in front; nothing where there is none.
+    pub fn again(&self) -> String {
+        let flag = |path: &PathBuf| format!(" --event-file {}", quoted(&path.display().to_string()));
+        self.event_file.as_ref().map_or_else(String::new, flag)
+    }
+}
+
+/// The coordinator of a job on this host.
+#[derive(Debug, Clone)]
+pub struct Own<'a> {
+    /// Where it listens.
+    pub listen: &'a str,
+    /// Whom it tells what happens.
+    pub events: EventFlag,
+}
+
+impl Default for Own<'_> {
+    /// At a port of the system's choice, with a log and nothing else.
+    fn default() -> Self {
+        Self { listen: ANY_PORT, events: EventFlag::default() }
+    }
+}
+
+/// Where it listens if nothing is said.
+pub const ANY_PORT: &str = "127.0.0.1:0";
 
 /// How a launcher knows whether its job goes on without some of its workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -252,15 +290,14 @@ fn min_world(config: &RunConfig, work: &Work) -> u32 {
     config.machine.min_world.filter(|_| *work == Work::Run).unwrap_or(all) as u32
 }
 
-/// Runs the job; `listen` is where the embedded coordinator listens. Workers that die while it goes on are replaced as far as
-/// `restarts` go.
-pub fn run(config: &RunConfig, listen: &str, restarts: Restarts) -> Result<u8> {
+/// Runs the job, with a coordinator of its `own`. Workers that die while it goes on are replaced as far as `restarts` go.
+pub fn run(config: &RunConfig, own: &Own, restarts: Restarts) -> Result<u8> {
     // Whatever is wrong with network or data is said once, here, and not by every worker.
-    run_opened(config, listen, Job::open(config).map_err(Exit::of_run)?, &Work::Run, restarts)
+    run_opened(config, own, Job::open(config).map_err(Exit::of_run)?, &Work::Run, restarts)
 }
 
-/// Runs a job whose network and data were looked at before; `listen` is where the embedded coordinator listens.
-pub fn run_opened(config: &RunConfig, listen: &str, job: Job, work: &Work, restarts: Restarts) -> Result<u8> {
+/// Runs a job whose network and data were looked at before.
+pub fn run_opened(config: &RunConfig, own: &Own, job: Job, work: &Work, restarts: Restarts) -> Result<u8> {
     let world = config.machine.nproc as u32;
     let host = crate::session::machine::host_name();
     let min_world = min_world(config, work);
@@ -269,7 +306,8 @@ pub fn run_opened(config: &RunConfig, listen: &str, job: Job, work: &Work, resta
     let serve = CoordinatorConfig {
         access: Access { token: Some(shared.token.clone()), ..Access::default() },
         expected: (0..world).map(|local_index| Expected { host: host.clone(), local_index }).collect(),
-        ..CoordinatorConfig::new(listen, world).with_min_world(min_world)
+        event_file: own.events.event_file.clone(),
+        ..CoordinatorConfig::new(own.listen, world).with_min_world(min_world)
     };
     let coordinator = server::serve(serve).map_err(|e| match e {
         ServeError::Runtime(_) => anyhow::Error::from(e),

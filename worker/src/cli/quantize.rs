@@ -90,7 +90,7 @@ pub fn main(args: &QuantizeArgs, matches: &ArgMatches) -> Result<u8> {
     trainer::same_task(&folder, &manifest, &config, &job).map_err(Exit::configuration)?;
     let again = Again { command: "octrain train".into(), needs: "" };
     let code = resume::with_continuation(
-        local::run_opened(&config, "127.0.0.1:0", job, &Work::Run, Restarts::new(0)),
+        local::run_opened(&config, &local::Own::default(), job, &Work::Run, Restarts::new(0)),
         &config,
         &again,
     )?;

@@ -14,7 +14,7 @@ pub struct ResizeArgs {
     /// `HOST:PORT` of the coordinator.
     #[arg(value_name = "HOST:PORT", env = "OCTRAIN_COORDINATOR")]
     pub coordinator: String,
-    /// Workers that the job is to have: from its minimum to as many as it was started with.
+    /// Workers that the job is to have: from its minimum to as many as it was started with, or as its coordinator allows (--max-world).
     #[arg(value_name = "N")]
     pub workers: u32,
     /// What shows the coordinator that this process may say so.

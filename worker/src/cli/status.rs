@@ -213,7 +213,9 @@ fn text(status: &StatusReply) -> String {
         true => format!(", {} are enough", status.min_workers),
         false => String::new(),
     };
-    let wanted = match status.wanted_workers == status.expected_workers {
+    // One that may grow says how far.
+    let all = status.expected_workers.max(status.wanted_workers);
+    let wanted = match status.wanted_workers == all {
         true => String::new(),
         false => format!(", {} are wanted", status.wanted_workers),
     };
@@ -226,7 +228,7 @@ fn text(status: &StatusReply) -> String {
         status.job_id,
         phase(status),
         status.generation,
-        status.expected_workers
+        all
     );
     if !status.message.is_empty() {
         out += &format!("{}\n", status.message);
@@ -423,6 +425,8 @@ mod tests {
         let mut draining = status();
         draining.members[0].drains = true;
         assert!(text(&draining).contains("1 of 2 workers here"), "{}", text(&draining));
+        let grows = StatusReply { wanted_workers: 4, ..status() };
+        assert!(text(&grows).contains("1 of 4 workers here, 1 are enough"), "{}", text(&grows));
     }
 
     #[test]

@@ -2,14 +2,11 @@
 
 use super::Exit;
 use super::args::RunFlags;
-use super::local::{self, RestartFlag};
+use super::local::{self, ANY_PORT, EventFlag, Own, RestartFlag};
 use super::resume::{self, Again, ResumeFlag};
 use crate::launcher::crowd;
 use anyhow::Result;
 use clap::ArgMatches;
-
-/// Where the embedded coordinator listens if nothing else is said.
-const ANY_PORT: &str = "127.0.0.1:0";
 
 /// Arguments of `octrain train`.
 #[derive(Debug, Clone, clap::Args)]
@@ -27,6 +24,9 @@ pub struct TrainArgs {
     /// Replacements.
     #[command(flatten)]
     pub restart: RestartFlag,
+    /// What happens, as lines of JSON.
+    #[command(flatten)]
+    pub events: EventFlag,
 }
 
 /// Runs the command.
@@ -38,9 +38,10 @@ pub fn main(args: &TrainArgs, matches: &ArgMatches) -> Result<u8> {
         ANY_PORT => String::new(),
         listen => format!(" --listen {}", resume::quoted(listen)),
     };
-    let command = format!("octrain train{listen}{}", args.restart.again());
+    let command = format!("octrain train{listen}{}{}", args.restart.again(), args.events.again());
     let again = Again { command, needs: "" };
     let config = resume::resolve(&args.flags, &args.resume, matches, &again)?;
     args.flags.show(&config)?;
-    resume::with_continuation(local::run(&config, &args.listen, args.restart.restarts()), &config, &again)
+    let own = Own { listen: &args.listen, events: args.events.clone() };
+    resume::with_continuation(local::run(&config, &own, args.restart.restarts()), &config, &again)
 }

@@ -59,7 +59,10 @@ impl Queue {
     /// Starts the thread of a group of `backend`.
     pub fn new(backend: &'static str, rank: usize, longest: Duration) -> Result<Self, Trouble> {
         let (sender, jobs) = mpsc::channel::<Job>();
-        let work = move || jobs.into_iter().for_each(|job| job());
+        let work = move || {
+            crate::native::alone();
+            jobs.into_iter().for_each(|job| job());
+        };
         let thread = std::thread::Builder::new()
             .name(format!("{backend}-calls"))
             .spawn(work)

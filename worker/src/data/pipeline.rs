@@ -4,7 +4,7 @@ use super::augment::Element;
 use super::rng::CounterRng;
 use super::{DataConfig, DataError, Dataset, Geometry};
 use crate::data::source::{Broken, Images};
-use crate::native::{Upload, pinned};
+use crate::native::{Upload, alone, pinned};
 use image::RgbImage;
 use rayon::prelude::*;
 use std::collections::BTreeSet;
@@ -301,7 +301,7 @@ impl Pipeline {
 
 /// A pool of decode threads.
 pub(super) fn pool(threads: usize) -> Result<Arc<rayon::ThreadPool>, DataError> {
-    let built =
-        rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).thread_name(|i| format!("decode{i}"));
+    let built = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1));
+    let built = built.thread_name(|i| format!("decode{i}")).start_handler(|_| alone());
     built.build().map(Arc::new).map_err(|e| DataError::Loader(format!("cannot start decode threads: {e}")))
 }

@@ -25,6 +25,7 @@ mod nvrtc;
 pub mod openvino_profile;
 mod pointwise;
 mod products;
+mod threads;
 mod update;
 mod upload;
 
@@ -43,6 +44,7 @@ pub use leave::leave;
 pub use memory::keep_freed;
 pub use pointwise::{Cut, Norm, Pointwise, Rounding, pointwise, pointwise_for_two, pointwise_with_codes};
 pub use products::bf16_products;
+pub use threads::alone;
 pub use update::{AdamWNumbers, adamw, sgd};
 pub use upload::{Upload, pinned};
 

@@ -3,9 +3,10 @@
 use super::SessionOptions;
 use crate::collective::{Abort, Whereabouts};
 use crate::strategy::Device;
-use octrain_proto::v1::{self, BuildPlan, CudaDevice, Placement};
-use std::sync::Arc;
+use octrain_proto::v1::{self, Arrival, BuildPlan, CudaDevice, Placement};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 /// Who the workers of a generation are, and when it is over. A job that ends with any of its workers has one.
 #[derive(Debug)]
@@ -14,14 +15,16 @@ pub struct Generation {
     /// Trips once it is over, or the job is.
     abort: Abort,
     connected: AtomicBool,
+    /// How this worker came to it, once it has.
+    arrival: OnceLock<Arrival>,
     joins: bool,
     at: Arc<Whereabouts>,
 }
 
 impl Generation {
     pub(crate) fn new(formed: v1::Generation) -> Self {
-        let (abort, at) = (Abort::new(), Arc::default());
-        Self { formed, abort, connected: AtomicBool::new(false), joins: false, at }
+        let (abort, connected, at) = (Abort::new(), AtomicBool::new(false), Arc::default());
+        Self { formed, abort, connected, arrival: OnceLock::new(), joins: false, at }
     }
 
     /// The place of a worker that comes to a running job, alone, until it is let in.
@@ -32,6 +35,18 @@ impl Generation {
     /// Before there is one: that of the registration.
     pub(super) fn none(number: u64) -> Self {
         Self::new(v1::Generation { number, ..v1::Generation::default() })
+    }
+
+    /// Says what it took this worker to come to it: to be connected to the others, and then to have the state that all have. The
+    /// reports of its steps tell the coordinator.
+    pub fn arrived(&self, connect: Duration, agree: Duration) {
+        let (connect_seconds, agree_seconds) = (connect.as_secs_f64(), agree.as_secs_f64());
+        self.arrival.get_or_init(|| Arrival { connect_seconds, agree_seconds });
+    }
+
+    /// What [`Generation::arrived`] was told.
+    pub(super) fn arrival(&self) -> Option<Arrival> {
+        self.arrival.get().copied()
     }
 
     /// Its number, from 1.

@@ -118,7 +118,8 @@ impl Session {
     /// newest one is told.
     pub fn report_step(&self, step: u64, metrics: StepReport) {
         self.shared.step.fetch_max(step, Ordering::Relaxed);
-        self.shared.report.send_replace(Some(StepReport { step, ..metrics }));
+        let arrival = self.shared.current().arrival();
+        self.shared.report.send_replace(Some(StepReport { step, arrival, ..metrics }));
     }
 
     /// Why the coordinator ended the job, naming the culprit; none while it goes on.

@@ -11,6 +11,7 @@ use crate::checkpoint::Position;
 use crate::config::RunScope;
 use crate::launcher::{logging, signals};
 use crate::session::{Generation, Session, SessionError};
+use octrain_proto::PARTED;
 use std::time::Instant;
 
 /// Whether a worker without a run has, in this generation, others that have one.
@@ -84,8 +85,6 @@ impl Run<'_> {
             self.progress.promise_kept();
         }
         let step = self.progress.position.global_step;
-        TrainError::Regrouped(format!(
-            "all have stopped after step {step}, for a worker that joins or leaves"
-        ))
+        TrainError::Regrouped(format!("all have stopped after step {step}, {PARTED}"))
     }
 }

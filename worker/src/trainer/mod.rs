@@ -348,5 +348,6 @@ fn step_report(m: &StepMetrics) -> StepReport {
         data_seconds: m.data_time,
         compute_seconds: m.compute_time(),
         reduce_seconds: m.reduce_time,
+        ..StepReport::default()
     }
 }

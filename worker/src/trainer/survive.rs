@@ -156,6 +156,8 @@ impl Run<'_> {
         }
         self.loader = self.task.loader()?;
         self.generation = generation.number();
+        let agreed = connected.elapsed();
+        generation.arrived(connected - formed, agreed);
         if let Some((left, why)) = self.left.take() {
             self.reporter.regrouped(&Regrouped {
                 generation: generation.number(),
@@ -167,7 +169,7 @@ impl Run<'_> {
                 seconds: [
                     (formed - left).as_secs_f64(),
                     (connected - formed).as_secs_f64(),
-                    connected.elapsed().as_secs_f64(),
+                    agreed.as_secs_f64(),
                 ],
             });
         }

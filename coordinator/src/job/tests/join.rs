@@ -22,7 +22,7 @@ fn exited_again(local_index: u32) -> Event {
 }
 
 /// What a worker hears with its heartbeat: whether a boundary is wanted, and whether its generation is over.
-fn heard(w: &mut World, header: &Header, step: u64) -> (bool, bool) {
+pub(super) fn heard(w: &mut World, header: &Header, step: u64) -> (bool, bool) {
     let beat = Event::Heartbeat(
         header.clone(),
         Beat { step, collectives: 0, connected: true, leaving: false, ..Beat::default() },
@@ -45,7 +45,7 @@ fn three_of_four() -> (World, Vec<Header>) {
     (w, h)
 }
 
-fn joining(header: &Header, wait: Wait) -> Event {
+pub(super) fn joining(header: &Header, wait: Wait) -> Event {
     Event::Attach { header: header.clone(), standing: None, message: String::new(), wait }
 }
 

@@ -109,7 +109,8 @@ pub fn main(args: &BenchAllReduceArgs) -> Result<u8> {
     let file = folder.path().join("times.jsonl");
     let config = job(args, each).with(|c| c.run.report_file = Some(file.clone()));
     let job = Job::open(&config).map_err(Exit::of_run)?;
-    let code = local::run_opened(&config, "127.0.0.1:0", job, &Work::AllReduce(wanted), Restarts::new(0))?;
+    let code =
+        local::run_opened(&config, &local::Own::default(), job, &Work::AllReduce(wanted), Restarts::new(0))?;
     if code != EXIT_OK {
         return Ok(code);
     }

@@ -114,7 +114,7 @@ fn shown(numbers: &Map<String, Value>, workers: usize) -> String {
 /// Runs the benchmark; its report goes to `file`.
 fn run(config: &RunConfig, file: &Path) -> Result<u8> {
     let told = config.clone().with(|c| c.run.report_file = Some(file.into()));
-    local::run(&told, "127.0.0.1:0", Restarts::new(0))
+    local::run(&told, &local::Own::default(), Restarts::new(0))
 }
 
 /// Runs the command.
