@@ -148,8 +148,9 @@ impl Driver {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             if let Some(why) = self.retired.take() {
-                let generation = self.job.as_ref().map_or(0, |job| job.generation);
-                let retired = Happening::CoordinatorRetired { why: why.to_string() };
+                let (generation, step) =
+                    self.job.as_ref().map_or((0, 0), |job| (job.generation, job.steps()));
+                let retired = Happening::CoordinatorRetired { why: why.to_string(), step };
                 self.teller.tell_of(self.now(), generation, retired);
                 let outcome = Outcome::Retired { why };
                 self.ended.send_replace(Some(outcome.clone()));

@@ -214,9 +214,17 @@ async fn bind(listen: &str) -> io::Result<TcpListener> {
 pub async fn start(config: CoordinatorConfig) -> Result<Serving, ServeError> {
     config.validate()?;
     let tls = config.access.tls.as_ref().map(TlsFiles::server).transpose()?.map(TlsAcceptor::from);
-    let Begun { job, term, mut journal, records } = begin(&config)?;
+    let Begun { mut job, term, mut journal, records } = begin(&config)?;
     let head = Head::new(&config.job_id, term.run, term.number);
-    let mut teller = Teller::open(config.event_file.as_deref(), head, job.runs())?;
+    let mut teller = match Teller::open(config.event_file.as_deref(), head.clone(), job.runs()) {
+        Ok(teller) => teller,
+        // A job that goes on does not end for it.
+        Err(why) if term.number > 1 => {
+            log::warn(job.generation, &format!("{why}; the job goes on without its events"));
+            Teller::open(None, head, job.runs())?
+        }
+        Err(why) => return Err(why.into()),
+    };
     let listen = config.listen.clone();
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::AddrInUse => ServeError::PortInUse { listen: listen.clone() },
@@ -234,6 +242,7 @@ pub async fn start(config: CoordinatorConfig) -> Result<Serving, ServeError> {
     let generation = config.generation;
     log::info(generation, &opening);
     teller.tell_of(Duration::ZERO, job.generation, started(address, &config, &job));
+    teller.tell(job.ended_before(Duration::ZERO));
     let events = teller.outlet();
     let guard = Guard::new(config.access.token.clone(), generation);
     let term = journal.is_some().then_some(term);

@@ -7,14 +7,15 @@ const SHARE: f64 = 0.5;
 /// Times the median above which one is slow, and below which it ceases to be.
 const SLOW: f64 = 1.5;
 const RECOVERED: f64 = 1.2;
-/// What is below this, in seconds of a step, nobody notices.
+/// What is below this, in seconds of a step, nobody notices; and below the other one, nobody notices any more.
 const LEAST: f64 = 0.01;
+const LITTLE: f64 = 0.005;
 
 /// What is known of one worker's speed.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Speed {
-    /// Steps, and microseconds that they took it, at the beginning of the window.
-    pub(crate) from: (u64, u64),
+    /// Steps, and microseconds that they took it, at the beginning of the window; none before it has said them in this generation.
+    pub(crate) from: Option<(u64, u64)>,
     /// Seconds of its own a step, smoothed over windows.
     pub(crate) own: Option<f64>,
     /// Windows in a row in which it was slow.
@@ -26,7 +27,8 @@ pub struct Speed {
 impl Speed {
     /// Takes in what a window says: so many steps, and microseconds that they took, since it was registered.
     pub(crate) fn window(&mut self, steps: u64, own_us: u64) {
-        let (steps, own_us) = (steps.saturating_sub(self.from.0), own_us.saturating_sub(self.from.1));
+        let from = self.from.unwrap_or((steps, own_us));
+        let (steps, own_us) = (steps.saturating_sub(from.0), own_us.saturating_sub(from.1));
         let own = own_us as f64 / 1e6 / steps.max(1) as f64;
         self.own = Some(self.own.map_or(own, |before| before + SHARE * (own - before)));
     }
@@ -59,12 +61,17 @@ pub(crate) fn median(mut all: Vec<f64>) -> f64 {
     all.get(all.len().saturating_sub(1) / 2).copied().unwrap_or_default()
 }
 
-/// What a worker is by its seconds a microbatch, of which it has so many in a step.
-pub(crate) fn verdict(each: f64, median: f64, microbatches: usize) -> Verdict {
-    match each {
-        _ if each > SLOW * median && (each - median) * microbatches as f64 > LEAST => Verdict::Slow,
-        _ if each < RECOVERED * median => Verdict::Well,
-        _ => Verdict::Between,
+/// What a worker is by two times of its own beside the median of all: by microbatch, and by step. One that has fewer microbatches takes
+/// longer for each where a step has parts that do not grow with them, and is waited for by nobody: it has to be slow by both.
+pub(crate) fn verdict(by_microbatch: (f64, f64), by_step: (f64, f64)) -> Verdict {
+    let above = |times: f64, seconds: f64| {
+        let ((each, each_median), (own, own_median)) = (by_microbatch, by_step);
+        each > times * each_median && own > times * own_median && own - own_median > seconds
+    };
+    match () {
+        () if above(SLOW, LEAST) => Verdict::Slow,
+        () if above(RECOVERED, LITTLE) => Verdict::Between,
+        () => Verdict::Well,
     }
 }
 
@@ -81,12 +88,22 @@ mod tests {
 
     #[test]
     fn between_both_bounds_nothing_changes() {
-        assert_eq!(verdict(0.151, 0.1, 1), Verdict::Slow);
-        assert_eq!(verdict(0.149, 0.1, 1), Verdict::Between);
-        assert_eq!(verdict(0.121, 0.1, 1), Verdict::Between);
-        assert_eq!(verdict(0.119, 0.1, 1), Verdict::Well);
+        let of_one = |own: f64, median: f64| verdict((own, median), (own, median));
+        assert_eq!(of_one(0.151, 0.1), Verdict::Slow);
+        assert_eq!(of_one(0.149, 0.1), Verdict::Between);
+        assert_eq!(of_one(0.121, 0.1), Verdict::Between);
+        assert_eq!(of_one(0.119, 0.1), Verdict::Well);
         // A few milliseconds a step are nothing, unless it has many microbatches.
-        assert_eq!(verdict(0.004, 0.001, 1), Verdict::Between);
-        assert_eq!(verdict(0.004, 0.001, 4), Verdict::Slow);
+        assert_eq!(of_one(0.004, 0.001), Verdict::Well);
+        assert_eq!(of_one(0.008, 0.001), Verdict::Between);
+        assert_eq!(verdict((0.004, 0.001), (0.016, 0.004)), Verdict::Slow);
+    }
+
+    #[test]
+    fn one_that_has_fewer_microbatches_and_is_done_first_is_not_slow() {
+        // 100 ms a step and 25 ms a microbatch, of which it has one and the others two.
+        assert_eq!(verdict((0.125, 0.075), (0.125, 0.15)), Verdict::Well);
+        // The others wait for one that has more of them, and for each no longer than they do: the shares do that.
+        assert_eq!(verdict((0.1, 0.1), (0.2, 0.1)), Verdict::Well);
     }
 }

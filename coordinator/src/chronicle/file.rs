@@ -69,9 +69,16 @@ impl Teller {
             if self.over {
                 return;
             }
-            self.write(&told);
-            let Some(report) = self.summary.take(&told) else { continue };
+            let Some(report) = self.summary.take(&told) else {
+                self.write(&told);
+                continue;
+            };
+            // The end is never left out, nor how much was before it.
             self.over = true;
+            let lines = self.budget.left_out();
+            let before = (lines > 0).then(|| left_out(&self.head, lines));
+            let end = line::of(&self.head, SystemTime::now(), &told);
+            self.outlet.iter().for_each(|o| before.iter().chain([&end]).for_each(|line| o.insist(line)));
             for line in report.lines() {
                 log::info(told.generation, &line);
             }

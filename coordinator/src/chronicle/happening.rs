@@ -133,7 +133,7 @@ pub enum Happening {
     /// The job has ended by a cause.
     JobFailed { kind: &'static str, why: String, culprit: Option<Who>, saver: Option<Who>, step: u64 },
     /// This coordinator is at its end, and not the job.
-    CoordinatorRetired { why: String },
+    CoordinatorRetired { why: String, step: u64 },
     /// What became of the job, in all.
     Report(Box<Report>),
     /// Lines are missing before this one.

@@ -141,7 +141,7 @@ impl Summary {
                 return Some(self.end(*at, "interrupted", *step));
             }
             Happening::JobFailed { step, .. } => return Some(self.end(*at, "failed", *step)),
-            Happening::CoordinatorRetired { .. } => return Some(self.end(*at, "retired", 0)),
+            Happening::CoordinatorRetired { step, .. } => return Some(self.end(*at, "retired", *step)),
             _ => {}
         }
         None
@@ -324,8 +324,9 @@ mod tests {
     #[test]
     fn a_coordinator_that_goes_on_with_a_job_counts_what_it_has_seen() {
         let mut summary = Summary::new(Some((3, 2)));
-        let report =
-            summary.take(&told(4000, 3, Happening::CoordinatorRetired { why: "another".into() })).unwrap();
+        let report = summary
+            .take(&told(4000, 3, Happening::CoordinatorRetired { why: "another".into(), step: 0 }))
+            .unwrap();
         assert_eq!((report.outcome, report.generation_count), ("retired", 1));
         assert_eq!((report.generations[0].generation, report.generations[0].steps), (3, None));
         // A job that never began has nothing to say.

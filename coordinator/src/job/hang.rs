@@ -19,8 +19,9 @@ use std::time::Duration;
 const STEPS: Duration = Duration::from_secs(6);
 /// The same of what may take long.
 const LONG: Duration = Duration::from_secs(60);
-/// How many times as long as the longest pause so far a hang is at least.
+/// How many times as long as the longest pause so far a hang is at least, where that is no longer than the last one.
 const FACTOR: u32 = 3;
+const LONGEST: Duration = Duration::from_secs(300);
 /// Pauses that are too short to matter.
 const SHORT: Duration = Duration::from_secs(2);
 
@@ -71,11 +72,9 @@ impl Pace {
 
     /// The longest pause that is no hang.
     fn limit(&self, kind: Kind, config: &CoordinatorConfig) -> Duration {
-        let least = match kind {
-            Kind::Steps => STEPS.max(config.heartbeat_interval * 3),
-            _ => LONG,
-        };
-        least.max(self.longest[kind as usize] * FACTOR)
+        let least = if kind == Kind::Steps { STEPS } else { LONG };
+        let learnt = (self.longest[kind as usize] * FACTOR).min(LONGEST);
+        least.max(config.heartbeat_interval * 3).max(learnt)
     }
 }
 
@@ -94,6 +93,7 @@ pub(super) fn heard(now: Now, job: &mut Job, name: &str, (step, collectives): (u
     }
     if let Some(member) = job.members.get_mut(name) {
         (member.collectives, member.at, member.beat) = (collectives, at, now);
+        member.speed.from.get_or_insert((at.steps, at.own_us));
     }
 }
 
@@ -111,13 +111,19 @@ pub(super) fn stepped(job: &mut Job, step: u64) {
     }
 }
 
-/// A pause is over.
+/// A pause is over, by itself. Of what may take long, one that was told as a hang is learnt, too, so as not to be told each time it comes.
+/// Where somebody was not heard in it, it says nothing.
 fn learn(now: Now, job: &mut Job) {
     let pause = now.saturating_sub(job.pace.moved);
-    if pause >= SHORT && job.pace.told.is_none() {
-        let kind = kind(job);
-        let longest = &mut job.pace.longest[kind as usize];
-        *longest = pause.max(*longest);
+    let suspected = matches!(job.phase, Phase::Running { suspicion: Some(_), .. });
+    if pause >= SHORT && !suspected {
+        let all = present(job);
+        let kind = kind(&all, &job.pace);
+        let heard = all.iter().all(|m| m.disconnected.is_none());
+        if heard && (kind != Kind::Steps || job.pace.told.is_none()) {
+            let longest = &mut job.pace.longest[kind as usize];
+            *longest = pause.max(*longest);
+        }
     }
     job.pace.moved = now;
 }
@@ -126,7 +132,9 @@ fn learn(now: Now, job: &mut Job) {
 pub(super) fn formed(now: Now, job: &mut Job) {
     job.pace.moved = now;
     for m in job.members.values_mut().filter(|m| m.generation == job.generation) {
-        (m.collectives, m.at, m.beat) = (0, Whereabouts::default(), now);
+        // What it has done in all goes on.
+        let at = Whereabouts { steps: m.at.steps, own_us: m.at.own_us, ..Whereabouts::default() };
+        (m.collectives, m.at, m.beat, m.speed.from) = (0, at, now, None);
     }
 }
 
@@ -144,17 +152,17 @@ fn behind<'a>(all: &[&'a Member]) -> Vec<&'a Member> {
     all.iter().filter(|m| m.collectives == least).copied().collect()
 }
 
-fn kind(job: &Job) -> Kind {
+fn kind(present: &[&Member], pace: &Pace) -> Kind {
     let of = |m: &&Member| match m.at.activity() {
         Activity::Preparing => Kind::Preparing,
         Activity::Connecting => Kind::Connecting,
         Activity::Evaluating => Kind::Evaluating,
         Activity::Saving => Kind::Saving,
-        Activity::Data | Activity::Step if job.pace.seen && job.pace.done() > 0 => Kind::Steps,
+        Activity::Data | Activity::Step if pace.seen && pace.done() > 0 => Kind::Steps,
         Activity::Data | Activity::Step => Kind::FirstStep,
     };
     // Of several, one that may take long is what the others may wait for.
-    behind(&present(job)).iter().map(of).max_by_key(|kind| *kind as usize).unwrap_or(Kind::Steps)
+    behind(present).iter().map(of).max_by_key(|kind| *kind as usize).unwrap_or(Kind::Steps)
 }
 
 /// What is found, where no worker has made progress for too long.
@@ -178,7 +186,7 @@ fn found(now: Now, job: &Job, config: &CoordinatorConfig) -> Option<(Told, Notic
     if waiting.is_empty() || all_in && all.iter().any(|m| !m.at.waits || m.collectives == 0) {
         return None;
     }
-    if pause < job.pace.limit(kind(job), config) {
+    if pause < job.pace.limit(kind(&all, &job.pace), config) {
         return None;
     }
     // One that is not behind has entered this one, or a later one after it was done with this.
@@ -199,13 +207,13 @@ fn found(now: Now, job: &Job, config: &CoordinatorConfig) -> Option<(Told, Notic
         }
     };
     let text = line(&format!("no progress for {:.1} s: {who}", pause.as_secs_f64()), MAX_REASON);
-    let rank = |m: &&Member| m.rank;
+    let some = |of: &[&Member]| of.iter().filter_map(|m| m.rank).take(ROSTER).collect();
     let notice = Notice {
         kind: NoticeKind::Hang.into(),
         generation: job.generation,
         message: text.clone(),
-        ranks: if all_in { vec![] } else { behind.iter().filter_map(rank).collect() },
-        waiting: waiting.iter().filter_map(rank).collect(),
+        ranks: if all_in { vec![] } else { some(&behind) },
+        waiting: some(&waiting),
         operation: at.operation,
         number,
         bytes: at.bytes,
@@ -219,8 +227,7 @@ pub(super) fn look(now: Now, job: &mut Job, config: &CoordinatorConfig) -> Optio
     let Some(Told { generation, began, what, .. }) = job.pace.told.clone() else {
         let (told, notice) = found(now, job, config)?;
         let text = told.text.to_string();
-        let some = |ranks: &[u32]| ranks[..ranks.len().min(ROSTER)].to_vec();
-        let (behind, waiting) = (some(&notice.ranks), some(&notice.waiting));
+        let (behind, waiting) = (notice.ranks.clone(), notice.waiting.clone());
         let (number, bytes) = (notice.number, notice.bytes);
         job.tell(now, Happening::Hang { why: text.clone(), behind, waiting, number, bytes });
         job.history.notice(told.began, notice);

@@ -3,7 +3,7 @@
 
 use super::{Job, Phase};
 use crate::membership::Now;
-use octrain_proto::v1::{Notice, PastGeneration};
+use octrain_proto::v1::{Notice, NoticeKind, PastGeneration};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -115,8 +115,22 @@ impl History {
 
     /// Something is noticed, which began at `began`.
     pub(super) fn notice(&mut self, began: Now, notice: Notice) {
+        let kind = notice.kind();
         self.notices.push_back((began, notice));
-        self.notices.drain(..self.notices.len().saturating_sub(KEPT));
+        // Those of one kind do not push out the others.
+        let alike = |(_, n): &(Now, Notice)| n.kind() == kind;
+        if self.notices.iter().filter(|n| alike(n)).count() > KEPT
+            && let Some(first) = self.notices.iter().position(alike)
+        {
+            self.notices.remove(first);
+        }
+    }
+
+    /// All notices of a kind that go on are over.
+    pub(super) fn all_over(&mut self, now: Now, kind: NoticeKind) {
+        for (began, notice) in self.notices.iter_mut().filter(|(_, n)| n.kind() == kind) {
+            notice.lasted_ms.get_or_insert(now.saturating_sub(*began).as_millis() as u64);
+        }
     }
 
     /// The last notice of those that go on of which something holds is over, having lasted so long.

@@ -25,6 +25,8 @@ pub(super) struct News {
     planned: bool,
     /// What it took to know of the worker whose loss ended it.
     detected: Option<Duration>,
+    /// The same of the one that this one has lost last.
+    lost: Option<Duration>,
     /// When this one was formed, and the step that it goes on from.
     formed: Option<(Now, u64)>,
     /// The furthest step of it, as its members say.
@@ -57,6 +59,12 @@ impl News {
     /// The one to come is formed, and goes on from a step.
     pub(super) fn formed(&mut self, now: Now, from: u64) {
         self.formed = Some((now, from));
+    }
+
+    /// All that came about under an earlier coordinator is known to that one alone.
+    pub(super) fn forget(&mut self) {
+        let formed = self.formed.map(|(_, from)| (Now::ZERO, from));
+        *self = Self { formed, reached: self.reached, said: true, ..Self::default() };
     }
 
     fn from(&self) -> u64 {
@@ -99,7 +107,12 @@ impl Job {
         let Some(member) = self.members.get(name) else { return };
         let (worker, step) = (Who::from(member), member.step);
         let detected = now.saturating_sub(member.last_seen);
-        self.news.detected.get_or_insert(detected);
+        match self.phase {
+            // That a generation broke was known before who had broken it; who is lost behind that one, or behind a boundary, ended nothing.
+            Phase::Reforming { .. } if self.news.planned => {}
+            Phase::Reforming { .. } => self.news.detected = self.news.detected.or(Some(detected)),
+            _ => self.news.lost = Some(detected),
+        }
         let (why, detect_s) = (why.to_string(), seconds(detected));
         self.tell(now, Happening::WorkerLost { worker, found, why, detect_s, step });
     }
@@ -115,17 +128,24 @@ impl Job {
         if let Some(step) = self.news.first_step(now, false) {
             self.tell(now, step);
         }
-        let News { formed, reached, detected, last, .. } = &self.news;
+        let News { formed, reached, lost, last, .. } = &self.news;
         let from = self.news.from();
         let ran_s = formed.map(|(formed, _)| seconds(now.saturating_sub(formed)));
         let (planned, steps) = (why.ends_with(PARTED), formed.map(|_| reached.saturating_sub(from)));
-        // Who is lost later, on the way to the next one, ended nothing.
-        let detected = detected.filter(|_| !planned);
+        let detected = lost.filter(|_| !planned);
         let (last, before) = (*last, last.map(|(_, at)| at));
         let over = Happening::GenerationOver { why: why.into(), planned, ran_s, steps };
         self.tell(now, over);
         let told = std::mem::take(&mut self.news.told);
         self.news = News { told, over: Some(now), planned, detected, last, before, ..News::default() };
+    }
+
+    /// The end of a job that had ended under an earlier coordinator, which may not have told of it; nothing of one that goes on.
+    pub fn ended_before(&mut self, now: Now) -> Vec<Told> {
+        if self.outcome().is_some() {
+            end(now, self);
+        }
+        self.told()
     }
 
     /// What is to be told is taken away.

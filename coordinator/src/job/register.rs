@@ -247,11 +247,14 @@ fn start(now: Now, job: &mut Job, config: &CoordinatorConfig) -> String {
         ranks::natural(&a.facts.host, &b.facts.host).then(a.facts.local_index.cmp(&b.facts.local_index))
     };
     let spec = job.members.values().min_by(first).map(|m| m.spec.clone()).unwrap_or_default();
+    let trains = spec.purpose() == Purpose::Train;
     let facts = JobFacts { job: spec, workers, min_world: config.min_world };
     match plan::build(&config.job_id, &facts) {
         // Each worker has at least one of a step's microbatches, whose number is made once.
         Ok(Planned { plan, .. })
-            if u64::from(config.max_world) > plan.microbatches.max(plan.world_size.into()) =>
+            if trains
+                && plan.min_world < plan.world_size
+                && u64::from(config.max_world) > plan.microbatches.max(plan.world_size.into()) =>
         {
             let (most, pieces) = (config.max_world, plan.microbatches);
             let text = format!(

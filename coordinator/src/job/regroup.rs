@@ -77,7 +77,11 @@ pub(super) fn attach(
                 _ => (Answer::Park, None),
             });
         }
-        Phase::Running { .. } => reasons.push(end(now, job, &format!("{described}: {message}"))),
+        Phase::Running { .. } => {
+            // A step that it has finished, and has not reported yet, is one of the generation that is over.
+            standing.iter().for_each(|s| job.progressed(header.generation, s.step));
+            reasons.push(end(now, job, &format!("{described}: {message}")));
+        }
         Phase::Reforming { .. } => {}
     }
     if let Some(member) = job.members.get_mut(&header.member) {

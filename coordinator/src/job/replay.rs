@@ -241,8 +241,8 @@ pub fn replay(
     if replayed.term == 0 {
         return Err(senseless(records.len(), "it names no coordinator"));
     }
-    // Earlier coordinators have told of it.
-    replayed.job.told();
+    // Earlier coordinators have told of it; when what was before is not known.
+    replayed.job.news.forget();
     Ok(replayed)
 }
 

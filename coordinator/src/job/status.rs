@@ -72,7 +72,11 @@ pub(super) fn status(now: Now, job: &Job, config: &CoordinatorConfig) -> StatusR
         notices: job.notices(now),
         coordinator_timeout_ms: config.absence().map_or(0, |absence| absence.as_millis() as u64),
         term: job.term,
-        wanted_workers: job.room() as u32,
+        // Those who come to a running job are let in up to more than it begins with.
+        wanted_workers: match job.phase {
+            Phase::Gathering => config.world_size,
+            _ => job.room() as u32,
+        },
         min_workers: if job.survives { config.min_world } else { config.world_size },
     }
 }
@@ -88,6 +92,11 @@ impl Job {
     /// What was noticed of its workers and ended nothing, oldest first; as many as are remembered.
     pub fn notices(&self, now: Now) -> Vec<Notice> {
         self.history.notices(now)
+    }
+
+    /// Steps that have been finished, counted from the beginning of the run.
+    pub fn steps(&self) -> u64 {
+        self.progress.0
     }
 
     /// The generation that runs, and its workers, if one does.

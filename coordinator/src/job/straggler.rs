@@ -7,7 +7,8 @@
 use super::{Job, Phase};
 use crate::chronicle::{Happening, seconds};
 use crate::membership::{Member, Now};
-use crate::speed::{Verdict, median, verdict};
+use crate::speed::{Speed, Verdict, median, verdict};
+use crate::text::{MAX_REASON, line};
 use octrain_core::strategy::Rank;
 use octrain_proto::v1::{Notice, NoticeKind};
 use std::time::Duration;
@@ -29,7 +30,7 @@ pub(super) struct Window {
 /// Begins to look at the workers of a generation.
 fn begin(now: Now, job: &mut Job) {
     job.window = Window { generation: job.generation, begun: now };
-    job.members.values_mut().for_each(|m| m.speed.from = (m.at.steps, m.at.own_us));
+    job.members.values_mut().for_each(|m| m.speed.from = m.speed.from.and(Some((m.at.steps, m.at.own_us))));
 }
 
 /// Time has passed. What there is to say.
@@ -39,16 +40,23 @@ pub(super) fn look(now: Now, job: &mut Job) -> Option<String> {
     }
     if job.window.generation != job.generation {
         begin(now, job);
-        job.members.values_mut().for_each(|m| (m.speed.own, m.speed.windows) = (None, 0));
+        // Another generation has other shares, and other ranks: who is slow in it is told anew.
+        let anew = |m: &mut Member| m.speed = Speed { from: m.speed.from, ..Speed::default() };
+        job.members.values_mut().for_each(anew);
+        job.history.all_over(now, NoticeKind::Slow);
+    }
+    // A window begins once all have said what they had done before it.
+    let generation = job.generation;
+    let in_it = |m: &Member| m.counted() && m.generation == generation;
+    if job.members.values().any(|m| in_it(m) && m.speed.from.is_none()) {
+        begin(now, job);
     }
     let microbatches = job.plan.as_deref()?.microbatches as usize;
     if now < job.window.begun + WINDOW {
         return None;
     }
-    let generation = job.generation;
-    let in_it = |m: &Member| m.counted() && m.generation == generation;
     let world = job.members.values().filter(|m| in_it(m)).count();
-    let steps = |m: &Member| m.at.steps.saturating_sub(m.speed.from.0);
+    let steps = |m: &Member| m.speed.from.map_or(0, |(from, _)| m.at.steps.saturating_sub(from));
     // One that had no rank has no part of a step.
     let share = |m: &Member| {
         let rank = Rank { rank: m.rank? as usize, world };
@@ -61,15 +69,22 @@ pub(super) fn look(now: Now, job: &mut Job) -> Option<String> {
         m.speed.window(m.at.steps, m.at.own_us);
     }
     let each = |m: &Member| Some(m.speed.own? / share(m)? as f64);
-    let median = median(job.members.values().filter(|m| in_it(m)).filter_map(each).collect());
+    let of_all = |f: &dyn Fn(&Member) -> Option<f64>| {
+        median(job.members.values().filter(|m| in_it(m)).filter_map(f).collect())
+    };
+    let (each_median, own_median) = (of_all(&each), of_all(&|m| m.speed.own));
+    if each_median <= 0.0 {
+        begin(now, job);
+        return None;
+    }
     let (mut said, mut told) = (Vec::new(), Vec::new());
     for m in job.members.values_mut().filter(|m| in_it(m)) {
-        let (Some(each), Some(own), Some(n), Some(rank)) = (each(m), m.speed.own, share(m), m.rank) else {
+        let (Some(each), Some(own), Some(rank)) = (each(m), m.speed.own, m.rank) else {
             continue;
         };
-        let verdict = verdict(each, median, n);
+        let verdict = verdict((each, each_median), (own, own_median));
         m.speed.windows = if verdict == Verdict::Slow { m.speed.windows + 1 } else { 0 };
-        let (own_s, times_median) = (own, each / median);
+        let (own_s, times_median) = (own, each / each_median);
         let is = format!(
             "{own:.3} s of its own a step, {times_median:.1} times the median of {world} workers by its microbatches"
         );
@@ -98,5 +113,5 @@ pub(super) fn look(now: Now, job: &mut Job) -> Option<String> {
     }
     told.into_iter().for_each(|what| job.tell(now, what));
     begin(now, job);
-    (!said.is_empty()).then(|| said.join("; "))
+    (!said.is_empty()).then(|| line(&said.join("; "), MAX_REASON))
 }

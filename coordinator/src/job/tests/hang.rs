@@ -134,6 +134,11 @@ fn what_may_take_long_has_a_minute_and_is_named_as_such() {
         // Nor has it become harder to see that steps hang.
         stay(&mut w, &h, &[At(5, 22, false, InStep); 2], 1);
         assert_eq!(stay(&mut w, &h, &[At(5, 23, true, InStep), At(5, 22, false, InStep)], 8).len(), 1);
+        // What was told and came to an end is not told again each time, and five minutes are the most that is waited.
+        stay(&mut w, &h, &[At(6, 26, false, InStep); 2], 1);
+        let more = [At(6, 26, false, activity), At(6, 27, true, InStep)];
+        assert_eq!(stay(&mut w, &h, &more, 295), []);
+        assert_eq!(stay(&mut w, &h, &more, 10).len(), 1);
     }
 }
 

@@ -2,8 +2,8 @@
 
 use super::regroup::{at, attach, exited, surviving};
 use super::*;
-use crate::chronicle::Found;
 use crate::chronicle::happening::Recovery;
+use crate::chronicle::{Found, Told};
 use octrain_proto::PARTED;
 use octrain_proto::v1::Arrival;
 
@@ -131,6 +131,66 @@ fn what_a_worker_does_not_tell_is_not_awaited_for_ever_nor_believed_whatever_it_
 }
 
 #[test]
+fn a_coordinator_that_finds_a_job_ended_tells_the_end_again_and_of_one_that_goes_on_nothing() {
+    let (mut w, h) = World::running(1);
+    w.told.clear();
+    assert_eq!(w.job.ended_before(w.now), []);
+    w.ok(report(&h[0], 1, 7, None));
+    w.ok(Event::Leave { header: h[0].clone(), interrupted: false, before_plan: false });
+    let told = w.job.ended_before(w.now);
+    let [Told { what: Happening::JobFinished { interrupted: false, step: 7 }, .. }] = &told[..] else {
+        panic!("{told:?}")
+    };
+}
+
+#[test]
+fn what_it_took_to_know_of_a_loss_is_of_that_loss_whoever_was_first_to_say_that_something_broke() {
+    let (mut w, h) = surviving(4, 1);
+    let detected = |w: &World| {
+        let lost = w.told.iter().rev().find_map(|told| match &told.what {
+            Happening::WorkerLost { detect_s, .. } => Some(*detect_s),
+            _ => None,
+        });
+        let recovery = w.told.iter().rev().find_map(|told| match &told.what {
+            Happening::FirstStep(recovery) => Some(recovery.detect_s),
+            _ => None,
+        });
+        (lost, recovery.unwrap())
+    };
+    let come = |w: &mut World, to: usize, step: u64| {
+        for header in &h[..to] {
+            let header = Header { generation: w.job.generation - 1, ..header.clone() };
+            w.event(attach(&header, at(step, 0), Wait::First));
+        }
+    };
+    let steps = |w: &mut World, to: usize, step: u64| {
+        let generation = w.job.generation;
+        for header in &h[..to] {
+            w.ok(report(header, generation, step, ARRIVAL));
+        }
+    };
+    steps(&mut w, 4, 1);
+    w.now += ms(3000);
+    w.ok(exited(3));
+    come(&mut w, 3, 1);
+    steps(&mut w, 3, 2);
+    assert_eq!(detected(&w), (Some(3.0), Some(3.0)));
+    w.now += ms(500);
+    w.ok(exited(2));
+    come(&mut w, 2, 2);
+    steps(&mut w, 2, 3);
+    assert_eq!(detected(&w), (Some(0.5), Some(0.5)));
+    // A survivor says first that something broke.
+    w.now += ms(250);
+    let header = Header { generation: w.job.generation, ..h[0].clone() };
+    w.event(attach(&header, at(3, 0), Wait::First));
+    w.now += ms(250);
+    w.ok(exited(1));
+    steps(&mut w, 1, 4);
+    assert_eq!(detected(&w), (Some(0.5), Some(0.5)));
+}
+
+#[test]
 fn a_worker_that_leaves_ends_a_generation_in_good_order() {
     let (mut w, h) = surviving(3, 1);
     w.ok(report(&h[0], 1, 4, None));
@@ -144,7 +204,7 @@ fn a_worker_that_leaves_ends_a_generation_in_good_order() {
         let message = format!("all have stopped after step 5, {PARTED}");
         w.event(Event::Attach { header: header.clone(), standing: at(5, 0), message, wait: Wait::First });
     }
-    let Happening::GenerationOver { planned: true, steps: Some(4), .. } = &w.told[0].what else {
+    let Happening::GenerationOver { planned: true, steps: Some(5), .. } = &w.told[0].what else {
         panic!("{:?}", w.told)
     };
     let told = named(&[(1, "generation_over"), (2, "worker_drained"), (2, "generation_formed")]);
