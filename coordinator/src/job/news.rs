@@ -10,6 +10,7 @@ use crate::membership::{Member, Now};
 use crate::plan;
 use octrain_proto::PARTED;
 use octrain_proto::v1::{Abort, AbortKind, Arrival, Saver};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// How long a worker's word is awaited on what came before a step that is finished.
@@ -41,6 +42,8 @@ pub(super) struct News {
     last: Option<(u64, Now)>,
     /// When the last one before this generation was.
     before: Option<Now>,
+    /// Workers that have come to the running job and have been in no generation yet, by their names.
+    coming: BTreeSet<String>,
 }
 
 impl News {
@@ -62,7 +65,7 @@ impl News {
     }
 
     /// All that came about under an earlier coordinator is known to that one alone.
-    pub(super) fn forget(&mut self) {
+    fn forget(&mut self) {
         let formed = self.formed.map(|(_, from)| (Now::ZERO, from));
         *self = Self { formed, reached: self.reached, said: true, ..Self::default() };
     }
@@ -97,6 +100,13 @@ impl News {
 }
 
 impl Job {
+    /// All that came about under an earlier coordinator was told by that one.
+    pub(super) fn told_before(&mut self) {
+        self.news.forget();
+        self.news.coming =
+            self.members.iter().filter(|(_, m)| m.joins).map(|(name, _)| name.clone()).collect();
+    }
+
     /// Something is to be told, of the current generation.
     pub(super) fn tell(&mut self, now: Now, what: Happening) {
         self.news.told.push(Told { at: now, generation: self.generation, what });
@@ -136,8 +146,9 @@ impl Job {
         let (last, before) = (*last, last.map(|(_, at)| at));
         let over = Happening::GenerationOver { why: why.into(), planned, ran_s, steps };
         self.tell(now, over);
-        let told = std::mem::take(&mut self.news.told);
-        self.news = News { told, over: Some(now), planned, detected, last, before, ..News::default() };
+        let (told, coming) = (std::mem::take(&mut self.news.told), std::mem::take(&mut self.news.coming));
+        self.news =
+            News { told, coming, over: Some(now), planned, detected, last, before, ..News::default() };
     }
 
     /// The end of a job that had ended under an earlier coordinator, which may not have told of it; nothing of one that goes on.
@@ -200,6 +211,9 @@ fn recorded(now: Now, job: &mut Job, config: &CoordinatorConfig, record: &Record
             let worker = Who { host, local_index, pid, rank: None };
             let present = job.members.values().filter(|m| m.lives()).count() as u32;
             let wanted = if admit.joins { job.room() as u32 } else { config.world_size };
+            if admit.joins {
+                job.news.coming.insert(admit.member.clone());
+            }
             Some(Happening::WorkerRegistered { worker, joins: admit.joins, present, wanted })
         }
         Record::Plan(plan) => Some(Happening::PlanDecided {
@@ -223,13 +237,23 @@ fn recorded(now: Now, job: &mut Job, config: &CoordinatorConfig, record: &Record
                 step,
             };
             job.tell(now, what);
-            for worker in members.into_iter().filter(|w| w.rank.is_some_and(|rank| joined.contains(&rank))) {
-                job.tell(now, Happening::WorkerJoined { worker });
+            // One that was let in is said to join in each generation until it has the state; it comes once.
+            for name in formed.members.iter().filter(|name| job.news.coming.remove(*name)).collect::<Vec<_>>()
+            {
+                if let Some(worker) = who(job, name) {
+                    job.tell(now, Happening::WorkerJoined { worker });
+                }
             }
             None
         }
         Record::Drained(drained) => {
-            who(job, &drained.member).map(|worker| Happening::WorkerDrained { worker, asked: drained.asked })
+            let was_in = !job.news.coming.remove(&drained.member);
+            who(job, &drained.member).map(|worker| match was_in {
+                true => Happening::WorkerDrained { worker, asked: drained.asked },
+                false => {
+                    Happening::WorkerForgotten { worker, why: "there is no room for it any more".into() }
+                }
+            })
         }
         Record::Resized(workers) => Some(Happening::Resized { workers: *workers }),
         Record::Left(left) => who(job, &left.member)
@@ -239,11 +263,14 @@ fn recorded(now: Now, job: &mut Job, config: &CoordinatorConfig, record: &Record
             waited: said.waited,
             why: said.message.clone(),
         }),
+        Record::Gone(gone) => {
+            job.news.coming.remove(&gone.member);
+            None
+        }
         // Told by whoever decided it, or nobody's news.
         Record::Run(_)
         | Record::Term(_)
         | Record::Opened(_)
-        | Record::Gone(_)
         | Record::End(_)
         | Record::Closed(_)
         | Record::Tried(_) => None,

@@ -241,8 +241,7 @@ pub fn replay(
     if replayed.term == 0 {
         return Err(senseless(records.len(), "it names no coordinator"));
     }
-    // Earlier coordinators have told of it; when what was before is not known.
-    replayed.job.news.forget();
+    replayed.job.told_before();
     Ok(replayed)
 }
 
