@@ -53,6 +53,7 @@ fn setting(seed: u64) -> Setting {
         faults: rng.between(0, 8),
         restarts: rng.between(0, 3) as u32,
         bad_network: [0, 2, 10][rng.between(0, 2) as usize],
+        more: [0, 0, 0, 0, 1, 2][rng.between(0, 5) as usize],
     }
 }
 
@@ -68,6 +69,7 @@ fn smaller(seed: u64, setting: Setting) -> Setting {
         let smaller = [
             Setting { faults: least.faults.saturating_sub(1), ..least },
             Setting { bad_network: 0, ..least },
+            Setting { more: least.more.saturating_sub(1), ..least },
             Setting { restarts: least.restarts.saturating_sub(1), ..least },
             Setting { steps: (least.steps / 2).max(2), ..least },
         ];
@@ -114,7 +116,7 @@ fn whatever_goes_wrong_no_step_is_lost_and_the_job_ends_as_it_should() {
 #[test]
 fn every_fault_of_the_coordinator_s_decisions_is_found() {
     for mutant in Mutant::ALL {
-        let found = (0..1000).find_map(|seed| World::new(seed, setting(seed), Some(mutant)).run().err());
+        let found = (0..4000).find_map(|seed| World::new(seed, setting(seed), Some(mutant)).run().err());
         let found = found.unwrap_or_else(|| panic!("no run shows {mutant:?}"));
         println!("{mutant:?}: {}", found.lines().next().unwrap_or_default());
     }

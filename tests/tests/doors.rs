@@ -191,6 +191,11 @@ const TABLE: &[(&str, How)] = &[
     // docs/operations.md
     ("octrain launch", Parsed("needs several nodes; pods.rs runs coordinator and launchers")),
     ("octrain status", Parsed("needs a job that runs; coordinator.rs asks one")),
+    ("grpcurl", Not("a tool from elsewhere; the coordinator's own tests ask the same (health.rs)")),
+    (
+        "octrain train --nproc 4 --min-world 2 --event-file",
+        Parsed("trains the default network; survive.rs reads the events of such a job"),
+    ),
     ("octrain resize", Parsed("needs a job that runs; drain.rs resizes one")),
     ("srun", Not("needs SLURM")),
     ("mpirun", Not("needs MPI")),

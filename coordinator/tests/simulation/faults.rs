@@ -151,7 +151,7 @@ impl World {
             }
             55..70 => {
                 p.harmed |= long > self.timeout / 2;
-                p.paused = until;
+                p.paused = p.paused.max(until);
                 self.say(format!("process {process} is stopped for {long} ms"));
             }
             70..85 => {
@@ -184,9 +184,10 @@ impl World {
                 self.at(now + long, What::Overdue { process });
             }
             108..115 => {
-                let workers = self.rng.between(0, u64::from(self.setting.world) + 1) as u32;
+                let workers =
+                    self.rng.between(0, u64::from(self.setting.world + self.setting.more) + 1) as u32;
                 self.say(format!("the job is to have {workers} workers"));
-                let world = self.setting.min_world..=self.setting.world;
+                let world = self.setting.min_world..=self.setting.world + self.setting.more;
                 self.checks.resized |= world.contains(&workers);
                 let event = Event::Resize { workers };
                 self.after(1, 10, What::Arrive(Call { event, wait: 0, asker: Asker::Operator { workers } }));

@@ -57,7 +57,12 @@ impl World {
         else {
             return Ok(());
         };
-        self.checks.sizes.formed(formed.number, self.host.job(), &self.processes, self.setting.world)
+        self.checks.sizes.formed(
+            formed.number,
+            self.host.job(),
+            &self.processes,
+            self.setting.world + self.setting.more,
+        )
     }
 
     /// Processes that a push of the coordinator's reaches.

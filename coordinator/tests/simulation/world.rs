@@ -20,6 +20,8 @@ pub struct Setting {
     pub world: u32,
     /// Fewest that it goes on with.
     pub min_world: u32,
+    /// Workers beyond those of the start that it may grow by, and that come.
+    pub more: u32,
     /// Steps.
     pub steps: u64,
     /// Faults.
@@ -138,7 +140,9 @@ pub const LIMIT: u64 = 600_000;
 impl World {
     /// A run that a seed decides.
     pub fn new(seed: u64, setting: Setting, mutant: Option<Mutant>) -> Self {
-        let config = CoordinatorConfig::new("127.0.0.1:0", setting.world).with_min_world(setting.min_world);
+        let config = CoordinatorConfig::new("127.0.0.1:0", setting.world)
+            .with_min_world(setting.min_world)
+            .with_max_world(setting.world + setting.more);
         let (timeout, interval) =
             (config.heartbeat_timeout.as_millis() as u64, config.heartbeat_interval.as_millis() as u64);
         let mut world = Self {
@@ -150,7 +154,7 @@ impl World {
             host: Host::new(config, mutant),
             processes: Vec::new(),
             groups: BTreeMap::new(),
-            restarts: vec![0; setting.world as usize],
+            restarts: vec![0; (setting.world + setting.more) as usize],
             checks: Checks::default(),
             told: Vec::new(),
             calm: 0,
@@ -162,6 +166,10 @@ impl World {
         };
         for place in 0..setting.world as usize {
             let at = world.rng.between(0, 500);
+            world.at(at, What::Start { place });
+        }
+        for place in setting.world as usize..(setting.world + setting.more) as usize {
+            let at = world.rng.between(2000, 3000 + setting.steps * 400);
             world.at(at, What::Start { place });
         }
         // Within the time that all may take, or close behind the one before.
