@@ -12,20 +12,21 @@ INLINE void quantize_block(const void* from, void* to, uint8_t* bits, int64_t n,
                            OctrainSeen* seen) {
   auto* x = static_cast<const typename K::Word*>(from);
   auto* y = static_cast<typename K::Word*>(to);
-  float f[kBlock];
+  float f[kBlock], v[kBlock];
   uint8_t inside[kBlock];
   K::widen(x, f, n);
   if (seen) observe_block(f, n, seen);
+  quotients(f, v, n, scale);
   if (bits) {
     for (int64_t i = 0; i < n; ++i) {
-      float q = rounded(f[i] / scale);
+      float q = rounded(v[i]);
       inside[i] = static_cast<uint8_t>((q >= qmin) & (q <= qmax));
       f[i] = clamped(q, qmin, qmax) * scale;
     }
     for (int64_t i = n; i % 8 != 0; ++i) inside[i] = 0;
     pack_bits(inside, bits, n);
   } else {
-    for (int64_t i = 0; i < n; ++i) f[i] = clamped(rounded(f[i] / scale), qmin, qmax) * scale;
+    for (int64_t i = 0; i < n; ++i) f[i] = clamped(rounded(v[i]), qmin, qmax) * scale;
   }
   K::narrow(f, y, n);
 }
@@ -113,11 +114,12 @@ INLINE int64_t codes(const void* from, uint8_t* to, int64_t n, float scale, floa
   int64_t others = 0;
   for (int64_t at = 0; at < n; at += kBlock) {
     const int64_t count = n - at < kBlock ? n - at : kBlock;
-    float f[kBlock];
+    float f[kBlock], v[kBlock];
     int32_t bad = 0;
     K::widen(x + at, f, count);
+    quotients(f, v, count, scale);
     for (int64_t i = 0; i < count; ++i) {
-      float q = clamped(rounded(f[i] / scale), qmin, qmax);
+      float q = clamped(rounded(v[i]), qmin, qmax);
       bad += q != q;
       to[at + i] = byte_of(q == q ? q : 0.0f, zero);
     }
@@ -138,7 +140,8 @@ INLINE float weight(const float* w, void* to, int8_t* codes, float* row, int64_t
   }
   float scale = float_of(static_cast<uint32_t>(most)) / qmax;
   scale = scale < min_scale ? min_scale : scale;
-  for (int64_t i = 0; i < n; ++i) row[i] = clamped(rounded(w[i] / scale), qmin, qmax);
+  quotients(w, row, n, scale);
+  for (int64_t i = 0; i < n; ++i) row[i] = clamped(rounded(row[i]), qmin, qmax);
   if (codes) {
     for (int64_t i = 0; i < n; ++i) codes[i] = static_cast<int8_t>(byte_of(row[i] == row[i] ? row[i] : 0.0f, 0.0f));
   }

@@ -71,7 +71,8 @@ INLINE int64_t forward(OctrainChannels c, const void* from, const float* gain, c
     }
     if (last) observe_block(f, n, last);
     if (o.quantizes) {
-      for (int64_t i = 0; i < n; ++i) g[i] = rounded(f[i] / o.scale);
+      quotients(f, g, n, o.scale);
+      for (int64_t i = 0; i < n; ++i) g[i] = rounded(g[i]);
       if (bits && !o.unclipped) {
         for (int64_t i = 0; i < n; ++i) passes[i] &= static_cast<uint8_t>((g[i] >= o.qmin) & (g[i] <= o.qmax));
       }

@@ -119,3 +119,36 @@ fn what_does_not_fit_is_refused() {
     let scalar = Tensor::from(1.0f32);
     assert!(fake_quant_per_channel(&scalar, &scale, -127, 127, false).is_err());
 }
+
+/// Numbers whose quotients by `scale` lie on, and right beside, whole and half numbers within the codes and beyond them, and others of
+/// all magnitudes.
+fn around_codes(scale: f32) -> Vec<f32> {
+    let beside = |half: i32| {
+        let v = half as f32 * 0.5 * scale;
+        (-3..=3).map(move |ulps: i32| f32::from_bits(v.to_bits().wrapping_add_signed(ulps)))
+    };
+    let on = (-300..=300).flat_map(beside);
+    let magnitudes = (0u32..255).flat_map(|e| {
+        [0x0, 0x1, 0x2a_aaab, 0x7f_ffff].map(|fraction| f32::from_bits(e << 23 | fraction | (e & 1) << 31))
+    });
+    on.chain(magnitudes).collect()
+}
+
+#[test]
+fn quotients_are_rounded_as_those_of_a_division_whatever_the_scale() {
+    let fractions = (0..8)
+        .map(|i| i)
+        .chain((0..8).map(|i| 0x7f_ffff - i))
+        .chain((1u32..48).map(|i| i * 0x2_a5f7 % 0x80_0000));
+    let exponents = [127 - 62, 127 - 60, 127 - 20, 127 - 7, 127, 127 + 20, 127 + 59, 127 + 61];
+    for (i, fraction) in fractions.enumerate() {
+        let scale = f32::from_bits(exponents[i % exponents.len()] << 23 | fraction);
+        let x = around_codes(scale);
+        let y = fake_quant(&Tensor::from_slice(&x), &Tensor::from_slice(&[scale]), -127, 127, false).unwrap();
+        let got = Vec::<f32>::try_from(&y).unwrap();
+        for (x, got) in x.iter().zip(&got) {
+            let want = (x / scale).round_ties_even().clamp(-127.0, 127.0) * scale;
+            assert_eq!(got.to_bits(), want.to_bits(), "{x:e} by {scale:e} is {got:e}, not {want:e}");
+        }
+    }
+}
