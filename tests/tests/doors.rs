@@ -191,6 +191,12 @@ const TABLE: &[(&str, How)] = &[
     // docs/operations.md
     ("octrain launch", Parsed("needs several nodes; pods.rs runs coordinator and launchers")),
     ("octrain status", Parsed("needs a job that runs; coordinator.rs asks one")),
+    (
+        "jq",
+        Not(
+            "a tool from elsewhere, over a file that only a job of some hosts writes; survive.rs reads such a one",
+        ),
+    ),
     ("grpcurl", Not("a tool from elsewhere; the coordinator's own tests ask the same (health.rs)")),
     (
         "octrain train --nproc 4 --min-world 2 --event-file",
