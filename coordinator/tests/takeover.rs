@@ -154,7 +154,9 @@ async fn the_end_of_a_job_is_told_by_the_next_one_where_not_all_have_heard_it() 
     serving.ended().await;
     // As it was when it had decided, and nobody had heard: a coordinator that died there.
     std::fs::copy(&journal, &copy).unwrap();
-    let next = serve(&copy).await;
+    let events = dir.path().join("events.jsonl");
+    let next = CoordinatorConfig { event_file: Some(events.clone()), ..config(&copy) };
+    let next = server::start(next).await.unwrap();
     for worker in [&mut a, &mut b] {
         worker.client = client(next.address()).await;
         let abort = worker.beat(1).await.unwrap().unwrap();
@@ -162,6 +164,31 @@ async fn the_end_of_a_job_is_told_by_the_next_one_where_not_all_have_heard_it() 
     }
     assert!(matches!(over(&next).await, Outcome::Failed { .. }));
     assert!(matches!(over(&serving).await, Outcome::Failed { .. }));
+    next.ended().await;
+    let told = std::fs::read_to_string(&events).unwrap();
+    let event = |line: &str| {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        (line["event"].as_str().unwrap().to_string(), line["term"].as_u64().unwrap())
+    };
+    let want = ["coordinator_started", "job_failed", "report"].map(|name| (name.to_string(), 2));
+    assert_eq!(told.lines().map(event).collect::<Vec<_>>(), want);
+}
+
+#[tokio::test]
+async fn an_event_file_that_cannot_be_opened_ends_no_job_that_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, copy) = (dir.path().join("journal"), dir.path().join("copy"));
+    let events = Some(dir.path().join("none").join("events.jsonl"));
+    let of = |journal: &Path| CoordinatorConfig { event_file: events.clone(), ..config(journal) };
+    let refused = server::start(of(&journal)).await.map(drop).unwrap_err();
+    assert_eq!(refused.exit_code(), 2, "{refused}");
+    let serving = serve(&journal).await;
+    let mut a = Worker::join(serving.address(), request("a", 0)).await.unwrap();
+    let _b = Worker::join(serving.address(), request("a", 1)).await.unwrap();
+    std::fs::copy(&journal, &copy).unwrap();
+    let next = server::start(of(&copy)).await.unwrap();
+    a.client = client(next.address()).await;
+    assert_eq!(beat(&mut a, None).await.unwrap().number, 2);
 }
 
 #[tokio::test]

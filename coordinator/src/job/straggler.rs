@@ -1,8 +1,9 @@
 //! Stragglers: workers that take much longer than most for their own part of a step, which all others then wait for. Said when it has
 //! lasted, and when it is over; nobody is punished for it.
 //!
-//! What is compared is the time that a worker does not wait for others, by its number of microbatches, over windows in which all have
-//! done some steps. One is slow after several windows above one ratio to the median, and ceases to be so below a lower one.
+//! What is compared is the time that a worker does not wait for others, of a step and by its number of microbatches, over windows in
+//! which all have done some steps. One is slow after several windows above one ratio to both medians, and ceases to be so below a lower
+//! one, or with its generation.
 
 use super::{Job, Phase};
 use crate::chronicle::{Happening, seconds};

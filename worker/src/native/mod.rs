@@ -1,7 +1,7 @@
 //! Bindings to the C++ parts: the fake-quant operator, the observer's statistic, chains of operators as one, libraries loaded
 //! at run time.
 //!
-//! The operator computes `y = clamp(round_half_even(x / scale), qmin, qmax) * scale` in FP32 with true division, as ONNX
+//! The operator computes `y = clamp(round_half_even(x / scale), qmin, qmax) * scale` in FP32 to the last bit of a true division, as ONNX
 //! QuantizeLinear and DequantizeLinear do. `x` is FP32, BF16 or FP16 in any memory order, which is kept; `y` and the
 //! gradient have its type. Scales are FP32, on the device of `x`; one below [`MIN_SCALE`] counts as [`MIN_SCALE`]. NaN
 //! stays NaN. Forward leaves one bit an element for backward.

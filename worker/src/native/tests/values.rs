@@ -136,10 +136,8 @@ fn around_codes(scale: f32) -> Vec<f32> {
 
 #[test]
 fn quotients_are_rounded_as_those_of_a_division_whatever_the_scale() {
-    let fractions = (0..8)
-        .map(|i| i)
-        .chain((0..8).map(|i| 0x7f_ffff - i))
-        .chain((1u32..48).map(|i| i * 0x2_a5f7 % 0x80_0000));
+    let fractions =
+        (0u32..8).chain((0..8).map(|i| 0x7f_ffff - i)).chain((1u32..48).map(|i| i * 0x2_a5f7 % 0x80_0000));
     let exponents = [127 - 62, 127 - 60, 127 - 20, 127 - 7, 127, 127 + 20, 127 + 59, 127 + 61];
     for (i, fraction) in fractions.enumerate() {
         let scale = f32::from_bits(exponents[i % exponents.len()] << 23 | fraction);
